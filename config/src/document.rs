@@ -1,0 +1,348 @@
+//! A YAML file as a tree of texts with their places.
+//!
+//! Values keep the text as written: a version `1.10` must not become the number 1.1, nor a name `no` a falsehood.
+//! Files are bounded before they are parsed, and the parser's budget stops alias bombs and endless nesting.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+
+use blat_domain::text::printable;
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_yaml::budget::BudgetBreach;
+use serde_yaml::{DuplicateKeyPolicy, Error, Location, Options, Spanned};
+
+use crate::complaint::{Complaint, Place};
+use crate::home::Home;
+
+/// The most a config file may hold, in bytes.
+const LARGEST: u64 = 1 << 20;
+/// The deepest nesting any key needs, with room to spare.
+const DEEPEST: usize = 32;
+
+/// One file.
+#[derive(Debug)]
+pub(crate) struct Document {
+    path: PathBuf,
+    text: String,
+    pub(crate) root: Node,
+}
+
+/// A value and where it stands.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Node {
+    pub(crate) value: Value,
+    pub(crate) place: Place,
+}
+
+/// What YAML can say.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Value {
+    /// Nothing.
+    Empty,
+    /// A scalar, as written.
+    Text(String),
+    /// A list.
+    List(Vec<Node>),
+    /// Keys and values in the order of the file.
+    Map(Vec<(Key, Node)>),
+}
+
+/// A key and where it stands.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Key {
+    pub(crate) text: String,
+    pub(crate) place: Place,
+}
+
+impl Document {
+    /// Reads and parses a file. None where there is no such file.
+    pub(crate) fn load(home: &Home, path: &Path, complaints: &mut Vec<Complaint>) -> Option<Self> {
+        let shown = home.shown(path).to_owned();
+        match read(path) {
+            Ok(text) => Self::parse(shown, text, complaints),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => {
+                let message = format!("cannot read the file: {error}");
+                complaints.push(Complaint {
+                    path: shown,
+                    place: None,
+                    message,
+                    expected: None,
+                    line_text: String::new(),
+                });
+                None
+            }
+        }
+    }
+
+    /// Parses text. What can be read although something is wrong is read, so that everything wrong is told at once.
+    pub(crate) fn parse(path: PathBuf, text: String, complaints: &mut Vec<Complaint>) -> Option<Self> {
+        let text = text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text);
+        let mut document = Self { path, text, root: Node { value: Value::Empty, place: START } };
+        let parsed = match parse(&document.text, DuplicateKeyPolicy::Error) {
+            Ok(parsed) => parsed,
+            Err(error) => {
+                complaints.push(document.syntax(&error));
+                // A key given twice hides nothing else: the rest can be checked all the same.
+                parse(&document.text, DuplicateKeyPolicy::LastWins).ok()?
+            }
+        };
+        document.root = parsed.map(|parsed| document.node(parsed)).unwrap_or(document.root);
+        Some(document)
+    }
+
+    /// A complaint about a place in this file.
+    pub(crate) fn complain(&self, place: Place, message: String, expected: Option<String>) -> Complaint {
+        let line = self.text.lines().nth(place.line - 1).unwrap_or_default();
+        // Each character stays one column wide, so that the caret points where it should.
+        let line_text: String = line
+            .chars()
+            .take(200)
+            .map(|c| if c == '\t' { ' ' } else { c })
+            .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+            .collect();
+        Complaint { path: self.path.clone(), place: Some(place), message, expected, line_text }
+    }
+
+    fn syntax(&self, error: &serde_yaml::Error) -> Complaint {
+        let error = error.without_snippet();
+        let place = error.location().map_or(START, |location| place(location, 1));
+        let mut message = match error {
+            Error::DuplicateMappingKey { key: Some(key), .. } => format!("the key {} is given twice", printable(key)),
+            Error::Budget { breach: BudgetBreach::Depth { .. }, .. } => format!("nested deeper than {DEEPEST} levels"),
+            other => first_sentence(&other.to_string()),
+        };
+        let last_line = self.text.lines().count().max(1);
+        let line = self.text.lines().nth(place.line.min(last_line) - 1).unwrap_or_default();
+        if line.trim_start_matches(' ').starts_with('\t') {
+            message.push_str("; YAML is indented by spaces, never by tabs");
+        }
+        self.complain(Place { line: place.line.min(last_line), ..place }, message, None)
+    }
+
+    fn node(&self, parsed: Spanned<Raw>) -> Node {
+        let Spanned { value, referenced, defined } = parsed;
+        let span = defined.span();
+        let written = span.byte_offset().zip(span.byte_len()).and_then(|(from, length)| {
+            let from = usize::try_from(from).ok()?;
+            self.text.get(from..from + usize::try_from(length).ok()?)
+        });
+        let value = match value {
+            Raw::Empty => Value::Empty,
+            Raw::Plain(read) => Value::Text(written.map_or(read, |text| text.trim().to_owned())),
+            Raw::Text(text) => Value::Text(text),
+            Raw::List(items) => Value::List(items.into_iter().map(|item| self.node(item)).collect()),
+            Raw::Map(entries) => {
+                let entry = |(key, value): (Spanned<String>, Spanned<Raw>)| {
+                    let length = key.value.chars().count();
+                    (Key { place: place(key.referenced, length), text: key.value }, self.node(value))
+                };
+                Value::Map(entries.into_iter().map(entry).collect())
+            }
+        };
+        let length = written.and_then(|text| text.lines().next()).map_or(1, |line| line.trim_end().chars().count());
+        Node { value, place: place(referenced, length) }
+    }
+}
+
+/// What a parser error says, less the place, which the complaint itself tells.
+fn first_sentence(message: &str) -> String {
+    if message.contains("budget breached") {
+        return "far more values than any config needs, once its aliases are followed".to_owned();
+    }
+    let end = message.find(" at line ").or_else(|| message.find(" at byte ")).unwrap_or(message.len());
+    printable(message[..end].trim_end_matches([':', ' ', ',']))
+}
+
+const START: Place = Place { line: 1, column: 1, length: 1 };
+
+fn place(location: Location, length: usize) -> Place {
+    let number = |n: u64| usize::try_from(n).unwrap_or(usize::MAX).max(1);
+    Place { line: number(location.line()), column: number(location.column()), length: length.max(1) }
+}
+
+/// Opens without ever waiting: a FIFO in the place of a config must not stop anybody.
+fn read(path: &Path) -> io::Result<String> {
+    let kind = path.metadata()?.file_type();
+    if !kind.is_file() {
+        let what = match (kind.is_dir(), kind.is_fifo()) {
+            (true, _) => "a directory",
+            (_, true) => "a named pipe",
+            (false, false) => "not a regular file",
+        };
+        return Err(io::Error::other(format!("it is {what}, where a regular file is expected")));
+    }
+    let mut bytes = Vec::new();
+    File::open(path)?.take(LARGEST + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > LARGEST {
+        return Err(io::Error::other("it is larger than 1 MiB"));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let line =
+            error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|byte| **byte == b'\n').count() + 1;
+        io::Error::other(format!("it is not UTF-8 text: see line {line}"))
+    })
+}
+
+fn parse(text: &str, duplicate_keys: DuplicateKeyPolicy) -> Result<Option<Spanned<Raw>>, Box<serde_yaml::Error>> {
+    let mut options = Options::default();
+    (options.duplicate_keys, options.with_snippet) = (duplicate_keys, false);
+    if let Some(budget) = &mut options.budget {
+        budget.max_depth = DEEPEST;
+        budget.max_nodes = 100_000;
+        budget.max_aliases = 1_000;
+    }
+    serde_yaml::from_str_with_options(text, options).map_err(Box::new)
+}
+
+/// What the parser hands over.
+#[derive(Debug)]
+enum Raw {
+    Empty,
+    /// A scalar that YAML takes for something other than text; what it was read as serves where its source is not known.
+    Plain(String),
+    Text(String),
+    List(Vec<Spanned<Raw>>),
+    Map(Vec<(Spanned<String>, Spanned<Raw>)>),
+}
+
+impl<'de> Deserialize<'de> for Raw {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(RawVisitor)
+    }
+}
+
+struct RawVisitor;
+
+impl<'de> Visitor<'de> for RawVisitor {
+    type Value = Raw;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("YAML")
+    }
+
+    fn visit_unit<E>(self) -> Result<Raw, E> {
+        Ok(Raw::Empty)
+    }
+
+    fn visit_none<E>(self) -> Result<Raw, E> {
+        Ok(Raw::Empty)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Raw, D::Error> {
+        Raw::deserialize(deserializer)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Raw, E> {
+        Ok(Raw::Plain(value.to_string()))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Raw, E> {
+        Ok(Raw::Plain(value.to_string()))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Raw, E> {
+        Ok(Raw::Plain(value.to_string()))
+    }
+
+    fn visit_i128<E>(self, value: i128) -> Result<Raw, E> {
+        Ok(Raw::Plain(value.to_string()))
+    }
+
+    fn visit_u128<E>(self, value: u128) -> Result<Raw, E> {
+        Ok(Raw::Plain(value.to_string()))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Raw, E> {
+        Ok(Raw::Plain(value.to_string()))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Raw, E> {
+        Ok(Raw::Text(value.to_owned()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Raw, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = list.next_element()? {
+            items.push(item);
+        }
+        Ok(Raw::List(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Raw, A::Error> {
+        let mut entries = Vec::new();
+        while let Some(entry) = map.next_entry()? {
+            entries.push(entry);
+        }
+        Ok(Raw::Map(entries))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn read_text(text: &str) -> (Option<Node>, Vec<Complaint>) {
+        let mut complaints = Vec::new();
+        let document = Document::parse("x.conf".into(), text.to_owned(), &mut complaints);
+        (document.map(|document| document.root), complaints)
+    }
+
+    fn scalars(text: &str) -> Vec<String> {
+        let (root, complaints) = read_text(text);
+        assert_eq!(complaints, []);
+        match root.expect("a document").value {
+            Value::Map(entries) => entries
+                .into_iter()
+                .map(|(_, node)| match node.value {
+                    Value::Text(text) => text,
+                    other @ (Value::Empty | Value::List(_) | Value::Map(_)) => format!("{other:?}"),
+                })
+                .collect(),
+            other @ (Value::Empty | Value::List(_) | Value::Text(_)) => vec![format!("{other:?}")],
+        }
+    }
+
+    #[test]
+    fn scalars_stay_as_they_are_written() {
+        let text = "a: 1.10\nb: no\nc: 012\nd: 1e3\ne: 0x10 # a comment\nf: '5'\ng: 2026-01-01\nh: \"x\\ty\"\n";
+        assert_eq!(scalars(text), ["1.10", "no", "012", "1e3", "0x10", "5", "2026-01-01", "x\ty"]);
+    }
+
+    #[test]
+    fn places_are_those_of_the_file() {
+        let (root, _) = read_text("# first\na:\n  - x\n  - 1.50\n");
+        let Value::Map(entries) = root.expect("a document").value else { panic!("a map") };
+        assert_eq!(entries[0].0.place, Place { line: 2, column: 1, length: 1 });
+        let Value::List(items) = &entries[0].1.value else { panic!("a list") };
+        assert_eq!(items[1].place, Place { line: 4, column: 5, length: 4 });
+    }
+
+    #[test]
+    fn a_bomb_of_aliases_and_endless_nesting_are_refused() {
+        let mut bomb = String::from("a: &a [x, x, x, x, x, x, x, x, x, x]\n");
+        for n in 0..12 {
+            let (from, to) = (char::from(b'a' + n), char::from(b'b' + n));
+            bomb.push_str(&format!("{to}: &{to} [{}]\n", vec![format!("*{from}"); 10].join(", ")));
+        }
+        assert_eq!(read_text(&bomb).1.len(), 1);
+        assert_eq!(read_text(&"[".repeat(10_000)).1.len(), 1);
+        assert_eq!(read_text(&format!("a: {}1{}", "[".repeat(1000), "]".repeat(1000))).1.len(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_it_panic(text in "(?s).{0,300}") {
+            read_text(&text);
+        }
+
+        #[test]
+        fn no_near_yaml_makes_it_panic(text in "[-:a-c0-9 \\n\\t\\[\\]{}&*#'\"|>!%@,.?]{0,200}") {
+            read_text(&text);
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! The home tree: where everything of one master lies.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use blat_domain::name::TargetName;
+use blat_domain::text::printable;
+
+/// The root of a home tree, as an absolute path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Home {
+    root: PathBuf,
+}
+
+/// Why there is no home tree to work in.
+#[derive(Debug, thiserror::Error)]
+pub enum HomeError {
+    /// Neither named nor standing in one.
+    #[error(
+        "no home tree: the current directory holds no config/; name one with --home DIR or BLAT_HOME, or make one with `blat init DIR`"
+    )]
+    NotNamed,
+    /// Named, but not one.
+    #[error("{} is no home tree: it holds no config/; `blat init {}` makes one", .0.display(), .0.display())]
+    NotOne(PathBuf),
+    /// The file system says no.
+    #[error("cannot use the home tree {}: {error}", path.display())]
+    Io {
+        /// What was looked at.
+        path: PathBuf,
+        /// What it said.
+        error: io::Error,
+    },
+}
+
+/// A file in `config/` that should be a target's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TargetFile {
+    /// Its stem is the target's name.
+    Named(TargetName),
+    /// Its stem is no name, so it configures nothing; the text says why, fit for printing.
+    Misnamed(String),
+}
+
+impl Home {
+    /// The home tree named by `explicit` (from `--home` or `BLAT_HOME`), else the current directory where it holds `config/`.
+    ///
+    /// # Errors
+    /// Where that is no home tree.
+    pub fn locate(explicit: Option<&Path>) -> Result<Self, HomeError> {
+        let path = explicit.unwrap_or(Path::new("."));
+        let root = std::path::absolute(path).map_err(|error| HomeError::Io { path: path.to_owned(), error })?;
+        match (root.join("config").is_dir(), explicit) {
+            (true, _) => Ok(Self { root: clean(&root) }),
+            (false, Some(_)) => Err(HomeError::NotOne(root)),
+            (false, None) => Err(HomeError::NotNamed),
+        }
+    }
+
+    /// A tree at `root`, whether it exists yet or not.
+    ///
+    /// # Errors
+    /// Where the path cannot be made absolute.
+    pub fn at(root: &Path) -> io::Result<Self> {
+        std::path::absolute(root).map(|root| Self { root: clean(&root) })
+    }
+
+    /// The tree's root.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// `config/`.
+    pub fn config_dir(&self) -> PathBuf {
+        self.root.join("config")
+    }
+
+    /// `config/blat.yaml`.
+    pub fn master_config(&self) -> PathBuf {
+        self.config_dir().join("blat.yaml")
+    }
+
+    /// `config/TARGET.conf`.
+    pub fn target_config(&self, target: &TargetName) -> PathBuf {
+        self.config_dir().join(format!("{target}.conf"))
+    }
+
+    /// `tags/TARGET`, where the target's config names no other directory.
+    pub fn tags_dir(&self, target: &TargetName) -> PathBuf {
+        self.root.join("tags").join(target.as_str())
+    }
+
+    /// `ssh/`: identities and known hosts.
+    pub fn ssh_dir(&self) -> PathBuf {
+        self.root.join("ssh")
+    }
+
+    /// `run/`: pid files and the socket.
+    pub fn run_dir(&self) -> PathBuf {
+        self.root.join("run")
+    }
+
+    /// `run/blatd.pid`.
+    pub fn master_pid(&self) -> PathBuf {
+        self.run_dir().join("blatd.pid")
+    }
+
+    /// `run/TARGET.pid`.
+    pub fn agent_pid(&self, target: &TargetName) -> PathBuf {
+        self.run_dir().join(format!("{target}.pid"))
+    }
+
+    /// `run/blatd.sock`.
+    pub fn socket(&self) -> PathBuf {
+        self.run_dir().join("blatd.sock")
+    }
+
+    /// `log/`.
+    pub fn log_dir(&self) -> PathBuf {
+        self.root.join("log")
+    }
+
+    /// `log/blatd.log`.
+    pub fn master_log(&self) -> PathBuf {
+        self.log_dir().join("blatd.log")
+    }
+
+    /// `log/TARGET.log`.
+    pub fn agent_log(&self, target: &TargetName) -> PathBuf {
+        self.log_dir().join(format!("{target}.log"))
+    }
+
+    /// `state/`: may be deleted while nothing runs.
+    pub fn state_dir(&self) -> PathBuf {
+        self.root.join("state")
+    }
+
+    /// `state/TARGET`: what one agent keeps.
+    pub fn target_state_dir(&self, target: &TargetName) -> PathBuf {
+        self.state_dir().join(target.as_str())
+    }
+
+    /// `state/status.json`: the last known state, for when no master runs.
+    pub fn status_snapshot(&self) -> PathBuf {
+        self.state_dir().join("status.json")
+    }
+
+    /// A path below the root as it is shown to people.
+    pub fn shown<'a>(&self, path: &'a Path) -> &'a Path {
+        path.strip_prefix(&self.root).unwrap_or(path)
+    }
+
+    /// Every `config/*.conf`, sorted. Other names and dotfiles are none of ours.
+    ///
+    /// # Errors
+    /// Where the directory cannot be read: that must not be taken for one without targets.
+    pub fn target_files(&self) -> Result<Vec<TargetFile>, HomeError> {
+        let directory = self.config_dir();
+        let failed = |error| HomeError::Io { path: directory.clone(), error };
+        let mut files = Vec::new();
+        for entry in fs::read_dir(&directory).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name();
+            let name = name.to_string_lossy();
+            let Some(stem) = name.strip_suffix(".conf").filter(|stem| !stem.starts_with('.') && !stem.is_empty())
+            else {
+                continue;
+            };
+            files.push(match stem.parse() {
+                Ok(target) => TargetFile::Named(target),
+                Err(error) => TargetFile::Misnamed(format!("config/{}: {error}; rename the file", printable(&name))),
+            });
+        }
+        files.sort_by_key(|file| match file {
+            TargetFile::Named(name) => name.to_string(),
+            TargetFile::Misnamed(why) => why.clone(),
+        });
+        Ok(files)
+    }
+
+    /// The names of all targets that have a file.
+    ///
+    /// # Errors
+    /// As [`Home::target_files`].
+    pub fn target_names(&self) -> Result<Vec<TargetName>, HomeError> {
+        let named = |file| match file {
+            TargetFile::Named(name) => Some(name),
+            TargetFile::Misnamed(_) => None,
+        };
+        Ok(self.target_files()?.into_iter().filter_map(named).collect())
+    }
+}
+
+/// Without `.` components, which `std::path::absolute` leaves at the end.
+fn clean(path: &Path) -> PathBuf {
+    path.components().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_conf_files_are_targets_and_bad_names_are_told() {
+        let scratch = tempfile::tempdir().expect("a scratch directory");
+        let config = scratch.path().join("config");
+        fs::create_dir(&config).expect("config/");
+        for name in ["perth.conf", "blat.yaml", ".oslo.conf", "x.conf~", "a b.conf", "berlin.conf.sample"] {
+            fs::write(config.join(name), "").expect(name);
+        }
+        let home = Home::locate(Some(scratch.path())).expect("a home tree");
+        assert_eq!(home.target_names().expect("readable"), ["perth".parse().expect("a name")]);
+        assert_eq!(home.target_files().expect("readable").len(), 2);
+    }
+
+    #[test]
+    fn a_directory_without_config_is_no_home() {
+        let scratch = tempfile::tempdir().expect("a scratch directory");
+        assert!(matches!(Home::locate(Some(scratch.path())), Err(HomeError::NotOne(_))));
+    }
+}

@@ -1,0 +1,23 @@
+//! From YAML to checked settings, or to all that is wrong with it, with positions. Nobody else reads raw YAML.
+//!
+//! Also what every executable has to agree on about a home tree: where things lie, and how processes lock it and find each other.
+
+mod complaint;
+mod document;
+mod home;
+mod keys;
+mod master;
+pub mod pid_file;
+pub mod release_file;
+pub mod samples;
+mod settings;
+pub mod socket;
+mod target;
+mod values;
+
+pub use complaint::{Complaint, Complaints};
+pub use home::{Home, HomeError, TargetFile};
+pub use master::{MasterSettings, load_master};
+pub use target::{conflicts, load_target};
+
+pub use settings::{Kind, LogSettings, ReleaseManager, Settings, SshSettings, Transport};

@@ -1,0 +1,93 @@
+//! The `file:` form of Release Manager: projects, releases and packages as YAML.
+
+use blat_domain::name::PackageId;
+use blat_domain::release::{Catalog, Project, Release, ReleaseState};
+use blat_domain::text::printable;
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    projects: Vec<FileProject>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileProject {
+    name: String,
+    #[serde(default)]
+    releases: Vec<FileRelease>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileRelease {
+    id: i64,
+    name: String,
+    #[serde(default = "open")]
+    state: ReleaseState,
+    #[serde(default)]
+    s3sync: bool,
+    #[serde(default)]
+    packages: Vec<String>,
+}
+
+fn open() -> ReleaseState {
+    ReleaseState::Open
+}
+
+/// Reads a catalog from YAML text.
+///
+/// # Errors
+/// What is wrong with the text as a whole, with its line and column. A package whose name is not valid is no error of the whole:
+/// it is listed in [`Catalog::rejected`].
+pub fn parse(text: &str) -> Result<Catalog, String> {
+    let file: File = serde_yaml::from_str(text).map_err(|error| error.to_string())?;
+    let mut catalog = Catalog::default();
+    for project in file.projects {
+        let mut releases = Vec::new();
+        for release in project.releases {
+            let mut packages = Vec::new();
+            for text in release.packages {
+                match text.parse::<PackageId>() {
+                    Ok(package) => packages.push(package),
+                    Err(error) => catalog.rejected.push(format!("release {}: {error}", printable(&release.name))),
+                }
+            }
+            releases.push(Release {
+                id: release.id,
+                name: release.name,
+                state: release.state,
+                s3sync: release.s3sync,
+                packages,
+            });
+        }
+        catalog.projects.push(Project { name: project.name, releases });
+    }
+    Ok(catalog)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_form_of_the_contract_is_read() {
+        let text = "projects:\n  - name: Perth Metro\n    releases:\n      - {id: 4711, name: Perth 7.1, state: restricted, \
+                    s3sync: true, packages: [core_devl@2.1.0.cr, tools@1.3.0, ../x@1]}\n      - {id: 2, name: P}\n";
+        let catalog = parse(text).expect("the contract's example");
+        let release = &catalog.projects[0].releases[0];
+        assert_eq!((release.id, release.state, release.packages.len()), (4711, ReleaseState::Restricted, 2));
+        assert_eq!(catalog.projects[0].releases[1].state, ReleaseState::Open);
+        assert_eq!(catalog.rejected.len(), 1);
+    }
+
+    #[test]
+    fn what_is_not_of_the_form_says_where() {
+        for text in ["projects: 5", "projects:\n  - nam: x\n", "project: []", "projects:\n - {name: a, name: b}"] {
+            let error = parse(text).expect_err(text);
+            assert!(error.contains("line"), "{error}");
+        }
+    }
+}

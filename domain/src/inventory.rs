@@ -1,0 +1,83 @@
+//! What a target holds, as its listing tells it.
+
+use std::collections::BTreeMap;
+
+use crate::name::PackageId;
+use crate::text::printable;
+
+/// The packages of one archive.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Inventory {
+    /// Complete packages, with the modification time of their `descpkg` in whole epoch seconds.
+    pub packages: BTreeMap<PackageId, i64>,
+    /// Versions that are symbolic links, with what they address.
+    pub links: BTreeMap<PackageId, String>,
+    /// Entries that are not ours: counted, and the first few kept for the log.
+    pub foreign: Foreign,
+}
+
+/// Entries of a listing that name nothing Blat could have put there.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Foreign {
+    /// How many there are.
+    pub count: u64,
+    /// The first of them, fit for printing.
+    pub examples: Vec<String>,
+}
+
+impl Foreign {
+    const EXAMPLES: usize = 5;
+
+    fn note(&mut self, line: &str) {
+        self.count += 1;
+        if self.examples.len() < Self::EXAMPLES {
+            self.examples.push(printable(line));
+        }
+    }
+}
+
+impl Inventory {
+    /// Takes one line of `get_plist`: `package NAME VERSION EPOCHSECOND` or `link NAME VERSION TARGET`.
+    /// A line that is neither is foreign: a target's archive may hold what others put there.
+    pub fn add_line(&mut self, line: &str) {
+        let mut words = line.splitn(4, ' ');
+        let (kind, name, version, rest) = (words.next(), words.next(), words.next(), words.next());
+        let id = PackageId::new(name.unwrap_or_default(), version.unwrap_or_default());
+        match (kind, id, rest, rest.map(str::parse::<i64>)) {
+            (Some("package"), Ok(id), _, Some(Ok(time))) => {
+                self.packages.insert(id, time);
+            }
+            (Some("link"), Ok(id), Some(to), _) => {
+                self.links.insert(id, to.to_owned());
+            }
+            _ => self.foreign.note(line),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packages_and_links_are_told_apart_from_what_is_not_ours() {
+        let mut inventory = Inventory::default();
+        for line in [
+            "package core 2.1 1700000000",
+            "package old 1 -5",
+            "link tools current 1.3.0",
+            "package ../x 1 5",
+            "package core 2.2",
+            "package core 2.3 soon",
+            "\u{1b}[2J",
+            "",
+        ] {
+            inventory.add_line(line);
+        }
+        let packages: Vec<_> = inventory.packages.iter().map(|(id, time)| format!("{id} {time}")).collect();
+        assert_eq!(packages, ["core@2.1 1700000000", "old@1 -5"]);
+        assert_eq!(inventory.links.len(), 1);
+        assert_eq!(inventory.foreign.count, 5);
+        assert!(inventory.foreign.examples.iter().all(|e| !e.contains('\u{1b}')));
+    }
+}

@@ -1,0 +1,18 @@
+//! What Blat knows and decides, without touching anything.
+//!
+//! Nothing in this crate does I/O, reads a clock, draws a random number or awaits: time and chance come in as
+//! arguments, so every policy can be tested in simulated time. The executables are shells around these decisions.
+
+pub mod inventory;
+pub mod messages;
+pub mod name;
+pub mod package_list;
+pub mod plan;
+pub mod release;
+pub mod reply;
+pub mod restart;
+pub mod retry;
+pub mod status;
+pub mod tag;
+pub mod text;
+pub mod units;

@@ -1,0 +1,301 @@
+//! The wanted set: what a target should hold, from what Release Manager knows and what the config selects.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use globset::{Glob, GlobSet, GlobSetBuilder};
+use serde::{Deserialize, Serialize};
+
+use crate::name::{PackageId, PackageName};
+use crate::text::{nearest, printable};
+
+/// What Release Manager knows, whichever source it was read from.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Catalog {
+    /// All projects with their releases.
+    pub projects: Vec<Project>,
+    /// Entries whose names are not valid, for the log: they are never acted on.
+    pub rejected: Vec<String>,
+}
+
+/// A project: a group of releases.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Project {
+    /// What people call it.
+    pub name: String,
+    /// Its releases.
+    pub releases: Vec<Release>,
+}
+
+/// A release: a named list of packages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Release {
+    /// Release Manager's number for it.
+    pub id: i64,
+    /// What people call it.
+    pub name: String,
+    /// Whether it still counts for its project.
+    pub state: ReleaseState,
+    /// Whether it is to be kept in the S3 bucket too.
+    pub s3sync: bool,
+    /// What belongs to it.
+    pub packages: Vec<PackageId>,
+}
+
+/// The life of a release.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReleaseState {
+    /// Being worked on.
+    Open,
+    /// Only a few may change it.
+    Restricted,
+    /// Done with: a project no longer brings it.
+    Closed,
+}
+
+/// A release as the config names it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ReleaseKey {
+    /// By Release Manager's number.
+    Id(i64),
+    /// By its name.
+    Name(String),
+}
+
+impl ReleaseKey {
+    /// Whether this key means that release.
+    pub fn names(&self, release: &Release) -> bool {
+        match self {
+            Self::Id(id) => release.id == *id,
+            Self::Name(name) => release.name == *name,
+        }
+    }
+}
+
+impl fmt::Display for ReleaseKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Id(id) => write!(f, "{id}"),
+            Self::Name(name) => write!(f, "\"{}\"", printable(name)),
+        }
+    }
+}
+
+/// What a target's config asks for.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Selection {
+    /// Releases by id or name, whatever their state.
+    pub releases: Vec<ReleaseKey>,
+    /// Projects by name, meaning all their releases that are not closed.
+    pub projects: Vec<String>,
+    /// Narrows what releases bring.
+    pub filter: NameFilter,
+    /// Packages wanted whatever the releases say; never narrowed.
+    pub pinned: BTreeSet<PackageId>,
+}
+
+impl Selection {
+    /// Whether this release of this project is selected: a source need not read the packages of any other.
+    pub fn chooses(&self, project: &Project, release: &Release) -> bool {
+        let by_project = release.state != ReleaseState::Closed && self.projects.contains(&project.name);
+        by_project || self.releases.iter().any(|key| key.names(release))
+    }
+
+    /// Whether Release Manager has to be asked at all.
+    pub fn needs_catalog(&self) -> bool {
+        !self.releases.is_empty() || !self.projects.is_empty()
+    }
+}
+
+/// `include` and `exclude`: globs on package names.
+#[derive(Debug, Clone, Default)]
+pub struct NameFilter {
+    include: Patterns,
+    exclude: Patterns,
+}
+
+/// The patterns of one key, kept as text for comparison.
+#[derive(Debug, Clone, Default)]
+struct Patterns {
+    text: Vec<String>,
+    set: GlobSet,
+}
+
+impl Patterns {
+    fn new(text: Vec<String>) -> Result<Self, globset::Error> {
+        let mut builder = GlobSetBuilder::new();
+        for pattern in &text {
+            builder.add(Glob::new(pattern)?);
+        }
+        Ok(Self { set: builder.build()?, text })
+    }
+}
+
+impl PartialEq for NameFilter {
+    fn eq(&self, other: &Self) -> bool {
+        self.include.text == other.include.text && self.exclude.text == other.exclude.text
+    }
+}
+
+impl NameFilter {
+    /// A filter from its globs. An empty `include` lets every name in.
+    pub fn new(include: Vec<String>, exclude: Vec<String>) -> Result<Self, globset::Error> {
+        Ok(Self { include: Patterns::new(include)?, exclude: Patterns::new(exclude)? })
+    }
+
+    /// Whether a package of this name passes.
+    pub fn admits(&self, name: &PackageName) -> bool {
+        (self.include.text.is_empty() || self.include.set.is_match(name.as_str()))
+            && !self.exclude.set.is_match(name.as_str())
+    }
+}
+
+/// Why a package is wanted.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// A release lists it.
+    Release {
+        /// The release's number.
+        id: i64,
+        /// The release's name.
+        name: String,
+    },
+    /// The config's `pkg` names it.
+    Pinned,
+    /// A tag asks for it.
+    Tag,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Release { id, name } => write!(f, "release {} ({id})", printable(name)),
+            Self::Pinned => f.write_str("pkg in its config"),
+            Self::Tag => f.write_str("a tag"),
+        }
+    }
+}
+
+/// What should be on a target, and why.
+pub type WantedSet = BTreeMap<PackageId, BTreeSet<Reason>>;
+
+/// A selection applied to a catalog.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Resolution {
+    /// The union of all that is selected.
+    pub wanted: WantedSet,
+    /// Releases and projects that the config names and Release Manager does not know. While there are any, the wanted
+    /// set is not the whole one: nothing may be deleted by it, and no PackageList made of it.
+    pub unknown: Vec<String>,
+}
+
+/// Which packages `selection` means, given `catalog`.
+pub fn resolve(catalog: &Catalog, selection: &Selection) -> Resolution {
+    let mut resolution = Resolution { unknown: unknown_names(catalog, selection), ..Resolution::default() };
+    for project in &catalog.projects {
+        for release in project.releases.iter().filter(|release| selection.chooses(project, release)) {
+            for package in release.packages.iter().filter(|package| selection.filter.admits(&package.name)) {
+                let reason = Reason::Release { id: release.id, name: release.name.clone() };
+                resolution.wanted.entry(package.clone()).or_default().insert(reason);
+            }
+        }
+    }
+    for package in &selection.pinned {
+        resolution.wanted.entry(package.clone()).or_default().insert(Reason::Pinned);
+    }
+    resolution
+}
+
+/// What the selection names and the catalog does not have.
+fn unknown_names(catalog: &Catalog, selection: &Selection) -> Vec<String> {
+    let releases = || catalog.projects.iter().flat_map(|project| &project.releases);
+    let missing_releases = selection.releases.iter().filter(|key| !releases().any(|release| key.names(release)));
+    let missing_projects = selection.projects.iter().filter(|name| !catalog.projects.iter().any(|p| p.name == **name));
+    missing_releases
+        .map(|key| unknown("release", &key.to_string(), releases().map(|release| release.name.as_str())))
+        .chain(missing_projects.map(|name| {
+            let quoted = format!("\"{}\"", printable(name));
+            unknown("project", &quoted, catalog.projects.iter().map(|project| project.name.as_str()))
+        }))
+        .collect()
+}
+
+fn unknown<'a>(what: &str, quoted: &str, known: impl Iterator<Item = &'a str>) -> String {
+    let hint = nearest(quoted.trim_matches('"'), known).map(|near| format!("; did you mean \"{}\"?", printable(near)));
+    format!("Release Manager knows no {what} {quoted}{}", hint.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn release(id: i64, name: &str, state: ReleaseState, packages: &[&str]) -> Release {
+        let packages = packages.iter().map(|p| p.parse().expect("a package")).collect();
+        Release { id, name: name.into(), state, s3sync: false, packages }
+    }
+
+    fn catalog() -> Catalog {
+        let perth = vec![
+            release(1, "Perth 7.0", ReleaseState::Closed, &["old@1"]),
+            release(2, "Perth 7.1", ReleaseState::Open, &["core@2", "tools@1"]),
+            release(3, "Perth 7.2", ReleaseState::Restricted, &["core@3", "tools@1"]),
+        ];
+        let oslo = vec![release(4, "Oslo 1", ReleaseState::Open, &["core@1"])];
+        Catalog {
+            projects: vec![
+                Project { name: "Perth Metro".into(), releases: perth },
+                Project { name: "Oslo".into(), releases: oslo },
+            ],
+            rejected: vec![],
+        }
+    }
+
+    fn wanted(selection: &Selection) -> Vec<String> {
+        resolve(&catalog(), selection).wanted.keys().map(PackageId::to_string).collect()
+    }
+
+    #[test]
+    fn a_project_means_its_releases_that_are_not_closed() {
+        let selection = Selection { projects: vec!["Perth Metro".into()], ..Selection::default() };
+        assert_eq!(wanted(&selection), ["core@2", "core@3", "tools@1"]);
+    }
+
+    #[test]
+    fn releases_are_named_by_id_or_name_and_joined() {
+        let releases = vec![ReleaseKey::Id(1), ReleaseKey::Name("Oslo 1".into())];
+        assert_eq!(wanted(&Selection { releases, ..Selection::default() }), ["core@1", "old@1"]);
+    }
+
+    #[test]
+    fn globs_narrow_releases_but_not_pins() {
+        let filter = NameFilter::new(vec!["*o*".into()], vec!["core".into()]).expect("globs");
+        let pinned = ["core@9".parse().expect("a package")].into();
+        let projects = vec!["Perth Metro".into()];
+        assert_eq!(wanted(&Selection { projects, filter, pinned, ..Selection::default() }), ["core@9", "tools@1"]);
+    }
+
+    #[test]
+    fn what_release_manager_does_not_know_is_said_with_a_suggestion() {
+        let selection = Selection {
+            releases: vec![ReleaseKey::Name("Perth 7,1".into())],
+            projects: vec!["Berlin".into()],
+            ..Selection::default()
+        };
+        let unknown = resolve(&catalog(), &selection).unknown;
+        assert_eq!(unknown[0], "Release Manager knows no release \"Perth 7,1\"; did you mean \"Perth 7.1\"?");
+        assert_eq!(unknown[1], "Release Manager knows no project \"Berlin\"");
+    }
+
+    #[test]
+    fn every_wanted_package_says_why() {
+        let selection = Selection { projects: vec!["Perth Metro".into()], ..Selection::default() };
+        let resolution = resolve(&catalog(), &selection);
+        let tools = &resolution.wanted[&"tools@1".parse::<PackageId>().expect("a package")];
+        assert_eq!(
+            tools.iter().map(Reason::to_string).collect::<Vec<_>>(),
+            ["release Perth 7.1 (2)", "release Perth 7.2 (3)"]
+        );
+    }
+}

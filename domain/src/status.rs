@@ -1,0 +1,184 @@
+//! What an operator sees: the value behind `blat status --json`.
+//!
+//! Field names are public (the contract's "stable output"): fields are added, never renamed. Times are RFC 3339, sizes bytes.
+
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::name::{PackageId, TargetName};
+
+/// Everything `blat status` shows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The home tree this is about.
+    pub home: PathBuf,
+    /// The running master; none when this is the last known state of one that is gone.
+    pub supervisor: Option<SupervisorStatus>,
+    /// One entry a configured target, by name.
+    pub targets: Vec<TargetStatus>,
+}
+
+/// The master itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SupervisorStatus {
+    /// Its process.
+    pub pid: u32,
+    /// The version it was built as.
+    pub version: String,
+    /// When it came up.
+    pub started: Timestamp,
+}
+
+/// One target: what the master knows of its process joined with what its agent last reported.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TargetStatus {
+    /// The target's name.
+    pub name: TargetName,
+    /// `dpkg_archive` or `s3Sync`; empty while the config was never readable.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The agent's process, while one runs.
+    pub pid: Option<u32>,
+    /// How often the agent was started again after an exit nobody asked for.
+    pub restarts: u64,
+    /// Since when the present state holds.
+    pub since: Timestamp,
+    /// What it is doing.
+    pub state: State,
+    /// The last full sync that ended, if any did.
+    pub last_sync: Option<SyncReport>,
+    /// What is known to be waiting.
+    pub queue: Queue,
+    /// The package now on its way.
+    pub current: Option<Current>,
+    /// The last thing that went wrong and still stands.
+    pub last_error: Option<LastError>,
+    /// The target's configuration.
+    pub config: ConfigStatus,
+}
+
+/// What a target is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// The agent was started and has not reported yet.
+    Starting,
+    /// Nothing to do.
+    Idle,
+    /// A full sync runs.
+    Syncing,
+    /// Tagged packages are being sent.
+    Sending,
+    /// Backing off after a failure.
+    Waiting,
+    /// The agent keeps exiting; it is still restarted, at the longest interval.
+    Failing,
+    /// The config never was valid, so no agent runs.
+    Misconfigured,
+    /// No agent runs, on purpose.
+    Stopped,
+}
+
+impl State {
+    /// Whether packages are on their way or being looked for.
+    pub fn is_working(self) -> bool {
+        matches!(self, Self::Syncing | Self::Sending)
+    }
+
+    /// The word in status output and logs.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Idle => "idle",
+            Self::Syncing => "syncing",
+            Self::Sending => "sending",
+            Self::Waiting => "waiting",
+            Self::Failing => "failing",
+            Self::Misconfigured => "misconfigured",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// How a full sync went.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SyncReport {
+    /// When it began.
+    pub started: Timestamp,
+    /// When it ended.
+    pub finished: Timestamp,
+    /// Whether everything it set out to do was done.
+    pub result: SyncResult,
+    /// Packages that should be on the target.
+    pub wanted: u64,
+    /// Wanted packages that are there, now.
+    pub present: u64,
+    /// Packages sent or replaced by this sync.
+    pub sent: u64,
+    /// Packages this sync could not send.
+    pub failed: u64,
+    /// Packages marked for deletion by this sync.
+    pub marked: u64,
+    /// Packages deleted by this sync.
+    pub deleted: u64,
+    /// Bytes of the packages sent, unpacked.
+    pub bytes: u64,
+}
+
+/// The outcome of a sync in one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SyncResult {
+    /// All wanted packages are on the target, and the PackageList names them.
+    Ok,
+    /// Something was left undone; `last_error` says what.
+    Failed,
+}
+
+/// Work that is known but not done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Queue {
+    /// Tags in the tag directory.
+    pub tags: u64,
+    /// Packages still to be sent by the running sync and by tags.
+    pub packages: u64,
+    /// Their bytes, unpacked.
+    pub bytes: u64,
+}
+
+/// A package on its way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Current {
+    /// Which.
+    pub package: PackageId,
+    /// Bytes read and handed to the link so far, unpacked.
+    pub done: u64,
+    /// Bytes in all, unpacked.
+    pub total: u64,
+}
+
+/// A failure that still stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastError {
+    /// When it happened.
+    pub at: Timestamp,
+    /// The package concerned, when it was one.
+    pub package: Option<PackageId>,
+    /// What was attempted, on what, why it failed, what to do.
+    pub text: String,
+    /// When it is tried again; none when only a person can help.
+    pub retry_at: Option<Timestamp>,
+}
+
+/// A target's configuration file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigStatus {
+    /// The file.
+    pub path: PathBuf,
+    /// When the settings in force were read; none while no version of the file was valid.
+    pub loaded: Option<Timestamp>,
+    /// Why the file as it is now is not in force: all its complaints with positions.
+    pub error: Option<String>,
+}
