@@ -16,8 +16,45 @@ pub struct Complaint {
     pub message: String,
     /// What would be right.
     pub expected: Option<String>,
-    /// The line it stands on, fit for printing.
+    /// What is shown of the line it stands on, fit for printing: the part around the place, where the line is long.
     pub line_text: String,
+    /// How many characters of `line_text` stand before the place.
+    pub indent: usize,
+}
+
+/// The most complaints that are kept of one configuration: nobody reads more, and they travel in one line to `blat`.
+const MOST: usize = 100;
+/// The longest line that is shown whole, in characters.
+const WIDEST: usize = 160;
+
+impl Complaint {
+    /// A complaint about a stretch of `line`.
+    pub(crate) fn at(path: PathBuf, place: Place, line: &str, message: String, expected: Option<String>) -> Self {
+        let from = if place.column > WIDEST { place.column - WIDEST / 2 } else { 0 };
+        let mut shown: Vec<char> = line.chars().skip(from).take(WIDEST + 1).map(one_column).collect();
+        if shown.len() > WIDEST {
+            shown[WIDEST] = '…';
+        }
+        if let (true, Some(first)) = (from > 0, shown.first_mut()) {
+            *first = '…';
+        }
+        let indent = place.column.saturating_sub(1).saturating_sub(from).min(shown.len());
+        Self { path, place: Some(place), message, expected, line_text: shown.into_iter().collect(), indent }
+    }
+
+    /// A complaint about a file as a whole.
+    pub(crate) fn whole(path: PathBuf, message: String) -> Self {
+        Self { path, place: None, message, expected: None, line_text: String::new(), indent: 0 }
+    }
+}
+
+/// Each character stays one column wide, so that the caret points where it should; none may move a terminal's cursor.
+fn one_column(c: char) -> char {
+    match c {
+        '\t' => ' ',
+        c if !printable(&c.to_string()).starts_with(c) => '\u{fffd}',
+        c => c,
+    }
 }
 
 /// A stretch of one line.
@@ -40,8 +77,8 @@ impl fmt::Display for Complaint {
             Some(Place { line, column, length }) => {
                 let number = line.to_string();
                 let margin = " ".repeat(number.len());
-                let before = " ".repeat(column.saturating_sub(1));
-                let room = self.line_text.chars().count().saturating_sub(column - 1).max(1);
+                let before = " ".repeat(self.indent);
+                let room = self.line_text.chars().count().saturating_sub(self.indent).max(1);
                 let carets = "^".repeat(length.clamp(1, room));
                 write!(f, "\n {margin}--> {path}:{line}:{column}")?;
                 write!(f, "\n {margin} |\n {number} | {}\n {margin} | {before}{carets}", self.line_text)?;
@@ -54,31 +91,83 @@ impl fmt::Display for Complaint {
     }
 }
 
-/// All that is wrong with a configuration. Never empty.
+/// All that is wrong with a configuration, up to a hundred complaints. Never empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Complaints(Vec<Complaint>);
+pub struct Complaints {
+    list: Vec<Complaint>,
+    /// How many more there were.
+    more: usize,
+}
 
 impl Complaints {
     /// None where there is nothing to complain about.
     pub(crate) fn of(mut list: Vec<Complaint>) -> Option<Self> {
         list.sort_by(|a, b| (&a.path, a.place).cmp(&(&b.path, b.place)));
         list.dedup();
-        (!list.is_empty()).then_some(Self(list))
+        let more = list.len().saturating_sub(MOST);
+        list.truncate(MOST);
+        (!list.is_empty()).then_some(Self { list, more })
     }
 
     /// Each by itself, in the order of the file.
     pub fn list(&self) -> &[Complaint] {
-        &self.0
+        &self.list
     }
 }
 
 impl fmt::Display for Complaints {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, complaint) in self.0.iter().enumerate() {
+        for (index, complaint) in self.list.iter().enumerate() {
             write!(f, "{}{complaint}", if index > 0 { "\n\n" } else { "" })?;
         }
-        Ok(())
+        match self.more {
+            0 => Ok(()),
+            more => write!(f, "\n\nerror: and {more} more like these"),
+        }
     }
 }
 
 impl std::error::Error for Complaints {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn about(line: &str, column: usize, length: usize) -> Complaint {
+        Complaint::at("x.conf".into(), Place { line: 1, column, length }, line, "odd".into(), None)
+    }
+
+    #[test]
+    fn the_caret_stands_below_its_word_in_lines_of_any_length() {
+        for column in [1, 5, 159, 160, 161, 200, 5_000] {
+            let line = format!("{}WORD {}", ".".repeat(column - 1), ".".repeat(300));
+            let shown = about(&line, column, 4).to_string();
+            let lines: Vec<&str> = shown.lines().collect();
+            let at = lines[4].find('^').expect("a caret");
+            let below: String = lines[3].chars().skip(at).take(4).collect();
+            assert_eq!(below, "WORD"[..4.min(below.len())], "{shown}");
+            assert!(lines[3].chars().count() < 200 && lines[4].len() < 200, "{shown}");
+        }
+    }
+
+    #[test]
+    fn a_place_outside_its_line_is_no_panic() {
+        for (line, column) in [("", 1), ("", 900), ("abc", 900), ("é", 0)] {
+            assert!(about(line, column, usize::MAX).to_string().contains('^'));
+        }
+    }
+
+    #[test]
+    fn nothing_in_a_line_moves_the_cursor() {
+        let shown = about("a\u{1b}[2J\u{202e}b\tc", 9, 1).to_string();
+        assert!(!shown.contains(['\u{1b}', '\u{202e}', '\t']), "{shown:?}");
+    }
+
+    #[test]
+    fn a_flood_is_cut_and_counted() {
+        let flood = (0..250).map(|n| Complaint::whole("x.conf".into(), format!("number {n}"))).collect();
+        let complaints = Complaints::of(flood).expect("many");
+        assert_eq!(complaints.list().len(), 100);
+        assert!(complaints.to_string().ends_with("error: and 150 more like these"), "{complaints}");
+    }
+}

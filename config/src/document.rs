@@ -3,16 +3,17 @@
 //! Values keep the text as written: a version `1.10` must not become the number 1.1, nor a name `no` a falsehood.
 //! Files are bounded before they are parsed, and the parser's budget stops alias bombs and endless nesting.
 
+use std::collections::HashSet;
 use std::fmt;
-use std::fs::File;
+use std::fs::{FileType, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use blat_domain::text::printable;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_yaml::budget::BudgetBreach;
-use serde_yaml::{DuplicateKeyPolicy, Error, Location, Options, Spanned};
+use serde_yaml::{DuplicateKeyPolicy, Error, Location, NonFiniteFloatPolicy, Options, Spanned};
 
 use crate::complaint::{Complaint, Place};
 use crate::home::Home;
@@ -27,6 +28,8 @@ const DEEPEST: usize = 32;
 pub(crate) struct Document {
     path: PathBuf,
     text: String,
+    /// Where each line begins, in bytes: a file that is wrong in every line must not be searched for each.
+    line_starts: Vec<usize>,
     pub(crate) root: Node,
 }
 
@@ -65,14 +68,7 @@ impl Document {
             Ok(text) => Self::parse(shown, text, complaints),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => {
-                let message = format!("cannot read the file: {error}");
-                complaints.push(Complaint {
-                    path: shown,
-                    place: None,
-                    message,
-                    expected: None,
-                    line_text: String::new(),
-                });
+                complaints.push(Complaint::whole(shown, format!("cannot read the file: {error}")));
                 None
             }
         }
@@ -81,7 +77,8 @@ impl Document {
     /// Parses text. What can be read although something is wrong is read, so that everything wrong is told at once.
     pub(crate) fn parse(path: PathBuf, text: String, complaints: &mut Vec<Complaint>) -> Option<Self> {
         let text = text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text);
-        let mut document = Self { path, text, root: Node { value: Value::Empty, place: START } };
+        let line_starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+        let mut document = Self { path, text, line_starts, root: Node { value: Value::Empty, place: START } };
         let parsed = match parse(&document.text, DuplicateKeyPolicy::Error) {
             Ok(parsed) => parsed,
             Err(error) => {
@@ -91,36 +88,52 @@ impl Document {
             }
         };
         document.root = parsed.map(|parsed| document.node(parsed)).unwrap_or(document.root);
+        document.complain_of_twins(&document.root, complaints);
         Some(document)
     }
 
     /// A complaint about a place in this file.
     pub(crate) fn complain(&self, place: Place, message: String, expected: Option<String>) -> Complaint {
-        let line = self.text.lines().nth(place.line - 1).unwrap_or_default();
-        // Each character stays one column wide, so that the caret points where it should.
-        let line_text: String = line
-            .chars()
-            .take(200)
-            .map(|c| if c == '\t' { ' ' } else { c })
-            .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-            .collect();
-        Complaint { path: self.path.clone(), place: Some(place), message, expected, line_text }
+        Complaint::at(self.path.clone(), place, self.line(place.line), message, expected)
+    }
+
+    /// The text of a line, counted from 1; empty where the file has no such line.
+    fn line(&self, number: usize) -> &str {
+        let start = number.checked_sub(1).and_then(|index| self.line_starts.get(index));
+        let rest = start.and_then(|start| self.text.get(*start..)).unwrap_or_default();
+        rest.lines().next().unwrap_or_default()
+    }
+
+    /// Complains about each key that its mapping has given before. The parser tells the first at most.
+    fn complain_of_twins(&self, node: &Node, complaints: &mut Vec<Complaint>) {
+        match &node.value {
+            Value::Empty | Value::Text(_) => {}
+            Value::List(items) => items.iter().for_each(|item| self.complain_of_twins(item, complaints)),
+            Value::Map(entries) => {
+                let mut seen = HashSet::new();
+                for (key, value) in entries {
+                    if !seen.insert(key.text.as_str()) {
+                        complaints.push(self.complain(key.place, twin(&key.text), None));
+                    }
+                    self.complain_of_twins(value, complaints);
+                }
+            }
+        }
     }
 
     fn syntax(&self, error: &serde_yaml::Error) -> Complaint {
         let error = error.without_snippet();
-        let place = error.location().map_or(START, |location| place(location, 1));
-        let mut message = match error {
-            Error::DuplicateMappingKey { key: Some(key), .. } => format!("the key {} is given twice", printable(key)),
-            Error::Budget { breach: BudgetBreach::Depth { .. }, .. } => format!("nested deeper than {DEEPEST} levels"),
-            other => first_sentence(&other.to_string()),
-        };
-        let last_line = self.text.lines().count().max(1);
-        let line = self.text.lines().nth(place.line.min(last_line) - 1).unwrap_or_default();
-        if line.trim_start_matches(' ').starts_with('\t') {
+        let mut place = error.location().map_or(START, |location| place(location, 1));
+        // What is missing at the end of a file is told where its last line is.
+        place.line = place.line.min(self.text.lines().count().max(1));
+        let mut message = wording(error);
+        if let Error::DuplicateMappingKey { key: Some(key), .. } = error {
+            place.length = key.chars().count().max(1);
+        }
+        if self.line(place.line).trim_start_matches(' ').starts_with('\t') {
             message.push_str("; YAML is indented by spaces, never by tabs");
         }
-        self.complain(Place { line: place.line.min(last_line), ..place }, message, None)
+        self.complain(place, message, None)
     }
 
     fn node(&self, parsed: Spanned<Raw>) -> Node {
@@ -148,13 +161,27 @@ impl Document {
     }
 }
 
-/// What a parser error says, less the place, which the complaint itself tells.
-fn first_sentence(message: &str) -> String {
-    if message.contains("budget breached") {
-        return "far more values than any config needs, once its aliases are followed".to_owned();
+fn twin(key: &str) -> String {
+    format!("the key {} is given twice", printable(key))
+}
+
+/// What a parser error means to somebody who edits a config: the place is told by the complaint itself, and the parser's
+/// own words where they speak of its interface are replaced.
+fn wording(error: &Error) -> String {
+    match error {
+        Error::DuplicateMappingKey { key: Some(key), .. } => twin(key),
+        Error::Budget { breach: BudgetBreach::Depth { .. }, .. } => format!("nested deeper than {DEEPEST} levels"),
+        Error::Budget { .. } => "far more values than any config needs, once its aliases are followed".to_owned(),
+        Error::MultipleDocuments { .. } => "a second document begins here: a config is one document".to_owned(),
+        Error::NullIntoString { .. } => "a key without text: quote it where it is meant".to_owned(),
+        Error::RecursiveReferencesRequireWeakTypes { .. } => "an alias inside of what it stands for".to_owned(),
+        // The parser's list is open, and grows with its versions.
+        other => {
+            let message = other.to_string();
+            let end = message.find(" at line ").or_else(|| message.find(" at byte ")).unwrap_or(message.len());
+            printable(message[..end].trim_end_matches([':', ' ', ',']))
+        }
     }
-    let end = message.find(" at line ").or_else(|| message.find(" at byte ")).unwrap_or(message.len());
-    printable(message[..end].trim_end_matches([':', ' ', ',']))
 }
 
 const START: Place = Place { line: 1, column: 1, length: 1 };
@@ -164,19 +191,15 @@ fn place(location: Location, length: usize) -> Place {
     Place { line: number(location.line()), column: number(location.column()), length: length.max(1) }
 }
 
-/// Opens without ever waiting: a FIFO in the place of a config must not stop anybody.
+/// Reads without ever waiting: a FIFO in the place of a config must not stop anybody, not even one that takes the
+/// file's place between our looking and our opening.
 fn read(path: &Path) -> io::Result<String> {
-    let kind = path.metadata()?.file_type();
-    if !kind.is_file() {
-        let what = match (kind.is_dir(), kind.is_fifo()) {
-            (true, _) => "a directory",
-            (_, true) => "a named pipe",
-            (false, false) => "not a regular file",
-        };
-        return Err(io::Error::other(format!("it is {what}, where a regular file is expected")));
-    }
+    regular(path.metadata()?.file_type())?;
+    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let file = OpenOptions::new().read(true).custom_flags(nonblocking).open(path)?;
+    regular(file.metadata()?.file_type())?;
     let mut bytes = Vec::new();
-    File::open(path)?.take(LARGEST + 1).read_to_end(&mut bytes)?;
+    file.take(LARGEST + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > LARGEST {
         return Err(io::Error::other("it is larger than 1 MiB"));
     }
@@ -187,9 +210,22 @@ fn read(path: &Path) -> io::Result<String> {
     })
 }
 
+fn regular(kind: FileType) -> io::Result<()> {
+    let what = match (kind.is_file(), kind.is_dir(), kind.is_fifo()) {
+        (true, _, _) => return Ok(()),
+        (_, true, _) => "a directory",
+        (_, _, true) => "a named pipe",
+        (false, false, false) => "not a regular file",
+    };
+    Err(io::Error::other(format!("it is {what}, where a regular file is expected")))
+}
+
 fn parse(text: &str, duplicate_keys: DuplicateKeyPolicy) -> Result<Option<Spanned<Raw>>, Box<serde_yaml::Error>> {
     let mut options = Options::default();
     (options.duplicate_keys, options.with_snippet) = (duplicate_keys, false);
+    // A tag that means nothing to us is refused, not ignored; a number is read from its text, whatever its value.
+    options.reject_unsupported_tags = true;
+    options.non_finite_float_policy = NonFiniteFloatPolicy::PassThrough;
     if let Some(budget) = &mut options.budget {
         budget.max_depth = DEEPEST;
         budget.max_nodes = 100_000;

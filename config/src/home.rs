@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use blat_domain::name::TargetName;
+use blat_domain::name::{NameError, TargetName};
 use blat_domain::text::printable;
 
 /// The root of a home tree, as an absolute path.
@@ -166,9 +166,10 @@ impl Home {
             else {
                 continue;
             };
-            files.push(match stem.parse() {
+            let target = stem.parse().map_err(|error: NameError| error.to_string());
+            files.push(match target.and_then(|target| reserved(&target).map_or(Ok(target), Err)) {
                 Ok(target) => TargetFile::Named(target),
-                Err(error) => TargetFile::Misnamed(format!("config/{}: {error}; rename the file", printable(&name))),
+                Err(why) => TargetFile::Misnamed(format!("config/{}: {why}; rename the file", printable(&name))),
             });
         }
         files.sort_by_key(|file| match file {
@@ -191,6 +192,13 @@ impl Home {
     }
 }
 
+/// Why no target can have this name, where none can: its pid file, log or state would be the master's own.
+pub(crate) fn reserved(name: &TargetName) -> Option<String> {
+    const RESERVED: [&str; 4] = ["blatd", "blatd.stderr", "handshakes", "status.json"];
+    let taken = RESERVED.contains(&name.as_str());
+    taken.then(|| format!("no target can be named {name}: the master has files of that name"))
+}
+
 /// Without `.` components, which `std::path::absolute` leaves at the end.
 fn clean(path: &Path) -> PathBuf {
     path.components().collect()
@@ -205,12 +213,13 @@ mod tests {
         let scratch = tempfile::tempdir().expect("a scratch directory");
         let config = scratch.path().join("config");
         fs::create_dir(&config).expect("config/");
-        for name in ["perth.conf", "blat.yaml", ".oslo.conf", "x.conf~", "a b.conf", "berlin.conf.sample"] {
+        for name in ["perth.conf", "blat.yaml", ".oslo.conf", "x.conf~", "a b.conf", "berlin.conf.sample", "blatd.conf"]
+        {
             fs::write(config.join(name), "").expect(name);
         }
         let home = Home::locate(Some(scratch.path())).expect("a home tree");
         assert_eq!(home.target_names().expect("readable"), ["perth".parse().expect("a name")]);
-        assert_eq!(home.target_files().expect("readable").len(), 2);
+        assert_eq!(home.target_files().expect("readable").len(), 3);
     }
 
     #[test]

@@ -95,6 +95,32 @@ impl<'d> Keys<'d> {
         self.scalar(found, read)
     }
 
+    /// As [`Keys::optional`], where a file without the key is wrong.
+    pub(crate) fn required<T>(
+        &mut self,
+        key: &'static str,
+        expected: &'static str,
+        read: impl Fn(&str) -> Result<T, Wrong>,
+    ) -> Option<T> {
+        if !self.has(key) {
+            self.asked.insert(key);
+            self.missing(key, expected);
+        }
+        self.optional(key, read)
+    }
+
+    /// Whether the key is there, with a value or without.
+    pub(crate) fn has(&self, key: &str) -> bool {
+        self.layers.iter().any(|layer| layer.entries.iter().any(|(candidate, _)| candidate.text == key))
+    }
+
+    /// Whether the key's value is just this text.
+    pub(crate) fn is_text(&self, key: &str, expected: &str) -> bool {
+        let mut entries = self.layers.iter().flat_map(|layer| layer.entries);
+        let first = entries.find(|(candidate, node)| candidate.text == key && node.value != Value::Empty);
+        first.is_some_and(|(_, node)| matches!(&node.value, Value::Text(text) if text == expected))
+    }
+
     /// A found value as a scalar.
     pub(crate) fn scalar<T>(&mut self, found: Found<'d>, read: impl Fn(&str) -> Result<T, Wrong>) -> Option<T> {
         let Found { document, node } = found;
@@ -135,8 +161,7 @@ impl<'d> Keys<'d> {
         self.complaints.push(found.document.complain(found.node.place, message, expected.map(str::to_owned)));
     }
 
-    /// Complains that a required key is missing.
-    pub(crate) fn missing(&mut self, key: &str, expected: &str) {
+    fn missing(&mut self, key: &str, expected: &str) {
         if let Some(layer) = self.layers.first() {
             let message = format!("{key} is missing");
             let start = Place { line: 1, column: 1, length: 1 };
@@ -144,18 +169,21 @@ impl<'d> Keys<'d> {
         }
     }
 
-    /// Complains about keys that nobody asked for. `later` are the contract's keys that this version does not have.
-    pub(crate) fn refuse_unknown(&mut self, later: &[&str]) {
+    /// Complains about keys that nobody asked for. `later` are the contract's keys that this version does not have,
+    /// `elsewhere` says where a key belongs that is only in the wrong place.
+    pub(crate) fn refuse_unknown(&mut self, later: &[&str], elsewhere: impl Fn(&str) -> Option<&'static str>) {
         for Layer { document, entries } in &self.layers {
             for (Key { text, place }, _) in entries.iter() {
                 if self.asked.contains(text.as_str()) {
                     continue;
                 }
-                let message = if later.contains(&text.as_str()) {
+                let message = if let Some(there) = elsewhere(text) {
+                    format!("{text} belongs {there}")
+                } else if later.contains(&text.as_str()) {
                     format!("{text} is not available yet")
                 } else {
-                    let near =
-                        nearest(text, self.asked.iter().copied()).map(|near| format!("; did you mean {near:?}?"));
+                    let known = self.asked.iter().chain(later).copied();
+                    let near = nearest(text, known).map(|near| format!("; did you mean {near:?}?"));
                     format!("unknown key \"{}\"{}", printable(text), near.unwrap_or_default())
                 };
                 self.complaints.push(document.complain(*place, message, None));

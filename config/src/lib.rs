@@ -3,6 +3,7 @@
 //! Also what every executable has to agree on about a home tree: where things lie, and how processes lock it and find each other.
 
 mod complaint;
+mod conflicts;
 mod document;
 mod home;
 mod keys;
@@ -15,9 +16,9 @@ pub mod socket;
 mod target;
 mod values;
 
-pub use complaint::{Complaint, Complaints};
+pub use complaint::{Complaint, Complaints, Place};
+pub use conflicts::conflicts;
 pub use home::{Home, HomeError, TargetFile};
 pub use master::{MasterSettings, load_master};
-pub use target::{conflicts, load_target};
-
 pub use settings::{Kind, LogSettings, ReleaseManager, Settings, SshSettings, Transport};
+pub use target::load_target;

@@ -40,7 +40,7 @@ pub fn load_master(home: &Home) -> Result<MasterSettings, Complaints> {
         log: target::log(&mut keys, default.log),
     };
     keys.find("defaults");
-    keys.refuse_unknown(&["http"]);
+    keys.refuse_unknown(&["http"], target::targets);
     match keys.complaints() {
         None => Ok(settings),
         Some(complaints) => Err(complaints),

@@ -4,6 +4,10 @@ use blat_domain::name::PackageId;
 use blat_domain::release::{Catalog, Project, Release, ReleaseState};
 use blat_domain::text::printable;
 use serde::Deserialize;
+use serde_yaml::Options;
+
+/// The most values that a file may hold, once its aliases are followed.
+const MOST_NODES: usize = 20_000_000;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -43,7 +47,13 @@ fn open() -> ReleaseState {
 /// What is wrong with the text as a whole, with its line and column. A package whose name is not valid is no error of the whole:
 /// it is listed in [`Catalog::rejected`].
 pub fn parse(text: &str) -> Result<Catalog, String> {
-    let file: File = serde_yaml::from_str(text).map_err(|error| error.to_string())?;
+    let mut options = Options::default();
+    options.with_snippet = false;
+    if let Some(budget) = &mut options.budget {
+        // Release Manager may well know a million packages; the size of the file is its reader's bound.
+        (budget.max_nodes, budget.max_events) = (MOST_NODES, 2 * MOST_NODES);
+    }
+    let file: File = serde_yaml::from_str_with_options(text, options).map_err(|error| printable(&error.to_string()))?;
     let mut catalog = Catalog::default();
     for project in file.projects {
         let mut releases = Vec::new();

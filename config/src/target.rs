@@ -1,22 +1,56 @@
 //! `config/TARGET.conf`, backed by `defaults:` in `config/blat.yaml`.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::Duration;
 
 use blat_domain::name::{PackageId, TargetName};
 use blat_domain::release::{NameFilter, ReleaseKey, Selection};
 use blat_domain::text::printable;
+use blat_domain::units;
 
 use crate::complaint::{Complaint, Complaints};
 use crate::document::{Document, Key, Value};
-use crate::home::Home;
+use crate::home::{self, Home};
 use crate::keys::{Found, Keys, Wrong};
 use crate::master;
 use crate::settings::{Kind, LogSettings, ReleaseManager, Settings, SshSettings, Transport};
 use crate::values;
 
 /// The contract's keys for targets that this version does not have.
-const LATER: [&str; 3] = ["max_delete", "s3", "queries"];
+const LATER: [&str; 2] = ["max_delete", "s3"];
+/// Where releases can be looked up.
+const SOURCES: [&str; 2] = ["sqlite", "file"];
+/// What the contract has below `release_manager`, and this version has not: all but the first are sources.
+const LATER_SOURCES: [&str; 5] = ["queries", "postgres", "mysql", "command", "package_list"];
+/// The keys of a target that the master has not.
+const KEYS: [&str; 25] = [
+    "type",
+    "host",
+    "port",
+    "user",
+    "identity",
+    "known_hosts",
+    "transport",
+    "archive",
+    "bin",
+    "source",
+    "tags",
+    "tag_poll",
+    "sync",
+    "writable",
+    "releases",
+    "projects",
+    "include",
+    "exclude",
+    "pkg",
+    "release_manager",
+    "aging",
+    "disk_reserve",
+    "max_size",
+    "bandwidth",
+    "receiver",
+];
 /// The shortest interval that makes sense for anything that is repeated.
 const SHORTEST: Duration = Duration::from_secs(1);
 
@@ -29,11 +63,14 @@ pub fn load_target(home: &Home, name: &TargetName) -> Result<Settings, Complaint
     let path = home.target_config(name);
     let defaults = Document::load(home, &home.master_config(), &mut complaints);
     let own = Document::load(home, &path, &mut complaints);
+    if let Some(why) = home::reserved(name) {
+        complaints.push(Complaint::whole(home.shown(&path).to_owned(), format!("{why}; rename the file")));
+    }
     let Some(own) = own else {
         if complaints.is_empty() {
-            let message = format!("there is no config for {name}: {} is missing", home.shown(&path).display());
-            let path = home.shown(&path).to_owned();
-            complaints.push(Complaint { path, place: None, message, expected: None, line_text: String::new() });
+            let shown = home.shown(&path).to_owned();
+            let message = format!("there is no config for {name}: {} is missing", shown.display());
+            complaints.push(Complaint::whole(shown, message));
         }
         return Err(none_missing(Complaints::of(complaints)));
     };
@@ -44,11 +81,21 @@ pub fn load_target(home: &Home, name: &TargetName) -> Result<Settings, Complaint
         keys.add(found);
     }
     let settings = read(home, name, &mut keys);
-    keys.refuse_unknown(&LATER);
+    keys.refuse_unknown(&LATER, masters);
     match (settings, keys.complaints()) {
         (Some(settings), None) => Ok(settings),
         (_, complaints) => Err(none_missing(complaints)),
     }
+}
+
+/// Where a key belongs that the master has not.
+pub(crate) fn targets(key: &str) -> Option<&'static str> {
+    (KEYS.contains(&key) || LATER.contains(&key)).then_some("below defaults:, or to one target's own file")
+}
+
+/// Where a key belongs that a target has not.
+fn masters(key: &str) -> Option<&'static str> {
+    matches!(key, "defaults" | "http").then_some("in blat.yaml, not to a target")
 }
 
 /// Whoever gives up has complained.
@@ -64,10 +111,7 @@ fn read(home: &Home, name: &TargetName, keys: &mut Keys<'_>) -> Option<Settings>
         other => Err(Wrong::expected("dpkg_archive")(other)),
     });
     let transport = transport(home, keys);
-    let source = keys.optional("source", &path);
-    if source.is_none() {
-        keys.missing("source", "the master's package archive, here or in defaults: of blat.yaml");
-    }
+    let source = keys.required("source", "the master's package archive, here or in defaults: of blat.yaml", &path);
     let settings = Settings {
         name: name.clone(),
         path: home.target_config(name),
@@ -88,26 +132,53 @@ fn read(home: &Home, name: &TargetName, keys: &mut Keys<'_>) -> Option<Settings>
         source: source.unwrap_or_default(),
     };
     only_todays_meaning(keys);
-    if settings.selection.needs_catalog() && settings.release_manager.is_none() && keys.complaints.is_empty() {
-        let found = keys.find("releases").or_else(|| keys.find("projects"));
-        if let Some(found) = found {
-            let message = "releases and projects need a release_manager to be looked up in".to_owned();
+    contradictions(&settings, keys);
+    Some(settings)
+}
+
+/// What is right in each key and wrong between them.
+fn contradictions(settings: &Settings, keys: &mut Keys<'_>) {
+    let no_manager = !keys.has("release_manager") || keys.is_text("release_manager", "none");
+    if settings.selection.needs_catalog() && no_manager {
+        for key in ["releases", "projects"] {
+            let Some(found) = keys.find(key) else { continue };
+            let message = format!("{key} need a release_manager to be looked up in");
             keys.complain_about(found, message, Some("release_manager: {file: PATH} or {sqlite: PATH}"));
         }
     }
-    Some(settings)
+    if Path::new(&settings.bin).starts_with(&settings.archive)
+        && let Some(found) = keys.find("bin").or_else(|| keys.find("archive"))
+    {
+        let message = "bin lies inside the archive, where it would be taken for a package".to_owned();
+        keys.complain_about(found, message, Some("two directories, neither of them inside the other"));
+    }
+    let archive = Path::new(&settings.archive);
+    let overlaps = archive.starts_with(&settings.source) || settings.source.starts_with(archive);
+    if settings.transport == Transport::Local
+        && !settings.source.as_os_str().is_empty()
+        && archive.is_absolute()
+        && overlaps
+        && let Some(found) = keys.find("archive")
+    {
+        let message = "the archive and the source lie inside each other".to_owned();
+        keys.complain_about(found, message, Some("two directories, neither of them inside the other"));
+    }
 }
 
 fn transport(home: &Home, keys: &mut Keys<'_>) -> Option<Transport> {
     let path = values::local_path(home);
-    let is_local = keys.value("transport", false, |text| match text {
+    let given = keys.has("transport");
+    let named = keys.optional("transport", |text| match text {
         "openssh" => Ok(false),
         "local" => Ok(true),
         "libssh2" => Err(Wrong::not_available("transport libssh2")),
         other => Err(Wrong::expected("openssh or local")(other)),
     });
-    let complained = keys.complaints.len();
-    let host = keys.optional("host", values::host);
+    let is_local = named.or((!given).then_some(false));
+    let host = match is_local {
+        Some(false) => keys.required("host", "the target's host name, or transport: local", values::host),
+        Some(true) | None => keys.optional("host", values::host),
+    };
     let ssh = SshSettings {
         host: host.clone().unwrap_or_default(),
         port: keys.value("port", 22, |text| {
@@ -118,15 +189,10 @@ fn transport(home: &Home, keys: &mut Keys<'_>) -> Option<Transport> {
         identity: keys.value("identity", home.ssh_dir().join("id_ed25519"), &path),
         known_hosts: keys.value("known_hosts", home.ssh_dir().join("known_hosts"), &path),
     };
-    match (is_local, host) {
+    match (is_local?, host) {
         (true, _) => Some(Transport::Local),
         (false, Some(_)) => Some(Transport::Openssh(ssh)),
-        (false, None) => {
-            if keys.complaints.len() == complained {
-                keys.missing("host", "the target's host name, or transport: local");
-            }
-            None
-        }
+        (false, None) => None,
     }
 }
 
@@ -168,8 +234,11 @@ fn pinned(keys: &mut Keys<'_>) -> BTreeSet<PackageId> {
 }
 
 fn release_manager(home: &Home, keys: &mut Keys<'_>) -> Option<ReleaseManager> {
-    const EXPECTED: &str = "one of {sqlite: PATH} or {file: PATH}";
+    const EXPECTED: &str = "one of {sqlite: PATH} or {file: PATH}, or none";
     let found = keys.find("release_manager")?;
+    if keys.is_text("release_manager", "none") {
+        return None;
+    }
     if !matches!(found.node.value, Value::Map(_)) {
         keys.complain_about(found, "release_manager is not a mapping".into(), Some(EXPECTED));
         return None;
@@ -184,10 +253,10 @@ fn release_manager(home: &Home, keys: &mut Keys<'_>) -> Option<ReleaseManager> {
         "fallback" => Err(Wrong::not_available("mode fallback")),
         other => Err(Wrong::expected("strict")(other)),
     });
-    inner.refuse_unknown(&["postgres", "mysql", "command", "package_list", "queries"]);
-    if inner.complaints.is_empty() && sqlite.is_some() == file.is_some() {
-        let message =
-            if sqlite.is_some() { "release_manager names two sources" } else { "release_manager names no source" };
+    inner.refuse_unknown(&LATER_SOURCES, |_| None);
+    let named = SOURCES.iter().chain(&LATER_SOURCES[1..]).filter(|source| inner.has(source)).count();
+    if named != 1 {
+        let message = if named == 0 { "release_manager names no source" } else { "release_manager names two sources" };
         inner.complain_about(found, message.into(), Some(EXPECTED));
     }
     keys.complaints.append(&mut inner.complaints);
@@ -197,31 +266,50 @@ fn release_manager(home: &Home, keys: &mut Keys<'_>) -> Option<ReleaseManager> {
 /// Keys of the contract that have one meaning today: anything else must be refused, not ignored.
 fn only_todays_meaning(keys: &mut Keys<'_>) {
     let zero = |what: &'static str| {
-        move |text: &str| match values::size(text) {
-            Ok(0) => Ok(()),
-            Ok(_) => Err(Wrong::not_available(what)),
-            Err(wrong) => Err(wrong),
+        move |text: &str| match values::size(text)? {
+            0 => Ok(()),
+            _ => Err(Wrong::not_available(what)),
         }
     };
     keys.value("max_size", (), zero("max_size other than 0"));
-    for (key, only, what) in
-        [("bandwidth", "0", "a bandwidth other than 0"), ("aging", "none", "aging other than none")]
-    {
-        let Some(found) = keys.find(key) else { continue };
-        match &found.node.value {
-            Value::Text(text) if text == only => {}
-            Value::Text(text) if key == "aging" && text != "immediate" => {
-                keys.complain_about(found, format!("\"{}\" is not valid here", printable(text)), Some("none"));
-            }
-            Value::Empty | Value::Text(_) | Value::List(_) | Value::Map(_) => {
-                keys.complain_about(found, format!("{what} is not available yet"), None);
-            }
+    match keys.find("bandwidth") {
+        Some(found) if matches!(found.node.value, Value::List(_)) => {
+            keys.complain_about(found, "a bandwidth by the time of day is not available yet".into(), None);
         }
+        Some(found) => {
+            keys.scalar(found, zero("a bandwidth other than 0"));
+        }
+        None => {}
     }
     keys.value("receiver", (), |text| match text {
         "auto" | "never" => Ok(()),
         other => Err(Wrong::not_available(&format!("the receiver \"{}\"", printable(other)))),
     });
+    aging(keys);
+}
+
+/// `none` is what is in force. The other forms are checked all the same, so that a config for later can be written now.
+fn aging(keys: &mut Keys<'_>) {
+    const EXPECTED: &str = "none, immediate, or {by: master, after: 30d} or {by: target, after: 30d}";
+    let Some(found) = keys.find("aging") else { return };
+    let Value::Map(_) = found.node.value else {
+        keys.scalar(found, |text| match text {
+            "none" => Ok(()),
+            "immediate" => Err(Wrong::not_available("aging other than none")),
+            other => Err(Wrong::expected(EXPECTED)(other)),
+        });
+        return;
+    };
+    let mut inner = Keys::new();
+    inner.add(found);
+    inner.required("by", "master or target", |text| match text {
+        "master" | "target" => Ok(()),
+        other => Err(Wrong::expected("master or target")(other)),
+    });
+    inner.required("after", "how long a package stays, such as 30d", |text| Ok(units::age(text)?));
+    inner.refuse_unknown(&[], |_| None);
+    inner.complain_about(found, "aging other than none is not available yet".into(), None);
+    keys.complaints.append(&mut inner.complaints);
 }
 
 pub(crate) fn verbose(keys: &mut Keys<'_>, default: u8) -> u8 {
@@ -242,31 +330,22 @@ pub(crate) fn log(keys: &mut Keys<'_>, default: LogSettings) -> LogSettings {
         }),
         keep: inner.value("keep", default.keep, values::number(0, 1000, "how many old logs are kept, 0 to 1000")),
     };
-    inner.refuse_unknown(&[]);
+    inner.refuse_unknown(&[], |_| None);
     keys.complaints.append(&mut inner.complaints);
     log
 }
 
-/// Pairs of targets that would fill one and the same archive: each would undo what the other does.
-pub fn conflicts(targets: &[Settings]) -> Vec<String> {
-    let mut told = Vec::new();
-    for (index, first) in targets.iter().enumerate() {
-        for second in &targets[index + 1..] {
-            if place(first) == place(second) {
-                told.push(format!("{} and {} are the same archive, {}", first.name, second.name, first.archive));
-            }
-        }
-    }
-    told
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// What makes an archive this one: the way's end, and the path there without what does not change its meaning.
-fn place(settings: &Settings) -> (Option<(&str, u16, &str)>, String) {
-    let parts = settings.archive.split('/').filter(|part| !part.is_empty() && *part != ".");
-    let root = if settings.archive.starts_with('/') { "/" } else { "" };
-    let path = format!("{root}{}", parts.collect::<Vec<_>>().join("/"));
-    match &settings.transport {
-        Transport::Openssh(ssh) => (Some((&ssh.host, ssh.port, &ssh.user)), path),
-        Transport::Local => (None, path),
+    #[test]
+    fn every_key_of_the_full_sample_is_known_to_belong_to_a_target() {
+        let keys = crate::samples::FULL.lines().filter_map(|line| line.split_once(':')).map(|(key, _)| key);
+        let keys: BTreeSet<&str> =
+            keys.filter(|key| key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')).collect();
+        let shared = ["verbose", "log"];
+        let known: BTreeSet<&str> = KEYS.into_iter().chain(shared).collect();
+        assert_eq!(keys, known);
     }
 }

@@ -1,5 +1,6 @@
 //! Single values: what each may be, and what is said where it is something else.
 
+use std::net::Ipv6Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -43,13 +44,23 @@ pub(crate) fn number(least: u32, most: u32, expected: &'static str) -> impl Fn(&
 
 /// A host name or address, which must never look like an option or hold anything but one word.
 pub(crate) fn host(text: &str) -> Result<String, Wrong> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || ".-_:%".contains(c);
-    let fits = !text.is_empty() && text.len() <= 253 && !text.starts_with('-') && text.chars().all(plain);
-    if fits {
-        Ok(text.to_owned())
-    } else {
-        Err(Wrong::expected("a host name or address, such as perth.example.com")(text))
+    let plain = |c: char| c.is_ascii_alphanumeric() || ".-_".contains(c);
+    let is_name = !text.is_empty() && text.len() <= 253 && !text.starts_with('-') && text.chars().all(plain);
+    if is_name || is_ipv6(text) {
+        return Ok(text.to_owned());
     }
+    let expected = match text.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) {
+        true => "a host name or address alone: the port goes to port:",
+        false => "a host name or address, such as perth.example.com",
+    };
+    Err(Wrong::expected(expected)(text))
+}
+
+/// An IPv6 address, with the interface it is on where it needs one: `fe80::1%eth0`.
+fn is_ipv6(text: &str) -> bool {
+    let (address, zone) = text.split_once('%').unwrap_or((text, "0"));
+    let plain = |c: char| c.is_ascii_alphanumeric() || ".-_".contains(c);
+    address.parse::<Ipv6Addr>().is_ok() && !zone.is_empty() && zone.len() <= 32 && zone.chars().all(plain)
 }
 
 /// A user name as Unix systems have them.
@@ -59,19 +70,23 @@ pub(crate) fn user(text: &str) -> Result<String, Wrong> {
     if fits { Ok(text.to_owned()) } else { Err(Wrong::expected("a user name, such as pkgadmin")(text)) }
 }
 
-/// A directory on the target: absolute, or relative to the user's home directory there.
+/// A directory on the target: absolute, or relative to the user's home directory there. Two texts for one directory come
+/// out the same: without empty and `.` components.
 pub(crate) fn remote_directory(text: &str) -> Result<String, Wrong> {
-    let expected = Wrong::expected("a directory on the target, below its root or the user's home, without ..");
-    let names_something = text.split('/').any(|part| !part.is_empty() && part != ".");
-    let climbs = text.split('/').any(|part| part == "..");
+    let parts: Vec<&str> = text.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
     let odd = text.chars().any(char::is_control) || text.starts_with(['-', '~']) || text.len() > 1024;
-    if names_something && !climbs && !odd { Ok(text.to_owned()) } else { Err(expected(text)) }
+    if parts.is_empty() || parts.contains(&"..") || odd {
+        let expected = "a directory on the target, below its root or below the user's home directory, without ..";
+        return Err(Wrong::expected(expected)(text));
+    }
+    let root = if text.starts_with('/') { "/" } else { "" };
+    Ok(format!("{root}{}", parts.join("/")))
 }
 
-/// A path on this machine, relative to the home tree.
+/// A path on this machine, relative to the home tree. A leading `~` is a shell's word, and would be taken for a directory.
 pub(crate) fn local_path(home: &Home) -> impl Fn(&str) -> Result<PathBuf, Wrong> {
     move |text| {
-        if text.is_empty() || text.chars().any(char::is_control) {
+        if text.is_empty() || text.starts_with('~') || text.chars().any(char::is_control) {
             return Err(Wrong::expected("a path, absolute or relative to the home tree")(text));
         }
         Ok(home.root().join(text))
@@ -91,5 +106,66 @@ pub(crate) fn glob(text: &str) -> Result<String, Wrong> {
             message: format!("\"{}\" is not a glob: {}", printable(text), error.kind()),
             expected: Some("a glob on package names, such as core_*"),
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_names_or_addresses_and_never_options() {
+        for good in ["perth", "perth.example.com", "10.0.0.1", "::1", "fe80::1%eth0", "a_b-c"] {
+            assert!(host(good).is_ok_and(|host| host == good), "{good}");
+        }
+        for bad in [
+            "",
+            "-oProxyCommand=x",
+            "-p",
+            "a b",
+            "a\tb",
+            "a\n",
+            "user@perth",
+            "perth:22",
+            "[::1]",
+            "::1%",
+            "fe80::1%a b",
+            "a/b",
+            "pérth",
+            "$(id)",
+            "a;b",
+        ] {
+            assert!(host(bad).is_err(), "{bad:?}");
+        }
+        assert!(host(&"a".repeat(254)).is_err());
+    }
+
+    #[test]
+    fn users_are_one_word_and_never_options() {
+        assert!(user("pkgadmin").is_ok() && user("_a.b-c9").is_ok());
+        for bad in ["", "-l", "a b", "a@b", "a\n", "a;b", "$(id)", "é"] {
+            assert!(user(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn one_directory_has_one_text() {
+        for (text, directory) in
+            [("a", "a"), ("./a//b/.", "a/b"), ("/srv//x/", "/srv/x"), ("a b", "a b"), ("...", "...")]
+        {
+            assert!(remote_directory(text).is_ok_and(|read| read == directory), "{text}");
+        }
+        for bad in ["", ".", "./", "/", "//", "..", "a/../b", "/..", "-rf", "~/a", "a\nb", "a\0b"] {
+            assert!(remote_directory(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_plain_digits_in_range() {
+        let port = number(1, 65_535, "a port");
+        assert!(port("22").is_ok_and(|port| port == 22) && port("65535").is_ok());
+        for bad in ["", "0", "65536", "-1", "+1", "012", "0x10", "1e3", "1_000", "2.0", "no", "99999999999"] {
+            assert!(port(bad).is_err(), "{bad:?}");
+        }
     }
 }

@@ -69,15 +69,15 @@ impl LogFile {
 
     /// Puts one whole line, or leaves no trace of it.
     fn put(&mut self, line: &[u8]) -> io::Result<()> {
-        if self.roll_if_due(line.len() as u64).is_err() {
-            // A log that cannot be rolled is still written: too large a file is better than none.
-        }
+        // A log that cannot be rolled is still written: too large a file is better than none.
+        let _rolled = self.roll_if_due(line.len() as u64);
         let open = match &mut self.open {
             Some(open) => open,
             none => none.insert(Open::at(&self.path)?),
         };
         if self.lost > 0 {
-            let note = format!("{:.3} ERROR {} lines were lost: the log could not be written\n", Timestamp::now(), self.lost);
+            let note =
+                format!("{:.3} ERROR {} lines were lost: the log could not be written\n", Timestamp::now(), self.lost);
             open.append(note.as_bytes())?;
             self.lost = 0;
         }
@@ -154,5 +154,52 @@ fn absent_is_fine(result: io::Result<()>) -> io::Result<bool> {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(path: &Path) -> String {
+        fs::read_to_string(path).expect("the log is text")
+    }
+
+    #[test]
+    fn a_full_disk_costs_lines_and_says_how_many_once_it_is_over() {
+        let scratch = tempfile::tempdir().expect("a scratch directory");
+        let path = scratch.path().join("t.log");
+        std::os::unix::fs::symlink("/dev/full", &path).expect("a disk that is always full");
+        let controls = Arc::new(Controls::new(0, 3));
+        let mut log = LogFile::open(&path, Arc::clone(&controls)).expect("it can be opened");
+        for _ in 0..7 {
+            log.write_all(b"lost\n").expect("nobody is held up");
+        }
+        fs::remove_file(&path).expect("healed");
+        controls.generation.fetch_add(1, Ordering::AcqRel);
+        log.write_all(b"kept\n").expect("nobody is held up");
+        log.write_all(b"kept too\n").expect("nobody is held up");
+        let text = read(&path);
+        assert!(text.contains(" ERROR 7 lines were lost") && text.ends_with("\nkept\nkept too\n"), "{text}");
+        assert_eq!(text.lines().count(), 3);
+    }
+
+    #[test]
+    fn as_many_old_files_are_kept_as_told_and_a_lower_number_removes_the_rest() {
+        let scratch = tempfile::tempdir().expect("a scratch directory");
+        let path = scratch.path().join("t.log");
+        let controls = Arc::new(Controls::new(10, 3));
+        let mut log = LogFile::open(&path, Arc::clone(&controls)).expect("it can be opened");
+        for number in 0..9 {
+            log.write_all(format!("line {number}\n").as_bytes()).expect("written");
+        }
+        let old = |number| numbered(&path, number);
+        assert_eq!([read(&path), read(&old(1)), read(&old(3))], ["line 8\n", "line 7\n", "line 5\n"]);
+        assert!(!old(4).exists());
+        controls.keep.store(1, Ordering::Release);
+        controls.generation.fetch_add(1, Ordering::AcqRel);
+        log.flush().expect("woken by nothing");
+        assert_eq!([read(&path), read(&old(1))], ["", "line 8\n"]);
+        assert!(!old(2).exists() && !old(3).exists());
     }
 }

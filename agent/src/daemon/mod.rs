@@ -1,0 +1,321 @@
+//! The agent as a daemon: one loop that waits for an event, lets the session decide, and performs.
+
+mod master;
+
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use blat_config::pid_file::{PidFile, PidFileError};
+use blat_config::{Home, Settings};
+use blat_domain::messages::{AgentReport, Event as Told, Order};
+use blat_domain::name::TargetName;
+use blat_domain::status::{LastError, Queue};
+use blat_domain::tag::{BAD, FAILED};
+use blat_logging::{Log, LogHandle};
+use futures_util::StreamExt;
+use jiff::{SignedDuration, Timestamp};
+use rustix::process::Signal;
+use signal_hook_tokio::Signals;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use self::master::Master;
+use crate::session::{Action, Event, Failure, Moment, Pace, Session};
+use crate::tags::{Found, TagDirectory, shown};
+use crate::watching::DirectoryWatch;
+use crate::workplace::Workplace;
+use crate::{BUSY, Failure as Fatal};
+
+/// How often the pid file is looked at, and progress is told while there is any.
+const TICK: Duration = Duration::from_secs(1);
+/// How often progress is told while something is under way.
+const BUSY_TICK: Duration = Duration::from_millis(200);
+/// The longest silence towards the master.
+const HEARTBEAT: Duration = Duration::from_secs(10);
+/// How long a former agent of this target may take to leave.
+const FORMER_LEAVES: Duration = Duration::from_secs(10);
+
+/// Takes the target's lock: one agent per target.
+pub(crate) fn lock(home: &Home, target: &TargetName) -> Result<PidFile, Fatal> {
+    PidFile::acquire(&home.agent_pid(target)).map_err(|error| match error {
+        PidFileError::Busy { .. } => Fatal(BUSY, anyhow!(error).context(format!("another agent serves {target}"))),
+        PidFileError::Io { .. } => Fatal::from(anyhow!(error)),
+    })
+}
+
+/// As [`lock`], giving an agent whose master was just killed time to notice and leave.
+async fn lock_in_time(home: &Home, target: &TargetName) -> Result<PidFile, Fatal> {
+    let deadline = Instant::now() + FORMER_LEAVES;
+    loop {
+        match lock(home, target) {
+            Err(Fatal(BUSY, _)) if Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(100)).await,
+            locked => return locked,
+        }
+    }
+}
+
+/// Serves the target until told to stop.
+pub(crate) async fn run(home: Home, settings: Settings, supervised: bool) -> Result<(), Fatal> {
+    // Before anything else: a signal that comes early must find its handler.
+    let signals = [Signal::USR1, Signal::HUP, Signal::TERM, Signal::INT].map(Signal::as_raw);
+    let signals = Signals::new(signals).context("cannot handle signals")?;
+    let pid_file = lock_in_time(&home, &settings.name).await?;
+    let limits = &settings.log;
+    let (log, _flushed_when_dropped) =
+        Log::open(&home.agent_log(&settings.name), limits.max, limits.keep, settings.verbose)
+            .context("cannot open the log")?;
+    tracing::info!(target_name = %settings.name, pid = std::process::id(), version = env!("CARGO_PKG_VERSION"), "agent started");
+
+    let tags = TagDirectory::new(settings.tags.clone());
+    let session = Session::new(pace(&settings));
+    let (finished, results) = mpsc::channel(4);
+    let daemon = Daemon {
+        workplace: Workplace::new(&home, settings),
+        watch: DirectoryWatch::new(tags.path()),
+        home,
+        tags,
+        session,
+        started: Instant::now(),
+        finished,
+        pid_file,
+        log,
+        master: Master::new(supervised),
+    };
+    daemon.serve(signals, results).await;
+    tracing::info!("agent stopped");
+    Ok(())
+}
+
+fn pace(settings: &Settings) -> Pace {
+    Pace { sync: settings.sync, tag_poll: settings.tag_poll }
+}
+
+struct Daemon {
+    home: Home,
+    workplace: Workplace,
+    tags: TagDirectory,
+    watch: DirectoryWatch,
+    session: Session,
+    started: Instant,
+    finished: mpsc::Sender<Event>,
+    pid_file: PidFile,
+    log: LogHandle,
+    master: Master,
+}
+
+/// What the loop woke up for.
+enum Woken {
+    By(Event),
+    ByOrder(Order),
+    RollLog,
+    Stop(&'static str),
+}
+
+impl Daemon {
+    async fn serve(mut self, mut signals: Signals, mut results: mpsc::Receiver<Event>) {
+        let mut woken = Woken::By(Event::Ticked);
+        loop {
+            let event = match woken {
+                Woken::By(event) => Some(event),
+                Woken::ByOrder(Order::Sync { ticket }) => Some(Event::SyncAsked(Some(ticket))),
+                Woken::ByOrder(Order::Reload) => self.reload(),
+                Woken::RollLog | Woken::ByOrder(Order::RollLog) => {
+                    self.log.roll();
+                    None
+                }
+                Woken::Stop(why) => {
+                    tracing::info!(why, "stopping; what was not published yet is sent again next time");
+                    return;
+                }
+            };
+            if let Some(event) = event {
+                self.decide_and_perform(event).await;
+            }
+            self.master.report(self.report());
+            woken = self.wait(&mut signals, &mut results).await;
+        }
+    }
+
+    async fn wait(&mut self, signals: &mut Signals, results: &mut mpsc::Receiver<Event>) -> Woken {
+        loop {
+            let busy = self.session.state().is_working();
+            let tick = if busy { BUSY_TICK } else { TICK };
+            let due = self.session.deadline().saturating_sub(self.now()).min(tick);
+            tokio::select! {
+                // Stopping first, then what workers finished: the rest only brings more to do.
+                biased;
+                signal = signals.next() => return signal.map_or(Woken::Stop("signals ended"), woken_by_signal),
+                order = self.master.order() => return order.map_or(Woken::Stop("the master is gone"), Woken::ByOrder),
+                Some(event) = results.recv() => return Woken::By(event),
+                () = self.watch.hinted() => return Woken::By(Event::TagsHinted),
+                () = tokio::time::sleep(due) => {
+                    if !self.pid_file.is_in_place() {
+                        return Woken::Stop("the pid file was removed");
+                    }
+                    if self.session.deadline() <= self.now() {
+                        return Woken::By(Event::Ticked);
+                    }
+                    self.master.report(self.report());
+                }
+            }
+        }
+    }
+
+    async fn decide_and_perform(&mut self, event: Event) {
+        let mut events = vec![event];
+        while let Some(event) = events.pop() {
+            for action in self.session.step(event, self.now(), chance()) {
+                match action {
+                    Action::LookAtTags => events.extend(self.look_at_tags()),
+                    Action::Sync => {
+                        let (workplace, finished) = (self.workplace.clone(), self.finished.clone());
+                        work(finished, async move {
+                            let (report, problem) = workplace.sync().await;
+                            Event::SyncEnded(report, problem)
+                        });
+                    }
+                    Action::Send(packages) => {
+                        let (workplace, finished) = (self.workplace.clone(), self.finished.clone());
+                        work(finished, async move { Event::TagsSent(workplace.send_tagged(packages).await) });
+                    }
+                    Action::Consume(name, stamp) => {
+                        // It stays and is dealt with again, which changes nothing on the target.
+                        if let Err(error) = self.tags.consume(&name, stamp) {
+                            tracing::warn!(tag = shown(&name), %error, "cannot remove a tag whose packages are published");
+                        }
+                    }
+                    Action::SetAside(name, why) => self.set_aside(&name, FAILED, &why),
+                    Action::Answer(tickets, report, failure) => {
+                        self.log_sync(&report, failure.as_ref());
+                        let error = failure.map(|failure| self.last_error(&failure));
+                        self.master.tell(Told::SyncFinished { tickets, report, error }).await;
+                    }
+                }
+            }
+        }
+    }
+
+    fn look_at_tags(&mut self) -> Option<Event> {
+        self.watch.renew();
+        let session = &self.session;
+        let found = self.tags.ensure().and_then(|()| self.tags.look(|name, stamp| session.knows(name, stamp)));
+        match found {
+            Ok(Found { tags, bad }) => {
+                for (name, why) in bad {
+                    self.set_aside(&name, BAD, &why);
+                }
+                Some(Event::TagsFound(tags))
+            }
+            Err(error) => {
+                let directory = self.tags.path().display();
+                tracing::warn!(%directory, %error, "cannot look at the tag directory; trying again at the next poll");
+                None
+            }
+        }
+    }
+
+    fn set_aside(&self, name: &std::ffi::OsStr, into: &str, why: &str) {
+        let target = &self.workplace.settings.name;
+        match self.tags.set_aside(name, into, why) {
+            Ok(()) => tracing::warn!(target_name = %target, tag = shown(name), "moved to {into}/: {why}"),
+            Err(error) => {
+                tracing::warn!(target_name = %target, tag = shown(name), %error, "cannot move it to {into}/: {why}")
+            }
+        }
+    }
+
+    /// Reads the config again. What is wrong with it leaves everything as it is: the master shows the complaint.
+    fn reload(&mut self) -> Option<Event> {
+        let settings = match blat_config::load_target(&self.home, &self.workplace.settings.name) {
+            Ok(settings) => settings,
+            Err(complaints) => {
+                tracing::warn!(
+                    "the config changed and is not valid, so the former settings stay in force: {complaints}"
+                );
+                return None;
+            }
+        };
+        if settings == *self.workplace.settings {
+            return None;
+        }
+        self.log.set_verbose(settings.verbose);
+        self.log.set_limits(settings.log.max, settings.log.keep);
+        if settings.tags != self.tags.path() {
+            self.tags = TagDirectory::new(settings.tags.clone());
+            self.watch = DirectoryWatch::new(self.tags.path());
+        }
+        let pace = pace(&settings);
+        self.workplace = self.workplace.with(&self.home, settings);
+        tracing::info!("the config changed and is in force");
+        Some(Event::Reloaded(pace))
+    }
+
+    fn log_sync(&self, report: &blat_domain::status::SyncReport, failure: Option<&Failure>) {
+        let summary = crate::bars::summary(report);
+        match failure {
+            None => tracing::info!("{summary}"),
+            Some(failure) => {
+                let package = failure.package.as_ref().map(ToString::to_string).unwrap_or_default();
+                let retry_s = failure.retry_at.saturating_sub(self.now()).as_secs();
+                let target = &self.workplace.settings.name;
+                tracing::warn!(target_name = %target, package, retry_in_s = retry_s, "{summary}: {}", failure.text);
+            }
+        }
+    }
+
+    fn report(&self) -> AgentReport {
+        let progress = self.workplace.progress.snapshot();
+        AgentReport {
+            state: self.session.state(),
+            last_sync: self.session.last_sync().cloned(),
+            queue: Queue { tags: self.session.tags_waiting(), packages: progress.packages, bytes: progress.bytes },
+            current: progress.current,
+            last_error: self.session.failure().map(|failure| self.last_error(failure)),
+        }
+    }
+
+    fn last_error(&self, failure: &Failure) -> LastError {
+        LastError {
+            at: self.wall(failure.at),
+            package: failure.package.clone(),
+            text: failure.text.clone(),
+            retry_at: Some(self.wall(failure.retry_at)),
+        }
+    }
+
+    fn now(&self) -> Moment {
+        self.started.elapsed()
+    }
+
+    /// A moment by the wall clock as it stands now.
+    fn wall(&self, moment: Moment) -> Timestamp {
+        let now = self.now();
+        let away = SignedDuration::try_from(moment.abs_diff(now)).unwrap_or(SignedDuration::ZERO);
+        let wall = Timestamp::now();
+        let there = if moment < now { wall.checked_sub(away) } else { wall.checked_add(away) };
+        there.unwrap_or(wall)
+    }
+}
+
+fn woken_by_signal(signal: i32) -> Woken {
+    match Signal::from_named_raw(signal) {
+        Some(Signal::USR1) => Woken::By(Event::SyncAsked(None)),
+        Some(Signal::HUP) => Woken::RollLog,
+        _ => Woken::Stop("a signal to stop"),
+    }
+}
+
+/// Runs work beside the loop; its last word is an event.
+fn work(finished: mpsc::Sender<Event>, work: impl Future<Output = Event> + Send + 'static) {
+    tokio::spawn(async move {
+        // The loop is gone only when the whole process is about to be.
+        let _ = finished.send(work.await).await;
+    });
+}
+
+/// A number in 0..1 that differs from agent to agent and from time to time: all that jitter needs.
+fn chance() -> f64 {
+    use std::hash::{BuildHasher, RandomState};
+    let bits = RandomState::new().hash_one(std::process::id()) >> 11;
+    bits as f64 / (1u64 << 53) as f64
+}

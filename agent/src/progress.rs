@@ -1,0 +1,74 @@
+//! How far the work in hand is: written by those who do it, read by those who tell it.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use blat_domain::name::PackageId;
+use blat_domain::plan::Size;
+use blat_domain::status::Current;
+
+/// Shared by an agent's loop and its workers.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    state: Mutex<State>,
+}
+
+/// A moment of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct State {
+    /// Packages still to be sent.
+    pub(crate) packages: u64,
+    /// Their bytes, unpacked, less what of the current ones is read already.
+    pub(crate) bytes: u64,
+    /// Packages dealt with since the start of the process, whether delivered or not.
+    pub(crate) packages_done: u64,
+    /// Bytes read and handed on since the start of the process, unpacked.
+    pub(crate) bytes_done: u64,
+    /// The package read last.
+    pub(crate) current: Option<Current>,
+}
+
+impl Progress {
+    /// More work became known.
+    pub(crate) fn expect(&self, packages: u64, size: Size) {
+        let mut state = self.lock();
+        state.packages += packages;
+        state.bytes += size.bytes;
+    }
+
+    /// A package is being read.
+    pub(crate) fn begin(&self, package: &PackageId, size: Size) {
+        self.lock().current = Some(Current { package: package.clone(), done: 0, total: size.bytes });
+    }
+
+    /// Bytes of the current package were read and handed on.
+    pub(crate) fn advance(&self, bytes: u64) {
+        let mut state = self.lock();
+        state.bytes_done += bytes;
+        state.bytes = state.bytes.saturating_sub(bytes);
+        if let Some(current) = &mut state.current {
+            current.done += bytes;
+        }
+    }
+
+    /// Packages are dealt with; those of a batch end together.
+    pub(crate) fn finish(&self, packages: u64) {
+        let mut state = self.lock();
+        state.packages = state.packages.saturating_sub(packages);
+        state.packages_done += packages;
+        state.current = None;
+        if state.packages == 0 {
+            // What failed was not read to its end: nothing is waiting any more all the same.
+            state.bytes = 0;
+        }
+    }
+
+    /// How far it is now.
+    pub(crate) fn snapshot(&self) -> State {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Numbers for people: a panic elsewhere does not make them unusable.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

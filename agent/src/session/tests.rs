@@ -1,0 +1,237 @@
+//! The session in simulated time.
+
+use super::*;
+use blat_domain::status::SyncResult;
+use jiff::Timestamp;
+use proptest::prelude::*;
+
+const PACE: Pace = Pace { sync: Duration::from_secs(4 * 3600), tag_poll: Duration::from_secs(5) };
+/// The chance that spreads retries, where it does not matter.
+const CHANCE: f64 = 0.5;
+
+fn id(text: &str) -> PackageId {
+    text.parse().expect("a package")
+}
+
+fn tag(name: &str, inode: u64) -> Tag {
+    let stamp = TagStamp { inode, seconds: 0, nanoseconds: 0, size: 0 };
+    Tag { name: name.into(), stamp, age: Duration::ZERO, packages: Some([id(name)].into()) }
+}
+
+fn report(result: SyncResult) -> SyncReport {
+    let (started, finished) = (Timestamp::UNIX_EPOCH, Timestamp::UNIX_EPOCH);
+    SyncReport { started, finished, result, wanted: 0, present: 0, sent: 0, failed: 0, marked: 0, deleted: 0, bytes: 0 }
+}
+
+fn problem(retry: Backoff) -> Problem {
+    Problem { package: None, text: "it failed".into(), retry }
+}
+
+fn ok() -> Event {
+    Event::SyncEnded(report(SyncResult::Ok), None)
+}
+
+fn at(seconds: u64) -> Moment {
+    Duration::from_secs(seconds)
+}
+
+fn started() -> Session {
+    let mut session = Session::new(PACE);
+    let actions = session.step(Event::Ticked, at(0), CHANCE);
+    assert_eq!(actions, [Action::LookAtTags, Action::Sync]);
+    session
+}
+
+#[test]
+fn syncs_follow_their_schedule() {
+    let mut session = started();
+    session.step(ok(), at(60), CHANCE);
+    assert!(!session.step(Event::Ticked, at(4 * 3600 - 1), CHANCE).contains(&Action::Sync));
+    assert!(session.step(Event::Ticked, at(4 * 3600), CHANCE).contains(&Action::Sync));
+}
+
+#[test]
+fn a_sync_asked_for_during_another_follows_it_once() {
+    let mut session = started();
+    for n in 0..1000 {
+        assert!(!session.step(Event::SyncAsked(Some(Ticket(n))), at(1), CHANCE).contains(&Action::Sync));
+    }
+    let actions = session.step(ok(), at(2), CHANCE);
+    assert!(matches!(&actions[0], Action::Answer(tickets, ..) if tickets.is_empty()), "{actions:?}");
+    assert_eq!(actions[1..].iter().filter(|action| **action == Action::Sync).count(), 1);
+    let actions = session.step(ok(), at(3), CHANCE);
+    assert!(matches!(&actions[0], Action::Answer(tickets, ..) if tickets.len() == 1000));
+    assert!(!actions.contains(&Action::Sync));
+}
+
+#[test]
+fn a_failed_sync_is_tried_again_with_growing_pauses() {
+    let mut session = started();
+    let mut now = at(0);
+    let mut pauses = Vec::new();
+    for _ in 0..9 {
+        session.step(Event::SyncEnded(report(SyncResult::Failed), Some(problem(Backoff::LINK))), now, CHANCE);
+        let retry_at = session.failure().expect("it failed").retry_at;
+        pauses.push((retry_at - now).as_secs());
+        now = retry_at;
+        assert_eq!(session.state(), State::Waiting);
+        assert!(session.step(Event::Ticked, now, CHANCE).contains(&Action::Sync));
+    }
+    assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+    session.step(ok(), now, CHANCE);
+    assert_eq!(session.failure(), None);
+}
+
+#[test]
+fn a_tag_does_not_wait_behind_a_running_sync() {
+    let mut session = started();
+    let actions = session.step(Event::TagsFound(vec![tag("core@1", 1)]), at(1), CHANCE);
+    assert_eq!(actions, [Action::Send([id("core@1")].into())]);
+}
+
+#[test]
+fn a_tag_is_consumed_only_when_all_its_packages_are_published() {
+    let mut session = started();
+    let mut list = tag("a@1", 1);
+    list.packages = Some([id("a@1"), id("b@1")].into());
+    session.step(Event::TagsFound(vec![list.clone()]), at(1), CHANCE);
+    let failed = Sent::Failed(problem(Backoff::PACKAGE));
+    let results = vec![(id("a@1"), Sent::Done), (id("b@1"), failed)];
+    let actions = session.step(Event::TagsSent(results), at(2), CHANCE);
+    assert!(!actions.iter().any(|action| matches!(action, Action::Consume(..))), "{actions:?}");
+    let retry_at = session.failure().expect("b failed").retry_at;
+    assert_eq!(session.step(Event::TagsFound(vec![list.clone()]), at(3), CHANCE), []);
+    let actions = session.step(Event::Ticked, retry_at, CHANCE);
+    assert!(actions.contains(&Action::Send([id("b@1")].into())), "only what is left: {actions:?}");
+    let actions = session.step(Event::TagsSent(vec![(id("b@1"), Sent::Done)]), retry_at, CHANCE);
+    assert!(actions.contains(&Action::Consume("a@1".into(), list.stamp)));
+    assert_eq!(session.failure(), None);
+}
+
+#[test]
+fn a_tag_dropped_again_while_it_is_sent_is_sent_again() {
+    let mut session = started();
+    session.step(Event::TagsFound(vec![tag("a@1", 1)]), at(1), CHANCE);
+    session.step(Event::TagsFound(vec![tag("a@1", 2)]), at(2), CHANCE);
+    let actions = session.step(Event::TagsSent(vec![(id("a@1"), Sent::Done)]), at(3), CHANCE);
+    assert!(!actions.iter().any(|action| matches!(action, Action::Consume(..))), "{actions:?}");
+    assert!(actions.contains(&Action::Send([id("a@1")].into())));
+}
+
+#[test]
+fn a_tag_waits_a_day_for_its_package_and_no_longer() {
+    let mut session = started();
+    session.step(Event::TagsFound(vec![tag("a@1", 1)]), at(1), CHANCE);
+    let waiting = || Event::TagsSent(vec![(id("a@1"), Sent::Waiting("the source has no such package".into()))]);
+    let actions = session.step(waiting(), at(2), CHANCE);
+    assert!(!actions.iter().any(|action| matches!(action, Action::SetAside(..))));
+    session.step(Event::Ticked, at(86_500), CHANCE);
+    let actions = session.step(waiting(), at(86_501), CHANCE);
+    let text = "a@1: the source has no such package, for more than a day";
+    assert!(actions.contains(&Action::SetAside("a@1".into(), text.into())), "{actions:?}");
+}
+
+#[test]
+fn a_burst_of_tags_is_sent_in_portions() {
+    let mut session = started();
+    let tags: Vec<Tag> = (0..20_000).map(|n| tag(&format!("p{n}@1"), n)).collect();
+    let actions = session.step(Event::TagsFound(tags), at(1), CHANCE);
+    assert!(matches!(&actions[0], Action::Send(packages) if packages.len() == AT_ONCE));
+}
+
+fn any_event() -> impl Strategy<Value = u8> {
+    0u8..8
+}
+
+proptest! {
+    /// A world that answers in any order: whatever happens, each lane does one thing at a time, every ticket is answered exactly
+    /// once by a sync that began after it was given, and the session always has a reason to wake up.
+    #[test]
+    fn any_order_of_events_keeps_the_house_in_order(events in proptest::collection::vec((any_event(), 1u64..4000), 1..300)) {
+        let mut session = Session::new(PACE);
+        let mut now = at(0);
+        let (mut syncing, mut sending) = (None::<Vec<Ticket>>, None::<BTreeSet<PackageId>>);
+        let (mut asked, mut answered) = (Vec::new(), Vec::new());
+        let mut on_disk: BTreeMap<String, Tag> = BTreeMap::new();
+        for (number, (kind, pause)) in events.into_iter().enumerate() {
+            now += Duration::from_millis(pause);
+            let event = match (kind, &syncing, &sending) {
+                (0, ..) => {
+                    asked.push(Ticket(number as u64));
+                    Event::SyncAsked(Some(Ticket(number as u64)))
+                }
+                (1, Some(_), _) => { syncing = None; ok() }
+                (2, Some(_), _) => {
+                    syncing = None;
+                    Event::SyncEnded(report(SyncResult::Failed), Some(problem(Backoff::LINK)))
+                }
+                (3, _, Some(packages)) => {
+                    let done = packages.iter().map(|package| (package.clone(), Sent::Done)).collect();
+                    sending = None;
+                    Event::TagsSent(done)
+                }
+                (4, _, Some(packages)) => {
+                    let failed = |package: &PackageId| (package.clone(), Sent::Failed(problem(Backoff::PACKAGE)));
+                    let results = packages.iter().map(failed).collect();
+                    sending = None;
+                    Event::TagsSent(results)
+                }
+                (5, ..) => {
+                    let name = format!("p{}@1", number % 7);
+                    on_disk.insert(name.clone(), tag(&name, number as u64));
+                    Event::TagsHinted
+                }
+                (6, ..) => Event::TagsFound(on_disk.values().cloned().collect()),
+                _ => Event::Ticked,
+            };
+            for action in session.step(event, now, CHANCE) {
+                match action {
+                    Action::Sync => {
+                        prop_assert!(syncing.is_none(), "two syncs at once");
+                        syncing = Some(asked.clone());
+                    }
+                    Action::Send(packages) => {
+                        prop_assert!(sending.is_none(), "two sendings at once");
+                        sending = Some(packages);
+                    }
+                    Action::Answer(tickets, ..) => answered.extend(tickets),
+                    Action::Consume(name, stamp) => {
+                        let name = name.to_str().expect("UTF-8").to_owned();
+                        if on_disk.get(&name).is_some_and(|tag| tag.stamp == stamp) {
+                            on_disk.remove(&name);
+                        }
+                    }
+                    Action::LookAtTags | Action::SetAside(..) => {}
+                }
+            }
+            prop_assert!(answered.len() <= asked.len());
+            prop_assert!(session.deadline() <= now + PACE.sync);
+        }
+        // Let the world succeed from now on: everything asked for is answered, every tag consumed.
+        for _ in 0..2000 {
+            now = session.deadline().max(now + Duration::from_millis(100));
+            let mut events = vec![Event::Ticked, Event::TagsFound(on_disk.values().cloned().collect())];
+            if syncing.take().is_some() { events.push(ok()); }
+            if let Some(packages) = sending.take() {
+                events.push(Event::TagsSent(packages.into_iter().map(|package| (package, Sent::Done)).collect()));
+            }
+            for event in events {
+                for action in session.step(event, now, CHANCE) {
+                    match action {
+                        Action::Sync => syncing = Some(Vec::new()),
+                        Action::Send(packages) => sending = Some(packages),
+                        Action::Answer(tickets, ..) => answered.extend(tickets),
+                        Action::Consume(name, stamp) => {
+                            on_disk.retain(|known, tag| name != known.as_str() || tag.stamp != stamp);
+                        }
+                        Action::LookAtTags | Action::SetAside(..) => {}
+                    }
+                }
+            }
+            if on_disk.is_empty() && answered.len() == asked.len() && syncing.is_none() { break; }
+        }
+        prop_assert!(on_disk.is_empty(), "tags left: {on_disk:?}");
+        answered.sort();
+        prop_assert_eq!(answered, asked);
+    }
+}

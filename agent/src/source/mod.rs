@@ -1,0 +1,234 @@
+//! The master's archive, read only: what a package's state is, how much it is, and its bytes as a stream.
+
+mod encoder;
+pub(crate) mod pack;
+mod tarball;
+
+use std::collections::BTreeMap;
+use std::fs::{self, Metadata};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use blat_domain::inventory::Inventory;
+use blat_domain::name::PackageId;
+use blat_domain::plan::{Hold, Size, Source};
+use blat_domain::text::printable;
+use walkdir::WalkDir;
+
+use crate::target::Parcel;
+
+/// The file that makes a directory a package.
+pub(crate) const DESCPKG: &str = "descpkg";
+
+/// The package archive of this master.
+#[derive(Debug, Clone)]
+pub(crate) struct SourceArchive {
+    root: PathBuf,
+    /// How long a package may stay writable before it is taken for finished.
+    patience: Duration,
+}
+
+/// Why the archive as a whole cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("the source archive {} cannot be read: {why}; is it mounted?", path.display())]
+pub(crate) struct ArchiveError {
+    path: PathBuf,
+    why: String,
+}
+
+impl SourceArchive {
+    /// The archive at `root`, where a package that is still writable waits for `patience`.
+    pub(crate) fn new(root: PathBuf, patience: Duration) -> Self {
+        Self { root, patience }
+    }
+
+    /// An archive that is gone or empty must not be mistaken for one that lacks every package.
+    pub(crate) fn check(&self) -> Result<(), ArchiveError> {
+        let fail = |why: String| ArchiveError { path: self.root.clone(), why };
+        let mut entries = fs::read_dir(&self.root).map_err(|error| fail(error.to_string()))?;
+        match entries.next() {
+            Some(Ok(_)) => Ok(()),
+            Some(Err(error)) => Err(fail(error.to_string())),
+            None => Err(fail("it is empty".into())),
+        }
+    }
+
+    /// Every wanted package as the source has it. Only what the target lacks is measured: for the rest one look at its `descpkg` is enough.
+    pub(crate) fn survey<'a>(
+        &self,
+        wanted: impl Iterator<Item = &'a PackageId>,
+        inventory: &Inventory,
+    ) -> BTreeMap<PackageId, Source> {
+        let now = SystemTime::now();
+        wanted
+            .map(|package| (package.clone(), self.look(package, inventory.packages.get(package).copied(), now)))
+            .collect()
+    }
+
+    /// A package ready to be sent, or why it is not.
+    pub(crate) fn parcel(&self, package: &PackageId, replace: bool) -> Result<Parcel, Hold> {
+        match self.look(package, None, SystemTime::now()) {
+            Source::Ready { time, size } => {
+                Ok(Parcel { package: package.clone(), path: self.path(package), time, size, replace })
+            }
+            Source::Held(hold) => Err(hold),
+        }
+    }
+
+    /// Where a package lives.
+    pub(crate) fn path(&self, package: &PackageId) -> PathBuf {
+        self.root.join(package.path())
+    }
+
+    fn look(&self, package: &PackageId, on_target: Option<i64>, now: SystemTime) -> Source {
+        let path = self.path(package);
+        let unusable = |what: &Path, error: &io::Error| {
+            Source::Held(Hold::Unusable { why: format!("cannot read {} at the source: {error}", what.display()) })
+        };
+        let root = match fs::symlink_metadata(&path) {
+            Ok(root) => root,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Source::Held(Hold::Missing),
+            Err(error) => return unusable(&path, &error),
+        };
+        if root.is_symlink() {
+            let to = fs::read_link(&path).map(|to| to.display().to_string()).unwrap_or_default();
+            return Source::Held(Hold::Linked { to });
+        }
+        if !root.is_dir() {
+            return Source::Held(Hold::Unusable { why: format!("{} is not a directory", path.display()) });
+        }
+        let descpkg_path = path.join(DESCPKG);
+        let descpkg = match fs::symlink_metadata(&descpkg_path) {
+            Ok(descpkg) => descpkg,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Source::Held(Hold::Incomplete),
+            Err(error) => return unusable(&descpkg_path, &error),
+        };
+        if !descpkg.is_file() {
+            let why = format!("{} is not a regular file", descpkg_path.display());
+            return Source::Held(Hold::Unusable { why });
+        }
+        let time = descpkg.mtime();
+        if on_target == Some(time) {
+            return Source::Ready { time, size: Size::default() };
+        }
+        if let Some(ready_in) = self.still_writable(&root, &descpkg, now) {
+            return Source::Held(Hold::Writable { ready_in });
+        }
+        match measure(&path) {
+            Ok(size) => Source::Ready { time, size },
+            Err(why) => Source::Held(Hold::Unusable { why }),
+        }
+    }
+
+    /// Seconds until a writable package is taken for finished; none when it is read-only or was left alone long enough.
+    fn still_writable(&self, root: &Metadata, descpkg: &Metadata, now: SystemTime) -> Option<u64> {
+        let writable = [root, descpkg].iter().any(|metadata| metadata.permissions().mode() & 0o222 != 0);
+        let newest = root.modified().ok().max(descpkg.modified().ok())?;
+        // A time in the future counts as now: the wait starts over rather than lasting for ever.
+        let left_alone = now.duration_since(newest).unwrap_or_default();
+        (writable && left_alone < self.patience).then(|| (self.patience - left_alone).as_secs().max(1))
+    }
+}
+
+/// How much a package is, and that all of it can be sent.
+fn measure(path: &Path) -> Result<Size, String> {
+    let mut size = Size::default();
+    for entry in WalkDir::new(path).min_depth(1) {
+        let entry = entry.map_err(|error| format!("cannot read the package at the source: {error}"))?;
+        let kind = entry.file_type();
+        size.entries += 1;
+        if kind.is_file() {
+            let metadata =
+                entry.metadata().map_err(|error| format!("cannot read the package at the source: {error}"))?;
+            size.bytes += metadata.len();
+        } else if !kind.is_dir() && !kind.is_symlink() {
+            let name = printable(&entry.path().to_string_lossy());
+            return Err(format!("{name} is neither file, directory nor symbolic link; remove it from the package"));
+        }
+    }
+    Ok(size)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    struct Scratch {
+        directory: tempfile::TempDir,
+    }
+
+    impl Scratch {
+        fn new() -> Self {
+            Self { directory: tempfile::tempdir().expect("a scratch directory") }
+        }
+
+        fn package(&self, id: &str) -> PackageId {
+            let package: PackageId = id.parse().expect("a package");
+            let path = self.directory.path().join(package.path());
+            fs::create_dir_all(&path).expect("a package directory");
+            fs::write(path.join(DESCPKG), "x").expect("a descpkg");
+            package
+        }
+
+        fn look(&self, package: &PackageId, patience: u64) -> Source {
+            let archive = SourceArchive::new(self.directory.path().into(), Duration::from_secs(patience));
+            archive.look(package, None, SystemTime::now())
+        }
+    }
+
+    #[test]
+    fn a_writable_package_waits_and_a_read_only_one_does_not() {
+        let scratch = Scratch::new();
+        let package = scratch.package("core@1");
+        assert!(matches!(scratch.look(&package, 3600), Source::Held(Hold::Writable { ready_in: 3500..=3600 })));
+        assert!(matches!(scratch.look(&package, 0), Source::Ready { .. }));
+        let path = scratch.directory.path().join("core/1");
+        fs::set_permissions(path.join(DESCPKG), fs::Permissions::from_mode(0o444)).expect("chmod");
+        assert!(
+            matches!(scratch.look(&package, 3600), Source::Held(Hold::Writable { .. })),
+            "its directory is writable"
+        );
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o555)).expect("chmod");
+        assert!(matches!(scratch.look(&package, 3600), Source::Ready { size: Size { bytes: 1, entries: 1 }, .. }));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("chmod");
+    }
+
+    #[test]
+    fn what_is_not_a_finished_package_is_held_with_its_reason() {
+        let scratch = Scratch::new();
+        let missing: PackageId = "none@1".parse().expect("a package");
+        assert_eq!(scratch.look(&missing, 0), Source::Held(Hold::Missing));
+
+        let late = scratch.package("late@1");
+        fs::remove_file(scratch.directory.path().join("late/1").join(DESCPKG)).expect("no descpkg");
+        assert_eq!(scratch.look(&late, 0), Source::Held(Hold::Incomplete));
+
+        symlink("1", scratch.directory.path().join("late/current")).expect("a link");
+        let linked: PackageId = "late@current".parse().expect("a package");
+        assert_eq!(scratch.look(&linked, 0), Source::Held(Hold::Linked { to: "1".into() }));
+    }
+
+    #[test]
+    fn sockets_pipes_and_devices_are_refused() {
+        let scratch = Scratch::new();
+        let package = scratch.package("odd@1");
+        let socket = scratch.directory.path().join("odd/1/socket");
+        let _listener = std::os::unix::net::UnixListener::bind(socket).expect("a socket");
+        assert!(
+            matches!(scratch.look(&package, 0), Source::Held(Hold::Unusable { why }) if why.contains("neither file"))
+        );
+    }
+
+    #[test]
+    fn an_empty_or_missing_archive_is_an_error() {
+        let scratch = Scratch::new();
+        let archive = |path: PathBuf| SourceArchive::new(path, Duration::ZERO).check();
+        assert!(archive(scratch.directory.path().into()).is_err());
+        assert!(archive(scratch.directory.path().join("gone")).is_err());
+        scratch.package("core@1");
+        assert!(archive(scratch.directory.path().into()).is_ok());
+    }
+}

@@ -1,0 +1,147 @@
+//! Entries of a tar stream in GNU's format, with what the `tar` crate's builder would bend: names and link targets are written byte for byte,
+//! times keep their fraction.
+
+use std::fs::Metadata;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::MetadataExt;
+
+use tar::{EntryType, Header};
+
+use super::encoder::Encoder;
+
+/// The longest name that fits into a header; a longer one goes before it in an entry of its own.
+const HEADER_NAME: usize = 100;
+
+/// A stream of entries.
+pub(super) struct Tarball {
+    out: tar::Builder<Encoder>,
+}
+
+impl Tarball {
+    /// A stream that goes through `encoder`.
+    pub(super) fn new(encoder: Encoder) -> Self {
+        Self { out: tar::Builder::new(encoder) }
+    }
+
+    /// Writes the end mark and all that is still held back.
+    pub(super) fn finish(self) -> io::Result<()> {
+        self.out.into_inner()?.finish()
+    }
+
+    /// A regular file whose bytes `reader` gives: exactly as many as `metadata` says.
+    pub(super) fn file(
+        &mut self,
+        path: &[u8],
+        metadata: &Metadata,
+        reader: &mut impl Read,
+        buffer: &mut [u8],
+    ) -> io::Result<()> {
+        self.header(EntryType::Regular, path, None, metadata, 0)?;
+        let out = self.out.get_mut();
+        loop {
+            let read = reader.read(buffer)?;
+            if read == 0 {
+                break;
+            }
+            out.write_all(&buffer[..read])?;
+        }
+        // Contents fill whole blocks of 512 bytes.
+        let over = (metadata.len() % 512) as usize;
+        if over > 0 { out.write_all(&[0; 512][over..]) } else { Ok(()) }
+    }
+
+    /// A directory, with the bits of `widen` added to its mode.
+    pub(super) fn directory(&mut self, path: &[u8], metadata: &Metadata, widen: u32) -> io::Result<()> {
+        self.header(EntryType::Directory, path, None, metadata, widen)
+    }
+
+    /// A symbolic link to `target`.
+    pub(super) fn link(&mut self, path: &[u8], target: &[u8], metadata: &Metadata) -> io::Result<()> {
+        self.header(EntryType::Symlink, path, Some(target), metadata, 0)
+    }
+
+    /// A small regular file of our own making.
+    pub(super) fn text(&mut self, path: &str, text: &[u8]) -> io::Result<()> {
+        let mut header = Header::new_gnu();
+        header.set_entry_type(EntryType::Regular);
+        header.set_mode(0o644);
+        header.set_size(text.len() as u64);
+        self.long_name(b'L', path.as_bytes())?;
+        put_name(&mut header.as_gnu_mut().ok_or_else(not_gnu)?.name, path.as_bytes());
+        header.set_cksum();
+        self.out.append(&header, text)
+    }
+
+    /// The header of one entry, with what does not fit into it before it: long names, and times that are not whole seconds after 1970.
+    fn header(
+        &mut self,
+        kind: EntryType,
+        path: &[u8],
+        link: Option<&[u8]>,
+        metadata: &Metadata,
+        widen: u32,
+    ) -> io::Result<()> {
+        if metadata.mtime_nsec() != 0 || metadata.mtime() < 0 {
+            let time = pax_time(metadata.mtime(), metadata.mtime_nsec());
+            self.out.append_pax_extensions([("mtime", time.as_bytes())])?;
+        }
+        let mut header = Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_mode(metadata.mode() & 0o777 | widen);
+        header.set_mtime(u64::try_from(metadata.mtime()).unwrap_or(0));
+        header.set_size(if kind == EntryType::Regular { metadata.len() } else { 0 });
+        self.long_name(b'L', path)?;
+        put_name(&mut header.as_gnu_mut().ok_or_else(not_gnu)?.name, path);
+        if let Some(link) = link {
+            self.long_name(b'K', link)?;
+            put_name(&mut header.as_gnu_mut().ok_or_else(not_gnu)?.linkname, link);
+        }
+        header.set_cksum();
+        self.out.get_mut().write_all(header.as_bytes())
+    }
+
+    /// GNU tar's way with a name that is too long for the next header.
+    fn long_name(&mut self, kind: u8, name: &[u8]) -> io::Result<()> {
+        if name.len() <= HEADER_NAME {
+            return Ok(());
+        }
+        let mut header = Header::new_gnu();
+        header.set_entry_type(EntryType::new(kind));
+        header.set_mode(0o644);
+        header.set_size(name.len() as u64 + 1);
+        put_name(&mut header.as_gnu_mut().ok_or_else(not_gnu)?.name, b"././@LongLink");
+        header.set_cksum();
+        self.out.append(&header, name.chain(&[0u8][..]))
+    }
+}
+
+fn not_gnu() -> io::Error {
+    io::Error::other("a GNU header is not a GNU header")
+}
+
+fn put_name(field: &mut [u8; HEADER_NAME], name: &[u8]) {
+    let fits = name.len().min(HEADER_NAME);
+    field[..fits].copy_from_slice(&name[..fits]);
+}
+
+/// Seconds with a fraction, as a pax header writes them; before 1970 both count backwards.
+fn pax_time(seconds: i64, nanoseconds: i64) -> String {
+    if seconds < 0 && nanoseconds > 0 {
+        let (whole, rest) = (seconds + 1, 1_000_000_000 - nanoseconds);
+        return format!("-{}.{rest:09}", whole.unsigned_abs());
+    }
+    format!("{seconds}.{nanoseconds:09}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_before_1970_count_backwards_with_their_fraction() {
+        assert_eq!(pax_time(5, 250_000_000), "5.250000000");
+        assert_eq!(pax_time(-2, 0), "-2.000000000");
+        // -2 s + 0.75 s is -1.25 s.
+        assert_eq!(pax_time(-2, 750_000_000), "-1.250000000");
+    }
+}

@@ -1,0 +1,192 @@
+//! Finding out what a target can do, and putting our scripts there when they are missing or of another digest.
+//!
+//! Both are one run of `/bin/sh` that reads a script of ours from its standard input: no quoting for whatever login shell the user has.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use blat_domain::text::printable;
+use sha2::{Digest, Sha256};
+
+use super::TargetError;
+use super::answer::{Input, ask};
+use super::transport::Transport;
+
+/// The scripts, as they were when this executable was built. The library is first: the others read it.
+const SCRIPTS: [(&str, &str); 5] = [
+    ("blat-lib.sh", include_str!("../../../target-scripts/blat-lib.sh")),
+    ("get_plist", include_str!("../../../target-scripts/get_plist")),
+    ("receive_file", include_str!("../../../target-scripts/receive_file")),
+    ("receive_package", include_str!("../../../target-scripts/receive_package")),
+    ("delete_package", include_str!("../../../target-scripts/delete_package")),
+];
+
+/// Ends each script in the installation. None of them has such a line.
+const DELIMITER: &str = "=====BLAT-END-OF-SCRIPT=====";
+
+/// How packages are packed on the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Compression {
+    /// Not at all.
+    None,
+    /// By gzip.
+    Gzip,
+    /// By zstd.
+    Zstd,
+}
+
+impl Compression {
+    /// The word that `receive_package` knows it by.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Gzip => "gzip",
+            Self::Zstd => "zstd",
+        }
+    }
+}
+
+/// What a target answered to the probe.
+#[derive(Debug, Default)]
+struct Probe {
+    digests: BTreeMap<String, String>,
+    zstd: bool,
+    gzip: bool,
+}
+
+impl Probe {
+    fn add_line(&mut self, line: &str) {
+        match line.split(' ').collect::<Vec<_>>()[..] {
+            ["tool", "zstd"] => self.zstd = true,
+            ["tool", "gzip"] => self.gzip = true,
+            ["script", name, digest] => {
+                self.digests.insert(name.to_owned(), digest.to_owned());
+            }
+            _ => tracing::debug!(line = printable(line), "the target's probe says something unknown"),
+        }
+    }
+
+    fn outdated(&self) -> Vec<(&'static str, &'static str)> {
+        let is_current = |name: &str, text: &str| self.digests.get(name).is_some_and(|digest| *digest == sha256(text));
+        SCRIPTS.into_iter().filter(|(name, text)| !is_current(name, text)).collect()
+    }
+}
+
+/// Makes sure that the target's scripts are ours, and says how packages may be packed for it.
+pub(crate) async fn ensure_installed(transport: &Transport, bin: &str) -> Result<Compression, TargetError> {
+    let mut probe = run_probe(transport, bin).await?;
+    let outdated = probe.outdated();
+    if !outdated.is_empty() {
+        let names: Vec<&str> = outdated.iter().map(|(name, _)| *name).collect();
+        tracing::info!(scripts = names.join(" "), bin, "installing target scripts");
+        run(transport, installation(bin, &outdated), |_| {}).await.map_err(|error| about(error, bin))?;
+        probe = run_probe(transport, bin).await?;
+        if !probe.outdated().is_empty() {
+            return Err(TargetError::Refused(format!(
+                "the target scripts were installed in {bin}, yet are not there unchanged; look at that directory on the target"
+            )));
+        }
+    }
+    Ok(match (transport.is_remote(), probe.zstd, probe.gzip) {
+        (false, ..) | (true, false, false) => Compression::None,
+        (true, true, _) => Compression::Zstd,
+        (true, false, true) => Compression::Gzip,
+    })
+}
+
+fn about(error: TargetError, bin: &str) -> TargetError {
+    match error {
+        TargetError::Refused(why) => TargetError::Refused(format!("cannot install the target scripts in {bin}: {why}")),
+        other @ (TargetError::Link(_) | TargetError::Space(_) | TargetError::Operator(_)) => other,
+    }
+}
+
+async fn run_probe(transport: &Transport, bin: &str) -> Result<Probe, TargetError> {
+    let mut script = String::from("PATH=${PATH:-/usr/bin}:/usr/local/bin:/usr/bin:/bin\necho '# blat 1'\nn=0\n");
+    script.push_str(
+        "for tool in zstd gzip; do\n  command -v $tool >/dev/null 2>&1 && { echo \"tool $tool\"; n=$((n+1)); }\ndone\n",
+    );
+    let names: Vec<&str> = SCRIPTS.iter().map(|(name, _)| *name).collect();
+    let _ = write!(
+        script,
+        "for script in {}; do\n  [ -f {bin}/$script ] || continue\n  sum=$(sha256sum <{bin}/$script) || exit 1\n  \
+         echo \"script $script ${{sum%% *}}\"; n=$((n+1))\ndone\necho \"# end $n\"\n",
+        names.join(" "),
+        bin = shell_word(bin),
+    );
+    let mut probe = Probe::default();
+    run(transport, script, |line| probe.add_line(line)).await?;
+    Ok(probe)
+}
+
+/// Each script is written beside its place and renamed into it: one that runs is never changed under its reader.
+fn installation(bin: &str, scripts: &[(&str, &str)]) -> String {
+    let mut script = format!("set -e\numask 022\nmkdir -p {bin}\ncd {bin}\n", bin = shell_word(bin));
+    for (name, text) in scripts {
+        let _ = write!(
+            script,
+            "cat >.{name}.$$ <<'{DELIMITER}'\n{text}{DELIMITER}\nchmod 755 .{name}.$$\nmv -f .{name}.$$ {name}\n"
+        );
+    }
+    script.push_str("echo '# blat 1'\necho '# end 0'\n");
+    script
+}
+
+async fn run(transport: &Transport, script: String, each: impl FnMut(&str)) -> Result<(), TargetError> {
+    ask(transport.exec("exec /bin/sh").await?, Input::Bytes(script.into_bytes()), each).await
+}
+
+/// `text` as one word of a shell's command line.
+pub(crate) fn shell_word(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "'\\''"))
+}
+
+fn sha256(text: &str) -> String {
+    hex(&Sha256::digest(text))
+}
+
+/// Bytes as lower-case hexadecimal digits, as `sha256sum` prints them.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::target::transport::local::Shell;
+
+    #[test]
+    fn no_script_can_end_its_own_installation() {
+        for (name, text) in SCRIPTS {
+            assert!(text.ends_with('\n') && text.lines().all(|line| line != DELIMITER), "{name}");
+        }
+    }
+
+    #[tokio::test]
+    async fn scripts_are_installed_when_missing_or_changed_and_left_alone_otherwise() {
+        let scratch = tempfile::tempdir().expect("a scratch directory");
+        let bin = scratch.path().join("it's a bin");
+        let bin_text = bin.to_str().expect("UTF-8");
+        let local = Transport::Local(Shell::new());
+        ensure_installed(&local, bin_text).await.expect("a first installation");
+
+        let lib = bin.join("get_plist");
+        let before = std::fs::metadata(&lib).expect("installed").modified().expect("a time");
+        ensure_installed(&local, bin_text).await.expect("nothing to install");
+        assert_eq!(std::fs::metadata(&lib).expect("still there").modified().expect("a time"), before);
+
+        std::fs::write(&lib, "tampered").expect("a changed script");
+        ensure_installed(&local, bin_text).await.expect("a repair");
+        assert_eq!(std::fs::read_to_string(&lib).expect("repaired"), SCRIPTS[1].1);
+        let left: Vec<_> = std::fs::read_dir(&bin).expect("bin").map(|e| e.expect("an entry").file_name()).collect();
+        assert_eq!(left.len(), SCRIPTS.len(), "{left:?}");
+    }
+
+    #[test]
+    fn any_path_is_one_shell_word() {
+        assert_eq!(shell_word("a b'c"), "'a b'\\''c'");
+    }
+}

@@ -1,0 +1,90 @@
+//! The far end: what an agent can ask of any kind of target.
+//!
+//! A target is told packages, never plans: it knows how to do one thing, not whether it should be done.
+
+pub(crate) mod answer;
+pub(crate) mod install;
+pub(crate) mod script;
+pub(crate) mod transport;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use blat_domain::inventory::Inventory;
+use blat_domain::name::PackageId;
+use blat_domain::plan::Size;
+
+use crate::progress::Progress;
+
+/// A package to be delivered, as the source has it.
+#[derive(Debug, Clone)]
+pub(crate) struct Parcel {
+    /// Which.
+    pub(crate) package: PackageId,
+    /// Its directory at the source.
+    pub(crate) path: PathBuf,
+    /// Modification time of its `descpkg`, in whole epoch seconds.
+    pub(crate) time: i64,
+    /// How much it is.
+    pub(crate) size: Size,
+    /// Whether a version with another `descpkg` time is to be replaced, rather than left alone.
+    pub(crate) replace: bool,
+}
+
+/// What became of a parcel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Delivery {
+    /// It is published and durable on the target; it was not there before.
+    Published,
+    /// It is published in the place of one with another `descpkg` time.
+    Replaced,
+    /// The target held it as it is.
+    Already,
+    /// It is not on the target, and why.
+    Failed(String),
+}
+
+/// Why a request to a target did not succeed, by what can be done about it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum TargetError {
+    /// The way there is broken: try again soon.
+    #[error("{0}")]
+    Link(String),
+    /// The target's disk is full: try again when there is space.
+    #[error("{0}")]
+    Space(String),
+    /// The target refused or could not do it: try again later.
+    #[error("{0}")]
+    Refused(String),
+    /// Only a person can mend it.
+    #[error("{0}")]
+    Operator(String),
+}
+
+impl TargetError {
+    /// Whether asking at once for less could succeed where asking for all did not.
+    pub(crate) fn may_concern_one_package(&self) -> bool {
+        match self {
+            Self::Space(_) | Self::Refused(_) => true,
+            Self::Link(_) | Self::Operator(_) => false,
+        }
+    }
+}
+
+/// A remote archive.
+#[async_trait]
+pub(crate) trait Target: Send + Sync {
+    /// What it holds. An incomplete listing is an error, never a short inventory.
+    async fn inventory(&self) -> Result<Inventory, TargetError>;
+
+    /// Delivers parcels in one stream. One outcome each, in no particular order; an error says nothing about any of them.
+    async fn receive(
+        &self,
+        parcels: &[Parcel],
+        progress: &Arc<Progress>,
+    ) -> Result<Vec<(PackageId, Delivery)>, TargetError>;
+
+    /// Replaces the PackageList.
+    async fn store_list(&self, list: &str) -> Result<(), TargetError>;
+}

@@ -1,0 +1,376 @@
+//! `transport: openssh`: the system's ssh client, one connection for everything, made again when it breaks.
+//!
+//! The client runs as our own child, tied to us by its standard input: it runs `cat` at the far end, whose echo is the heartbeat, and
+//! when this process dies in whatever way, end of file ends `cat`, and the client with it. No ssh is left behind.
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use blat_config::SshSettings;
+use blat_domain::text::printable;
+use openssh::{Error as SshError, Session, Stdio as SshStdio};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+
+use super::handshake::Handshakes;
+use super::{Exit, Remote};
+use crate::target::TargetError;
+
+/// The name of the control socket in the link's directory.
+const SOCKET: &str = "mux";
+/// From starting the client to the first echo; the client itself gives up connecting after 10 s.
+const CONNECT: Duration = Duration::from_secs(30);
+/// How often the far end is asked for an echo.
+const BEAT: Duration = Duration::from_secs(10);
+/// How long an echo may take. A busy slow link delays it; the client's own keep-alive finds dead links sooner.
+const STANDSTILL: Duration = Duration::from_secs(120);
+/// Opening a channel on a live connection.
+const OPEN_CHANNEL: Duration = Duration::from_secs(30);
+/// Most of what a login shell may print before our first echo, in bytes.
+const MOST_NOISE: u64 = 64 << 10;
+
+/// One target's connection.
+#[derive(Debug)]
+pub(crate) struct Link {
+    settings: SshSettings,
+    directory: PathBuf,
+    handshakes: Handshakes,
+    state: Mutex<Option<Connected>>,
+    made: std::sync::atomic::AtomicU64,
+}
+
+/// A connection that stands, as far as we know.
+#[derive(Debug)]
+struct Connected {
+    session: Arc<Session>,
+    alive: Arc<AtomicBool>,
+    generation: u64,
+    /// Keeps the socket's directory open: the socket is reached through this descriptor, whatever the length of its path.
+    _directory: File,
+    watch: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.watch.abort();
+    }
+}
+
+impl Link {
+    /// A link that connects when it is first used. `directory` holds its control socket and is its own.
+    pub(crate) fn new(settings: SshSettings, directory: PathBuf, handshakes: Handshakes) -> Self {
+        Self { settings, directory, handshakes, state: Mutex::new(None), made: 0.into() }
+    }
+
+    /// Connects unless connected, and says which connection it is.
+    pub(super) async fn connected(&self) -> Result<u64, TargetError> {
+        self.session().await.map(|(_, generation)| generation)
+    }
+
+    async fn session(&self) -> Result<(Arc<Session>, u64), TargetError> {
+        let mut state = self.state.lock().await;
+        if let Some(connected) = state.as_ref().filter(|connected| connected.alive.load(Ordering::Acquire)) {
+            return Ok((connected.session.clone(), connected.generation));
+        }
+        *state = None;
+        let connected = self.connect().await?;
+        let found = (connected.session.clone(), connected.generation);
+        *state = Some(connected);
+        Ok(found)
+    }
+
+    pub(super) async fn exec(&self, command: &str) -> Result<Remote, TargetError> {
+        let (session, _) = self.session().await?;
+        let mut remote = session.arc_raw_command(command);
+        remote.stdin(SshStdio::piped()).stdout(SshStdio::piped()).stderr(SshStdio::piped());
+        let opened = timeout(OPEN_CHANNEL, remote.spawn()).await;
+        let mut child = match opened {
+            Ok(Ok(child)) => child,
+            Ok(Err(error)) => return Err(self.broken(&format!("cannot open a channel: {}", chain(&error)))),
+            Err(_) => return Err(self.broken("cannot open a channel: the ssh client does not answer")),
+        };
+        let (Some(stdin), Some(stdout), Some(stderr)) =
+            (child.stdin().take(), child.stdout().take(), child.stderr().take())
+        else {
+            return Err(self.broken("a channel has no pipes"));
+        };
+        let place = self.place();
+        let exit = async move {
+            match child.wait().await {
+                Ok(status) => Ok(status.code().map_or(Exit::Killed, Exit::Code)),
+                Err(SshError::Remote(error)) if error.kind() == std::io::ErrorKind::NotFound => Ok(Exit::NotFound),
+                Err(SshError::RemoteProcessTerminated) => Ok(Exit::Killed),
+                Err(error) => Err(TargetError::Link(format!("the ssh link to {place} broke: {}", chain(&error)))),
+            }
+        };
+        Ok(Remote { stdin: Box::pin(stdin), stdout: Box::pin(stdout), stderr: Box::pin(stderr), exit: Box::pin(exit) })
+    }
+
+    async fn connect(&self) -> Result<Connected, TargetError> {
+        let failed = |what: String| TargetError::Link(format!("cannot connect to {}: {what}", self.place()));
+        std::fs::create_dir_all(&self.directory)
+            .map_err(|error| failed(format!("cannot make {}: {error}", self.directory.display())))?;
+        let slot = self.handshakes.slot().await.map_err(|error| failed(format!("no handshake slot: {error}")))?;
+        self.end_former_client().await;
+
+        let mut client = self
+            .command()
+            .args(["-M", "-S", SOCKET, "-T", "--", &self.settings.host, "exec cat"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|error| failed(format!("cannot run the ssh client: {error}; install openssh-client")))?;
+        let (Some(stdin), Some(stdout), Some(stderr)) =
+            (client.stdin.take(), client.stdout.take(), client.stderr.take())
+        else {
+            return Err(failed("the ssh client has no pipes".into()));
+        };
+        let mut echo = Echo { stdin, stdout: BufReader::new(stdout), count: 0 };
+        match timeout(CONNECT, echo.first()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) | Err(_) => return Err(self.explain(client, stderr).await),
+        }
+        drop(slot);
+
+        let directory = File::open(&self.directory).map_err(|error| failed(error.to_string()))?;
+        let socket = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd())).join(SOCKET);
+        let session = Arc::new(Session::resume_mux(socket.into_boxed_path(), None));
+        let alive = Arc::new(AtomicBool::new(true));
+        let watch = tokio::spawn(watch(client, stderr, echo, alive.clone(), self.place()));
+        let generation = self.made.fetch_add(1, Ordering::Relaxed) + 1;
+        tracing::debug!(target = %self.place(), "connected");
+        Ok(Connected { session, alive, generation, _directory: directory, watch })
+    }
+
+    /// The ssh client with our policy in front of everything: no configuration of the user's or the system's is read.
+    fn command(&self) -> Command {
+        let ssh = &self.settings;
+        let mut command = Command::new("ssh");
+        command.current_dir(&self.directory).args(["-F", "none"]);
+        for option in [
+            "BatchMode=yes",
+            "StrictHostKeyChecking=yes",
+            "GlobalKnownHostsFile=/dev/null",
+            "UpdateHostKeys=no",
+            "IdentitiesOnly=yes",
+            "PasswordAuthentication=no",
+            "KbdInteractiveAuthentication=no",
+            "ForwardAgent=no",
+            "ForwardX11=no",
+            "ClearAllForwardings=yes",
+            "PermitLocalCommand=no",
+            "ControlPersist=no",
+            "EscapeChar=none",
+            "ConnectTimeout=10",
+            "ServerAliveInterval=10",
+            "ServerAliveCountMax=3",
+            "Compression=no",
+            "LogLevel=ERROR",
+            "RequestTTY=no",
+            // The cipher decides how fast a link can be: with the processor's instructions this one costs the least.
+            "Ciphers=^aes128-gcm@openssh.com",
+        ] {
+            command.args(["-o", option]);
+        }
+        command.arg("-o").arg(format!("UserKnownHostsFile={}", quoted(&ssh.known_hosts)));
+        command.arg("-o").arg(format!("IdentityFile={}", quoted(&ssh.identity)));
+        command.args(["-p", &ssh.port.to_string(), "-l", &ssh.user]);
+        command.process_group(0).kill_on_drop(true);
+        command
+    }
+
+    /// A client whose agent was killed may still hang on a dead link; it must not keep our socket's name.
+    async fn end_former_client(&self) {
+        let socket = self.directory.join(SOCKET);
+        if !socket.exists() {
+            return;
+        }
+        let mut exit = self.command();
+        exit.args(["-S", SOCKET, "-O", "exit", "--", &self.settings.host]);
+        exit.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        // It answers at once or is dead: either way the name is free afterwards, and a failure changes nothing.
+        let _ = timeout(Duration::from_secs(2), exit.status()).await;
+        if let Err(error) = std::fs::remove_file(&socket)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(socket = %socket.display(), %error, "cannot remove an old control socket");
+        }
+    }
+
+    /// Why the client gave up, from what it said.
+    async fn explain(&self, mut client: Child, stderr: ChildStderr) -> TargetError {
+        let mut said = String::new();
+        let mut bounded = stderr.take(4 << 10);
+        // What it has said by now is all that helps; when it says nothing, that is the answer.
+        let _ = timeout(Duration::from_secs(1), bounded.read_to_string(&mut said)).await;
+        if let Err(error) = client.start_kill() {
+            tracing::debug!(%error, "the ssh client had already ended");
+        }
+        classify(&self.place(), &self.settings, said.trim())
+    }
+
+    fn broken(&self, what: &str) -> TargetError {
+        TargetError::Link(format!("the ssh link to {} broke: {what}", self.place()))
+    }
+
+    fn place(&self) -> String {
+        format!("{}@{}:{}", self.settings.user, self.settings.host, self.settings.port)
+    }
+}
+
+/// Sorts what the ssh client said into what passes by itself and what a person must mend.
+fn classify(place: &str, settings: &SshSettings, said: &str) -> TargetError {
+    let last =
+        printable(said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("the ssh client said nothing"));
+    if said.contains("Host key verification failed") || said.contains("IDENTIFICATION HAS CHANGED") {
+        let fingerprint = said.split_whitespace().find(|word| word.starts_with("SHA256:"));
+        let shown =
+            fingerprint.map(|f| format!(" (it offers {})", printable(f.trim_end_matches('.')))).unwrap_or_default();
+        return TargetError::Operator(format!(
+            "the host key of {place} is not the one in {}{shown}; nothing is sent until the key is checked and stored there",
+            settings.known_hosts.display()
+        ));
+    }
+    if said.contains("Permission denied") || said.contains("Identity file") || said.contains("Load key") {
+        return TargetError::Operator(format!(
+            "{place} does not accept the key {}: {last}; add its public half to that user's authorized_keys",
+            settings.identity.display()
+        ));
+    }
+    TargetError::Link(format!("cannot connect to {place}: {last}"))
+}
+
+/// A path as an ssh option wants it: quoted, with its percent signs not taken for tokens.
+fn quoted(path: &Path) -> String {
+    format!("\"{}\"", path.display().to_string().replace('%', "%%").replace('"', "\\\""))
+}
+
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    printable(&causes.map(ToString::to_string).collect::<Vec<_>>().join(": "))
+}
+
+/// The far end's `cat`.
+struct Echo {
+    stdin: ChildStdin,
+    stdout: BufReader<ChildStdout>,
+    count: u64,
+}
+
+impl Echo {
+    /// Past whatever a login shell prints, to our own first line.
+    async fn first(&mut self) -> std::io::Result<()> {
+        let mut noise = 0;
+        self.ask().await?;
+        loop {
+            let line = self.line().await?;
+            noise += line.len() as u64;
+            if line.ends_with(&self.question()) {
+                return Ok(());
+            }
+            if noise > MOST_NOISE {
+                return Err(std::io::Error::other("the login shell prints without end"));
+            }
+        }
+    }
+
+    async fn beat(&mut self) -> std::io::Result<()> {
+        self.ask().await?;
+        let line = self.line().await?;
+        if line == self.question() { Ok(()) } else { Err(std::io::Error::other("the far end echoes something else")) }
+    }
+
+    fn question(&self) -> String {
+        format!("blat heartbeat {}\n", self.count)
+    }
+
+    async fn ask(&mut self) -> std::io::Result<()> {
+        self.count += 1;
+        self.stdin.write_all(self.question().as_bytes()).await?;
+        self.stdin.flush().await
+    }
+
+    async fn line(&mut self) -> std::io::Result<String> {
+        let mut line = Vec::new();
+        let read = (&mut self.stdout).take(MOST_NOISE).read_until(b'\n', &mut line).await?;
+        if read == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(String::from_utf8_lossy(&line).into_owned())
+    }
+}
+
+/// Owns the client for as long as the connection stands, and says when it no longer does.
+async fn watch(mut client: Child, stderr: ChildStderr, mut echo: Echo, alive: Arc<AtomicBool>, place: String) {
+    let beats = async {
+        loop {
+            tokio::time::sleep(BEAT).await;
+            match timeout(STANDSTILL, echo.beat()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return format!("its heartbeat failed: {error}"),
+                Err(_) => return format!("no heartbeat for {} s", STANDSTILL.as_secs()),
+            }
+        }
+    };
+    // Whatever the client says while it runs is read, so that it never blocks on it; the last line tells why it ended.
+    let sayings = async {
+        let mut lines = BufReader::new(stderr).split(b'\n');
+        let mut last = String::from("the ssh client ended");
+        while let Ok(Some(line)) = lines.next_segment().await {
+            last = printable(String::from_utf8_lossy(&line).trim());
+        }
+        last
+    };
+    let why = tokio::select! {
+        why = beats => why,
+        why = sayings => why,
+        status = client.wait() => status.map_or_else(|e| e.to_string(), |s| format!("the ssh client ended ({s})")),
+    };
+    alive.store(false, Ordering::Release);
+    tracing::debug!(target = %place, %why, "the connection is gone");
+    if let Err(error) = client.kill().await {
+        tracing::debug!(target = %place, %error, "the ssh client had already ended");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings() -> SshSettings {
+        SshSettings {
+            host: "h".into(),
+            port: 22,
+            user: "u".into(),
+            identity: "/k/id".into(),
+            known_hosts: "/k/known".into(),
+        }
+    }
+
+    #[test]
+    fn a_changed_host_key_is_for_a_person_and_shows_the_fingerprint() {
+        let said = "@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\nThe fingerprint for the ED25519 key sent by the \
+                    remote host is\nSHA256:abcdef.\nHost key verification failed.";
+        let error = classify("u@h:22", &settings(), said);
+        assert!(matches!(&error, TargetError::Operator(text) if text.contains("SHA256:abcdef)")), "{error:?}");
+    }
+
+    #[test]
+    fn a_refused_connection_passes_by_itself() {
+        let error = classify("u@h:22", &settings(), "ssh: connect to host h port 22: Connection refused");
+        assert!(matches!(&error, TargetError::Link(text) if text.ends_with("Connection refused")), "{error:?}");
+    }
+
+    #[test]
+    fn paths_reach_ssh_as_they_are() {
+        assert_eq!(quoted(Path::new("/a b/100%")), "\"/a b/100%%\"");
+    }
+}

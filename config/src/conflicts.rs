@@ -1,0 +1,53 @@
+//! Targets that would get into each other's way. Each is valid by itself, so only a look at all of them can tell.
+
+use std::path::Path;
+
+use crate::settings::{Settings, Transport};
+
+/// What is wrong between targets, one line a pair, fit for printing: two archives that are the same directory of the same
+/// host or lie inside each other, so that each would undo what the other does; or one tag directory for two, so that a
+/// tag reaches only whichever is first.
+pub fn conflicts(targets: &[Settings]) -> Vec<String> {
+    let mut told = Vec::new();
+    for (index, first) in targets.iter().enumerate() {
+        for second in &targets[index + 1..] {
+            if same_machine(first, second) {
+                told.extend(archives(first, second));
+            }
+            if first.tags == second.tags {
+                let tags = first.tags.display();
+                told.push(format!(
+                    "{} and {} share the tag directory {tags}: give each its own",
+                    first.name, second.name
+                ));
+            }
+        }
+    }
+    told
+}
+
+/// Whether a path means the same to both. A relative one begins at the user's home directory, an absolute one does not care
+/// who the user is.
+fn same_machine(first: &Settings, second: &Settings) -> bool {
+    match (&first.transport, &second.transport) {
+        (Transport::Local, Transport::Local) => true,
+        (Transport::Openssh(a), Transport::Openssh(b)) => {
+            let absolute = first.archive.starts_with('/') && second.archive.starts_with('/');
+            a.host.eq_ignore_ascii_case(&b.host) && a.port == b.port && (absolute || a.user == b.user)
+        }
+        (Transport::Local, Transport::Openssh(_)) | (Transport::Openssh(_), Transport::Local) => false,
+    }
+}
+
+fn archives(first: &Settings, second: &Settings) -> Option<String> {
+    let (outer, inner) = match first.archive.len() <= second.archive.len() {
+        true => (first, second),
+        false => (second, first),
+    };
+    if first.archive == second.archive {
+        return Some(format!("{} and {} are the same archive, {}", first.name, second.name, first.archive));
+    }
+    let nested = Path::new(&inner.archive).starts_with(&outer.archive);
+    let line = || format!("{}'s archive {} lies inside {}'s, {}", inner.name, inner.archive, outer.name, outer.archive);
+    nested.then(line)
+}

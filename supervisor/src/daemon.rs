@@ -1,0 +1,332 @@
+//! The master's one loop: waits for one event, lets the fleet decide, performs.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
+use std::path::Path;
+use std::time::Duration;
+
+use blat_config::Home;
+use blat_config::pid_file::PidFile;
+use blat_domain::messages::{Answer, Request};
+use blat_domain::name::TargetName;
+use blat_domain::status::{Status, SupervisorStatus};
+use blat_logging::LogHandle;
+use futures_util::StreamExt;
+use jiff::Timestamp;
+use rustix::process::Signal;
+use signal_hook_tokio::Signals;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::agent::{Agent, Heard, Launcher};
+use crate::errands::Asker;
+use crate::fleet::{Action, Event, Fleet, Note, Passed};
+use crate::server::{Call, Reply, Server};
+use crate::store;
+use crate::target::Moment;
+use crate::watching::Found;
+
+/// How often the pid file is looked at and the status saved, and the longest time between two events for the fleet.
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Where events come from.
+pub(crate) struct Sources {
+    /// The process's signals.
+    pub(crate) signals: Signals,
+    /// The agents.
+    pub(crate) heard: mpsc::Receiver<(TargetName, Heard)>,
+    /// The configuration.
+    pub(crate) found: mpsc::Receiver<Found>,
+    /// The socket.
+    pub(crate) calls: mpsc::Receiver<Call>,
+}
+
+/// The master.
+#[derive(Debug)]
+pub(crate) struct Daemon {
+    /// The home tree.
+    pub(crate) home: Home,
+    /// What decides.
+    pub(crate) fleet: Fleet,
+    /// What makes agents.
+    pub(crate) launcher: Launcher,
+    /// The socket's side.
+    pub(crate) server: Server,
+    /// Our log.
+    pub(crate) log: LogHandle,
+    /// Our lock.
+    pub(crate) pid_file: PidFile,
+    /// What runs.
+    pub(crate) desk: Desk,
+}
+
+/// What the loop holds while it runs.
+#[derive(Debug)]
+pub(crate) struct Desk {
+    started: (Instant, Timestamp),
+    agents: HashMap<TargetName, Agent>,
+    /// Agents to be started: one between two events, so that hundreds do not hold up the loop.
+    to_spawn: VecDeque<TargetName>,
+    askers: HashMap<Asker, Reply>,
+    chances: RandomState,
+    saved: Option<Status>,
+    saving: Option<JoinHandle<()>>,
+    next_second: Instant,
+}
+
+impl Desk {
+    /// An empty desk; time counts from now on.
+    pub(crate) fn new() -> Self {
+        let now = Instant::now();
+        Self {
+            started: (now, Timestamp::now()),
+            agents: HashMap::new(),
+            to_spawn: VecDeque::new(),
+            askers: HashMap::new(),
+            chances: RandomState::new(),
+            saved: None,
+            saving: None,
+            next_second: now + SECOND,
+        }
+    }
+}
+
+/// What the loop woke up for.
+enum Woken {
+    Signal(i32),
+    Heard(TargetName, Heard),
+    Found(Found),
+    Called(Call),
+    SpawnDue(TargetName),
+    TimePassed,
+}
+
+impl Daemon {
+    /// Serves until told to stop and every agent is gone.
+    pub(crate) async fn serve(mut self, mut sources: Sources) {
+        while !self.fleet.is_done() {
+            let woken = self.wait(&mut sources).await;
+            if let Some(event) = self.event(woken) {
+                self.decide_and_perform(event);
+            }
+        }
+        self.end().await;
+    }
+
+    async fn wait(&mut self, sources: &mut Sources) -> Woken {
+        if let Some(target) = self.desk.to_spawn.pop_front() {
+            // Everything that is there already goes first, but nothing is waited for.
+            return tokio::select! {
+                biased;
+                Some(signal) = sources.signals.next() => self.later(target, Woken::Signal(signal)),
+                Some(call) = sources.calls.recv() => self.later(target, Woken::Called(call)),
+                () = std::future::ready(()) => Woken::SpawnDue(target),
+            };
+        }
+        let due = self.fleet.deadline().map_or(self.desk.next_second, |deadline| self.desk.started.0 + deadline);
+        tokio::select! {
+            Some(signal) = sources.signals.next() => Woken::Signal(signal),
+            Some((target, heard)) = sources.heard.recv() => Woken::Heard(target, heard),
+            Some(found) = sources.found.recv() => Woken::Found(found),
+            Some(call) = sources.calls.recv() => Woken::Called(call),
+            () = tokio::time::sleep_until(due.min(self.desk.next_second)) => Woken::TimePassed,
+        }
+    }
+
+    /// Puts a start off for something more urgent.
+    fn later(&mut self, target: TargetName, woken: Woken) -> Woken {
+        self.desk.to_spawn.push_front(target);
+        woken
+    }
+
+    /// What the fleet has to decide about, if anything.
+    fn event(&mut self, woken: Woken) -> Option<Event> {
+        match woken {
+            Woken::Signal(signal) => self.signal_came(signal),
+            Woken::Heard(target, Heard::Said(told)) => Some(Event::Said(target, told)),
+            Woken::Heard(target, Heard::Exited(exit, last_words)) => {
+                self.desk.agents.remove(&target);
+                Some(Event::Exited(target, exit, last_words))
+            }
+            Woken::Found(Found::Target(target, path, seen)) => Some(Event::ConfigSeen(target, path, seen)),
+            Woken::Found(Found::Master { verbose, max, keep }) => {
+                self.log.set_verbose(verbose);
+                self.log.set_limits(max, keep);
+                None
+            }
+            Woken::Called(Call::Left(asker)) => {
+                self.desk.askers.remove(&asker);
+                Some(Event::AskerLeft(asker))
+            }
+            Woken::Called(Call::Asked(asker, request, reply)) => self.asked(asker, request, reply),
+            Woken::SpawnDue(target) => Some(self.spawn(target)),
+            Woken::TimePassed => self.time_passed(),
+        }
+    }
+
+    fn signal_came(&mut self, signal: i32) -> Option<Event> {
+        match Signal::from_named_raw(signal) {
+            Some(Signal::USR1) => Some(Event::SignalCame(Passed::Sync)),
+            Some(Signal::HUP) => {
+                self.log.roll();
+                Some(Event::SignalCame(Passed::RollLog))
+            }
+            _ if self.fleet.is_stopping() => {
+                tracing::info!("told to stop again: stopping at once");
+                Some(Event::StopAtOnceAsked)
+            }
+            _ => {
+                tracing::info!("stopping: told so by a signal");
+                Some(Event::StopAsked)
+            }
+        }
+    }
+
+    fn asked(&mut self, asker: Asker, request: Request, reply: Reply) -> Option<Event> {
+        match request {
+            Request::Status => {
+                reply.send(Answer::Status(self.status(true)));
+                None
+            }
+            Request::Sync { targets, wait } => {
+                self.desk.askers.insert(asker, reply);
+                Some(Event::SyncAsked { asker, targets, wait })
+            }
+            Request::Stop => {
+                tracing::info!("stopping: asked to over the socket");
+                reply.send(Answer::Accepted { pid: std::process::id() });
+                // It stays open until this process ends, which is how the other end learns that it did.
+                self.desk.askers.insert(asker, reply);
+                Some(Event::StopAsked)
+            }
+        }
+    }
+
+    fn spawn(&mut self, target: TargetName) -> Event {
+        if self.fleet.is_stopping() {
+            return Event::SpawnFailed(target, "the master is stopping".to_owned());
+        }
+        match self.launcher.launch(&target) {
+            Ok(agent) => {
+                let pid = agent.pid();
+                self.desk.agents.insert(target.clone(), agent);
+                Event::Spawned(target, pid)
+            }
+            Err(why) => Event::SpawnFailed(target, why),
+        }
+    }
+
+    fn time_passed(&mut self) -> Option<Event> {
+        if Instant::now() >= self.desk.next_second {
+            self.desk.next_second = Instant::now() + SECOND;
+            self.save();
+            if !self.fleet.is_stopping() && !self.pid_file.is_in_place() {
+                tracing::info!("stopping: the pid file was removed");
+                return Some(Event::StopAsked);
+            }
+        }
+        Some(Event::Ticked)
+    }
+
+    fn decide_and_perform(&mut self, event: Event) {
+        for action in self.fleet.step(event, self.now()) {
+            match action {
+                Action::Spawn(target) => self.desk.to_spawn.push_back(target),
+                Action::Terminate(target) => self.with(&target, |agent| agent.signal(Signal::TERM)),
+                Action::KillGroup(target) => {
+                    tracing::warn!(%target, "killing the agent and its process group");
+                    self.with(&target, Agent::kill_group);
+                }
+                Action::Pass(target, Passed::Sync) => self.with(&target, |agent| agent.signal(Signal::USR1)),
+                Action::Pass(target, Passed::RollLog) => self.with(&target, |agent| agent.signal(Signal::HUP)),
+                Action::Tell(target, order) => self.with(&target, |agent| {
+                    tracing::debug!(%target, ?order, "telling the agent");
+                    if !agent.tell(order) {
+                        tracing::warn!(%target, "the agent does not read its orders; one more is dropped");
+                    }
+                }),
+                Action::Accept(asker) => self.reply(asker, Answer::Accepted { pid: std::process::id() }),
+                Action::Answer(asker, answer) => self.reply(asker, answer),
+                Action::Dismiss(asker) => drop(self.desk.askers.remove(&asker)),
+                Action::Note(target, note) => note_down(&target, &note),
+            }
+        }
+    }
+
+    fn with(&self, target: &TargetName, act: impl FnOnce(&Agent)) {
+        if let Some(agent) = self.desk.agents.get(target) {
+            act(agent);
+        }
+    }
+
+    fn reply(&self, asker: Asker, answer: Answer) {
+        if let Some(reply) = self.desk.askers.get(&asker) {
+            reply.send(answer);
+        }
+    }
+
+    fn now(&self) -> Moment {
+        let elapsed = self.desk.started.0.elapsed();
+        // A random hash of the time: no good for secrets, but all that jitter needs.
+        let bits = self.desk.chances.hash_one(elapsed) >> 11;
+        Moment { elapsed, wall: Timestamp::now(), chance: bits as f64 / (1u64 << 53) as f64 }
+    }
+
+    fn status(&self, running: bool) -> Status {
+        let supervisor = running.then(|| SupervisorStatus {
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started: self.desk.started.1,
+        });
+        Status { home: self.home.root().to_owned(), supervisor, targets: self.fleet.status() }
+    }
+
+    /// Saves the status where it changed; beside the loop, since the disk may be slow, and one at a time.
+    fn save(&mut self) {
+        if self.desk.saving.as_ref().is_some_and(|saving| !saving.is_finished()) {
+            return;
+        }
+        // The saved state is for readers that find no master, so it names none.
+        let status = self.status(false);
+        if self.desk.saved.as_ref() == Some(&status) {
+            return;
+        }
+        let path = self.home.status_snapshot();
+        self.desk.saved = Some(status.clone());
+        self.desk.saving = Some(tokio::task::spawn_blocking(move || save(&path, &status)));
+    }
+
+    /// Leaves the house clean: state saved, socket and pid file gone, every answer out.
+    async fn end(mut self) {
+        if let Some(saving) = self.desk.saving.take() {
+            // One that hangs is left behind with its disk.
+            let _ = tokio::time::timeout(SECOND, saving).await;
+        }
+        self.save();
+        if let Some(saving) = self.desk.saving.take() {
+            let _ = tokio::time::timeout(SECOND, saving).await;
+        }
+        if let Err(error) = std::fs::remove_file(self.home.socket()) {
+            tracing::debug!(%error, "cannot remove the socket");
+        }
+        self.server.flushed().await;
+        tracing::info!("stopped");
+    }
+}
+
+fn save(path: &Path, status: &Status) {
+    if let Err(error) = store::save(path, status) {
+        tracing::warn!(path = %path.display(), %error, "cannot save the status; trying again at the next change");
+    }
+}
+
+fn note_down(target: &TargetName, note: &Note) {
+    match note {
+        Note::Info(text) => tracing::info!(%target, "{text}"),
+        Note::Trouble(trouble) => match trouble.retry_at {
+            Some(retry_at) => tracing::warn!(%target, %retry_at, "{}", trouble.text),
+            None => tracing::warn!(%target, "{}", trouble.text),
+        },
+    }
+}

@@ -1,0 +1,140 @@
+//! `blatd`: the master. It starts, restarts, stops and reports one agent process per target, and does nothing else.
+//!
+//! One loop waits ([`daemon`]), a pure [`fleet`] decides, and the loop performs. No target's business is done here.
+
+mod agent;
+mod daemon;
+mod ears;
+mod errands;
+mod fleet;
+mod lines;
+mod server;
+mod settle;
+mod store;
+mod target;
+mod watching;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use blat_config::pid_file::{PidFile, PidFileError};
+use blat_config::{Home, LogSettings};
+use blat_domain::restart::Policy;
+use blat_logging::Log;
+use clap::Parser;
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
+use signal_hook_tokio::Signals;
+use tokio::sync::mpsc;
+
+use crate::agent::Launcher;
+use crate::daemon::{Daemon, Desk, Sources};
+use crate::fleet::Fleet;
+use crate::server::Server;
+
+/// Events that may wait for the loop; whoever brings more waits.
+const WAITING: usize = 1_024;
+
+/// How long threads may take to notice that the master ends; one in a hanging file system never does.
+const WIND_UP: Duration = Duration::from_millis(200);
+
+/// How much is logged while blat.yaml says nothing, or nothing valid.
+const VERBOSE: u8 = 1;
+
+/// Runs one agent for every config/TARGET.conf and keeps them running, in the foreground.
+///
+/// `blat start` runs it in the background. It logs to log/blatd.log and is asked and told through run/blatd.sock.
+/// USR1 makes every agent sync, HUP makes all roll their logs, TERM and INT stop everything, a second one at once.
+#[derive(Debug, Parser)]
+#[command(name = "blatd", version, max_term_width = 100)]
+struct Args {
+    /// The home tree; else the current directory where it holds config/
+    #[arg(long, value_name = "DIR", env = "BLAT_HOME")]
+    home: Option<PathBuf>,
+
+    /// The agent's program, for packaging and tests; else blat-agent beside this program, else on the search path
+    #[arg(long, value_name = "FILE", env = "BLAT_AGENT")]
+    agent: Option<PathBuf>,
+
+    /// Seconds an agent may take to end before its process group is killed
+    #[arg(long, value_name = "SECONDS", default_value = "30", hide = true)]
+    grace: u64,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    // One thread: agents are children of this one, and nothing happens between two lines of the loop.
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("blatd: cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let result = runtime.block_on(run(args));
+    runtime.shutdown_timeout(WIND_UP);
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("blatd: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(args: Args) -> anyhow::Result<()> {
+    // Before anything else: a signal that comes early must find its handler.
+    let signals = [Signal::USR1, Signal::HUP, Signal::TERM, Signal::INT].map(Signal::as_raw);
+    let signals = Signals::new(signals).context("cannot handle signals")?;
+    let home = Home::locate(args.home.as_deref()).context("cannot find the home tree")?;
+    let pid_file = PidFile::acquire(&home.master_pid()).map_err(|error| refused(&home, error))?;
+    let LogSettings { max, keep } = LogSettings::default();
+    let (log, _flushed_when_dropped) =
+        Log::open(&home.master_log(), max, keep, VERBOSE).context("cannot open the log")?;
+    let version = env!("CARGO_PKG_VERSION");
+    tracing::info!(pid = std::process::id(), version, home = %home.root().display(), "master started");
+    make_room_for_descriptors();
+
+    let listener = blat_config::socket::bind(&home)
+        .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
+        .and_then(tokio::net::UnixListener::from_std)
+        .with_context(|| format!("cannot make the socket {}", home.socket().display()))?;
+    let (heard_by, heard) = mpsc::channel(WAITING);
+    let (found_by, found) = mpsc::channel(WAITING);
+    let (called_by, calls) = mpsc::channel(WAITING);
+    let server = Server::new(called_by);
+    let policy = Policy { grace: Duration::from_secs(args.grace), ..Policy::default() };
+    let daemon = Daemon {
+        fleet: Fleet::new(policy, store::remembered(&home.status_snapshot())),
+        launcher: Launcher { program: agent::program(args.agent), home: home.root().to_owned(), heard: heard_by },
+        server: server.clone(),
+        log,
+        pid_file,
+        desk: Desk::new(),
+        home: home.clone(),
+    };
+    watching::start(home, found_by).context("cannot watch the configuration")?;
+    tokio::spawn(server.serve(listener));
+    daemon.serve(Sources { signals, heard, found, calls }).await;
+    Ok(())
+}
+
+/// Why there is no second master.
+fn refused(home: &Home, error: PidFileError) -> anyhow::Error {
+    match error {
+        PidFileError::Busy { holder, .. } => {
+            let who = holder.map_or("another process".to_owned(), |pid| format!("process {pid}"));
+            anyhow!("a master runs already for {}: {who}; stop it with `blat stop`", home.root().display())
+        }
+        error @ PidFileError::Io { .. } => anyhow!(error),
+    }
+}
+
+/// Every agent takes half a dozen descriptors, and the usual limit of 1,024 is there for programs that cannot count further.
+fn make_room_for_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
+        tracing::warn!(%error, limit = limit.current, "cannot raise the limit of open files");
+    }
+}

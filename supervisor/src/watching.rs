@@ -1,0 +1,232 @@
+//! Looks at the configuration: woken by notifications, and every two seconds in any case. Either alone suffices.
+//!
+//! It has a thread of its own, so a file system that hangs holds up nothing else. What cannot be looked at changes
+//! nothing: a directory that is gone or unreadable is not an empty one.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc as threads;
+use std::time::Duration;
+
+use blat_config::{Home, TargetFile};
+use blat_domain::name::TargetName;
+use notify::event::{AccessKind, AccessMode};
+use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::sync::mpsc;
+
+use crate::settle::Settle;
+use crate::target::Seen;
+
+/// How often the files are looked at when nothing says that they changed.
+const POLL: Duration = Duration::from_secs(2);
+/// The time between two looks that must agree.
+const SETTLE: Duration = Duration::from_millis(150);
+/// The most of a file that is compared; a config is refused long before it is this large.
+const COMPARED: u64 = 4 << 20;
+
+/// What was found in the configuration.
+#[derive(Debug)]
+pub(crate) enum Found {
+    /// A target's file is not as it was.
+    Target(TargetName, PathBuf, Seen),
+    /// The master's own settings are not as they were, and are valid.
+    Master {
+        /// How much is logged.
+        verbose: u8,
+        /// The size in bytes at which the log is rolled.
+        max: u64,
+        /// How many old logs are kept.
+        keep: u32,
+    },
+}
+
+/// A file that is watched.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Name {
+    Master,
+    Target(TargetName),
+}
+
+/// How a file was found. Whatever differs may be another content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Mark {
+    Content { inode: u64, modified: (i64, i64), changed: (i64, i64), hash: u64 },
+    Unreadable(ErrorKind),
+    Absent,
+}
+
+/// Looks for ever, from a thread of its own, until nobody listens to `found` any more.
+///
+/// # Errors
+/// When the thread cannot be made.
+pub(crate) fn start(home: Home, found: mpsc::Sender<Found>) -> io::Result<()> {
+    std::thread::Builder::new().name("config".to_owned()).spawn(move || Watch::new(home).run(&found))?;
+    Ok(())
+}
+
+struct Watch {
+    home: Home,
+    settle: Settle<Name, (Mark, Mark)>,
+    wakes: threads::Receiver<()>,
+    watcher: Option<RecommendedWatcher>,
+    /// The directory that the watcher watches; a new one of the same name must be watched anew.
+    watched: Option<u64>,
+    complaint: String,
+}
+
+impl Watch {
+    fn new(home: Home) -> Self {
+        // One waiting wake-up says as much as a thousand.
+        let (wake, wakes) = threads::sync_channel(1);
+        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            if event.is_ok_and(|event| is_of_interest(event.kind)) {
+                // Full: one is waiting already. Gone: nobody looks any more.
+                let _ = wake.try_send(());
+            }
+        });
+        if let Err(error) = &watcher {
+            tracing::warn!(%error, "no notifications for config/; changes are found by looking every {POLL:?}");
+        }
+        Self { home, settle: Settle::new(), wakes, watcher: watcher.ok(), watched: None, complaint: String::new() }
+    }
+
+    fn run(mut self, found: &mpsc::Sender<Found>) {
+        let mut is_first = true;
+        loop {
+            self.watch_directory();
+            for (name, mark) in self.look(is_first) {
+                let Some(event) = self.read(name, mark.as_ref()) else { continue };
+                if found.blocking_send(event).is_err() {
+                    return;
+                }
+            }
+            is_first = false;
+            if self.settle.is_doubtful() {
+                std::thread::sleep(SETTLE);
+            } else if let Err(threads::RecvTimeoutError::Disconnected) = self.wakes.recv_timeout(POLL) {
+                // Without a watcher there is nobody to wake us.
+                std::thread::sleep(POLL);
+            }
+            if found.is_closed() {
+                return;
+            }
+        }
+    }
+
+    /// Watches the directory that is there now. Where that fails, looking now and then still finds every change.
+    fn watch_directory(&mut self) {
+        let directory = self.home.config_dir();
+        let inode = fs::metadata(&directory).ok().map(|metadata| metadata.ino());
+        if inode == self.watched {
+            return;
+        }
+        self.watched = inode;
+        if let (Some(watcher), Some(_)) = (&mut self.watcher, inode)
+            && let Err(error) = watcher.watch(&directory, RecursiveMode::NonRecursive)
+        {
+            tracing::warn!(%error, "no notifications for config/; changes are found by looking every {POLL:?}");
+        }
+    }
+
+    /// The files whose change is certain.
+    fn look(&mut self, is_first: bool) -> Vec<(Name, Option<(Mark, Mark)>)> {
+        let files = match self.home.target_files() {
+            Ok(files) => files,
+            Err(error) => {
+                self.complain(format!("cannot look at config/, so nothing changes: {error}"));
+                return Vec::new();
+            }
+        };
+        let mut misnamed = Vec::new();
+        let defaults = mark(&self.home.master_config());
+        let mut found = BTreeMap::from([(Name::Master, (defaults.clone(), Mark::Absent))]);
+        for file in files {
+            let target = match file {
+                TargetFile::Named(target) => target,
+                TargetFile::Misnamed(why) => {
+                    misnamed.push(why);
+                    continue;
+                }
+            };
+            let own = mark(&self.home.target_config(&target));
+            if own != Mark::Absent {
+                // Its settings come from both files, so a change of either is a change of them.
+                found.insert(Name::Target(target), (own, defaults.clone()));
+            }
+        }
+        self.complain(misnamed.join("; "));
+        if is_first { self.settle.first_look(&found) } else { self.settle.look(&found) }
+    }
+
+    fn read(&self, name: Name, mark: Option<&(Mark, Mark)>) -> Option<Found> {
+        match (name, mark) {
+            (Name::Target(target), None) => {
+                let path = self.home.target_config(&target);
+                Some(Found::Target(target, path, Seen::Removed))
+            }
+            (Name::Target(target), Some(_)) => {
+                let seen = match blat_config::load_target(&self.home, &target) {
+                    Ok(settings) => Seen::Valid { kind: settings.kind.to_string() },
+                    Err(complaints) => Seen::Invalid { error: complaints.to_string() },
+                };
+                let path = self.home.target_config(&target);
+                Some(Found::Target(target, path, seen))
+            }
+            (Name::Master, _) => match blat_config::load_master(&self.home) {
+                Ok(settings) => {
+                    let log = settings.log;
+                    Some(Found::Master { verbose: settings.verbose, max: log.max, keep: log.keep })
+                }
+                Err(complaints) => {
+                    tracing::warn!("blat.yaml is not valid, so it changes nothing: {complaints}");
+                    None
+                }
+            },
+        }
+    }
+
+    /// Logs a complaint about the directory once, as long as it stays the same; nothing is no complaint.
+    fn complain(&mut self, complaint: String) {
+        if self.complaint != complaint {
+            if !complaint.is_empty() {
+                tracing::warn!("{complaint}");
+            }
+            self.complaint = complaint;
+        }
+    }
+}
+
+/// Reading a file is an event too, and our own reading must not wake us.
+fn is_of_interest(kind: EventKind) -> bool {
+    !matches!(kind, EventKind::Access(access) if access != AccessKind::Close(AccessMode::Write))
+}
+
+/// How the file at `path` is now. Never waits for the other end of a pipe.
+fn mark(path: &Path) -> Mark {
+    match content(path) {
+        Ok(mark) => mark,
+        Err(error) if error.kind() == ErrorKind::NotFound => Mark::Absent,
+        Err(error) => Mark::Unreadable(error.kind()),
+    }
+}
+
+fn content(path: &Path) -> io::Result<Mark> {
+    let metadata = fs::metadata(path)?;
+    if !metadata.is_file() {
+        return Ok(Mark::Unreadable(ErrorKind::InvalidInput));
+    }
+    let mut bytes = Vec::new();
+    File::open(path)?.take(COMPARED).read_to_end(&mut bytes)?;
+    let mut hasher = DefaultHasher::new();
+    (bytes, metadata.len()).hash(&mut hasher);
+    Ok(Mark::Content {
+        inode: metadata.ino(),
+        modified: (metadata.mtime(), metadata.mtime_nsec()),
+        changed: (metadata.ctime(), metadata.ctime_nsec()),
+        hash: hasher.finish(),
+    })
+}

@@ -1,0 +1,333 @@
+# shellcheck shell=sh
+# What the target scripts share: surroundings, arguments, locks, stages, sweeping, durable renames.
+#
+# Sourced by its siblings, never run. Nothing in here reads standard input or prints a line of an answer, except `alive`.
+# After `enter_archive` all paths are relative to the archive, so a name can never be taken for an option or another root.
+#
+# A script that is killed leaves a stage whose kernel lock is free; the next one that writes sweeps it. So there are no signal
+# handlers: dying at any instant is a case that has to work anyway.
+
+set -u
+unset IFS CDPATH ENV TAR_OPTIONS GZIP POSIXLY_CORRECT BLOCK_SIZE BLOCKSIZE DF_BLOCK_SIZE PERL5LIB PERL5OPT
+LC_ALL=C
+PATH=${PATH:+$PATH:}/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin
+export LC_ALL PATH
+umask 022
+
+verb=${0##*/}
+usage= # a verb's own arguments, for its complaints
+house=.dpkg_archive
+# Seconds to wait for whoever publishes at the moment.
+lock_wait=60
+
+stage_id= # the name of our own stage, once there is one
+alive=    # process id of the loop that prints `alive`
+why=      # what the last tool that failed complained
+
+# ---- ends and errors
+
+# fail STATUS TEXT: says TEXT in one line of plain characters and ends.
+fail() {
+    fail_text=$(printf '%s' "$2" | tr -c ' -~' '?' 2>/dev/null) || fail_text=
+    printf '%s: %.2000s\n' "$verb" "${fail_text:-$2}" >&2
+    exit "$1"
+}
+
+# bad_usage TEXT: the caller asked for something that makes no sense.
+bad_usage() {
+    fail 2 "understanding its arguments failed: $1; usage: $verb $usage"
+}
+
+# told_full TEXT: true where a tool complained that space or quota has run out.
+told_full() {
+    case $1 in
+    *'No space left'* | *'uota exceeded'*) return 0 ;;
+    esac
+    return 1
+}
+
+# broken WHAT WHY ADVICE: fails, with status 28 where space ran out.
+broken() {
+    if told_full "$2"; then
+        fail 28 "$1 failed: $2; make space on this host"
+    fi
+    fail 1 "$1 failed: ${2:-no reason was given}; $3"
+}
+
+# attempt WHAT COMMAND...: runs COMMAND, whose failure is ours.
+attempt() {
+    attempted=$1
+    shift
+    said=$("$@" 2>&1 >/dev/null) || broken "$attempted" "$said" "check the owner and the modes in the archive"
+}
+
+# need TOOL...: every tool that a verb will use, so that a lack shows before anything is done.
+need() {
+    lacking=
+    for tool in "$@"; do
+        command -v "$tool" >/dev/null 2>&1 ||
+            lacking="$lacking${lacking:+; }needs $tool, which is not on this host's PATH"
+    done
+    [ -z "$lacking" ] || fail 1 "$lacking; install it or put it on the PATH of non-interactive logins"
+}
+
+# ---- what may be an argument
+
+# Package names, versions: [A-Za-z0-9][A-Za-z0-9._+~-]{0,127}
+is_name() {
+    case $1 in
+    '' | [!A-Za-z0-9]* | *[!A-Za-z0-9._+~-]*) return 1 ;;
+    esac
+    [ ${#1} -le 128 ]
+}
+
+# Names of stages: [A-Za-z0-9-]{1,64}
+is_id() {
+    case $1 in
+    '' | *[!A-Za-z0-9-]*) return 1 ;;
+    esac
+    [ ${#1} -le 64 ]
+}
+
+# Numbers that awk can still count exactly.
+is_number() {
+    case $1 in
+    '' | *[!0-9]*) return 1 ;;
+    esac
+    [ ${#1} -le 15 ]
+}
+
+# SHA-256 in lower-case hexadecimal.
+is_digest() {
+    case $1 in
+    *[!0-9a-f]*) return 1 ;;
+    esac
+    [ ${#1} -eq 64 ]
+}
+
+# exists PATH: anything at all, dangling links included.
+exists() {
+    [ -e "$1" ] || [ -L "$1" ]
+}
+
+# real_dir PATH: a directory and no link to one.
+real_dir() {
+    [ -d "$1" ] && [ ! -L "$1" ]
+}
+
+# real_file PATH: a regular file and no link to one.
+real_file() {
+    [ -f "$1" ] && [ ! -L "$1" ]
+}
+
+# ---- the archive
+
+# enter_archive DIR: makes DIR the working directory. It has to be there: a missing one may be an unmounted one.
+enter_archive() {
+    case $1 in
+    '') bad_usage "--archive DIR is missing" ;;
+    /*) archive=$1 ;;
+    *) archive=./$1 ;;
+    esac
+    [ -d "$archive" ] ||
+        fail 1 "entering the archive $1 failed: there is no such directory; create it or mount it, for no script makes it"
+    cd -P "$archive" 2>/dev/null ||
+        fail 1 "entering the archive $1 failed: it may not be searched; check its owner and mode"
+}
+
+# own_file PATH...: makes empty files in our stage, so that a redirection into them cannot fail later.
+own_file() {
+    for file; do
+        { true >"$file"; } 2>/dev/null && continue
+        said=$({ true >"$file"; } 2>&1)
+        broken "making $file in $archive" "$said" "check the owner and the modes in the archive"
+    done
+}
+
+# furnish: makes our own directories in the archive where they are missing.
+furnish() {
+    for room in "$house" "$house/stage" "$house/trash" "$house/manifests"; do
+        [ -d "$room" ] || mkdir "$room" 2>/dev/null || [ -d "$room" ] || attempt "making $room in $archive" mkdir "$room"
+    done
+}
+
+# ---- locks
+
+# open_lock PATH: makes a lock file that can then be opened for sure. A failing `exec` would end the shell with a status of its own.
+open_lock() {
+    { true >>"$1"; } 2>/dev/null && return
+    said=$({ true >>"$1"; } 2>&1)
+    broken "opening the lock $1 in $archive" "$said" "check the owner and the modes in the archive"
+}
+
+# take_stage ID: locks and makes our stage, `$stage`; false where another process keeps that lock. Descriptor 8 holds the lock until we
+# end, and is passed on to tar: a stage is alive as long as anybody may write into it. (`8>&8`: some shells close it in their children.)
+take_stage() {
+    tries=1
+    open_lock "$house/stage/$1.lock"
+    exec 8>>"$house/stage/$1.lock"
+    # Somebody who sweeps may hold the new lock for a moment, or may have removed the file just after we opened it.
+    until flock -n 8 8>&8 && [ -e "$house/stage/$1.lock" ]; do
+        [ "$tries" -lt 3 ] || return 1
+        tries=$((tries + 1))
+        sleep 1
+        open_lock "$house/stage/$1.lock"
+        exec 8>>"$house/stage/$1.lock"
+    done
+    stage_id=$1
+    if exists "$house/stage/$1" || exists "$house/trash/$1"; then
+        clear_away "$1"
+        open_lock "$house/stage/$1.lock"
+        exec 8>>"$house/stage/$1.lock"
+        flock -n 8 8>&8 || return 1
+    fi
+    # Closed to others, because tar works in it with an open umask.
+    attempt "making a stage in $archive" mkdir -m 700 "$house/stage/$1"
+    # shellcheck disable=SC2034 # for the verbs
+    stage=$house/stage/$1
+}
+
+# take_any_stage PREFIX: a stage for a verb that is not given a name for it.
+take_any_stage() {
+    for number in 1 2 3 4 5 6 7 8 9; do
+        take_stage "$1-$$-$number" && return
+    done
+    fail 75 "making a stage in $archive failed: all its names are taken; try again"
+}
+
+# lock_publish: keeps everybody else from changing what is published, until unlock_publish. Descriptor 9.
+lock_publish() {
+    open_lock "$house/publish.lock"
+    exec 9>>"$house/publish.lock"
+    waited=0
+    until flock -n 9 9>&9; do
+        [ "$waited" -lt "$lock_wait" ] ||
+            fail 75 "locking $house/publish.lock in $archive failed: another process holds it since $lock_wait s; try again"
+        sleep 1
+        waited=$((waited + 1))
+    done
+}
+
+unlock_publish() {
+    exec 9>&-
+}
+
+# ---- changing things on disk
+
+# rename OLD NEW: a plain rename that never moves OLD into a directory NEW. Leaves in `why` what mv complained.
+# shellcheck disable=SC2034 # `why` is for the verbs
+rename() {
+    why=$(mv -f -T -- "$1" "$2" 2>&1) && return
+    # A mv that has no -T: under our lock, the look before it is enough.
+    if ! exists "$1" || exists "$2"; then
+        return 1
+    fi
+    why=$(mv -f -- "$1" "$2" 2>&1)
+}
+
+# wipe PATH...: removes trees, read-only directories included. Links are removed, never followed.
+wipe() {
+    rm -rf -- "$@" 2>/dev/null && return
+    find "$@" -type d ! -perm -700 -exec chmod u+rwx {} + 2>/dev/null
+    rm -rf -- "$@" 2>/dev/null && return
+    # Directories that could not even be listed: chmod opens one level after the other.
+    chmod -R u+rwX "$@" 2>/dev/null
+    rm -rf -- "$@" 2>/dev/null
+}
+
+# flush PATH: makes the file system that holds PATH durable. A failure may have lost data and is never tried again, so the plain
+# `sync`, which reports nothing, serves only where there is no `sync -f`.
+flush() {
+    sync -f "$1" 2>/dev/null && return
+    case $(sync --help 2>&1) in
+    *'-f, --file-system'* | *'	-f	'*) return 1 ;;
+    esac
+    sync
+}
+
+# to_trash PATH NAME: moves a hidden directory, no longer visible as a package, to our trash. A directory has to be writable to get
+# another parent. Where this fails it stays hidden, and clear_away finds it.
+to_trash() {
+    [ -d "$house/trash/$stage_id" ] || mkdir "$house/trash/$stage_id" 2>/dev/null
+    chmod u+w "$1" 2>/dev/null
+    rename "$1" "$house/trash/$stage_id/$2"
+}
+
+# ---- what others left behind
+
+# clear_away ID: removes the stage ID, its trash and its hidden directories; its lock has to be ours. The stage's own batch says where
+# hidden ones can be. It may be a hostile or half-written one: names are checked, and the rest of the path is ours.
+clear_away() {
+    if real_file "$house/stage/$1/batch"; then
+        while read -r left_name left_version _; do
+            { is_name "$left_name" && is_name "$left_version" && real_dir "$left_name"; } || continue
+            left_hidden=$left_name/.$left_version.$1
+            ! exists "$left_hidden.old" || put_back "$left_hidden.old" "$left_name/$left_version"
+            ! exists "$left_hidden" || wipe "$left_hidden"
+        done <"$house/stage/$1/batch"
+    fi
+    # The lock goes last: while it is there, whoever comes after us knows that something may be left.
+    wipe "$house/stage/$1" "$house/trash/$1" && rm -f "$house/stage/$1.lock"
+}
+
+# put_back HIDDEN PLACE: a version that was being replaced without an exchange, by someone who died between two renames.
+put_back() {
+    if ! exists "$2"; then
+        lock_publish
+        exists "$2" || rename "$1" "$2"
+        unlock_publish
+    fi
+    ! exists "$1" || wipe "$1"
+}
+
+# sweep: clears away all stages and trash whose owners are dead.
+sweep() {
+    for left in "$house"/stage/* "$house"/trash/*; do
+        exists "$left" || continue
+        left=${left##*/}
+        left=${left%.lock}
+        is_id "$left" || continue
+        # In a process of its own, whose end gives the lock back.
+        (
+            trap - EXIT
+            open_lock "$house/stage/$left.lock"
+            exec 7>>"$house/stage/$left.lock"
+            flock -n 7 7>&7 || exit 0
+            clear_away "$left"
+        )
+    done
+}
+
+# finish: to be run by the EXIT trap of every verb that has a stage.
+finish() {
+    status=$?
+    trap - EXIT
+    stop_alive
+    [ -z "$stage_id" ] || clear_away "$stage_id"
+    exit "$status"
+}
+
+# ---- signs of life
+
+# start_alive: prints `alive` every 10 s. Looks every second whether we still run, so that a killed script does not keep its caller waiting.
+start_alive() {
+    (
+        trap - EXIT
+        exec </dev/null 8>&- 9>&-
+        ticks=0
+        while sleep 1 >/dev/null && kill -0 $$; do
+            ticks=$(((ticks + 1) % 10))
+            [ "$ticks" -ne 0 ] || echo alive || exit
+        done
+    ) 2>/dev/null &
+    alive=$!
+}
+
+stop_alive() {
+    [ -n "$alive" ] || return 0
+    {
+        kill "$alive"
+        wait "$alive"
+    } 2>/dev/null
+    alive=
+}
