@@ -30,7 +30,8 @@ const WIDEST: usize = 160;
 impl Complaint {
     /// A complaint about a stretch of `line`.
     pub(crate) fn at(path: PathBuf, place: Place, line: &str, message: String, expected: Option<String>) -> Self {
-        let from = if place.column > WIDEST { place.column - WIDEST / 2 } else { 0 };
+        let beyond = place.column.saturating_add(place.length.min(WIDEST / 2)) > WIDEST;
+        let from = if beyond { place.column.saturating_sub(WIDEST / 2) } else { 0 };
         let mut shown: Vec<char> = line.chars().skip(from).take(WIDEST + 1).map(one_column).collect();
         if shown.len() > WIDEST {
             shown[WIDEST] = '…';

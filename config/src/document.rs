@@ -171,13 +171,16 @@ fn wording(error: &Error) -> String {
     match error {
         Error::DuplicateMappingKey { key: Some(key), .. } => twin(key),
         Error::Budget { breach: BudgetBreach::Depth { .. }, .. } => format!("nested deeper than {DEEPEST} levels"),
-        Error::Budget { .. } => "far more values than any config needs, once its aliases are followed".to_owned(),
         Error::MultipleDocuments { .. } => "a second document begins here: a config is one document".to_owned(),
         Error::NullIntoString { .. } => "a key without text: quote it where it is meant".to_owned(),
         Error::RecursiveReferencesRequireWeakTypes { .. } => "an alias inside of what it stands for".to_owned(),
         // The parser's list is open, and grows with its versions.
         other => {
             let message = other.to_string();
+            // A breach inside of an alias comes wrapped in the alias's own error.
+            if message.contains("budget breached") {
+                return "far more values than any config needs, once its aliases are followed".to_owned();
+            }
             let end = message.find(" at line ").or_else(|| message.find(" at byte ")).unwrap_or(message.len());
             printable(message[..end].trim_end_matches([':', ' ', ',']))
         }

@@ -255,7 +255,8 @@ fn release_manager(home: &Home, keys: &mut Keys<'_>) -> Option<ReleaseManager> {
     });
     inner.refuse_unknown(&LATER_SOURCES, |_| None);
     let named = SOURCES.iter().chain(&LATER_SOURCES[1..]).filter(|source| inner.has(source)).count();
-    if named != 1 {
+    // A source whose name is misspelt was complained about already.
+    if named > 1 || (named == 0 && inner.complaints.is_empty()) {
         let message = if named == 0 { "release_manager names no source" } else { "release_manager names two sources" };
         inner.complain_about(found, message.into(), Some(EXPECTED));
     }

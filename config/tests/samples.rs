@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use blat_config::{Home, Transport, conflicts, load_master, load_target, samples};
+use blat_config::{Home, ReleaseManager, Transport, conflicts, load_master, load_target, samples};
 use blat_domain::name::TargetName;
 use proptest::prelude::*;
 
@@ -59,7 +59,7 @@ fn every_shipped_sample_parses() {
 #[test]
 fn every_invalid_sample_is_refused_in_the_expected_words() {
     let samples = invalid_samples();
-    assert!(samples.len() >= 30, "only {} samples found", samples.len());
+    assert!(samples.len() >= 55, "only {} samples found", samples.len());
     let mut wrong = String::new();
     for path in samples {
         let stem = path.file_stem().and_then(|stem| stem.to_str()).expect("a name");
@@ -132,14 +132,123 @@ fn files_that_are_no_files_never_hold_anybody_up() {
 }
 
 #[test]
+fn a_file_that_cannot_be_read_is_told_and_is_not_a_missing_one() {
+    let tree = Tree::with(&[("perth.conf", b"source: /a\nhost: p\n")]);
+    // A link to itself cannot be opened by anybody, root included.
+    std::os::unix::fs::symlink("blat.yaml", tree.home.master_config()).expect("a link");
+    for complaints in [load_target(&tree.home, &name("perth")).err(), load_master(&tree.home).err()] {
+        let complaints = complaints.expect("unreadable").to_string();
+        assert!(complaints.starts_with("error: cannot read the file") && complaints.contains("config/blat.yaml"));
+    }
+}
+
+#[test]
+fn the_masters_file_is_optional_and_is_refused_with_all_its_complaints() {
+    let tree = Tree::new();
+    assert_eq!(load_master(&tree.home), Ok(blat_config::MasterSettings::default()));
+    let text = b"verbose: 4\nlog: {keep: 2, max: lots}\nhttp: 127.0.0.1:7817\nsource: /a\nbandwith: 0\n";
+    let tree = Tree::with(&[("blat.yaml", text)]);
+    let complaints = load_master(&tree.home).expect_err("wrong in five ways");
+    let lines: Vec<(usize, &str)> = complaints
+        .list()
+        .iter()
+        .map(|complaint| (complaint.place.expect("a place").line, complaint.message.as_str()))
+        .collect();
+    assert_eq!(lines.len(), 5, "{complaints}");
+    assert_eq!(lines[2], (3, "http is not available yet"));
+    assert_eq!(lines[3], (4, "source belongs below defaults:, or to one target's own file"));
+    assert_eq!(lines[4], (5, "unknown key \"bandwith\""));
+}
+
+#[test]
+fn defaults_are_checked_but_for_what_a_target_says_itself() {
+    let defaults = b"defaults: {source: /d, soruce: /e, verbose: 9, port: 0}\n";
+    let tree = Tree::with(&[("blat.yaml", defaults), ("perth.conf", b"host: p\nport: 22\n")]);
+    let complaints = load_target(&tree.home, &name("perth")).expect_err("two bad defaults");
+    let messages: Vec<&str> = complaints.list().iter().map(|complaint| complaint.message.as_str()).collect();
+    assert_eq!(messages, ["unknown key \"soruce\"; did you mean \"source\"?", "\"9\" is not valid here"]);
+}
+
+#[test]
+fn what_is_not_given_has_the_documented_defaults() {
+    let tree = Tree::with(&[("perth.conf", b"source: archive\nhost: p\n")]);
+    let settings = load_target(&tree.home, &name("perth")).expect("valid");
+    let root = tree.home.root();
+    let Transport::Openssh(ssh) = &settings.transport else { panic!("ssh is the default") };
+    assert_eq!((ssh.port, ssh.user.as_str()), (22, "pkgadmin"));
+    assert_eq!((&ssh.identity, &ssh.known_hosts), (&root.join("ssh/id_ed25519"), &root.join("ssh/known_hosts")));
+    assert_eq!((settings.archive.as_str(), settings.bin.as_str()), ("dpkg_archive", "bin"));
+    assert_eq!((settings.source, settings.tags), (root.join("archive"), root.join("tags/perth")));
+    let seconds = [settings.tag_poll, settings.sync, settings.writable].map(|duration| duration.as_secs());
+    assert_eq!(seconds, [5, 4 * 3_600, 86_400]);
+    assert_eq!((settings.disk_reserve, settings.log.max, settings.log.keep), (512 << 20, 10 << 20, 5));
+    assert_eq!((settings.verbose, settings.release_manager), (1, None));
+}
+
+#[test]
+fn values_that_mean_what_is_in_force_are_accepted() {
+    let text = b"source: /a\nhost: p\ntype: dpkg_archive\naging: none\nmax_size: 0\nbandwidth: 0k\nreceiver: auto\n\
+        release_manager: {file: r.yaml, mode: strict}\nreleases: 4711\nsync: 012\nuser: no\nwritable: 0\n";
+    let tree = Tree::with(&[("perth.conf", text)]);
+    let settings = load_target(&tree.home, &name("perth")).unwrap_or_else(|complaints| panic!("{complaints}"));
+    assert_eq!((settings.sync.as_secs(), settings.writable.as_secs()), (12, 0));
+    assert_eq!(settings.release_manager, Some(ReleaseManager::File { path: tree.home.root().join("r.yaml") }));
+    assert!(matches!(&settings.transport, Transport::Openssh(ssh) if ssh.user == "no"));
+}
+
+#[test]
+fn a_name_that_is_the_masters_is_refused() {
+    let tree = Tree::with(&[("blatd.conf", b"source: /a\nhost: p\n")]);
+    let complaints = load_target(&tree.home, &name("blatd")).expect_err("its pid file is the master's").to_string();
+    assert!(complaints.contains("no target can be named blatd"), "{complaints}");
+}
+
+#[test]
+fn a_file_that_is_wrong_in_every_line_is_refused_in_a_few_words() {
+    let flood: String = (0..10_000).map(|n| format!("wrong_{n}:\n")).collect();
+    let tree = Tree::with(&[("x.conf", flood.as_bytes())]);
+    let complaints = load_target(&tree.home, &name("x")).expect_err("a flood");
+    assert_eq!(complaints.list().len(), 100);
+    assert!(complaints.to_string().len() < 100_000);
+}
+
+/// What [`conflicts`] says of targets that differ from a common one in these lines.
+fn told(targets: &[(&str, &str)]) -> Vec<String> {
+    let tree = Tree::new();
+    let load = |(target, lines): &(&str, &str)| {
+        let text = format!("source: /a\n{lines}\n");
+        fs::write(tree.home.target_config(&name(target)), text).expect(target);
+        load_target(&tree.home, &name(target)).unwrap_or_else(|complaints| panic!("{complaints}"))
+    };
+    conflicts(&targets.iter().map(load).collect::<Vec<_>>())
+}
+
+#[test]
 fn two_targets_on_one_archive_are_told() {
-    let tree = Tree::with(&[
-        ("a.conf", b"source: /a\nhost: h\narchive: /srv/x\n"),
-        ("b.conf", b"source: /a\nhost: h\narchive: /srv//x/.\n"),
-        ("c.conf", b"source: /a\nhost: i\narchive: /srv/x\n"),
-    ]);
-    let load = |target| load_target(&tree.home, &name(target)).expect("valid");
-    assert_eq!(conflicts(&[load("a"), load("b"), load("c")]), ["a and b are the same archive, /srv/x"]);
+    let same = "a and b are the same archive, /srv/x";
+    assert_eq!(
+        told(&[
+            ("a", "host: h\narchive: /srv/x"),
+            ("b", "host: H\nuser: else\narchive: /srv//x/."),
+            ("c", "host: i\narchive: /srv/x"),
+            ("d", "host: h\nport: 2222\narchive: /srv/x"),
+            ("e", "transport: local\narchive: /srv/x"),
+        ]),
+        [same]
+    );
+    assert_eq!(told(&[("a", "host: h"), ("b", "host: h")]), ["a and b are the same archive, dpkg_archive"]);
+    assert_eq!(told(&[("a", "host: h"), ("b", "host: h\nuser: else"), ("c", "host: h\narchive: x")]), [""; 0]);
+    let local = "transport: local\narchive: /srv/x";
+    assert_eq!(told(&[("a", local), ("b", local)]), [same]);
+}
+
+#[test]
+fn an_archive_inside_another_and_a_shared_tag_directory_are_told() {
+    let nested =
+        [("a", "host: h\narchive: /srv/x/y"), ("b", "host: h\narchive: /srv/x"), ("c", "host: h\narchive: /srv/xy")];
+    assert_eq!(told(&nested), ["a's archive /srv/x/y lies inside b's, /srv/x"]);
+    let shared = [("a", "host: h\ntags: /t"), ("b", "host: i\ntags: /t")];
+    assert_eq!(told(&shared), ["a and b share the tag directory /t: give each its own"]);
 }
 
 proptest! {

@@ -222,7 +222,7 @@ async fn attend(
     if let Err(error) = pidfd.readable().await {
         tracing::warn!(%target, %error, "cannot watch the agent's process; waiting for it directly");
     } else if let Some(pid) = pid {
-        let _ = pid;
+        kill_remains(pid);
     }
     let status = child.wait().await;
     reaped.store(true, Ordering::Release);

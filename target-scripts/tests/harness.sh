@@ -207,3 +207,31 @@ pack_one() {
         tar -rf "$stream" "$@" --transform 's,^,dirs/,SH' -T "$work/pack/up"
     )
 }
+
+# The packages and streams that most checks use: odd@1 with a read-only root, a newer build of it, and a plain one.
+make_sources() {
+    make_package odd 1 1600000000
+    chmod 555 "$src/odd/1"
+    make_package even 2.0~rc1+x 1600000100
+    mkdir -p "$work/newer"
+    older=$src
+    src=$work/newer
+    make_package odd 1 1600000500 'built again'
+    pack "$work/odd-replace" replace odd/1
+    pack "$work/odd-newer" new odd/1
+    src=$older
+    pack "$work/odd" new odd/1
+    pack "$work/even" new even/2.0~rc1+x
+    pack "$work/both" new odd/1 even/2.0~rc1+x
+    gzip -k "$work/both"
+    zstd -q "$work/both"
+}
+
+newer_complete() {
+    older=$src
+    src=$work/newer
+    complete odd/1
+    complete_status=$?
+    src=$older
+    return "$complete_status"
+}

@@ -29,6 +29,11 @@ const AHEAD: usize = 8;
 /// One read of a file.
 const READ: usize = 256 << 10;
 
+/// What the owner needs to fill a directory and to move it.
+const OWNER: u32 = 0o700;
+/// Marks the likeness of a directory that its owner may not write: the sticky bit, which no package keeps.
+const CLOSED: u32 = 0o1000;
+
 /// Packages that could not be read, with the reason.
 pub(crate) type GivenUp = Vec<(PackageId, String)>;
 
@@ -99,7 +104,7 @@ impl Stream {
             };
             entries += u64::from(entry.depth() > 0);
             if entry.file_type().is_dir() {
-                if let Err(why) = self.directory(&prefix, &entry, parcel, true)? {
+                if let Err(why) = self.directory(&prefix, &entry, parcel)? {
                     return Ok(Err(why));
                 }
                 directories.push(entry);
@@ -113,9 +118,8 @@ impl Stream {
         if let Err(why) = self.leaf(&prefix, &descpkg, parcel, progress, &mut manifest)? {
             return Ok(Err(why));
         }
-        // Again, inner ones first: making files changed the directories' times, and a read-only one could not be filled.
         for entry in directories.iter().rev() {
-            if let Err(why) = self.directory(&prefix, entry, parcel, false)? {
+            if let Err(why) = self.likeness(entry, parcel)? {
                 return Ok(Err(why));
             }
         }
@@ -131,15 +135,26 @@ impl Stream {
         Ok(Ok(format!("{name} {version} {entries} {} {root_mode:o} {digest} {rule}\n", parcel.time)))
     }
 
-    /// A directory: writable while it is being filled, then as it is; the package's own root stays writable, since it has yet to be moved.
-    fn directory(&mut self, prefix: &str, entry: &DirEntry, parcel: &Parcel, filling: bool) -> Packed<()> {
-        let metadata = match entry.metadata() {
-            Ok(metadata) => metadata,
-            Err(error) => return Ok(Err(format!("cannot read it at the source: {error}"))),
-        };
-        let widen = if filling || entry.depth() == 0 { 0o700 } else { 0 };
-        let path = path_in(prefix, entry.path(), &parcel.path);
-        self.tar.directory(&path, &metadata, widen).map(Ok)
+    /// A directory to be filled: it must be writable whatever it will be in the end.
+    fn directory(&mut self, prefix: &str, entry: &DirEntry, parcel: &Parcel) -> Packed<()> {
+        self.empty_directory(&path_in(prefix, entry.path(), &parcel.path), entry, OWNER)
+    }
+
+    /// How a directory is to be in the end, told apart from the directory itself: the target's tar finishes some links only after all
+    /// directories, and would find them closed or change their times. Inner ones come first, since making them changes the outer ones' times.
+    /// The package's own root stays writable, since it has yet to be moved; the batch says its mode.
+    fn likeness(&mut self, entry: &DirEntry, parcel: &Parcel) -> Packed<()> {
+        let prefix = format!("dirs/{}", parcel.package.path());
+        let closed = entry.depth() > 0 && entry.metadata().is_ok_and(|metadata| metadata.mode() & 0o200 == 0);
+        let widen = if closed { OWNER | CLOSED } else { OWNER };
+        self.empty_directory(&path_in(&prefix, entry.path(), &parcel.path), entry, widen)
+    }
+
+    fn empty_directory(&mut self, path: &[u8], entry: &DirEntry, widen: u32) -> Packed<()> {
+        match entry.metadata() {
+            Ok(metadata) => self.tar.directory(path, &metadata, widen).map(Ok),
+            Err(error) => Ok(Err(format!("cannot read it at the source: {error}"))),
+        }
     }
 
     fn leaf(

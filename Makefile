@@ -1,0 +1,68 @@
+# Blat: build, try, test, measure, install. `make` alone says what there is.
+
+CARGO ?= cargo
+PREFIX ?= /usr/local
+BINARIES = blat blatd blat-agent
+MAN = target/man
+
+.PHONY: help build demo demo-stop test lint bench man install clean
+
+help:
+	@echo 'make build      the release executables, in target/release'
+	@echo 'make demo       Blat at work on this machine: a master, a target behind sshd, real packages'
+	@echo 'make demo-stop  ends the demo and removes its scratch folder'
+	@echo 'make test       all tests, as root or as an ordinary user'
+	@echo 'make lint       formatting, clippy, shell scripts'
+	@echo 'make bench      speed and memory, against rsync in the same run; table in target/bench.txt'
+	@echo 'make man        manual pages, in $(MAN)'
+	@echo 'make install    executables and manual pages below PREFIX ($(PREFIX)); DESTDIR is honoured'
+	@echo 'make clean      removes all that was built'
+
+build:
+	$(CARGO) build --locked --release --bins
+
+demo:
+	@demo/run
+
+demo-stop:
+	@demo/stop
+
+# The executables come first: the tests in tests/ drive them as they lie in target/debug.
+# A few tests mount a small disk, which takes root; they are named as_root_… and left out for everybody else.
+test:
+	@tests/lab/setup test
+	$(CARGO) build --locked --workspace --bins
+	target-scripts/tests/run
+	@runner=test skip=; \
+	if $(CARGO) nextest --version >/dev/null 2>&1; then runner='nextest run'; fi; \
+	if [ "$$(id -u)" != 0 ]; then \
+		echo 'test: not root, so the tests as_root_* are left out (they mount a small disk)'; \
+		skip='-- --skip as_root_'; \
+	fi; \
+	set -x; $(CARGO) $$runner --locked --workspace $$skip
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	@if command -v shellcheck >/dev/null; then set -x; shellcheck -x -P SCRIPTDIR $(SHELL_SCRIPTS); \
+	else echo 'lint: no shellcheck here, so shell scripts were not looked at (apt-get install shellcheck)'; fi
+	@if $(CARGO) deny --version >/dev/null 2>&1; then set -x; $(CARGO) deny --locked check bans licenses sources; \
+	else echo 'lint: no cargo-deny here, so licences and sources were not looked at (cargo install cargo-deny)'; fi
+
+SHELL_SCRIPTS = .ci/run demo/run demo/stop tests/lab/setup tests/lab/sshd tests/lab/archive
+
+bench:
+	@tests/lab/setup bench
+	$(CARGO) build --locked --release --bins
+	@benches/run
+
+man:
+	$(CARGO) run --locked -q -p blat-cli --example man -- $(MAN)
+
+install: build man
+	install -d '$(DESTDIR)$(PREFIX)/bin' '$(DESTDIR)$(PREFIX)/share/man/man1'
+	install -m 755 $(BINARIES:%=target/release/%) '$(DESTDIR)$(PREFIX)/bin'
+	install -m 644 $(MAN)/*.1 '$(DESTDIR)$(PREFIX)/share/man/man1'
+
+clean:
+	$(CARGO) clean

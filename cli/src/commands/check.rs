@@ -1,0 +1,95 @@
+//! `blat check`: everything that is wrong with the configuration, at once and with its place. Touches nothing else.
+
+use std::io::{self, Write};
+
+use blat_config::{Complaint, Complaints, Home, Settings, TargetFile, conflicts, load_master, load_target};
+
+use crate::args::CheckArgs;
+use crate::commands::{targets, unusable};
+use crate::failure::{Exit, Failure, Outcome};
+use crate::picture::counted;
+use crate::style::{Style, Tone};
+
+/// What came out of all the files.
+#[derive(Debug, Default)]
+struct Findings {
+    /// Files without fault, as they are shown.
+    valid: Vec<String>,
+    /// Complaints about files, each once: the master's file is read again for every target.
+    complaints: Vec<Complaint>,
+    /// Complaints about how files are named, and about what they are together.
+    others: Vec<String>,
+    settings: Vec<Settings>,
+}
+
+/// Checks one target's config or all.
+pub(crate) fn run(home: impl FnOnce() -> Result<Home, Failure>, args: &CheckArgs) -> Outcome {
+    if args.connect {
+        return Err(Failure::not_available("blat check --connect"));
+    }
+    let home = home()?;
+    let findings = match &args.target {
+        Some(target) => {
+            targets::known(&home, target)?;
+            look(&home, &[TargetFile::Named(target.clone())])
+        }
+        None => look(&home, &home.target_files().map_err(|error| unusable(&error))?),
+    };
+    tell(&findings)
+}
+
+fn look(home: &Home, files: &[TargetFile]) -> Findings {
+    let mut findings = Findings::default();
+    match load_master(home) {
+        Ok(_) if home.master_config().exists() => findings.valid.push("config/blat.yaml".to_owned()),
+        // It is optional.
+        Ok(_) => {}
+        Err(complaints) => findings.note(&complaints),
+    }
+    for file in files {
+        match file {
+            TargetFile::Misnamed(why) => findings.others.push(why.clone()),
+            TargetFile::Named(target) => match load_target(home, target) {
+                Ok(settings) => {
+                    findings.valid.push(format!("config/{target}.conf"));
+                    findings.settings.push(settings);
+                }
+                Err(complaints) => findings.note(&complaints),
+            },
+        }
+    }
+    findings.others.extend(conflicts(&findings.settings));
+    findings
+}
+
+impl Findings {
+    fn note(&mut self, complaints: &Complaints) {
+        for complaint in complaints.list() {
+            if !self.complaints.contains(complaint) {
+                self.complaints.push(complaint.clone());
+            }
+        }
+    }
+}
+
+/// Valid files go to standard output, complaints to standard error, so that cron mails just these.
+fn tell(findings: &Findings) -> Outcome {
+    let style = Style::of_stdout();
+    let mut out = io::stdout().lock();
+    for file in &findings.valid {
+        writeln!(out, "{}  {file}", style.paint(Tone::Good, "ok"))?;
+    }
+    let count = findings.complaints.len() + findings.others.len();
+    if count == 0 {
+        if findings.settings.is_empty() {
+            writeln!(out, "no targets yet: each is a file config/TARGET.conf")?;
+        }
+        return Ok(Exit::DONE);
+    }
+    out.flush()?;
+    let mut text: String = findings.complaints.iter().map(|complaint| format!("{complaint}\n\n")).collect();
+    text.extend(findings.others.iter().map(|other| format!("error: {other}\n\n")));
+    // Where standard error is gone, the exit code still tells.
+    let _ = write!(io::stderr(), "{text}");
+    Err(Failure::new(Exit::CONFIG, format!("the configuration is not valid: {}", counted(count as u64, "complaint"))))
+}

@@ -1,0 +1,134 @@
+//! `blat init`: a home tree with commented samples. What is there already is never touched, and no key is made.
+
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::process::Command;
+
+use blat_config::{Home, samples};
+use blat_domain::text::printable;
+
+use crate::args::InitArgs;
+use crate::failure::{Exit, Failure, Outcome};
+use crate::sibling;
+
+/// The tree's directories. Private keys live in ssh/, so that only its owner enters it.
+const DIRECTORIES: [(&str, u32); 6] =
+    [("config", 0o755), ("tags", 0o755), ("ssh", 0o700), ("run", 0o755), ("log", 0o755), ("state", 0o755)];
+/// The tree's samples. Targets are named so that none is active.
+const SAMPLES: [(&str, &str); 3] = [
+    ("config/blat.yaml", samples::MASTER),
+    ("config/perth.conf.sample", samples::TARGET),
+    ("config/full.conf.sample", samples::FULL),
+];
+
+/// Makes the tree, and the database where one is asked for.
+pub(crate) fn run(named: Option<&Path>, args: &InitArgs) -> Outcome {
+    let root = args.dir.as_deref().or(named).unwrap_or(Path::new("."));
+    let home = Home::at(root).map_err(|error| cannot("make the home tree", root, &error))?;
+    let root = home.root();
+    fs::create_dir_all(root).map_err(|error| cannot("make", root, &error))?;
+    let mut out = io::stdout().lock();
+    writeln!(out, "home tree {}", shown(root))?;
+    for (name, mode) in DIRECTORIES {
+        let how = directory(&root.join(name), mode)?;
+        writeln!(out, "  {how}  {name}/")?;
+    }
+    for (name, text) in SAMPLES {
+        let how = sample(&root.join(name), text)?;
+        writeln!(out, "  {how}  {name}")?;
+    }
+    out.flush()?;
+    if let Some(path) = &args.database {
+        let how = database(path)?;
+        writeln!(out, "  {how}  {} (Release Manager database)", shown(path))?;
+    }
+    write!(out, "{}", next_steps(&home))?;
+    Ok(Exit::DONE)
+}
+
+fn directory(path: &Path, mode: u32) -> Result<&'static str, Failure> {
+    match DirBuilder::new().mode(mode).create(path) {
+        Ok(()) => Ok("made"),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => Ok("kept"),
+        Err(error) => Err(cannot("make", path, &error)),
+    }
+}
+
+fn sample(path: &Path, text: &str) -> Result<&'static str, Failure> {
+    match OpenOptions::new().write(true).create_new(true).open(path) {
+        Ok(mut file) => match file.write_all(text.as_bytes()) {
+            Ok(()) => Ok("made"),
+            Err(error) => Err(cannot("write", path, &error)),
+        },
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok("kept"),
+        Err(error) => Err(cannot("make", path, &error)),
+    }
+}
+
+/// Has the agent make the database: only it knows how to speak to one, and it says itself why it could not.
+fn database(path: &Path) -> Result<&'static str, Failure> {
+    if path.exists() {
+        return Ok("kept");
+    }
+    let status = Command::new(sibling::find("blat-agent")?)
+        .arg("--create-database")
+        .arg(path)
+        .status()
+        .map_err(|error| Failure::failed(format!("cannot run blat-agent to make the database: {error}")))?;
+    if status.success() { Ok("made") } else { Err(Failure::told(Exit::of(status))) }
+}
+
+/// What a person does next. Keys and host keys are theirs to make and to trust.
+fn next_steps(home: &Home) -> String {
+    let root = quoted(home.root());
+    let mut text = String::from("\nnext:\n");
+    let mut step = |what: &str, command: &str| text += &format!("  # {what}\n  {command}\n");
+    if !home.ssh_dir().join("id_ed25519").exists() {
+        step("a key for the targets", &format!("ssh-keygen -t ed25519 -N '' -f {root}/ssh/id_ed25519"));
+    }
+    step(
+        "let it in at a target, as pkgadmin@perth.example.com",
+        &format!("ssh-copy-id -i {root}/ssh/id_ed25519.pub pkgadmin@perth.example.com"),
+    );
+    step(
+        "trust its host key, once you have compared its fingerprint with what its owner says",
+        &format!("ssh-keyscan perth.example.com >> {root}/ssh/known_hosts"),
+    );
+    step(
+        "say what it is to hold",
+        &format!("cp {root}/config/perth.conf.sample {root}/config/perth.conf && editor {root}/config/perth.conf"),
+    );
+    step(
+        "check, then run",
+        &format!("blat --home {root} check && blat --home {root} start && blat --home {root} status"),
+    );
+    text
+}
+
+/// A path as a shell takes it.
+fn quoted(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@,".contains(c);
+    if text.chars().all(plain) { text.into_owned() } else { format!("'{}'", printable(&text).replace('\'', "'\\''")) }
+}
+
+fn shown(path: &Path) -> String {
+    printable(&path.to_string_lossy())
+}
+
+fn cannot(what: &str, path: &Path, error: &io::Error) -> Failure {
+    Failure::failed(format!("cannot {what} {}: {error}", shown(path)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn printed_commands_survive_a_shell() {
+        assert_eq!(quoted(Path::new("/srv/blat-1.0")), "/srv/blat-1.0");
+        assert_eq!(quoted(Path::new("/srv/my blat's")), "'/srv/my blat'\\''s'");
+    }
+}

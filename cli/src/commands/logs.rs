@@ -1,0 +1,115 @@
+//! `blat logs`: a target's log, with whatever could disturb a terminal escaped.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, ErrorKind, Seek, SeekFrom, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use blat_config::Home;
+use blat_domain::text::{escaped, printable};
+
+use crate::args::LogsArgs;
+use crate::commands::targets;
+use crate::failure::{Exit, Failure, Outcome};
+
+/// How often a followed log is looked at.
+const BEAT: Duration = Duration::from_millis(200);
+/// The longest line that is held in memory, in bytes; a longer one is printed in pieces.
+const LONGEST: u64 = 64 << 10;
+
+/// Prints the log, and goes on with it when it is to be followed.
+pub(crate) fn run(home: &Home, args: &LogsArgs) -> Outcome {
+    let path = home.agent_log(&args.target);
+    let mut log = match Log::open(&path) {
+        Ok(log) => log,
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            targets::known(home, &args.target)?;
+            return Err(Failure::failed(format!("target {} has no log yet", args.target))
+                .hint("its agent writes it as soon as the master runs: `blat start`"));
+        }
+        Err(error) => return Err(cannot_read(&path, &error)),
+    };
+    let mut out = io::stdout().lock();
+    loop {
+        log.copy(&mut out)?;
+        out.flush()?;
+        if !args.follow {
+            log.finish(&mut out)?;
+            return Ok(Exit::DONE);
+        }
+        thread::sleep(BEAT);
+        if let Some(next) = log.successor(&path).map_err(|error| cannot_read(&path, &error))? {
+            // What was written between the last look and the roll belongs to the old log.
+            log.copy(&mut out)?;
+            log.finish(&mut out)?;
+            log = next;
+        }
+    }
+}
+
+fn cannot_read(path: &Path, error: &io::Error) -> Failure {
+    Failure::failed(format!("cannot read {}: {error}", printable(&path.to_string_lossy())))
+}
+
+/// An open log, read up to some line.
+#[derive(Debug)]
+struct Log {
+    reader: BufReader<File>,
+    inode: (u64, u64),
+    /// A last line without its end: the rest of it is still being written.
+    begun: Vec<u8>,
+}
+
+impl Log {
+    fn open(path: &Path) -> io::Result<Self> {
+        let file = File::open(path)?;
+        let metadata = file.metadata()?;
+        Ok(Self { reader: BufReader::new(file), inode: (metadata.dev(), metadata.ino()), begun: Vec::new() })
+    }
+
+    /// The log that stands in this one's place, once it was rolled. Between the two steps of a roll there is none.
+    fn successor(&mut self, path: &Path) -> io::Result<Option<Self>> {
+        let next = match Self::open(path) {
+            Ok(next) => next,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        if next.inode != self.inode {
+            return Ok(Some(next));
+        }
+        // Somebody emptied it in place: begin again.
+        if next.reader.get_ref().metadata()?.len() < self.reader.stream_position()? {
+            self.reader.seek(SeekFrom::Start(0))?;
+            self.begun.clear();
+        }
+        Ok(None)
+    }
+
+    /// Writes all whole lines that have come, and an unfinished one that grew too long.
+    fn copy(&mut self, out: &mut impl Write) -> Result<(), Failure> {
+        loop {
+            let room = LONGEST.saturating_sub(self.begun.len() as u64);
+            let read = io::Read::take(&mut self.reader, room)
+                .read_until(b'\n', &mut self.begun)
+                .map_err(|error| Failure::failed(format!("cannot read the log: {error}")))?;
+            let whole = self.begun.last() == Some(&b'\n');
+            if whole || self.begun.len() as u64 >= LONGEST {
+                self.finish(out)?;
+            } else if read == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Writes the line in hand as it is, when there is one.
+    fn finish(&mut self, out: &mut impl Write) -> Result<(), Failure> {
+        if !self.begun.is_empty() {
+            let line = self.begun.strip_suffix(b"\n").unwrap_or(&self.begun);
+            writeln!(out, "{}", escaped(&String::from_utf8_lossy(line)))?;
+            self.begun.clear();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,74 @@
+//! One module a command. Each says what was done on standard output, and hands its failure up.
+
+use std::ffi::OsString;
+
+use blat_config::{Home, HomeError};
+use blat_domain::text::{nearest, printable};
+
+use crate::args::{Cli, Command};
+use crate::failure::{Failure, Outcome};
+
+mod check;
+mod init;
+mod logs;
+mod plan;
+mod start;
+mod status;
+mod stop;
+mod sync;
+mod tag;
+mod targets;
+
+/// Commands that a later release brings.
+const LATER: [&str; 5] = ["enrol", "why", "history", "verify", "ssh"];
+/// Commands there are, for the nearest one to a misspelt one.
+const COMMANDS: [&str; 10] = ["init", "check", "start", "stop", "restart", "status", "sync", "tag", "plan", "logs"];
+
+/// Carries out what was asked.
+pub(crate) fn run(cli: &Cli) -> Outcome {
+    let home = || locate(cli);
+    match &cli.command {
+        Command::Init(args) => init::run(cli.home.as_deref(), args),
+        Command::Check(args) => check::run(home, args),
+        Command::Start => start::run(&home()?),
+        Command::Stop => stop::run(&home()?),
+        Command::Restart => {
+            let home = home()?;
+            stop::run(&home)?;
+            start::run(&home)
+        }
+        Command::Status(args) => status::run(&home()?, args),
+        Command::Sync(args) => sync::run(home, args),
+        Command::Tag(args) => tag::run(&home()?, args),
+        Command::Plan(args) => plan::run(&home()?, args),
+        Command::Logs(args) => logs::run(&home()?, args),
+        Command::Detach { executable, serve } => Err(start::become_master(executable, serve)),
+        Command::Other(words) => Err(other(words)),
+    }
+}
+
+/// The home tree this is about. A wrong one is wrong usage: nothing was tried.
+fn locate(cli: &Cli) -> Result<Home, Failure> {
+    Home::locate(cli.home.as_deref()).map_err(|error| unusable(&error))
+}
+
+/// Why a home tree cannot be used, as a failure.
+fn unusable(error: &HomeError) -> Failure {
+    match error {
+        HomeError::NotNamed | HomeError::NotOne(_) => Failure::usage(error.to_string()),
+        HomeError::Io { .. } => Failure::failed(error.to_string()),
+    }
+}
+
+/// A command there is not, or not yet.
+fn other(words: &[OsString]) -> Failure {
+    let word = words.first().map(|word| word.to_string_lossy()).unwrap_or_default();
+    if LATER.contains(&word.as_ref()) {
+        return Failure::not_available(&format!("blat {word}"));
+    }
+    let failure = Failure::usage(format!("there is no command {:?}", printable(&word)));
+    match nearest(&word, COMMANDS) {
+        Some(command) => failure.hint(format!("did you mean `blat {command}`?")),
+        None => failure.hint("`blat --help` lists them"),
+    }
+}

@@ -1,0 +1,156 @@
+//! `blat plan`: what a sync would do, in the agent's own words. The agent computes it; nothing is changed.
+
+use std::io::{self, Write};
+use std::process::{Command, Stdio};
+
+use blat_config::Home;
+use blat_domain::plan::{Action, Plan, Step};
+use blat_domain::text::printable;
+use blat_domain::units::show_size;
+
+use crate::args::PlanArgs;
+use crate::commands::targets;
+use crate::failure::{Exit, Failure, Outcome};
+use crate::picture::counted;
+use crate::sibling;
+use crate::style::{Style, Tone};
+
+/// The most packages in one group that are listed one by one, of those that need no step.
+const MOST_LISTED: usize = 20;
+
+/// Asks the agent's executable for its plan, and shows it.
+pub(crate) fn run(home: &Home, args: &PlanArgs) -> Outcome {
+    targets::known(home, &args.target)?;
+    let mut command = Command::new(sibling::find("blat-agent")?);
+    command.arg("--home").arg(home.root()).arg("--target").arg(args.target.as_str()).arg("--plan");
+    command.stdin(Stdio::null());
+    let cannot = |error: io::Error| Failure::failed(format!("cannot run blat-agent for the plan: {error}"));
+    if args.json {
+        return Ok(Exit::of(command.status().map_err(cannot)?));
+    }
+    // Its complaints go where ours go, at once.
+    let output = command.stderr(Stdio::inherit()).output().map_err(cannot)?;
+    if !output.status.success() {
+        return Ok(Exit::of(output.status));
+    }
+    let plan: Plan = serde_json::from_slice(&output.stdout)
+        .map_err(|error| Failure::failed(format!("cannot understand the plan of blat-agent: {error}")))?;
+    write!(io::stdout().lock(), "{}", picture(&plan, Style::of_stdout()))?;
+    Ok(Exit::DONE)
+}
+
+/// A plan as people read it: the counts, then a line for each step, then what is left alone and why.
+fn picture(plan: &Plan, style: Style) -> String {
+    let mut text = format!(
+        "{} wanted, {} present, {} to send ({}), {} held, {} extra\n",
+        plan.wanted,
+        plan.present,
+        plan.steps.len(),
+        show_size(plan.size().bytes),
+        plan.held.len(),
+        plan.excess.len()
+    );
+    text += &steps(&plan.steps, style);
+    let width = plan.held.iter().map(|held| held.package.to_string().len()).max().unwrap_or(0);
+    for held in &plan.held {
+        let tone = if held.hold.is_waiting() { Tone::Warn } else { Tone::Bad };
+        let package = held.package.to_string();
+        text += &format!("{}  {package:<width$}  {}\n", style.paint(tone, "hold"), printable(&held.hold.to_string()));
+    }
+    for unknown in &plan.unknown {
+        text += &format!("{}  {}\n", style.paint(Tone::Bad, "unknown"), printable(unknown));
+    }
+    for package in plan.excess.iter().take(MOST_LISTED) {
+        text += &format!("{}  {package}  nothing wants it; it stays\n", style.paint(Tone::Faint, "extra"));
+    }
+    if plan.excess.len() > MOST_LISTED {
+        let more = counted((plan.excess.len() - MOST_LISTED) as u64, "more extra package");
+        text += &format!("… and {more}; --json lists all\n");
+    }
+    text
+}
+
+fn steps(steps: &[Step], style: Style) -> String {
+    let packages: Vec<String> = steps.iter().map(|step| step.package.to_string()).collect();
+    let sizes: Vec<String> = steps.iter().map(|step| show_size(step.size.bytes)).collect();
+    let words: Vec<&str> = steps.iter().map(|step| word(step.action)).collect();
+    let widest = |texts: &mut dyn Iterator<Item = usize>| texts.max().unwrap_or(0);
+    let (word_width, package_width, size_width) = (
+        widest(&mut words.iter().map(|word| word.len())),
+        widest(&mut packages.iter().map(String::len)),
+        widest(&mut sizes.iter().map(String::len)),
+    );
+    let mut text = String::new();
+    for (((step, package), size), word) in steps.iter().zip(&packages).zip(&sizes).zip(&words) {
+        let reasons: Vec<String> = step.reasons.iter().map(|reason| printable(&reason.to_string())).collect();
+        let word = style.paint(Tone::Good, &format!("{word:<word_width$}"));
+        text += &format!("{word}  {package:<package_width$}  {size:>size_width$}  {}\n", reasons.join(", "));
+    }
+    text
+}
+
+fn word(action: Action) -> &'static str {
+    match action {
+        Action::Send => "send",
+        Action::Replace => "replace",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use blat_domain::name::PackageId;
+    use blat_domain::plan::{Held, Hold, Size};
+    use blat_domain::release::Reason;
+
+    use super::*;
+
+    fn id(text: &str) -> PackageId {
+        text.parse().expect("a package")
+    }
+
+    fn step(action: Action, package: &str, bytes: u64, reason: Reason) -> Step {
+        let reasons = BTreeSet::from([reason]);
+        Step { action, package: id(package), time: 0, size: Size { bytes, entries: 1 }, reasons }
+    }
+
+    #[test]
+    fn a_plan_reads_as_counts_steps_and_what_is_left_alone() {
+        let release = Reason::Release { id: 4711, name: "Perth 7.1".into() };
+        let plan = Plan {
+            wanted: 5,
+            present: 2,
+            steps: vec![
+                step(Action::Replace, "tools@1.3.0", 1536, Reason::Pinned),
+                step(Action::Send, "core@1.2.3", 12_687_770, release),
+            ],
+            held: vec![Held { package: id("late@1"), hold: Hold::Incomplete }],
+            excess: vec![id("old@0.9")],
+            unknown: vec!["release 9 is not known".into()],
+        };
+        let expected = "\
+5 wanted, 2 present, 2 to send (12.1 MiB), 1 held, 1 extra
+replace  tools@1.3.0   1.5 KiB  pkg in its config
+send     core@1.2.3   12.1 MiB  release Perth 7.1 (4711)
+hold  late@1  waits: the source has no descpkg for it yet
+unknown  release 9 is not known
+extra  old@0.9  nothing wants it; it stays
+";
+        assert_eq!(picture(&plan, Style::default()), expected);
+    }
+
+    #[test]
+    fn a_complete_target_takes_one_line() {
+        let plan = Plan { wanted: 7, present: 7, ..Plan::default() };
+        assert_eq!(picture(&plan, Style::default()), "7 wanted, 7 present, 0 to send (0 B), 0 held, 0 extra\n");
+    }
+
+    #[test]
+    fn many_extra_packages_are_counted_not_listed() {
+        let plan = Plan { excess: (0..25).map(|n| id(&format!("old@{n}"))).collect(), ..Plan::default() };
+        let text = picture(&plan, Style::default());
+        assert_eq!(text.matches("it stays").count(), 20);
+        assert!(text.ends_with("… and 5 more extra packages; --json lists all\n"), "{text}");
+    }
+}

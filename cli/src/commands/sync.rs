@@ -1,0 +1,159 @@
+//! `blat sync`: asks the master for syncs, and waits for their end where that is wanted.
+
+use std::collections::BTreeSet;
+use std::io::{self, Write};
+use std::time::Duration;
+
+use blat_config::Home;
+use blat_domain::messages::{Answer, Request};
+use blat_domain::name::TargetName;
+use blat_domain::status::{LastError, SyncReport, SyncResult};
+use blat_domain::units::{show_duration, show_size};
+
+use crate::args::SyncArgs;
+use crate::failure::{Exit, Failure, Outcome};
+use crate::master::{Answers, Master, unexpected};
+use crate::picture;
+use crate::progress::Progress;
+use crate::style::{Style, Tone};
+
+/// Asks for the syncs.
+pub(crate) fn run(home: impl FnOnce() -> Result<Home, Failure>, args: &SyncArgs) -> Outcome {
+    if args.allow_delete {
+        return Err(Failure::not_available("blat sync --allow-delete"));
+    }
+    let master = Master::required(&home()?)?;
+    let mut answers = master.ask(&Request::Sync { targets: args.targets.clone(), wait: args.wait })?;
+    if args.wait {
+        return follow(&mut answers, &args.targets);
+    }
+    match answers.only()? {
+        Answer::Accepted { .. } => {
+            let names: Vec<&str> = args.targets.iter().map(TargetName::as_str).collect();
+            let whom = if names.is_empty() { "all targets".to_owned() } else { names.join(", ") };
+            writeln!(io::stdout(), "sync of {whom} asked for")?;
+            Ok(Exit::DONE)
+        }
+        other
+        @ (Answer::Status(_) | Answer::Progress { .. } | Answer::SyncFinished { .. } | Answer::Refused { .. }) => {
+            Err(unexpected(&other))
+        }
+    }
+}
+
+/// What has become of the targets so far.
+#[derive(Debug, Default)]
+struct Tally {
+    open: BTreeSet<TargetName>,
+    ended: usize,
+    failed: usize,
+}
+
+/// Shows progress until the master closes the connection: by then every awaited sync has its end.
+fn follow(answers: &mut Answers, targets: &[TargetName]) -> Outcome {
+    let style = Style::of_stdout();
+    let mut progress = Progress::new(style);
+    let mut tally = Tally { open: targets.iter().cloned().collect(), ..Tally::default() };
+    while let Some(answer) = answers.next()? {
+        match answer {
+            Answer::Progress { target, state, queue, current } => {
+                progress.tell(&target, state, queue, current.as_ref());
+                tally.open.insert(target);
+            }
+            Answer::SyncFinished { target, report, error } => {
+                let ok = report.as_ref().is_some_and(|report| report.result == SyncResult::Ok);
+                progress.end(&target, &end(&target, report.as_ref(), error.as_ref(), style))?;
+                tally.open.remove(&target);
+                tally.ended += 1;
+                tally.failed += usize::from(!ok);
+            }
+            other @ (Answer::Status(_) | Answer::Accepted { .. } | Answer::Refused { .. }) => {
+                return Err(unexpected(&other));
+            }
+        }
+    }
+    tally.judge()
+}
+
+impl Tally {
+    fn judge(&self) -> Outcome {
+        if let Some(target) = self.open.first() {
+            let others = match self.open.len() - 1 {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            return Err(Failure::failed(format!("the master went away before the sync of {target}{others} ended")));
+        }
+        match (self.ended, self.failed) {
+            (0, _) => Err(Failure::failed("there is nothing to sync").hint("each target is a file config/TARGET.conf")),
+            (_, 0) => Ok(Exit::DONE),
+            (1, _) => Err(Failure::failed("the sync failed")),
+            (ended, failed) => Err(Failure::failed(format!("{failed} of {ended} syncs failed"))),
+        }
+    }
+}
+
+/// `perth: ok · 512/512 · sent 3 · 12.1 MiB in 1m 3s`
+fn end(target: &TargetName, report: Option<&SyncReport>, error: Option<&LastError>, style: Style) -> String {
+    let result = report.map(|report| report.result);
+    let (word, tone) = match result {
+        Some(SyncResult::Ok) => ("ok", Tone::Good),
+        Some(SyncResult::Failed) => ("failed", Tone::Bad),
+        None => ("not done", Tone::Bad),
+    };
+    let mut line = format!("{target}: {}", style.paint(tone, word));
+    if let Some(report) = report {
+        let took = Duration::try_from(report.finished.duration_since(report.started)).unwrap_or_default();
+        let mut parts = vec![String::new(), format!("{}/{}", report.present, report.wanted)];
+        parts.extend(picture::counts(report));
+        parts.push(format!("{} in {}", show_size(report.bytes), show_duration(took)));
+        line += &parts.join(" · ");
+    }
+    match error {
+        Some(error) => line + ": " + &picture::last_error(error),
+        None => line,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(result: SyncResult) -> SyncReport {
+        SyncReport {
+            started: "2026-11-21T12:00:00Z".parse().expect("a time"),
+            finished: "2026-11-21T12:01:03Z".parse().expect("a time"),
+            result,
+            wanted: 512,
+            present: 512,
+            sent: 3,
+            failed: 0,
+            marked: 0,
+            deleted: 0,
+            bytes: 12_687_770,
+        }
+    }
+
+    #[test]
+    fn an_end_is_one_line() {
+        let target: TargetName = "perth".parse().expect("a name");
+        let style = Style::default();
+        let ok = end(&target, Some(&report(SyncResult::Ok)), None, style);
+        assert_eq!(ok, "perth: ok · 512/512 · sent 3 · 12.1 MiB in 1m 3s");
+        let at = "2026-11-21T12:00:00Z".parse().expect("a time");
+        let error = LastError { at, package: None, text: "no agent runs\u{1b}".into(), retry_at: None };
+        assert_eq!(end(&target, None, Some(&error), style), "perth: not done: no agent runs\\u{1b}");
+    }
+
+    #[test]
+    fn only_ends_that_are_all_good_are_a_success() {
+        let tally = |open: &[&str], ended, failed| {
+            let open = open.iter().map(|name| name.parse().expect("a name")).collect();
+            Tally { open, ended, failed }.judge().map_err(|failure| failure.exit())
+        };
+        assert_eq!(tally(&[], 2, 0), Ok(Exit::DONE));
+        assert_eq!(tally(&[], 2, 1), Err(Exit::FAILED));
+        assert_eq!(tally(&[], 0, 0), Err(Exit::FAILED));
+        assert_eq!(tally(&["perth"], 1, 0), Err(Exit::FAILED));
+    }
+}

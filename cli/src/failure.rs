@@ -1,0 +1,135 @@
+//! How a command ends: its exit code, and what is said when it did not do what it was asked.
+//!
+//! Only `main` exits; everything else hands one of these values up.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::process::ExitStatus;
+
+/// The exit codes of `blat`: a public table, read by scripts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exit(pub u8);
+
+impl Exit {
+    /// Done.
+    pub const DONE: Self = Self(0);
+    /// It was tried and failed.
+    pub const FAILED: Self = Self(1);
+    /// Wrong usage: nothing was tried.
+    pub const USAGE: Self = Self(2);
+    /// No master is running.
+    pub const NO_MASTER: Self = Self(69);
+    /// Busy: try later.
+    pub const BUSY: Self = Self(75);
+    /// The configuration is not valid.
+    pub const CONFIG: Self = Self(78);
+}
+
+/// Why a command ended without doing what it was asked.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    exit: Exit,
+    text: String,
+    hint: Option<String>,
+}
+
+impl Exit {
+    /// The exit code of an executable that was run for this one; one that was killed failed.
+    pub(crate) fn of(status: ExitStatus) -> Self {
+        status.code().and_then(|code| u8::try_from(code).ok()).map_or(Self::FAILED, Self)
+    }
+}
+
+/// What every command hands to `main`.
+pub(crate) type Outcome = Result<Exit, Failure>;
+
+impl Failure {
+    /// A failure with its exit code. `text` says what was attempted, on what and why it failed, all fit for printing.
+    pub(crate) fn new(exit: Exit, text: impl Into<String>) -> Self {
+        Self { exit, text: text.into(), hint: None }
+    }
+
+    /// A failure of which somebody else, such as an executable run for this one, has told already.
+    pub(crate) fn told(exit: Exit) -> Self {
+        Self::new(exit, "")
+    }
+
+    /// Something was tried and failed.
+    pub(crate) fn failed(text: impl Into<String>) -> Self {
+        Self::new(Exit::FAILED, text)
+    }
+
+    /// The command cannot have been meant as it was given.
+    pub(crate) fn usage(text: impl Into<String>) -> Self {
+        Self::new(Exit::USAGE, text)
+    }
+
+    /// A part of Blat that a later release brings.
+    pub(crate) fn not_available(what: &str) -> Self {
+        Self::usage(format!("`{what}` is not available yet"))
+    }
+
+    /// The command needs the master, and there is none.
+    pub(crate) fn no_master() -> Self {
+        Self::new(Exit::NO_MASTER, "no master is running").hint("start it with `blat start`")
+    }
+
+    /// Adds what the operator can do about it.
+    #[must_use]
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Says it on standard error. Where that is gone too, nobody is left to tell.
+    pub(crate) fn say(&self) {
+        let _ = write!(io::stderr(), "{self}");
+    }
+
+    /// The code to exit with.
+    pub(crate) fn exit(&self) -> Exit {
+        self.exit
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.text.is_empty() {
+            return Ok(());
+        }
+        writeln!(f, "blat: {}", self.text)?;
+        match &self.hint {
+            Some(hint) => writeln!(f, "hint: {hint}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Writing to standard output failed.
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            // A reader that went away (`blat status | head`) needs no message.
+            return Self::told(Exit::DONE);
+        }
+        Self::failed(format!("cannot write to standard output: {error}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_one_line_and_a_hint() {
+        assert_eq!(Failure::no_master().to_string(), "blat: no master is running\nhint: start it with `blat start`\n");
+        assert_eq!(Failure::not_available("blat why").to_string(), "blat: `blat why` is not available yet\n");
+    }
+
+    #[test]
+    fn a_reader_that_left_is_no_failure() {
+        let failure = Failure::from(io::Error::from(io::ErrorKind::BrokenPipe));
+        assert_eq!((failure.exit(), failure.to_string()), (Exit::DONE, String::new()));
+        assert_eq!(Failure::from(io::Error::from(io::ErrorKind::StorageFull)).exit(), Exit::FAILED);
+    }
+}

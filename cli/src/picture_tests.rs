@@ -1,0 +1,150 @@
+//! How a status reads, as plain strings.
+
+use blat_domain::status::{ConfigStatus, SupervisorStatus};
+
+use super::*;
+
+fn at(text: &str) -> Timestamp {
+    text.parse().expect("a time")
+}
+
+fn now() -> Timestamp {
+    at("2026-11-21T12:00:00Z")
+}
+
+fn target(name: &str, state: State) -> TargetStatus {
+    TargetStatus {
+        name: name.parse().expect("a target name"),
+        kind: "dpkg_archive".into(),
+        pid: Some(4711),
+        restarts: 0,
+        since: at("2026-11-21T11:56:40Z"),
+        state,
+        last_sync: None,
+        queue: Queue::default(),
+        current: None,
+        last_error: None,
+        config: ConfigStatus { path: format!("config/{name}.conf").into(), loaded: Some(now()), error: None },
+    }
+}
+
+fn report(result: SyncResult) -> SyncReport {
+    SyncReport {
+        started: at("2026-11-21T11:56:00Z"),
+        finished: at("2026-11-21T11:57:00Z"),
+        result,
+        wanted: 512,
+        present: 512,
+        sent: 3,
+        failed: 0,
+        marked: 0,
+        deleted: 0,
+        bytes: 1 << 20,
+    }
+}
+
+fn shown(targets: Vec<TargetStatus>, style: Style) -> String {
+    let supervisor = Some(SupervisorStatus { pid: 1, version: "0.1.0".into(), started: now() });
+    status(&Status { home: "/srv/blat".into(), supervisor, targets }, now(), style)
+}
+
+/// One target at rest, one at work, one in trouble.
+fn three() -> Vec<TargetStatus> {
+    let idle = TargetStatus { last_sync: Some(report(SyncResult::Ok)), ..target("perth", State::Idle) };
+    let sending = TargetStatus {
+        queue: Queue { tags: 1, packages: 12, bytes: 3 << 30 },
+        current: Some(Current { package: "core_devl@2.1.0.cr".parse().expect("a package"), done: 45, total: 100 }),
+        ..target("sydney", State::Sending)
+    };
+    let waiting = TargetStatus {
+        last_sync: Some(SyncReport { present: 510, failed: 2, ..report(SyncResult::Failed) }),
+        last_error: Some(LastError {
+            at: now(),
+            package: None,
+            text: "cannot reach rail.example.com: connection refused".into(),
+            retry_at: Some(at("2026-11-21T12:00:12Z")),
+        }),
+        ..target("hobart", State::Waiting)
+    };
+    vec![idle, sending, waiting]
+}
+
+#[test]
+fn targets_stand_in_a_table_with_their_errors_below() {
+    let expected = "\
+TARGET  STATE    SINCE   LAST SYNC                                    QUEUE                          CURRENT                 ERROR
+perth   idle     3m 20s  ok 3m ago · 512/512 · sent 3                 -                              -                       -
+sydney  sending  3m 20s  never                                        12 packages · 3.0 GiB · 1 tag  core_devl@2.1.0.cr 45%  -
+hobart  waiting  3m 20s  failed 3m ago · 510/512 · sent 3 · failed 2  -                              -                       retry in 12s
+    cannot reach rail.example.com: connection refused
+";
+    assert_eq!(shown(three(), Style::default()), expected);
+}
+
+#[test]
+fn no_line_is_wider_than_the_terminal() {
+    for width in [80, 100] {
+        let text = shown(three(), Style { width: Some(width), ..Style::default() });
+        assert!(text.lines().all(|line| line.chars().count() <= width), "{text}");
+        for whole in ["perth", "sydney", "hobart"] {
+            assert!(text.contains(whole), "{text}");
+        }
+    }
+}
+
+#[test]
+fn complaints_about_a_config_stand_below_their_target_in_their_form() {
+    let mut perth = target("perth", State::Misconfigured);
+    perth.config.loaded = None;
+    perth.config.error = Some("perth.conf:2:1: unknown key\n  |\n2 | hots: x\n  | ^^^^ here\u{1b}".into());
+    let text = shown(vec![perth], Style { width: Some(80), ..Style::default() });
+    assert!(text.contains("config/perth.conf is not valid; no agent runs until it is put right"), "{text}");
+    assert!(text.contains("\n      2 | hots: x\n        | ^^^^ here\\u{1b}\n"), "{text}");
+    assert!(text.lines().nth(1).expect("a row").ends_with("config"), "{text}");
+}
+
+#[test]
+fn a_long_complaint_is_cut_and_says_where_the_rest_is() {
+    let mut perth = target("perth", State::Idle);
+    perth.config.error = Some((0..50).map(|n| format!("complaint {n}\n")).collect());
+    let text = shown(vec![perth], Style::default());
+    assert!(text.contains("complaint 19\n") && !text.contains("complaint 20\n"), "{text}");
+    assert!(text.contains("… 30 more lines: blat check perth\n"), "{text}");
+    assert!(text.contains("the settings read last stay in force"), "{text}");
+}
+
+#[test]
+fn hostile_text_cannot_reach_the_terminal() {
+    let mut perth = target("perth", State::Waiting);
+    let text = "the target said \u{1b}]0;owned\u{7}\nand more".to_owned();
+    perth.last_error = Some(LastError { at: now(), package: None, text, retry_at: None });
+    let text = shown(vec![perth], Style::default());
+    assert!(!text.contains(['\u{1b}', '\u{7}']) && text.contains("owned") && text.contains("; and more"), "{text}");
+    assert!(text.contains("no retry"), "{text}");
+}
+
+#[test]
+fn an_error_names_its_package_once() {
+    let package = Some("core@1".parse().expect("a package"));
+    let error = |text: &str| LastError { at: now(), package: package.clone(), text: text.into(), retry_at: None };
+    assert_eq!(last_error(&error("target is full")), "core@1: target is full");
+    assert_eq!(last_error(&error("cannot send core@1: target is full")), "cannot send core@1: target is full");
+}
+
+#[test]
+fn states_are_coloured_only_where_asked() {
+    let text = shown(three(), Style { colours: true, ..Style::default() });
+    assert!(text.contains("\u{1b}[32midle\u{1b}[0m") && text.contains("\u{1b}[33mwaiting\u{1b}[0m"), "{text}");
+    assert!(!shown(three(), Style::default()).contains('\u{1b}'));
+}
+
+#[test]
+fn odd_clocks_and_sizes_do_no_harm() {
+    assert_eq!(elapsed(now(), at("2026-11-21T11:00:00Z")), Duration::from_secs(1));
+    assert_eq!((percent(0, 0), percent(5, 0), percent(u64::MAX, 10), percent(1, 3)), (100, 100, 100, 33));
+}
+
+#[test]
+fn a_home_without_targets_says_how_to_add_one() {
+    assert_eq!(shown(vec![], Style::default()), "no targets: each is a file config/TARGET.conf\n");
+}

@@ -1,0 +1,27 @@
+//! Finding the other executables of the same installation.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+use crate::failure::Failure;
+
+/// The executable `name`: beside this one, so that one installation does not run another's; else on the search path.
+pub(crate) fn find(name: &str) -> Result<PathBuf, Failure> {
+    let own = env::current_exe().ok();
+    let beside = own.as_deref().and_then(Path::parent).map(|dir| dir.join(name)).filter(|path| is_executable(path));
+    let searched = || {
+        let path = env::var_os("PATH")?;
+        env::split_paths(&path)
+            .filter(|dir| dir.is_absolute())
+            .map(|dir| dir.join(name))
+            .find(|path| is_executable(path))
+    };
+    beside.or_else(searched).ok_or_else(|| {
+        Failure::failed(format!("cannot find the executable {name}, neither beside blat nor on the search path"))
+            .hint("install all of Blat's executables into one directory")
+    })
+}
+
+fn is_executable(path: &Path) -> bool {
+    path.is_file() && rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok()
+}

@@ -1,0 +1,132 @@
+# shellcheck shell=sh
+# Killing the scripts: at every step, and in the middle of a stream. Whatever the instant: nothing partial is visible, and the next run
+# finishes the work and leaves nothing lying about.
+
+# trap_step N WHEN: every tool counts; at the Nth the script is killed before or after the tool has run.
+trap_step() {
+    echo 0 >"$work/step"
+    for tool in mkdir mv chmod sync cp find awk sha256sum rm cat stat flock tar df rmdir; do
+        wrap "$tool" '
+            read -r n <"$BLAT_TEST/step"
+            n=$((n + 1))
+            echo "$n" >"$BLAT_TEST/step"
+            [ "$n" -ne '"$1"' ] || {
+                read -r victim <"$BLAT_TEST/victim"
+                [ '"$2"' = before ] || "$real" "$@"
+                kill -9 "$victim"
+                exit 1
+            }
+            exec "$real" "$@"'
+    done
+}
+
+# run_victim VERB ARGUMENT...: as run, with a process id that can be killed.
+run_victim() {
+    verb=$1
+    shift
+    command="$verb $*"
+    env -i HOME="$work/home" PATH="$before:$tools" BLAT_TEST="$work" "$shell" -c 'echo $$ >"$BLAT_TEST/victim"; exec "$@"' victim \
+        "$shell" "$bin/$verb" "$@" >"$work/out" 2>"$work/err"
+    status=$?
+}
+
+# either_whole: odd@1 is the old one or the newer one, and whole.
+either_whole() { complete odd/1 || newer_complete; }
+
+# What may be seen after a kill, and what the next run has to say.
+after_new() {
+    absent odd/1 || complete odd/1 || return 1
+    receive "$work/odd"
+    grep -q '^\(published\|already\) odd 1$' "$work/out" && complete odd/1 && nothing_staged
+}
+
+after_replace() {
+    either_whole || return 1
+    receive "$work/odd-replace"
+    grep -q '^\(replaced\|already\) odd 1$' "$work/out" && newer_complete && nothing_staged
+}
+
+# Without an exchange there is an instant without any version; whoever comes next puts the old one back.
+after_renames() {
+    absent odd/1 || either_whole || return 1
+    receive "$work/even"
+    either_whole && after_replace
+}
+
+after_delete() {
+    absent odd/1 || complete odd/1 || return 1
+    delete odd/1
+    grep -q '^\(deleted\|absent\) odd 1$' "$work/out" && absent odd && absent .dpkg_archive/manifests/odd && nothing_staged
+}
+
+before_new() { fresh; }
+before_replace() { fresh && receive "$work/odd"; }
+before_renames() { before_replace; }
+before_delete() { before_replace; }
+
+step_new() { run_victim receive_package --archive "$arch" --batch victim --compression none --bytes 1 --entries 1 --reserve 0 <"$work/odd"; }
+step_replace() {
+    run_victim receive_package --archive "$arch" --batch victim --compression none --bytes 1 --entries 1 --reserve 0 <"$work/odd-replace"
+}
+step_renames() {
+    wrap perl 'exit 1'
+    step_replace
+}
+step_delete() { run_victim delete_package --archive "$arch" odd/1 </dev/null; }
+
+# killed_everywhere WHAT: at every step until one run gets through.
+killed_everywhere() {
+    steps=0
+    while :; do
+        steps=$((steps + 1))
+        for when in before after; do
+            "before_$1"
+            trap_step "$steps" "$when"
+            "step_$1"
+            killed=$status
+            read -r reached <"$work/step"
+            unwrap
+            if ! "after_$1"; then
+                echo "      at step $steps, $when"
+                return 1
+            fi
+        done
+        [ "$killed" -eq 137 ] || [ "$reached" -ge "$steps" ] || break
+    done
+    [ "$steps" -gt 10 ]
+}
+
+stage_has_files() { [ -n "$(find "$arch/.dpkg_archive/stage" -path '*/packages/*' -type f 2>/dev/null)" ]; }
+
+# gone PID: no such process any more, or only its entry.
+gone() { ! kill -0 "$1" 2>/dev/null; }
+
+check_crashing() {
+    check 'killed at every step of a new package' killed_everywhere new
+    check 'killed at every step of a replacement' killed_everywhere replace
+    check 'killed at every step of a replacement without exchange' killed_everywhere renames
+    check 'killed at every step of a deletion' killed_everywhere delete
+
+    fresh
+    before=/nonexistent
+    half=$(($(stat -c %s "$work/odd") / 2))
+    exec 6<>"$work/hold"
+    { head -c "$half" "$work/odd" && head -c 1 <&6 >/dev/null; } |
+        run_victim receive_package --archive "$arch" --batch victim --compression none --bytes 1 --entries 1 --reserve 0 6>&- &
+    sender=$!
+    eventually stage_has_files
+    check 'in the middle of a stream there are files in the stage' stage_has_files
+    list
+    check 'which are not listed' said ''
+    read -r victim <"$work/victim"
+    kill -9 "$victim"
+    receive "$work/even"
+    check 'a stage into which an orphan may still write is left alone' stage_has_files
+    check 'and does not hinder the next run' said 'published even 2.0~rc1+x'
+    echo >&6
+    wait "$sender"
+    exec 6>&-
+    swept() { receive "$work/odd" && nothing_staged; }
+    check 'once the stream has ended it is swept' eventually swept
+    check 'and the package comes whole' complete odd/1
+}

@@ -1,0 +1,48 @@
+# shellcheck shell=sh
+# delete_package.
+
+delete() { run delete_package --archive "$arch" "$@" </dev/null; }
+
+check_deleting() {
+    fresh
+    receive "$work/both"
+    delete odd/1
+    check 'a read-only package is deleted' said 'deleted odd 1'
+    check 'with its name, its manifest and all traces' [ -z "$(find "$arch" -path '*odd*')" ]
+    check 'and nothing is left' nothing_staged
+    check 'and the other one stays' complete even/2.0~rc1+x
+    delete odd/1 even/2.0~rc1+x none/7
+    check 'several at once, and absent ones' said 'absent odd 1
+deleted even 2.0~rc1+x
+absent none 7'
+
+    receive "$work/odd"
+    ln -s 1 "$arch/odd/current"
+    delete odd/current
+    check 'a link is deleted, and not what it addresses' said 'deleted odd current'
+    check 'which stays' complete odd/1
+    mkdir -p "$arch/odd/mine"
+    echo mine >"$arch/odd/mine/file"
+    echo mine >"$arch/odd/file"
+    ln -s odd "$arch/alias"
+    delete odd/mine odd/file alias/1
+    check 'what is no package is never deleted' [ "$(grep -c '^failed .* foreign ' "$work/out")" -eq 3 ]
+    check 'but stays' [ -e "$arch/odd/mine/file" -a -e "$arch/odd/file" -a -e "$arch/odd/1/descpkg" ]
+    for bad in ../x odd ../../x/1 odd/.. odd/1/bin /etc/passwd odd/ /1 .odd/1 'odd/a b' "odd/1
+x/1" -x/1; do
+        delete "$bad"
+        check "a hostile name is wrong usage: $(printf '%.10s' "$bad" | tr '\n' ' ')" ended 2 'is not NAME/VERSION'
+    done
+    delete
+    check 'nothing to delete is wrong usage' ended 2
+    run delete_package --archive "$work/none" odd/1 </dev/null
+    check 'a missing archive is an error for a deletion' ended 1 "entering the archive $work/none failed"
+    wrap sync '[ "$1" = --help ] && exec "$real" "$@"; exit 1'
+    delete odd/1
+    unwrap
+    check 'a disk that fails is an error for a deletion' ended 1 'the disk reports an error'
+    check 'before anything is deleted' complete odd/1
+    chmod 000 "$arch/odd/1/empty" "$arch/odd/1/lib/deep"
+    delete odd/1
+    check 'a package with closed directories is deleted' [ -z "$(find "$arch/.dpkg_archive" "$arch/odd" -path '*/lib*')" ]
+}

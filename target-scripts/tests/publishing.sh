@@ -1,0 +1,142 @@
+# shellcheck shell=sh
+# receive_package: the places that packages go to, and who else may be there.
+
+replaced() { ended 0 && said 'replaced odd 1' && newer_complete && nothing_staged; }
+
+# untouched CLASS: odd@1 failed so, and what was there is as it was.
+untouched() {
+    ended 0 && grep -q "^failed odd 1 $1 " "$work/out" && snapshot "$arch/odd" >"$work/found" && cmp -s "$work/before" "$work/found" &&
+        nothing_staged
+}
+
+# against CLASS TITLE: odd@1 is sent to an archive where something else is in its place.
+against() {
+    snapshot "$arch/odd" >"$work/before"
+    receive "$work/odd-replace"
+    check "$2 is never touched" untouched "$1"
+}
+
+check_publishing() {
+    fresh
+    receive "$work/odd"
+    receive "$work/odd-newer"
+    check 'a new package does not replace another one' said "$(sed -n '2p' "$work/out")"
+    check 'but conflicts with it' grep -q '^failed odd 1 conflict .*1600000000, not 1600000500' "$work/out"
+    check 'and the old one stays' complete odd/1
+    receive "$work/odd-replace"
+    check 'a replacement replaces it' replaced
+    fresh
+    receive "$work/odd"
+    wrap perl 'exit 1'
+    receive "$work/odd-replace"
+    unwrap
+    check 'a replacement works without an exchange' replaced
+    fresh
+    receive "$work/odd-replace"
+    check 'a replacement of nothing is published' said 'published odd 1'
+
+    fresh
+    mkdir -p "$arch/odd/1/sub"
+    echo mine >"$arch/odd/1/sub/file"
+    against foreign 'a directory without descpkg'
+    rm -r "$arch/odd/1/sub"
+    against foreign 'an empty directory'
+    mkdir "$arch/odd/1/descpkg"
+    against foreign 'a directory with a directory called descpkg'
+    rm -r "$arch/odd/1"
+    echo mine >"$arch/odd/1"
+    against foreign 'a file in the place of a version'
+    rm "$arch/odd/1"
+    ln -s 2 "$arch/odd/1"
+    against foreign 'a dangling link in the place of a version'
+    mkdir "$arch/odd/2"
+    : >"$arch/odd/2/descpkg"
+    against foreign 'a link in the place of a version'
+    rm -r "$arch/odd"
+    echo mine >"$arch/odd"
+    against foreign 'a file in the place of a name'
+    rm "$arch/odd"
+    mkdir -p "$work/elsewhere"
+    ln -s "$work/elsewhere" "$arch/odd"
+    receive "$work/odd"
+    check 'a link in the place of a name is foreign' grep -q '^failed odd 1 foreign' "$work/out"
+    check 'and not followed' [ -z "$(ls -A "$work/elsewhere")" ]
+
+    fresh
+    mkdir "$arch/odd"
+    chmod 555 "$arch/odd"
+    receive "$work/both"
+    check 'a name that is closed to us fails its package' grep -q '^failed odd 1 io .*Permission denied' "$work/out"
+    check 'and not the other one' complete even/2.0~rc1+x
+    chmod 755 "$arch/odd"
+
+    check_races
+    check_order
+}
+
+check_races() {
+    # Somebody else makes the directory between our look and our rename.
+    fresh
+    wrap mv 'for last; do :; done; [ "$last" != odd/1 ] || { mkdir odd/1; echo mine >odd/1/file; }; exec "$real" "$@"'
+    receive "$work/odd"
+    unwrap
+    check 'a directory that appears at the last moment fails the package' grep -q '^failed odd 1 io' "$work/out"
+    check 'and nothing is nested in it' [ "$(cd "$arch/odd/1" && find . -print | tr '\n' ' ')" = '. ./file ' ]
+    check 'and nothing is left beside it' nothing_staged
+
+    fresh
+    receive "$work/even"
+    flock "$arch/.dpkg_archive/publish.lock" sh -c 'echo held; cat' <"$work/hold" >"$work/held" &
+    holder=$!
+    exec 6>"$work/hold"
+    eventually [ -s "$work/held" ]
+    receive "$work/odd"
+    check 'the publish lock of another is waited for, then status 75' ended 75 'publish.lock'
+    check 'and nothing is left' [ ! -e "$arch/odd" ]
+    exec 6>&-
+    wait "$holder"
+    : >"$work/held"
+    flock "$arch/.dpkg_archive/stage/taken.lock" sh -c 'echo held; cat' <"$work/hold" >"$work/held" &
+    holder=$!
+    exec 6>"$work/hold"
+    eventually [ -s "$work/held" ]
+    mkdir "$arch/.dpkg_archive/stage/taken"
+    receive "$work/odd"
+    check 'the stage of another that lives is left alone' [ -d "$arch/.dpkg_archive/stage/taken" ]
+    check 'and does not hinder' said 'published odd 1'
+    receive "$work/odd" --batch taken
+    check 'the same batch twice at a time is status 75' ended 75 'another process works on it'
+    exec 6>&-
+    wait "$holder"
+    receive "$work/odd"
+    check 'the stage of a dead one is swept' nothing_staged
+}
+
+check_order() {
+    fresh
+    wrap sync '[ "$1" = --help ] && exec "$real" "$@"; find . -name descpkg >>"$BLAT_TEST/synced"; exit 1'
+    receive "$work/odd"
+    unwrap
+    check 'a disk that fails discards the stage' ended 1 'durable failed'
+    check 'and leaves nothing' nothing_visible
+
+    : >"$work/synced"
+    wrap sync 'find . -name descpkg | sort >>"$BLAT_TEST/synced"; echo sync "$*" >>"$BLAT_TEST/synced"; exec "$real" "$@"'
+    receive "$work/odd" --batch order
+    unwrap
+    check 'it is made durable in the stage, then in its place, and only then answered' cmp -s "$work/synced" - <<EOF
+./.dpkg_archive/stage/order/packages/odd/1/descpkg
+sync -f .dpkg_archive/stage/order
+./odd/1/descpkg
+sync -f .dpkg_archive/stage/order
+EOF
+    # The clock of the loop is made fast; the digests wait until a sign of life has come.
+    wrap sleep 'exit 0'
+    wrap sha256sum 'n=0; until grep -q alive "$BLAT_TEST/out" || [ $n -gt 2000 ]; do n=$((n + 1)); /bin/sleep 0.01; done; exec "$real" "$@"'
+    receive "$work/even"
+    unwrap
+    check 'while it works it says that it is alive' grep -q '^alive$' "$work/out"
+    grep -v '^alive$' "$work/out" >"$work/rest"
+    mv "$work/rest" "$work/out"
+    check 'which is no part of the answer' said 'published even 2.0~rc1+x'
+}

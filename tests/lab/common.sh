@@ -1,0 +1,35 @@
+# Shared by the tools in this folder: how they complain, and who plays the target's user. Sourced, never run.
+
+# Programs of the system's own folders are looked for even where a login leaves those out of PATH.
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+LC_ALL=C
+export PATH LC_ALL
+
+# The unprivileged account that plays the target's side when the tools run as root.
+LAB_USER=blatlab
+
+fail() {
+    echo "${0##*/}: $*" >&2
+    exit 1
+}
+
+have() {
+    command -v "$1" >/dev/null 2>&1
+}
+
+is_root() {
+    [ "$(id -u)" = 0 ]
+}
+
+# Who owns the target's files and runs its sshd: never root.
+target_user() {
+    if is_root; then echo "$LAB_USER"; else id -un; fi
+}
+
+# Runs a command as the target's user, in this very process, so that its pid is the caller's.
+exec_as_target_user() {
+    if is_root; then
+        exec setpriv --reuid "$LAB_USER" --regid "$(id -g "$LAB_USER")" --init-groups -- "$@"
+    fi
+    exec "$@"
+}

@@ -1,0 +1,326 @@
+//! The lab itself: a scratch folder holding a master's home tree, a source archive, and a target behind an sshd of its own.
+
+use std::fmt::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+use std::{env, fs};
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::package::Package;
+use crate::process::{self, DEADLINE, Outcome, Process, Running, executable};
+use crate::scene::scene;
+use crate::tree;
+
+/// A world of its own: whatever runs in it ends with it.
+pub struct Lab {
+    dir: PathBuf,
+    master: Option<Running>,
+}
+
+impl Lab {
+    /// A home tree, an empty source, and an empty target whose sshd runs. `name` may be any; it helps to find a kept lab.
+    pub fn new(name: &str) -> Self {
+        // Short, since ssh's control sockets lie in here and their paths may have 90 bytes.
+        let name: String = name.chars().filter(char::is_ascii_alphanumeric).take(16).collect();
+        let dir = env::temp_dir().join(format!("blat-{name}-{}", process_wide_number()));
+        tree::remove(&dir);
+        let lab = Self { dir, master: None };
+        for folder in ["home/config", "home/tags", "home/ssh", "source"] {
+            fs::create_dir_all(lab.dir.join(folder)).expect("a scratch folder");
+        }
+        fs::set_permissions(&lab.dir, fs::Permissions::from_mode(0o755)).expect("an own folder");
+        lab.sshd("start").expect_success();
+        lab
+    }
+
+    /// Starts or stops the target's sshd, with all sessions.
+    pub fn sshd(&self, verb: &str) -> Outcome {
+        process::run(&mut self.sshd_tool(verb), &self.dir)
+    }
+
+    fn sshd_tool(&self, verb: &str) -> Command {
+        let mut tool = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("lab/sshd"));
+        tool.arg(verb).arg(self.dir.join("sshd"));
+        tool
+    }
+
+    /// The master's home tree.
+    pub fn home(&self) -> PathBuf {
+        self.dir.join("home")
+    }
+
+    /// The master's archive.
+    pub fn source(&self) -> PathBuf {
+        self.dir.join("source")
+    }
+
+    /// The target's archive.
+    pub fn target_archive(&self) -> PathBuf {
+        self.dir.join("sshd/home/dpkg_archive")
+    }
+
+    /// Where the scripts go on the target.
+    pub fn target_bin(&self) -> PathBuf {
+        self.dir.join("sshd/home/bin")
+    }
+
+    /// Where a version lies on the target, once it is published.
+    pub fn on_target(&self, name: &str, version: &str) -> PathBuf {
+        self.target_archive().join(name).join(version)
+    }
+
+    /// Puts a package into the source.
+    pub fn package(&self, name: &str, version: &str, fill: impl FnOnce(Package) -> Package) -> PathBuf {
+        fill(Package::new(name, version)).write(&self.source())
+    }
+
+    /// What Release Manager knows from now on: project `Lab` with one open release of these packages.
+    pub fn release(&self, packages: &[(&str, &str)]) {
+        let packages: Vec<String> = packages.iter().map(|(name, version)| format!("{name}@{version}")).collect();
+        let yaml = format!(
+            "projects:\n  - name: Lab\n    releases:\n      - {{id: 1, name: Lab 1, state: open, packages: [{}]}}\n",
+            packages.join(", ")
+        );
+        replace(&self.home().join("releases.yaml"), &yaml);
+    }
+
+    /// What a working target's config says, with the keys of `extra` in place of its own or added.
+    pub fn config_text(&self, extra: &str) -> String {
+        let read = |file: &str| fs::read_to_string(self.dir.join("sshd").join(file)).expect("a started sshd");
+        let path = |file: &str| self.dir.join(file).display().to_string();
+        let own = [
+            ("host", "127.0.0.1".to_owned()),
+            ("port", read("port")),
+            ("user", read("user")),
+            ("identity", path("sshd/id_ed25519")),
+            ("known_hosts", path("sshd/known_hosts")),
+            ("source", path("source")),
+            ("archive", path("sshd/home/dpkg_archive")),
+            ("bin", path("sshd/home/bin")),
+            ("release_manager", format!("{{file: {}}}", path("home/releases.yaml"))),
+            ("projects", "[Lab]".to_owned()),
+            ("disk_reserve", "1m".to_owned()),
+        ];
+        let replaced = |key: &str| extra.lines().any(|line| line.split(':').next() == Some(key));
+        let mut text = String::new();
+        for (key, value) in own.iter().filter(|(key, _)| !replaced(key)) {
+            writeln!(text, "{key}: {}", value.trim()).expect("writing to a string");
+        }
+        text + extra + "\n"
+    }
+
+    /// Writes a target's config: that of a working target, changed by `extra`.
+    pub fn config(&self, target: &str, extra: &str) {
+        self.raw_config(target, &self.config_text(extra));
+    }
+
+    /// Writes a target's config, whatever it says, in one step.
+    pub fn raw_config(&self, target: &str, text: &str) {
+        replace(&self.home().join(format!("config/{target}.conf")), text);
+    }
+
+    /// Drops a tag as a build server does: written aside, then renamed.
+    pub fn drop_tag(&self, target: &str, name: &str, version: &str) -> PathBuf {
+        let path = self.home().join("tags").join(target).join(format!("{name}@{version}"));
+        fs::create_dir_all(path.parent().expect("a tag directory")).expect("an own folder");
+        replace(&path, "");
+        path
+    }
+
+    /// One of the executables with `--home` set, its processes marked as this lab's.
+    pub fn command(&self, name: &str) -> Command {
+        let mut command = Command::new(executable(name));
+        command.arg("--home").arg(self.home()).env("BLAT_LAB", &self.dir).env_remove("BLAT_HOME").process_group(0);
+        command
+    }
+
+    /// `blat-agent --once`, to its end.
+    pub fn agent_once(&self, target: &str) -> Outcome {
+        self.start_agent_once(target).finish()
+    }
+
+    /// `blat-agent --once`, under way.
+    pub fn start_agent_once(&self, target: &str) -> Running {
+        Running::start(self.command("blat-agent").args(["--target", target, "--once"]), &self.dir)
+    }
+
+    /// A `blat` command, to its end.
+    pub fn blat(&self, arguments: &[&str]) -> Outcome {
+        process::run(self.command("blat").args(arguments), &self.dir)
+    }
+
+    /// Starts `blatd` in the foreground and waits until it answers.
+    pub fn start_master(&mut self) -> u32 {
+        self.start_master_below(&[])
+    }
+
+    /// As [`Self::start_master`], by a command that ends in executing its further arguments.
+    pub fn start_master_below(&mut self, wrapper: &[&str]) -> u32 {
+        assert!(self.master.is_none(), "one master at a time");
+        let plain = self.command("blatd");
+        let mut command = match wrapper.split_first() {
+            None => plain,
+            Some((first, rest)) => {
+                let mut wrapped = Command::new(first);
+                wrapped.args(rest).arg(plain.get_program()).args(plain.get_args());
+                wrapped.env("BLAT_LAB", &self.dir).env_remove("BLAT_HOME").process_group(0);
+                wrapped
+            }
+        };
+        let master = Running::start(&mut command, &self.dir);
+        let pid = master.pid();
+        self.master = Some(master);
+        self.wait_for("the master to answer", || (self.blat(&["status"]).code == Some(0)).then_some(()));
+        pid
+    }
+
+    /// Sends the master a signal and waits for its end.
+    pub fn end_master(&mut self, signal: Signal) -> Outcome {
+        let master = self.master.take().expect("a started master");
+        process::signal(master.pid(), signal);
+        master.finish()
+    }
+
+    /// `blat status --json`, of a running master.
+    pub fn status(&self) -> Value {
+        let outcome = self.blat(&["status", "--json"]);
+        serde_json::from_str(&outcome.expect_success().stdout).unwrap_or_else(|error| panic!("{error} in\n{outcome}"))
+    }
+
+    /// One target of [`Self::status`]; null when there is no such target.
+    pub fn target_status(&self, target: &str) -> Value {
+        let status = self.status();
+        let targets = status["targets"].as_array().expect("targets is a list");
+        targets.iter().find(|entry| entry["name"] == target).cloned().unwrap_or(Value::Null)
+    }
+
+    /// Waits until a target's status satisfies `is`, and gives that status.
+    pub fn wait_for_status(&self, target: &str, what: &str, is: impl Fn(&Value) -> bool) -> Value {
+        let mut last = Value::Null;
+        let found = process::poll(DEADLINE, || {
+            last = self.target_status(target);
+            is(&last).then(|| last.clone())
+        });
+        found.unwrap_or_else(|| panic!("{target} was not {what} within {DEADLINE:?}: {last:#}\n{}", scene(&self.dir)))
+    }
+
+    /// Waits until `look` gives something; fails with the whole scene when that takes too long.
+    pub fn wait_for<T>(&self, what: &str, look: impl FnMut() -> Option<T>) -> T {
+        process::poll(DEADLINE, look)
+            .unwrap_or_else(|| panic!("waited for {what}, {DEADLINE:?} long, in vain\n{}", scene(&self.dir)))
+    }
+
+    /// Waits until a version is visible on the target, and compares it with the source's.
+    pub fn wait_until_published(&self, name: &str, version: &str) {
+        let path = self.on_target(name, version);
+        self.wait_for(&format!("{name}@{version} on the target"), || path.exists().then_some(()));
+        self.assert_published(name, version);
+    }
+
+    /// Fails unless this version is on the target, the same as in the source.
+    pub fn assert_published(&self, name: &str, version: &str) {
+        tree::assert_same_package(&self.source().join(name).join(version), &self.on_target(name, version));
+    }
+
+    /// Fails if anything that the target shows is not the source's, whole.
+    pub fn assert_never_partial(&self) {
+        tree::assert_never_partial(&self.source(), &self.target_archive());
+    }
+
+    /// What the target shows, as `NAME@VERSION`, sorted.
+    pub fn visible(&self) -> Vec<String> {
+        let packages = tree::visible_packages(&self.target_archive());
+        packages.iter().map(|path| path.display().to_string().replacen('/', "@", 1)).collect()
+    }
+
+    /// The PackageList's packages, as `NAME VERSION`, after checking its form: sorted, counted.
+    pub fn package_list(&self) -> Vec<String> {
+        let path = self.target_archive().join(".dpkg_archive/PackageList.txt");
+        let text =
+            fs::read_to_string(&path).unwrap_or_else(|error| panic!("could not read {}: {error}", path.display()));
+        let packages: Vec<String> = text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect();
+        assert_eq!(text.lines().last(), Some(format!("# end {}", packages.len()).as_str()), "the last line of\n{text}");
+        assert!(packages.is_sorted(), "not sorted:\n{text}");
+        packages
+    }
+
+    /// Runs a command as the target's user, who is never root.
+    pub fn as_target_user(&self, argv: &[&str]) -> Outcome {
+        let user = fs::read_to_string(self.dir.join("sshd/user")).expect("a started sshd");
+        let mut command = Command::new(if rustix::process::getuid().is_root() { "setpriv" } else { "env" });
+        if rustix::process::getuid().is_root() {
+            command.args(["--reuid", user.trim(), "--regid", user.trim(), "--init-groups", "--"]);
+        }
+        process::run(command.args(argv), &self.dir)
+    }
+
+    /// What runs in the target's ssh sessions now, the sshd itself left out.
+    pub fn remote_processes(&self) -> Vec<Process> {
+        let mark = format!("BLAT_LAB_SSHD={}", self.dir.join("sshd").display());
+        let all = process::processes_marked(&mark);
+        all.into_iter().filter(|process| process.name != "sshd").collect()
+    }
+
+    /// What runs on the master's side now: masters, agents, and their ssh clients.
+    pub fn local_processes(&self) -> Vec<Process> {
+        let lab = self.dir.display().to_string();
+        let remote = format!("{lab}/sshd/daemon");
+        let all = process::processes_marked(&format!("BLAT_LAB={lab}"));
+        // The ssh client overwrites its environment with its title, which names the control socket in the home tree.
+        let titled = process::processes_marked(&format!("{lab}/home")).into_iter().filter(|p| p.name == "ssh");
+        let mut found: Vec<Process> =
+            all.into_iter().chain(titled).filter(|p| !p.command_line.contains(&remote)).collect();
+        found.sort_by_key(|process| process.pid);
+        found.dedup_by_key(|process| process.pid);
+        found
+    }
+
+    /// Waits until nothing runs on the master's side: no orphan is left.
+    pub fn wait_until_nothing_runs(&self) {
+        self.wait_for("the last process of the master's side to end", || {
+            self.local_processes().is_empty().then_some(())
+        });
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if let Some(mut master) = self.master.take() {
+            process::signal(master.pid(), Signal::TERM);
+            if process::poll(Duration::from_secs(40), || master.ended().then_some(())).is_none() {
+                eprintln!("the master did not stop, and was killed");
+                process::signal(master.pid(), Signal::KILL);
+            }
+        }
+        for left in self.local_processes() {
+            process::signal(left.pid, Signal::KILL);
+        }
+        if !self.sshd_tool("stop").status().is_ok_and(|status| status.success()) {
+            eprintln!("could not stop the sshd of {}", self.dir.display());
+        }
+        if env::var_os("BLAT_KEEP").is_some() {
+            eprintln!("kept: {}", self.dir.display());
+        } else {
+            tree::remove(&self.dir);
+        }
+    }
+}
+
+/// Tells labs of one test process apart, and those of different processes.
+fn process_wide_number() -> String {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Writes a file so that nobody sees it half-written.
+fn replace(path: &Path, text: &str) {
+    let aside = path.with_file_name(format!(".{}.tmp", path.file_name().expect("a file's path").to_string_lossy()));
+    fs::write(&aside, text).unwrap_or_else(|error| panic!("could not write {}: {error}", aside.display()));
+    fs::rename(&aside, path).unwrap_or_else(|error| panic!("could not write {}: {error}", path.display()));
+}

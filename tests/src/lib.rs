@@ -1,0 +1,17 @@
+//! A laboratory for Blat's executables: a scratch home tree, a source archive, a target behind a real sshd, and the
+//! means to look at all of it and to break it.
+//!
+//! Tests drive the executables as an operator would and know only what operators know (files, formats, exit codes):
+//! nothing of the product is linked in. Each [`Lab`] is a world of its own, so tests run side by side. A failure prints the
+//! command, both its streams, what lies in the lab and all logs; `BLAT_KEEP=1` keeps the lab itself.
+
+pub mod dice;
+pub mod lab;
+pub mod package;
+pub mod process;
+mod scene;
+pub mod tree;
+
+pub use dice::Dice;
+pub use lab::Lab;
+pub use process::Outcome;

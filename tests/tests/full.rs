@@ -1,0 +1,82 @@
+//! A target without space: a clear error, the tag kept, and all well once there is room.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use blat_tests::Lab;
+
+/// A lab whose target has the disk that `config` and the caller leave it; `big@1` is tagged and can't go there.
+fn refused(lab: &mut Lab, config: &str) -> PathBuf {
+    lab.package("small", "1", |p| p.file("a", "1"));
+    lab.package("big", "1", |p| p.noise("a", 6 << 20).noise("b", 6 << 20));
+    lab.release(&[]);
+    lab.config("perth", config);
+    lab.start_master();
+    lab.wait_for_status("perth", "idle", |s| s["state"] == "idle");
+
+    let tag = lab.drop_tag("perth", "big", "1");
+    let status = lab.wait_for_status("perth", "out of space", |s| s["last_error"]["package"] == "big@1");
+    let text = status["last_error"]["text"].as_str().expect("a text");
+    assert!(text.contains("space"), "it says what is wrong: {text}");
+    assert!(status["last_error"]["retry_at"].is_string(), "and when it tries again: {status:#}");
+    assert!(tag.exists(), "the tag is kept");
+    assert_eq!(lab.visible(), Vec::<String>::new());
+    tag
+}
+
+fn completes(lab: &Lab, tag: &Path) {
+    lab.blat(&["sync", "perth"]).expect_success();
+    lab.wait_until_published("big", "1");
+    lab.wait_for("the tag to be removed", || (!tag.exists()).then_some(()));
+    lab.wait_for_status("perth", "well again", |s| s["last_error"].is_null());
+}
+
+#[test]
+fn the_reserve_is_kept_free() {
+    let mut lab = Lab::new("reserve");
+    let tag = refused(&mut lab, "disk_reserve: 1000000g");
+    lab.config("perth", "disk_reserve: 1m");
+    completes(&lab, &tag);
+}
+
+/// Mounting takes root; `make test` leaves out what begins with `as_root` for everybody else, and says so.
+#[test]
+fn as_root_a_really_full_disk_is_survived() {
+    let mut lab = Lab::new("tmpfs");
+    let disk = SmallDisk::mount(lab.target_archive());
+    let tag = refused(&mut lab, "disk_reserve: 0");
+    disk.enlarge();
+    completes(&lab, &tag);
+    lab.assert_never_partial();
+}
+
+/// A tmpfs of 8 MiB over a folder, with that folder's owner. Unmounted lazily, so whatever still runs in it is no hindrance.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(over: PathBuf) -> Self {
+        let owner = fs::metadata(&over).expect("the target's archive");
+        let options = format!("size=8m,mode=755,uid={},gid={}", owner.uid(), owner.gid());
+        must(Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(&over));
+        Self(over)
+    }
+
+    fn enlarge(&self) {
+        must(Command::new("mount").args(["-o", "remount,size=64m"]).arg(&self.0));
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        if !Command::new("umount").arg("--lazy").arg(&self.0).status().is_ok_and(|status| status.success()) {
+            eprintln!("could not unmount {}", self.0.display());
+        }
+    }
+}
+
+fn must(command: &mut Command) {
+    let status = command.status().expect("a command of every Linux");
+    assert!(status.success(), "{command:?} ended with {status}");
+}
