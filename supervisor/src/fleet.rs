@@ -232,7 +232,7 @@ impl Fleet {
             None => actions.push(Action::Note(name.clone(), Note::Info(format!("agent ended as asked ({exit:?})")))),
         }
         let gone = LastError { at: now.wall, package: None, text: "the agent was stopped".to_owned(), retry_at: None };
-        let answers = Vec::new(); let _ = gone;
+        let answers = self.errands.lost(name, trouble.unwrap_or(gone));
         self.answer(answers, actions);
     }
 

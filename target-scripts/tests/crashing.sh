@@ -1,15 +1,16 @@
-# shellcheck shell=sh
+# shellcheck shell=sh disable=SC2154,SC2034,SC2016 # the harness is what sets and reads the names
 # Killing the scripts: at every step, and in the middle of a stream. Whatever the instant: nothing partial is visible, and the next run
 # finishes the work and leaves nothing lying about.
 
-# trap_step N WHEN: every tool counts; at the Nth the script is killed before or after the tool has run.
+# trap_step N WHEN: every tool takes a number; at the Nth the script is killed, before or after the tool has run.
 trap_step() {
-    echo 0 >"$work/step"
+    rm -rf "$work/steps"
+    mkdir "$work/steps"
     for tool in mkdir mv chmod sync cp find awk sha256sum rm cat stat flock tar df rmdir; do
         wrap "$tool" '
-            read -r n <"$BLAT_TEST/step"
-            n=$((n + 1))
-            echo "$n" >"$BLAT_TEST/step"
+            set -C
+            n=1
+            while ! true >"$BLAT_TEST/steps/$n"; do n=$((n + 1)); done 2>/dev/null
             [ "$n" -ne '"$1"' ] || {
                 read -r victim <"$BLAT_TEST/victim"
                 [ '"$2"' = before ] || "$real" "$@"
@@ -30,20 +31,20 @@ run_victim() {
     status=$?
 }
 
-# either_whole: odd@1 is the old one or the newer one, and whole.
-either_whole() { complete odd/1 || newer_complete; }
+# either_whole: odd@1 is the old one or the newer one, and whole. Its manifest comes a moment before it.
+either_whole() { whole odd/1 || newer whole odd/1; }
 
 # What may be seen after a kill, and what the next run has to say.
 after_new() {
-    absent odd/1 || complete odd/1 || return 1
+    absent odd/1 || whole odd/1 || return 1
     receive "$work/odd"
-    grep -q '^\(published\|already\) odd 1$' "$work/out" && complete odd/1 && nothing_staged
+    grep -q '^\(published\|already\) odd 1$' "$work/out" && arrived odd/1 && nothing_staged
 }
 
 after_replace() {
     either_whole || return 1
     receive "$work/odd-replace"
-    grep -q '^\(replaced\|already\) odd 1$' "$work/out" && newer_complete && nothing_staged
+    grep -q '^\(replaced\|already\) odd 1$' "$work/out" && newer arrived odd/1 && nothing_staged
 }
 
 # Without an exchange there is an instant without any version; whoever comes next puts the old one back.
@@ -54,7 +55,7 @@ after_renames() {
 }
 
 after_delete() {
-    absent odd/1 || complete odd/1 || return 1
+    absent odd/1 || whole odd/1 || return 1
     delete odd/1
     grep -q '^\(deleted\|absent\) odd 1$' "$work/out" && absent odd && absent .dpkg_archive/manifests/odd && nothing_staged
 }
@@ -83,35 +84,42 @@ killed_everywhere() {
             "before_$1"
             trap_step "$steps" "$when"
             "step_$1"
-            killed=$status
-            read -r reached <"$work/step"
             unwrap
             if ! "after_$1"; then
                 echo "      at step $steps, $when"
                 return 1
             fi
         done
-        [ "$killed" -eq 137 ] || [ "$reached" -ge "$steps" ] || break
+        # Nobody took that number: the script got through.
+        [ -e "$work/steps/$steps" ] || break
     done
     [ "$steps" -gt 10 ]
 }
 
+swept_by_next() { receive "$work/odd" && nothing_staged; }
+
 stage_has_files() { [ -n "$(find "$arch/.dpkg_archive/stage" -path '*/packages/*' -type f 2>/dev/null)" ]; }
 
-# gone PID: no such process any more, or only its entry.
-gone() { ! kill -0 "$1" 2>/dev/null; }
-
 check_crashing() {
+    usual=$arch
+    arch=$memory/arch
     check 'killed at every step of a new package' killed_everywhere new
     check 'killed at every step of a replacement' killed_everywhere replace
     check 'killed at every step of a replacement without exchange' killed_everywhere renames
     check 'killed at every step of a deletion' killed_everywhere delete
 
     fresh
+    arch=$usual
+    check_orphans
+}
+
+check_orphans() {
+    fresh
     before=/nonexistent
     half=$(($(stat -c %s "$work/odd") / 2))
     exec 6<>"$work/hold"
-    { head -c "$half" "$work/odd" && head -c 1 <&6 >/dev/null; } |
+    # The sender keeps its end open until it is told to end.
+    { head -c "$half" "$work/odd" && head -c 1 <&6; } |
         run_victim receive_package --archive "$arch" --batch victim --compression none --bytes 1 --entries 1 --reserve 0 6>&- &
     sender=$!
     eventually stage_has_files
@@ -126,7 +134,6 @@ check_crashing() {
     echo >&6
     wait "$sender"
     exec 6>&-
-    swept() { receive "$work/odd" && nothing_staged; }
-    check 'once the stream has ended it is swept' eventually swept
-    check 'and the package comes whole' complete odd/1
+    check 'once the stream has ended it is swept' eventually swept_by_next
+    check 'and the package comes whole' arrived odd/1
 }

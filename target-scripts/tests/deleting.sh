@@ -1,4 +1,4 @@
-# shellcheck shell=sh
+# shellcheck shell=sh disable=SC2154,SC2034,SC2016 # the harness is what sets and reads the names
 # delete_package.
 
 delete() { run delete_package --archive "$arch" "$@" </dev/null; }
@@ -10,7 +10,7 @@ check_deleting() {
     check 'a read-only package is deleted' said 'deleted odd 1'
     check 'with its name, its manifest and all traces' [ -z "$(find "$arch" -path '*odd*')" ]
     check 'and nothing is left' nothing_staged
-    check 'and the other one stays' complete even/2.0~rc1+x
+    check 'and the other one stays' arrived even/2.0~rc1+x
     delete odd/1 even/2.0~rc1+x none/7
     check 'several at once, and absent ones' said 'absent odd 1
 deleted even 2.0~rc1+x
@@ -20,7 +20,7 @@ absent none 7'
     ln -s 1 "$arch/odd/current"
     delete odd/current
     check 'a link is deleted, and not what it addresses' said 'deleted odd current'
-    check 'which stays' complete odd/1
+    check 'which stays' arrived odd/1
     mkdir -p "$arch/odd/mine"
     echo mine >"$arch/odd/mine/file"
     echo mine >"$arch/odd/file"
@@ -41,7 +41,7 @@ x/1" -x/1; do
     delete odd/1
     unwrap
     check 'a disk that fails is an error for a deletion' ended 1 'the disk reports an error'
-    check 'before anything is deleted' complete odd/1
+    check 'before anything is deleted' arrived odd/1
     chmod 000 "$arch/odd/1/empty" "$arch/odd/1/lib/deep"
     delete odd/1
     check 'a package with closed directories is deleted' [ -z "$(find "$arch/.dpkg_archive" "$arch/odd" -path '*/lib*')" ]

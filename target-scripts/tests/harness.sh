@@ -1,4 +1,4 @@
-# shellcheck shell=sh
+# shellcheck shell=sh disable=SC2154,SC2016 # names are set by run, and wrappers expand theirs later
 # What the checks of the target scripts stand on: packages and streams made with this machine's own tools, runs of a script under the shell
 # in question, and what is said about each check. Sourced by `run`.
 
@@ -144,10 +144,14 @@ snapshot() {
     )
 }
 
-# complete NAME/VERSION [LIKE]: what is visible is all of the source's package.
-complete() {
-    snapshot "$src/${2:-$1}" >"$work/wanted" && snapshot "$arch/$1" >"$work/found" 2>&1 && cmp -s "$work/wanted" "$work/found" &&
-        (cd "$arch/$1" && sha256sum --strict -c --status "$arch/.dpkg_archive/manifests/$1")
+# whole NAME/VERSION: what is visible is all of the source's package.
+whole() {
+    snapshot "$src/$1" >"$work/wanted" && snapshot "$arch/$1" >"$work/found" 2>&1 && cmp -s "$work/wanted" "$work/found"
+}
+
+# arrived NAME/VERSION: it is whole, and its manifest is there and says the same.
+arrived() {
+    whole "$1" && (cd "$arch/$1" && sha256sum --strict -c --status "$arch/.dpkg_archive/manifests/$1")
 }
 
 absent() { [ ! -e "$arch/$1" ] && [ ! -L "$arch/$1" ]; }
@@ -214,12 +218,9 @@ make_sources() {
     chmod 555 "$src/odd/1"
     make_package even 2.0~rc1+x 1600000100
     mkdir -p "$work/newer"
-    older=$src
-    src=$work/newer
-    make_package odd 1 1600000500 'built again'
-    pack "$work/odd-replace" replace odd/1
-    pack "$work/odd-newer" new odd/1
-    src=$older
+    newer make_package odd 1 1600000500 'built again'
+    newer pack "$work/odd-replace" replace odd/1
+    newer pack "$work/odd-newer" new odd/1
     pack "$work/odd" new odd/1
     pack "$work/even" new even/2.0~rc1+x
     pack "$work/both" new odd/1 even/2.0~rc1+x
@@ -227,11 +228,12 @@ make_sources() {
     zstd -q "$work/both"
 }
 
-newer_complete() {
+# newer COMMAND...: a check against the newer build.
+newer() {
     older=$src
     src=$work/newer
-    complete odd/1
-    complete_status=$?
+    "$@"
+    newer_status=$?
     src=$older
-    return "$complete_status"
+    return "$newer_status"
 }

@@ -1,4 +1,4 @@
-# shellcheck shell=sh
+# shellcheck shell=sh disable=SC2154,SC2034,SC2016 # the harness is what sets and reads the names
 # get_plist.
 
 # put NAME/VERSION TIME: just enough of a package to be listed.

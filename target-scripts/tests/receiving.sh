@@ -1,11 +1,11 @@
-# shellcheck shell=sh
+# shellcheck shell=sh disable=SC2154,SC2034,SC2016 # the harness is what sets and reads the names
 # receive_package's stream: what arrives, what a cut leaves; and receive_file.
 
 both_published='published odd 1
 published even 2.0~rc1+x'
 
-both_complete() {
-    ended 0 && said "$both_published" && complete odd/1 && complete even/2.0~rc1+x && nothing_staged
+both_arrived() {
+    ended 0 && said "$both_published" && arrived odd/1 && arrived even/2.0~rc1+x && nothing_staged
 }
 
 nothing_visible() {
@@ -40,7 +40,7 @@ check_receiving() {
         fi
         fresh
         receive "$file" --compression "$compression"
-        check "a stream of two odd packages arrives whole, $compression" both_complete
+        check "a stream of two odd packages arrives whole, $compression" both_arrived
         check "a stream that is cut anywhere leaves nothing, $compression" cut_everywhere "$file" "$compression"
     done
 
@@ -54,7 +54,7 @@ check_receiving() {
     receive "$work/both"
     check 'what is there already is said to be' said 'already odd 1
 already even 2.0~rc1+x'
-    check 'and stays' complete odd/1
+    check 'and stays' arrived odd/1
 
     fresh
     lie_batch='# end 0

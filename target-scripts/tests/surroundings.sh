@@ -1,4 +1,4 @@
-# shellcheck shell=sh
+# shellcheck shell=sh disable=SC2154,SC2034,SC2016 # the harness is what sets and reads the names
 # Arguments, environments and hosts that are not as they should be.
 
 # bare TOOL...: a copy of the scripts whose only PATH holds the system's tools without these.
@@ -61,7 +61,7 @@ line" "$work/\$(touch x)'\"*"; do
             env -i PATH="$tools" "$shell" "$bin/receive_package" --archive "$dir" --batch b --compression none --bytes 1 --entries 1 \
                 --reserve 0 <"$work/odd" || exit 1
         done
-        [ -d -- -relative/odd/1 ] && [ -d ./-/odd/1 ]
+        [ -d ./-relative/odd/1 ] && [ -d ./-/odd/1 ]
     ) >"$work/out" 2>"$work/err"
     check 'an archive may be relative and look like an option' [ $? -eq 0 ]
     chmod -R u+rwx "$work/-" "$work/-relative"
@@ -72,7 +72,7 @@ line" "$work/\$(touch x)'\"*"; do
         BLOCK_SIZE=7 TMPDIR=/nonexistent "$shell" "$bin/receive_package" --archive "$arch" --batch b --compression gzip --bytes 1 --entries 1 \
         --reserve 0 <"$work/both.gz" >"$work/out" 2>"$work/err"
     status=$?
-    check 'the environment does not matter' both_complete
+    check 'the environment does not matter' both_arrived
 
     bare flock
     receive "$work/odd"

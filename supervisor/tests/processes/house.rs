@@ -207,10 +207,18 @@ impl House {
 
 impl Drop for House {
     fn drop(&mut self) {
-        if let Some(mut master) = self.master.take() {
-            // Agents that are still there leave when their input ends.
-            master.kill().and_then(|()| master.wait()).expect("the master is our child");
+        let Some(mut master) = self.master.take() else { return };
+        // Told twice to stop, it kills whatever does not end, so that no test leaves a process behind.
+        signal(master.id(), Signal::TERM);
+        signal(master.id(), Signal::INT);
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            if master.try_wait().expect("the master is our child").is_some() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(5));
         }
+        master.kill().and_then(|()| master.wait()).expect("the master is our child");
     }
 }
 
