@@ -51,7 +51,7 @@ impl Workplace {
         }
         let source = self.source.clone();
         let surveying = tokio::task::spawn_blocking(move || {
-            source.check().map_err(|error| error.to_string())?;
+            source.check(!resolution.wanted.is_empty()).map_err(|error| error.to_string())?;
             let survey = source.survey(resolution.wanted.keys(), &inventory);
             let plan = plan(&resolution.wanted, &inventory, &survey, resolution.unknown);
             Ok(Prepared { plan, wanted: resolution.wanted })

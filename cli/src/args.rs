@@ -13,8 +13,8 @@ use clap::{Args, Parser, Subcommand};
 #[derive(Debug, Parser)]
 #[command(name = "blat", version, max_term_width = 100, after_long_help = ROOT_HELP, disable_help_subcommand = true)]
 pub(crate) struct Cli {
-    /// The home tree: config/, tags/, ssh/, run/, log/, state/ [default: the current directory, where it holds config/].
-    #[arg(long, global = true, value_name = "DIR", env = "BLAT_HOME", hide_env_values = true)]
+    /// The home tree, which holds config/ [default: BLAT_HOME, else the current directory].
+    #[arg(long, global = true, value_name = "DIR", env = "BLAT_HOME", hide_env = true)]
     pub(crate) home: Option<PathBuf>,
 
     /// What to do.

@@ -19,8 +19,7 @@ fn knows(scratch: &Scratch, names: &[&str]) -> FakeMaster {
 }
 
 fn finished(target: &str, result: SyncResult, text: Option<&str>) -> Answer {
-    let error =
-        text.map(|text| LastError { at: time(), package: None, text: text.into(), retry_at: None });
+    let error = text.map(|text| LastError { at: time(), package: None, text: text.into(), retry_at: None });
     Answer::SyncFinished { target: target.parse().expect("a target name"), report: Some(report(result)), error }
 }
 
@@ -104,7 +103,8 @@ fn a_damaged_last_state_is_told_apart_from_none() {
 fn watching_in_json_is_one_object_a_line() {
     let scratch = Scratch::with_targets(&["perth"]);
     let _master = knows(&scratch, &["perth"]);
-    let mut child = scratch.command(&["status", "--json", "--watch"]).stdout(Stdio::piped()).spawn().expect("blat runs");
+    let mut child =
+        scratch.command(&["status", "--json", "--watch"]).stdout(Stdio::piped()).spawn().expect("blat runs");
     let lines = BufReader::new(child.stdout.take().expect("a pipe")).lines().take(2);
     for line in lines {
         let value: Value = serde_json::from_str(&line.expect("a line")).expect("one object a line");
@@ -139,7 +139,12 @@ fn awaited_syncs_take_a_line_each_and_decide_the_exit_code() {
     let master = FakeMaster::start(&scratch.home(), move |_| {
         let second = results.lock().expect("no panic").pop().expect("two runs");
         let text = (second == SyncResult::Failed).then_some("the target is full\u{1b}");
-        vec![progress("perth"), progress("sydney"), finished("perth", SyncResult::Ok, None), finished("sydney", second, text)]
+        vec![
+            progress("perth"),
+            progress("sydney"),
+            finished("perth", SyncResult::Ok, None),
+            finished("sydney", second, text),
+        ]
     });
     let ran = scratch.blat(&["sync", "--wait"]).exits(0);
     let line = "ok · 512/512 · sent 3 · 1.0 KiB in 0ms";

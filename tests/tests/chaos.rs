@@ -1,13 +1,15 @@
 //! Killing what takes part in a transfer, at moments chosen by dice: never a partial package, and the next run completes.
 
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use blat_tests::{Dice, Lab, process};
 use rustix::process::Signal;
 
 /// How often each kind of participant is killed.
 const ROUNDS: u64 = 12;
+/// Earlier ones are for measuring.
+const FIRST_ROUND: u64 = 2;
 
 /// Puts the packages of one round into the source: big and small ones, many files, and one that is replaced each time.
 fn add_packages(lab: &Lab, round: u64) -> Vec<(String, String)> {
@@ -18,49 +20,54 @@ fn add_packages(lab: &Lab, round: u64) -> Vec<(String, String)> {
     ["big", "files", "small"].map(|name| (name.to_owned(), version.clone())).to_vec()
 }
 
-/// Rounds of: new packages, a sync, and `kill` at a random moment of it. Then one sync that nobody disturbs.
-fn come_through(name: &str, kill: impl Fn(&Lab, &mut process::Running, &mut Dice)) {
+/// Rounds of: new packages, a sync, and `kill` at a random moment of it, which tells whether it hit anything. Then one
+/// sync that nobody disturbs.
+fn come_through(name: &str, kill: impl Fn(&Lab, &mut process::Running, &mut Dice) -> bool) {
     let lab = Lab::new(name);
     let mut dice = Dice::cast();
     let mut wanted: Vec<(String, String)> = Vec::new();
-    let release = |lab: &Lab, wanted: &[(String, String)]| {
+    let mut more_is_wanted = |lab: &Lab, round| -> usize {
+        wanted.extend(add_packages(lab, round));
         lab.release(&wanted.iter().map(|(name, version)| (name.as_str(), version.as_str())).collect::<Vec<_>>());
+        wanted.len()
     };
     lab.config("perth", "");
+    let usual = how_long_it_takes(&lab, &mut more_is_wanted);
 
-    // How long an undisturbed sync of one round takes here and now.
-    wanted.extend(add_packages(&lab, 0));
-    release(&lab, &wanted);
-    let start = std::time::Instant::now();
-    lab.agent_once("perth").expect_success();
-    let longest = start.elapsed();
-
-    let mut cut_short = 0;
-    for round in 1..=ROUNDS {
-        wanted.extend(add_packages(&lab, round));
-        release(&lab, &wanted);
+    let mut hits = 0;
+    for round in FIRST_ROUND..FIRST_ROUND + ROUNDS {
+        let count = more_is_wanted(&lab, round);
         let mut agent = lab.start_agent_once("perth");
-        let moment = dice.moment(longest);
-        println!("round {round}: killing after {moment:?} of {longest:?}");
+        let moment = dice.moment(usual);
+        println!("round {round}: killing after {moment:?} of {usual:?}");
         thread::sleep(moment);
-        kill(&lab, &mut agent, &mut dice);
+        hits += u64::from(kill(&lab, &mut agent, &mut dice));
         let outcome = agent.finish();
-        println!("  the sync ended with {:?}, {} of {} are there", outcome.code, lab.visible().len(), wanted.len());
+        println!("  the sync ended with {:?}, {} of {count} are there", outcome.code, lab.visible().len());
         lab.assert_never_partial();
-        cut_short += u64::from(lab.visible().len() < wanted.len());
         // Whatever it made of it, a success is only claimed when all is there.
         if outcome.code == Some(0) {
-            assert_eq!(lab.visible().len(), wanted.len(), "{outcome}");
+            assert_eq!(lab.visible().len(), count, "{outcome}");
         }
     }
-    assert!(cut_short > 0, "{ROUNDS} kills, and none hit a sync that had something left to do");
+    assert!(hits > 0, "in {ROUNDS} rounds nothing was left to be killed");
 
+    let count = more_is_wanted(&lab, FIRST_ROUND + ROUNDS);
     lab.agent_once("perth").expect_success();
     lab.assert_never_partial();
-    assert_eq!(lab.visible().len(), wanted.len());
-    assert_eq!(lab.package_list().len(), wanted.len());
+    assert_eq!((lab.visible().len(), lab.package_list().len()), (count, count));
     lab.wait_until_nothing_runs();
     assert_no_stage_is_left(&lab);
+}
+
+/// How long an undisturbed sync takes here and now. The second is measured: the first installs the scripts as well.
+fn how_long_it_takes(lab: &Lab, more_is_wanted: &mut impl FnMut(&Lab, u64) -> usize) -> Duration {
+    more_is_wanted(lab, 0);
+    lab.agent_once("perth").expect_success();
+    more_is_wanted(lab, 1);
+    let start = Instant::now();
+    lab.agent_once("perth").expect_success();
+    start.elapsed()
 }
 
 /// What a killed transfer left behind is cleaned by a later one.
@@ -75,17 +82,29 @@ fn assert_no_stage_is_left(lab: &Lab) {
     }
 }
 
+fn kill_agent(agent: &mut process::Running) -> bool {
+    let hits = !agent.ended();
+    process::signal(agent.pid(), Signal::KILL);
+    hits
+}
+
+/// The sshd, every session, and all that runs in them; then the host is up again.
+fn kill_target(lab: &Lab) {
+    lab.sshd("stop").expect_success();
+    lab.sshd("start").expect_success();
+}
+
 #[test]
 fn the_agent_is_killed() {
-    come_through("killagent", |_, agent, _| process::signal(agent.pid(), Signal::KILL));
+    come_through("killagent", |_, agent, _| kill_agent(agent));
 }
 
 #[test]
 fn its_ssh_is_killed() {
     come_through("killssh", |lab, _, _| {
-        for ssh in lab.local_processes().iter().filter(|process| process.name == "ssh") {
-            process::signal(ssh.pid, Signal::KILL);
-        }
+        let clients: Vec<_> = lab.local_processes().into_iter().filter(|process| process.name == "ssh").collect();
+        clients.iter().for_each(|ssh| process::signal(ssh.pid, Signal::KILL));
+        !clients.is_empty()
     });
 }
 
@@ -100,19 +119,22 @@ fn the_receiving_script_or_a_child_of_it_is_killed() {
         thread::sleep(dice.moment(Duration::from_millis(60)));
         // The sleeping ones only pace the script's signs of life.
         let there: Vec<_> = lab.remote_processes().into_iter().filter(|process| process.name != "sleep").collect();
-        if !there.is_empty() {
-            let victim = &there[dice.below(there.len() as u64) as usize];
-            println!("  victim: {}", victim.command_line);
-            process::signal(victim.pid, Signal::KILL);
+        if there.is_empty() {
+            return false;
         }
+        let victim = &there[dice.below(there.len() as u64) as usize];
+        println!("  victim: {}", victim.command_line);
+        process::signal(victim.pid, Signal::KILL);
+        true
     });
 }
 
 #[test]
 fn the_whole_target_is_killed() {
-    come_through("killsshd", |lab, _, _| {
-        lab.sshd("stop").expect_success();
-        lab.sshd("start").expect_success();
+    come_through("killtarget", |lab, agent, _| {
+        let hits = !agent.ended();
+        kill_target(lab);
+        hits
     });
 }
 
@@ -120,9 +142,9 @@ fn the_whole_target_is_killed() {
 #[test]
 fn both_ends_are_killed() {
     come_through("killboth", |lab, agent, dice| {
-        process::signal(agent.pid(), Signal::KILL);
+        let hits = kill_agent(agent);
         thread::sleep(dice.moment(Duration::from_millis(20)));
-        lab.sshd("stop").expect_success();
-        lab.sshd("start").expect_success();
+        kill_target(lab);
+        hits
     });
 }

@@ -36,7 +36,7 @@ fn completes(lab: &Lab, tag: &Path) {
 #[test]
 fn the_reserve_is_kept_free() {
     let mut lab = Lab::new("reserve");
-    let tag = refused(&mut lab, "disk_reserve: 1000000g");
+    let tag = refused(&mut lab, "disk_reserve: 100000g");
     lab.config("perth", "disk_reserve: 1m");
     completes(&lab, &tag);
 }

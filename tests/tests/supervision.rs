@@ -169,7 +169,8 @@ fn a_left_over_pid_file_blocks_nothing_and_nobody_is_killed_by_it() {
     let mut bystander =
         Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().expect("a process that is none of ours");
     let mut lab = Lab::new("stale");
-    lab.release(&[]);
+    lab.package("core", "1", |p| p.file("a", "1"));
+    lab.release(&[("core", "1")]);
     lab.config("perth", "");
     fs::create_dir_all(lab.home().join("run")).expect("an own folder");
     for file in ["blatd.pid", "perth.pid"] {

@@ -152,7 +152,7 @@ fn what_is_no_tag_is_set_aside_with_its_reason_and_harms_nobody() {
     let long = "n".repeat(255);
     let mut hostile = vec![
         put(b"climbs", b"../x 1\n"),
-        put(b"..@1", b""),
+        put(b"-rf@1", b""),
         put(b"core@1\ncore@2", b""),
         put(b"core@\x1b[31m1", b""),
         put(b"\xff\xfe@1", b""),

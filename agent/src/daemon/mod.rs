@@ -196,9 +196,11 @@ impl Daemon {
     }
 
     fn look_at_tags(&mut self) -> Option<Event> {
+        let made = self.tags.ensure();
+        // Only a directory that exists can be watched, and what comes after the look must be told.
         self.watch.renew();
         let session = &self.session;
-        let found = self.tags.ensure().and_then(|()| self.tags.look(|name, stamp| session.knows(name, stamp)));
+        let found = made.and_then(|()| self.tags.look(|name, stamp| session.knows(name, stamp)));
         match found {
             Ok(Found { tags, bad }) => {
                 for (name, why) in bad {

@@ -44,14 +44,15 @@ impl SourceArchive {
         Self { root, patience }
     }
 
-    /// An archive that is gone or empty must not be mistaken for one that lacks every package.
-    pub(crate) fn check(&self) -> Result<(), ArchiveError> {
+    /// An archive that is gone, or empty where something is wanted of it, must not be mistaken for one that lacks every package.
+    pub(crate) fn check(&self, wanted: bool) -> Result<(), ArchiveError> {
         let fail = |why: String| ArchiveError { path: self.root.clone(), why };
         let mut entries = fs::read_dir(&self.root).map_err(|error| fail(error.to_string()))?;
         match entries.next() {
             Some(Ok(_)) => Ok(()),
             Some(Err(error)) => Err(fail(error.to_string())),
-            None => Err(fail("it is empty".into())),
+            None if wanted => Err(fail("it is empty".into())),
+            None => Ok(()),
         }
     }
 
@@ -225,10 +226,12 @@ mod tests {
     #[test]
     fn an_empty_or_missing_archive_is_an_error() {
         let scratch = Scratch::new();
-        let archive = |path: PathBuf| SourceArchive::new(path, Duration::ZERO).check();
-        assert!(archive(scratch.directory.path().into()).is_err());
-        assert!(archive(scratch.directory.path().join("gone")).is_err());
+        let check = |path: PathBuf, wanted| SourceArchive::new(path, Duration::ZERO).check(wanted);
+        let here = || scratch.directory.path().to_owned();
+        assert!(check(here(), true).is_err());
+        assert!(check(here(), false).is_ok(), "a new site of which nothing is wanted yet");
+        assert!(check(here().join("gone"), false).is_err());
         scratch.package("core@1");
-        assert!(archive(scratch.directory.path().into()).is_ok());
+        assert!(check(here(), true).is_ok());
     }
 }

@@ -19,6 +19,9 @@ use super::{Delivery, Parcel, Target, TargetError};
 use crate::progress::Progress;
 use crate::source::pack;
 
+/// The largest number that the scripts take, since every awk counts to it exactly. No disk has room for so many bytes.
+const MOST: u64 = 999_999_999_999_999;
+
 /// A target that runs our scripts.
 #[derive(Debug)]
 pub(crate) struct ScriptTarget {
@@ -96,9 +99,9 @@ impl Target for ScriptTarget {
             " --batch {} --compression {} --bytes {} --entries {} --reserve {}",
             self.batch_id(),
             compression.word(),
-            size.bytes,
-            size.entries,
-            self.reserve
+            size.bytes.min(MOST),
+            size.entries.min(MOST),
+            self.reserve.min(MOST)
         );
         let (chunks, packing) = pack::start(parcels.to_vec(), compression, progress.clone());
         let mut deliveries = Vec::new();

@@ -21,8 +21,8 @@ mod targets;
 
 /// Commands that a later release brings.
 const LATER: [&str; 5] = ["enrol", "why", "history", "verify", "ssh"];
-/// Commands there are, for the nearest one to a misspelt one.
-const COMMANDS: [&str; 10] = ["init", "check", "start", "stop", "restart", "status", "sync", "tag", "plan", "logs"];
+/// Commands there are, for the nearest one to a misspelt one; among equals, the one that is used more often.
+const COMMANDS: [&str; 10] = ["status", "tag", "sync", "logs", "plan", "check", "start", "stop", "restart", "init"];
 
 /// Carries out what was asked.
 pub(crate) fn run(cli: &Cli) -> Outcome {

@@ -71,7 +71,8 @@ fn show(home: &Home, args: &StatusArgs, out: &mut impl Write) -> Outcome {
 fn last_known(home: &Home) -> Result<(Status, Outcome), Failure> {
     let path = home.status_snapshot();
     let cannot = |why: String| {
-        Failure::failed(format!("no master is running, and cannot read {}: {why}", printable(&path.to_string_lossy())))
+        let path = printable(&path.to_string_lossy());
+        Failure::new(Exit::NO_MASTER, format!("no master is running, and cannot read {path}: {why}"))
             .hint("start it with `blat start`")
     };
     let file = match File::open(&path) {

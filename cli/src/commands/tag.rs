@@ -43,8 +43,8 @@ struct Dropped {
 pub(crate) fn run(home: &Home, args: &TagArgs) -> Outcome {
     let package = PackageId { name: args.name.clone(), version: args.version.clone() };
     let targets = chosen(home, &args.targets)?;
-    let master = Master::find(home)?;
-    if args.wait && master.is_none() {
+    let served = Master::find(home)?.is_some();
+    if args.wait && !served {
         return Err(Failure::no_master().hint("without --wait the tag is dropped, and acted on after `blat start`"));
     }
     let mut dropped = Vec::new();
@@ -60,7 +60,7 @@ pub(crate) fn run(home: &Home, args: &TagArgs) -> Outcome {
         for tag in &dropped {
             writeln!(io::stdout(), "{package} is tagged for {}", tag.target)?;
         }
-        if master.is_none() && !dropped.is_empty() {
+        if !served && !dropped.is_empty() {
             let what = if dropped.len() == 1 { "this tag waits" } else { "these tags wait" };
             // Where standard error is gone, the tag is dropped all the same.
             let _ = writeln!(io::stderr(), "blat: no master is running: {what} for `blat start`");
