@@ -6,6 +6,8 @@
 #
 # A script that is killed leaves a stage whose kernel lock is free; the next one that writes sweeps it. So there are no signal
 # handlers: dying at any instant is a case that has to work anyway.
+#
+# `return` always says a number: in a trap, a bare one would give the status from before the trap.
 
 set -u
 unset IFS CDPATH ENV TAR_OPTIONS GZIP POSIXLY_CORRECT BLOCK_SIZE BLOCKSIZE DF_BLOCK_SIZE PERL5LIB PERL5OPT
@@ -155,7 +157,7 @@ furnish() {
 
 # open_lock PATH: makes a lock file that can then be opened for sure. A failing `exec` would end the shell with a status of its own.
 open_lock() {
-    { true >>"$1"; } 2>/dev/null && return
+    { true >>"$1"; } 2>/dev/null && return 0
     said=$({ true >>"$1"; } 2>&1)
     broken "opening the lock $1 in $archive" "$said" "check the owner and the modes in the archive"
 }
@@ -190,7 +192,7 @@ take_stage() {
 # take_any_stage PREFIX: a stage for a verb that is not given a name for it.
 take_any_stage() {
     for number in 1 2 3 4 5 6 7 8 9; do
-        take_stage "$1-$$-$number" && return
+        take_stage "$1-$$-$number" && return 0
     done
     fail 75 "making a stage in $archive failed: all its names are taken; try again"
 }
@@ -217,7 +219,7 @@ unlock_publish() {
 # rename OLD NEW: a plain rename that never moves OLD into a directory NEW. Leaves in `why` what mv complained.
 # shellcheck disable=SC2034 # `why` is for the verbs
 rename() {
-    why=$(mv -f -T -- "$1" "$2" 2>&1) && return
+    why=$(mv -f -T -- "$1" "$2" 2>&1) && return 0
     # A mv that has no -T: under our lock, the look before it is enough.
     if ! exists "$1" || exists "$2"; then
         return 1
@@ -227,9 +229,9 @@ rename() {
 
 # wipe PATH...: removes trees, read-only directories included. Links are removed, never followed.
 wipe() {
-    rm -rf -- "$@" 2>/dev/null && return
+    rm -rf -- "$@" 2>/dev/null && return 0
     find "$@" -type d ! -perm -700 -exec chmod u+rwx {} + 2>/dev/null
-    rm -rf -- "$@" 2>/dev/null && return
+    rm -rf -- "$@" 2>/dev/null && return 0
     # Directories that could not even be listed: chmod opens one level after the other.
     chmod -R u+rwX "$@" 2>/dev/null
     rm -rf -- "$@" 2>/dev/null
@@ -238,7 +240,7 @@ wipe() {
 # flush PATH: makes the file system that holds PATH durable. A failure may have lost data and is never tried again, so the plain
 # `sync`, which reports nothing, serves only where there is no `sync -f`.
 flush() {
-    sync -f "$1" 2>/dev/null && return
+    sync -f "$1" 2>/dev/null && return 0
     case $(sync --help 2>&1) in
     *'-f, --file-system'* | *'	-f	'*) return 1 ;;
     esac

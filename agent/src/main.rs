@@ -72,11 +72,24 @@ async fn run(args: Args) -> Result<(), Failure> {
     let home = Home::locate(args.home.as_deref()).context("cannot find the home tree")?;
     let target = args.target.context("--target is missing: say which target to serve")?;
     let settings = load(&home, &target)?;
+    if args.once || args.plan {
+        warn_on_stderr();
+    }
     match (args.once, args.plan) {
         (true, _) => once(&home, settings).await,
         (_, true) => print_plan(&home, settings).await,
         (false, false) => daemon::run(home, settings, args.supervised).await,
     }
+}
+
+/// Somebody watches: what a daemon would log as a warning is shown.
+fn warn_on_stderr() {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_max_level(tracing::Level::WARN)
+        .with_target(false)
+        .without_time()
+        .init();
 }
 
 fn load(home: &Home, target: &TargetName) -> Result<Settings, Failure> {

@@ -213,6 +213,13 @@ fn the_master_gets_a_session_of_its_own() {
     assert_eq!(words[2..], ["--home", scratch.home().root().to_str().expect("UTF-8")]);
 }
 
+/// How many processes a process holds handles on.
+fn awaited_by(pid: u32) -> usize {
+    let Ok(descriptors) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return 0 };
+    let links = descriptors.flatten().filter_map(|entry| std::fs::read_link(entry.path()).ok());
+    links.filter(|link| link.to_string_lossy().contains("pidfd")).count()
+}
+
 #[test]
 fn stopping_waits_until_the_master_and_its_agents_are_gone() {
     let scratch = Scratch::with_targets(&["perth"]);
@@ -226,8 +233,12 @@ fn stopping_waits_until_the_master_and_its_agents_are_gone() {
         Request::Status | Request::Sync { .. } => vec![Answer::Status(known.clone())],
     });
     let mut child = scratch.command(&["stop"]).stdout(Stdio::piped()).spawn().expect("blat runs");
-    for mut process in processes {
-        assert!(child.try_wait().expect("it can be asked").is_none(), "stopped while a process was left");
+    for (index, mut process) in processes.into_iter().enumerate() {
+        let left = 2 - index;
+        eventually("blat stop waits for all that is left", || {
+            assert!(child.try_wait().expect("it can be asked").is_none(), "stopped while {left} processes were left");
+            awaited_by(child.id()) == left
+        });
         process.kill().expect("it runs");
         process.wait().expect("it ends");
     }

@@ -34,17 +34,23 @@ run_victim() {
 # either_whole: odd@1 is the old one or the newer one, and whole. Its manifest comes a moment before it.
 either_whole() { whole odd/1 || newer whole odd/1; }
 
-# What may be seen after a kill, and what the next run has to say.
+# finishes WORD COMMAND...: COMMAND did it, now or before, and nothing is left. A tool that outlives its script for an instant keeps the
+# stage locked, so this may take more than one run.
+finishes() {
+    did=$1
+    shift
+    "$@"
+    grep -q "^\($did\|already\|absent\) odd 1$" "$work/out" && nothing_staged
+}
+
 after_new() {
     absent odd/1 || whole odd/1 || return 1
-    receive "$work/odd"
-    grep -q '^\(published\|already\) odd 1$' "$work/out" && arrived odd/1 && nothing_staged
+    eventually finishes published receive "$work/odd" && arrived odd/1
 }
 
 after_replace() {
     either_whole || return 1
-    receive "$work/odd-replace"
-    grep -q '^\(replaced\|already\) odd 1$' "$work/out" && newer arrived odd/1 && nothing_staged
+    eventually finishes replaced receive "$work/odd-replace" && newer arrived odd/1
 }
 
 # Without an exchange there is an instant without any version; whoever comes next puts the old one back.
@@ -56,8 +62,7 @@ after_renames() {
 
 after_delete() {
     absent odd/1 || whole odd/1 || return 1
-    delete odd/1
-    grep -q '^\(deleted\|absent\) odd 1$' "$work/out" && absent odd && absent .dpkg_archive/manifests/odd && nothing_staged
+    eventually finishes deleted delete odd/1 && absent odd && absent .dpkg_archive/manifests/odd
 }
 
 before_new() { fresh; }

@@ -1,7 +1,7 @@
 //! The master and its agents: who starts, who leaves with whom, what a config change does.
 
 use std::fs;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use blat_tests::{Lab, process};
 use rustix::process::Signal;
@@ -166,15 +166,14 @@ fn a_bad_config_changes_nothing_and_is_shown() {
 
 #[test]
 fn a_left_over_pid_file_blocks_nothing_and_nobody_is_killed_by_it() {
-    let mut bystander =
-        Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().expect("a process that is none of ours");
+    let mut bystander = Bystander::new();
     let mut lab = Lab::new("stale");
     lab.package("core", "1", |p| p.file("a", "1"));
     lab.release(&[("core", "1")]);
     lab.config("perth", "");
     fs::create_dir_all(lab.home().join("run")).expect("an own folder");
     for file in ["blatd.pid", "perth.pid"] {
-        fs::write(lab.home().join("run").join(file), format!("{}\n", bystander.id())).expect("an own folder");
+        fs::write(lab.home().join("run").join(file), format!("{}\n", bystander.0.id())).expect("an own folder");
     }
 
     lab.blat(&["stop"]).expect_success();
@@ -183,9 +182,24 @@ fn a_left_over_pid_file_blocks_nothing_and_nobody_is_killed_by_it() {
     assert_eq!(pid_in(&lab, "blatd.pid"), pid);
     lab.end_master(Signal::TERM).expect_success();
 
-    assert!(bystander.try_wait().expect("an own child").is_none(), "the bystander was killed");
-    bystander.kill().expect("an own child");
-    bystander.wait().expect("an own child");
+    assert!(bystander.0.try_wait().expect("an own child").is_none(), "the bystander was killed");
+}
+
+/// A process that is none of Blat's, and ends with the test.
+struct Bystander(Child);
+
+impl Bystander {
+    fn new() -> Self {
+        Self(Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().expect("a command of every Linux"))
+    }
+}
+
+impl Drop for Bystander {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.kill().and_then(|()| self.0.wait()) {
+            eprintln!("could not end the bystander: {error}");
+        }
+    }
 }
 
 #[test]

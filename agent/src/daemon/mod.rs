@@ -32,6 +32,8 @@ const TICK: Duration = Duration::from_secs(1);
 const BUSY_TICK: Duration = Duration::from_millis(200);
 /// The longest silence towards the master.
 const HEARTBEAT: Duration = Duration::from_secs(10);
+/// Clocks that differ by more than this were set apart, not drifted.
+const CLOCK_WAS_SET: SignedDuration = SignedDuration::from_secs(2);
 /// How long a former agent of this target may take to leave.
 const FORMER_LEAVES: Duration = Duration::from_secs(10);
 
@@ -76,6 +78,7 @@ pub(crate) async fn run(home: Home, settings: Settings, supervised: bool) -> Res
         tags,
         session,
         started: Instant::now(),
+        started_at: Timestamp::now(),
         finished,
         pid_file,
         log,
@@ -97,6 +100,8 @@ struct Daemon {
     watch: DirectoryWatch,
     session: Session,
     started: Instant,
+    /// The same by the wall clock.
+    started_at: Timestamp,
     finished: mpsc::Sender<Event>,
     pid_file: PidFile,
     log: LogHandle,
@@ -149,6 +154,7 @@ impl Daemon {
                 Some(event) = results.recv() => return Woken::By(event),
                 () = self.watch.hinted() => return Woken::By(Event::TagsHinted),
                 () = tokio::time::sleep(due) => {
+                    self.follow_clock();
                     if !self.pid_file.is_in_place() {
                         return Woken::Stop("the pid file was removed");
                     }
@@ -289,13 +295,20 @@ impl Daemon {
         self.started.elapsed()
     }
 
-    /// A moment by the wall clock as it stands now.
+    /// A moment by the wall clock.
     fn wall(&self, moment: Moment) -> Timestamp {
-        let now = self.now();
-        let away = SignedDuration::try_from(moment.abs_diff(now)).unwrap_or(SignedDuration::ZERO);
+        let since = SignedDuration::try_from(moment).unwrap_or(SignedDuration::MAX);
+        self.started_at.checked_add(since).unwrap_or(Timestamp::MAX)
+    }
+
+    /// Follows a wall clock that was set. Between that, the same moment is always told as the same time, however the two clocks tremble.
+    fn follow_clock(&mut self) {
         let wall = Timestamp::now();
-        let there = if moment < now { wall.checked_sub(away) } else { wall.checked_add(away) };
-        there.unwrap_or(wall)
+        let expected = self.wall(self.now());
+        if wall.duration_since(expected).abs() > CLOCK_WAS_SET {
+            let since = SignedDuration::try_from(self.now()).unwrap_or(SignedDuration::ZERO);
+            self.started_at = wall.checked_sub(since).unwrap_or(wall);
+        }
     }
 }
 

@@ -224,13 +224,14 @@ fn path_in(prefix: &str, path: &Path, root: &Path) -> Vec<u8> {
     [prefix.as_bytes(), slash, &below].concat()
 }
 
-/// One line for `sha256sum -c`, with its escapes: a leading backslash says that backslashes and line ends are escaped.
+/// One line for `sha256sum -c`, with its escapes: a leading backslash says that backslashes, line ends and carriage returns are escaped.
 fn manifest_line(digest: &[u8], path: &[u8]) -> Vec<u8> {
     let mut escaped = Vec::with_capacity(path.len());
     for byte in path {
         match byte {
             b'\\' => escaped.extend(b"\\\\"),
             b'\n' => escaped.extend(b"\\n"),
+            b'\r' => escaped.extend(b"\\r"),
             other => escaped.push(*other),
         }
     }
@@ -299,6 +300,7 @@ mod tests {
         let line = |path: &[u8]| String::from_utf8(manifest_line(&[0xab], path)).expect("UTF-8");
         assert_eq!(line(b"a b"), "ab  a b\n");
         assert_eq!(line(b"a\nb"), "\\ab  a\\nb\n");
+        assert_eq!(line(b"a\r"), "\\ab  a\\r\n");
         assert_eq!(line(b"a\\b"), "\\ab  a\\\\b\n");
         assert_eq!(line(b"-"), "ab  ./-\n");
     }
