@@ -71,6 +71,7 @@ check_publishing() {
     receive "$work/both"
     check 'a name that is closed to us fails its package' grep -q '^failed odd 1 io .*Permission denied' "$work/out"
     check 'and not the other one' arrived even/2.0~rc1+x
+    check 'and the empty directory, which was not ours, stays' [ -d "$arch/odd" ]
     chmod 755 "$arch/odd"
 
     check_races

@@ -27,6 +27,9 @@ cut_everywhere() {
 }
 
 check_receiving() {
+    # On a real disk; the other checks are content with memory.
+    usual=$arch
+    arch=$work/arch
     for compression in none gzip zstd; do
         case $compression in
         none) file=$work/both ;;
@@ -81,6 +84,8 @@ already even 2.0~rc1+x'
     check 'and leaves nothing' nothing_visible
 
     check_receiving_files
+    fresh
+    arch=$usual
 }
 
 # receive_list TEXT [ARGUMENT...]
