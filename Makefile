@@ -5,13 +5,14 @@ PREFIX ?= /usr/local
 BINARIES = blat blatd blat-agent
 MAN = target/man
 
-.PHONY: help build demo demo-stop test lint bench man install clean
+.PHONY: help build demo demo-stop test test-scripts lint bench man install clean
 
 help:
 	@echo 'make build      the release executables, in target/release'
 	@echo 'make demo       Blat at work on this machine: a master, a target behind sshd, real packages'
 	@echo 'make demo-stop  ends the demo and removes its scratch folder'
 	@echo 'make test       all tests, as root or as an ordinary user'
+	@echo 'make test-scripts  the target scripts under every shell of this machine'
 	@echo 'make lint       formatting, clippy, shell scripts'
 	@echo 'make bench      speed and memory, against rsync in the same run; table in target/bench.txt'
 	@echo 'make man        manual pages, in $(MAN)'
@@ -27,12 +28,17 @@ demo:
 demo-stop:
 	@demo/stop
 
+# Every check of the target scripts under every shell that this machine has.
+test-scripts:
+	@tests/lab/setup test
+	target-scripts/tests/run
+
 # The executables come first: the tests in tests/ drive them as they lie in target/debug.
 # A few tests mount a small disk, which takes root; they are named as_root_… and left out for everybody else.
 test:
 	@tests/lab/setup test
 	$(CARGO) build --locked --workspace --bins
-	target-scripts/tests/run
+	target-scripts/tests/run dash busybox bash
 	@runner=test skip=; \
 	if $(CARGO) nextest --version >/dev/null 2>&1; then runner='nextest run'; fi; \
 	if [ "$$(id -u)" != 0 ]; then \

@@ -325,10 +325,12 @@ start_alive() {
     alive=$!
 }
 
+# Not TERM: a shell that has just been forked may still have its parent's handling of signals, and one that got lost would leave us waiting
+# for ever.
 stop_alive() {
     [ -n "$alive" ] || return 0
     {
-        kill "$alive"
+        kill -9 "$alive"
         wait "$alive"
     } 2>/dev/null
     alive=

@@ -21,7 +21,7 @@ honest_line() {
     tar -xOf "$work/odd" batch | head -n 1
 }
 
-# add FILE...: a stream of odd@1 to which these, below $work/extra, are added before the batch.
+# with_extra FILE...: a stream of odd@1 to which these, below $work/extra, are added before the batch.
 with_extra() {
     cp "$work/odd" "$work/lie"
     tar --delete -f "$work/lie" batch
@@ -111,6 +111,12 @@ EOF
     fresh
     receive "$work/lie"
     check 'a pipe that was counted fails the package too' refused foreign 'pipes'
+
+    rm -rf "$work/extra"
+    mkdir -p "$work/extra/manifests/odd"
+    mkfifo "$work/extra/manifests/odd/1"
+    with_extra manifests/odd/1
+    check 'a pipe for a manifest fails the package, and nobody waits at it' refused digest 'its manifest is a link or missing'
 
     rm -rf "$work/extra"
     mkdir -p "$work/extra"
