@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use notify::event::{AccessKind, AccessMode};
+use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::Notify;
 
 /// Watches one directory, also after it was removed and made again.
@@ -62,15 +63,25 @@ impl DirectoryWatch {
     fn start(&self) -> notify::Result<RecommendedWatcher> {
         let (hint, lost, path) = (self.hint.clone(), self.lost.clone(), self.path.clone());
         let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            if event.is_ok_and(|event| event.kind.is_remove() && event.paths.contains(&path)) {
-                lost.store(true, Ordering::Release);
+            if let Ok(event) = event {
+                if is_only_a_look(event.kind) {
+                    return;
+                }
+                if event.kind.is_remove() && event.paths.contains(&path) {
+                    lost.store(true, Ordering::Release);
+                }
             }
-            // Whatever it is, an overflow or an error too, is a reason to look.
+            // Whatever else it is, an overflow or an error too, is a reason to look.
             hint.notify_one();
         })?;
         watcher.watch(&self.path, RecursiveMode::NonRecursive)?;
         Ok(watcher)
     }
+}
+
+/// Whether somebody only read there. We do at every look: taken for a change, each look would bring about the next.
+fn is_only_a_look(kind: EventKind) -> bool {
+    matches!(kind, EventKind::Access(access) if access != AccessKind::Close(AccessMode::Write))
 }
 
 #[cfg(test)]

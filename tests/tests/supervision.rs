@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use blat_tests::{Lab, process};
 use rustix::process::Signal;
@@ -117,6 +118,20 @@ fn signals_mean_what_the_contract_says() {
     assert_eq!(agent_pid(&lab, "perth"), agent, "the same agent all the time");
     fs::remove_file(lab.home().join("run/perth.pid")).expect("the agent's pid file");
     lab.wait_for_status("perth", "another agent", |s| s["pid"].as_u64().is_some_and(|pid| pid != u64::from(agent)));
+}
+
+/// What an agent does wakes it up again in no way: looking at its own tag directory is no event there.
+#[test]
+fn an_idle_agent_rests() {
+    let lab = lab_with("rests", &["perth"]);
+    let agent = agent_pid(&lab, "perth");
+    let window = Duration::from_secs(2);
+    lab.wait_for("two seconds in which the agent uses hardly any processor time", || {
+        let (start, before) = (Instant::now(), process::processor_time(agent));
+        process::poll(window * 2, || (start.elapsed() >= window).then_some(()));
+        (process::processor_time(agent) - before < window / 20).then_some(())
+    });
+    assert_eq!(agent_pid(&lab, "perth"), agent);
 }
 
 #[test]

@@ -79,6 +79,7 @@ pub(crate) async fn run(home: Home, settings: Settings, supervised: bool) -> Res
         session,
         started: Instant::now(),
         started_at: Timestamp::now(),
+        ticked: Instant::now(),
         finished,
         pid_file,
         log,
@@ -102,6 +103,8 @@ struct Daemon {
     started: Instant,
     /// The same by the wall clock.
     started_at: Timestamp,
+    /// The last [`TICK`] or [`BUSY_TICK`].
+    ticked: Instant,
     finished: mpsc::Sender<Event>,
     pid_file: PidFile,
     log: LogHandle,
@@ -143,26 +146,29 @@ impl Daemon {
 
     async fn wait(&mut self, signals: &mut Signals, results: &mut mpsc::Receiver<Event>) -> Woken {
         loop {
-            let busy = self.session.state().is_working();
-            let tick = if busy { BUSY_TICK } else { TICK };
-            let due = self.session.deadline().saturating_sub(self.now()).min(tick);
+            let tick = if self.session.state().is_working() { BUSY_TICK } else { TICK };
+            let due =
+                self.session.deadline().saturating_sub(self.now()).min(tick.saturating_sub(self.ticked.elapsed()));
             tokio::select! {
-                // Stopping first, then what workers finished: the rest only brings more to do.
+                // Stopping first, then what workers finished, then the clock: the rest only brings more to do.
                 biased;
                 signal = signals.next() => return signal.map_or(Woken::Stop("signals ended"), woken_by_signal),
                 order = self.master.order() => return order.map_or(Woken::Stop("the master is gone"), Woken::ByOrder),
                 Some(event) = results.recv() => return Woken::By(event),
-                () = self.watch.hinted() => return Woken::By(Event::TagsHinted),
                 () = tokio::time::sleep(due) => {
-                    self.follow_clock();
-                    if !self.pid_file.is_in_place() {
-                        return Woken::Stop("the pid file was removed");
+                    if self.ticked.elapsed() >= tick {
+                        self.ticked = Instant::now();
+                        self.follow_clock();
+                        if !self.pid_file.is_in_place() {
+                            return Woken::Stop("the pid file was removed");
+                        }
+                        self.master.report(self.report());
                     }
                     if self.session.deadline() <= self.now() {
                         return Woken::By(Event::Ticked);
                     }
-                    self.master.report(self.report());
                 }
+                () = self.watch.hinted() => return Woken::By(Event::TagsHinted),
             }
         }
     }
