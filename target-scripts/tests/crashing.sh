@@ -6,7 +6,7 @@
 trap_step() {
     rm -rf "$work/steps"
     mkdir "$work/steps"
-    for tool in mkdir mv chmod sync cp find awk sha256sum rm cat stat flock tar df rmdir; do
+    for tool in mkdir mv chmod sync cp find awk sha256sum rm cat stat flock tar df rmdir perl; do
         wrap "$tool" '
             set -C
             n=1
@@ -47,6 +47,8 @@ after_new() {
     eventually finishes published receive "$work/odd" && arrived odd/1
 }
 
+after_single() { after_new; }
+
 after_replace() {
     either_whole || return 1
     eventually finishes replaced receive "$work/odd-replace" && newer arrived odd/1
@@ -65,11 +67,16 @@ after_delete() {
 }
 
 before_new() { fresh; }
+before_single() { fresh; }
 before_replace() { fresh && receive "$work/odd"; }
 before_renames() { before_replace; }
 before_delete() { before_replace; }
 
 step_new() { run_victim receive_package --archive "$arch" --batch victim --compression none --bytes 1 --entries 1 --reserve 0 <"$work/odd"; }
+step_single() {
+    wrap perl 'exit 1'
+    step_new
+}
 step_replace() {
     run_victim receive_package --archive "$arch" --batch victim --compression none --bytes 1 --entries 1 --reserve 0 <"$work/odd-replace"
 }
@@ -104,6 +111,7 @@ stage_has_files() { [ -n "$(find "$arch/.dpkg_archive/stage" -path '*/packages/*
 
 check_crashing() {
     check 'killed at every step of a new package' killed_everywhere new
+    check 'killed at every step of a new package whose renames are single' killed_everywhere single
     if PATH=$tools command -v perl >/dev/null; then
         check 'killed at every step of a replacement' killed_everywhere replace
     else

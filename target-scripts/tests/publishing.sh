@@ -78,15 +78,25 @@ check_publishing() {
     check_order
 }
 
-check_races() {
-    # Somebody else makes the directory between our look and our rename.
-    fresh
-    wrap mv 'for last; do :; done; [ "$last" != odd/1 ] || { mkdir odd/1; echo mine >odd/1/file; }; exec "$real" "$@"'
+# raced WHAT: somebody else makes the directory between our look and WHAT, as wrapped.
+raced() {
     receive "$work/odd"
     unwrap
-    check 'a directory that appears at the last moment fails the package' grep -q '^failed odd 1 io' "$work/out"
+    check "a directory that appears just before $1 fails the package" grep -q '^failed odd 1 ' "$work/out"
     check 'and nothing is nested in it' [ "$(cd "$arch/odd/1" && find . -print | tr '\n' ' ')" = '. ./file ' ]
     check 'and nothing is left beside it' nothing_staged
+}
+
+check_races() {
+    fresh
+    wrap perl 'exit 1'
+    wrap mv 'for last; do :; done; [ "$last" != odd/1 ] || { mkdir odd/1; echo mine >odd/1/file; }; exec "$real" "$@"'
+    raced 'one rename'
+    if PATH=$tools command -v perl >/dev/null; then
+        fresh
+        wrap perl 'case $* in *F?3*) mkdir odd/1; echo mine >odd/1/file ;; esac; exec "$real" "$@"'
+        raced 'all renames'
+    fi
 
     fresh
     receive "$work/even"
