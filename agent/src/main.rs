@@ -114,7 +114,7 @@ async fn once(home: &Home, settings: Settings) -> Result<(), Failure> {
 
 /// What a sync would do, as JSON on one line.
 async fn print_plan(home: &Home, settings: Settings) -> Result<(), Failure> {
-    let workplace = Workplace::new(home, settings);
+    let workplace = Workplace::visiting(home, settings).context("cannot make a directory for the control socket")?;
     let prepared = workplace.prepare().await.map_err(|problem| anyhow!("cannot plan: {}", problem.text))?;
     println!("{}", serde_json::to_string(&prepared.plan).context("cannot write the plan")?);
     Ok(())

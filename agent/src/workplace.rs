@@ -11,7 +11,7 @@ use crate::target::script::ScriptTarget;
 use crate::target::transport::Transport;
 use crate::target::transport::handshake::Handshakes;
 use crate::target::transport::local::Shell;
-use crate::target::transport::openssh::Link;
+use crate::target::transport::openssh::{Link, SocketDirectory};
 
 /// Everything of one target under one version of its settings.
 #[derive(Clone)]
@@ -23,10 +23,24 @@ pub(crate) struct Workplace {
 }
 
 impl Workplace {
-    /// A workplace for these settings. Nothing is connected before it is used.
+    /// A workplace for whoever holds the target's lock. Nothing is connected before it is used.
     pub(crate) fn new(home: &Home, settings: Settings) -> Self {
+        let sockets = SocketDirectory::Served(home.target_state_dir(&settings.name).join("ssh"));
+        Self::at(target(home, &settings, sockets), settings)
+    }
+
+    /// A workplace for somebody who only looks, while another may serve the target.
+    ///
+    /// # Errors
+    /// Where no scratch directory can be made.
+    pub(crate) fn visiting(home: &Home, settings: Settings) -> std::io::Result<Self> {
+        let sockets = SocketDirectory::Passing(tempfile::Builder::new().prefix("blat-").tempdir()?);
+        Ok(Self::at(target(home, &settings, sockets), settings))
+    }
+
+    fn at(target: Arc<dyn Target>, settings: Settings) -> Self {
         let source = SourceArchive::new(settings.source.clone(), settings.writable);
-        Self { target: target(home, &settings), source, progress: Arc::default(), settings: Arc::new(settings) }
+        Self { target, source, progress: Arc::default(), settings: Arc::new(settings) }
     }
 
     /// The same under other settings. The connection is kept where they lead to the same place by the same way.
@@ -45,12 +59,11 @@ impl Workplace {
     }
 }
 
-fn target(home: &Home, settings: &Settings) -> Arc<dyn Target> {
+fn target(home: &Home, settings: &Settings, sockets: SocketDirectory) -> Arc<dyn Target> {
     let transport = match &settings.transport {
         Way::Local => Transport::Local(Shell::new()),
         Way::Openssh(ssh) => {
-            let directory = home.target_state_dir(&settings.name).join("ssh");
-            Transport::Openssh(Box::new(Link::new(ssh.clone(), directory, Handshakes::new(&home.state_dir()))))
+            Transport::Openssh(Box::new(Link::new(ssh.clone(), sockets, Handshakes::new(&home.state_dir()))))
         }
     };
     Arc::new(ScriptTarget::new(transport, settings.archive.clone(), settings.bin.clone(), settings.disk_reserve))

@@ -159,3 +159,15 @@ fn what_is_not_there_yet_says_so_and_nonsense_is_wrong_usage() {
     lab.blat(&["tag", "../x", "1"]).expect(2);
     lab.blat(&["--version"]).expect_success().says("blat ");
 }
+
+/// Whoever looks has a connection of his own.
+#[test]
+fn plans_beside_a_running_agent_do_not_disturb_it() {
+    let mut lab = lab("beside");
+    lab.start_master();
+    lab.blat(&["sync", "perth", "--wait"]).expect_success();
+    lab.blat(&["plan", "perth"]).expect_success();
+    lab.blat(&["sync", "perth", "--wait"]).expect_success();
+    let log = fs::read_to_string(lab.home().join("log/perth.log")).expect("a log");
+    assert!(!log.contains(" WARN "), "{log}");
+}

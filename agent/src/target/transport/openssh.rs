@@ -14,6 +14,7 @@ use std::time::Duration;
 use blat_config::SshSettings;
 use blat_domain::text::printable;
 use openssh::{Error as SshError, Session, Stdio as SshStdio};
+use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::sync::Mutex;
@@ -40,10 +41,28 @@ const MOST_NOISE: u64 = 64 << 10;
 #[derive(Debug)]
 pub(crate) struct Link {
     settings: SshSettings,
-    directory: PathBuf,
+    directory: SocketDirectory,
     handshakes: Handshakes,
     state: Mutex<Option<Connected>>,
     made: std::sync::atomic::AtomicU64,
+}
+
+/// Where a link's control socket lies. Two links in one directory would end each other.
+#[derive(Debug)]
+pub(crate) enum SocketDirectory {
+    /// That of whoever holds the target's lock: a former one's client is found there and ended.
+    Served(PathBuf),
+    /// One of its own, for somebody who only looks, beside whoever serves the target.
+    Passing(TempDir),
+}
+
+impl SocketDirectory {
+    fn path(&self) -> &Path {
+        match self {
+            Self::Served(path) => path,
+            Self::Passing(directory) => directory.path(),
+        }
+    }
 }
 
 /// A connection that stands, as far as we know.
@@ -64,8 +83,8 @@ impl Drop for Connected {
 }
 
 impl Link {
-    /// A link that connects when it is first used. `directory` holds its control socket and is its own.
-    pub(crate) fn new(settings: SshSettings, directory: PathBuf, handshakes: Handshakes) -> Self {
+    /// A link that connects when it is first used.
+    pub(crate) fn new(settings: SshSettings, directory: SocketDirectory, handshakes: Handshakes) -> Self {
         Self { settings, directory, handshakes, state: Mutex::new(None), made: 0.into() }
     }
 
@@ -115,8 +134,8 @@ impl Link {
 
     async fn connect(&self) -> Result<Connected, TargetError> {
         let failed = |what: String| TargetError::Link(format!("cannot connect to {}: {what}", self.place()));
-        std::fs::create_dir_all(&self.directory)
-            .map_err(|error| failed(format!("cannot make {}: {error}", self.directory.display())))?;
+        std::fs::create_dir_all(self.directory.path())
+            .map_err(|error| failed(format!("cannot make {}: {error}", self.directory.path().display())))?;
         let slot = self.handshakes.slot().await.map_err(|error| failed(format!("no handshake slot: {error}")))?;
         self.end_former_client().await;
 
@@ -140,7 +159,7 @@ impl Link {
         }
         drop(slot);
 
-        let directory = File::open(&self.directory).map_err(|error| failed(error.to_string()))?;
+        let directory = File::open(self.directory.path()).map_err(|error| failed(error.to_string()))?;
         let socket = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd())).join(SOCKET);
         let session = Arc::new(Session::resume_mux(socket.into_boxed_path(), None));
         let alive = Arc::new(AtomicBool::new(true));
@@ -154,7 +173,7 @@ impl Link {
     fn command(&self) -> Command {
         let ssh = &self.settings;
         let mut command = Command::new("ssh");
-        command.current_dir(&self.directory).args(["-F", "none"]);
+        command.current_dir(self.directory.path()).args(["-F", "none"]);
         for option in [
             "BatchMode=yes",
             "StrictHostKeyChecking=yes",
@@ -189,7 +208,7 @@ impl Link {
 
     /// A client whose agent was killed may still hang on a dead link; it must not keep our socket's name.
     async fn end_former_client(&self) {
-        let socket = self.directory.join(SOCKET);
+        let socket = self.directory.path().join(SOCKET);
         if !socket.exists() {
             return;
         }

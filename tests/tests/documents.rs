@@ -1,0 +1,147 @@
+//! Every command that a document prints is run, in its order, by a shell, as whoever reads the document would type it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use blat_tests::process::{self, executable};
+use blat_tests::{Lab, Outcome};
+
+/// Languages of blocks that hold no commands.
+const NOT_COMMANDS: [&str; 4] = ["text", "yaml", "json", "crontab"];
+/// How long a command that goes on until it is interrupted is let go on.
+const FOLLOWED: &str = "timeout --signal INT 1";
+/// The exit status of `timeout` where it had to interrupt.
+const INTERRUPTED: &str = "[ $? -eq 124 ]";
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// The documents, by their paths in the repository.
+fn documents() -> Vec<String> {
+    let mut found = Vec::new();
+    let mut folders = vec![String::new(), "docs/".to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(repository().join(&folder)).expect("a folder of the repository").flatten() {
+            let name = entry.file_name().into_string().expect("a name that is text");
+            let kind = entry.file_type().expect("a kind");
+            if name.ends_with(".md") {
+                found.push(format!("{folder}{name}"));
+            } else if kind.is_dir() && !folder.is_empty() {
+                folders.push(format!("{folder}{name}/"));
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// The fenced blocks of a document: language, lines.
+fn blocks(document: &str) -> Vec<(String, Vec<String>)> {
+    let text = fs::read_to_string(repository().join(document)).expect("a document");
+    let mut blocks = Vec::new();
+    let mut open = None;
+    for line in text.lines() {
+        match (line.strip_prefix("```"), open.as_mut()) {
+            (Some(language), None) => open = Some((language.to_owned(), Vec::new())),
+            (Some(_), Some(_)) => blocks.extend(open.take()),
+            (None, Some((_, lines))) => lines.push(line.to_owned()),
+            (None, None) => {}
+        }
+    }
+    assert!(open.is_none(), "{document} has a block that does not end");
+    blocks
+}
+
+/// A command as it is run here: in the lab's home tree, with a config that fits the lab, and not for ever.
+fn runnable(line: &str, lab: &Lab) -> Option<String> {
+    let command = line.split(" # ").next().unwrap_or(line).trim();
+    if let Some(goal) = command.strip_prefix("make ") {
+        assert!(is_goal(goal), "the Makefile has no {goal:?}");
+        return None;
+    }
+    let mut command = command.replace("/srv/blat", &lab.home().display().to_string());
+    if command.starts_with("cp config/") {
+        command += " && cp ../edited.conf config/perth.conf";
+    } else if command.contains("--watch") || command.contains("--follow") {
+        command = format!("{FOLLOWED} {command} || {INTERRUPTED}");
+    }
+    (!command.is_empty()).then_some(command)
+}
+
+fn is_goal(words: &str) -> bool {
+    let makefile = fs::read_to_string(repository().join("Makefile")).expect("the Makefile");
+    let goal = words.split_whitespace().next().unwrap_or_default();
+    makefile.lines().any(|line| line.split(':').next() == Some(goal))
+}
+
+/// A home tree in which what the documents speak of exists.
+fn documented_lab() -> Lab {
+    let lab = Lab::new("documents");
+    lab.package("core_devl", "2.1.0.cr", |p| p.file("a", "1"));
+    lab.package("tools", "1.3.0", |p| p.file("a", "1"));
+    lab.release(&[("tools", "1.3.0")]);
+    for target in ["perth", "sydney"] {
+        lab.config(target, &format!("archive: {}/{target}", lab.target_archive().display()));
+        lab.as_target_user(&["mkdir", "-p", &format!("{}/{target}", lab.target_archive().display())]).expect_success();
+    }
+    fs::copy(lab.home().join("config/perth.conf"), lab.home().join("../edited.conf")).expect("a config");
+    lab
+}
+
+/// Runs all commands of a document in one shell, which stops at the first that fails.
+fn run(document: &str, lab: &Lab) -> Outcome {
+    let blocks = blocks(document).into_iter().filter(|(language, _)| language == "sh");
+    let lines: Vec<String> = blocks.flat_map(|(_, lines)| lines).collect();
+    let commands: Vec<String> = lines.iter().filter_map(|line| runnable(line, lab)).collect();
+    let executables = executable("blat").parent().expect("a folder").display().to_string();
+    let path = format!("{executables}:{}", std::env::var("PATH").unwrap_or_default());
+    let mut shell = Command::new("sh");
+    shell.args(["-exc", &commands.join("\n")]).current_dir(lab.home());
+    shell
+        .env("PATH", path)
+        .env("BLAT_LAB", lab.home().join("..").canonicalize().expect("the lab"))
+        .env_remove("BLAT_HOME");
+    process::run(&mut shell, &lab.home())
+}
+
+#[test]
+fn every_command_of_the_readme_works() {
+    run("README.md", &documented_lab()).expect_success();
+}
+
+#[test]
+fn every_command_of_the_documents_works() {
+    for document in documents().iter().filter(|document| *document != "README.md") {
+        let lab = documented_lab();
+        run(document, &lab).expect_success();
+    }
+}
+
+#[test]
+fn every_block_of_a_document_says_whether_it_holds_commands() {
+    let documents = documents();
+    assert!(documents.len() > 5, "{documents:?}");
+    for document in documents {
+        for (language, lines) in blocks(&document) {
+            assert!(
+                language == "sh" || NOT_COMMANDS.contains(&language.as_str()),
+                "{document}: a block of {language:?} begins with {:?}",
+                lines.first()
+            );
+        }
+    }
+}
+
+#[test]
+fn every_link_between_documents_leads_somewhere() {
+    for document in documents() {
+        let text = fs::read_to_string(repository().join(&document)).expect("a document");
+        let folder = repository().join(&document).parent().expect("a folder").to_owned();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next()) {
+            let outside = link.is_empty() || link.contains("://");
+            assert!(outside || folder.join(link).exists(), "{document} links to {link}, which is not there");
+        }
+    }
+}
