@@ -4,11 +4,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use blat_domain::inventory::Inventory;
 use blat_domain::name::PackageId;
 use blat_domain::package_list;
 use blat_domain::plan::{Hold, Plan, Size, plan};
 use blat_domain::release::WantedSet;
 use blat_domain::retry::Backoff;
+use blat_domain::room::Room;
 use blat_domain::status::{SyncReport, SyncResult};
 use futures_util::StreamExt;
 use jiff::Timestamp;
@@ -49,11 +51,12 @@ impl Workplace {
                 "the target holds entries that are not packages"
             );
         }
-        let source = self.source.clone();
+        let (source, max_size) = (self.source.clone(), settings.max_size);
         let surveying = tokio::task::spawn_blocking(move || {
             source.check(!resolution.wanted.is_empty()).map_err(|error| error.to_string())?;
             let survey = source.survey(resolution.wanted.keys(), &inventory);
-            let plan = plan(&resolution.wanted, &inventory, &survey, resolution.unknown);
+            let mut plan = plan(&resolution.wanted, &inventory, &survey, resolution.unknown);
+            plan.fit(Room { disk: inventory.free, archive: source.left_below(max_size, &inventory) });
             Ok(Prepared { plan, wanted: resolution.wanted })
         });
         let surveyed = surveying.await.unwrap_or_else(|error| Err(format!("looking at the source failed: {error}")));
@@ -146,16 +149,33 @@ impl Workplace {
             }
             tracing::warn!(target_name = %self.settings.name, package = %held.package, "{}", held.hold);
             report.failed += 1;
-            first.get_or_insert(problem(Some(held.package.clone()), held.hold.to_string(), Backoff::PACKAGE));
+            first.get_or_insert(problem(Some(held.package.clone()), held.hold.to_string(), patience(&held.hold)));
         }
         first
     }
 
     /// Sends packages because tags ask for them.
     pub(crate) async fn send_tagged(&self, packages: BTreeSet<PackageId>) -> Vec<(PackageId, Sent)> {
-        let source = self.source.clone();
+        let (source, max_size) = (self.source.clone(), self.settings.max_size);
+        // Only a limit makes it necessary to know what is there; the disk's space is asked for with every stream.
+        let inventory = if max_size == 0 { Ok(Inventory::default()) } else { self.target.inventory().await };
+        let inventory = match inventory {
+            Ok(inventory) => inventory,
+            Err(error) => {
+                let failed = Sent::Failed(unreached("cannot list the target's packages", error));
+                return packages.into_iter().map(|package| (package, failed.clone())).collect();
+            }
+        };
         let looking = tokio::task::spawn_blocking(move || {
-            packages.into_iter().map(|package| (source.parcel(&package, true), package)).collect::<Vec<_>>()
+            let mut room = Room { disk: None, archive: source.left_below(max_size, &inventory) };
+            let fits = |parcel: Parcel, room: &mut Room| match inventory.packages.get(&parcel.package) {
+                Some(time) if *time == parcel.time => Ok(parcel),
+                Some(_) | None => room.take(parcel.size).map(|()| parcel),
+            };
+            let looked = packages
+                .into_iter()
+                .map(|package| (source.parcel(&package, true).and_then(|parcel| fits(parcel, &mut room)), package));
+            looked.collect::<Vec<_>>()
         });
         let looked = match looking.await {
             Ok(looked) => looked,
@@ -241,12 +261,22 @@ impl Workplace {
     }
 }
 
+/// How soon it makes sense to look again whether a package can be sent: space may appear at any time.
+fn patience(hold: &Hold) -> Backoff {
+    match hold {
+        Hold::NoRoom { .. } => Backoff::LINK,
+        Hold::Missing | Hold::Incomplete | Hold::Writable { .. } | Hold::Linked { .. } | Hold::Unusable { .. } => {
+            Backoff::PACKAGE
+        }
+    }
+}
+
 /// What a hold means for a tag.
 fn held(hold: &Hold) -> Sent {
     match hold {
         Hold::Missing | Hold::Incomplete | Hold::Writable { .. } => Sent::Waiting(hold.to_string()),
         Hold::Linked { .. } => Sent::Hopeless(hold.to_string()),
-        Hold::Unusable { why } => Sent::Failed(problem(None, why.clone(), Backoff::PACKAGE)),
+        Hold::NoRoom { .. } | Hold::Unusable { .. } => Sent::Failed(problem(None, hold.to_string(), patience(hold))),
     }
 }
 

@@ -38,6 +38,8 @@ pub struct Settings {
     pub release_manager: Option<ReleaseManager>,
     /// Bytes that stay free on the target's disk.
     pub disk_reserve: u64,
+    /// The most that the packages of the archive may hold together, in bytes; 0 means no limit.
+    pub max_size: u64,
     /// How much is logged: 0 errors, 1 packages, 2 decisions, 3 everything.
     pub verbose: u8,
     /// How the log is rolled.

@@ -125,6 +125,7 @@ fn read(home: &Home, name: &TargetName, keys: &mut Keys<'_>) -> Option<Settings>
         selection: selection(keys),
         release_manager: release_manager(home, keys),
         disk_reserve: keys.value("disk_reserve", 512 << 20, values::size),
+        max_size: keys.value("max_size", 0, values::size),
         verbose: verbose(keys, 1),
         log: log(keys, LogSettings::default()),
         // What is missing was complained about; these are not used then.
@@ -272,7 +273,6 @@ fn only_todays_meaning(keys: &mut Keys<'_>) {
             _ => Err(Wrong::not_available(what)),
         }
     };
-    keys.value("max_size", (), zero("max_size other than 0"));
     match keys.find("bandwidth") {
         Some(found) if matches!(found.node.value, Value::List(_)) => {
             keys.complain_about(found, "a bandwidth by the time of day is not available yet".into(), None);

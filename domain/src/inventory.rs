@@ -12,6 +12,8 @@ pub struct Inventory {
     pub packages: BTreeMap<PackageId, i64>,
     /// Versions that are symbolic links, with what they address.
     pub links: BTreeMap<PackageId, String>,
+    /// Free bytes on the archive's disk for its owner, where the target could tell.
+    pub free: Option<u64>,
     /// Entries that are not ours: counted, and the first few kept for the log.
     pub foreign: Foreign,
 }
@@ -37,9 +39,13 @@ impl Foreign {
 }
 
 impl Inventory {
-    /// Takes one line of `get_plist`: `package NAME VERSION EPOCHSECOND` or `link NAME VERSION TARGET`.
-    /// A line that is neither is foreign: a target's archive may hold what others put there.
+    /// Takes one line of `get_plist`: `package NAME VERSION EPOCHSECOND`, `link NAME VERSION TARGET` or `free BYTES`.
+    /// A line that is none of these is foreign: a target's archive may hold what others put there.
     pub fn add_line(&mut self, line: &str) {
+        if let Some(free) = line.strip_prefix("free ").and_then(|free| free.parse().ok()) {
+            self.free = Some(free);
+            return;
+        }
         let mut words = line.splitn(4, ' ');
         let (kind, name, version, rest) = (words.next(), words.next(), words.next(), words.next());
         let id = PackageId::new(name.unwrap_or_default(), version.unwrap_or_default());
@@ -63,6 +69,8 @@ mod tests {
     fn packages_and_links_are_told_apart_from_what_is_not_ours() {
         let mut inventory = Inventory::default();
         for line in [
+            "free 1024",
+            "free lunch",
             "package core 2.1 1700000000",
             "package old 1 -5",
             "link tools current 1.3.0",
@@ -77,7 +85,8 @@ mod tests {
         let packages: Vec<_> = inventory.packages.iter().map(|(id, time)| format!("{id} {time}")).collect();
         assert_eq!(packages, ["core@2.1 1700000000", "old@1 -5"]);
         assert_eq!(inventory.links.len(), 1);
-        assert_eq!(inventory.foreign.count, 5);
+        assert_eq!(inventory.foreign.count, 6);
+        assert_eq!(inventory.free, Some(1024));
         assert!(inventory.foreign.examples.iter().all(|e| !e.contains('\u{1b}')));
     }
 }

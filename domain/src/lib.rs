@@ -12,6 +12,7 @@ pub mod release;
 pub mod reply;
 pub mod restart;
 pub mod retry;
+pub mod room;
 pub mod status;
 pub mod tag;
 pub mod text;

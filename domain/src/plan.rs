@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 use crate::inventory::Inventory;
 use crate::name::PackageId;
 use crate::release::{Reason, WantedSet};
+use crate::room::Limit;
 use crate::text::printable;
-use crate::units::show_duration;
+use crate::units::{show_duration, show_size};
 
 /// A package as the source has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,6 +61,15 @@ pub enum Hold {
         /// What it addresses.
         to: String,
     },
+    /// The target has no room for it.
+    NoRoom {
+        /// What is in the way.
+        limit: Limit,
+        /// What it takes, in bytes.
+        needs: u64,
+        /// How much of that is missing after everything before it, in bytes.
+        short: u64,
+    },
     /// It cannot be read or sent.
     Unusable {
         /// Why.
@@ -72,7 +82,7 @@ impl Hold {
     pub fn is_waiting(&self) -> bool {
         match self {
             Self::Incomplete | Self::Writable { .. } => true,
-            Self::Missing | Self::Linked { .. } | Self::Unusable { .. } => false,
+            Self::Missing | Self::Linked { .. } | Self::NoRoom { .. } | Self::Unusable { .. } => false,
         }
     }
 }
@@ -95,6 +105,14 @@ impl fmt::Display for Hold {
                     "the version is a symbolic link to \"{}\"; linked versions are not available yet",
                     printable(to)
                 )
+            }
+            Self::NoRoom { limit, needs, short } => {
+                let (what, advice) = match limit {
+                    Limit::Disk => ("the target's disk", "make space there, or lower disk_reserve"),
+                    Limit::Archive => ("max_size", "raise it, or want less"),
+                };
+                let (needs, short) = (show_size(*needs), show_size(*short));
+                write!(f, "does not fit: it takes {needs}, {short} more than {what} leaves for it; {advice}")
             }
             Self::Unusable { why } => f.write_str(why),
         }

@@ -20,6 +20,7 @@ check_listing() {
     fresh
     list
     check 'an empty archive is an empty list' whole_list ''
+    check 'and it says how many bytes are free' [ "${free:-0}" -gt 0 ]
 
     put alpha/1.0 1600000000.999
     put alpha/2.0 5

@@ -21,7 +21,7 @@ cut_everywhere() {
         receive "$work/cut" --compression "$2"
         cut_ended=$status
         nothing_visible && [ "$cut_ended" -eq 1 ] && [ "$(wc -l <"$work/err")" -eq 1 ] || return 1
-        run get_plist --archive "$arch" </dev/null
+        list
         said '' || return 1
     done
 }

@@ -41,6 +41,35 @@ fn the_reserve_is_kept_free() {
     completes(&lab, &tag);
 }
 
+/// `blat plan` says it beforehand, the sync does not try it, and the rest goes on, pinned packages first.
+#[test]
+fn what_does_not_fit_is_deferred_with_what_it_needs_and_the_rest_goes_on() {
+    let mut lab = Lab::new("deferred");
+    for name in ["aaa", "pinned", "big", "small"] {
+        let size = if name == "big" { 12 << 20 } else { 3 << 20 };
+        lab.package(name, "1", |p| p.noise("a", size));
+    }
+    lab.release(&[("aaa", "1"), ("big", "1"), ("small", "1")]);
+    lab.config("perth", "max_size: 7m\npkg: {pinned: 1}");
+
+    lab.blat(&["plan", "perth"]).expect_success().says("does not fit").says("max_size").says("2 to send");
+    lab.start_master();
+    let status = lab.wait_for_status("perth", "short of room", |s| s["last_error"]["package"] == "big@1");
+    assert!(status["last_error"]["text"].as_str().is_some_and(|text| text.contains("12.0 MiB")), "{status:#}");
+    assert_eq!(lab.visible(), ["aaa@1", "pinned@1"], "3 MiB more would be 9 of 7");
+    assert!(!lab.target_archive().join(".dpkg_archive/PackageList.txt").exists(), "it would name what is not there");
+
+    let tag = lab.drop_tag("perth", "small", "1");
+    lab.wait_for_status("perth", "short of room for the tag", |s| s["last_error"]["package"] == "small@1");
+    lab.config("perth", "max_size: 10m\npkg: {pinned: 1}");
+    lab.wait_until_published("small", "1");
+    lab.wait_for("the tag to be removed", || (!tag.exists()).then_some(()));
+    lab.config("perth", "pkg: {pinned: 1}");
+    lab.wait_until_published("big", "1");
+    lab.wait_for_status("perth", "well again", |s| s["last_error"].is_null());
+    assert_eq!(lab.package_list().len(), 4);
+}
+
 /// Mounting takes root; `make test` leaves out what begins with `as_root` for everybody else, and says so.
 #[test]
 fn as_root_a_really_full_disk_is_survived() {

@@ -4,11 +4,12 @@ mod encoder;
 pub(crate) mod pack;
 mod tarball;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, Metadata};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use blat_domain::inventory::Inventory;
@@ -28,6 +29,8 @@ pub(crate) struct SourceArchive {
     root: PathBuf,
     /// How long a package may stay writable before it is taken for finished.
     patience: Duration,
+    /// What was measured once: packages are immutable, so it holds as long as the time of their `descpkg`.
+    measured: Arc<Mutex<HashMap<PackageId, (i64, Size)>>>,
 }
 
 /// Why the archive as a whole cannot be used.
@@ -41,7 +44,7 @@ pub(crate) struct ArchiveError {
 impl SourceArchive {
     /// The archive at `root`, where a package that is still writable waits for `patience`.
     pub(crate) fn new(root: PathBuf, patience: Duration) -> Self {
-        Self { root, patience }
+        Self { root, patience, measured: Arc::default() }
     }
 
     /// An archive that is gone, or empty where something is wanted of it, must not be mistaken for one that lacks every package.
@@ -76,6 +79,24 @@ impl SourceArchive {
             }
             Source::Held(hold) => Err(hold),
         }
+    }
+
+    /// Bytes that the target's archive may still grow by; none where `max_size` is 0, which means no limit. A package that the target
+    /// holds and the source does not is of unknown size and counts as nothing.
+    pub(crate) fn left_below(&self, max_size: u64, inventory: &Inventory) -> Option<u64> {
+        let held = || inventory.packages.iter().map(|(package, time)| self.known_size(package, *time).bytes);
+        (max_size > 0).then(|| max_size.saturating_sub(held().fold(0, u64::saturating_add)))
+    }
+
+    fn known_size(&self, package: &PackageId, time: i64) -> Size {
+        let mut measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, size)) = measured.get(package).filter(|(known, _)| *known == time) {
+            return *size;
+        }
+        // What cannot be measured now is asked again next time.
+        let Ok(size) = measure(&self.path(package)) else { return Size::default() };
+        measured.insert(package.clone(), (time, size));
+        size
     }
 
     /// Where a package lives.

@@ -30,6 +30,8 @@ pub(crate) struct ScriptTarget {
     bin: String,
     reserve: u64,
     facts: Mutex<Option<Facts>>,
+    /// What the streams under way will take on the target's disk, in bytes.
+    under_way: AtomicU64,
     batches: AtomicU64,
 }
 
@@ -43,8 +45,8 @@ struct Facts {
 impl ScriptTarget {
     /// A target whose archive and scripts are at these paths there. `reserve` bytes stay free on its disk.
     pub(crate) fn new(transport: Transport, archive: String, bin: String, reserve: u64) -> Self {
-        let (facts, batches) = (Mutex::new(None), AtomicU64::new(0));
-        Self { transport, archive, bin, reserve, facts, batches }
+        let (facts, under_way, batches) = (Mutex::new(None), AtomicU64::new(0), AtomicU64::new(0));
+        Self { transport, archive, bin, reserve, facts, under_way, batches }
     }
 
     /// What is known of the target, asked again after every reconnect and every refusal.
@@ -77,6 +79,27 @@ impl ScriptTarget {
     }
 }
 
+/// One stream's share of what is under way, as long as this lives.
+struct UnderWay<'a> {
+    all: &'a AtomicU64,
+    share: u64,
+    /// What others had under way when this began.
+    before: u64,
+}
+
+impl<'a> UnderWay<'a> {
+    fn begin(all: &'a AtomicU64, size: Size) -> Self {
+        let share = size.on_disk();
+        Self { before: all.fetch_add(share, Ordering::AcqRel), share, all }
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.share, Ordering::AcqRel);
+    }
+}
+
 #[async_trait]
 impl Target for ScriptTarget {
     async fn inventory(&self) -> Result<Inventory, TargetError> {
@@ -84,6 +107,8 @@ impl Target for ScriptTarget {
         self.facts().await?;
         let mut inventory = Inventory::default();
         self.run("get_plist", "", Input::Bytes(Vec::new()), |line| inventory.add_line(line)).await?;
+        let taken = self.reserve.saturating_add(self.under_way.load(Ordering::Acquire));
+        inventory.free = inventory.free.map(|free| free.saturating_sub(taken));
         Ok(inventory)
     }
 
@@ -95,13 +120,14 @@ impl Target for ScriptTarget {
         let compression = self.facts().await?.compression;
         let mut size = Size::default();
         parcels.iter().for_each(|parcel| size += parcel.size);
+        let under_way = UnderWay::begin(&self.under_way, size);
         let arguments = format!(
             " --batch {} --compression {} --bytes {} --entries {} --reserve {}",
             self.batch_id(),
             compression.word(),
             size.bytes.min(MOST),
             size.entries.min(MOST),
-            self.reserve.min(MOST)
+            self.reserve.saturating_add(under_way.before).min(MOST)
         );
         let (chunks, packing) = pack::start(parcels.to_vec(), compression, progress.clone());
         let mut deliveries = Vec::new();
