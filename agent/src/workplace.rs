@@ -5,6 +5,7 @@ use std::sync::Arc;
 use blat_config::{Home, Settings, Transport as Way};
 
 use crate::progress::Progress;
+use crate::release::Desk;
 use crate::source::SourceArchive;
 use crate::target::Target;
 use crate::target::script::ScriptTarget;
@@ -20,13 +21,20 @@ pub(crate) struct Workplace {
     pub(crate) target: Arc<dyn Target>,
     pub(crate) source: SourceArchive,
     pub(crate) progress: Arc<Progress>,
+    pub(crate) desk: Desk,
 }
 
 impl Workplace {
     /// A workplace for these settings. Nothing is connected before it is used.
     pub(crate) fn new(home: &Home, settings: Settings) -> Self {
         let source = SourceArchive::new(settings.source.clone(), settings.writable);
-        Self { target: target(home, &settings), source, progress: Arc::default(), settings: Arc::new(settings) }
+        Self {
+            target: target(home, &settings),
+            source,
+            progress: Arc::default(),
+            desk: Desk::new(home, &settings.name),
+            settings: Arc::new(settings),
+        }
     }
 
     /// The same under other settings. The connection is kept where they lead to the same place by the same way.
