@@ -80,9 +80,15 @@ impl Connection {
                 sqlx::raw_sql(AssertSqlSafe(begin)).execute(connection).await.map(|_| ())
             }
             Self::MySql(connection) => {
-                let begin = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; \
-                             START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY";
-                sqlx::raw_sql(begin).execute(connection).await.map(|_| ())
+                // The two servers have the limit under different names, each in a comment that only it reads.
+                let begin = format!(
+                    "SET /*M! SESSION max_statement_time = {}, */ /*!50708 SESSION max_execution_time = {milliseconds}, */ \
+                     SESSION net_write_timeout = 60; \
+                     SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; \
+                     START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY",
+                    limit.as_secs().max(1)
+                );
+                sqlx::raw_sql(AssertSqlSafe(begin)).execute(connection).await.map(|_| ())
             }
         };
         begun.map_err(|error| format!("cannot begin to read: {}", printable(&error.to_string())))
