@@ -69,6 +69,8 @@ pub fn parse(text: &str) -> Result<Listed, String> {
 mod tests {
     use std::collections::BTreeSet;
 
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -103,5 +105,17 @@ mod tests {
         let listed = parse("../x 1\na 1 2\na ../1\nb 1\n# end 4\n").expect("a whole list");
         assert_eq!((listed.packages.len(), listed.rejected.len()), (1, 3));
         assert!(listed.rejected[0].starts_with("line 1: package name \"../x\""), "{:?}", listed.rejected);
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_it_panic_and_no_part_of_a_list_is_a_list(text in "[-a-c0-9#./ \\n]{0,60}", names in proptest::collection::btree_set("[a-c]{1,3}@[0-9]", 1..9), cut in 0usize..200) {
+            let _ = parse(&text);
+            let packages: Vec<PackageId> = names.iter().map(|name| name.parse().expect("a package")).collect();
+            let whole = render(packages.iter());
+            let part = &whole[..cut.min(whole.len() - 2)];
+            prop_assert!(parse(part).is_err(), "{part:?} of {whole:?}");
+            prop_assert_eq!(parse(&whole).expect("whole").packages, packages);
+        }
     }
 }

@@ -130,6 +130,11 @@ fn queries_and_hostile_rows(kind: Kind) {
     database.sql("INSERT INTO t_proj VALUES (7, 'Foreign');");
     lab.config("perth", &format!("{}\nprojects: [Foreign]", database.config_with(PASSWORD, lacking)));
     lab.agent_once("perth").expect(1).says("it gives no column project_name");
+    // Rows come, and then an error: half an answer is none.
+    let half = ", queries: {projects: 'SELECT pid AS project_id, pname AS project_name FROM t_proj UNION ALL \
+         SELECT (SELECT pid FROM t_proj UNION SELECT 8), pname FROM t_proj'}";
+    lab.config("perth", &format!("{}\nprojects: [Foreign]", database.config_with(PASSWORD, half)));
+    lab.agent_once("perth").expect(1).says("the query for projects failed").says("more than");
     let refused = ", queries: {projects: 'SELECT * FROM nowhere'}";
     lab.config("perth", &format!("{}\nprojects: [Foreign]", database.config_with(PASSWORD, refused)));
     lab.agent_once("perth").expect(1).says("the query for projects failed").says("nowhere");

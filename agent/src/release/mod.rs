@@ -158,10 +158,40 @@ fn understood(manager: &ReleaseManager, selection: &Selection, catalog: Catalog)
         tracing::warn!(more, "Release Manager lists more that is not valid");
     }
     let resolution = resolve(&catalog, selection);
-    let keep = manager.mode == Mode::Fallback && resolution.permits_deletion().is_ok();
+    // An answer that lacks what it was asked for, or says that nothing is wanted, must not replace one that knows better.
+    let good = resolution.unknown.is_empty() && !resolution.wanted.is_empty();
+    let keep = manager.mode == Mode::Fallback && good;
     let fresh = keep.then(|| {
         let question = snapshot::question(&manager.source, selection);
         Snapshot::new(Timestamp::now(), question, catalog)
     });
     Answer { resolution, fresh }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Whether the answer to a question for these projects is kept, where Release Manager knows `P` with this package.
+    fn is_kept(mode: Mode, projects: &[&str], package: Option<&str>) -> bool {
+        let source = ReleaseSource::File { path: "r.yaml".into() };
+        let manager = ReleaseManager { source, mode, timeout: Duration::from_secs(60) };
+        let selection =
+            Selection { projects: projects.iter().map(ToString::to_string).collect(), ..Selection::default() };
+        let packages: Vec<&str> = package.into_iter().chain(["../x@1"]).collect();
+        let release = serde_json::json!({"id": 1, "name": "R", "packages": packages});
+        let text = serde_json::json!({"projects": [{"name": "P", "releases": [release]}]}).to_string();
+        let catalog = blat_config::release_file::parse(&text).expect("the form");
+        understood(&manager, &selection, catalog).fresh.is_some()
+    }
+
+    #[test]
+    fn only_a_good_answer_is_kept_and_only_for_fallback() {
+        assert!(is_kept(Mode::Fallback, &["P"], Some("a@1")), "an entry that is not valid is told each time");
+        assert!(!is_kept(Mode::Strict, &["P"], Some("a@1")));
+        assert!(!is_kept(Mode::Fallback, &["P", "Q"], Some("a@1")), "Q is not known");
+        assert!(!is_kept(Mode::Fallback, &["P"], None), "nothing is wanted");
+    }
 }
