@@ -55,7 +55,8 @@ lint:
 	@if $(CARGO) deny --version >/dev/null 2>&1; then set -x; $(CARGO) deny --locked check bans licenses sources; \
 	else echo 'lint: no cargo-deny here, so licences and sources were not looked at (cargo install cargo-deny)'; fi
 
-SHELL_SCRIPTS = .ci/run demo/run demo/stop tests/lab/setup tests/lab/sshd tests/lab/archive target-scripts/*_* target-scripts/tests/run
+SHELL_SCRIPTS = .ci/run demo/run demo/stop tests/lab/setup tests/lab/sshd tests/lab/database tests/lab/archive \
+	target-scripts/*_* target-scripts/tests/run
 
 bench:
 	@tests/lab/setup bench

@@ -8,14 +8,13 @@ use blat_domain::inventory::Inventory;
 use blat_domain::name::PackageId;
 use blat_domain::package_list;
 use blat_domain::plan::{Hold, Plan, Size, plan};
-use blat_domain::release::WantedSet;
 use blat_domain::retry::Backoff;
 use blat_domain::room::Room;
 use blat_domain::status::{SyncReport, SyncResult};
 use futures_util::StreamExt;
 use jiff::Timestamp;
 
-use crate::release;
+use crate::release::Answer;
 use crate::session::{Problem, Sent};
 use crate::target::{Delivery, Parcel, TargetError};
 use crate::workplace::Workplace;
@@ -27,21 +26,21 @@ const STREAM_BYTES: u64 = 64 << 20;
 /// And at this many files, directories and links.
 const STREAM_ENTRIES: u64 = 8_000;
 
-/// A plan, and the wanted set it was made from.
+/// A plan, and the answer of Release Manager that it was made from.
 pub(crate) struct Prepared {
     pub(crate) plan: Plan,
-    wanted: WantedSet,
+    answer: Answer,
 }
 
 impl Workplace {
     /// Compares what is wanted with what is there. Changes nothing.
     pub(crate) async fn prepare(&self) -> Result<Prepared, Problem> {
         let settings = &self.settings;
-        let (resolution, inventory) = tokio::join!(
-            release::wanted(settings.release_manager.as_ref(), &settings.selection),
+        let (answer, inventory) = tokio::join!(
+            self.desk.ask(settings.release_manager.as_ref(), &settings.selection),
             self.target.inventory()
         );
-        let resolution = resolution.map_err(|error| problem(None, error.to_string(), Backoff::PACKAGE))?;
+        let answer = answer.map_err(|error| problem(None, error.to_string(), Backoff::PACKAGE))?;
         let inventory = inventory.map_err(|error| unreached("cannot list the target's packages", error))?;
         if inventory.foreign.count > 0 {
             let examples = inventory.foreign.examples.join(", ");
@@ -53,11 +52,13 @@ impl Workplace {
         }
         let (source, max_size) = (self.source.clone(), settings.max_size);
         let surveying = tokio::task::spawn_blocking(move || {
+            let resolution = &answer.resolution;
             source.check(!resolution.wanted.is_empty()).map_err(|error| error.to_string())?;
             let survey = source.survey(resolution.wanted.keys(), &inventory);
-            let mut plan = plan(&resolution.wanted, &inventory, &survey, resolution.unknown);
+            let mut plan = plan(&resolution.wanted, &inventory, &survey, resolution.unknown.clone());
+            plan.snapshot = resolution.snapshot;
             plan.fit(Room { disk: inventory.free, archive: source.left_below(max_size, &inventory) });
-            Ok(Prepared { plan, wanted: resolution.wanted })
+            Ok(Prepared { plan, answer })
         });
         let surveyed = surveying.await.unwrap_or_else(|error| Err(format!("looking at the source failed: {error}")));
         surveyed.map_err(|why: String| problem(None, why, Backoff::PACKAGE))
@@ -78,7 +79,10 @@ impl Workplace {
             bytes: 0,
         };
         let problem = match self.prepare().await {
-            Ok(prepared) => self.execute(&prepared, &mut report).await,
+            Ok(mut prepared) => {
+                self.desk.keep(&mut prepared.answer).await;
+                self.execute(&prepared, &mut report).await
+            }
             Err(problem) => Some(problem),
         };
         report.finished = Timestamp::now();
@@ -87,7 +91,7 @@ impl Workplace {
     }
 
     async fn execute(&self, prepared: &Prepared, report: &mut SyncReport) -> Option<Problem> {
-        let Prepared { plan, wanted } = prepared;
+        let Prepared { plan, answer } = prepared;
         (report.wanted, report.present) = (plan.wanted, plan.present);
         let size = plan.size();
         tracing::debug!(
@@ -128,7 +132,7 @@ impl Workplace {
             }
         }
         if first_problem.is_none() && plan.is_complete() {
-            let list = package_list::render(wanted.keys());
+            let list = package_list::render(answer.resolution.wanted.keys());
             let stored = self.target.store_list(&list).await;
             first_problem = stored.err().map(|error| unreached("cannot store the PackageList", error));
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use blat_config::{Home, Settings, Transport as Way};
 
 use crate::progress::Progress;
+use crate::release::Desk;
 use crate::source::SourceArchive;
 use crate::target::Target;
 use crate::target::script::ScriptTarget;
@@ -20,13 +21,14 @@ pub(crate) struct Workplace {
     pub(crate) target: Arc<dyn Target>,
     pub(crate) source: SourceArchive,
     pub(crate) progress: Arc<Progress>,
+    pub(crate) desk: Desk,
 }
 
 impl Workplace {
     /// A workplace for whoever holds the target's lock. Nothing is connected before it is used.
     pub(crate) fn new(home: &Home, settings: Settings) -> Self {
         let sockets = SocketDirectory::Served(home.target_state_dir(&settings.name).join("ssh"));
-        Self::at(target(home, &settings, sockets), settings)
+        Self::at(home, settings, sockets)
     }
 
     /// A workplace for somebody who only looks, while another may serve the target.
@@ -35,12 +37,13 @@ impl Workplace {
     /// Where no scratch directory can be made.
     pub(crate) fn visiting(home: &Home, settings: Settings) -> std::io::Result<Self> {
         let sockets = SocketDirectory::Passing(tempfile::Builder::new().prefix("blat-").tempdir()?);
-        Ok(Self::at(target(home, &settings, sockets), settings))
+        Ok(Self::at(home, settings, sockets))
     }
 
-    fn at(target: Arc<dyn Target>, settings: Settings) -> Self {
+    fn at(home: &Home, settings: Settings, sockets: SocketDirectory) -> Self {
+        let (target, desk) = (target(home, &settings, sockets), Desk::new(home, &settings.name));
         let source = SourceArchive::new(settings.source.clone(), settings.writable);
-        Self { target, source, progress: Arc::default(), settings: Arc::new(settings) }
+        Self { target, source, progress: Arc::default(), desk, settings: Arc::new(settings) }
     }
 
     /// The same under other settings. The connection is kept where they lead to the same place by the same way.

@@ -30,6 +30,7 @@ const WIDEST: usize = 160;
 impl Complaint {
     /// A complaint about a stretch of `line`.
     pub(crate) fn at(path: PathBuf, place: Place, line: &str, message: String, expected: Option<String>) -> Self {
+        let line = &without_passwords(line);
         let beyond = place.column.saturating_add(place.length.min(WIDEST / 2)) > WIDEST;
         let from = if beyond { place.column.saturating_sub(WIDEST / 2) } else { 0 };
         let mut shown: Vec<char> = line.chars().skip(from).take(WIDEST + 1).map(one_column).collect();
@@ -47,6 +48,29 @@ impl Complaint {
     pub(crate) fn whole(path: PathBuf, message: String) -> Self {
         Self { path, place: None, message, expected: None, line_text: String::new(), indent: 0 }
     }
+}
+
+/// The line with stars in place of what may be the password of a URL: a refused one must not come to light by its refusal.
+fn without_passwords(line: &str) -> String {
+    let chars: Vec<char> = line.chars().collect();
+    let mut shown = chars.clone();
+    let scheme = chars.windows(3).position(|three| three == [':', '/', '/']);
+    if let (Some(scheme), Some(at)) = (scheme, chars.iter().rposition(|c| *c == '@'))
+        && let Some(colon) = (scheme + 3..at).find(|index| chars[*index] == ':')
+    {
+        shown[colon + 1..at].fill('*');
+    }
+    // A parameter, `password=…`: its name is what stands before the sign.
+    for equals in (0..chars.len()).filter(|index| chars[*index] == '=') {
+        let name: String = chars[..equals].iter().rev().take_while(|c| !"?& ".contains(**c)).collect();
+        let ends = |index: &usize| "&, }\"'".contains(chars[*index]);
+        let end = (equals + 1..chars.len()).find(ends).unwrap_or(chars.len());
+        // It was collected from its end.
+        if ["ssap", "dwp"].iter().any(|word| name.to_ascii_lowercase().contains(word)) {
+            shown[equals + 1..end].fill('*');
+        }
+    }
+    shown.into_iter().collect()
 }
 
 /// Each character stays one column wide, so that the caret points where it should; none may move a terminal's cursor.
@@ -170,5 +194,21 @@ mod tests {
         let complaints = Complaints::of(flood).expect("many");
         assert_eq!(complaints.list().len(), 100);
         assert!(complaints.to_string().ends_with("error: and 150 more like these"), "{complaints}");
+    }
+
+    #[test]
+    fn a_password_in_a_line_is_never_shown() {
+        for line in [
+            "postgres: postgres://blat:secret@db/rm",
+            "postgres: 'postgres://blat:p@secret:/x@db/rm' # ü",
+            "mysql: \"mysql://db/rm?ssl-mode=required&PassWord=secret\"",
+            "postgres: postgres://db/rm?sslpassword=secret, queries: 5",
+        ] {
+            for column in 1..line.len() {
+                assert!(!about(line, column, 3).to_string().contains("secret"), "{line}");
+            }
+        }
+        let harmless = "postgres: postgres://blat@db:5432/rm?sslmode=require";
+        assert!(about(harmless, 1, 1).to_string().contains(harmless));
     }
 }

@@ -10,6 +10,7 @@ mod keys;
 mod master;
 pub mod pid_file;
 pub mod release_file;
+mod release_manager;
 pub mod samples;
 mod settings;
 pub mod socket;
@@ -20,5 +21,7 @@ pub use complaint::{Complaint, Complaints, Place};
 pub use conflicts::conflicts;
 pub use home::{Home, HomeError, TargetFile};
 pub use master::{MasterSettings, load_master};
-pub use settings::{Kind, LogSettings, ReleaseManager, Settings, SshSettings, Transport};
+pub use settings::{
+    Database, Kind, LogSettings, Mode, Queries, ReleaseManager, ReleaseSource, Settings, SshSettings, Transport,
+};
 pub use target::load_target;

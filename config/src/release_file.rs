@@ -1,4 +1,4 @@
-//! The `file:` form of Release Manager: projects, releases and packages as YAML.
+//! The form in which `file:` and `command:` give projects, releases and packages: as YAML, or as JSON.
 
 use blat_domain::name::PackageId;
 use blat_domain::release::{Catalog, Project, Release, ReleaseState};
@@ -54,6 +54,19 @@ pub fn parse(text: &str) -> Result<Catalog, String> {
         (budget.max_nodes, budget.max_events) = (MOST_NODES, 2 * MOST_NODES);
     }
     let file: File = serde_yaml::from_str_with_options(text, options).map_err(|error| printable(&error.to_string()))?;
+    Ok(catalog(file))
+}
+
+/// Reads a catalog from JSON bytes of the same form. Half of a JSON text is no JSON text, so a torn one is never taken for
+/// a shorter one.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_json(bytes: &[u8]) -> Result<Catalog, String> {
+    serde_json::from_slice(bytes).map(catalog).map_err(|error| printable(&error.to_string()))
+}
+
+fn catalog(file: File) -> Catalog {
     let mut catalog = Catalog::default();
     for project in file.projects {
         let mut releases = Vec::new();
@@ -75,7 +88,7 @@ pub fn parse(text: &str) -> Result<Catalog, String> {
         }
         catalog.projects.push(Project { name: project.name, releases });
     }
-    Ok(catalog)
+    catalog
 }
 
 #[cfg(test)]
@@ -99,5 +112,17 @@ mod tests {
             let error = parse(text).expect_err(text);
             assert!(error.contains("line"), "{error}");
         }
+    }
+
+    #[test]
+    fn json_of_the_same_form_is_read_and_half_of_it_is_not() {
+        let text =
+            br#"{"projects": [{"name": "P", "releases": [{"id": 1, "name": "R", "packages": ["a@1", "-x@1"]}]}]}"#;
+        let catalog = parse_json(text).expect("the form");
+        assert_eq!((catalog.projects[0].releases[0].packages.len(), catalog.rejected.len()), (1, 1));
+        for end in 0..text.len() {
+            assert!(parse_json(&text[..end]).is_err(), "the first {end} bytes");
+        }
+        assert!(parse_json(b"{\"projects\": []}\nWARNING: half of the rows\n").is_err(), "text after it");
     }
 }

@@ -85,19 +85,77 @@ pub struct SshSettings {
     pub known_hosts: PathBuf,
 }
 
-/// Where releases are looked up.
+/// Where the wanted set is looked up.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ReleaseManager {
-    /// A SQLite database in the documented schema.
+pub struct ReleaseManager {
+    /// What is asked.
+    pub source: ReleaseSource,
+    /// What happens when it does not answer.
+    pub mode: Mode,
+    /// How long it may take to answer.
+    pub timeout: Duration,
+}
+
+/// What knows the wanted set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReleaseSource {
+    /// A SQLite database.
     Sqlite {
         /// The database file.
         path: PathBuf,
+        /// What is asked in place of the documented schema.
+        queries: Queries,
     },
+    /// A PostgreSQL server.
+    Postgres(Database),
+    /// A MySQL or MariaDB server.
+    MySql(Database),
     /// A YAML file in the documented form.
     File {
         /// The file.
         path: PathBuf,
     },
+    /// A program that prints the documented form as JSON.
+    Command {
+        /// The program and its arguments; never empty.
+        argv: Vec<String>,
+    },
+    /// A PackageList, which is the wanted set itself.
+    PackageList {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// A database on a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Database {
+    /// The way there, without a password.
+    pub url: String,
+    /// The file whose first line is the password; else the environment has it, or nobody.
+    pub password_file: Option<PathBuf>,
+    /// What is asked in place of the documented schema.
+    pub queries: Queries,
+}
+
+/// Queries of a site whose schema is another than the documented one: each gives the columns of the table it stands for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Queries {
+    /// In place of the table `project`.
+    pub projects: Option<String>,
+    /// In place of the table `release`.
+    pub releases: Option<String>,
+    /// In place of the table `release_package`.
+    pub packages: Option<String>,
+}
+
+/// What a sync does when Release Manager does not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// It fails.
+    Strict,
+    /// It goes by the last good answer, and deletes nothing.
+    Fallback,
 }
 
 /// How a log is rolled.

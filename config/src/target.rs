@@ -14,15 +14,12 @@ use crate::document::{Document, Key, Value};
 use crate::home::{self, Home};
 use crate::keys::{Found, Keys, Wrong};
 use crate::master;
-use crate::settings::{Kind, LogSettings, ReleaseManager, Settings, SshSettings, Transport};
+use crate::release_manager;
+use crate::settings::{Kind, LogSettings, Settings, SshSettings, Transport};
 use crate::values;
 
 /// The contract's keys for targets that this version does not have.
 const LATER: [&str; 2] = ["max_delete", "s3"];
-/// Where releases can be looked up.
-const SOURCES: [&str; 2] = ["sqlite", "file"];
-/// What the contract has below `release_manager`, and this version has not: all but the first are sources.
-const LATER_SOURCES: [&str; 5] = ["queries", "postgres", "mysql", "command", "package_list"];
 /// The keys of a target that the master has not.
 const KEYS: [&str; 25] = [
     "type",
@@ -123,7 +120,7 @@ fn read(home: &Home, name: &TargetName, keys: &mut Keys<'_>) -> Option<Settings>
         sync: keys.value("sync", Duration::from_secs(4 * 3600), values::duration_from(SHORTEST)),
         writable: keys.value("writable", Duration::from_secs(86_400), values::duration),
         selection: selection(keys),
-        release_manager: release_manager(home, keys),
+        release_manager: release_manager::read(home, keys),
         disk_reserve: keys.value("disk_reserve", 512 << 20, values::size),
         max_size: keys.value("max_size", 0, values::size),
         verbose: verbose(keys, 1),
@@ -139,14 +136,7 @@ fn read(home: &Home, name: &TargetName, keys: &mut Keys<'_>) -> Option<Settings>
 
 /// What is right in each key and wrong between them.
 fn contradictions(settings: &Settings, keys: &mut Keys<'_>) {
-    let no_manager = !keys.has("release_manager") || keys.is_text("release_manager", "none");
-    if settings.selection.needs_catalog() && no_manager {
-        for key in ["releases", "projects"] {
-            let Some(found) = keys.find(key) else { continue };
-            let message = format!("{key} need a release_manager to be looked up in");
-            keys.complain_about(found, message, Some("release_manager: {file: PATH} or {sqlite: PATH}"));
-        }
-    }
+    release_manager::contradictions(settings.release_manager.as_ref(), keys);
     if Path::new(&settings.bin).starts_with(&settings.archive)
         && let Some(found) = keys.find("bin").or_else(|| keys.find("archive"))
     {
@@ -232,37 +222,6 @@ fn pinned(keys: &mut Keys<'_>) -> BTreeSet<PackageId> {
         pinned.extend(keys.scalars(versions, |version| Ok(PackageId::new(name, version)?)));
     }
     pinned
-}
-
-fn release_manager(home: &Home, keys: &mut Keys<'_>) -> Option<ReleaseManager> {
-    const EXPECTED: &str = "one of {sqlite: PATH} or {file: PATH}, or none";
-    let found = keys.find("release_manager")?;
-    if keys.is_text("release_manager", "none") {
-        return None;
-    }
-    if !matches!(found.node.value, Value::Map(_)) {
-        keys.complain_about(found, "release_manager is not a mapping".into(), Some(EXPECTED));
-        return None;
-    }
-    let mut inner = Keys::new();
-    inner.add(found);
-    let path = values::local_path(home);
-    let sqlite = inner.optional("sqlite", &path).map(|path| ReleaseManager::Sqlite { path });
-    let file = inner.optional("file", &path).map(|path| ReleaseManager::File { path });
-    inner.value("mode", (), |text| match text {
-        "strict" => Ok(()),
-        "fallback" => Err(Wrong::not_available("mode fallback")),
-        other => Err(Wrong::expected("strict")(other)),
-    });
-    inner.refuse_unknown(&LATER_SOURCES, |_| None);
-    let named = SOURCES.iter().chain(&LATER_SOURCES[1..]).filter(|source| inner.has(source)).count();
-    // A source whose name is misspelt was complained about already.
-    if named > 1 || (named == 0 && inner.complaints.is_empty()) {
-        let message = if named == 0 { "release_manager names no source" } else { "release_manager names two sources" };
-        inner.complain_about(found, message.into(), Some(EXPECTED));
-    }
-    keys.complaints.append(&mut inner.complaints);
-    sqlite.or(file)
 }
 
 /// Keys of the contract that have one meaning today: anything else must be refused, not ignored.

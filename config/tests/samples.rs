@@ -4,8 +4,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use blat_config::{Home, ReleaseManager, Transport, conflicts, load_master, load_target, samples};
+use blat_config::{
+    Database, Home, Mode, Queries, ReleaseManager, ReleaseSource, Transport, conflicts, load_master, load_target,
+    samples,
+};
 use blat_domain::name::TargetName;
 use proptest::prelude::*;
 
@@ -192,8 +196,47 @@ fn values_that_mean_what_is_in_force_are_accepted() {
     let tree = Tree::with(&[("perth.conf", text)]);
     let settings = load_target(&tree.home, &name("perth")).unwrap_or_else(|complaints| panic!("{complaints}"));
     assert_eq!((settings.sync.as_secs(), settings.writable.as_secs()), (12, 0));
-    assert_eq!(settings.release_manager, Some(ReleaseManager::File { path: tree.home.root().join("r.yaml") }));
+    let source = ReleaseSource::File { path: tree.home.root().join("r.yaml") };
+    let manager = ReleaseManager { source, mode: Mode::Strict, timeout: Duration::from_secs(60) };
+    assert_eq!(settings.release_manager, Some(manager));
     assert!(matches!(&settings.transport, Transport::Openssh(ssh) if ssh.user == "no"));
+}
+
+/// What `release_manager` says, in a target that is right for the rest.
+fn manager(value: &str) -> ReleaseManager {
+    let text = format!("source: /a\nhost: p\nrelease_manager: {value}\n");
+    let tree = Tree::with(&[("perth.conf", text.as_bytes())]);
+    let settings = load_target(&tree.home, &name("perth")).unwrap_or_else(|complaints| panic!("{complaints}"));
+    let root = format!("{}/", tree.home.root().display());
+    let mut manager = settings.release_manager.expect("a release_manager");
+    if let ReleaseSource::Command { argv } = &mut manager.source {
+        argv.iter_mut().for_each(|word| *word = word.replace(&root, "HOME/"));
+    }
+    manager
+}
+
+#[test]
+fn every_source_of_the_contract_is_read() {
+    let queries = Queries { packages: Some("SELECT * FROM p".into()), ..Queries::default() };
+    let url = || "postgres://blat@db/rm?sslmode=verify-full".to_owned();
+    let value = "{postgres: 'postgres://blat@db/rm?sslmode=verify-full', password_file: /etc/pw, timeout: 5m, \
+        mode: fallback, queries: {packages: ' SELECT * FROM p ;'}}";
+    assert_eq!(
+        manager(value),
+        ReleaseManager {
+            source: ReleaseSource::Postgres(Database { url: url(), password_file: Some("/etc/pw".into()), queries }),
+            mode: Mode::Fallback,
+            timeout: Duration::from_secs(300),
+        }
+    );
+    let argv = |words: &[&str]| ReleaseSource::Command { argv: words.iter().map(ToString::to_string).collect() };
+    assert_eq!(
+        manager("{command: [oracle2json, --all, 'a b', '']}").source,
+        argv(&["oracle2json", "--all", "a b", ""])
+    );
+    assert_eq!(manager("{command: [bin/list, bin/x]}").source, argv(&["HOME/bin/list", "bin/x"]));
+    assert_eq!(manager("{package_list: /l}").source, ReleaseSource::PackageList { path: "/l".into() });
+    assert!(matches!(manager("{mysql: mysql://db:3307/rm}").source, ReleaseSource::MySql(_)));
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::inventory::Inventory;
@@ -170,6 +171,9 @@ pub struct Plan {
     pub excess: Vec<PackageId>,
     /// Releases and projects in the config that Release Manager does not know.
     pub unknown: Vec<String>,
+    /// When the snapshot was taken that stands in for Release Manager, where that could not be asked: nothing is deleted
+    /// or marked by it.
+    pub snapshot: Option<Timestamp>,
 }
 
 impl Plan {

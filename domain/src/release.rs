@@ -4,22 +4,27 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::name::{PackageId, PackageName};
 use crate::text::{nearest, printable};
 
 /// What Release Manager knows, whichever source it was read from.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Catalog {
     /// All projects with their releases.
     pub projects: Vec<Project>,
+    /// Packages that belong to no release: a PackageList names them.
+    pub listed: Vec<PackageId>,
     /// Entries whose names are not valid, for the log: they are never acted on.
     pub rejected: Vec<String>,
 }
 
 /// A project: a group of releases.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Project {
     /// What people call it.
     pub name: String,
@@ -28,7 +33,8 @@ pub struct Project {
 }
 
 /// A release: a named list of packages.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Release {
     /// Release Manager's number for it.
     pub id: i64,
@@ -162,6 +168,8 @@ pub enum Reason {
         /// The release's name.
         name: String,
     },
+    /// The PackageList that `release_manager` names has it.
+    Listed,
     /// The config's `pkg` names it.
     Pinned,
     /// A tag asks for it.
@@ -172,6 +180,7 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Release { id, name } => write!(f, "release {} ({id})", printable(name)),
+            Self::Listed => f.write_str("the PackageList of release_manager"),
             Self::Pinned => f.write_str("pkg in its config"),
             Self::Tag => f.write_str("a tag"),
         }
@@ -189,11 +198,39 @@ pub struct Resolution {
     /// Releases and projects that the config names and Release Manager does not know. While there are any, the wanted
     /// set is not the whole one: nothing may be deleted by it, and no PackageList made of it.
     pub unknown: Vec<String>,
+    /// How many entries of Release Manager's have no valid name or state, and so may be missing from the wanted set.
+    pub rejected: u64,
+    /// When the snapshot was taken that stands in for Release Manager, where that could not be asked.
+    pub snapshot: Option<Timestamp>,
+}
+
+impl Resolution {
+    /// Whether a package that is not wanted may be taken for one that nobody wants any more. While this says why not,
+    /// nothing is deleted and nothing marked.
+    ///
+    /// # Errors
+    /// Why the wanted set is no ground for deleting anything, fit for printing.
+    pub fn permits_deletion(&self) -> Result<(), String> {
+        if let Some(taken) = self.snapshot {
+            return Err(format!("Release Manager could not be asked; the wanted set is that of {taken:.0}"));
+        }
+        if let Some(unknown) = self.unknown.first() {
+            return Err(unknown.clone());
+        }
+        if self.rejected > 0 {
+            return Err(format!("Release Manager lists {} entries that are not valid", self.rejected));
+        }
+        if self.wanted.is_empty() { Err("nothing at all is wanted".into()) } else { Ok(()) }
+    }
 }
 
 /// Which packages `selection` means, given `catalog`.
 pub fn resolve(catalog: &Catalog, selection: &Selection) -> Resolution {
-    let mut resolution = Resolution { unknown: unknown_names(catalog, selection), ..Resolution::default() };
+    let mut resolution = Resolution {
+        unknown: unknown_names(catalog, selection),
+        rejected: catalog.rejected.len() as u64,
+        ..Resolution::default()
+    };
     for project in &catalog.projects {
         for release in project.releases.iter().filter(|release| selection.chooses(project, release)) {
             for package in release.packages.iter().filter(|package| selection.filter.admits(&package.name)) {
@@ -201,6 +238,9 @@ pub fn resolve(catalog: &Catalog, selection: &Selection) -> Resolution {
                 resolution.wanted.entry(package.clone()).or_default().insert(reason);
             }
         }
+    }
+    for package in catalog.listed.iter().filter(|package| selection.filter.admits(&package.name)) {
+        resolution.wanted.entry(package.clone()).or_default().insert(Reason::Listed);
     }
     for package in &selection.pinned {
         resolution.wanted.entry(package.clone()).or_default().insert(Reason::Pinned);
@@ -248,7 +288,7 @@ mod tests {
                 Project { name: "Perth Metro".into(), releases: perth },
                 Project { name: "Oslo".into(), releases: oslo },
             ],
-            rejected: vec![],
+            ..Catalog::default()
         }
     }
 
@@ -297,5 +337,30 @@ mod tests {
             tools.iter().map(Reason::to_string).collect::<Vec<_>>(),
             ["release Perth 7.1 (2)", "release Perth 7.2 (3)"]
         );
+    }
+
+    #[test]
+    fn a_package_list_is_narrowed_as_releases_are() {
+        let listed = ["core@1", "tools@1"].map(|p| p.parse().expect("a package")).into();
+        let filter = NameFilter::new(vec![], vec!["tools".into()]).expect("globs");
+        let selection = Selection { filter, ..Selection::default() };
+        let wanted = resolve(&Catalog { listed, ..Catalog::default() }, &selection).wanted;
+        assert_eq!(wanted, WantedSet::from([("core@1".parse().expect("a package"), [Reason::Listed].into())]));
+    }
+
+    #[test]
+    fn nothing_is_deleted_by_an_old_unsure_or_empty_wanted_set() {
+        let sure = resolve(&catalog(), &Selection { projects: vec!["Oslo".into()], ..Selection::default() });
+        assert_eq!(sure.permits_deletion(), Ok(()));
+        for unsure in [
+            Resolution { snapshot: Some(Timestamp::UNIX_EPOCH), ..sure.clone() },
+            Resolution { unknown: vec!["Release Manager knows no project \"Oslo\"".into()], ..sure.clone() },
+            Resolution { rejected: 1, ..sure.clone() },
+            Resolution { wanted: WantedSet::new(), ..sure.clone() },
+        ] {
+            assert!(unsure.permits_deletion().is_err(), "{unsure:?}");
+        }
+        let hostile = Catalog { rejected: vec!["release x: package name \"..\" is not valid".into()], ..catalog() };
+        assert_eq!(resolve(&hostile, &Selection::default()).rejected, 1);
     }
 }

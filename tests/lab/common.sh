@@ -2,6 +2,10 @@
 
 # Programs of the system's own folders are looked for even where a login leaves those out of PATH.
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+# Debian keeps PostgreSQL's server programs in a folder for each version, and in no PATH.
+for folder in /usr/lib/postgresql/*/bin; do
+    PATH=$PATH:$folder
+done
 LC_ALL=C
 export PATH LC_ALL
 

@@ -8,7 +8,7 @@ use blat_tests::process::{self, executable};
 use blat_tests::{Lab, Outcome};
 
 /// Languages of blocks that hold no commands.
-const NOT_COMMANDS: [&str; 4] = ["text", "yaml", "json", "crontab"];
+const NOT_COMMANDS: [&str; 5] = ["text", "yaml", "json", "sql", "crontab"];
 /// How long a command that goes on until it is interrupted is let go on.
 const FOLLOWED: &str = "timeout --signal INT 1";
 /// The exit status of `timeout` where it had to interrupt.

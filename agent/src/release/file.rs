@@ -1,4 +1,4 @@
-//! `release_manager: {file: PATH}`.
+//! `release_manager: {file: PATH}`, and reading what is given as a file.
 
 use std::path::Path;
 
@@ -6,18 +6,30 @@ use blat_domain::release::Catalog;
 use tokio::io::AsyncReadExt;
 
 /// A file larger than this is not a list of releases.
-const LARGEST: u64 = 256 << 20;
+pub(super) const LARGEST: u64 = 256 << 20;
 
 /// Reads the whole catalog.
 pub(super) async fn load(path: &Path) -> Result<Catalog, String> {
-    let file = tokio::fs::File::open(path).await.map_err(|error| error.to_string())?;
+    blat_config::release_file::parse(&read(path).await?)
+}
+
+/// The text of a regular file of bounded size. It is opened only once it is known to be one: a named pipe would wait.
+pub(super) async fn read(path: &Path) -> Result<String, String> {
+    const IRREGULAR: &str = "it is not a regular file";
+    let found = tokio::fs::metadata(path).await.map_err(|error| error.to_string())?;
+    if !found.is_file() {
+        return Err(IRREGULAR.into());
+    }
+    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let opened = tokio::fs::OpenOptions::new().read(true).custom_flags(nonblocking).open(path).await;
+    let file = opened.map_err(|error| error.to_string())?;
     if !file.metadata().await.map_err(|error| error.to_string())?.is_file() {
-        return Err("it is not a regular file".into());
+        return Err(IRREGULAR.into());
     }
     let mut text = String::new();
     let read = file.take(LARGEST + 1).read_to_string(&mut text).await.map_err(|error| error.to_string())?;
     if read as u64 > LARGEST {
         return Err(format!("it is larger than {} MiB", LARGEST >> 20));
     }
-    blat_config::release_file::parse(&text)
+    Ok(text)
 }

@@ -1,13 +1,28 @@
 //! Release Manager: where the wanted set comes from.
+//!
+//! Whatever the source, it has a limited time and a limited size to answer in, its names are checked, and what it cannot say
+//! is never guessed: in the mode `fallback` the last good answer stands in, and the resolution says so.
 
+mod command;
+mod database;
 mod file;
-mod sqlite;
+mod package_list;
+mod snapshot;
 
-use blat_config::ReleaseManager;
+use std::path::PathBuf;
+
+use blat_config::{Home, Mode, ReleaseManager, ReleaseSource};
+use blat_domain::name::TargetName;
 use blat_domain::release::{Catalog, Resolution, Selection, resolve};
 use blat_domain::text::printable;
+use blat_domain::units::show_duration;
+use jiff::Timestamp;
 
-pub(crate) use sqlite::create as create_database;
+pub(crate) use database::create as create_database;
+use snapshot::Snapshot;
+
+/// So many entries that are not valid are logged one by one; a source of garbage must not fill the log's disk.
+const MOST_LOGGED: usize = 20;
 
 /// Why Release Manager could not be asked. A sync that does not know what is wanted does nothing.
 #[derive(Debug, thiserror::Error)]
@@ -23,28 +38,160 @@ pub(crate) enum ReleaseError {
         /// What went wrong.
         why: String,
     },
+    /// Neither could the source be read, nor its last good answer be used.
+    #[error("{unreadable}; and mode: fallback does not help: {why}")]
+    NoFallback {
+        /// Why the source could not be read.
+        unreadable: Box<ReleaseError>,
+        /// Why no snapshot can stand in for it.
+        why: String,
+    },
 }
 
-/// What the target should hold, asked anew.
-pub(crate) async fn wanted(
-    manager: Option<&ReleaseManager>,
-    selection: &Selection,
-) -> Result<Resolution, ReleaseError> {
-    let catalog = match manager {
-        Some(manager) if selection.needs_catalog() => load(manager, selection).await?,
-        None if selection.needs_catalog() => return Err(ReleaseError::NoSource),
-        Some(_) | None => Catalog::default(),
-    };
-    for rejected in &catalog.rejected {
-        tracing::warn!(entry = printable(rejected), "Release Manager lists something that is no package");
+/// Where one target's questions to Release Manager are asked, and its last good answer is kept.
+#[derive(Debug, Clone)]
+pub(crate) struct Desk {
+    root: PathBuf,
+    snapshot: PathBuf,
+}
+
+/// What the target should hold.
+pub(crate) struct Answer {
+    pub(crate) resolution: Resolution,
+    fresh: Option<Snapshot>,
+}
+
+impl Desk {
+    /// The desk of one target.
+    pub(crate) fn new(home: &Home, target: &TargetName) -> Self {
+        Self { root: home.root().to_owned(), snapshot: home.target_state_dir(target).join(snapshot::FILE) }
     }
-    Ok(resolve(&catalog, selection))
+
+    /// What the target should hold, asked anew.
+    pub(crate) async fn ask(
+        &self,
+        manager: Option<&ReleaseManager>,
+        selection: &Selection,
+    ) -> Result<Answer, ReleaseError> {
+        let Some(manager) = manager.filter(|manager| needs_catalog(manager, selection)) else {
+            if selection.needs_catalog() {
+                return Err(ReleaseError::NoSource);
+            }
+            return Ok(Answer { resolution: resolve(&Catalog::default(), selection), fresh: None });
+        };
+        match self.load(manager, selection).await {
+            Ok(catalog) => Ok(understood(manager, selection, catalog)),
+            Err(unreadable) => match manager.mode {
+                Mode::Strict => Err(unreadable),
+                Mode::Fallback => self.fall_back(manager, selection, unreadable).await,
+            },
+        }
+    }
+
+    /// Keeps an answer for when the next question finds nobody. Without it the sync is as good: a failure is only told.
+    pub(crate) async fn keep(&self, answer: &mut Answer) {
+        let Some(snapshot) = answer.fresh.take() else { return };
+        if let Err(why) = snapshot.store(self.snapshot.clone()).await {
+            let path = self.snapshot.display();
+            tracing::warn!("cannot keep Release Manager's answer for mode: fallback in {path}: {why}");
+        }
+    }
+
+    async fn load(&self, manager: &ReleaseManager, selection: &Selection) -> Result<Catalog, ReleaseError> {
+        let (from, asking) = match &manager.source {
+            ReleaseSource::File { path } => (path.display().to_string(), file::load(path).await_in(manager).await),
+            ReleaseSource::PackageList { path } => {
+                (path.display().to_string(), package_list::load(path).await_in(manager).await)
+            }
+            ReleaseSource::Command { argv } => {
+                (format!("the command {}", argv[0]), command::load(argv, &self.root).await_in(manager).await)
+            }
+            ReleaseSource::Sqlite { .. } | ReleaseSource::Postgres(_) | ReleaseSource::MySql(_) => {
+                let asking = database::load(&manager.source, selection, manager.timeout);
+                (database::shown(&manager.source), asking.await_in(manager).await)
+            }
+        };
+        asking.map_err(|why| ReleaseError::Unreadable { from: printable(&from), why })
+    }
+
+    async fn fall_back(
+        &self,
+        manager: &ReleaseManager,
+        selection: &Selection,
+        unreadable: ReleaseError,
+    ) -> Result<Answer, ReleaseError> {
+        let question = snapshot::question(&manager.source, selection);
+        match Snapshot::read(self.snapshot.clone(), question).await {
+            Ok(Snapshot { taken, catalog, .. }) => {
+                tracing::warn!("{unreadable}; going by its answer of {taken:.0}: nothing is deleted or marked");
+                let resolution = Resolution { snapshot: Some(taken), ..resolve(&catalog, selection) };
+                Ok(Answer { resolution, fresh: None })
+            }
+            Err(why) => Err(ReleaseError::NoFallback { unreadable: Box::new(unreadable), why }),
+        }
+    }
 }
 
-async fn load(manager: &ReleaseManager, selection: &Selection) -> Result<Catalog, ReleaseError> {
-    let (from, loaded) = match manager {
-        ReleaseManager::File { path } => (path, file::load(path).await),
-        ReleaseManager::Sqlite { path } => (path, sqlite::load(path, selection).await),
-    };
-    loaded.map_err(|why| ReleaseError::Unreadable { from: from.display().to_string(), why })
+/// Waiting for a source, but not for ever.
+trait AwaitIn: Future<Output = Result<Catalog, String>> + Sized {
+    /// Waits for as long as the config allows.
+    async fn await_in(self, manager: &ReleaseManager) -> Result<Catalog, String> {
+        tokio::time::timeout(manager.timeout, self).await.unwrap_or_else(|_| {
+            Err(format!("no answer within {}; timeout sets how long it may take", show_duration(manager.timeout)))
+        })
+    }
+}
+
+impl<F: Future<Output = Result<Catalog, String>>> AwaitIn for F {}
+
+/// A PackageList is the wanted set itself; the others are asked only for what is selected.
+fn needs_catalog(manager: &ReleaseManager, selection: &Selection) -> bool {
+    matches!(manager.source, ReleaseSource::PackageList { .. }) || selection.needs_catalog()
+}
+
+/// What a catalog means for this target, and whether it is good enough to be kept.
+fn understood(manager: &ReleaseManager, selection: &Selection, catalog: Catalog) -> Answer {
+    for rejected in catalog.rejected.iter().take(MOST_LOGGED) {
+        tracing::warn!(entry = printable(rejected), "Release Manager lists something that is not valid");
+    }
+    if let Some(more @ 1..) = catalog.rejected.len().checked_sub(MOST_LOGGED) {
+        tracing::warn!(more, "Release Manager lists more that is not valid");
+    }
+    let resolution = resolve(&catalog, selection);
+    // An answer that lacks what it was asked for, or says that nothing is wanted, must not replace one that knows better.
+    let good = resolution.unknown.is_empty() && !resolution.wanted.is_empty();
+    let keep = manager.mode == Mode::Fallback && good;
+    let fresh = keep.then(|| {
+        let question = snapshot::question(&manager.source, selection);
+        Snapshot::new(Timestamp::now(), question, catalog)
+    });
+    Answer { resolution, fresh }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Whether the answer to a question for these projects is kept, where Release Manager knows `P` with this package.
+    fn is_kept(mode: Mode, projects: &[&str], package: Option<&str>) -> bool {
+        let source = ReleaseSource::File { path: "r.yaml".into() };
+        let manager = ReleaseManager { source, mode, timeout: Duration::from_secs(60) };
+        let selection =
+            Selection { projects: projects.iter().map(ToString::to_string).collect(), ..Selection::default() };
+        let packages: Vec<&str> = package.into_iter().chain(["../x@1"]).collect();
+        let release = serde_json::json!({"id": 1, "name": "R", "packages": packages});
+        let text = serde_json::json!({"projects": [{"name": "P", "releases": [release]}]}).to_string();
+        let catalog = blat_config::release_file::parse(&text).expect("the form");
+        understood(&manager, &selection, catalog).fresh.is_some()
+    }
+
+    #[test]
+    fn only_a_good_answer_is_kept_and_only_for_fallback() {
+        assert!(is_kept(Mode::Fallback, &["P"], Some("a@1")), "an entry that is not valid is told each time");
+        assert!(!is_kept(Mode::Strict, &["P"], Some("a@1")));
+        assert!(!is_kept(Mode::Fallback, &["P", "Q"], Some("a@1")), "Q is not known");
+        assert!(!is_kept(Mode::Fallback, &["P"], None), "nothing is wanted");
+    }
 }

@@ -50,6 +50,10 @@ fn picture(plan: &Plan, style: Style) -> String {
         plan.held.len(),
         plan.excess.len()
     );
+    if let Some(taken) = plan.snapshot {
+        let note = format!("Release Manager cannot be asked; this goes by its answer of {taken:.0}");
+        text += &format!("{}  {note}\n", style.paint(Tone::Warn, "snapshot"));
+    }
     text += &steps(&plan.steps, style);
     let width = plan.held.iter().map(|held| held.package.to_string().len()).max().unwrap_or(0);
     for held in &plan.held {
@@ -128,9 +132,11 @@ mod tests {
             held: vec![Held { package: id("late@1"), hold: Hold::Incomplete }],
             excess: vec![id("old@0.9")],
             unknown: vec!["release 9 is not known".into()],
+            snapshot: Some(jiff::Timestamp::UNIX_EPOCH),
         };
         let expected = "\
 5 wanted, 2 present, 2 to send (12.1 MiB), 1 held, 1 extra
+snapshot  Release Manager cannot be asked; this goes by its answer of 1970-01-01T00:00:00Z
 replace  tools@1.3.0   1.5 KiB  pkg in its config
 send     core@1.2.3   12.1 MiB  release Perth 7.1 (4711)
 hold  late@1  waits: the source has no descpkg for it yet

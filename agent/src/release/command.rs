@@ -1,0 +1,149 @@
+//! `release_manager: {command: [ARGV…]}`: a program of the site's own prints what it knows, as JSON.
+//!
+//! No shell is involved. The program runs in a process group of its own, which ends when nobody waits for it any longer.
+
+use std::path::Path;
+use std::process::{ExitStatus, Stdio};
+
+use blat_config::release_file;
+use blat_domain::release::Catalog;
+use blat_domain::text::printable;
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::{Child, Command};
+
+use super::file;
+
+/// So much of the end of what it says about itself is shown.
+const SHOWN: usize = 200;
+
+/// Runs the program in `root` and reads what it prints.
+pub(super) async fn load(argv: &[String], root: &Path) -> Result<Catalog, String> {
+    let Some((program, arguments)) = argv.split_first() else { return Err("it names no program".into()) };
+    let mut command = Command::new(program);
+    command.args(arguments).current_dir(root).process_group(0).kill_on_drop(true);
+    let spawned = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let mut group = Group(spawned.map_err(|error| format!("cannot start it: {error}"))?);
+    let (Some(stdout), Some(stderr)) = (group.0.stdout.take(), group.0.stderr.take()) else {
+        return Err("it has no pipes".into());
+    };
+    let (printed, said) = tokio::try_join!(whole(stdout), end(stderr))?;
+    // The streams were read to their end first, so that until here its number is still its own.
+    let status = group.0.wait().await.map_err(|error| format!("cannot wait for it: {error}"))?;
+    judge(status, &printed, &said)
+}
+
+/// A child and all that it started in its process group.
+struct Group(Child);
+
+impl Drop for Group {
+    /// Once it was waited for it has no number, and there is nothing to end.
+    fn drop(&mut self) {
+        let number = self.0.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        if let Some(number) = number
+            && let Err(error) = kill_process_group(number, Signal::KILL)
+            && error != rustix::io::Errno::SRCH
+        {
+            tracing::warn!(%error, "cannot end the release_manager's command");
+        }
+    }
+}
+
+/// All that it prints, up to a bound.
+async fn whole(stdout: impl AsyncRead + Unpin) -> Result<Vec<u8>, String> {
+    let mut printed = Vec::new();
+    let read = stdout.take(file::LARGEST + 1).read_to_end(&mut printed).await;
+    if read.map_err(|error| format!("cannot read what it prints: {error}"))? as u64 > file::LARGEST {
+        return Err(format!("it prints more than {} MiB", file::LARGEST >> 20));
+    }
+    Ok(printed)
+}
+
+/// The end of what it says, however much that is.
+async fn end(mut stderr: impl AsyncRead + Unpin) -> Result<Vec<u8>, String> {
+    let (mut said, mut more) = (Vec::new(), [0; 4096]);
+    loop {
+        match stderr.read(&mut more).await.map_err(|error| format!("cannot read what it says: {error}"))? {
+            0 => return Ok(said),
+            count => said.extend_from_slice(&more[..count]),
+        }
+        let surplus = said.len().saturating_sub(4 * SHOWN);
+        said.drain(..surplus);
+    }
+}
+
+/// What it printed counts only when it ended well.
+fn judge(status: ExitStatus, printed: &[u8], said: &[u8]) -> Result<Catalog, String> {
+    let said = String::from_utf8_lossy(said);
+    let said = said.trim();
+    let from = said.char_indices().nth_back(SHOWN - 1).map_or(0, |(at, _)| at);
+    let said = match said[from..].is_empty() {
+        true => String::new(),
+        false => format!("; it said: {}{}", if from > 0 { "…" } else { "" }, printable(&said[from..])),
+    };
+    if !status.success() {
+        // How an exit status tells itself: "exit status: 3", "signal: 9 (SIGKILL)".
+        return Err(format!("it ended with {status}{said}"));
+    }
+    if !said.is_empty() {
+        tracing::info!("the release_manager's command succeeded{said}");
+    }
+    release_file::parse_json(printed).map_err(|why| format!("what it prints is not the documented JSON: {why}{said}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    async fn shell(script: &str) -> Result<Catalog, String> {
+        load(&["sh".into(), "-c".into(), script.into()], Path::new("/")).await
+    }
+
+    #[tokio::test]
+    async fn what_it_prints_counts_only_when_it_ends_well() {
+        let printed = r#"echo '{"projects": [{"name": "P"}]}'"#;
+        assert_eq!(shell(printed).await.expect("good").projects.len(), 1);
+        let failed =
+            shell(&format!("{printed}; echo 'no  \u{1b}[2Jlistener' >&2; exit 3")).await.expect_err("status 3");
+        assert_eq!(failed, "it ended with exit status: 3; it said: no  \\u{1b}[2Jlistener");
+        assert!(shell(&format!("{printed}; kill -9 $$")).await.expect_err("a signal").contains("signal: 9"));
+    }
+
+    #[tokio::test]
+    async fn a_flood_on_either_stream_is_bounded() {
+        let failed =
+            shell("yes 'much to say' | head -c 3000000 >&2; echo last words >&2; exit 1").await.expect_err("1");
+        assert!(failed.ends_with("last words") && failed.len() < 300, "{failed}");
+        assert!(shell("yes").await.expect_err("an endless list").contains("more than 256 MiB"));
+    }
+
+    #[tokio::test]
+    async fn nothing_of_it_is_left_when_nobody_waits_any_longer() {
+        let scratch = tempfile::tempdir().expect("a scratch directory");
+        // The child of the child holds the file open, as long as it lives.
+        let script =
+            format!("sleep 1000 & echo $! > {0}.new; mv {0}.new {0}; wait", scratch.path().join("pid").display());
+        let pid = scratch.path().join("pid");
+        let started = async {
+            while !pid.exists() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::select! {
+            ended = shell(&script) => panic!("it was to wait: {ended:?}"),
+            () = started => {}
+        }
+        let pid = std::fs::read_to_string(pid).expect("the grandchild's number");
+        let command_line = format!("/proc/{}/cmdline", pid.trim());
+        for _ in 0..1000 {
+            // A zombie that nobody has taken notice of yet has an empty command line.
+            if std::fs::read(&command_line).unwrap_or_default().is_empty() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("process {pid} lives");
+    }
+}

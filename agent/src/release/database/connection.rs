@@ -1,0 +1,163 @@
+//! One connection to a database of either kind. It can read, and nothing else.
+
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+use blat_config::ReleaseSource;
+use blat_domain::text::printable;
+use futures_util::TryStreamExt;
+use sqlx::mysql::MySqlConnectOptions;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{
+    AssertSqlSafe, ColumnIndex, ConnectOptions, Connection as _, Database, Decode, Error, Executor, MySql,
+    MySqlConnection, PgConnection, Postgres, Row, Sqlite, SqliteConnection,
+};
+
+use super::password;
+use super::rows::Cells;
+
+/// How long a writer may hold a SQLite database before the sync fails and is tried again later.
+const BUSY: Duration = Duration::from_secs(10);
+/// SQLite looks at the clock after this many of its instructions.
+const INSTRUCTIONS: i32 = 100_000;
+/// No Release Manager knows so much; a query that never ends is cut here, before it fills the memory.
+const MOST_ROWS: u64 = 20_000_000;
+
+/// A connection, by the kind of its database.
+pub(super) enum Connection {
+    Sqlite(SqliteConnection),
+    Postgres(PgConnection),
+    MySql(MySqlConnection),
+}
+
+impl Connection {
+    /// Connects. A query of SQLite's gives up by itself after `limit`; servers are told when the transaction begins.
+    pub(super) async fn open(source: &ReleaseSource, limit: Duration) -> Result<Self, String> {
+        let said = |error: Error| printable(&error.to_string());
+        match source {
+            ReleaseSource::Sqlite { path, .. } => {
+                let options = SqliteConnectOptions::new().filename(path).read_only(true).busy_timeout(BUSY);
+                let mut connection = options.disable_statement_logging().connect().await.map_err(said)?;
+                let until = Instant::now() + limit;
+                let mut handle = connection.lock_handle().await.map_err(said)?;
+                handle.set_progress_handler(INSTRUCTIONS, move || Instant::now() < until);
+                drop(handle);
+                Ok(Self::Sqlite(connection))
+            }
+            ReleaseSource::Postgres(database) => {
+                // The environment and .pgpass are looked into here.
+                let mut options = PgConnectOptions::from_str(&database.url).map_err(said)?;
+                if let Some(path) = &database.password_file {
+                    options = options.password(&password::read(path).await?);
+                }
+                Ok(Self::Postgres(options.disable_statement_logging().connect().await.map_err(said)?))
+            }
+            ReleaseSource::MySql(database) => {
+                let mut options = MySqlConnectOptions::from_str(&database.url).map_err(said)?;
+                if let Some(path) = &database.password_file {
+                    options = options.password(&password::read(path).await?);
+                } else if let Ok(password) = std::env::var("MYSQL_PWD") {
+                    options = options.password(&password);
+                }
+                Ok(Self::MySql(options.disable_statement_logging().connect().await.map_err(said)?))
+            }
+            ReleaseSource::File { .. } | ReleaseSource::Command { .. } | ReleaseSource::PackageList { .. } => {
+                Err("it is no database".into())
+            }
+        }
+    }
+
+    /// Begins one read-only transaction for all queries, so that a release never appears half-changed.
+    pub(super) async fn begin(&mut self, limit: Duration) -> Result<(), String> {
+        let milliseconds = limit.as_millis();
+        let begun = match self {
+            Self::Sqlite(connection) => sqlx::raw_sql("BEGIN").execute(connection).await.map(|_| ()),
+            Self::Postgres(connection) => {
+                let begin = format!(
+                    "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = {milliseconds}"
+                );
+                sqlx::raw_sql(AssertSqlSafe(begin)).execute(connection).await.map(|_| ())
+            }
+            Self::MySql(connection) => {
+                // The two servers have the limit under different names, each in a comment that only it reads.
+                let begin = format!(
+                    "SET /*M! SESSION max_statement_time = {}, */ /*!50708 SESSION max_execution_time = {milliseconds}, */ \
+                     SESSION net_write_timeout = 60; \
+                     SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; \
+                     START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY",
+                    limit.as_secs().max(1)
+                );
+                sqlx::raw_sql(AssertSqlSafe(begin)).execute(connection).await.map(|_| ())
+            }
+        };
+        begun.map_err(|error| format!("cannot begin to read: {}", printable(&error.to_string())))
+    }
+
+    /// A name as this database's SQL has it, whatever word it is.
+    pub(super) fn quoted(&self, name: &str) -> String {
+        match self {
+            Self::Sqlite(_) | Self::Postgres(_) => format!("\"{name}\""),
+            Self::MySql(_) => format!("`{name}`"),
+        }
+    }
+
+    /// Runs a query and gives these columns of each of its rows. `what` it asks for is said in errors.
+    pub(super) async fn rows<const N: usize>(
+        &mut self,
+        what: &str,
+        query: &str,
+        columns: &[&str; N],
+        each: impl FnMut(Cells<N>) + Send,
+    ) -> Result<(), String> {
+        let read = match self {
+            Self::Sqlite(connection) => read::<Sqlite, N>(connection, query, columns, each).await,
+            Self::Postgres(connection) => read::<Postgres, N>(connection, query, columns, each).await,
+            Self::MySql(connection) => read::<MySql, N>(connection, query, columns, each).await,
+        };
+        read.map_err(|why| format!("the query for {what} failed: {why}"))
+    }
+
+    /// Takes leave. The transaction wrote nothing and ends with the connection.
+    pub(super) async fn close(self) -> Result<(), String> {
+        let closed = match self {
+            Self::Sqlite(connection) => connection.close().await,
+            Self::Postgres(connection) => connection.close().await,
+            Self::MySql(connection) => connection.close().await,
+        };
+        closed.map_err(|error| format!("cannot close the connection: {}", printable(&error.to_string())))
+    }
+}
+
+/// Queries are sent unprepared: then the servers answer in text, whatever the columns' types.
+async fn read<DB: Database, const N: usize>(
+    connection: &mut DB::Connection,
+    query: &str,
+    columns: &[&str; N],
+    mut each: impl FnMut(Cells<N>) + Send,
+) -> Result<(), String>
+where
+    for<'c> &'c mut DB::Connection: Executor<'c, Database = DB>,
+    for<'i> &'i str: ColumnIndex<DB::Row>,
+    for<'r> String: Decode<'r, DB>,
+{
+    let mut rows = sqlx::raw_sql(AssertSqlSafe(query.to_owned())).fetch(connection);
+    let mut count = 0;
+    while let Some(row) = rows.try_next().await.map_err(|error| printable(&error.to_string()))? {
+        count += 1;
+        if count > MOST_ROWS {
+            return Err(format!("it gives more than {MOST_ROWS} rows"));
+        }
+        let mut cells = [const { None }; N];
+        for (cell, column) in cells.iter_mut().zip(columns) {
+            *cell = match row.try_get_unchecked::<Option<String>, _>(*column) {
+                Ok(value) => value,
+                Err(Error::ColumnNotFound(_)) => return Err(format!("it gives no column {column}")),
+                // Text in no known encoding is no name. The sign that says so makes it an invalid one.
+                Err(_) => Some(char::REPLACEMENT_CHARACTER.to_string()),
+            };
+        }
+        each(cells);
+    }
+    Ok(())
+}

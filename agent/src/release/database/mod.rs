@@ -1,0 +1,78 @@
+//! `release_manager: {sqlite: PATH}`, `{postgres: URL}` and `{mysql: URL}`: the documented schema, or a site's own queries in its place.
+//!
+//! All three are read by the same queries, in one read-only transaction, and every value as text: so it does not matter
+//! which types a site gave its columns. What the rows mean is [`rows`]' matter.
+
+mod connection;
+mod password;
+mod rows;
+mod schema;
+
+use std::time::Duration;
+
+use blat_config::{Queries, ReleaseSource};
+use blat_domain::release::{Catalog, Selection};
+
+use connection::Connection;
+use rows::Reading;
+pub(crate) use schema::create;
+
+/// So many releases are named in one query.
+const AT_ONCE: usize = 1000;
+
+/// Reads projects and releases, and the packages of those that are selected.
+pub(super) async fn load(source: &ReleaseSource, selection: &Selection, limit: Duration) -> Result<Catalog, String> {
+    let mut connection = Connection::open(source, limit).await?;
+    connection.begin(limit).await?;
+    let catalog = read(&mut connection, queries(source), selection).await?;
+    connection.close().await?;
+    Ok(catalog)
+}
+
+/// The source as it is named in messages.
+pub(super) fn shown(source: &ReleaseSource) -> String {
+    match source {
+        ReleaseSource::Sqlite { path, .. } | ReleaseSource::File { path } | ReleaseSource::PackageList { path } => {
+            path.display().to_string()
+        }
+        ReleaseSource::Postgres(database) | ReleaseSource::MySql(database) => database.url.clone(),
+        ReleaseSource::Command { argv } => argv.join(" "),
+    }
+}
+
+/// The site's own queries; the sources that are no databases have none.
+fn queries(source: &ReleaseSource) -> Queries {
+    match source {
+        ReleaseSource::Sqlite { queries, .. } => queries.clone(),
+        ReleaseSource::Postgres(database) | ReleaseSource::MySql(database) => database.queries.clone(),
+        ReleaseSource::File { .. } | ReleaseSource::Command { .. } | ReleaseSource::PackageList { .. } => {
+            Queries::default()
+        }
+    }
+}
+
+async fn read(connection: &mut Connection, queries: Queries, selection: &Selection) -> Result<Catalog, String> {
+    // A word that MySQL keeps for itself.
+    let release = connection.quoted("release");
+    let projects = queries.projects.unwrap_or_else(|| "SELECT project_id, project_name FROM project".into());
+    let releases = queries
+        .releases
+        .unwrap_or_else(|| format!("SELECT project_id, release_id, release_name, state, s3sync FROM {release}"));
+    let packages = queries
+        .packages
+        .unwrap_or_else(|| "SELECT release_id, package_name, package_version FROM release_package".into());
+    let mut reading = Reading::default();
+    connection.rows("projects", &projects, &rows::PROJECT, |row| reading.project(row)).await?;
+    connection.rows("releases", &releases, &rows::RELEASE, |row| reading.release(row)).await?;
+    for chosen in reading.chosen(selection).chunks(AT_ONCE) {
+        let ids: Vec<String> = chosen.iter().map(i64::to_string).collect();
+        // The line's end keeps a comment that ends the site's query from swallowing the parenthesis.
+        let query = format!(
+            "SELECT release_id, package_name, package_version FROM ({packages}\n) AS blat_packages \
+             WHERE release_id IN ({})",
+            ids.join(", ")
+        );
+        connection.rows("packages", &query, &rows::PACKAGE, |row| reading.package(row)).await?;
+    }
+    Ok(reading.catalog())
+}

@@ -1,0 +1,65 @@
+//! `password_file`: the one place where a password is read. It goes to the driver, and nowhere else.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use tokio::io::AsyncReadExt;
+
+/// No password is longer, in bytes.
+const LONGEST: u64 = 4096;
+
+/// The file's first line.
+pub(super) async fn read(path: &Path) -> Result<String, String> {
+    let failed = |why: &str| format!("cannot take the password from {}: {why}", path.display());
+    let file = tokio::fs::File::open(path).await.map_err(|error| failed(&error.to_string()))?;
+    let found = file.metadata().await.map_err(|error| failed(&error.to_string()))?;
+    if !found.is_file() {
+        return Err(failed("it is not a regular file"));
+    }
+    if found.mode() & 0o007 != 0 {
+        return Err(failed("everybody may read or write it; take that away with chmod o="));
+    }
+    let mut text = String::new();
+    // The error may quote what it cannot read, so it is not shown.
+    file.take(LONGEST).read_to_string(&mut text).await.map_err(|_| failed("it cannot be read as UTF-8 text"))?;
+    match text.lines().next().unwrap_or_default() {
+        "" => Err(failed("its first line is empty")),
+        password => Ok(password.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{Permissions, set_permissions, write};
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_first_line_is_the_password_and_strangers_may_not_read_it() {
+        let scratch = tempfile::tempdir().expect("a scratch directory");
+        let path = scratch.path().join("password");
+        write(&path, " s3cret word \nanother line\n").expect("written");
+        set_permissions(&path, Permissions::from_mode(0o640)).expect("an own file");
+        assert_eq!(read(&path).await.as_deref(), Ok(" s3cret word "));
+        for mode in [0o644, 0o602] {
+            set_permissions(&path, Permissions::from_mode(mode)).expect("an own file");
+            let why = read(&path).await.expect_err("open to everybody");
+            assert!(why.contains("everybody") && !why.contains("s3cret"), "{why}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_holds_no_password_is_told_without_its_content() {
+        let scratch = tempfile::tempdir().expect("a scratch directory");
+        let path = scratch.path().join("password");
+        for content in [&b""[..], b"\ns3cret\n", b"s3cret\xff\n"] {
+            write(&path, content).expect("written");
+            set_permissions(&path, Permissions::from_mode(0o600)).expect("an own file");
+            let why = read(&path).await.expect_err("no password");
+            assert!(!why.contains("s3cret"), "{why}");
+        }
+        assert!(read(scratch.path()).await.expect_err("a directory").contains("regular"));
+        assert!(read(&scratch.path().join("none")).await.is_err());
+    }
+}

@@ -1,0 +1,121 @@
+//! The documented schema, and a SQLite database of that form for who has no Release Manager yet.
+
+use std::path::Path;
+
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions, Connection};
+
+/// The contract's schema.
+const SCHEMA: &str = "\
+CREATE TABLE project(project_id INTEGER PRIMARY KEY, project_name TEXT NOT NULL);
+CREATE TABLE release(
+  release_id INTEGER PRIMARY KEY,
+  project_id INTEGER NOT NULL REFERENCES project,
+  release_name TEXT NOT NULL,
+  state TEXT NOT NULL DEFAULT 'open' CHECK (state IN ('open', 'restricted', 'closed')),
+  s3sync INTEGER NOT NULL DEFAULT 0 CHECK (s3sync IN (0, 1)));
+CREATE TABLE release_package(
+  release_id INTEGER NOT NULL REFERENCES release,
+  package_name TEXT NOT NULL,
+  package_version TEXT NOT NULL,
+  PRIMARY KEY (release_id, package_name, package_version));
+";
+
+/// Makes an empty database at `path`, where there is none yet.
+pub(crate) async fn create(path: &Path) -> Result<(), String> {
+    if path.exists() {
+        return Err(format!("{} exists already; it is left as it is", path.display()));
+    }
+    let options = SqliteConnectOptions::new().filename(path).create_if_missing(true);
+    let mut connection = options.connect().await.map_err(|error| format!("cannot make {}: {error}", path.display()))?;
+    let made = sqlx::raw_sql(SCHEMA).execute(&mut connection).await;
+    let closed = connection.close().await;
+    made.map(|_| ()).and(closed).map_err(|error| format!("cannot make the tables in {}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use blat_config::{Queries, ReleaseSource};
+    use blat_domain::release::{Catalog, ReleaseKey, Selection, resolve};
+
+    use super::super::load;
+    use super::*;
+
+    async fn database(rows: &str) -> (tempfile::TempDir, std::path::PathBuf) {
+        let scratch = tempfile::tempdir().expect("a scratch directory");
+        let path = scratch.path().join("rm.db");
+        create(&path).await.expect("an empty database");
+        let mut connection =
+            SqliteConnectOptions::new().filename(&path).connect().await.expect("the database just made");
+        sqlx::raw_sql(sqlx::AssertSqlSafe(rows.to_owned())).execute(&mut connection).await.expect("rows");
+        connection.close().await.expect("closed");
+        (scratch, path)
+    }
+
+    async fn ask(path: &Path, queries: Queries, selection: &Selection) -> Result<Catalog, String> {
+        load(&ReleaseSource::Sqlite { path: path.into(), queries }, selection, Duration::from_secs(60)).await
+    }
+
+    fn wanted(catalog: &Catalog, selection: &Selection) -> Vec<String> {
+        resolve(catalog, selection).wanted.keys().map(ToString::to_string).collect()
+    }
+
+    #[tokio::test]
+    async fn only_the_packages_of_selected_releases_are_read() {
+        let (_scratch, path) = database(
+            "INSERT INTO project VALUES (1, 'Perth'), (2, 'Empty');
+             INSERT INTO release VALUES (10, 1, 'P1', 'closed', 0), (11, 1, 'P2', 'open', 1);
+             INSERT INTO release_package VALUES (10, 'a', '1'), (11, 'b', '2'), (11, '../x', '1'),
+               (11, CAST(x'66ff' AS TEXT), '1'), (11, 'c', x'00');",
+        )
+        .await;
+        let selection = Selection { projects: vec!["Perth".into(), "Empty".into()], ..Selection::default() };
+        let catalog = ask(&path, Queries::default(), &selection).await.expect("a catalog");
+        assert_eq!(catalog.rejected.len(), 3, "{:?}", catalog.rejected);
+        assert!(resolve(&catalog, &selection).unknown.is_empty());
+        assert_eq!(wanted(&catalog, &selection), ["b@2"]);
+        assert!(catalog.projects[0].releases[1].s3sync);
+
+        let closed = Selection { releases: vec![ReleaseKey::Id(10)], ..Selection::default() };
+        let catalog = ask(&path, Queries::default(), &closed).await.expect("a catalog");
+        assert_eq!(wanted(&catalog, &closed), ["a@1"]);
+    }
+
+    #[tokio::test]
+    async fn a_query_that_lacks_a_column_or_writes_is_refused() {
+        let (_scratch, path) = database("INSERT INTO project VALUES (1, 'Perth');").await;
+        let selection = Selection { projects: vec!["Perth".into()], ..Selection::default() };
+        let queries = |projects: &str| Queries { projects: Some(projects.into()), ..Queries::default() };
+        let lacking = ask(&path, queries("SELECT project_id FROM project"), &selection).await.expect_err("a column");
+        assert_eq!(lacking, "the query for projects failed: it gives no column project_name");
+        let writing = queries("SELECT * FROM project; DELETE FROM project");
+        assert!(ask(&path, writing, &selection).await.expect_err("read-only").contains("readonly"));
+    }
+
+    #[tokio::test]
+    async fn a_query_without_end_is_cut() {
+        let (_scratch, path) = database("").await;
+        let endless = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) \
+                       SELECT count(*) AS project_id, '' AS project_name FROM n";
+        let queries = Queries { projects: Some(endless.into()), ..Queries::default() };
+        let source = ReleaseSource::Sqlite { path, queries };
+        let cut = load(&source, &Selection::default(), Duration::from_millis(50)).await.expect_err("cut");
+        assert!(cut.contains("interrupted"), "{cut}");
+    }
+
+    #[tokio::test]
+    async fn a_missing_database_is_an_error_and_is_not_made() {
+        let scratch = tempfile::tempdir().expect("a scratch directory");
+        let path = scratch.path().join("none.db");
+        assert!(ask(&path, Queries::default(), &Selection::default()).await.is_err());
+        assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn an_existing_file_is_never_overwritten() {
+        let (_scratch, path) = database("").await;
+        assert!(create(&path).await.expect_err("it exists").contains("exists already"));
+    }
+}
