@@ -10,6 +10,7 @@ use crate::target::Target;
 use crate::target::script::ScriptTarget;
 use crate::target::transport::Transport;
 use crate::target::transport::handshake::Handshakes;
+use crate::target::transport::libssh2;
 use crate::target::transport::local::Shell;
 use crate::target::transport::openssh::Link;
 
@@ -46,12 +47,14 @@ impl Workplace {
 }
 
 fn target(home: &Home, settings: &Settings) -> Arc<dyn Target> {
+    let handshakes = Handshakes::new(&home.state_dir());
     let transport = match &settings.transport {
         Way::Local => Transport::Local(Shell::new()),
         Way::Openssh(ssh) => {
             let directory = home.target_state_dir(&settings.name).join("ssh");
-            Transport::Openssh(Box::new(Link::new(ssh.clone(), directory, Handshakes::new(&home.state_dir()))))
+            Transport::Openssh(Box::new(Link::new(ssh.clone(), directory, handshakes)))
         }
+        Way::Libssh2(ssh) => Transport::Libssh2(Box::new(libssh2::Link::new(ssh.clone(), handshakes))),
     };
     Arc::new(ScriptTarget::new(transport, settings.archive.clone(), settings.bin.clone(), settings.disk_reserve))
 }

@@ -20,7 +20,7 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use super::handshake::Handshakes;
-use super::{Exit, Remote};
+use super::{Exit, Remote, key_refused, place, wrong_host_key};
 use crate::target::TargetError;
 
 /// The name of the control socket in the link's directory.
@@ -222,7 +222,7 @@ impl Link {
     }
 
     fn place(&self) -> String {
-        format!("{}@{}:{}", self.settings.user, self.settings.host, self.settings.port)
+        place(&self.settings)
     }
 }
 
@@ -232,18 +232,11 @@ fn classify(place: &str, settings: &SshSettings, said: &str) -> TargetError {
         printable(said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("the ssh client said nothing"));
     if said.contains("Host key verification failed") || said.contains("IDENTIFICATION HAS CHANGED") {
         let fingerprint = said.split_whitespace().find(|word| word.starts_with("SHA256:"));
-        let shown =
-            fingerprint.map(|f| format!(" (it offers {})", printable(f.trim_end_matches('.')))).unwrap_or_default();
-        return TargetError::Operator(format!(
-            "the host key of {place} is not the one in {}{shown}; nothing is sent until the key is checked and stored there",
-            settings.known_hosts.display()
-        ));
+        let offered = fingerprint.map(|fingerprint| printable(fingerprint.trim_end_matches('.')));
+        return wrong_host_key(settings, offered.as_deref());
     }
     if said.contains("Permission denied") || said.contains("Identity file") || said.contains("Load key") {
-        return TargetError::Operator(format!(
-            "{place} does not accept the key {}: {last}; add its public half to that user's authorized_keys",
-            settings.identity.display()
-        ));
+        return key_refused(settings, &last);
     }
     TargetError::Link(format!("cannot connect to {place}: {last}"))
 }
