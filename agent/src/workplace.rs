@@ -47,14 +47,19 @@ impl Workplace {
 }
 
 fn target(home: &Home, settings: &Settings) -> Arc<dyn Target> {
+    let (archive, bin) = (settings.archive.clone(), settings.bin.clone());
+    Arc::new(ScriptTarget::new(transport(home, settings), archive, bin, settings.disk_reserve))
+}
+
+/// The configured way to the target; it connects when it is first used.
+pub(crate) fn transport(home: &Home, settings: &Settings) -> Transport {
     let handshakes = Handshakes::new(&home.state_dir());
-    let transport = match &settings.transport {
+    match &settings.transport {
         Way::Local => Transport::Local(Shell::new()),
         Way::Openssh(ssh) => {
             let directory = home.target_state_dir(&settings.name).join("ssh");
             Transport::Openssh(Box::new(Link::new(ssh.clone(), directory, handshakes)))
         }
         Way::Libssh2(ssh) => Transport::Libssh2(Box::new(libssh2::Link::new(ssh.clone(), handshakes))),
-    };
-    Arc::new(ScriptTarget::new(transport, settings.archive.clone(), settings.bin.clone(), settings.disk_reserve))
+    }
 }

@@ -3,6 +3,7 @@
 //! The client runs as our own child, tied to us by its standard input: it runs `cat` at the far end, whose echo is the heartbeat, and
 //! when this process dies in whatever way, end of file ends `cat`, and the client with it. No ssh is left behind.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
@@ -152,37 +153,13 @@ impl Link {
 
     /// The ssh client with our policy in front of everything: no configuration of the user's or the system's is read.
     fn command(&self) -> Command {
-        let ssh = &self.settings;
         let mut command = Command::new("ssh");
-        command.current_dir(&self.directory).args(["-F", "none"]);
-        for option in [
-            "BatchMode=yes",
-            "StrictHostKeyChecking=yes",
-            "GlobalKnownHostsFile=/dev/null",
-            "UpdateHostKeys=no",
-            "IdentitiesOnly=yes",
-            "PasswordAuthentication=no",
-            "KbdInteractiveAuthentication=no",
-            "ForwardAgent=no",
-            "ForwardX11=no",
-            "ClearAllForwardings=yes",
-            "PermitLocalCommand=no",
-            "ControlPersist=no",
-            "EscapeChar=none",
-            "ConnectTimeout=10",
-            "ServerAliveInterval=10",
-            "ServerAliveCountMax=3",
-            "Compression=no",
-            "LogLevel=ERROR",
+        command.current_dir(&self.directory).args(arguments(&self.settings)).args([
+            "-o",
             "RequestTTY=no",
-            // The cipher decides how fast a link can be: with the processor's instructions this one costs the least.
-            "Ciphers=^aes128-gcm@openssh.com",
-        ] {
-            command.args(["-o", option]);
-        }
-        command.arg("-o").arg(format!("UserKnownHostsFile={}", quoted(&ssh.known_hosts)));
-        command.arg("-o").arg(format!("IdentityFile={}", quoted(&ssh.identity)));
-        command.args(["-p", &ssh.port.to_string(), "-l", &ssh.user]);
+            "-o",
+            "EscapeChar=none",
+        ]);
         command.process_group(0).kill_on_drop(true);
         command
     }
@@ -224,6 +201,39 @@ impl Link {
     fn place(&self) -> String {
         place(&self.settings)
     }
+}
+
+/// What every ssh client of ours is told before the host: nothing is taken from the user's or the system's configuration.
+pub(crate) fn arguments(ssh: &SshSettings) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = vec!["-F".into(), "none".into()];
+    for option in [
+        "BatchMode=yes",
+        "StrictHostKeyChecking=yes",
+        "GlobalKnownHostsFile=/dev/null",
+        "UpdateHostKeys=no",
+        "IdentitiesOnly=yes",
+        "PasswordAuthentication=no",
+        "KbdInteractiveAuthentication=no",
+        "ForwardAgent=no",
+        "ForwardX11=no",
+        "ClearAllForwardings=yes",
+        "PermitLocalCommand=no",
+        "ControlPersist=no",
+        "ConnectTimeout=10",
+        "ServerAliveInterval=10",
+        "ServerAliveCountMax=3",
+        "Compression=no",
+        "LogLevel=ERROR",
+        // The cipher decides how fast a link can be: with the processor's instructions this one costs the least.
+        "Ciphers=^aes128-gcm@openssh.com",
+    ] {
+        arguments.extend(["-o".into(), option.into()]);
+    }
+    for (option, path) in [("UserKnownHostsFile", &ssh.known_hosts), ("IdentityFile", &ssh.identity)] {
+        arguments.extend(["-o".into(), format!("{option}={}", quoted(path)).into()]);
+    }
+    arguments.extend(["-p".into(), ssh.port.to_string().into(), "-l".into(), OsString::from(&ssh.user)]);
+    arguments
 }
 
 /// Sorts what the ssh client said into what passes by itself and what a person must mend.

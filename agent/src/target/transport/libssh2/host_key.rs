@@ -7,7 +7,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use sha2::{Digest, Sha256};
 use ssh2::{CheckResult, HostKeyType, KnownHostFileKind, Session};
 
@@ -61,6 +61,11 @@ impl HostKey {
     /// `SHA256:…`, as `ssh-keygen -l` prints it.
     pub(crate) fn fingerprint(&self) -> String {
         format!("SHA256:{}", STANDARD_NO_PAD.encode(Sha256::digest(&self.blob)))
+    }
+
+    /// Its line for known_hosts, for the host with this [`entry_name`].
+    pub(crate) fn line(&self, name: &str) -> String {
+        format!("{name} {} {}", self.kind, STANDARD.encode(&self.blob))
     }
 }
 
@@ -145,7 +150,7 @@ mod tests {
     const TWO: &str = "AAAAC3NzaC1lZDI1NTE5AAAAIF7YFGSyeZmwyWXpN1tq0s0tnEItGXq4w1TnZyX3kqWT";
 
     fn blob(text: &str) -> Vec<u8> {
-        base64::engine::general_purpose::STANDARD.decode(text).expect("base64")
+        STANDARD.decode(text).expect("base64")
     }
 
     fn verdict(known_hosts: &str, name: &str, key: &str) -> Verdict {
