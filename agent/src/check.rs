@@ -175,3 +175,63 @@ echo "# end $n"
     );
     script
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    fn settings(archive: &str) -> Settings {
+        let home = tempfile::tempdir().expect("a scratch directory");
+        std::fs::create_dir(home.path().join("config")).expect("a folder");
+        let config = format!("transport: local\nsource: /source\nbin: {archive}-bin\narchive: {archive}\n");
+        std::fs::write(home.path().join("config/perth.conf"), config).expect("a config");
+        let home = Home::locate(Some(home.path())).expect("a home tree");
+        blat_config::load_target(&home, &"perth".parse().expect("a name")).expect("valid settings")
+    }
+
+    /// What the probe finds on a system with just these tools.
+    fn found(archive: &str, tools: &[&str]) -> Findings {
+        let folder = tempfile::tempdir().expect("a scratch directory");
+        for tool in tools {
+            std::fs::write(folder.path().join(tool), "#!/bin/sh\n").expect("a tool");
+            let executable = std::fs::Permissions::from_mode(0o755);
+            std::fs::set_permissions(folder.path().join(tool), executable).expect("a mode");
+        }
+        let settings = settings(archive);
+        let script = probe(&settings);
+        let (_, rest) = script.split_once('\n').expect("lines");
+        let script = format!("PATH={}\n{rest}", folder.path().display());
+        let output = Command::new("/bin/sh").args(["-c", &script]).output().expect("a shell");
+        let text = String::from_utf8(output.stdout).expect("text");
+        let mut findings = Findings::default();
+        text.lines().filter(|line| !line.starts_with('#')).for_each(|line| findings.add(line, &settings));
+        assert!(text.ends_with(&format!("# end {}\n", text.lines().count() - 2)), "{text}");
+        findings
+    }
+
+    #[test]
+    fn each_missing_tool_is_named_and_so_is_what_else_is_wrong() {
+        let all_but: Vec<&str> = TOOLS.into_iter().filter(|tool| !["flock", "awk"].contains(tool)).collect();
+        let found = found("/nowhere/archive", &all_but);
+        assert_eq!(
+            found.wrong[..2],
+            ["the tool awk is missing on this machine", "the tool flock is missing on this machine"]
+        );
+        assert_eq!(found.wrong[2], "the archive /nowhere/archive does not exist, and Blat never makes one");
+        assert_eq!(found.notes.len(), 2, "neither compression nor cron: {found:?}");
+    }
+
+    #[test]
+    fn a_disk_without_space_above_the_reserve_is_told_with_both_numbers() {
+        let (mut findings, settings) = (Findings::default(), settings("/archive"));
+        findings.add("free 1024", &settings);
+        assert!(findings.wrong[0].contains("1.0 MiB free") && findings.wrong[0].contains("512.0 MiB"), "{findings:?}");
+        findings.add("free nonsense\u{1b}", &settings);
+        assert!(
+            findings.wrong[1].contains("cannot be found out") && !findings.wrong[1].contains('\u{1b}'),
+            "{findings:?}"
+        );
+    }
+}
