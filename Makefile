@@ -20,6 +20,7 @@ help:
 	@echo 'make clean      removes all that was built'
 
 build:
+	@tests/lab/setup build
 	$(CARGO) build --locked --release --bins
 
 demo:
@@ -48,6 +49,7 @@ test:
 	set -x; $(CARGO) $$runner --locked --workspace $$skip
 
 lint:
+	@tests/lab/setup build
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	@if command -v shellcheck >/dev/null; then set -x; shellcheck -x -P SCRIPTDIR $(SHELL_SCRIPTS); \

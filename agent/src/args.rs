@@ -1,5 +1,6 @@
 //! The command line of `blat-agent`.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use blat_domain::name::TargetName;
@@ -10,7 +11,7 @@ use clap::{ArgGroup, Parser};
 /// The master (blatd) starts one agent for every config/TARGET.conf. By hand, --once does one sync in the foreground.
 #[derive(Debug, Parser)]
 #[command(name = "blat-agent", version, max_term_width = 100)]
-#[command(group = ArgGroup::new("mode").args(["once", "plan", "supervised", "create_database"]))]
+#[command(group = ArgGroup::new("mode").args(["once", "plan", "supervised", "create_database", "enrol", "check", "shell"]))]
 pub(crate) struct Args {
     /// The home tree; else the current directory where it holds config/
     #[arg(long, value_name = "DIR", env = "BLAT_HOME")]
@@ -31,6 +32,34 @@ pub(crate) struct Args {
     /// Run for a master: orders come on standard input, events go to standard output, end of input means that the master is gone
     #[arg(long)]
     pub(crate) supervised: bool,
+
+    /// Have the target let this master in, and install the scripts: what `blat enrol` runs
+    #[arg(long)]
+    pub(crate) enrol: bool,
+
+    /// With --enrol: the host key's fingerprint, instead of asking
+    #[arg(long, value_name = "SHA256:…", requires = "enrol")]
+    pub(crate) fingerprint: Option<String>,
+
+    /// With --enrol: the file whose first line is the password, instead of asking
+    #[arg(long, value_name = "FILE", requires = "enrol", env = "BLAT_PASSWORD_FILE")]
+    pub(crate) password_file: Option<PathBuf>,
+
+    /// With --enrol: install the crontab lines too
+    #[arg(long, requires = "enrol")]
+    pub(crate) cron: bool,
+
+    /// Log in and name all that is missing: what `blat check --connect` runs
+    #[arg(long)]
+    pub(crate) check: bool,
+
+    /// Log in for a person, or for one command after `--`: what `blat ssh` runs
+    #[arg(long)]
+    pub(crate) shell: bool,
+
+    /// With --shell: the command
+    #[arg(last = true, value_name = "COMMAND", requires = "shell")]
+    pub(crate) command: Vec<OsString>,
 
     /// Make an empty SQLite database with Release Manager's tables, then exit
     #[arg(long, value_name = "FILE")]

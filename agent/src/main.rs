@@ -4,10 +4,13 @@
 
 mod args;
 mod bars;
+mod check;
 mod daemon;
+mod enrol;
 mod progress;
 mod release;
 mod session;
+mod shell;
 mod source;
 mod sync;
 mod tags;
@@ -72,6 +75,16 @@ async fn run(args: Args) -> Result<(), Failure> {
     let home = Home::locate(args.home.as_deref()).context("cannot find the home tree")?;
     let target = args.target.context("--target is missing: say which target to serve")?;
     let settings = load(&home, &target)?;
+    if args.enrol {
+        let Args { fingerprint, password_file, cron, .. } = args;
+        return Ok(enrol::run(&home, &settings, &enrol::Wishes { fingerprint, password_file, cron }).await?);
+    }
+    if args.check {
+        return print_findings(&home, &settings).await;
+    }
+    if args.shell {
+        return Ok(shell::become_ssh(&settings, &args.command).map(|never| match never {})?);
+    }
     if args.once || args.plan {
         warn_on_stderr();
     }
@@ -110,6 +123,19 @@ async fn once(home: &Home, settings: Settings) -> Result<(), Failure> {
             Err(anyhow!("{}: the sync is not complete: {about}{}", workplace.settings.name, problem.text).into())
         }
     }
+}
+
+/// All that is missing on the way to the target and there, each on a line; well or worth knowing on standard output.
+async fn print_findings(home: &Home, settings: &Settings) -> Result<(), Failure> {
+    let found = check::run(home, settings).await;
+    let name = &settings.name;
+    if found.wrong.is_empty() {
+        println!("ok  {name}: {}", found.notes.join("; "));
+        return Ok(());
+    }
+    found.notes.iter().for_each(|note| println!("    {name}: {note}"));
+    found.wrong.iter().for_each(|wrong| eprintln!("error: {name}: {wrong}"));
+    Err(anyhow!("{name}: {} to be mended before packages can be sent", found.wrong.len()).into())
 }
 
 /// What a sync would do, as JSON on one line.

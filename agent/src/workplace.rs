@@ -11,6 +11,7 @@ use crate::target::Target;
 use crate::target::script::ScriptTarget;
 use crate::target::transport::Transport;
 use crate::target::transport::handshake::Handshakes;
+use crate::target::transport::libssh2;
 use crate::target::transport::local::Shell;
 use crate::target::transport::openssh::{Link, SocketDirectory};
 
@@ -36,7 +37,7 @@ impl Workplace {
     /// # Errors
     /// Where no scratch directory can be made.
     pub(crate) fn visiting(home: &Home, settings: Settings) -> std::io::Result<Self> {
-        let sockets = SocketDirectory::Passing(tempfile::Builder::new().prefix("blat-").tempdir()?);
+        let sockets = SocketDirectory::passing()?;
         Ok(Self::at(home, settings, sockets))
     }
 
@@ -63,11 +64,24 @@ impl Workplace {
 }
 
 fn target(home: &Home, settings: &Settings, sockets: SocketDirectory) -> Arc<dyn Target> {
-    let transport = match &settings.transport {
+    let (archive, bin) = (settings.archive.clone(), settings.bin.clone());
+    Arc::new(ScriptTarget::new(transport(home, settings, sockets), archive, bin, settings.disk_reserve))
+}
+
+/// The configured way to the target, for somebody who only looks.
+///
+/// # Errors
+/// Where no scratch directory can be made.
+pub(crate) fn visiting_transport(home: &Home, settings: &Settings) -> std::io::Result<Transport> {
+    Ok(transport(home, settings, SocketDirectory::passing()?))
+}
+
+/// The configured way to the target; it connects when it is first used.
+fn transport(home: &Home, settings: &Settings, sockets: SocketDirectory) -> Transport {
+    let handshakes = Handshakes::new(&home.state_dir());
+    match &settings.transport {
         Way::Local => Transport::Local(Shell::new()),
-        Way::Openssh(ssh) => {
-            Transport::Openssh(Box::new(Link::new(ssh.clone(), sockets, Handshakes::new(&home.state_dir()))))
-        }
-    };
-    Arc::new(ScriptTarget::new(transport, settings.archive.clone(), settings.bin.clone(), settings.disk_reserve))
+        Way::Openssh(ssh) => Transport::Openssh(Box::new(Link::new(ssh.clone(), sockets, handshakes))),
+        Way::Libssh2(ssh) => Transport::Libssh2(Box::new(libssh2::Link::new(ssh.clone(), handshakes))),
+    }
 }

@@ -52,8 +52,20 @@ Examples:
     #[command(after_help = "\
 Examples:
   blat check
-  blat check perth")]
+  blat check perth
+  blat check --connect")]
     Check(CheckArgs),
+
+    /// Once for each target: trust its host key, have it let this master in, install the scripts.
+    ///
+    /// Shows the host key's fingerprint and asks; makes an identity where there is none; installs its public half by a
+    /// password that is asked for, used once and kept nowhere. It can be repeated at any time.
+    #[command(after_help = "\
+Examples:
+  blat enrol perth
+  blat enrol perth --cron
+  blat enrol perth --fingerprint SHA256:… --password-file /root/perth.password")]
+    Enrol(EnrolArgs),
 
     /// Start the master in the background; does nothing when it runs.
     #[command(after_help = "\
@@ -108,6 +120,13 @@ Examples:
   blat plan perth --json | jq '[.steps[].bytes] | add'")]
     Plan(PlanArgs),
 
+    /// Log in to a target as its agent does, for a look around or one command.
+    #[command(after_help = "\
+Examples:
+  blat ssh perth
+  blat ssh perth df -h dpkg_archive")]
+    Ssh(SshArgs),
+
     /// Print a target's log.
     #[command(after_help = "\
 Examples:
@@ -151,9 +170,45 @@ pub(crate) struct CheckArgs {
     #[arg(value_name = "TARGET")]
     pub(crate) target: Option<TargetName>,
 
-    /// Refused: a later release brings it.
-    #[arg(long, hide = true)]
+    /// Also log in, and name every tool, right and space that is missing there.
+    #[arg(long)]
     pub(crate) connect: bool,
+}
+
+/// `blat enrol`
+#[derive(Debug, Args)]
+pub(crate) struct EnrolArgs {
+    /// Which target.
+    #[arg(value_name = "TARGET")]
+    pub(crate) target: TargetName,
+
+    /// The host key's fingerprint as its owner tells it; nobody is asked then.
+    #[arg(long, value_name = "SHA256:…")]
+    pub(crate) fingerprint: Option<String>,
+
+    /// A file whose first line is the password; nobody is asked then.
+    #[arg(long, value_name = "FILE", env = "BLAT_PASSWORD_FILE")]
+    pub(crate) password_file: Option<PathBuf>,
+
+    /// Install the crontab lines of pkg_mon and pkg_purge on the target too.
+    #[arg(long)]
+    pub(crate) cron: bool,
+
+    /// Refused: it needs the receiver, which a later release brings.
+    #[arg(long, hide = true)]
+    pub(crate) restrict: bool,
+}
+
+/// `blat ssh`
+#[derive(Debug, Args)]
+pub(crate) struct SshArgs {
+    /// Which target.
+    #[arg(value_name = "TARGET")]
+    pub(crate) target: TargetName,
+
+    /// What to run there [default: a shell].
+    #[arg(value_name = "COMMAND", trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) command: Vec<OsString>,
 }
 
 /// `blat status`

@@ -2,6 +2,10 @@
 
 use std::env;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use blat_config::Home;
+use blat_domain::name::TargetName;
 
 use crate::failure::Failure;
 
@@ -20,6 +24,13 @@ pub(crate) fn find(name: &str) -> Result<PathBuf, Failure> {
         Failure::failed(format!("cannot find the executable {name}, neither beside blat nor on the search path"))
             .hint("install all of Blat's executables into one directory")
     })
+}
+
+/// A run of the agent's executable for one target; how it is to run is for the caller to add.
+pub(crate) fn agent(home: &Home, target: &TargetName) -> Result<Command, Failure> {
+    let mut command = Command::new(find("blat-agent")?);
+    command.arg("--home").arg(home.root()).arg("--target").arg(target.as_str());
+    Ok(command)
 }
 
 fn is_executable(path: &Path) -> bool {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::settings::{Settings, Transport};
+use crate::settings::Settings;
 
 /// What is wrong between targets, one line a pair, fit for printing: two archives that are the same directory of the same
 /// host or lie inside each other, so that each would undo what the other does; or one tag directory for two, so that a
@@ -29,13 +29,13 @@ pub fn conflicts(targets: &[Settings]) -> Vec<String> {
 /// Whether a path means the same to both. A relative one begins at the user's home directory, an absolute one does not care
 /// who the user is.
 fn same_machine(first: &Settings, second: &Settings) -> bool {
-    match (&first.transport, &second.transport) {
-        (Transport::Local, Transport::Local) => true,
-        (Transport::Openssh(a), Transport::Openssh(b)) => {
+    match (first.transport.ssh(), second.transport.ssh()) {
+        (None, None) => true,
+        (Some(a), Some(b)) => {
             let absolute = first.archive.starts_with('/') && second.archive.starts_with('/');
             a.host.eq_ignore_ascii_case(&b.host) && a.port == b.port && (absolute || a.user == b.user)
         }
-        (Transport::Local, Transport::Openssh(_)) | (Transport::Openssh(_), Transport::Local) => false,
+        (None, Some(_)) | (Some(_), None) => false,
     }
 }
 

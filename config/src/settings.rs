@@ -66,8 +66,20 @@ impl fmt::Display for Kind {
 pub enum Transport {
     /// The system's ssh client.
     Openssh(SshSettings),
+    /// An ssh client inside the agent.
+    Libssh2(SshSettings),
     /// The same machine, without ssh.
     Local,
+}
+
+impl Transport {
+    /// Where ssh leads; none where it is not used.
+    pub fn ssh(&self) -> Option<&SshSettings> {
+        match self {
+            Self::Openssh(ssh) | Self::Libssh2(ssh) => Some(ssh),
+            Self::Local => None,
+        }
+    }
 }
 
 /// An ssh destination.

@@ -160,15 +160,17 @@ fn transport(home: &Home, keys: &mut Keys<'_>) -> Option<Transport> {
     let path = values::local_path(home);
     let given = keys.has("transport");
     let named = keys.optional("transport", |text| match text {
-        "openssh" => Ok(false),
-        "local" => Ok(true),
-        "libssh2" => Err(Wrong::not_available("transport libssh2")),
-        other => Err(Wrong::expected("openssh or local")(other)),
+        "openssh" => Ok(Way::Openssh),
+        "libssh2" => Ok(Way::Libssh2),
+        "local" => Ok(Way::Local),
+        other => Err(Wrong::expected("openssh, libssh2 or local")(other)),
     });
-    let is_local = named.or((!given).then_some(false));
-    let host = match is_local {
-        Some(false) => keys.required("host", "the target's host name, or transport: local", values::host),
-        Some(true) | None => keys.optional("host", values::host),
+    let way = named.or((!given).then_some(Way::Openssh));
+    let host = match way {
+        Some(Way::Openssh | Way::Libssh2) => {
+            keys.required("host", "the target's host name, or transport: local", values::host)
+        }
+        Some(Way::Local) | None => keys.optional("host", values::host),
     };
     let ssh = SshSettings {
         host: host.clone().unwrap_or_default(),
@@ -180,11 +182,20 @@ fn transport(home: &Home, keys: &mut Keys<'_>) -> Option<Transport> {
         identity: keys.value("identity", home.ssh_dir().join("id_ed25519"), &path),
         known_hosts: keys.value("known_hosts", home.ssh_dir().join("known_hosts"), &path),
     };
-    match (is_local?, host) {
-        (true, _) => Some(Transport::Local),
-        (false, Some(_)) => Some(Transport::Openssh(ssh)),
-        (false, None) => None,
+    match (way?, host) {
+        (Way::Local, _) => Some(Transport::Local),
+        (Way::Openssh, Some(_)) => Some(Transport::Openssh(ssh)),
+        (Way::Libssh2, Some(_)) => Some(Transport::Libssh2(ssh)),
+        (Way::Openssh | Way::Libssh2, None) => None,
     }
+}
+
+/// A transport by its name, before it is known where it leads.
+#[derive(Clone, Copy)]
+enum Way {
+    Openssh,
+    Libssh2,
+    Local,
 }
 
 fn selection(keys: &mut Keys<'_>) -> Selection {

@@ -99,6 +99,7 @@ impl Lab {
             ("user", read("user")),
             ("identity", path("sshd/id_ed25519")),
             ("known_hosts", path("sshd/known_hosts")),
+            ("transport", transport().to_owned()),
             ("source", path("source")),
             ("archive", path("sshd/home/dpkg_archive")),
             ("bin", path("sshd/home/bin")),
@@ -309,6 +310,13 @@ impl Drop for Lab {
             tree::remove(&self.dir);
         }
     }
+}
+
+/// The transport of every target that does not name another: a test executable `…_over_libssh2` repeats another's tests
+/// over that one.
+fn transport() -> &'static str {
+    let test = env::current_exe().expect("the running test has a path");
+    if test.to_string_lossy().contains("_over_libssh2") { "libssh2" } else { "openssh" }
 }
 
 /// Tells labs of one test process apart, and those of different processes.

@@ -94,6 +94,11 @@ pub(crate) async fn ensure_installed(transport: &Transport, bin: &str) -> Result
     })
 }
 
+/// The scripts that are missing there or not ours, as they are now; installs nothing.
+pub(crate) async fn outdated(transport: &Transport, bin: &str) -> Result<Vec<&'static str>, TargetError> {
+    Ok(run_probe(transport, bin).await?.outdated().into_iter().map(|(name, _)| name).collect())
+}
+
 fn about(error: TargetError, bin: &str) -> TargetError {
     match error {
         TargetError::Refused(why) => TargetError::Refused(format!("cannot install the target scripts in {bin}: {why}")),

@@ -1,13 +1,17 @@
-//! `blat check`: everything that is wrong with the configuration, at once and with its place. Touches nothing else.
+//! `blat check`: everything that is wrong with the configuration, at once and with its place; on request also with the targets.
 
 use std::io::{self, Write};
+use std::process::Stdio;
 
 use blat_config::{Complaint, Complaints, Home, Settings, TargetFile, conflicts, load_master, load_target};
+
+use blat_domain::name::TargetName;
 
 use crate::args::CheckArgs;
 use crate::commands::{targets, unusable};
 use crate::failure::{Exit, Failure, Outcome};
 use crate::picture::counted;
+use crate::sibling;
 use crate::style::{Style, Tone};
 
 /// What came out of all the files.
@@ -24,9 +28,6 @@ struct Findings {
 
 /// Checks one target's config or all.
 pub(crate) fn run(home: impl FnOnce() -> Result<Home, Failure>, args: &CheckArgs) -> Outcome {
-    if args.connect {
-        return Err(Failure::not_available("blat check --connect"));
-    }
     let home = home()?;
     let findings = match &args.target {
         Some(target) => {
@@ -35,7 +36,22 @@ pub(crate) fn run(home: impl FnOnce() -> Result<Home, Failure>, args: &CheckArgs
         }
         None => look(&home, &home.target_files().map_err(|error| unusable(&error))?),
     };
-    tell(&findings)
+    let told = tell(&findings);
+    if !args.connect {
+        return told;
+    }
+    // Targets whose configs are valid are tried, whatever is wrong with others.
+    let targets = findings.settings.iter().map(|settings| &settings.name);
+    let well = targets.map(|target| try_connecting(&home, target)).collect::<Result<Vec<bool>, Failure>>()?;
+    let exit = told?;
+    if well.contains(&false) { Err(Failure::told(Exit::FAILED)) } else { Ok(exit) }
+}
+
+/// Whether the target can be served; what is missing was said.
+fn try_connecting(home: &Home, target: &TargetName) -> Result<bool, Failure> {
+    let status = sibling::agent(home, target)?.arg("--check").stdin(Stdio::null()).status();
+    let cannot = |error: io::Error| Failure::failed(format!("cannot run blat-agent to check {target}: {error}"));
+    Ok(status.map_err(cannot)?.success())
 }
 
 fn look(home: &Home, files: &[TargetFile]) -> Findings {

@@ -80,29 +80,22 @@ fn database(path: &Path) -> Result<&'static str, Failure> {
     if status.success() { Ok("made") } else { Err(Failure::told(Exit::of(status))) }
 }
 
-/// What a person does next. Keys and host keys are theirs to make and to trust.
+/// What a person does next. Host keys are theirs to trust.
 fn next_steps(home: &Home) -> String {
     let root = quoted(home.root());
     let mut text = String::from("\nnext:\n");
     let mut step = |what: &str, command: &str| text += &format!("  # {what}\n  {command}\n");
-    if !home.ssh_dir().join("id_ed25519").exists() {
-        step("a key for the targets", &format!("ssh-keygen -t ed25519 -N '' -f {root}/ssh/id_ed25519"));
-    }
     step(
-        "let it in at a target, as pkgadmin@perth.example.com",
-        &format!("ssh-copy-id -i {root}/ssh/id_ed25519.pub pkgadmin@perth.example.com"),
-    );
-    step(
-        "trust its host key, once you have compared its fingerprint with what its owner says",
-        &format!("ssh-keyscan perth.example.com >> {root}/ssh/known_hosts"),
-    );
-    step(
-        "say what it is to hold",
+        "say what a target is to hold, and where it is",
         &format!("cp {root}/config/perth.conf.sample {root}/config/perth.conf && editor {root}/config/perth.conf"),
     );
     step(
+        "once for each target: trust its host key, have it let this master in",
+        &format!("blat --home {root} enrol perth"),
+    );
+    step(
         "check, then run",
-        &format!("blat --home {root} check && blat --home {root} start && blat --home {root} status"),
+        &format!("blat --home {root} check --connect && blat --home {root} start && blat --home {root} status"),
     );
     text
 }

@@ -9,9 +9,11 @@ use crate::args::{Cli, Command};
 use crate::failure::{Failure, Outcome};
 
 mod check;
+mod enrol;
 mod init;
 mod logs;
 mod plan;
+mod ssh;
 mod start;
 mod status;
 mod stop;
@@ -20,9 +22,10 @@ mod tag;
 mod targets;
 
 /// Commands that a later release brings.
-const LATER: [&str; 5] = ["enrol", "why", "history", "verify", "ssh"];
+const LATER: [&str; 3] = ["why", "history", "verify"];
 /// Commands there are, for the nearest one to a misspelt one; among equals, the one that is used more often.
-const COMMANDS: [&str; 10] = ["status", "tag", "sync", "logs", "plan", "check", "start", "stop", "restart", "init"];
+const COMMANDS: [&str; 12] =
+    ["status", "tag", "sync", "logs", "plan", "check", "start", "stop", "restart", "ssh", "enrol", "init"];
 
 /// Carries out what was asked.
 pub(crate) fn run(cli: &Cli) -> Outcome {
@@ -30,6 +33,7 @@ pub(crate) fn run(cli: &Cli) -> Outcome {
     match &cli.command {
         Command::Init(args) => init::run(cli.home.as_deref(), args),
         Command::Check(args) => check::run(home, args),
+        Command::Enrol(args) => enrol::run(home, args),
         Command::Start => start::run(&home()?),
         Command::Stop => stop::run(&home()?),
         Command::Restart => {
@@ -41,6 +45,7 @@ pub(crate) fn run(cli: &Cli) -> Outcome {
         Command::Sync(args) => sync::run(home, args),
         Command::Tag(args) => tag::run(&home()?, args),
         Command::Plan(args) => plan::run(&home()?, args),
+        Command::Ssh(args) => ssh::run(&home()?, args),
         Command::Logs(args) => logs::run(&home()?, args),
         Command::Detach { executable, serve } => Err(start::become_master(executable, serve)),
         Command::Other(words) => Err(other(words)),

@@ -1,7 +1,7 @@
 //! `blat plan`: what a sync would do, in the agent's own words. The agent computes it; nothing is changed.
 
 use std::io::{self, Write};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use blat_config::Home;
 use blat_domain::plan::{Action, Plan, Step};
@@ -21,9 +21,8 @@ const MOST_LISTED: usize = 20;
 /// Asks the agent's executable for its plan, and shows it.
 pub(crate) fn run(home: &Home, args: &PlanArgs) -> Outcome {
     targets::known(home, &args.target)?;
-    let mut command = Command::new(sibling::find("blat-agent")?);
-    command.arg("--home").arg(home.root()).arg("--target").arg(args.target.as_str()).arg("--plan");
-    command.stdin(Stdio::null());
+    let mut command = sibling::agent(home, &args.target)?;
+    command.arg("--plan").stdin(Stdio::null());
     let cannot = |error: io::Error| Failure::failed(format!("cannot run blat-agent for the plan: {error}"));
     if args.json {
         return Ok(Exit::of(command.status().map_err(cannot)?));

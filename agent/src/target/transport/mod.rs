@@ -1,12 +1,14 @@
 //! Ways to run a command where the target is.
 
 pub(crate) mod handshake;
+pub(crate) mod libssh2;
 pub(crate) mod local;
 pub(crate) mod openssh;
 
 use std::future::Future;
 use std::pin::Pin;
 
+use blat_config::SshSettings;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::TargetError;
@@ -35,6 +37,8 @@ pub(crate) enum Exit {
 pub(crate) enum Transport {
     /// Over the system's ssh client, one connection for all commands.
     Openssh(Box<openssh::Link>),
+    /// Over an ssh client in this process, one connection for all commands.
+    Libssh2(Box<libssh2::Link>),
     /// On this machine, without ssh.
     Local(local::Shell),
 }
@@ -44,6 +48,7 @@ impl Transport {
     pub(crate) async fn exec(&self, command: &str) -> Result<Remote, TargetError> {
         match self {
             Self::Openssh(link) => link.exec(command).await,
+            Self::Libssh2(link) => link.exec(command).await,
             Self::Local(shell) => shell.exec(command),
         }
     }
@@ -51,7 +56,7 @@ impl Transport {
     /// Whether bytes cross a network on the way.
     pub(crate) fn is_remote(&self) -> bool {
         match self {
-            Self::Openssh(_) => true,
+            Self::Openssh(_) | Self::Libssh2(_) => true,
             Self::Local(_) => false,
         }
     }
@@ -60,7 +65,32 @@ impl Transport {
     pub(crate) async fn generation(&self) -> Result<u64, TargetError> {
         match self {
             Self::Openssh(link) => link.connected().await,
+            Self::Libssh2(link) => link.connected().await,
             Self::Local(_) => Ok(1),
         }
     }
+}
+
+/// An ssh destination as it is shown.
+pub(crate) fn place(ssh: &SshSettings) -> String {
+    format!("{}@{}:{}", ssh.user, ssh.host, ssh.port)
+}
+
+/// What a person must know when a host's key is not the one we trust. `offered` is the fingerprint of the key it has.
+pub(crate) fn wrong_host_key(ssh: &SshSettings, offered: Option<&str>) -> TargetError {
+    let shown = offered.map(|fingerprint| format!(" (it offers {fingerprint})")).unwrap_or_default();
+    TargetError::Operator(format!(
+        "the host key of {} is not the one in {}{shown}; nothing is sent until the key is checked and stored there",
+        place(ssh),
+        ssh.known_hosts.display()
+    ))
+}
+
+/// What a person must know when our key is refused. `why` is fit for printing.
+pub(crate) fn key_refused(ssh: &SshSettings, why: &str) -> TargetError {
+    TargetError::Operator(format!(
+        "{} does not accept the key {}: {why}; add its public half to that user's authorized_keys",
+        place(ssh),
+        ssh.identity.display()
+    ))
 }

@@ -3,6 +3,7 @@
 //! The client runs as our own child, tied to us by its standard input: it runs `cat` at the far end, whose echo is the heartbeat, and
 //! when this process dies in whatever way, end of file ends `cat`, and the client with it. No ssh is left behind.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
@@ -21,7 +22,7 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use super::handshake::Handshakes;
-use super::{Exit, Remote};
+use super::{Exit, Remote, key_refused, place, wrong_host_key};
 use crate::target::TargetError;
 
 /// The name of the control socket in the link's directory.
@@ -57,6 +58,14 @@ pub(crate) enum SocketDirectory {
 }
 
 impl SocketDirectory {
+    /// A fresh one for somebody who only looks.
+    ///
+    /// # Errors
+    /// Where no scratch directory can be made.
+    pub(crate) fn passing() -> std::io::Result<Self> {
+        tempfile::Builder::new().prefix("blat-").tempdir().map(Self::Passing)
+    }
+
     fn path(&self) -> &Path {
         match self {
             Self::Served(path) => path,
@@ -171,37 +180,13 @@ impl Link {
 
     /// The ssh client with our policy in front of everything: no configuration of the user's or the system's is read.
     fn command(&self) -> Command {
-        let ssh = &self.settings;
         let mut command = Command::new("ssh");
-        command.current_dir(self.directory.path()).args(["-F", "none"]);
-        for option in [
-            "BatchMode=yes",
-            "StrictHostKeyChecking=yes",
-            "GlobalKnownHostsFile=/dev/null",
-            "UpdateHostKeys=no",
-            "IdentitiesOnly=yes",
-            "PasswordAuthentication=no",
-            "KbdInteractiveAuthentication=no",
-            "ForwardAgent=no",
-            "ForwardX11=no",
-            "ClearAllForwardings=yes",
-            "PermitLocalCommand=no",
-            "ControlPersist=no",
-            "EscapeChar=none",
-            "ConnectTimeout=10",
-            "ServerAliveInterval=10",
-            "ServerAliveCountMax=3",
-            "Compression=no",
-            "LogLevel=ERROR",
+        command.current_dir(self.directory.path()).args(arguments(&self.settings)).args([
+            "-o",
             "RequestTTY=no",
-            // The cipher decides how fast a link can be: with the processor's instructions this one costs the least.
-            "Ciphers=^aes128-gcm@openssh.com",
-        ] {
-            command.args(["-o", option]);
-        }
-        command.arg("-o").arg(format!("UserKnownHostsFile={}", quoted(&ssh.known_hosts)));
-        command.arg("-o").arg(format!("IdentityFile={}", quoted(&ssh.identity)));
-        command.args(["-p", &ssh.port.to_string(), "-l", &ssh.user]);
+            "-o",
+            "EscapeChar=none",
+        ]);
         command.process_group(0).kill_on_drop(true);
         command
     }
@@ -241,8 +226,41 @@ impl Link {
     }
 
     fn place(&self) -> String {
-        format!("{}@{}:{}", self.settings.user, self.settings.host, self.settings.port)
+        place(&self.settings)
     }
+}
+
+/// What every ssh client of ours is told before the host: nothing is taken from the user's or the system's configuration.
+pub(crate) fn arguments(ssh: &SshSettings) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = vec!["-F".into(), "none".into()];
+    for option in [
+        "BatchMode=yes",
+        "StrictHostKeyChecking=yes",
+        "GlobalKnownHostsFile=/dev/null",
+        "UpdateHostKeys=no",
+        "IdentitiesOnly=yes",
+        "PasswordAuthentication=no",
+        "KbdInteractiveAuthentication=no",
+        "ForwardAgent=no",
+        "ForwardX11=no",
+        "ClearAllForwardings=yes",
+        "PermitLocalCommand=no",
+        "ControlPersist=no",
+        "ConnectTimeout=10",
+        "ServerAliveInterval=10",
+        "ServerAliveCountMax=3",
+        "Compression=no",
+        "LogLevel=ERROR",
+        // The cipher decides how fast a link can be: with the processor's instructions this one costs the least.
+        "Ciphers=^aes128-gcm@openssh.com",
+    ] {
+        arguments.extend(["-o".into(), option.into()]);
+    }
+    for (option, path) in [("UserKnownHostsFile", &ssh.known_hosts), ("IdentityFile", &ssh.identity)] {
+        arguments.extend(["-o".into(), format!("{option}={}", quoted(path)).into()]);
+    }
+    arguments.extend(["-p".into(), ssh.port.to_string().into(), "-l".into(), OsString::from(&ssh.user)]);
+    arguments
 }
 
 /// Sorts what the ssh client said into what passes by itself and what a person must mend.
@@ -251,18 +269,11 @@ fn classify(place: &str, settings: &SshSettings, said: &str) -> TargetError {
         printable(said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("the ssh client said nothing"));
     if said.contains("Host key verification failed") || said.contains("IDENTIFICATION HAS CHANGED") {
         let fingerprint = said.split_whitespace().find(|word| word.starts_with("SHA256:"));
-        let shown =
-            fingerprint.map(|f| format!(" (it offers {})", printable(f.trim_end_matches('.')))).unwrap_or_default();
-        return TargetError::Operator(format!(
-            "the host key of {place} is not the one in {}{shown}; nothing is sent until the key is checked and stored there",
-            settings.known_hosts.display()
-        ));
+        let offered = fingerprint.map(|fingerprint| printable(fingerprint.trim_end_matches('.')));
+        return wrong_host_key(settings, offered.as_deref());
     }
     if said.contains("Permission denied") || said.contains("Identity file") || said.contains("Load key") {
-        return TargetError::Operator(format!(
-            "{place} does not accept the key {}: {last}; add its public half to that user's authorized_keys",
-            settings.identity.display()
-        ));
+        return key_refused(settings, &last);
     }
     TargetError::Link(format!("cannot connect to {place}: {last}"))
 }

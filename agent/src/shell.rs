@@ -1,0 +1,28 @@
+//! `blat ssh`: a login as the agent would do it, for a person.
+
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+
+use anyhow::{Context as _, anyhow, bail};
+use blat_config::Settings;
+
+use crate::target::transport::openssh::arguments;
+
+/// Becomes the system's ssh client, with the agent's options, for a login or one command. It returns only when it could not.
+///
+/// # Errors
+/// There is no way in by ssh, or no ssh client.
+pub(crate) fn become_ssh(settings: &Settings, words: &[OsString]) -> anyhow::Result<std::convert::Infallible> {
+    let Some(ssh) = settings.transport.ssh() else {
+        bail!(
+            "{} is on this machine (transport: local), so there is nothing to log in to; its archive is {}",
+            settings.name,
+            settings.archive
+        );
+    };
+    let mut command = Command::new("ssh");
+    // The person's terminal is used where there is one, as ssh does by itself.
+    command.args(arguments(ssh)).arg("--").arg(&ssh.host).args(words);
+    Err(anyhow!(command.exec())).context("cannot run the ssh client; install openssh-client")
+}

@@ -1,0 +1,139 @@
+//! From an address to a connection that is logged in: by a host key that is trusted, with our identity and nothing else.
+
+use std::io::{Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::time::Duration;
+
+use blat_config::SshSettings;
+use blat_domain::text::printable;
+use ssh2::{Channel, MethodType, Session};
+
+use super::host_key::{self, HostKey, Verdict};
+use crate::target::TargetError;
+use crate::target::transport::{key_refused, place, wrong_host_key};
+
+/// For a host to take a connection, for each address that it has.
+const CONNECT: Duration = Duration::from_secs(10);
+/// For each answer until the login is done.
+const ANSWER: Duration = Duration::from_secs(20);
+/// Most of what a login shell may print before our first echo, in bytes.
+const MOST_NOISE: usize = 64 << 10;
+/// The ciphers we offer. It decides how fast a link can be: with the processor's instructions the first costs the least.
+const CIPHERS: &str =
+    "aes128-gcm@openssh.com,aes256-gcm@openssh.com,chacha20-poly1305@openssh.com,aes128-ctr,aes256-ctr";
+
+/// A host that showed its key; nobody is logged in yet, and nothing says that the key is trusted.
+pub(crate) struct Greeted {
+    /// The session.
+    pub(crate) session: Session,
+    /// The key that the host proved to have.
+    pub(crate) key: HostKey,
+    /// What known_hosts says of it.
+    pub(crate) verdict: Verdict,
+    /// The session's socket, for waiting.
+    socket: TcpStream,
+}
+
+/// A connection that is logged in, its calls no longer blocking.
+pub(super) struct Line {
+    pub(super) session: Session,
+    pub(super) socket: TcpStream,
+    /// Runs `cat`: its echo is the heartbeat.
+    pub(super) heart: Channel,
+}
+
+/// Connects and exchanges keys. The key is judged, not yet acted upon.
+///
+/// # Errors
+/// [`TargetError::Link`] where the host cannot be reached or speaks otherwise, [`TargetError::Operator`] where the
+/// known_hosts file cannot be read.
+pub(crate) fn greet(settings: &SshSettings) -> Result<Greeted, TargetError> {
+    let failed = |what: &str| TargetError::Link(format!("cannot connect to {}: {what}", place(settings)));
+    let known_hosts = host_key::read(&settings.known_hosts).map_err(|error| {
+        TargetError::Operator(format!("cannot read the known hosts in {}: {error}", settings.known_hosts.display()))
+    })?;
+    let socket = dial(settings).map_err(|error| failed(&error.to_string()))?;
+    let ours = socket.try_clone().map_err(|error| failed(&error.to_string()))?;
+    let ssh = |error: ssh2::Error| failed(&printable(error.message()));
+    let mut session = Session::new().map_err(ssh)?;
+    session.set_timeout(u32::try_from(ANSWER.as_millis()).unwrap_or(u32::MAX));
+    let name = host_key::entry_name(&settings.host, settings.port);
+    session.method_pref(MethodType::HostKey, &host_key::preferences(&session, &known_hosts, &name)).map_err(ssh)?;
+    session.method_pref(MethodType::CryptCs, CIPHERS).map_err(ssh)?;
+    session.method_pref(MethodType::CryptSc, CIPHERS).map_err(ssh)?;
+    session.set_tcp_stream(socket);
+    session.handshake().map_err(ssh)?;
+    let key = HostKey::of(&session).ok_or_else(|| failed("its host key is of a kind that is not trusted any more"))?;
+    let verdict = host_key::judge(&session, &known_hosts, &name, &key.blob);
+    Ok(Greeted { session, key, verdict, socket: ours })
+}
+
+fn dial(settings: &SshSettings) -> std::io::Result<TcpStream> {
+    let mut last = std::io::Error::other("the host name has no address");
+    for address in (settings.host.as_str(), settings.port).to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, CONNECT) {
+            Ok(socket) => {
+                socket.set_nodelay(true)?;
+                return Ok(socket);
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// Logs in with the identity, at a host whose key is trusted.
+pub(super) fn login(settings: &SshSettings) -> Result<Line, TargetError> {
+    let Greeted { session, key, verdict, socket } = greet(settings)?;
+    if verdict != Verdict::Trusted {
+        return Err(wrong_host_key(settings, Some(&key.fingerprint())));
+    }
+    authenticate(&session, settings)?;
+    let failed = |what: &str| TargetError::Link(format!("cannot log in to {}: {}", place(settings), printable(what)));
+    let ssh = |error: ssh2::Error| failed(error.message());
+    let mut heart = session.channel_session().map_err(ssh)?;
+    heart.exec("exec cat").map_err(ssh)?;
+    first_echo(&mut heart).map_err(|error| failed(&error.to_string()))?;
+    session.set_timeout(0);
+    session.set_blocking(false);
+    Ok(Line { session, socket, heart })
+}
+
+/// Logs in with the identity and nothing else: no agent, no password, no other key.
+///
+/// # Errors
+/// [`TargetError::Operator`] where the key cannot be used or is refused, [`TargetError::Link`] where the link broke.
+pub(crate) fn authenticate(session: &Session, settings: &SshSettings) -> Result<(), TargetError> {
+    match session.userauth_pubkey_file(&settings.user, None, &settings.identity, None) {
+        Ok(()) => Ok(()),
+        Err(error) if is_refusal(&error) => Err(key_refused(settings, &printable(error.message()))),
+        Err(error) => {
+            let why = printable(error.message());
+            Err(TargetError::Link(format!("cannot log in to {}: {why}", place(settings))))
+        }
+    }
+}
+
+/// Whether a login failed for what was offered, rather than for the way there.
+pub(crate) fn is_refusal(error: &ssh2::Error) -> bool {
+    // libssh2's numbers: file, authentication failed, public key not verified, method unknown, no such method here.
+    matches!(error.code(), ssh2::ErrorCode::Session(-16 | -18 | -19 | -33 | -34))
+}
+
+/// Past whatever a login shell prints, to our own first line.
+fn first_echo(heart: &mut Channel) -> std::io::Result<()> {
+    const QUESTION: &[u8] = b"blat heartbeat 0\n";
+    heart.write_all(QUESTION)?;
+    let (mut heard, mut part) = (Vec::new(), [0; 4096]);
+    while !heard.ends_with(QUESTION) {
+        let count = heart.read(&mut part)?;
+        if count == 0 {
+            return Err(std::io::Error::other("the login ended before it answered"));
+        }
+        heard.extend_from_slice(&part[..count]);
+        if heard.len() > MOST_NOISE {
+            return Err(std::io::Error::other("the login shell prints without end"));
+        }
+    }
+    Ok(())
+}

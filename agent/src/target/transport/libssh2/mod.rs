@@ -1,0 +1,138 @@
+//! `transport: libssh2`: an ssh client inside the agent, for machines where no ssh client is to be had or may be run.
+//!
+//! One connection for everything, as with `openssh`. A thread of its own drives it, since libssh2 takes no two calls at
+//! once: commands reach that thread as requests, and their streams are pipes, which bound what is buffered on the way.
+
+pub(crate) mod connect;
+mod conversation;
+mod driver;
+pub(crate) mod host_key;
+
+use std::io::Write as _;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use blat_config::SshSettings;
+use tokio::net::unix::pipe;
+use tokio::sync::{Mutex, oneshot};
+use tokio::time::timeout;
+
+use self::conversation::{Conversation, Pipes};
+use self::driver::Driver;
+use super::handshake::Handshakes;
+use super::{Exit, Remote, place};
+use crate::target::TargetError;
+
+/// From the first packet to the first echo; each step of it has a shorter limit of its own.
+const CONNECT: Duration = Duration::from_secs(60);
+/// Opening a channel on a live connection.
+const OPEN_CHANNEL: Duration = Duration::from_secs(30);
+
+/// One target's connection.
+#[derive(Debug)]
+pub(crate) struct Link {
+    settings: SshSettings,
+    handshakes: Handshakes,
+    state: Mutex<Option<Arc<Connected>>>,
+    made: AtomicU64,
+}
+
+/// A connection that stands, as far as we know. Dropping it ends its thread.
+#[derive(Debug)]
+struct Connected {
+    requests: mpsc::Sender<Conversation>,
+    wake: UnixStream,
+    alive: Arc<AtomicBool>,
+    generation: u64,
+}
+
+impl Link {
+    /// A link that connects when it is first used.
+    pub(crate) fn new(settings: SshSettings, handshakes: Handshakes) -> Self {
+        Self { settings, handshakes, state: Mutex::new(None), made: AtomicU64::new(0) }
+    }
+
+    /// Connects unless connected, and says which connection it is.
+    pub(super) async fn connected(&self) -> Result<u64, TargetError> {
+        self.connection().await.map(|connected| connected.generation)
+    }
+
+    async fn connection(&self) -> Result<Arc<Connected>, TargetError> {
+        let mut state = self.state.lock().await;
+        if let Some(connected) = state.as_ref().filter(|connected| connected.alive.load(Ordering::Acquire)) {
+            return Ok(connected.clone());
+        }
+        *state = None;
+        let connected = Arc::new(self.connect().await?);
+        *state = Some(connected.clone());
+        Ok(connected)
+    }
+
+    pub(super) async fn exec(&self, command: &str) -> Result<Remote, TargetError> {
+        let connected = self.connection().await?;
+        let no_pipe = |error: std::io::Error| TargetError::Link(format!("cannot make a pipe: {error}"));
+        let (stdin, input) = pipe::pipe().map_err(no_pipe)?;
+        let (output, stdout) = pipe::pipe().map_err(no_pipe)?;
+        let (complaints, stderr) = pipe::pipe().map_err(no_pipe)?;
+        let pipes = Pipes {
+            stdin: input.into_nonblocking_fd().map_err(no_pipe)?,
+            stdout: output.into_nonblocking_fd().map_err(no_pipe)?,
+            stderr: complaints.into_nonblocking_fd().map_err(no_pipe)?,
+        };
+        let (opened, is_open) = oneshot::channel();
+        let (ended, end) = oneshot::channel();
+        let gone = || self.broken("it ended");
+        connected.requests.send(Conversation::new(command, pipes, opened, ended)).map_err(|_| gone())?;
+        // A full socket wakes the thread as well as one more byte would.
+        let _ = (&connected.wake).write(&[0]);
+        match timeout(OPEN_CHANNEL, is_open).await {
+            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Err(why))) => return Err(self.broken(&format!("cannot open a channel: {why}"))),
+            Ok(Err(_)) => return Err(gone()),
+            Err(_) => return Err(self.broken("cannot open a channel: the far end does not answer")),
+        }
+        let place = place(&self.settings);
+        let exit = async move {
+            // The connection outlives its commands.
+            let _connected = connected;
+            match end.await {
+                Ok(Ok(exit)) => Ok(exit),
+                Ok(Err(why)) => Err(TargetError::Link(format!("the ssh link to {place} broke: {why}"))),
+                Err(_) => Err(TargetError::Link(format!("the ssh link to {place} broke"))),
+            }
+        };
+        Ok(Remote { stdin: Box::pin(stdin), stdout: Box::pin(stdout), stderr: Box::pin(stderr), exit: Box::pin(exit) })
+    }
+
+    async fn connect(&self) -> Result<Connected, TargetError> {
+        let place = place(&self.settings);
+        let failed = |what: String| TargetError::Link(format!("cannot connect to {place}: {what}"));
+        let slot = self.handshakes.slot().await.map_err(|error| failed(format!("no handshake slot: {error}")))?;
+        let settings = self.settings.clone();
+        let login = tokio::task::spawn_blocking(move || connect::login(&settings));
+        let line = match timeout(CONNECT, login).await {
+            Ok(Ok(line)) => line?,
+            Ok(Err(error)) => return Err(failed(error.to_string())),
+            Err(_) => return Err(failed(format!("no login within {} s", CONNECT.as_secs()))),
+        };
+        drop(slot);
+
+        let thread = |error: std::io::Error| failed(format!("cannot start its thread: {error}"));
+        let (wake, woken) = UnixStream::pair().map_err(thread)?;
+        wake.set_nonblocking(true).and_then(|()| woken.set_nonblocking(true)).map_err(thread)?;
+        let (requests, requested) = mpsc::channel();
+        let alive = Arc::new(AtomicBool::new(true));
+        let driver = Driver::new(line, requested, woken, alive.clone(), place.clone());
+        std::thread::Builder::new().name("libssh2".into()).spawn(move || driver.run()).map_err(thread)?;
+        let generation = self.made.fetch_add(1, Ordering::Relaxed) + 1;
+        tracing::debug!(target = %place, "connected");
+        Ok(Connected { requests, wake, alive, generation })
+    }
+
+    fn broken(&self, what: &str) -> TargetError {
+        TargetError::Link(format!("the ssh link to {} broke: {what}", place(&self.settings)))
+    }
+}

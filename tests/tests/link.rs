@@ -1,0 +1,171 @@
+//! The link itself: whose key is trusted, what is said when it is refused, and how it comes back.
+
+use std::fs;
+use std::process::Command;
+
+use blat_tests::{Lab, process};
+
+/// A lab with one small package that is wanted.
+fn lab(name: &str) -> Lab {
+    let lab = Lab::new(name);
+    lab.package("core", "1", |p| p.file("a", "1"));
+    lab.release(&[("core", "1")]);
+    lab
+}
+
+/// Where a key of the test's own lies, other than the lab's.
+fn other_key(lab: &Lab) -> String {
+    let path = lab.home().join("ssh/other");
+    let mut keygen = Command::new("ssh-keygen");
+    keygen.args(["-q", "-t", "ed25519", "-N", "", "-C", "other", "-f"]).arg(&path);
+    process::run(&mut keygen, &lab.home()).expect_success();
+    path.display().to_string()
+}
+
+/// The lab's port, key type and key, as known_hosts has them.
+fn known_host(lab: &Lab) -> (String, String) {
+    let text = fs::read_to_string(lab.home().join("../sshd/known_hosts")).expect("the lab's own");
+    let (name, key) = text.trim().split_once(' ').expect("a name and a key");
+    (name.to_owned(), key.to_owned())
+}
+
+#[test]
+fn a_changed_host_key_stops_everything_and_shows_the_fingerprint() {
+    let lab = lab("hostkey");
+    let (name, _) = known_host(&lab);
+    let public = fs::read_to_string(format!("{}.pub", other_key(&lab))).expect("a key's public half");
+    let known = lab.home().join("ssh/known_hosts");
+    fs::write(&known, format!("{name} {public}")).expect("an own folder");
+    lab.config("perth", "known_hosts: ssh/known_hosts");
+
+    let outcome = lab.agent_once("perth");
+
+    let mut keygen = Command::new("ssh-keygen");
+    keygen.arg("-lf").arg(lab.home().join("../sshd/daemon/host_key.pub"));
+    let listed = process::run(&mut keygen, &lab.home());
+    let fingerprint = listed.stdout.split(' ').nth(1).expect("a fingerprint").to_owned();
+    outcome.expect(1).says("host key").says(&fingerprint).says("nothing is sent");
+    assert_eq!(lab.visible(), Vec::<String>::new());
+    assert_eq!(fs::read_to_string(&known).expect("an own file"), format!("{name} {public}"), "and nothing was learnt");
+}
+
+#[test]
+fn a_host_that_is_not_known_is_not_trusted() {
+    let lab = lab("unknownhost");
+    let (name, key) = known_host(&lab);
+    let known = lab.home().join("ssh/known_hosts");
+    // The right key for another port: it says nothing of this one.
+    fs::write(&known, format!("[127.0.0.1]:1 {key}\n")).expect("an own folder");
+    lab.config("perth", "known_hosts: ssh/known_hosts");
+    lab.agent_once("perth").expect(1).says("host key").says("nothing is sent");
+
+    fs::remove_file(&known).expect("an own file");
+    lab.agent_once("perth").expect(1).says("host key");
+    assert_eq!(lab.visible(), Vec::<String>::new());
+
+    fs::write(&known, format!("{name} {key}\n")).expect("an own folder");
+    lab.agent_once("perth").expect_success();
+}
+
+#[test]
+fn a_hashed_known_host_is_recognised() {
+    let lab = lab("hashed");
+    let (name, key) = known_host(&lab);
+    let known = lab.home().join("ssh/known_hosts");
+    fs::write(&known, format!("{name} {key}\n")).expect("an own folder");
+    process::run(Command::new("ssh-keygen").arg("-H").arg("-f").arg(&known), &lab.home()).expect_success();
+    assert!(!fs::read_to_string(&known).expect("an own file").contains("127.0.0.1"), "it is hashed");
+    lab.config("perth", "known_hosts: ssh/known_hosts");
+    lab.agent_once("perth").expect_success();
+}
+
+#[test]
+fn a_key_that_the_target_does_not_know_is_refused_and_named() {
+    let lab = lab("refusedkey");
+    let key = other_key(&lab);
+    lab.config("perth", &format!("identity: {key}"));
+    lab.agent_once("perth").expect(1).says(&key).says("authorized_keys");
+
+    lab.config("perth", "identity: ssh/missing");
+    lab.agent_once("perth").expect(1).says("ssh/missing");
+    assert_eq!(lab.visible(), Vec::<String>::new());
+}
+
+/// All sessions of the target are ended while packages are on their way, twice: each time the agent connects again by itself.
+#[test]
+fn a_link_that_breaks_in_the_middle_comes_back_and_the_sync_completes() {
+    let mut lab = lab("comesback");
+    let names: Vec<String> = (0..5).map(|n| format!("bulk{n}")).collect();
+    for name in &names {
+        lab.package(name, "1", |p| p.noise("a", 20 << 20).noise("b", 12 << 20));
+    }
+    lab.release(&names.iter().map(|name| (name.as_str(), "1")).collect::<Vec<_>>());
+    lab.config("perth", "");
+    lab.start_master();
+    let agent = lab.wait_for("the agent", || lab.target_status("perth")["pid"].as_u64());
+    for _ in 0..2 {
+        let receives = |p: &process::Process| p.command_line.contains("receive_package");
+        lab.wait_for("a transfer to run", || lab.remote_processes().iter().any(receives).then_some(()));
+        lab.sshd("stop").expect_success();
+        lab.assert_never_partial();
+        lab.sshd("start").expect_success();
+    }
+    lab.wait_for_status("perth", "complete", |s| s["last_sync"]["result"] == "ok" && s["state"] == "idle");
+    lab.assert_never_partial();
+    assert_eq!(lab.visible().len(), names.len());
+    assert_eq!(lab.target_status("perth")["pid"], agent, "a broken link is no reason for an agent to end");
+}
+
+/// The target stops in the middle of a stream that is under way and talks again: nothing hangs, nothing is lost.
+#[test]
+fn a_target_that_pauses_is_waited_for() {
+    let lab = lab("pauses");
+    lab.package("bulk", "1", |p| p.noise("a", 48 << 20));
+    lab.release(&[("bulk", "1")]);
+    lab.config("perth", "");
+    let sync = lab.start_agent_once("perth");
+    let receives = |p: &process::Process| p.command_line.contains("receive_package");
+    let frozen = lab.wait_for("the transfer to run", || {
+        let running: Vec<_> = lab.remote_processes().into_iter().filter(receives).collect();
+        (!running.is_empty()).then_some(running)
+    });
+    frozen.iter().for_each(|p| process::signal(p.pid, rustix::process::Signal::STOP));
+    // With its reader stopped, the stream comes to a stand.
+    let sent = || process::processor_time(sync.pid());
+    lab.wait_for("the agent to stand still", || {
+        let before = sent();
+        let start = std::time::Instant::now();
+        process::poll(std::time::Duration::from_secs(2), || (start.elapsed().as_secs() >= 1).then_some(()));
+        (sent() - before < std::time::Duration::from_millis(300)).then_some(())
+    });
+    frozen.iter().for_each(|p| process::signal(p.pid, rustix::process::Signal::CONT));
+    sync.finish().expect_success();
+    lab.assert_published("bulk", "1");
+}
+
+/// Packages whose answers are long, while two streams are on their way in: both directions of one link are full.
+#[test]
+fn many_packages_both_ways_at_once_get_through() {
+    let lab = lab("bothways");
+    let names: Vec<String> = (0..400).map(|n| format!("package-with-a-name-of-some-length-{n:04}")).collect();
+    for name in &names {
+        lab.package(name, "1", |p| p.noise("a", 100_000));
+    }
+    lab.release(&names.iter().map(|name| (name.as_str(), "1")).collect::<Vec<_>>());
+    lab.config("perth", "");
+    lab.agent_once("perth").expect_success();
+    lab.assert_never_partial();
+    assert_eq!(lab.visible().len(), names.len());
+    lab.agent_once("perth").expect_success();
+}
+
+#[test]
+fn only_openssh_runs_the_systems_client() {
+    let mut lab = lab("whoseclient");
+    lab.config("perth", "");
+    lab.start_master();
+    lab.wait_for_status("perth", "idle", |s| s["state"] == "idle" && s["last_sync"]["result"] == "ok");
+    let clients = lab.local_processes().iter().filter(|p| p.name == "ssh").count();
+    let expected = usize::from(lab.config_text("").contains("transport: openssh"));
+    assert_eq!(clients, expected, "{:#?}", lab.local_processes());
+}
