@@ -4,10 +4,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use blat_domain::inventory::Inventory;
+use blat_domain::links::Followed;
 use blat_domain::name::PackageId;
 use blat_domain::package_list;
-use blat_domain::plan::{Hold, Plan, Size, plan};
-use blat_domain::release::WantedSet;
+use blat_domain::plan::{Action, Hold, Link, Plan, Size, Step, plan};
+use blat_domain::release::{Reason, WantedSet};
 use blat_domain::retry::Backoff;
 use blat_domain::status::{SyncReport, SyncResult};
 use futures_util::StreamExt;
@@ -52,9 +54,9 @@ impl Workplace {
         let source = self.source.clone();
         let surveying = tokio::task::spawn_blocking(move || {
             source.check(!resolution.wanted.is_empty()).map_err(|error| error.to_string())?;
-            let survey = source.survey(resolution.wanted.keys(), &inventory);
-            let plan = plan(&resolution.wanted, &inventory, &survey, resolution.unknown);
-            Ok(Prepared { plan, wanted: resolution.wanted })
+            let Followed { wanted, survey } = source.survey(resolution.wanted, &inventory);
+            let plan = plan(&wanted, &inventory, &survey, resolution.unknown);
+            Ok(Prepared { plan, wanted })
         });
         let surveyed = surveying.await.unwrap_or_else(|error| Err(format!("looking at the source failed: {error}")));
         surveyed.map_err(|why: String| problem(None, why, Backoff::PACKAGE))
@@ -91,36 +93,31 @@ impl Workplace {
             wanted = plan.wanted,
             present = plan.present,
             to_send = plan.steps.len(),
+            to_link = plan.links.len(),
             bytes = size.bytes,
             held = plan.held.len(),
             excess = plan.excess.len(),
             "planned"
         );
         let mut first_problem = self.say_what_is_missing(plan, report);
-        let parcels: Vec<Parcel> = plan
-            .steps
-            .iter()
-            .map(|step| Parcel {
-                package: step.package.clone(),
-                path: self.source.path(&step.package),
-                time: step.time,
-                size: step.size,
-                replace: step.action == blat_domain::plan::Action::Replace,
-            })
-            .collect();
-        for (parcel, sent) in self.deliver(parcels).await {
+        let replaces = |step: &Step| step.action == Action::Replace;
+        let sent = self.deliver(self.parcels(&plan.steps, replaces)).await;
+        let sent = sent.into_iter().map(|(parcel, sent)| (parcel.package, parcel.size.bytes, sent));
+        let linked = self.put_links(&plan.links).await;
+        let linked = linked.into_iter().map(|(package, sent)| (package, 0, sent));
+        for (package, bytes, sent) in sent.chain(linked) {
             match sent {
                 Sent::Done => {
                     (report.sent, report.present) = (report.sent + 1, report.present + 1);
-                    report.bytes += parcel.size.bytes;
+                    report.bytes += bytes;
                 }
                 Sent::Waiting(text) | Sent::Hopeless(text) => {
                     report.failed += 1;
-                    first_problem.get_or_insert(problem(Some(parcel.package), text, Backoff::PACKAGE));
+                    first_problem.get_or_insert(problem(Some(package), text, Backoff::PACKAGE));
                 }
                 Sent::Failed(failed) => {
                     report.failed += 1;
-                    first_problem.get_or_insert(Problem { package: failed.package.or(Some(parcel.package)), ..failed });
+                    first_problem.get_or_insert(Problem { package: failed.package.or(Some(package)), ..failed });
                 }
             }
         }
@@ -151,30 +148,55 @@ impl Workplace {
         first
     }
 
-    /// Sends packages because tags ask for them.
+    /// Sends packages because tags ask for them, with what they address where they are links. Nobody has listed the target, which
+    /// says itself what it has already.
     pub(crate) async fn send_tagged(&self, packages: BTreeSet<PackageId>) -> Vec<(PackageId, Sent)> {
         let source = self.source.clone();
         let looking = tokio::task::spawn_blocking(move || {
-            packages.into_iter().map(|package| (source.parcel(&package, true), package)).collect::<Vec<_>>()
+            let wanted = packages.into_iter().map(|package| (package, [Reason::Tag].into())).collect();
+            let unlisted = Inventory::default();
+            let Followed { wanted, survey } = source.survey(wanted, &unlisted);
+            plan(&wanted, &unlisted, &survey, Vec::new())
         });
-        let looked = match looking.await {
-            Ok(looked) => looked,
+        let plan = match looking.await {
+            Ok(plan) => plan,
             Err(error) => {
                 // A panic while looking: the tags stay and are tried again, the log says what to report.
                 tracing::error!(%error, "looking at the source failed");
                 return Vec::new();
             }
         };
-        let mut results = Vec::new();
-        let mut parcels = Vec::new();
-        for (parcel, package) in looked {
-            match parcel {
-                Ok(parcel) => parcels.push(parcel),
-                Err(hold) => results.push((package, held(&hold))),
-            }
-        }
-        results.extend(self.deliver(parcels).await.into_iter().map(|(parcel, sent)| (parcel.package, sent)));
+        let mut results: Vec<_> = plan.held.into_iter().map(|held| (held.package, sent_of(&held.hold))).collect();
+        let sent = self.deliver(self.parcels(&plan.steps, |_| true)).await;
+        results.extend(sent.into_iter().map(|(parcel, sent)| (parcel.package, sent)));
+        results.extend(self.put_links(&plan.links).await);
         results
+    }
+
+    fn parcels(&self, steps: &[Step], replace: impl Fn(&Step) -> bool) -> Vec<Parcel> {
+        let parcel = |step: &Step| Parcel {
+            package: step.package.clone(),
+            path: self.source.path(&step.package),
+            time: step.time,
+            size: step.size,
+            replace: replace(step),
+        };
+        steps.iter().map(parcel).collect()
+    }
+
+    /// Puts links, in their order, and says what became of each.
+    async fn put_links(&self, links: &[Link]) -> Vec<(PackageId, Sent)> {
+        if links.is_empty() {
+            return Vec::new();
+        }
+        let deliveries = match self.target.link(links).await {
+            Ok(deliveries) => deliveries,
+            Err(error) => {
+                let failed = Sent::Failed(unreached("cannot put links", error));
+                return links.iter().map(|link| (link.package.clone(), failed.clone())).collect();
+            }
+        };
+        deliveries.into_iter().map(|(package, delivery)| (package.clone(), self.note(&package, 0, delivery))).collect()
     }
 
     /// Delivers parcels in streams of bounded size, a few at once, and says what became of each.
@@ -216,36 +238,35 @@ impl Workplace {
         let mut settled = Vec::with_capacity(parcels.len());
         for parcel in parcels {
             let Some(delivery) = deliveries.remove(&parcel.package) else { continue };
-            let (package, bytes) = (&parcel.package, parcel.size.bytes);
-            let sent = match delivery {
-                Delivery::Published => {
-                    tracing::info!(%package, bytes, "published");
-                    Sent::Done
-                }
-                Delivery::Replaced => {
-                    tracing::info!(%package, bytes, "replaced: its descpkg time differed");
-                    Sent::Done
-                }
-                Delivery::Already => {
-                    tracing::debug!(%package, "already there");
-                    Sent::Done
-                }
-                Delivery::Failed(why) => {
-                    tracing::warn!(target_name = %self.settings.name, %package, "not sent: {why}");
-                    Sent::Failed(problem(Some(package.clone()), why, Backoff::PACKAGE))
-                }
-            };
+            let sent = self.note(&parcel.package, parcel.size.bytes, delivery);
             settled.push((parcel, sent));
         }
         settled
     }
+
+    /// Logs what became of one package or link.
+    fn note(&self, package: &PackageId, bytes: u64, delivery: Delivery) -> Sent {
+        match delivery {
+            Delivery::Published => tracing::info!(%package, bytes, "published"),
+            Delivery::Replaced => tracing::info!(%package, bytes, "replaced: its descpkg time differed"),
+            Delivery::Linked => tracing::info!(%package, "linked"),
+            Delivery::Already => tracing::debug!(%package, "already there"),
+            Delivery::Failed(why) => {
+                tracing::warn!(target_name = %self.settings.name, %package, "not sent: {why}");
+                return Sent::Failed(problem(Some(package.clone()), why, Backoff::PACKAGE));
+            }
+        }
+        Sent::Done
+    }
 }
 
 /// What a hold means for a tag.
-fn held(hold: &Hold) -> Sent {
+fn sent_of(hold: &Hold) -> Sent {
     match hold {
-        Hold::Missing | Hold::Incomplete | Hold::Writable { .. } => Sent::Waiting(hold.to_string()),
-        Hold::Linked { .. } => Sent::Hopeless(hold.to_string()),
+        Hold::Missing | Hold::Incomplete | Hold::Writable { .. } | Hold::Unaddressed { .. } => {
+            Sent::Waiting(hold.to_string())
+        }
+        Hold::BadLink { .. } => Sent::Hopeless(hold.to_string()),
         Hold::Unusable { why } => Sent::Failed(problem(None, why.clone(), Backoff::PACKAGE)),
     }
 }

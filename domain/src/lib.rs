@@ -4,6 +4,7 @@
 //! arguments, so every policy can be tested in simulated time. The executables are shells around these decisions.
 
 pub mod inventory;
+pub mod links;
 pub mod messages;
 pub mod name;
 pub mod package_list;

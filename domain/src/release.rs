@@ -166,6 +166,11 @@ pub enum Reason {
     Pinned,
     /// A tag asks for it.
     Tag,
+    /// Another wanted version is a link to it.
+    Link {
+        /// That version.
+        from: PackageId,
+    },
 }
 
 impl fmt::Display for Reason {
@@ -174,6 +179,7 @@ impl fmt::Display for Reason {
             Self::Release { id, name } => write!(f, "release {} ({id})", printable(name)),
             Self::Pinned => f.write_str("pkg in its config"),
             Self::Tag => f.write_str("a tag"),
+            Self::Link { from } => write!(f, "{from} is a link to it"),
         }
     }
 }

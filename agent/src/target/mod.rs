@@ -13,7 +13,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use blat_domain::inventory::Inventory;
 use blat_domain::name::PackageId;
-use blat_domain::plan::Size;
+use blat_domain::plan::{Link, Size};
 
 use crate::progress::Progress;
 
@@ -39,6 +39,8 @@ pub(crate) enum Delivery {
     Published,
     /// It is published in the place of one with another `descpkg` time.
     Replaced,
+    /// It is a link, and leads where it should now.
+    Linked,
     /// The target held it as it is.
     Already,
     /// It is not on the target, and why.
@@ -84,6 +86,9 @@ pub(crate) trait Target: Send + Sync {
         parcels: &[Parcel],
         progress: &Arc<Progress>,
     ) -> Result<Vec<(PackageId, Delivery)>, TargetError>;
+
+    /// Makes versions symbolic links to others that are there, in this order; each replaces a link in one step, and nothing else.
+    async fn link(&self, links: &[Link]) -> Result<Vec<(PackageId, Delivery)>, TargetError>;
 
     /// Replaces the PackageList.
     async fn store_list(&self, list: &str) -> Result<(), TargetError>;

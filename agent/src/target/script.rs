@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use async_trait::async_trait;
 use blat_domain::inventory::Inventory;
 use blat_domain::name::PackageId;
-use blat_domain::plan::Size;
+use blat_domain::plan::{Link, Size};
 use blat_domain::text::printable;
 use sha2::{Digest, Sha256};
 use tokio::sync::Mutex;
@@ -69,6 +69,13 @@ impl ScriptTarget {
         result
     }
 
+    async fn receive_file(&self, name: &str, content: &str, each: impl FnMut(&str)) -> Result<(), TargetError> {
+        self.facts().await?;
+        let digest = hex(&Sha256::digest(content));
+        let arguments = format!(" --name {name} --bytes {} --sha256 {digest}", content.len());
+        self.run("receive_file", &arguments, Input::Bytes(content.as_bytes().to_vec()), each).await
+    }
+
     /// A name for one batch's stage, not used before by anybody.
     fn batch_id(&self) -> String {
         let number = self.batches.fetch_add(1, Ordering::Relaxed);
@@ -111,27 +118,34 @@ impl Target for ScriptTarget {
         let given_up = packing.await.map_err(|error| TargetError::Refused(format!("packing failed: {error}")))?;
         asked?;
         deliveries.extend(given_up.into_iter().map(|(package, why)| (package, Delivery::Failed(why))));
-        let heard: BTreeSet<PackageId> = deliveries.iter().map(|(package, _)| package.clone()).collect();
-        let unheard = parcels.iter().filter(|parcel| !heard.contains(&parcel.package));
-        let silent = || Delivery::Failed("the target did not say what became of it".to_owned());
-        let unheard: Vec<_> = unheard.map(|parcel| (parcel.package.clone(), silent())).collect();
-        deliveries.extend(unheard);
-        Ok(deliveries)
+        Ok(with_silent_ones(deliveries, parcels.iter().map(|parcel| &parcel.package)))
+    }
+
+    async fn link(&self, links: &[Link]) -> Result<Vec<(PackageId, Delivery)>, TargetError> {
+        let line = |link: &Link| format!("{} {} {}\n", link.package.name, link.package.version, link.to);
+        let lines: String = links.iter().map(line).collect();
+        let mut deliveries = Vec::new();
+        self.receive_file("links", &lines, |line| deliveries.extend(delivery(line))).await?;
+        Ok(with_silent_ones(deliveries, links.iter().map(|link| &link.package)))
     }
 
     async fn store_list(&self, list: &str) -> Result<(), TargetError> {
-        self.facts().await?;
-        let arguments = format!(
-            " --name {} --bytes {} --sha256 {}",
-            blat_domain::package_list::FILE,
-            list.len(),
-            hex(&Sha256::digest(list))
-        );
-        self.run("receive_file", &arguments, Input::Bytes(list.as_bytes().to_vec()), |_| {}).await
+        self.receive_file(blat_domain::package_list::FILE, list, |_| {}).await
     }
 }
 
-/// One line of `receive_package`'s answer: `published NAME VERSION`, `replaced …`, `already …` or
+/// Adds a failure for each package of which the target said nothing.
+fn with_silent_ones<'a>(
+    mut deliveries: Vec<(PackageId, Delivery)>,
+    asked: impl Iterator<Item = &'a PackageId>,
+) -> Vec<(PackageId, Delivery)> {
+    let heard: BTreeSet<PackageId> = deliveries.iter().map(|(package, _)| package.clone()).collect();
+    let silent = || Delivery::Failed("the target did not say what became of it".to_owned());
+    deliveries.extend(asked.filter(|package| !heard.contains(*package)).map(|package| (package.clone(), silent())));
+    deliveries
+}
+
+/// One line of an answer: `published NAME VERSION`, `replaced …`, `linked …`, `already …` or
 /// `failed NAME VERSION CLASS TEXT`.
 fn delivery(line: &str) -> Option<(PackageId, Delivery)> {
     let mut words = line.splitn(5, ' ');
@@ -140,6 +154,7 @@ fn delivery(line: &str) -> Option<(PackageId, Delivery)> {
     let what = match word {
         "published" => Delivery::Published,
         "replaced" => Delivery::Replaced,
+        "linked" => Delivery::Linked,
         "already" => Delivery::Already,
         "failed" => Delivery::Failed(format!("{} ({})", printable(text), printable(class))),
         _ => return None,
