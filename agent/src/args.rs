@@ -10,7 +10,7 @@ use clap::{ArgGroup, Parser};
 /// The master (blatd) starts one agent for every config/TARGET.conf. By hand, --once does one sync in the foreground.
 #[derive(Debug, Parser)]
 #[command(name = "blat-agent", version, max_term_width = 100)]
-#[command(group = ArgGroup::new("mode").args(["once", "plan", "supervised", "create_database"]))]
+#[command(group = ArgGroup::new("mode").args(["once", "plan", "verify", "supervised", "create_database"]))]
 pub(crate) struct Args {
     /// The home tree; else the current directory where it holds config/
     #[arg(long, value_name = "DIR", env = "BLAT_HOME")]
@@ -27,6 +27,14 @@ pub(crate) struct Args {
     /// Print as JSON what a sync would do, and change nothing
     #[arg(long)]
     pub(crate) plan: bool,
+
+    /// Have the target hash its packages again, compare them with their manifests and with the source, and print what is wrong
+    #[arg(long)]
+    pub(crate) verify: bool,
+
+    /// With --verify: send what is wrong again
+    #[arg(long, requires = "verify")]
+    pub(crate) repair: bool,
 
     /// Run for a master: orders come on standard input, events go to standard output, end of input means that the master is gone
     #[arg(long)]

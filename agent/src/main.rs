@@ -12,6 +12,7 @@ mod source;
 mod sync;
 mod tags;
 mod target;
+mod verify;
 mod watching;
 mod workplace;
 
@@ -72,13 +73,11 @@ async fn run(args: Args) -> Result<(), Failure> {
     let home = Home::locate(args.home.as_deref()).context("cannot find the home tree")?;
     let target = args.target.context("--target is missing: say which target to serve")?;
     let settings = load(&home, &target)?;
-    if args.once || args.plan {
-        warn_on_stderr();
-    }
-    match (args.once, args.plan) {
-        (true, _) => once(&home, settings).await,
-        (_, true) => print_plan(&home, settings).await,
-        (false, false) => daemon::run(home, settings, args.supervised).await,
+    match (args.once, args.plan, args.verify) {
+        (true, _, _) => once(&home, settings).await,
+        (_, true, _) => print_plan(&home, settings).await,
+        (_, _, true) => verify(&home, settings, args.repair).await,
+        (false, false, false) => daemon::run(home, settings, args.supervised).await,
     }
 }
 
@@ -98,6 +97,7 @@ fn load(home: &Home, target: &TargetName) -> Result<Settings, Failure> {
 
 /// One sync in the foreground.
 async fn once(home: &Home, settings: Settings) -> Result<(), Failure> {
+    warn_on_stderr();
     let _lock = daemon::lock(home, &settings.name)?;
     let workplace = Workplace::new(home, settings);
     let bars = bars::Bars::new(workplace.progress.clone());
@@ -112,10 +112,29 @@ async fn once(home: &Home, settings: Settings) -> Result<(), Failure> {
     }
 }
 
+/// A workplace that leaves a running agent's connection alone.
+fn visiting(home: &Home, settings: Settings) -> Result<Workplace, Failure> {
+    Ok(Workplace::visiting(home, settings).context("cannot make a temporary directory for the connection")?)
+}
+
 /// What a sync would do, as JSON on one line.
 async fn print_plan(home: &Home, settings: Settings) -> Result<(), Failure> {
-    let workplace = Workplace::new(home, settings);
+    warn_on_stderr();
+    let workplace = visiting(home, settings)?;
     let prepared = workplace.prepare().await.map_err(|problem| anyhow!("cannot plan: {}", problem.text))?;
     println!("{}", serde_json::to_string(&prepared.plan).context("cannot write the plan")?);
+    Ok(())
+}
+
+/// Looks at every byte on the target. Takes no lock: the target's own locks keep a repair and a running agent apart.
+async fn verify(home: &Home, settings: Settings, repair: bool) -> Result<(), Failure> {
+    let workplace = visiting(home, settings)?;
+    let tally = workplace.verify(repair).await.map_err(|problem| anyhow!("cannot verify: {}", problem.text))?;
+    println!("{tally}");
+    if tally.wrong > 0 {
+        let hint = if repair { "" } else { "; `blat verify --repair` sends them again" };
+        let wrong = tally.wrong;
+        return Err(anyhow!("{}: {wrong} packages are not as they should be{hint}", workplace.settings.name).into());
+    }
     Ok(())
 }

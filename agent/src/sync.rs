@@ -17,7 +17,7 @@ use jiff::Timestamp;
 
 use crate::release;
 use crate::session::{Problem, Sent};
-use crate::target::{Delivery, Parcel, TargetError};
+use crate::target::{Delivery, Parcel, Rule, TargetError};
 use crate::workplace::Workplace;
 
 /// Streams under way at once: while one is verified and made durable on the target, the next is already on the link.
@@ -100,8 +100,11 @@ impl Workplace {
             "planned"
         );
         let mut first_problem = self.say_what_is_missing(plan, report);
-        let replaces = |step: &Step| step.action == Action::Replace;
-        let sent = self.deliver(self.parcels(&plan.steps, replaces)).await;
+        let rule = |step: &Step| match step.action {
+            Action::Send => Rule::New,
+            Action::Replace => Rule::Replace,
+        };
+        let sent = self.deliver(self.parcels(&plan.steps, rule)).await;
         let sent = sent.into_iter().map(|(parcel, sent)| (parcel.package, parcel.size.bytes, sent));
         let linked = self.put_links(&plan.links).await;
         let linked = linked.into_iter().map(|(package, sent)| (package, 0, sent));
@@ -167,19 +170,19 @@ impl Workplace {
             }
         };
         let mut results: Vec<_> = plan.held.into_iter().map(|held| (held.package, sent_of(&held.hold))).collect();
-        let sent = self.deliver(self.parcels(&plan.steps, |_| true)).await;
+        let sent = self.deliver(self.parcels(&plan.steps, |_| Rule::Replace)).await;
         results.extend(sent.into_iter().map(|(parcel, sent)| (parcel.package, sent)));
         results.extend(self.put_links(&plan.links).await);
         results
     }
 
-    fn parcels(&self, steps: &[Step], replace: impl Fn(&Step) -> bool) -> Vec<Parcel> {
+    fn parcels(&self, steps: &[Step], rule: impl Fn(&Step) -> Rule) -> Vec<Parcel> {
         let parcel = |step: &Step| Parcel {
             package: step.package.clone(),
             path: self.source.path(&step.package),
             time: step.time,
             size: step.size,
-            replace: replace(step),
+            rule: rule(step),
         };
         steps.iter().map(parcel).collect()
     }
@@ -200,7 +203,7 @@ impl Workplace {
     }
 
     /// Delivers parcels in streams of bounded size, a few at once, and says what became of each.
-    async fn deliver(&self, parcels: Vec<Parcel>) -> Vec<(Parcel, Sent)> {
+    pub(crate) async fn deliver(&self, parcels: Vec<Parcel>) -> Vec<(Parcel, Sent)> {
         let mut size = Size::default();
         parcels.iter().for_each(|parcel| size += parcel.size);
         self.progress.expect(parcels.len() as u64, size);
@@ -276,7 +279,7 @@ fn problem(package: Option<PackageId>, text: String, retry: Backoff) -> Problem 
 }
 
 /// A target's error as a problem: the way there and its space are tried again sooner than what it refused.
-fn unreached(what: &str, error: TargetError) -> Problem {
+pub(crate) fn unreached(what: &str, error: TargetError) -> Problem {
     let retry = match error {
         TargetError::Link(_) | TargetError::Space(_) | TargetError::Operator(_) => Backoff::LINK,
         TargetError::Refused(_) => Backoff::PACKAGE,

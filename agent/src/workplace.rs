@@ -1,8 +1,10 @@
 //! What a worker needs to serve one target: its settings, the way there, the source, and where to tell how far it is.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use blat_config::{Home, Settings, Transport as Way};
+use tempfile::TempDir;
 
 use crate::progress::Progress;
 use crate::source::SourceArchive;
@@ -20,13 +22,28 @@ pub(crate) struct Workplace {
     pub(crate) target: Arc<dyn Target>,
     pub(crate) source: SourceArchive,
     pub(crate) progress: Arc<Progress>,
+    /// A visitor's own place for its connection, removed with it.
+    _visit: Option<Arc<TempDir>>,
 }
 
 impl Workplace {
     /// A workplace for these settings. Nothing is connected before it is used.
     pub(crate) fn new(home: &Home, settings: Settings) -> Self {
+        let directory = home.target_state_dir(&settings.name).join("ssh");
+        Self::connecting_in(home, settings, directory, None)
+    }
+
+    /// A workplace beside that of an agent which may be running: their connections must not take each other's place.
+    pub(crate) fn visiting(home: &Home, settings: Settings) -> std::io::Result<Self> {
+        let visit = tempfile::Builder::new().prefix("blat-ssh-").tempdir()?;
+        let directory = visit.path().to_owned();
+        Ok(Self::connecting_in(home, settings, directory, Some(Arc::new(visit))))
+    }
+
+    fn connecting_in(home: &Home, settings: Settings, directory: PathBuf, visit: Option<Arc<TempDir>>) -> Self {
         let source = SourceArchive::new(settings.source.clone(), settings.writable);
-        Self { target: target(home, &settings), source, progress: Arc::default(), settings: Arc::new(settings) }
+        let target = target(home, &settings, directory);
+        Self { target, source, progress: Arc::default(), settings: Arc::new(settings), _visit: visit }
     }
 
     /// The same under other settings. The connection is kept where they lead to the same place by the same way.
@@ -45,11 +62,11 @@ impl Workplace {
     }
 }
 
-fn target(home: &Home, settings: &Settings) -> Arc<dyn Target> {
+/// `directory` is where a connection may keep its socket.
+fn target(home: &Home, settings: &Settings, directory: PathBuf) -> Arc<dyn Target> {
     let transport = match &settings.transport {
         Way::Local => Transport::Local(Shell::new()),
         Way::Openssh(ssh) => {
-            let directory = home.target_state_dir(&settings.name).join("ssh");
             Transport::Openssh(Box::new(Link::new(ssh.clone(), directory, Handshakes::new(&home.state_dir()))))
         }
     };

@@ -108,6 +108,16 @@ Examples:
   blat plan perth --json | jq '[.steps[].bytes] | add'")]
     Plan(PlanArgs),
 
+    /// Have a target hash its packages again, and compare them with their manifests and the source.
+    ///
+    /// A sync compares times alone. This reads every byte on both sides, so it takes as long as that does. It works beside a
+    /// running master.
+    #[command(after_help = "\
+Examples:
+  blat verify perth
+  blat verify perth --repair            send again what is not as it should be")]
+    Verify(VerifyArgs),
+
     /// Print a target's log.
     #[command(after_help = "\
 Examples:
@@ -214,6 +224,18 @@ pub(crate) struct PlanArgs {
     /// As one JSON object.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// `blat verify`
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// Which target.
+    #[arg(value_name = "TARGET")]
+    pub(crate) target: TargetName,
+
+    /// Send again what is not as it should be; each package is exchanged for its successor in one step.
+    #[arg(long)]
+    pub(crate) repair: bool,
 }
 
 /// `blat logs`

@@ -18,6 +18,8 @@ use blat_domain::release::WantedSet;
 use blat_domain::text::printable;
 use walkdir::WalkDir;
 
+use crate::target::{Parcel, Rule};
+
 /// The file that makes a directory a package.
 pub(crate) const DESCPKG: &str = "descpkg";
 
@@ -60,6 +62,26 @@ impl SourceArchive {
     pub(crate) fn survey(&self, wanted: WantedSet, inventory: &Inventory) -> Followed {
         let now = SystemTime::now();
         follow(wanted, inventory, |package| self.look(package, inventory.packages.get(package).copied(), now))
+    }
+
+    /// A package to be sent in the place of one that is there already, or why it cannot be.
+    pub(crate) fn repair(&self, package: &PackageId) -> Result<Parcel, String> {
+        match self.look(package, None, SystemTime::now()) {
+            Source::Ready { time, size } => {
+                Ok(Parcel { package: package.clone(), path: self.path(package), time, size, rule: Rule::Repair })
+            }
+            Source::Link { to } => Err(format!("at the source it is a link to {to}")),
+            Source::Held(hold) => Err(hold.to_string()),
+        }
+    }
+
+    /// The digest of the manifest that a package would be sent with now; none where the source has not got it with the same time of
+    /// `descpkg`. Reads all of it.
+    pub(crate) fn digest(&self, package: &PackageId, time: i64) -> Option<Result<String, String>> {
+        match self.look(package, Some(time), SystemTime::now()) {
+            Source::Ready { time: here, .. } if here == time => Some(pack::digest(&self.path(package))),
+            Source::Ready { .. } | Source::Link { .. } | Source::Held(_) => None,
+        }
     }
 
     /// Where a package lives.

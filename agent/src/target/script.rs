@@ -15,7 +15,7 @@ use tokio::sync::Mutex;
 use super::answer::{Input, ask};
 use super::install::{Compression, ensure_installed, hex, shell_word};
 use super::transport::Transport;
-use super::{Delivery, Parcel, Target, TargetError};
+use super::{Delivery, Parcel, Target, TargetError, Verdict};
 use crate::progress::Progress;
 use crate::source::pack;
 
@@ -129,6 +129,15 @@ impl Target for ScriptTarget {
         Ok(with_silent_ones(deliveries, links.iter().map(|link| &link.package)))
     }
 
+    async fn verify(&self, packages: &[PackageId]) -> Result<Vec<(PackageId, Verdict)>, TargetError> {
+        self.facts().await?;
+        let lines: String = packages.iter().map(|package| format!("{} {}\n", package.name, package.version)).collect();
+        let mut verdicts = Vec::new();
+        let each = |line: &str| verdicts.extend(verdict(line));
+        self.run("get_plist", " --verify", Input::Bytes(lines.into_bytes()), each).await?;
+        Ok(verdicts)
+    }
+
     async fn store_list(&self, list: &str) -> Result<(), TargetError> {
         self.receive_file(blat_domain::package_list::FILE, list, |_| {}).await
     }
@@ -162,6 +171,21 @@ fn delivery(line: &str) -> Option<(PackageId, Delivery)> {
     PackageId::new(name, version).ok().map(|package| (package, what))
 }
 
+/// One line of what `get_plist --verify` says: `good NAME VERSION DIGEST`, `bad NAME VERSION WHY`, `unknown …` or `absent …`.
+fn verdict(line: &str) -> Option<(PackageId, Verdict)> {
+    let mut words = line.splitn(4, ' ');
+    let (word, name, version) = (words.next()?, words.next()?, words.next()?);
+    let rest = printable(words.next().unwrap_or_default());
+    let verdict = match word {
+        "good" => Verdict::Good(rest),
+        "bad" => Verdict::Bad(rest),
+        "unknown" => Verdict::Unknown(rest),
+        "absent" => Verdict::Absent,
+        _ => return None,
+    };
+    PackageId::new(name, version).ok().map(|package| (package, verdict))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -177,5 +201,14 @@ mod tests {
         assert_eq!(delivery("published ../x 1"), None);
         assert_eq!(delivery("exploded core 1"), None);
         assert_eq!(delivery(""), None);
+    }
+
+    #[test]
+    fn verdicts_are_read_and_nonsense_is_not() {
+        let package: PackageId = "core@1".parse().expect("a package");
+        assert_eq!(verdict("good core 1 ab"), Some((package.clone(), Verdict::Good("ab".into()))));
+        assert_eq!(verdict("bad core 1 bin/a: FAILED"), Some((package, Verdict::Bad("bin/a: FAILED".into()))));
+        assert_eq!(verdict("good ../x 1 ab"), None);
+        assert_eq!(verdict("fine core 1"), None);
     }
 }

@@ -18,11 +18,13 @@ mod stop;
 mod sync;
 mod tag;
 mod targets;
+mod verify;
 
 /// Commands that a later release brings.
-const LATER: [&str; 5] = ["enrol", "why", "history", "verify", "ssh"];
+const LATER: [&str; 4] = ["enrol", "why", "history", "ssh"];
 /// Commands there are, for the nearest one to a misspelt one; among equals, the one that is used more often.
-const COMMANDS: [&str; 10] = ["status", "tag", "sync", "logs", "plan", "check", "start", "stop", "restart", "init"];
+const COMMANDS: [&str; 11] =
+    ["status", "tag", "sync", "logs", "plan", "verify", "check", "start", "stop", "restart", "init"];
 
 /// Carries out what was asked.
 pub(crate) fn run(cli: &Cli) -> Outcome {
@@ -41,6 +43,7 @@ pub(crate) fn run(cli: &Cli) -> Outcome {
         Command::Sync(args) => sync::run(home, args),
         Command::Tag(args) => tag::run(&home()?, args),
         Command::Plan(args) => plan::run(&home()?, args),
+        Command::Verify(args) => verify::run(&home()?, args),
         Command::Logs(args) => logs::run(&home()?, args),
         Command::Detach { executable, serve } => Err(start::become_master(executable, serve)),
         Command::Other(words) => Err(other(words)),
