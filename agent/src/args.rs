@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use blat_domain::name::TargetName;
+use blat_domain::name::{PackageId, TargetName};
 use clap::{ArgGroup, Parser};
 
 /// Keeps one target's package archive filled.
@@ -10,7 +10,7 @@ use clap::{ArgGroup, Parser};
 /// The master (blatd) starts one agent for every config/TARGET.conf. By hand, --once does one sync in the foreground.
 #[derive(Debug, Parser)]
 #[command(name = "blat-agent", version, max_term_width = 100)]
-#[command(group = ArgGroup::new("mode").args(["once", "plan", "verify", "supervised", "create_database"]))]
+#[command(group = ArgGroup::new("mode").args(["once", "plan", "why", "verify", "supervised", "create_database"]))]
 pub(crate) struct Args {
     /// The home tree; else the current directory where it holds config/
     #[arg(long, value_name = "DIR", env = "BLAT_HOME")]
@@ -27,6 +27,10 @@ pub(crate) struct Args {
     /// Print as JSON what a sync would do, and change nothing
     #[arg(long)]
     pub(crate) plan: bool,
+
+    /// Print as JSON why a package is or is not on the target, and change nothing
+    #[arg(long, value_name = "NAME@VERSION")]
+    pub(crate) why: Option<PackageId>,
 
     /// Have the target hash its packages again, compare them with their manifests and with the source, and print what is wrong
     #[arg(long)]

@@ -5,6 +5,8 @@
 mod args;
 mod bars;
 mod daemon;
+mod history;
+mod outcome;
 mod progress;
 mod release;
 mod session;
@@ -21,7 +23,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use blat_config::{Home, Settings};
-use blat_domain::name::TargetName;
+use blat_domain::name::{PackageId, TargetName};
 use clap::Parser;
 
 use args::Args;
@@ -73,6 +75,9 @@ async fn run(args: Args) -> Result<(), Failure> {
     let home = Home::locate(args.home.as_deref()).context("cannot find the home tree")?;
     let target = args.target.context("--target is missing: say which target to serve")?;
     let settings = load(&home, &target)?;
+    if let Some(package) = &args.why {
+        return print_why(&home, settings, package).await;
+    }
     match (args.once, args.plan, args.verify) {
         (true, _, _) => once(&home, settings).await,
         (_, true, _) => print_plan(&home, settings).await,
@@ -123,6 +128,15 @@ async fn print_plan(home: &Home, settings: Settings) -> Result<(), Failure> {
     let workplace = visiting(home, settings)?;
     let prepared = workplace.prepare().await.map_err(|problem| anyhow!("cannot plan: {}", problem.text))?;
     println!("{}", serde_json::to_string(&prepared.plan).context("cannot write the plan")?);
+    Ok(())
+}
+
+/// Why a package is or is not there, as JSON on one line.
+async fn print_why(home: &Home, settings: Settings, package: &PackageId) -> Result<(), Failure> {
+    warn_on_stderr();
+    let workplace = visiting(home, settings)?;
+    let why = workplace.why(package).await.map_err(|problem| anyhow!("cannot tell why: {}", problem.text))?;
+    println!("{}", serde_json::to_string(&why).context("cannot write the answer")?);
     Ok(())
 }
 

@@ -2,22 +2,24 @@
 //!
 //! A full sync and a tag are the same path: look, decide, deliver. Nothing here decides what should be done.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use blat_domain::inventory::Inventory;
 use blat_domain::links::Followed;
 use blat_domain::name::PackageId;
 use blat_domain::package_list;
 use blat_domain::plan::{Action, Hold, Link, Plan, Size, Step, plan};
-use blat_domain::release::{Reason, WantedSet};
+use blat_domain::release::{NameFilter, Reason, Selection, WantedSet};
 use blat_domain::retry::Backoff;
 use blat_domain::status::{SyncReport, SyncResult};
+use blat_domain::why::{Why, why};
 use futures_util::StreamExt;
 use jiff::Timestamp;
 
+use crate::outcome::Dropped;
 use crate::release;
 use crate::session::{Problem, Sent};
-use crate::target::{Delivery, Parcel, Rule, TargetError};
+use crate::target::{Parcel, Rule, TargetError};
 use crate::workplace::Workplace;
 
 /// Streams under way at once: while one is verified and made durable on the target, the next is already on the link.
@@ -27,10 +29,11 @@ const STREAM_BYTES: u64 = 64 << 20;
 /// And at this many files, directories and links.
 const STREAM_ENTRIES: u64 = 8_000;
 
-/// A plan, and the wanted set it was made from.
+/// A plan, and what it was made from.
 pub(crate) struct Prepared {
     pub(crate) plan: Plan,
     wanted: WantedSet,
+    inventory: Inventory,
 }
 
 impl Workplace {
@@ -56,10 +59,19 @@ impl Workplace {
             source.check(!resolution.wanted.is_empty()).map_err(|error| error.to_string())?;
             let Followed { wanted, survey } = source.survey(resolution.wanted, &inventory);
             let plan = plan(&wanted, &inventory, &survey, resolution.unknown);
-            Ok(Prepared { plan, wanted })
+            Ok(Prepared { plan, wanted, inventory })
         });
         let surveyed = surveying.await.unwrap_or_else(|error| Err(format!("looking at the source failed: {error}")));
         surveyed.map_err(|why: String| problem(None, why, Backoff::PACKAGE))
+    }
+
+    /// Why a package is, or is not, on the target. Changes nothing.
+    pub(crate) async fn why(&self, package: &PackageId) -> Result<Why, Problem> {
+        let Prepared { plan, wanted, inventory } = self.prepare().await?;
+        let unnarrowed = Selection { filter: NameFilter::default(), ..self.settings.selection.clone() };
+        let resolution = release::wanted(self.settings.release_manager.as_ref(), &unnarrowed).await;
+        let resolution = resolution.map_err(|error| problem(None, error.to_string(), Backoff::PACKAGE))?;
+        Ok(why(package, &plan, &wanted, &resolution.wanted, &inventory))
     }
 
     /// One full sync, from the look to the PackageList.
@@ -86,7 +98,7 @@ impl Workplace {
     }
 
     async fn execute(&self, prepared: &Prepared, report: &mut SyncReport) -> Option<Problem> {
-        let Prepared { plan, wanted } = prepared;
+        let Prepared { plan, wanted, inventory: _ } = prepared;
         (report.wanted, report.present) = (plan.wanted, plan.present);
         let size = plan.size();
         tracing::debug!(
@@ -106,7 +118,7 @@ impl Workplace {
         };
         let sent = self.deliver(self.parcels(&plan.steps, rule)).await;
         let sent = sent.into_iter().map(|(parcel, sent)| (parcel.package, parcel.size.bytes, sent));
-        let linked = self.put_links(&plan.links).await;
+        let linked = self.put_links(&plan.links, &Dropped::new()).await;
         let linked = linked.into_iter().map(|(package, sent)| (package, 0, sent));
         for (package, bytes, sent) in sent.chain(linked) {
             match sent {
@@ -153,7 +165,7 @@ impl Workplace {
 
     /// Sends packages because tags ask for them, with what they address where they are links. Nobody has listed the target, which
     /// says itself what it has already.
-    pub(crate) async fn send_tagged(&self, packages: BTreeSet<PackageId>) -> Vec<(PackageId, Sent)> {
+    pub(crate) async fn send_tagged(&self, packages: BTreeSet<PackageId>, dropped: &Dropped) -> Vec<(PackageId, Sent)> {
         let source = self.source.clone();
         let looking = tokio::task::spawn_blocking(move || {
             let wanted = packages.into_iter().map(|package| (package, [Reason::Tag].into())).collect();
@@ -170,9 +182,11 @@ impl Workplace {
             }
         };
         let mut results: Vec<_> = plan.held.into_iter().map(|held| (held.package, sent_of(&held.hold))).collect();
-        let sent = self.deliver(self.parcels(&plan.steps, |_| Rule::Replace)).await;
+        let mut parcels = self.parcels(&plan.steps, |_| Rule::Replace);
+        parcels.iter_mut().for_each(|parcel| parcel.tagged = dropped.get(&parcel.package).copied());
+        let sent = self.deliver(parcels).await;
         results.extend(sent.into_iter().map(|(parcel, sent)| (parcel.package, sent)));
-        results.extend(self.put_links(&plan.links).await);
+        results.extend(self.put_links(&plan.links, dropped).await);
         results
     }
 
@@ -183,12 +197,13 @@ impl Workplace {
             time: step.time,
             size: step.size,
             rule: rule(step),
+            tagged: None,
         };
         steps.iter().map(parcel).collect()
     }
 
     /// Puts links, in their order, and says what became of each.
-    async fn put_links(&self, links: &[Link]) -> Vec<(PackageId, Sent)> {
+    async fn put_links(&self, links: &[Link], dropped: &Dropped) -> Vec<(PackageId, Sent)> {
         if links.is_empty() {
             return Vec::new();
         }
@@ -199,7 +214,7 @@ impl Workplace {
                 return links.iter().map(|link| (link.package.clone(), failed.clone())).collect();
             }
         };
-        deliveries.into_iter().map(|(package, delivery)| (package.clone(), self.note(&package, 0, delivery))).collect()
+        self.settle_links(links, deliveries, dropped)
     }
 
     /// Delivers parcels in streams of bounded size, a few at once, and says what became of each.
@@ -234,32 +249,6 @@ impl Workplace {
             }
         }
         done
-    }
-
-    fn settle(&self, parcels: Vec<Parcel>, deliveries: Vec<(PackageId, Delivery)>) -> Vec<(Parcel, Sent)> {
-        let mut deliveries: BTreeMap<PackageId, Delivery> = deliveries.into_iter().collect();
-        let mut settled = Vec::with_capacity(parcels.len());
-        for parcel in parcels {
-            let Some(delivery) = deliveries.remove(&parcel.package) else { continue };
-            let sent = self.note(&parcel.package, parcel.size.bytes, delivery);
-            settled.push((parcel, sent));
-        }
-        settled
-    }
-
-    /// Logs what became of one package or link.
-    fn note(&self, package: &PackageId, bytes: u64, delivery: Delivery) -> Sent {
-        match delivery {
-            Delivery::Published => tracing::info!(%package, bytes, "published"),
-            Delivery::Replaced => tracing::info!(%package, bytes, "replaced: its descpkg time differed"),
-            Delivery::Linked => tracing::info!(%package, "linked"),
-            Delivery::Already => tracing::debug!(%package, "already there"),
-            Delivery::Failed(why) => {
-                tracing::warn!(target_name = %self.settings.name, %package, "not sent: {why}");
-                return Sent::Failed(problem(Some(package.clone()), why, Backoff::PACKAGE));
-            }
-        }
-        Sent::Done
     }
 }
 

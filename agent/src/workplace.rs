@@ -6,6 +6,7 @@ use std::sync::Arc;
 use blat_config::{Home, Settings, Transport as Way};
 use tempfile::TempDir;
 
+use crate::history::History;
 use crate::progress::Progress;
 use crate::source::SourceArchive;
 use crate::target::Target;
@@ -22,6 +23,7 @@ pub(crate) struct Workplace {
     pub(crate) target: Arc<dyn Target>,
     pub(crate) source: SourceArchive,
     pub(crate) progress: Arc<Progress>,
+    pub(crate) history: History,
     /// A visitor's own place for its connection, removed with it.
     _visit: Option<Arc<TempDir>>,
 }
@@ -43,7 +45,8 @@ impl Workplace {
     fn connecting_in(home: &Home, settings: Settings, directory: PathBuf, visit: Option<Arc<TempDir>>) -> Self {
         let source = SourceArchive::new(settings.source.clone(), settings.writable);
         let target = target(home, &settings, directory);
-        Self { target, source, progress: Arc::default(), settings: Arc::new(settings), _visit: visit }
+        let history = History::new(home, &settings.name);
+        Self { target, source, progress: Arc::default(), history, settings: Arc::new(settings), _visit: visit }
     }
 
     /// The same under other settings. The connection is kept where they lead to the same place by the same way.

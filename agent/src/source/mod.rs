@@ -67,9 +67,14 @@ impl SourceArchive {
     /// A package to be sent in the place of one that is there already, or why it cannot be.
     pub(crate) fn repair(&self, package: &PackageId) -> Result<Parcel, String> {
         match self.look(package, None, SystemTime::now()) {
-            Source::Ready { time, size } => {
-                Ok(Parcel { package: package.clone(), path: self.path(package), time, size, rule: Rule::Repair })
-            }
+            Source::Ready { time, size } => Ok(Parcel {
+                package: package.clone(),
+                path: self.path(package),
+                time,
+                size,
+                rule: Rule::Repair,
+                tagged: None,
+            }),
             Source::Link { to } => Err(format!("at the source it is a link to {to}")),
             Source::Held(hold) => Err(hold.to_string()),
         }

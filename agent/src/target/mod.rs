@@ -14,6 +14,7 @@ use async_trait::async_trait;
 use blat_domain::inventory::Inventory;
 use blat_domain::name::PackageId;
 use blat_domain::plan::{Link, Size};
+use jiff::Timestamp;
 
 use crate::progress::Progress;
 
@@ -30,6 +31,8 @@ pub(crate) struct Parcel {
     pub(crate) size: Size,
     /// What to do with a version that is there already.
     pub(crate) rule: Rule,
+    /// When the tag that asks for it was dropped, where one does.
+    pub(crate) tagged: Option<Timestamp>,
 }
 
 /// What a parcel may do to a version in its place.

@@ -9,6 +9,7 @@ use crate::args::{Cli, Command};
 use crate::failure::{Failure, Outcome};
 
 mod check;
+mod history;
 mod init;
 mod logs;
 mod plan;
@@ -19,12 +20,13 @@ mod sync;
 mod tag;
 mod targets;
 mod verify;
+mod why;
 
 /// Commands that a later release brings.
-const LATER: [&str; 4] = ["enrol", "why", "history", "ssh"];
+const LATER: [&str; 2] = ["enrol", "ssh"];
 /// Commands there are, for the nearest one to a misspelt one; among equals, the one that is used more often.
-const COMMANDS: [&str; 11] =
-    ["status", "tag", "sync", "logs", "plan", "verify", "check", "start", "stop", "restart", "init"];
+const COMMANDS: [&str; 13] =
+    ["status", "tag", "sync", "logs", "plan", "why", "history", "verify", "check", "start", "stop", "restart", "init"];
 
 /// Carries out what was asked.
 pub(crate) fn run(cli: &Cli) -> Outcome {
@@ -44,6 +46,8 @@ pub(crate) fn run(cli: &Cli) -> Outcome {
         Command::Tag(args) => tag::run(&home()?, args),
         Command::Plan(args) => plan::run(&home()?, args),
         Command::Verify(args) => verify::run(&home()?, args),
+        Command::Why(args) => why::run(&home()?, args),
+        Command::History(args) => history::run(&home()?, args),
         Command::Logs(args) => logs::run(&home()?, args),
         Command::Detach { executable, serve } => Err(start::become_master(executable, serve)),
         Command::Other(words) => Err(other(words)),
