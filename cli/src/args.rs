@@ -110,9 +110,9 @@ Examples:
   blat plan perth --json | jq '[.steps[].bytes] | add'")]
     Plan(PlanArgs),
 
-    /// Have a target hash its packages again, and compare them with their manifests and the source.
+    /// Have a target hash its packages again, and say what is not as it should be.
     ///
-    /// A sync compares times alone. This reads every byte on both sides, so it takes as long as that does. It works beside a
+    /// They are compared with the manifests that came with them, and with the source. A sync compares times alone. This reads every byte on both sides, so it takes as long as that does. It works beside a
     /// running master.
     #[command(after_help = "\
 Examples:
@@ -120,16 +120,16 @@ Examples:
   blat verify perth --repair            send again what is not as it should be")]
     Verify(VerifyArgs),
 
-    /// Explain why a package is or is not on a target: what wants it, what a sync would do, what was done.
+    /// Explain why a package is or is not on a target.
     ///
-    /// Asks Release Manager, the source and the targets, as `blat plan` does.
+    /// Says what wants it, what the next sync does about it, and what was done to it last. Asks Release Manager, the source and the targets, as `blat plan` does.
     #[command(after_help = "\
 Examples:
   blat why core_devl 2.1.0.cr
   blat why tools 1.3.0 --target perth")]
     Why(WhyArgs),
 
-    /// Show what was sent, replaced, linked and deleted, when, and how long after its tag.
+    /// Show what was sent and deleted, when, and how long after its tag.
     #[command(after_help = "\
 Examples:
   blat history --since 1d

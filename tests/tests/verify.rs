@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::path::Path;
 
 use blat_tests::{Lab, tree};
 
@@ -18,7 +18,7 @@ fn synced(name: &str) -> Lab {
 }
 
 /// Changes a file on the target as its owner could.
-fn spoil(lab: &Lab, path: &PathBuf) {
+fn spoil(lab: &Lab, path: &Path) {
     let text = path.to_str().expect("text");
     lab.as_target_user(&["chmod", "u+w", text]).expect_success();
     lab.as_target_user(&["sh", "-c", "echo spoilt >\"$0\"", text]).expect_success();
