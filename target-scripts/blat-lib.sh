@@ -259,6 +259,19 @@ to_trash() {
     rename "$1" "$house/trash/$stage_id/$2"
 }
 
+# ---- digests
+
+# odd_digests_agree: for the lines of `$manifest` whose names are escaped as coreutils does it, which not every sha256sum knows. The
+# package is the working directory.
+odd_digests_agree() {
+    grep -v '^[\\]' "$manifest" | sha256sum -c - || return 1
+    grep '^[\\]' "$manifest" | while read -r line; do
+        line=${line#?}
+        path=$(printf '%b.' "${line#*  }")
+        sum=$(sha256sum <"./${path%.}") && [ "${sum%% *}" = "${line%%  *}" ] || exit 1
+    done
+}
+
 # ---- what others left behind
 
 # clear_away ID: removes the stage ID, its trash and its hidden directories; its lock has to be ours. The stage's own batch says where

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use blat_domain::name::TargetName;
+use blat_domain::name::{PackageId, TargetName};
 use clap::{ArgGroup, Parser};
 
 /// Keeps one target's package archive filled.
@@ -11,7 +11,8 @@ use clap::{ArgGroup, Parser};
 /// The master (blatd) starts one agent for every config/TARGET.conf. By hand, --once does one sync in the foreground.
 #[derive(Debug, Parser)]
 #[command(name = "blat-agent", version, max_term_width = 100)]
-#[command(group = ArgGroup::new("mode").args(["once", "plan", "supervised", "create_database", "enrol", "check", "shell"]))]
+#[command(group = ArgGroup::new("mode")
+    .args(["once", "plan", "why", "verify", "supervised", "create_database", "enrol", "check", "shell"]))]
 pub(crate) struct Args {
     /// The home tree; else the current directory where it holds config/
     #[arg(long, value_name = "DIR", env = "BLAT_HOME")]
@@ -28,6 +29,18 @@ pub(crate) struct Args {
     /// Print as JSON what a sync would do, and change nothing
     #[arg(long)]
     pub(crate) plan: bool,
+
+    /// Print as JSON why a package is or is not on the target, and change nothing
+    #[arg(long, value_name = "NAME@VERSION")]
+    pub(crate) why: Option<PackageId>,
+
+    /// Have the target hash its packages again, compare them with their manifests and with the source, and print what is wrong
+    #[arg(long)]
+    pub(crate) verify: bool,
+
+    /// With --verify: send what is wrong again
+    #[arg(long, requires = "verify")]
+    pub(crate) repair: bool,
 
     /// Run for a master: orders come on standard input, events go to standard output, end of input means that the master is gone
     #[arg(long)]

@@ -7,6 +7,8 @@ mod bars;
 mod check;
 mod daemon;
 mod enrol;
+mod history;
+mod outcome;
 mod progress;
 mod release;
 mod session;
@@ -15,6 +17,7 @@ mod source;
 mod sync;
 mod tags;
 mod target;
+mod verify;
 mod watching;
 mod workplace;
 
@@ -23,7 +26,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use blat_config::{Home, Settings};
-use blat_domain::name::TargetName;
+use blat_domain::name::{PackageId, TargetName};
 use clap::Parser;
 
 use args::Args;
@@ -85,13 +88,14 @@ async fn run(args: Args) -> Result<(), Failure> {
     if args.shell {
         return Ok(shell::become_ssh(&settings, &args.command).map(|never| match never {})?);
     }
-    if args.once || args.plan {
-        warn_on_stderr();
+    if let Some(package) = &args.why {
+        return print_why(&home, settings, package).await;
     }
-    match (args.once, args.plan) {
-        (true, _) => once(&home, settings).await,
-        (_, true) => print_plan(&home, settings).await,
-        (false, false) => daemon::run(home, settings, args.supervised).await,
+    match (args.once, args.plan, args.verify) {
+        (true, _, _) => once(&home, settings).await,
+        (_, true, _) => print_plan(&home, settings).await,
+        (_, _, true) => verify(&home, settings, args.repair).await,
+        (false, false, false) => daemon::run(home, settings, args.supervised).await,
     }
 }
 
@@ -111,6 +115,7 @@ fn load(home: &Home, target: &TargetName) -> Result<Settings, Failure> {
 
 /// One sync in the foreground.
 async fn once(home: &Home, settings: Settings) -> Result<(), Failure> {
+    warn_on_stderr();
     let _lock = daemon::lock(home, &settings.name)?;
     let workplace = Workplace::new(home, settings);
     let bars = bars::Bars::new(workplace.progress.clone());
@@ -138,10 +143,38 @@ async fn print_findings(home: &Home, settings: &Settings) -> Result<(), Failure>
     Err(anyhow!("{name}: {} to be mended before packages can be sent", found.wrong.len()).into())
 }
 
+/// A workplace that leaves a running agent's connection alone.
+fn visiting(home: &Home, settings: Settings) -> Result<Workplace, Failure> {
+    Ok(Workplace::visiting(home, settings).context("cannot make a temporary directory for the connection")?)
+}
+
 /// What a sync would do, as JSON on one line.
 async fn print_plan(home: &Home, settings: Settings) -> Result<(), Failure> {
-    let workplace = Workplace::visiting(home, settings).context("cannot make a directory for the control socket")?;
+    warn_on_stderr();
+    let workplace = visiting(home, settings)?;
     let prepared = workplace.prepare().await.map_err(|problem| anyhow!("cannot plan: {}", problem.text))?;
     println!("{}", serde_json::to_string(&prepared.plan).context("cannot write the plan")?);
+    Ok(())
+}
+
+/// Why a package is or is not there, as JSON on one line.
+async fn print_why(home: &Home, settings: Settings, package: &PackageId) -> Result<(), Failure> {
+    warn_on_stderr();
+    let workplace = visiting(home, settings)?;
+    let why = workplace.why(package).await.map_err(|problem| anyhow!("cannot tell why: {}", problem.text))?;
+    println!("{}", serde_json::to_string(&why).context("cannot write the answer")?);
+    Ok(())
+}
+
+/// Looks at every byte on the target. Takes no lock: the target's own locks keep a repair and a running agent apart.
+async fn verify(home: &Home, settings: Settings, repair: bool) -> Result<(), Failure> {
+    let workplace = visiting(home, settings)?;
+    let tally = workplace.verify(repair).await.map_err(|problem| anyhow!("cannot verify: {}", problem.text))?;
+    println!("{tally}");
+    if tally.wrong > 0 {
+        let hint = if repair { "" } else { "; `blat verify --repair` sends them again" };
+        let wrong = tally.wrong;
+        return Err(anyhow!("{}: {wrong} packages are not as they should be{hint}", workplace.settings.name).into());
+    }
     Ok(())
 }

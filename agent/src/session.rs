@@ -287,6 +287,11 @@ impl Session {
         self.tags.len() as u64
     }
 
+    /// How long ago the oldest tag was dropped that asks for this package.
+    pub(crate) fn asked_for_since(&self, package: &PackageId, now: Moment) -> Option<Duration> {
+        self.tags.values().filter(|tag| tag.left.contains(package)).map(|tag| tag.age(now)).max()
+    }
+
     /// Whether this very tag has been read already.
     pub(crate) fn knows(&self, name: &std::ffi::OsStr, stamp: TagStamp) -> bool {
         self.tags.get(name).is_some_and(|known| known.stamp == stamp)

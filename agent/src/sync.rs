@@ -2,21 +2,25 @@
 //!
 //! A full sync and a tag are the same path: look, decide, deliver. Nothing here decides what should be done.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use blat_domain::inventory::Inventory;
+use blat_domain::links::Followed;
 use blat_domain::name::PackageId;
 use blat_domain::package_list;
-use blat_domain::plan::{Hold, Plan, Size, plan};
+use blat_domain::plan::{Action, Hold, Link, Plan, Size, Step, plan};
+use blat_domain::release::{NameFilter, Reason, Selection, WantedSet};
 use blat_domain::retry::Backoff;
 use blat_domain::room::Room;
 use blat_domain::status::{SyncReport, SyncResult};
+use blat_domain::why::{Why, why};
 use futures_util::StreamExt;
 use jiff::Timestamp;
 
+use crate::outcome::Dropped;
 use crate::release::Answer;
 use crate::session::{Problem, Sent};
-use crate::target::{Delivery, Parcel, TargetError};
+use crate::target::{Parcel, Rule, TargetError};
 use crate::workplace::Workplace;
 
 /// Streams under way at once: while one is verified and made durable on the target, the next is already on the link.
@@ -26,10 +30,13 @@ const STREAM_BYTES: u64 = 64 << 20;
 /// And at this many files, directories and links.
 const STREAM_ENTRIES: u64 = 8_000;
 
-/// A plan, and the answer of Release Manager that it was made from.
+/// A plan, and what it was made from.
 pub(crate) struct Prepared {
     pub(crate) plan: Plan,
     answer: Answer,
+    /// What the answer wants, with all that its links address.
+    wanted: WantedSet,
+    inventory: Inventory,
 }
 
 impl Workplace {
@@ -54,14 +61,23 @@ impl Workplace {
         let surveying = tokio::task::spawn_blocking(move || {
             let resolution = &answer.resolution;
             source.check(!resolution.wanted.is_empty()).map_err(|error| error.to_string())?;
-            let survey = source.survey(resolution.wanted.keys(), &inventory);
-            let mut plan = plan(&resolution.wanted, &inventory, &survey, resolution.unknown.clone());
+            let Followed { wanted, survey } = source.survey(resolution.wanted.clone(), &inventory);
+            let mut plan = plan(&wanted, &inventory, &survey, resolution.unknown.clone());
             plan.snapshot = resolution.snapshot;
             plan.fit(Room { disk: inventory.free, archive: source.left_below(max_size, &inventory) });
-            Ok(Prepared { plan, answer })
+            Ok(Prepared { plan, answer, wanted, inventory })
         });
         let surveyed = surveying.await.unwrap_or_else(|error| Err(format!("looking at the source failed: {error}")));
         surveyed.map_err(|why: String| problem(None, why, Backoff::PACKAGE))
+    }
+
+    /// Why a package is, or is not, on the target. Changes nothing.
+    pub(crate) async fn why(&self, package: &PackageId) -> Result<Why, Problem> {
+        let Prepared { plan, wanted, inventory, answer: _ } = self.prepare().await?;
+        let unnarrowed = Selection { filter: NameFilter::default(), ..self.settings.selection.clone() };
+        let resolution = self.desk.ask(self.settings.release_manager.as_ref(), &unnarrowed).await;
+        let resolution = resolution.map_err(|error| problem(None, error.to_string(), Backoff::PACKAGE))?;
+        Ok(why(package, &plan, &wanted, &resolution.resolution.wanted, &inventory))
     }
 
     /// One full sync, from the look to the PackageList.
@@ -91,48 +107,46 @@ impl Workplace {
     }
 
     async fn execute(&self, prepared: &Prepared, report: &mut SyncReport) -> Option<Problem> {
-        let Prepared { plan, answer } = prepared;
+        let Prepared { plan, answer: _, wanted, inventory: _ } = prepared;
         (report.wanted, report.present) = (plan.wanted, plan.present);
         let size = plan.size();
         tracing::debug!(
             wanted = plan.wanted,
             present = plan.present,
             to_send = plan.steps.len(),
+            to_link = plan.links.len(),
             bytes = size.bytes,
             held = plan.held.len(),
             excess = plan.excess.len(),
             "planned"
         );
         let mut first_problem = self.say_what_is_missing(plan, report);
-        let parcels: Vec<Parcel> = plan
-            .steps
-            .iter()
-            .map(|step| Parcel {
-                package: step.package.clone(),
-                path: self.source.path(&step.package),
-                time: step.time,
-                size: step.size,
-                replace: step.action == blat_domain::plan::Action::Replace,
-            })
-            .collect();
-        for (parcel, sent) in self.deliver(parcels).await {
+        let rule = |step: &Step| match step.action {
+            Action::Send => Rule::New,
+            Action::Replace => Rule::Replace,
+        };
+        let sent = self.deliver(self.parcels(&plan.steps, rule)).await;
+        let sent = sent.into_iter().map(|(parcel, sent)| (parcel.package, parcel.size.bytes, sent));
+        let linked = self.put_links(&plan.links, &Dropped::new()).await;
+        let linked = linked.into_iter().map(|(package, sent)| (package, 0, sent));
+        for (package, bytes, sent) in sent.chain(linked) {
             match sent {
                 Sent::Done => {
                     (report.sent, report.present) = (report.sent + 1, report.present + 1);
-                    report.bytes += parcel.size.bytes;
+                    report.bytes += bytes;
                 }
                 Sent::Waiting(text) | Sent::Hopeless(text) => {
                     report.failed += 1;
-                    first_problem.get_or_insert(problem(Some(parcel.package), text, Backoff::PACKAGE));
+                    first_problem.get_or_insert(problem(Some(package), text, Backoff::PACKAGE));
                 }
                 Sent::Failed(failed) => {
                     report.failed += 1;
-                    first_problem.get_or_insert(Problem { package: failed.package.or(Some(parcel.package)), ..failed });
+                    first_problem.get_or_insert(Problem { package: failed.package.or(Some(package)), ..failed });
                 }
             }
         }
         if first_problem.is_none() && plan.is_complete() {
-            let list = package_list::render(answer.resolution.wanted.keys());
+            let list = package_list::render(wanted.keys());
             let stored = self.target.store_list(&list).await;
             first_problem = stored.err().map(|error| unreached("cannot store the PackageList", error));
         }
@@ -158,10 +172,10 @@ impl Workplace {
         first
     }
 
-    /// Sends packages because tags ask for them.
-    pub(crate) async fn send_tagged(&self, packages: BTreeSet<PackageId>) -> Vec<(PackageId, Sent)> {
+    /// Sends packages because tags ask for them, with what they address where they are links. Only a limit on the archive makes it
+    /// necessary to list the target; else it says itself what it has already, and the disk's space is asked for with every stream.
+    pub(crate) async fn send_tagged(&self, packages: BTreeSet<PackageId>, dropped: &Dropped) -> Vec<(PackageId, Sent)> {
         let (source, max_size) = (self.source.clone(), self.settings.max_size);
-        // Only a limit makes it necessary to know what is there; the disk's space is asked for with every stream.
         let inventory = if max_size == 0 { Ok(Inventory::default()) } else { self.target.inventory().await };
         let inventory = match inventory {
             Ok(inventory) => inventory,
@@ -171,17 +185,13 @@ impl Workplace {
             }
         };
         let looking = tokio::task::spawn_blocking(move || {
-            let mut room = Room { disk: None, archive: source.left_below(max_size, &inventory) };
-            let fits = |parcel: Parcel, room: &mut Room| match inventory.packages.get(&parcel.package) {
-                Some(time) if *time == parcel.time => Ok(parcel),
-                Some(_) | None => room.take(parcel.size).map(|()| parcel),
-            };
-            let looked = packages
-                .into_iter()
-                .map(|package| (source.parcel(&package, true).and_then(|parcel| fits(parcel, &mut room)), package));
-            looked.collect::<Vec<_>>()
+            let wanted = packages.iter().map(|package| (package.clone(), [Reason::Tag].into())).collect();
+            let Followed { wanted, survey } = source.survey(wanted, &inventory);
+            let mut plan = plan(&wanted, &inventory, &survey, Vec::new());
+            plan.fit(Room { disk: None, archive: source.left_below(max_size, &inventory) });
+            (packages, plan)
         });
-        let looked = match looking.await {
+        let (packages, plan) = match looking.await {
             Ok(looked) => looked,
             Err(error) => {
                 // A panic while looking: the tags stay and are tried again, the log says what to report.
@@ -189,20 +199,47 @@ impl Workplace {
                 return Vec::new();
             }
         };
-        let mut results = Vec::new();
-        let mut parcels = Vec::new();
-        for (parcel, package) in looked {
-            match parcel {
-                Ok(parcel) => parcels.push(parcel),
-                Err(hold) => results.push((package, held(&hold))),
-            }
-        }
-        results.extend(self.deliver(parcels).await.into_iter().map(|(parcel, sent)| (parcel.package, sent)));
+        let mut results: Vec<_> = plan.held.iter().map(|held| (held.package.clone(), sent_of(&held.hold))).collect();
+        let mut parcels = self.parcels(&plan.steps, |_| Rule::Replace);
+        parcels.iter_mut().for_each(|parcel| parcel.tagged = dropped.get(&parcel.package).copied());
+        let sent = self.deliver(parcels).await;
+        results.extend(sent.into_iter().map(|(parcel, sent)| (parcel.package, sent)));
+        results.extend(self.put_links(&plan.links, dropped).await);
+        // What a listing showed to be there already needs nothing.
+        let dealt_with: BTreeSet<PackageId> = results.iter().map(|(package, _)| package.clone()).collect();
+        results.extend(packages.difference(&dealt_with).map(|package| (package.clone(), Sent::Done)));
         results
     }
 
+    fn parcels(&self, steps: &[Step], rule: impl Fn(&Step) -> Rule) -> Vec<Parcel> {
+        let parcel = |step: &Step| Parcel {
+            package: step.package.clone(),
+            path: self.source.path(&step.package),
+            time: step.time,
+            size: step.size,
+            rule: rule(step),
+            tagged: None,
+        };
+        steps.iter().map(parcel).collect()
+    }
+
+    /// Puts links, in their order, and says what became of each.
+    async fn put_links(&self, links: &[Link], dropped: &Dropped) -> Vec<(PackageId, Sent)> {
+        if links.is_empty() {
+            return Vec::new();
+        }
+        let deliveries = match self.target.link(links).await {
+            Ok(deliveries) => deliveries,
+            Err(error) => {
+                let failed = Sent::Failed(unreached("cannot put links", error));
+                return links.iter().map(|link| (link.package.clone(), failed.clone())).collect();
+            }
+        };
+        self.settle_links(links, deliveries, dropped)
+    }
+
     /// Delivers parcels in streams of bounded size, a few at once, and says what became of each.
-    async fn deliver(&self, parcels: Vec<Parcel>) -> Vec<(Parcel, Sent)> {
+    pub(crate) async fn deliver(&self, parcels: Vec<Parcel>) -> Vec<(Parcel, Sent)> {
         let mut size = Size::default();
         parcels.iter().for_each(|parcel| size += parcel.size);
         self.progress.expect(parcels.len() as u64, size);
@@ -234,52 +271,28 @@ impl Workplace {
         }
         done
     }
-
-    fn settle(&self, parcels: Vec<Parcel>, deliveries: Vec<(PackageId, Delivery)>) -> Vec<(Parcel, Sent)> {
-        let mut deliveries: BTreeMap<PackageId, Delivery> = deliveries.into_iter().collect();
-        let mut settled = Vec::with_capacity(parcels.len());
-        for parcel in parcels {
-            let Some(delivery) = deliveries.remove(&parcel.package) else { continue };
-            let (package, bytes) = (&parcel.package, parcel.size.bytes);
-            let sent = match delivery {
-                Delivery::Published => {
-                    tracing::info!(%package, bytes, "published");
-                    Sent::Done
-                }
-                Delivery::Replaced => {
-                    tracing::info!(%package, bytes, "replaced: its descpkg time differed");
-                    Sent::Done
-                }
-                Delivery::Already => {
-                    tracing::debug!(%package, "already there");
-                    Sent::Done
-                }
-                Delivery::Failed(why) => {
-                    tracing::warn!(target_name = %self.settings.name, %package, "not sent: {why}");
-                    Sent::Failed(problem(Some(package.clone()), why, Backoff::PACKAGE))
-                }
-            };
-            settled.push((parcel, sent));
-        }
-        settled
-    }
 }
 
 /// How soon it makes sense to look again whether a package can be sent: space may appear at any time.
 fn patience(hold: &Hold) -> Backoff {
     match hold {
         Hold::NoRoom { .. } => Backoff::LINK,
-        Hold::Missing | Hold::Incomplete | Hold::Writable { .. } | Hold::Linked { .. } | Hold::Unusable { .. } => {
-            Backoff::PACKAGE
-        }
+        Hold::Missing
+        | Hold::Incomplete
+        | Hold::Writable { .. }
+        | Hold::BadLink { .. }
+        | Hold::Unaddressed { .. }
+        | Hold::Unusable { .. } => Backoff::PACKAGE,
     }
 }
 
 /// What a hold means for a tag.
-fn held(hold: &Hold) -> Sent {
+fn sent_of(hold: &Hold) -> Sent {
     match hold {
-        Hold::Missing | Hold::Incomplete | Hold::Writable { .. } => Sent::Waiting(hold.to_string()),
-        Hold::Linked { .. } => Sent::Hopeless(hold.to_string()),
+        Hold::Missing | Hold::Incomplete | Hold::Writable { .. } | Hold::Unaddressed { .. } => {
+            Sent::Waiting(hold.to_string())
+        }
+        Hold::BadLink { .. } => Sent::Hopeless(hold.to_string()),
         Hold::NoRoom { .. } | Hold::Unusable { .. } => Sent::Failed(problem(None, hold.to_string(), patience(hold))),
     }
 }
@@ -289,7 +302,7 @@ fn problem(package: Option<PackageId>, text: String, retry: Backoff) -> Problem 
 }
 
 /// A target's error as a problem: the way there and its space are tried again sooner than what it refused.
-fn unreached(what: &str, error: TargetError) -> Problem {
+pub(crate) fn unreached(what: &str, error: TargetError) -> Problem {
     let retry = match error {
         TargetError::Link(_) | TargetError::Space(_) | TargetError::Operator(_) => Backoff::LINK,
         TargetError::Refused(_) => Backoff::PACKAGE,

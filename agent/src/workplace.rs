@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use blat_config::{Home, Settings, Transport as Way};
 
+use crate::history::History;
 use crate::progress::Progress;
 use crate::release::Desk;
 use crate::source::SourceArchive;
@@ -23,6 +24,7 @@ pub(crate) struct Workplace {
     pub(crate) source: SourceArchive,
     pub(crate) progress: Arc<Progress>,
     pub(crate) desk: Desk,
+    pub(crate) history: History,
 }
 
 impl Workplace {
@@ -42,9 +44,10 @@ impl Workplace {
     }
 
     fn at(home: &Home, settings: Settings, sockets: SocketDirectory) -> Self {
-        let (target, desk) = (target(home, &settings, sockets), Desk::new(home, &settings.name));
+        let target = target(home, &settings, sockets);
         let source = SourceArchive::new(settings.source.clone(), settings.writable);
-        Self { target, source, progress: Arc::default(), desk, settings: Arc::new(settings) }
+        let (desk, history) = (Desk::new(home, &settings.name), History::new(home, &settings.name));
+        Self { target, source, progress: Arc::default(), desk, history, settings: Arc::new(settings) }
     }
 
     /// The same under other settings. The connection is kept where they lead to the same place by the same way.

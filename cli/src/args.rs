@@ -2,8 +2,10 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use blat_domain::name::{PackageName, TargetName, Version};
+use blat_domain::units::duration;
 use clap::{Args, Parser, Subcommand};
 
 /// Keeps remote package archives filled with what their releases want.
@@ -126,6 +128,31 @@ Examples:
   blat ssh perth
   blat ssh perth df -h dpkg_archive")]
     Ssh(SshArgs),
+    /// Have a target hash its packages again, and say what is not as it should be.
+    ///
+    /// They are compared with the manifests that came with them, and with the source. A sync compares times alone. This reads every byte on both sides, so it takes as long as that does. It works beside a
+    /// running master.
+    #[command(after_help = "\
+Examples:
+  blat verify perth
+  blat verify perth --repair            send again what is not as it should be")]
+    Verify(VerifyArgs),
+
+    /// Explain why a package is or is not on a target.
+    ///
+    /// Says what wants it, what the next sync does about it, and what was done to it last. Asks Release Manager, the source and the targets, as `blat plan` does.
+    #[command(after_help = "\
+Examples:
+  blat why core_devl 2.1.0.cr
+  blat why tools 1.3.0 --target perth")]
+    Why(WhyArgs),
+
+    /// Show what was sent and deleted, when, and how long after its tag.
+    #[command(after_help = "\
+Examples:
+  blat history --since 1d
+  blat history --target perth --json | jq -r 'select(.deed == \"failed\") | .package'")]
+    History(HistoryArgs),
 
     /// Print a target's log.
     #[command(after_help = "\
@@ -267,6 +294,50 @@ pub(crate) struct PlanArgs {
     pub(crate) target: TargetName,
 
     /// As one JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `blat verify`
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// Which target.
+    #[arg(value_name = "TARGET")]
+    pub(crate) target: TargetName,
+
+    /// Send again what is not as it should be; each package is exchanged for its successor in one step.
+    #[arg(long)]
+    pub(crate) repair: bool,
+}
+
+/// `blat why`
+#[derive(Debug, Args)]
+pub(crate) struct WhyArgs {
+    /// The package's name.
+    #[arg(value_name = "NAME")]
+    pub(crate) name: PackageName,
+
+    /// Its version.
+    #[arg(value_name = "VERSION")]
+    pub(crate) version: Version,
+
+    /// On this target [default: all targets].
+    #[arg(long, value_name = "T")]
+    pub(crate) target: Option<TargetName>,
+}
+
+/// `blat history`
+#[derive(Debug, Args)]
+pub(crate) struct HistoryArgs {
+    /// Of this target [default: all targets].
+    #[arg(long, value_name = "T")]
+    pub(crate) target: Option<TargetName>,
+
+    /// Only what was done in so long a time until now, such as 90m or 1d [default: all that is kept].
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) since: Option<Duration>,
+
+    /// As one JSON object a line.
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -7,6 +7,7 @@ mod args;
 mod commands;
 mod failure;
 mod master;
+mod past;
 mod picture;
 mod progress;
 mod sibling;

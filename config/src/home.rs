@@ -146,6 +146,16 @@ impl Home {
         self.state_dir().join("status.json")
     }
 
+    /// `state/history/`: what was done to each target.
+    pub fn history_dir(&self) -> PathBuf {
+        self.state_dir().join("history")
+    }
+
+    /// `state/history/TARGET.jsonl`; the one before it ends in `.1`.
+    pub fn history(&self, target: &TargetName) -> PathBuf {
+        self.history_dir().join(format!("{target}.jsonl"))
+    }
+
     /// A path below the root as it is shown to people.
     pub fn shown<'a>(&self, path: &'a Path) -> &'a Path {
         path.strip_prefix(&self.root).unwrap_or(path)
@@ -194,7 +204,7 @@ impl Home {
 
 /// Why no target can have this name, where none can: its pid file, log or state would be the master's own.
 pub(crate) fn reserved(name: &TargetName) -> Option<String> {
-    const RESERVED: [&str; 4] = ["blatd", "blatd.stderr", "handshakes", "status.json"];
+    const RESERVED: [&str; 5] = ["blatd", "blatd.stderr", "handshakes", "history", "status.json"];
     let taken = RESERVED.contains(&name.as_str());
     taken.then(|| format!("no target can be named {name}: the master has files of that name"))
 }

@@ -3,7 +3,9 @@
 //! Nothing in this crate does I/O, reads a clock, draws a random number or awaits: time and chance come in as
 //! arguments, so every policy can be tested in simulated time. The executables are shells around these decisions.
 
+pub mod history;
 pub mod inventory;
+pub mod links;
 pub mod messages;
 pub mod name;
 pub mod package_list;
@@ -17,3 +19,4 @@ pub mod status;
 pub mod tag;
 pub mod text;
 pub mod units;
+pub mod why;

@@ -8,7 +8,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::inventory::Inventory;
-use crate::name::PackageId;
+use crate::links::{LONGEST_CHAIN, addressee};
+use crate::name::{PackageId, Version};
 use crate::release::{Reason, WantedSet};
 use crate::room::Limit;
 use crate::text::printable;
@@ -23,6 +24,11 @@ pub enum Source {
         time: i64,
         /// How much it is; zero for a package that the target holds already, which nobody measures.
         size: Size,
+    },
+    /// The version is a symbolic link to another version of the same package.
+    Link {
+        /// What it addresses.
+        to: Version,
     },
     /// It cannot be sent now.
     Held(Hold),
@@ -57,10 +63,17 @@ pub enum Hold {
         /// Seconds until it is taken for finished although it is writable.
         ready_in: u64,
     },
-    /// The version is a symbolic link, which this release of Blat does not send.
-    Linked {
-        /// What it addresses.
+    /// The version is a symbolic link that is never sent.
+    BadLink {
+        /// What it addresses, as the source has it.
         to: String,
+        /// Why it is refused, and what to do.
+        why: String,
+    },
+    /// The version is a symbolic link to something that neither is on the target nor can be sent there now.
+    Unaddressed {
+        /// What it addresses.
+        to: PackageId,
     },
     /// The target has no room for it.
     NoRoom {
@@ -82,8 +95,9 @@ impl Hold {
     /// Whether this passes by itself, as part of how packages come to be. Anything else is a failure that somebody should see.
     pub fn is_waiting(&self) -> bool {
         match self {
-            Self::Incomplete | Self::Writable { .. } => true,
-            Self::Missing | Self::Linked { .. } | Self::NoRoom { .. } | Self::Unusable { .. } => false,
+            // Its addressee is held too, and says why.
+            Self::Incomplete | Self::Writable { .. } | Self::Unaddressed { .. } => true,
+            Self::Missing | Self::BadLink { .. } | Self::NoRoom { .. } | Self::Unusable { .. } => false,
         }
     }
 }
@@ -100,12 +114,8 @@ impl fmt::Display for Hold {
                     show_duration(Duration::from_secs(*ready_in))
                 )
             }
-            Self::Linked { to } => {
-                write!(
-                    f,
-                    "the version is a symbolic link to \"{}\"; linked versions are not available yet",
-                    printable(to)
-                )
+            Self::BadLink { to, why } => {
+                write!(f, "the version is a link to \"{}\", which cannot be sent: {why}", printable(to))
             }
             Self::NoRoom { limit, needs, short } => {
                 let (what, advice) = match limit {
@@ -115,6 +125,7 @@ impl fmt::Display for Hold {
                 let (needs, short) = (show_size(*needs), show_size(*short));
                 write!(f, "does not fit: it takes {needs}, {short} more than {what} leaves for it; {advice}")
             }
+            Self::Unaddressed { to } => write!(f, "waits: it is a link to {to}, which is not there yet"),
             Self::Unusable { why } => f.write_str(why),
         }
     }
@@ -146,6 +157,26 @@ pub enum Action {
     Replace,
 }
 
+/// A symbolic link to be put in the place of a version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Link {
+    /// The version that is a link.
+    pub package: PackageId,
+    /// The version of the same package that it addresses.
+    pub to: Version,
+    /// What it addresses on the target now, where there is one.
+    pub instead_of: Option<String>,
+    /// Why it is wanted.
+    pub reasons: BTreeSet<Reason>,
+}
+
+impl Link {
+    /// The package or link that it addresses.
+    pub fn addressee(&self) -> PackageId {
+        PackageId { name: self.package.name.clone(), version: self.to.clone() }
+    }
+}
+
 /// A wanted package that is not sent now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Held {
@@ -165,6 +196,9 @@ pub struct Plan {
     pub present: u64,
     /// What to do, in this order.
     pub steps: Vec<Step>,
+    /// Links to put once all steps are done, each after what it addresses.
+    #[serde(default)]
+    pub links: Vec<Link>,
     /// What is wanted and cannot be sent now.
     pub held: Vec<Held>,
     /// Packages on the target that nothing wants. They stay.
@@ -191,7 +225,7 @@ impl Plan {
 }
 
 /// The steps that bring a target that holds `inventory` to hold all of `wanted`. `survey` has every wanted package as
-/// the source has it.
+/// the source has it, and `wanted` everything that its links address (see [`crate::links::follow`]).
 ///
 /// Pinned packages come first, then the order is that of names and versions, so that versions of one package are neighbours in the stream.
 pub fn plan(
@@ -212,20 +246,84 @@ pub fn plan(
                 size: *size,
                 reasons: reasons.clone(),
             }),
+            Some(Source::Link { to }) => match link(package, to, inventory, survey) {
+                Ok(None) => plan.present += 1,
+                Ok(Some(link)) => plan.links.push(Link { reasons: reasons.clone(), ..link }),
+                Err(hold) => plan.held.push(Held { package: package.clone(), hold }),
+            },
+            // A link that must not be is told even where the target has an older one, which stays.
+            Some(Source::Held(hold @ Hold::BadLink { .. })) => {
+                plan.held.push(Held { package: package.clone(), hold: hold.clone() });
+            }
             // What the target holds is immutable and complete: it counts even while the source cannot show it.
-            Some(Source::Held(_)) | None if there.is_some() => plan.present += 1,
+            Some(Source::Held(_)) | None if arrives(package, inventory, survey) => plan.present += 1,
             Some(Source::Held(hold)) => plan.held.push(Held { package: package.clone(), hold: hold.clone() }),
             None => plan.held.push(Held { package: package.clone(), hold: Hold::Missing }),
         }
     }
     plan.steps.sort_by_key(|step| !step.reasons.contains(&Reason::Pinned));
+    plan.links.sort_by_key(|link| hops(&link.package, survey));
     plan.excess = inventory.packages.keys().filter(|package| !wanted.contains_key(package)).cloned().collect();
     plan
+}
+
+/// The link to put, without its reasons; none where it is there as it should be.
+fn link(
+    package: &PackageId,
+    to: &Version,
+    inventory: &Inventory,
+    survey: &BTreeMap<PackageId, Source>,
+) -> Result<Option<Link>, Hold> {
+    if inventory.packages.contains_key(package) {
+        let why = "the target holds a package in its place; delete that one there first".to_owned();
+        return Err(Hold::BadLink { to: to.to_string(), why });
+    }
+    let instead_of = inventory.links.get(package).cloned();
+    let link = Link { package: package.clone(), to: to.clone(), instead_of, reasons: BTreeSet::new() };
+    let addressee = link.addressee();
+    if !arrives(&addressee, inventory, survey) {
+        return Err(Hold::Unaddressed { to: addressee });
+    }
+    let stands = link.instead_of.as_deref() == Some(to.as_str());
+    Ok((!stands).then_some(link))
+}
+
+/// Whether a package, or the one at the end of a chain of links, is on the target or about to be sent there.
+fn arrives(package: &PackageId, inventory: &Inventory, survey: &BTreeMap<PackageId, Source>) -> bool {
+    let mut package = package.clone();
+    for _ in 0..=LONGEST_CHAIN {
+        package.version = match survey.get(&package) {
+            Some(Source::Ready { .. }) => return true,
+            Some(Source::Link { to }) => to.clone(),
+            Some(Source::Held(_)) | None if inventory.packages.contains_key(&package) => return true,
+            Some(Source::Held(_)) | None => {
+                match inventory.links.get(&package).and_then(|to| addressee(&package, to).ok()) {
+                    Some(to) => to,
+                    None => return false,
+                }
+            }
+        };
+    }
+    false
+}
+
+/// How many links follow each other from this one on.
+fn hops(package: &PackageId, survey: &BTreeMap<PackageId, Source>) -> usize {
+    let mut package = package.clone();
+    let mut hops = 0;
+    while let Some(Source::Link { to }) = survey.get(&package)
+        && hops <= LONGEST_CHAIN
+    {
+        package.version = to.clone();
+        hops += 1;
+    }
+    hops
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::links::follow;
     use proptest::prelude::*;
 
     fn id(n: u8) -> PackageId {
@@ -236,6 +334,10 @@ mod tests {
         Source::Ready { time, size: Size { bytes: 10, entries: 1 } }
     }
 
+    fn link_to(n: u8) -> Source {
+        Source::Link { to: id(n).version }
+    }
+
     fn any_wanted() -> impl Strategy<Value = WantedSet> {
         proptest::collection::btree_map(0u8..24, any::<bool>(), 0..20).prop_map(|map| {
             map.into_iter().map(|(n, pin)| (id(n), [if pin { Reason::Pinned } else { Reason::Tag }].into())).collect()
@@ -243,15 +345,23 @@ mod tests {
     }
 
     fn any_inventory() -> impl Strategy<Value = Inventory> {
-        proptest::collection::btree_map(0u8..24, 0i64..3, 0..20).prop_map(|map| Inventory {
-            packages: map.into_iter().map(|(n, time)| (id(n), time)).collect(),
-            ..Inventory::default()
+        let there = prop_oneof![4 => (0i64..3).prop_map(Ok), 1 => (0u8..4).prop_map(Err)];
+        proptest::collection::btree_map(0u8..24, there, 0..20).prop_map(|map| {
+            let mut inventory = Inventory::default();
+            for (n, there) in map {
+                match there {
+                    Ok(time) => drop(inventory.packages.insert(id(n), time)),
+                    Err(to) => drop(inventory.links.insert(id(n), id(to).version.to_string())),
+                }
+            }
+            inventory
         })
     }
 
     fn any_survey() -> impl Strategy<Value = BTreeMap<PackageId, Source>> {
         let source = prop_oneof![
             4 => (0i64..3).prop_map(ready),
+            2 => (0u8..4).prop_map(link_to),
             1 => Just(Source::Held(Hold::Incomplete)),
             1 => Just(Source::Held(Hold::Missing)),
         ];
@@ -261,41 +371,86 @@ mod tests {
     fn apply(plan: &Plan, inventory: &Inventory) -> Inventory {
         let mut after = inventory.clone();
         after.packages.extend(plan.steps.iter().map(|step| (step.package.clone(), step.time)));
+        after.links.extend(plan.links.iter().map(|link| (link.package.clone(), link.to.to_string())));
         after
+    }
+
+    /// A plan the way the agent makes it, with the wanted set that it is for.
+    fn planned(wanted: &WantedSet, inventory: &Inventory, survey: &BTreeMap<PackageId, Source>) -> (Plan, WantedSet) {
+        let look = |package: &PackageId| survey.get(package).cloned().unwrap_or(Source::Held(Hold::Missing));
+        let all = follow(wanted.clone(), inventory, look);
+        (plan(&all.wanted, inventory, &all.survey, vec![]), all.wanted)
+    }
+
+    /// Whether a version is a package, or a link that leads to one.
+    fn stands(package: &PackageId, inventory: &Inventory) -> bool {
+        let mut package = package.clone();
+        (0..=LONGEST_CHAIN).any(|_| {
+            let there = inventory.packages.contains_key(&package);
+            if let Some(to) = inventory.links.get(&package) {
+                package.version = to.parse().expect("a version");
+            }
+            there
+        })
     }
 
     proptest! {
         #[test]
         fn applying_a_plan_leaves_nothing_to_do(wanted in any_wanted(), inventory in any_inventory(), survey in any_survey()) {
-            let first = plan(&wanted, &inventory, &survey, vec![]);
-            let second = plan(&wanted, &apply(&first, &inventory), &survey, vec![]);
-            prop_assert!(second.steps.is_empty(), "{:?}", second.steps);
+            let (first, _) = planned(&wanted, &inventory, &survey);
+            let (second, _) = planned(&wanted, &apply(&first, &inventory), &survey);
+            prop_assert!(second.steps.is_empty() && second.links.is_empty(), "{:?} {:?}", second.steps, second.links);
             prop_assert_eq!(second.held, first.held);
         }
 
         #[test]
-        fn every_wanted_package_is_present_sent_or_held_and_nothing_else_is_touched(
+        fn every_wanted_package_is_present_sent_linked_or_held_and_nothing_else_is_touched(
             wanted in any_wanted(), inventory in any_inventory(), survey in any_survey(),
         ) {
-            let plan = plan(&wanted, &inventory, &survey, vec![]);
-            prop_assert_eq!(plan.present as usize + plan.steps.len() + plan.held.len(), wanted.len());
+            let (plan, wanted) = planned(&wanted, &inventory, &survey);
+            prop_assert_eq!(plan.present as usize + plan.steps.len() + plan.links.len() + plan.held.len(), wanted.len());
             prop_assert!(plan.steps.iter().all(|step| wanted.contains_key(&step.package)));
+            prop_assert!(plan.links.iter().all(|link| wanted.contains_key(&link.package)));
             prop_assert!(plan.excess.iter().all(|package| !wanted.contains_key(package)));
         }
 
         #[test]
         fn a_complete_plan_leaves_all_that_is_wanted(wanted in any_wanted(), inventory in any_inventory(), survey in any_survey()) {
-            let plan = plan(&wanted, &inventory, &survey, vec![]);
+            let (plan, wanted) = planned(&wanted, &inventory, &survey);
             let after = apply(&plan, &inventory);
-            let all_there = wanted.keys().all(|package| after.packages.contains_key(package));
-            prop_assert!(!plan.is_complete() || all_there);
+            prop_assert!(!plan.is_complete() || wanted.keys().all(|package| stands(package, &after)));
+        }
+
+        #[test]
+        fn every_link_comes_after_what_it_addresses(wanted in any_wanted(), inventory in any_inventory(), survey in any_survey()) {
+            let (plan, _) = planned(&wanted, &inventory, &survey);
+            let mut now = apply(&Plan { links: vec![], ..plan.clone() }, &inventory);
+            for link in &plan.links {
+                prop_assert!(stands(&link.addressee(), &now), "{} before {}", link.package, link.to);
+                now.links.insert(link.package.clone(), link.to.to_string());
+            }
         }
 
         #[test]
         fn pinned_packages_go_first(wanted in any_wanted(), survey in any_survey()) {
-            let plan = plan(&wanted, &Inventory::default(), &survey, vec![]);
+            let (plan, _) = planned(&wanted, &Inventory::default(), &survey);
             let pins: Vec<bool> = plan.steps.iter().map(|step| step.reasons.contains(&Reason::Pinned)).collect();
             prop_assert!(pins.is_sorted_by(|a, b| a >= b));
+        }
+    }
+
+    #[test]
+    fn a_link_is_put_when_it_is_gone_or_leads_elsewhere_and_left_alone_otherwise() {
+        let wanted = WantedSet::from([(id(0), [Reason::Pinned].into())]);
+        let survey = BTreeMap::from([(id(0), link_to(1)), (id(1), ready(5))]);
+        for (there, put) in [(None, true), (Some(2), true), (Some(1), false)] {
+            let inventory = Inventory {
+                packages: [(id(1), 5), (id(2), 5)].into(),
+                links: there.map(|n| (id(0), id(n).version.to_string())).into_iter().collect(),
+                ..Inventory::default()
+            };
+            let (plan, _) = planned(&wanted, &inventory, &survey);
+            assert_eq!((plan.links.len() == 1, plan.steps.len()), (put, 0), "{there:?}");
         }
     }
 

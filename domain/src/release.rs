@@ -174,6 +174,11 @@ pub enum Reason {
     Pinned,
     /// A tag asks for it.
     Tag,
+    /// Another wanted version is a link to it.
+    Link {
+        /// That version.
+        from: PackageId,
+    },
 }
 
 impl fmt::Display for Reason {
@@ -183,6 +188,7 @@ impl fmt::Display for Reason {
             Self::Listed => f.write_str("the PackageList of release_manager"),
             Self::Pinned => f.write_str("pkg in its config"),
             Self::Tag => f.write_str("a tag"),
+            Self::Link { from } => write!(f, "{from} is a link to it"),
         }
     }
 }

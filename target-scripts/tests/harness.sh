@@ -227,6 +227,11 @@ make_sources() {
     newer make_package odd 1 1600000500 'built again'
     newer pack "$work/odd-replace" replace odd/1
     newer pack "$work/odd-newer" new odd/1
+    mkdir -p "$work/sametime"
+    sametime make_package odd 1 1600000000 'built again in the same second'
+    chmod 555 "$work/sametime/odd/1"
+    sametime pack "$work/odd-same-time" replace odd/1
+    sametime pack "$work/odd-repair" repair odd/1
     pack "$work/odd" new odd/1
     pack "$work/even" new even/2.0~rc1+x
     pack "$work/both" new odd/1 even/2.0~rc1+x
@@ -235,9 +240,15 @@ make_sources() {
 }
 
 # newer COMMAND...: a check against the newer build.
-newer() {
+newer() { against_source "$work/newer" "$@"; }
+
+# sametime COMMAND...: a check against a build with the first one's time.
+sametime() { against_source "$work/sametime" "$@"; }
+
+against_source() {
     older=$src
-    src=$work/newer
+    src=$1
+    shift
     "$@"
     newer_status=$?
     src=$older

@@ -37,6 +37,7 @@ check_publishing() {
     fresh
     receive "$work/odd-replace"
     check 'a replacement of nothing is published' said 'published odd 1'
+    check_same_time
 
     fresh
     mkdir -p "$arch/odd/1/sub"
@@ -76,6 +77,23 @@ check_publishing() {
 
     check_races
     check_order
+}
+
+# The same time of descpkg, and other bytes.
+check_same_time() {
+    fresh
+    receive "$work/odd"
+    place_of_odd >"$work/before"
+    receive "$work/odd-same-time"
+    check 'other bytes under the same time are told, and nothing is touched' untouched differs
+    rm "$arch/.dpkg_archive/manifests/odd/1"
+    receive "$work/odd-same-time"
+    check 'where no manifest is known, the same time is the same package' said 'already odd 1'
+    receive "$work/odd-repair"
+    check 'a repair replaces it whatever its time' said 'replaced odd 1'
+    check 'by what was sent' sametime arrived odd/1
+    receive "$work/odd-same-time"
+    check 'which is then there already' said 'already odd 1'
 }
 
 # raced WHAT: somebody else makes the directory between our look and WHAT, as wrapped.

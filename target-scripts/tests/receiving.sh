@@ -114,7 +114,7 @@ check_receiving_files() {
     receive_list 'c' --sha256 short
     check 'a malformed digest is wrong usage' ended 2 'sha256'
     receive_list 'c' --name dpkg_archive_list.txt
-    check 'any other name is wrong usage' ended 2 'PackageList.txt only'
+    check 'any other name is wrong usage' ended 2 '--name takes PackageList.txt or links'
     receive_list 'c' --name ../PackageList.txt
     check 'so is a path' ended 2
     check 'and the old one stays' list_is 'b 2'

@@ -170,19 +170,6 @@ fn a_pinned_package_is_wanted_whatever_the_releases_say() {
 }
 
 #[test]
-fn a_version_that_is_a_link_is_refused_as_not_available_yet() {
-    let lab = Lab::new("link");
-    lab.package("core", "1.2", |p| p.file("a", "1"));
-    std::os::unix::fs::symlink("1.2", lab.source().join("core/current")).expect("a free name");
-    lab.release(&[]);
-    lab.config("perth", "pkg: {core: current}");
-
-    lab.agent_once("perth").expect(1).says("core@current").says("not available yet");
-
-    assert_eq!(lab.visible(), Vec::<String>::new());
-}
-
-#[test]
 fn without_ssh_the_same_arrives() {
     let lab = Lab::new("local");
     lab.package("core", "1", |p| p.file("a b", "1").exec("run", "x").symlink("to", "a b").empty_dir("empty"));

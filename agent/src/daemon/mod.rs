@@ -2,13 +2,14 @@
 
 mod master;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use blat_config::pid_file::{PidFile, PidFileError};
 use blat_config::{Home, Settings};
 use blat_domain::messages::{AgentReport, Event as Told, Order};
-use blat_domain::name::TargetName;
+use blat_domain::name::{PackageId, TargetName};
 use blat_domain::status::{LastError, Queue};
 use blat_domain::tag::{BAD, FAILED};
 use blat_logging::{Log, LogHandle};
@@ -20,6 +21,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use self::master::Master;
+use crate::outcome::Dropped;
 use crate::session::{Action, Event, Failure, Moment, Pace, Session};
 use crate::tags::{Found, TagDirectory, shown};
 use crate::watching::DirectoryWatch;
@@ -188,7 +190,8 @@ impl Daemon {
                     }
                     Action::Send(packages) => {
                         let (workplace, finished) = (self.workplace.clone(), self.finished.clone());
-                        work(finished, async move { Event::TagsSent(workplace.send_tagged(packages).await) });
+                        let dropped = self.dropped(&packages);
+                        work(finished, async move { Event::TagsSent(workplace.send_tagged(packages, &dropped).await) });
                     }
                     Action::Consume(name, stamp) => {
                         // It stays and is dealt with again, which changes nothing on the target.
@@ -205,6 +208,16 @@ impl Daemon {
                 }
             }
         }
+    }
+
+    /// When the tags were dropped that ask for these packages.
+    fn dropped(&self, packages: &BTreeSet<PackageId>) -> Dropped {
+        let since = |package: &PackageId| {
+            let ago = self.session.asked_for_since(package, self.now())?;
+            let dropped = Timestamp::now().checked_sub(SignedDuration::try_from(ago).ok()?).ok()?;
+            Some((package.clone(), dropped))
+        };
+        packages.iter().filter_map(since).collect()
     }
 
     fn look_at_tags(&mut self) -> Option<Event> {

@@ -4,7 +4,7 @@ mod encoder;
 pub(crate) mod pack;
 mod tarball;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fs::{self, Metadata};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -13,12 +13,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use blat_domain::inventory::Inventory;
+use blat_domain::links::{Followed, addressee, follow};
 use blat_domain::name::PackageId;
 use blat_domain::plan::{Hold, Size, Source};
+use blat_domain::release::WantedSet;
 use blat_domain::text::printable;
 use walkdir::WalkDir;
 
-use crate::target::Parcel;
+use crate::target::{Parcel, Rule};
 
 /// The file that makes a directory a package.
 pub(crate) const DESCPKG: &str = "descpkg";
@@ -59,25 +61,35 @@ impl SourceArchive {
         }
     }
 
-    /// Every wanted package as the source has it. Only what the target lacks is measured: for the rest one look at its `descpkg` is enough.
-    pub(crate) fn survey<'a>(
-        &self,
-        wanted: impl Iterator<Item = &'a PackageId>,
-        inventory: &Inventory,
-    ) -> BTreeMap<PackageId, Source> {
+    /// What is wanted, with all that its links address, as the source has it. Only what the target lacks is measured: for the
+    /// rest one look at its `descpkg` is enough.
+    pub(crate) fn survey(&self, wanted: WantedSet, inventory: &Inventory) -> Followed {
         let now = SystemTime::now();
-        wanted
-            .map(|package| (package.clone(), self.look(package, inventory.packages.get(package).copied(), now)))
-            .collect()
+        follow(wanted, inventory, |package| self.look(package, inventory.packages.get(package).copied(), now))
     }
 
-    /// A package ready to be sent, or why it is not.
-    pub(crate) fn parcel(&self, package: &PackageId, replace: bool) -> Result<Parcel, Hold> {
+    /// A package to be sent in the place of one that is there already, or why it cannot be.
+    pub(crate) fn repair(&self, package: &PackageId) -> Result<Parcel, String> {
         match self.look(package, None, SystemTime::now()) {
-            Source::Ready { time, size } => {
-                Ok(Parcel { package: package.clone(), path: self.path(package), time, size, replace })
-            }
-            Source::Held(hold) => Err(hold),
+            Source::Ready { time, size } => Ok(Parcel {
+                package: package.clone(),
+                path: self.path(package),
+                time,
+                size,
+                rule: Rule::Repair,
+                tagged: None,
+            }),
+            Source::Link { to } => Err(format!("at the source it is a link to {to}")),
+            Source::Held(hold) => Err(hold.to_string()),
+        }
+    }
+
+    /// The digest of the manifest that a package would be sent with now; none where the source has not got it with the same time of
+    /// `descpkg`. Reads all of it.
+    pub(crate) fn digest(&self, package: &PackageId, time: i64) -> Option<Result<String, String>> {
+        match self.look(package, Some(time), SystemTime::now()) {
+            Source::Ready { time: here, .. } if here == time => Some(pack::digest(&self.path(package))),
+            Source::Ready { .. } | Source::Link { .. } | Source::Held(_) => None,
         }
     }
 
@@ -115,8 +127,10 @@ impl SourceArchive {
             Err(error) => return unusable(&path, &error),
         };
         if root.is_symlink() {
-            let to = fs::read_link(&path).map(|to| to.display().to_string()).unwrap_or_default();
-            return Source::Held(Hold::Linked { to });
+            return match fs::read_link(&path) {
+                Ok(to) => linked(package, &to.to_string_lossy()),
+                Err(error) => unusable(&path, &error),
+            };
         }
         if !root.is_dir() {
             return Source::Held(Hold::Unusable { why: format!("{} is not a directory", path.display()) });
@@ -151,6 +165,14 @@ impl SourceArchive {
         // A time in the future counts as now: the wait starts over rather than lasting for ever.
         let left_alone = now.duration_since(newest).unwrap_or_default();
         (writable && left_alone < self.patience).then(|| (self.patience - left_alone).as_secs().max(1))
+    }
+}
+
+/// A version that is a link, or why it is refused.
+fn linked(package: &PackageId, to: &str) -> Source {
+    match addressee(package, to) {
+        Ok(to) => Source::Link { to },
+        Err(why) => Source::Held(Hold::BadLink { to: to.to_owned(), why }),
     }
 }
 
@@ -227,10 +249,21 @@ mod tests {
         let late = scratch.package("late@1");
         fs::remove_file(scratch.directory.path().join("late/1").join(DESCPKG)).expect("no descpkg");
         assert_eq!(scratch.look(&late, 0), Source::Held(Hold::Incomplete));
+    }
 
-        symlink("1", scratch.directory.path().join("late/current")).expect("a link");
-        let linked: PackageId = "late@current".parse().expect("a package");
-        assert_eq!(scratch.look(&linked, 0), Source::Held(Hold::Linked { to: "1".into() }));
+    #[test]
+    fn a_link_to_another_version_is_one_and_any_other_link_is_refused() {
+        let scratch = Scratch::new();
+        scratch.package("core@1");
+        let directory = scratch.directory.path().join("core");
+        for (link, to) in [("current", "1"), ("away", "/srv/core/1"), ("foreign", "../tools/1"), ("out", "../..")] {
+            symlink(to, directory.join(link)).expect("a link");
+        }
+        let look = |id: &str| scratch.look(&id.parse().expect("a package"), 0);
+        assert_eq!(look("core@current"), Source::Link { to: "1".parse().expect("a version") });
+        for link in ["core@away", "core@foreign", "core@out"] {
+            assert!(matches!(look(link), Source::Held(Hold::BadLink { .. })), "{link}");
+        }
     }
 
     #[test]

@@ -129,7 +129,7 @@ impl Stream {
             None => return Ok(Err("it vanished from the source".to_owned())),
         };
         self.tar.text(&format!("manifests/{}", parcel.package.path()), &manifest)?;
-        let rule = if parcel.replace { "replace" } else { "new" };
+        let rule = parcel.rule.word();
         let (name, version) = (&parcel.package.name, &parcel.package.version);
         let digest = hex(&Sha256::digest(&manifest));
         Ok(Ok(format!("{name} {version} {entries} {} {root_mode:o} {digest} {rule}\n", parcel.time)))
@@ -198,6 +198,32 @@ impl Stream {
         manifest.extend(manifest_line(&digest.finalize(), &below(entry.path(), &parcel.path)));
         Ok(Ok(()))
     }
+}
+
+/// The digest of the manifest that a package would be sent with, made by reading all of it.
+pub(crate) fn digest(path: &Path) -> Result<String, String> {
+    let unreadable = |error: &dyn std::fmt::Display| format!("cannot read it at the source: {error}");
+    let mut files = Vec::new();
+    for entry in WalkDir::new(path).sort_by_file_name() {
+        let entry = entry.map_err(|error| unreadable(&error))?;
+        if entry.file_type().is_file() {
+            files.push(entry);
+        }
+    }
+    // In the order of the stream: descpkg last.
+    files.sort_by_key(|entry| entry.depth() == 1 && entry.file_name() == DESCPKG);
+    let mut manifest = Sha256::new();
+    for entry in files {
+        let (file, metadata) = open(entry.path()).map_err(|error| unreadable(&error))?;
+        let unwatched = Progress::default();
+        let mut reader = FileReader::new(&file, metadata.len(), &unwatched);
+        io::copy(&mut reader, &mut io::sink()).map_err(|error| unreadable(&error))?;
+        if let Some(fault) = &reader.fault {
+            return Err(unreadable(fault));
+        }
+        manifest.update(manifest_line(&reader.digest.finalize(), &below(entry.path(), path)));
+    }
+    Ok(hex(&manifest.finalize()))
 }
 
 /// Never follows a link, and never waits for whoever has the other end of a pipe.

@@ -13,7 +13,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use blat_domain::inventory::Inventory;
 use blat_domain::name::PackageId;
-use blat_domain::plan::Size;
+use blat_domain::plan::{Link, Size};
+use jiff::Timestamp;
 
 use crate::progress::Progress;
 
@@ -28,8 +29,45 @@ pub(crate) struct Parcel {
     pub(crate) time: i64,
     /// How much it is.
     pub(crate) size: Size,
-    /// Whether a version with another `descpkg` time is to be replaced, rather than left alone.
-    pub(crate) replace: bool,
+    /// What to do with a version that is there already.
+    pub(crate) rule: Rule,
+    /// When the tag that asks for it was dropped, where one does.
+    pub(crate) tagged: Option<Timestamp>,
+}
+
+/// What a parcel may do to a version in its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rule {
+    /// Nothing: one with another `descpkg` time is a conflict.
+    New,
+    /// Replace one with another `descpkg` time.
+    Replace,
+    /// Replace it, whatever its time.
+    Repair,
+}
+
+impl Rule {
+    /// The word that `receive_package` knows it by.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::Replace => "replace",
+            Self::Repair => "repair",
+        }
+    }
+}
+
+/// What a target found when it hashed a package again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It is as its manifest says, whose digest this is.
+    Good(String),
+    /// It is not, and what is wrong.
+    Bad(String),
+    /// Its manifest is gone, so nobody can tell.
+    Unknown(String),
+    /// It is not there any more.
+    Absent,
 }
 
 /// What became of a parcel.
@@ -39,6 +77,8 @@ pub(crate) enum Delivery {
     Published,
     /// It is published in the place of one with another `descpkg` time.
     Replaced,
+    /// It is a link, and leads where it should now.
+    Linked,
     /// The target held it as it is.
     Already,
     /// It is not on the target, and why.
@@ -84,6 +124,12 @@ pub(crate) trait Target: Send + Sync {
         parcels: &[Parcel],
         progress: &Arc<Progress>,
     ) -> Result<Vec<(PackageId, Delivery)>, TargetError>;
+
+    /// Makes versions symbolic links to others that are there, in this order; each replaces a link in one step, and nothing else.
+    async fn link(&self, links: &[Link]) -> Result<Vec<(PackageId, Delivery)>, TargetError>;
+
+    /// Hashes packages again, and compares them with the manifests that came with them. Changes nothing.
+    async fn verify(&self, packages: &[PackageId]) -> Result<Vec<(PackageId, Verdict)>, TargetError>;
 
     /// Replaces the PackageList.
     async fn store_list(&self, list: &str) -> Result<(), TargetError>;

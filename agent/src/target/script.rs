@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use async_trait::async_trait;
 use blat_domain::inventory::Inventory;
 use blat_domain::name::PackageId;
-use blat_domain::plan::Size;
+use blat_domain::plan::{Link, Size};
 use blat_domain::text::printable;
 use sha2::{Digest, Sha256};
 use tokio::sync::Mutex;
@@ -15,7 +15,7 @@ use tokio::sync::Mutex;
 use super::answer::{Input, ask};
 use super::install::{Compression, ensure_installed, hex, shell_word};
 use super::transport::Transport;
-use super::{Delivery, Parcel, Target, TargetError};
+use super::{Delivery, Parcel, Target, TargetError, Verdict};
 use crate::progress::Progress;
 use crate::source::pack;
 
@@ -69,6 +69,13 @@ impl ScriptTarget {
             *self.facts.lock().await = None;
         }
         result
+    }
+
+    async fn receive_file(&self, name: &str, content: &str, each: impl FnMut(&str)) -> Result<(), TargetError> {
+        self.facts().await?;
+        let digest = hex(&Sha256::digest(content));
+        let arguments = format!(" --name {name} --bytes {} --sha256 {digest}", content.len());
+        self.run("receive_file", &arguments, Input::Bytes(content.as_bytes().to_vec()), each).await
     }
 
     /// A name for one batch's stage, not used before by anybody.
@@ -137,27 +144,43 @@ impl Target for ScriptTarget {
         let given_up = packing.await.map_err(|error| TargetError::Refused(format!("packing failed: {error}")))?;
         asked?;
         deliveries.extend(given_up.into_iter().map(|(package, why)| (package, Delivery::Failed(why))));
-        let heard: BTreeSet<PackageId> = deliveries.iter().map(|(package, _)| package.clone()).collect();
-        let unheard = parcels.iter().filter(|parcel| !heard.contains(&parcel.package));
-        let silent = || Delivery::Failed("the target did not say what became of it".to_owned());
-        let unheard: Vec<_> = unheard.map(|parcel| (parcel.package.clone(), silent())).collect();
-        deliveries.extend(unheard);
-        Ok(deliveries)
+        Ok(with_silent_ones(deliveries, parcels.iter().map(|parcel| &parcel.package)))
+    }
+
+    async fn link(&self, links: &[Link]) -> Result<Vec<(PackageId, Delivery)>, TargetError> {
+        let line = |link: &Link| format!("{} {} {}\n", link.package.name, link.package.version, link.to);
+        let lines: String = links.iter().map(line).collect();
+        let mut deliveries = Vec::new();
+        self.receive_file("links", &lines, |line| deliveries.extend(delivery(line))).await?;
+        Ok(with_silent_ones(deliveries, links.iter().map(|link| &link.package)))
+    }
+
+    async fn verify(&self, packages: &[PackageId]) -> Result<Vec<(PackageId, Verdict)>, TargetError> {
+        self.facts().await?;
+        let lines: String = packages.iter().map(|package| format!("{} {}\n", package.name, package.version)).collect();
+        let mut verdicts = Vec::new();
+        let each = |line: &str| verdicts.extend(verdict(line));
+        self.run("get_plist", " --verify", Input::Bytes(lines.into_bytes()), each).await?;
+        Ok(verdicts)
     }
 
     async fn store_list(&self, list: &str) -> Result<(), TargetError> {
-        self.facts().await?;
-        let arguments = format!(
-            " --name {} --bytes {} --sha256 {}",
-            blat_domain::package_list::FILE,
-            list.len(),
-            hex(&Sha256::digest(list))
-        );
-        self.run("receive_file", &arguments, Input::Bytes(list.as_bytes().to_vec()), |_| {}).await
+        self.receive_file(blat_domain::package_list::FILE, list, |_| {}).await
     }
 }
 
-/// One line of `receive_package`'s answer: `published NAME VERSION`, `replaced …`, `already …` or
+/// Adds a failure for each package of which the target said nothing.
+fn with_silent_ones<'a>(
+    mut deliveries: Vec<(PackageId, Delivery)>,
+    asked: impl Iterator<Item = &'a PackageId>,
+) -> Vec<(PackageId, Delivery)> {
+    let heard: BTreeSet<PackageId> = deliveries.iter().map(|(package, _)| package.clone()).collect();
+    let silent = || Delivery::Failed("the target did not say what became of it".to_owned());
+    deliveries.extend(asked.filter(|package| !heard.contains(*package)).map(|package| (package.clone(), silent())));
+    deliveries
+}
+
+/// One line of an answer: `published NAME VERSION`, `replaced …`, `linked …`, `already …` or
 /// `failed NAME VERSION CLASS TEXT`.
 fn delivery(line: &str) -> Option<(PackageId, Delivery)> {
     let mut words = line.splitn(5, ' ');
@@ -166,11 +189,27 @@ fn delivery(line: &str) -> Option<(PackageId, Delivery)> {
     let what = match word {
         "published" => Delivery::Published,
         "replaced" => Delivery::Replaced,
+        "linked" => Delivery::Linked,
         "already" => Delivery::Already,
         "failed" => Delivery::Failed(format!("{} ({})", printable(text), printable(class))),
         _ => return None,
     };
     PackageId::new(name, version).ok().map(|package| (package, what))
+}
+
+/// One line of what `get_plist --verify` says: `good NAME VERSION DIGEST`, `bad NAME VERSION WHY`, `unknown …` or `absent …`.
+fn verdict(line: &str) -> Option<(PackageId, Verdict)> {
+    let mut words = line.splitn(4, ' ');
+    let (word, name, version) = (words.next()?, words.next()?, words.next()?);
+    let rest = printable(words.next().unwrap_or_default());
+    let verdict = match word {
+        "good" => Verdict::Good(rest),
+        "bad" => Verdict::Bad(rest),
+        "unknown" => Verdict::Unknown(rest),
+        "absent" => Verdict::Absent,
+        _ => return None,
+    };
+    PackageId::new(name, version).ok().map(|package| (package, verdict))
 }
 
 #[cfg(test)]
@@ -188,5 +227,14 @@ mod tests {
         assert_eq!(delivery("published ../x 1"), None);
         assert_eq!(delivery("exploded core 1"), None);
         assert_eq!(delivery(""), None);
+    }
+
+    #[test]
+    fn verdicts_are_read_and_nonsense_is_not() {
+        let package: PackageId = "core@1".parse().expect("a package");
+        assert_eq!(verdict("good core 1 ab"), Some((package.clone(), Verdict::Good("ab".into()))));
+        assert_eq!(verdict("bad core 1 bin/a: FAILED"), Some((package, Verdict::Bad("bin/a: FAILED".into()))));
+        assert_eq!(verdict("good ../x 1 ab"), None);
+        assert_eq!(verdict("fine core 1"), None);
     }
 }

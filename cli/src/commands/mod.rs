@@ -10,6 +10,7 @@ use crate::failure::{Failure, Outcome};
 
 mod check;
 mod enrol;
+mod history;
 mod init;
 mod logs;
 mod plan;
@@ -20,12 +21,14 @@ mod stop;
 mod sync;
 mod tag;
 mod targets;
+mod verify;
+mod why;
 
-/// Commands that a later release brings.
-const LATER: [&str; 3] = ["why", "history", "verify"];
 /// Commands there are, for the nearest one to a misspelt one; among equals, the one that is used more often.
-const COMMANDS: [&str; 12] =
-    ["status", "tag", "sync", "logs", "plan", "check", "start", "stop", "restart", "ssh", "enrol", "init"];
+const COMMANDS: [&str; 15] = [
+    "status", "tag", "sync", "logs", "plan", "why", "history", "verify", "check", "start", "stop", "restart", "ssh",
+    "enrol", "init",
+];
 
 /// Carries out what was asked.
 pub(crate) fn run(cli: &Cli) -> Outcome {
@@ -46,6 +49,9 @@ pub(crate) fn run(cli: &Cli) -> Outcome {
         Command::Tag(args) => tag::run(&home()?, args),
         Command::Plan(args) => plan::run(&home()?, args),
         Command::Ssh(args) => ssh::run(&home()?, args),
+        Command::Verify(args) => verify::run(&home()?, args),
+        Command::Why(args) => why::run(&home()?, args),
+        Command::History(args) => history::run(&home()?, args),
         Command::Logs(args) => logs::run(&home()?, args),
         Command::Detach { executable, serve } => Err(start::become_master(executable, serve)),
         Command::Other(words) => Err(other(words)),
@@ -65,12 +71,9 @@ fn unusable(error: &HomeError) -> Failure {
     }
 }
 
-/// A command there is not, or not yet.
+/// A command there is not.
 fn other(words: &[OsString]) -> Failure {
     let word = words.first().map(|word| word.to_string_lossy()).unwrap_or_default();
-    if LATER.contains(&word.as_ref()) {
-        return Failure::not_available(&format!("blat {word}"));
-    }
     let failure = Failure::usage(format!("there is no command {:?}", printable(&word)));
     match nearest(&word, COMMANDS) {
         Some(command) => failure.hint(format!("did you mean `blat {command}`?")),

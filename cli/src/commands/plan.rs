@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::process::Stdio;
 
 use blat_config::Home;
-use blat_domain::plan::{Action, Plan, Step};
+use blat_domain::plan::{Action, Link, Plan, Step};
 use blat_domain::text::printable;
 use blat_domain::units::show_size;
 
@@ -41,11 +41,12 @@ pub(crate) fn run(home: &Home, args: &PlanArgs) -> Outcome {
 /// A plan as people read it: the counts, then a line for each step, then what is left alone and why.
 fn picture(plan: &Plan, style: Style) -> String {
     let mut text = format!(
-        "{} wanted, {} present, {} to send ({}), {} held, {} extra\n",
+        "{} wanted, {} present, {} to send ({}), {}{} held, {} extra\n",
         plan.wanted,
         plan.present,
         plan.steps.len(),
         show_size(plan.size().bytes),
+        if plan.links.is_empty() { String::new() } else { format!("{} to link, ", plan.links.len()) },
         plan.held.len(),
         plan.excess.len()
     );
@@ -54,6 +55,7 @@ fn picture(plan: &Plan, style: Style) -> String {
         text += &format!("{}  {note}\n", style.paint(Tone::Warn, "snapshot"));
     }
     text += &steps(&plan.steps, style);
+    text += &links(&plan.links, style);
     let width = plan.held.iter().map(|held| held.package.to_string().len()).max().unwrap_or(0);
     for held in &plan.held {
         let tone = if held.hold.is_waiting() { Tone::Warn } else { Tone::Bad };
@@ -92,6 +94,16 @@ fn steps(steps: &[Step], style: Style) -> String {
     text
 }
 
+fn links(links: &[Link], style: Style) -> String {
+    let line = |link: &Link| {
+        let reasons: Vec<String> = link.reasons.iter().map(|reason| printable(&reason.to_string())).collect();
+        let instead = link.instead_of.as_ref().map(|to| format!(", instead of {}", printable(to)));
+        let (word, instead) = (style.paint(Tone::Good, "link"), instead.unwrap_or_default());
+        format!("{word}  {} -> {}{instead}  {}\n", link.package, link.to, reasons.join(", "))
+    };
+    links.iter().map(line).collect()
+}
+
 fn word(action: Action) -> &'static str {
     match action {
         Action::Send => "send",
@@ -122,22 +134,29 @@ mod tests {
     fn a_plan_reads_as_counts_steps_and_what_is_left_alone() {
         let release = Reason::Release { id: 4711, name: "Perth 7.1".into() };
         let plan = Plan {
-            wanted: 5,
+            wanted: 6,
             present: 2,
             steps: vec![
                 step(Action::Replace, "tools@1.3.0", 1536, Reason::Pinned),
                 step(Action::Send, "core@1.2.3", 12_687_770, release),
             ],
+            links: vec![Link {
+                package: id("core@current"),
+                to: "1.2.3".parse().expect("a version"),
+                instead_of: Some("1.2.2".into()),
+                reasons: BTreeSet::from([Reason::Pinned]),
+            }],
             held: vec![Held { package: id("late@1"), hold: Hold::Incomplete }],
             excess: vec![id("old@0.9")],
             unknown: vec!["release 9 is not known".into()],
             snapshot: Some(jiff::Timestamp::UNIX_EPOCH),
         };
         let expected = "\
-5 wanted, 2 present, 2 to send (12.1 MiB), 1 held, 1 extra
+6 wanted, 2 present, 2 to send (12.1 MiB), 1 to link, 1 held, 1 extra
 snapshot  Release Manager cannot be asked; this goes by its answer of 1970-01-01T00:00:00Z
 replace  tools@1.3.0   1.5 KiB  pkg in its config
 send     core@1.2.3   12.1 MiB  release Perth 7.1 (4711)
+link  core@current -> 1.2.3, instead of 1.2.2  pkg in its config
 hold  late@1  waits: the source has no descpkg for it yet
 unknown  release 9 is not known
 extra  old@0.9  nothing wants it; it stays

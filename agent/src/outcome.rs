@@ -1,0 +1,105 @@
+//! What became of what was sent: a line in the log, one in the history, and the word that the session decides by.
+
+use std::collections::BTreeMap;
+
+use blat_domain::history::{Deed, Entry};
+use blat_domain::name::PackageId;
+use blat_domain::plan::Link;
+use blat_domain::retry::Backoff;
+use jiff::Timestamp;
+
+use crate::session::{Problem, Sent};
+use crate::target::{Delivery, Parcel, Rule};
+use crate::workplace::Workplace;
+
+/// When tags were dropped that ask for packages.
+pub(crate) type Dropped = BTreeMap<PackageId, Timestamp>;
+
+impl Workplace {
+    /// Says what became of each parcel. One that was given no answer was never asked for.
+    pub(crate) fn settle(&self, parcels: Vec<Parcel>, deliveries: Vec<(PackageId, Delivery)>) -> Vec<(Parcel, Sent)> {
+        let mut deliveries: BTreeMap<PackageId, Delivery> = deliveries.into_iter().collect();
+        let (mut settled, mut done) = (Vec::with_capacity(parcels.len()), Vec::new());
+        for parcel in parcels {
+            let Some(delivery) = deliveries.remove(&parcel.package) else { continue };
+            let deed = self.deed(&parcel.package, parcel.size.bytes, &delivery);
+            let deed = deed.map(|deed| match (deed, parcel.rule) {
+                (Deed::Sent | Deed::Replaced, Rule::Repair) => Deed::Repaired,
+                (deed, Rule::New | Rule::Replace | Rule::Repair) => deed,
+            });
+            done.extend(deed.map(|deed| entry(deed, &parcel.package, parcel.size.bytes, parcel.tagged, &delivery)));
+            let sent = sent(&parcel.package, delivery);
+            settled.push((parcel, sent));
+        }
+        self.history.add(&done);
+        settled
+    }
+
+    /// Says what became of each link.
+    pub(crate) fn settle_links(
+        &self,
+        links: &[Link],
+        deliveries: Vec<(PackageId, Delivery)>,
+        dropped: &Dropped,
+    ) -> Vec<(PackageId, Sent)> {
+        let (mut settled, mut done) = (Vec::with_capacity(links.len()), Vec::new());
+        for (package, delivery) in deliveries {
+            if let Some(deed) = self.deed(&package, 0, &delivery) {
+                let to = links.iter().find(|link| link.package == package).map(|link| link.to.to_string());
+                let entry = entry(deed, &package, 0, dropped.get(&package).copied(), &delivery);
+                done.push(Entry { detail: entry.detail.or(to), ..entry });
+            }
+            let sent = sent(&package, delivery);
+            settled.push((package, sent));
+        }
+        self.history.add(&done);
+        settled
+    }
+
+    /// Logs what was done to one package; none where there was nothing to do.
+    fn deed(&self, package: &PackageId, bytes: u64, delivery: &Delivery) -> Option<Deed> {
+        match delivery {
+            Delivery::Published => {
+                tracing::info!(%package, bytes, "published");
+                Some(Deed::Sent)
+            }
+            Delivery::Replaced => {
+                tracing::info!(%package, bytes, "replaced");
+                Some(Deed::Replaced)
+            }
+            Delivery::Linked => {
+                tracing::info!(%package, "linked");
+                Some(Deed::Linked)
+            }
+            Delivery::Already => {
+                tracing::debug!(%package, "already there");
+                None
+            }
+            Delivery::Failed(why) => {
+                tracing::warn!(target_name = %self.settings.name, %package, "not sent: {why}");
+                Some(Deed::Failed)
+            }
+        }
+    }
+}
+
+fn entry(deed: Deed, package: &PackageId, bytes: u64, tagged: Option<Timestamp>, delivery: &Delivery) -> Entry {
+    let at = Timestamp::now();
+    // A clock that was set back in between makes it no time at all.
+    let since = |dropped: Timestamp| u64::try_from(at.duration_since(dropped).as_millis()).unwrap_or(0);
+    let detail = match delivery {
+        Delivery::Failed(why) => Some(why.clone()),
+        Delivery::Published | Delivery::Replaced | Delivery::Linked | Delivery::Already => None,
+    };
+    let bytes = if detail.is_some() { 0 } else { bytes };
+    Entry { at, deed, package: package.clone(), bytes, after_tag_ms: tagged.map(since), detail }
+}
+
+fn sent(package: &PackageId, delivery: Delivery) -> Sent {
+    match delivery {
+        Delivery::Published | Delivery::Replaced | Delivery::Linked | Delivery::Already => Sent::Done,
+        Delivery::Failed(text) => {
+            Sent::Failed(Problem { package: Some(package.clone()), text, retry: Backoff::PACKAGE })
+        }
+    }
+}

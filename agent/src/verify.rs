@@ -1,0 +1,161 @@
+//! `blat verify`: every byte on the target, against the manifests that came with it and against the source.
+//!
+//! A sync compares times alone, which costs nothing. This reads everything, on both sides, and so finds what no sync can: bytes that
+//! went bad, and a source that was built again under the same time of `descpkg`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use blat_domain::name::PackageId;
+
+use crate::session::{Problem, Sent};
+use crate::sync::unreached;
+use crate::target::{Parcel, Verdict};
+use crate::workplace::Workplace;
+
+/// Packages looked at in one go: findings show up as they come, and a cut link costs little.
+const AT_ONCE: usize = 200;
+
+/// What came of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    /// Packages looked at.
+    pub(crate) looked_at: usize,
+    /// Packages that are as they should be.
+    pub(crate) good: usize,
+    /// Packages that were sent again.
+    pub(crate) repaired: usize,
+    /// Packages that are not as they should be, now.
+    pub(crate) wrong: usize,
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { looked_at, good, repaired, wrong } = self;
+        write!(f, "verified {looked_at} packages: {good} good, {repaired} repaired, {wrong} wrong")
+    }
+}
+
+/// What is wrong with one package.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Finding {
+    /// In one word.
+    kind: &'static str,
+    why: String,
+}
+
+impl Workplace {
+    /// Looks at all packages on the target, prints what is wrong with which, and with `repair` sends those again.
+    pub(crate) async fn verify(&self, repair: bool) -> Result<Tally, Problem> {
+        let inventory = self.target.inventory().await;
+        let inventory = inventory.map_err(|error| unreached("cannot list the target's packages", error))?;
+        let packages: Vec<(PackageId, i64)> = inventory.packages.into_iter().collect();
+        let mut tally = Tally::default();
+        let mut wrong = Vec::new();
+        for some in packages.chunks(AT_ONCE) {
+            for (package, finding) in self.look_closely(some).await? {
+                tally.looked_at += 1;
+                match finding {
+                    None => tally.good += 1,
+                    Some(Finding { kind, why }) => {
+                        println!("{kind:<8}  {package}  {why}");
+                        wrong.push(package);
+                    }
+                }
+            }
+        }
+        if repair {
+            tally.repaired = self.repair(&wrong).await;
+        }
+        tally.wrong = wrong.len() - tally.repaired;
+        Ok(tally)
+    }
+
+    /// The target hashes its side while we hash ours.
+    async fn look_closely(&self, some: &[(PackageId, i64)]) -> Result<Vec<(PackageId, Option<Finding>)>, Problem> {
+        let names: Vec<PackageId> = some.iter().map(|(package, _)| package.clone()).collect();
+        let (source, here) = (self.source.clone(), some.to_vec());
+        let hashing = tokio::task::spawn_blocking(move || {
+            let digest = |(package, time): (PackageId, i64)| Some((package.clone(), source.digest(&package, time)?));
+            here.into_iter().filter_map(digest).collect::<BTreeMap<_, _>>()
+        });
+        let (verdicts, digests) = tokio::join!(self.target.verify(&names), hashing);
+        let verdicts = verdicts.map_err(|error| unreached("cannot verify the target's packages", error))?;
+        let digests = digests.map_err(|error| Problem {
+            package: None,
+            text: format!("reading the source failed: {error}"),
+            retry: blat_domain::retry::Backoff::PACKAGE,
+        })?;
+        let mut verdicts: BTreeMap<PackageId, Verdict> = verdicts.into_iter().collect();
+        let silent = || Verdict::Unknown("the target did not say how it is".to_owned());
+        let judged = names.into_iter().filter_map(|package| {
+            let verdict = verdicts.remove(&package).unwrap_or_else(silent);
+            let finding = judge(verdict, digests.get(&package))?;
+            Some((package, finding))
+        });
+        Ok(judged.collect())
+    }
+
+    /// Sends packages in the place of what is there, and counts those that made it.
+    async fn repair(&self, wrong: &[PackageId]) -> usize {
+        let mut parcels: Vec<Parcel> = Vec::new();
+        for package in wrong {
+            match self.source.repair(package) {
+                Ok(parcel) => parcels.push(parcel),
+                Err(why) => println!("{:<8}  {package}  cannot be repaired: {why}", "left"),
+            }
+        }
+        let mut repaired = 0;
+        for (parcel, sent) in self.deliver(parcels).await {
+            match sent {
+                Sent::Done => {
+                    println!("{:<8}  {}", "repaired", parcel.package);
+                    repaired += 1;
+                }
+                Sent::Waiting(why) | Sent::Hopeless(why) => {
+                    println!("{:<8}  {}  cannot be repaired: {why}", "left", parcel.package);
+                }
+                Sent::Failed(problem) => {
+                    println!("{:<8}  {}  cannot be repaired: {}", "left", parcel.package, problem.text);
+                }
+            }
+        }
+        repaired
+    }
+}
+
+/// What the target says of a package, and what the source says where it has the same one. None for a package that went away meanwhile.
+fn judge(verdict: Verdict, source: Option<&Result<String, String>>) -> Option<Option<Finding>> {
+    let finding = |kind, why: &str| Some(Some(Finding { kind, why: why.to_owned() }));
+    match (verdict, source) {
+        (Verdict::Absent, _) => None,
+        (Verdict::Bad(why), _) => finding("bad", &why),
+        (Verdict::Unknown(why), _) => finding("unknown", &why),
+        (Verdict::Good(there), Some(Ok(here))) if there != *here => {
+            finding("differs", "the source has other bytes under the same time of descpkg")
+        }
+        (Verdict::Good(_), Some(Err(why))) => finding("unread", why),
+        (Verdict::Good(_), Some(Ok(_)) | None) => Some(None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_package_is_good_only_where_target_manifest_and_source_agree() {
+        let kind = |verdict, source: Option<Result<&str, &str>>| {
+            let source = source.map(|digest| digest.map(str::to_owned).map_err(str::to_owned));
+            judge(verdict, source.as_ref()).map(|finding| finding.map(|finding| finding.kind))
+        };
+        let good = || Verdict::Good("ab".into());
+        assert_eq!(kind(good(), Some(Ok("ab"))), Some(None));
+        assert_eq!(kind(good(), None), Some(None), "the source need not keep what it has sent");
+        assert_eq!(kind(good(), Some(Ok("cd"))), Some(Some("differs")));
+        assert_eq!(kind(good(), Some(Err("closed"))), Some(Some("unread")));
+        assert_eq!(kind(Verdict::Bad("a".into()), Some(Ok("ab"))), Some(Some("bad")));
+        assert_eq!(kind(Verdict::Unknown("a".into()), None), Some(Some("unknown")));
+        assert_eq!(kind(Verdict::Absent, None), None);
+    }
+}

@@ -1,0 +1,144 @@
+//! `blat why`: why a package is or is not on a target: in the agent's own words what wants it and what a sync would do, then what was done.
+
+use std::collections::BTreeSet;
+use std::io::{self, Write};
+use std::process::{Command, Stdio};
+
+use blat_config::Home;
+use blat_domain::history::Entry;
+use blat_domain::name::{PackageId, TargetName};
+use blat_domain::release::Reason;
+use blat_domain::text::printable;
+use blat_domain::units::show_size;
+use blat_domain::why::{Next, There, Why};
+
+use crate::args::WhyArgs;
+use crate::commands::{history, targets};
+use crate::failure::{Exit, Failure, Outcome};
+use crate::past;
+use crate::sibling;
+
+/// The most deeds of the past that are shown for one target.
+const MOST_DEEDS: usize = 5;
+
+/// Explains one package, target after target. A target that cannot be asked does not keep the others from answering.
+pub(crate) fn run(home: &Home, args: &WhyArgs) -> Outcome {
+    let package = PackageId { name: args.name.clone(), version: args.version.clone() };
+    let names = match &args.target {
+        Some(target) => {
+            targets::known(home, target)?;
+            vec![target.clone()]
+        }
+        None => targets::all(home)?,
+    };
+    let mut exit = Exit::DONE;
+    for target in &names {
+        let past = past::of(home, target)?;
+        let deeds: Vec<&Entry> = past.iter().filter(|entry| entry.package == package).collect();
+        let text = match ask(home, target, &package)? {
+            Ok(why) => answer(target, &why),
+            Err(status) => {
+                exit = status;
+                format!("{package} on {target}: its agent could not tell\n")
+            }
+        };
+        write!(io::stdout().lock(), "{text}{}", told(&deeds))?;
+    }
+    Ok(exit)
+}
+
+/// The agent's answer, or the exit code it ended with; its complaint goes where ours go.
+fn ask(home: &Home, target: &TargetName, package: &PackageId) -> Result<Result<Why, Exit>, Failure> {
+    let mut command = Command::new(sibling::find("blat-agent")?);
+    command.arg("--home").arg(home.root()).arg("--target").arg(target.as_str());
+    command.arg("--why").arg(package.to_string());
+    let output = command
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(|error| Failure::failed(format!("cannot run blat-agent to ask why: {error}")))?;
+    if !output.status.success() {
+        return Ok(Err(Exit::of(output.status)));
+    }
+    serde_json::from_slice(&output.stdout)
+        .map(Ok)
+        .map_err(|error| Failure::failed(format!("cannot understand the answer of blat-agent: {error}")))
+}
+
+fn answer(target: &TargetName, why: &Why) -> String {
+    let there = match &why.there {
+        There::Nothing => "it is not there".to_owned(),
+        There::Package => "it is there".to_owned(),
+        There::Link(to) => format!("it is there, a link to {}", printable(to)),
+    };
+    let mut text = format!("{} on {target}: {there}\n", why.package);
+    if why.reasons.is_empty() {
+        text += "  nothing wants it: no selected release lists it, and pkg in its config does not name it\n";
+    } else {
+        text += &format!("  wanted by {}\n", joined(&why.reasons));
+    }
+    if !why.kept_out.is_empty() {
+        text += &format!("  kept out by include or exclude, though listed by {}\n", joined(&why.kept_out));
+    }
+    for unknown in &why.unknown {
+        text += &format!("  {}, which might bring it\n", printable(unknown));
+    }
+    match next(&why.next) {
+        Some(next) => text + &format!("  the next sync {next}\n"),
+        None => text,
+    }
+}
+
+fn joined(reasons: &BTreeSet<Reason>) -> String {
+    reasons.iter().map(|reason| printable(&reason.to_string())).collect::<Vec<_>>().join(", ")
+}
+
+fn next(next: &Next) -> Option<String> {
+    match next {
+        Next::Nothing => None,
+        Next::Send(size) => Some(format!("sends it, {}", show_size(size.bytes))),
+        Next::Replace(size) => {
+            Some(format!("replaces it, {}: the source's descpkg has another time", show_size(size.bytes)))
+        }
+        Next::Link(to) => Some(format!("makes it a link to {to}")),
+        Next::Hold(hold) => Some(format!("does not send it: {}", printable(&hold.to_string()))),
+        Next::Stay => Some("leaves it there".to_owned()),
+    }
+}
+
+/// What was done to the package, the oldest first.
+fn told(deeds: &[&Entry]) -> String {
+    let kept = deeds.iter().skip(deeds.len().saturating_sub(MOST_DEEDS));
+    kept.map(|entry| format!("  {:.0}  {}{}\n", entry.at, entry.deed, history::rest(entry))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use blat_domain::plan::Hold;
+
+    use super::*;
+
+    #[test]
+    fn the_answer_says_what_is_there_what_wants_it_and_what_comes_next() {
+        let release = Reason::Release { id: 7, name: "Perth 7.1".into() };
+        let why = Why {
+            package: "core@1".parse().expect("a package"),
+            there: There::Nothing,
+            reasons: [release.clone()].into(),
+            kept_out: BTreeSet::new(),
+            next: Next::Hold(Hold::Incomplete),
+            unknown: vec![],
+        };
+        let target = "perth".parse().expect("a name");
+        let expected = "\
+core@1 on perth: it is not there
+  wanted by release Perth 7.1 (7)
+  the next sync does not send it: waits: the source has no descpkg for it yet
+";
+        assert_eq!(answer(&target, &why), expected);
+        let unwanted = Why { reasons: BTreeSet::new(), kept_out: [release].into(), next: Next::Stay, ..why };
+        let text = answer(&target, &unwanted);
+        assert!(text.contains("nothing wants it") && text.contains("kept out by include or exclude"), "{text}");
+        assert!(text.ends_with("the next sync leaves it there\n"), "{text}");
+    }
+}

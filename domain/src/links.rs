@@ -1,0 +1,220 @@
+//! Versions that are symbolic links: what they may address, and what a wanted one brings with it.
+//!
+//! A link addresses another version of its own package and nothing else, so that no link on a source can make a target
+//! show what lies outside the package it belongs to.
+
+use std::collections::BTreeMap;
+
+use crate::inventory::Inventory;
+use crate::name::{PackageId, Version};
+use crate::plan::{Hold, Source};
+use crate::release::{Reason, WantedSet};
+
+/// The most links that may stand one after the other before a package.
+pub const LONGEST_CHAIN: usize = 8;
+
+/// The version that a link in the place of `link` addresses, when its text is `to`: a plain version, also written
+/// `./VERSION`, `VERSION/` or `../NAME/VERSION` with the link's own name.
+///
+/// # Errors
+/// Why no such link is sent, for the operator.
+pub fn addressee(link: &PackageId, to: &str) -> Result<Version, String> {
+    if to.starts_with('/') {
+        return Err("it is absolute; make it address another version of its package, as VERSION alone".into());
+    }
+    let parts: Vec<&str> = to.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
+    let version = match parts[..] {
+        [version] if version != ".." => version,
+        ["..", name, version] if name == link.name.as_str() && version != ".." => version,
+        _ => return Err(format!("it leads out of {}; make it address another version of its package", link.name)),
+    };
+    version.parse().map_err(|error| format!("{error}; make it address another version of its package"))
+}
+
+/// A wanted set with all that its links bring, and every package of it as the source has it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Followed {
+    /// What was wanted, and what it addresses.
+    pub wanted: WantedSet,
+    /// Every package of `wanted` as the source has it.
+    pub survey: BTreeMap<PackageId, Source>,
+}
+
+/// Follows the links among what is `wanted`, asking `look` once for each package.
+///
+/// A link that the source cannot show at the moment is followed as the target has it: what it addresses there must not
+/// be taken for something that nothing wants.
+pub fn follow(wanted: WantedSet, inventory: &Inventory, look: impl FnMut(&PackageId) -> Source) -> Followed {
+    let mut seen = Seen { survey: BTreeMap::new(), look };
+    let mut refused = Vec::new();
+    let mut brought = WantedSet::new();
+    for (package, reasons) in &wanted {
+        let chain = match seen.chain(package, inventory) {
+            Ok(chain) => chain,
+            Err(hold) => {
+                refused.push((package.clone(), Source::Held(hold)));
+                continue;
+            }
+        };
+        let mut from = package;
+        for to in &chain {
+            let why = brought.entry(to.clone()).or_default();
+            why.insert(Reason::Link { from: from.clone() });
+            // What a pinned link needs is as urgent as the link.
+            why.extend(reasons.get(&Reason::Pinned).cloned());
+            from = to;
+        }
+    }
+    let mut followed = Followed { wanted, survey: seen.survey };
+    followed.survey.extend(refused);
+    for (package, reasons) in brought {
+        followed.wanted.entry(package).or_default().extend(reasons);
+    }
+    followed
+}
+
+struct Seen<F> {
+    survey: BTreeMap<PackageId, Source>,
+    look: F,
+}
+
+impl<F: FnMut(&PackageId) -> Source> Seen<F> {
+    /// All that `package` addresses, one after the other up to a package; nothing for one that is no link.
+    fn chain(&mut self, package: &PackageId, inventory: &Inventory) -> Result<Vec<PackageId>, Hold> {
+        let mut chain = vec![package.clone()];
+        while let Some(to) = self.next(&chain[chain.len() - 1], inventory) {
+            let refuse = |why: String| Hold::BadLink { to: chain.get(1).unwrap_or(&to).version.to_string(), why };
+            if chain.contains(&to) {
+                return Err(refuse(format!("it comes back to {to}; make it end at a package")));
+            }
+            if chain.len() > LONGEST_CHAIN {
+                return Err(refuse(format!(
+                    "more than {LONGEST_CHAIN} links follow each other; make the chain shorter"
+                )));
+            }
+            chain.push(to);
+        }
+        chain.remove(0);
+        Ok(chain)
+    }
+
+    fn next(&mut self, package: &PackageId, inventory: &Inventory) -> Option<PackageId> {
+        let look = &mut self.look;
+        match self.survey.entry(package.clone()).or_insert_with(|| look(package)) {
+            Source::Link { to } => Some(PackageId { name: package.name.clone(), version: to.clone() }),
+            Source::Ready { .. } => None,
+            Source::Held(_) => {
+                let version = addressee(package, inventory.links.get(package)?).ok()?;
+                Some(PackageId { name: package.name.clone(), version })
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Size;
+    use proptest::prelude::*;
+
+    fn id(text: &str) -> PackageId {
+        text.parse().expect("a package")
+    }
+
+    /// A source of links `(VERSION, TO)` of package `p`; every other version is a package.
+    fn source(links: &[(&str, &str)]) -> impl FnMut(&PackageId) -> Source {
+        let links: BTreeMap<PackageId, Version> =
+            links.iter().map(|(from, to)| (id(&format!("p@{from}")), to.parse().expect("a version"))).collect();
+        move |package| match links.get(package) {
+            Some(to) => Source::Link { to: to.clone() },
+            None => Source::Ready { time: 1, size: Size::default() },
+        }
+    }
+
+    fn wanted(version: &str, reason: Reason) -> WantedSet {
+        WantedSet::from([(id(&format!("p@{version}")), [reason].into())])
+    }
+
+    #[test]
+    fn a_link_addresses_a_version_of_its_own_package_or_nothing() {
+        let link = id("core@current");
+        for to in ["1.2", "./1.2", "1.2/", "../core/1.2"] {
+            assert_eq!(addressee(&link, to).expect(to).as_str(), "1.2");
+        }
+        for (to, why) in [
+            ("/srv/core/1.2", "absolute"),
+            ("../other/1.2", "leads out of core"),
+            ("..", "leads out of core"),
+            ("../core/..", "leads out of core"),
+            ("1.2/bin", "leads out of core"),
+            ("../../etc/passwd", "leads out of core"),
+            ("", "leads out of core"),
+            (".hidden", "package version"),
+            ("a b", "package version"),
+        ] {
+            let refusal = addressee(&link, to).expect_err(to);
+            assert!(refusal.contains(why), "{to:?}: {refusal}");
+        }
+    }
+
+    #[test]
+    fn a_wanted_link_brings_its_whole_chain_and_says_why() {
+        let found = follow(wanted("a", Reason::Pinned), &Inventory::default(), source(&[("a", "b"), ("b", "1")]));
+        let versions: Vec<String> = found.wanted.keys().map(PackageId::to_string).collect();
+        assert_eq!(versions, ["p@1", "p@a", "p@b"]);
+        assert_eq!(found.wanted[&id("p@1")], [Reason::Link { from: id("p@b") }, Reason::Pinned].into());
+    }
+
+    #[test]
+    fn loops_and_long_chains_are_refused_naming_link_and_addressee() {
+        let held = |links: &[(&str, &str)], version: &str| {
+            let found = follow(wanted(version, Reason::Tag), &Inventory::default(), source(links));
+            assert_eq!(found.wanted.len(), 1, "a refused link brings nothing");
+            match found.survey[&id(&format!("p@{version}"))].clone() {
+                Source::Held(hold) => hold.to_string(),
+                other @ (Source::Ready { .. } | Source::Link { .. }) => panic!("{other:?}"),
+            }
+        };
+        let refusal = held(&[("a", "b"), ("b", "a")], "a");
+        assert!(refusal.contains("link to \"b\"") && refusal.contains("comes back to p@a"), "{refusal}");
+        assert!(held(&[("a", "a")], "a").contains("comes back"));
+
+        let texts: Vec<String> = (0..=9).map(|n| format!("l{n}")).collect();
+        let links: Vec<(&str, &str)> = texts.windows(2).map(|pair| (pair[0].as_str(), pair[1].as_str())).collect();
+        assert!(held(&links, "l0").contains("more than 8 links"));
+        let shorter = follow(wanted("l1", Reason::Tag), &Inventory::default(), source(&links));
+        assert_eq!(shorter.wanted.len(), LONGEST_CHAIN + 1);
+    }
+
+    #[test]
+    fn what_a_link_addresses_on_the_target_stays_wanted_while_the_source_cannot_show_the_link() {
+        let inventory = Inventory { links: [(id("p@a"), "1".to_owned())].into(), ..Inventory::default() };
+        let look = |package: &PackageId| match package.version.as_str() {
+            "a" => Source::Held(Hold::Missing),
+            _ => Source::Ready { time: 1, size: Size::default() },
+        };
+        let found = follow(wanted("a", Reason::Pinned), &inventory, look);
+        assert!(found.wanted.contains_key(&id("p@1")));
+    }
+
+    proptest! {
+        #[test]
+        fn following_always_ends_and_brings_what_every_accepted_link_addresses(
+            to in proptest::collection::vec(0usize..14, 12), first in 0usize..12,
+        ) {
+            let look = |package: &PackageId| match to.get(package.version.as_str().parse::<usize>().expect("a number")) {
+                Some(to) => Source::Link { to: to.to_string().parse().expect("a version") },
+                None => Source::Ready { time: 1, size: Size::default() },
+            };
+            let found = follow(wanted(&first.to_string(), Reason::Tag), &Inventory::default(), look);
+            let mut steps = 0;
+            let mut package = id(&format!("p@{first}"));
+            while let Source::Link { to } = &found.survey[&package] {
+                package = id(&format!("p@{to}"));
+                prop_assert!(found.wanted.contains_key(&package));
+                steps += 1;
+                prop_assert!(steps <= LONGEST_CHAIN);
+            }
+        }
+    }
+}

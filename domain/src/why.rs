@@ -1,0 +1,134 @@
+//! Why a package is, or is not, on a target: read off the plan that a sync would carry out, so that the answer and the deed never differ.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::inventory::Inventory;
+use crate::name::{PackageId, Version};
+use crate::plan::{Action, Hold, Plan, Size};
+use crate::release::{Reason, WantedSet};
+
+/// The answer for one package on one target.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Why {
+    /// Which package.
+    pub package: PackageId,
+    /// What the target holds in its place.
+    pub there: There,
+    /// Why it is wanted; nothing where it is not.
+    pub reasons: BTreeSet<Reason>,
+    /// What would bring it if `include` and `exclude` let it.
+    pub kept_out: BTreeSet<Reason>,
+    /// What the next sync does about it.
+    pub next: Next,
+    /// Releases and projects in the config that Release Manager does not know: one of them might have brought it.
+    pub unknown: Vec<String>,
+}
+
+/// What a target holds in the place of a version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum There {
+    /// Nothing.
+    Nothing,
+    /// A complete package.
+    Package,
+    /// A symbolic link to this.
+    Link(String),
+}
+
+/// What a sync does about a package.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Next {
+    /// Nothing: all is as it should be.
+    Nothing,
+    /// It is sent.
+    Send(Size),
+    /// It is sent in the place of one with another `descpkg` time.
+    Replace(Size),
+    /// It is made a link to this version.
+    Link(Version),
+    /// It is wanted and cannot be sent now.
+    Hold(Hold),
+    /// Nothing wants it, and it stays.
+    Stay,
+}
+
+/// The answer, from what a sync was planned by. `unnarrowed` is the wanted set that there would be without `include` and `exclude`.
+pub fn why(package: &PackageId, plan: &Plan, wanted: &WantedSet, unnarrowed: &WantedSet, inventory: &Inventory) -> Why {
+    let there = match (inventory.packages.contains_key(package), inventory.links.get(package)) {
+        (true, _) => There::Package,
+        (false, Some(to)) => There::Link(to.clone()),
+        (false, None) => There::Nothing,
+    };
+    let reasons = wanted.get(package).cloned().unwrap_or_default();
+    let might = unnarrowed.get(package).into_iter().flatten();
+    Why {
+        kept_out: might.filter(|reason| !reasons.contains(*reason)).cloned().collect(),
+        next: next(package, plan),
+        package: package.clone(),
+        there,
+        reasons,
+        unknown: plan.unknown.clone(),
+    }
+}
+
+fn next(package: &PackageId, plan: &Plan) -> Next {
+    if let Some(step) = plan.steps.iter().find(|step| step.package == *package) {
+        return match step.action {
+            Action::Send => Next::Send(step.size),
+            Action::Replace => Next::Replace(step.size),
+        };
+    }
+    if let Some(link) = plan.links.iter().find(|link| link.package == *package) {
+        return Next::Link(link.to.clone());
+    }
+    if let Some(held) = plan.held.iter().find(|held| held.package == *package) {
+        return Next::Hold(held.hold.clone());
+    }
+    if plan.excess.contains(package) { Next::Stay } else { Next::Nothing }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::plan::{Source, plan};
+
+    fn id(text: &str) -> PackageId {
+        text.parse().expect("a package")
+    }
+
+    #[test]
+    fn every_package_has_its_answer_and_it_is_the_plans() {
+        let release = Reason::Release { id: 1, name: "Lab".into() };
+        let ready = |time| Source::Ready { time, size: Size::default() };
+        let survey = BTreeMap::from([
+            (id("new@1"), ready(1)),
+            (id("here@1"), ready(1)),
+            (id("other@1"), ready(2)),
+            (id("late@1"), Source::Held(Hold::Incomplete)),
+            (id("here@current"), Source::Link { to: "1".parse().expect("a version") }),
+        ]);
+        let wanted: WantedSet = survey.keys().map(|package| (package.clone(), [release.clone()].into())).collect();
+        let there = ["here@1", "other@1", "old@1"].map(|package| (id(package), 1));
+        let inventory = Inventory { packages: there.into(), ..Inventory::default() };
+        let mut unnarrowed = wanted.clone();
+        unnarrowed.insert(id("old@1"), [release.clone()].into());
+        let plan = plan(&wanted, &inventory, &survey, vec![]);
+
+        let answer = |package: &str| why(&id(package), &plan, &wanted, &unnarrowed, &inventory);
+        assert_eq!(answer("new@1").next, Next::Send(Size::default()));
+        assert_eq!((answer("here@1").next, answer("here@1").there), (Next::Nothing, There::Package));
+        assert_eq!(answer("other@1").next, Next::Replace(Size::default()));
+        assert_eq!(answer("late@1").next, Next::Hold(Hold::Incomplete));
+        assert_eq!(answer("here@current").next, Next::Link("1".parse().expect("a version")));
+        let old = answer("old@1");
+        assert_eq!((old.next, old.reasons.len(), old.kept_out), (Next::Stay, 0, [release].into()));
+        let nowhere = answer("nowhere@1");
+        assert_eq!((nowhere.next, nowhere.there, nowhere.kept_out.len()), (Next::Nothing, There::Nothing, 0));
+    }
+}
