@@ -75,7 +75,7 @@ impl Workplace {
                 tracing::debug!(%package, "already there");
                 None
             }
-            Delivery::Failed(why) => {
+            Delivery::Differs(why) | Delivery::Failed(why) => {
                 tracing::warn!(target_name = %self.settings.name, %package, "not sent: {why}");
                 Some(Deed::Failed)
             }
@@ -88,7 +88,7 @@ fn entry(deed: Deed, package: &PackageId, bytes: u64, tagged: Option<Timestamp>,
     // A clock that was set back in between makes it no time at all.
     let since = |dropped: Timestamp| u64::try_from(at.duration_since(dropped).as_millis()).unwrap_or(0);
     let detail = match delivery {
-        Delivery::Failed(why) => Some(why.clone()),
+        Delivery::Differs(why) | Delivery::Failed(why) => Some(why.clone()),
         Delivery::Published | Delivery::Replaced | Delivery::Linked | Delivery::Already => None,
     };
     let bytes = if detail.is_some() { 0 } else { bytes };
@@ -96,10 +96,10 @@ fn entry(deed: Deed, package: &PackageId, bytes: u64, tagged: Option<Timestamp>,
 }
 
 fn sent(package: &PackageId, delivery: Delivery) -> Sent {
-    match delivery {
-        Delivery::Published | Delivery::Replaced | Delivery::Linked | Delivery::Already => Sent::Done,
-        Delivery::Failed(text) => {
-            Sent::Failed(Problem { package: Some(package.clone()), text, retry: Backoff::PACKAGE })
-        }
-    }
+    let (text, retry) = match delivery {
+        Delivery::Published | Delivery::Replaced | Delivery::Linked | Delivery::Already => return Sent::Done,
+        Delivery::Differs(text) => (text, Backoff::PERSON),
+        Delivery::Failed(text) => (text, Backoff::PACKAGE),
+    };
+    Sent::Failed(Problem { package: Some(package.clone()), text, retry })
 }

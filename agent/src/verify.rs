@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use blat_domain::name::PackageId;
+use blat_domain::text::printable;
 
 use crate::session::{Problem, Sent};
 use crate::sync::unreached;
@@ -58,7 +59,7 @@ impl Workplace {
                 match finding {
                     None => tally.good += 1,
                     Some(Finding { kind, why }) => {
-                        println!("{kind:<8}  {package}  {why}");
+                        println!("{kind:<8}  {package}  {}", printable(&why));
                         wrong.push(package);
                     }
                 }
@@ -98,11 +99,14 @@ impl Workplace {
 
     /// Sends packages in the place of what is there, and counts those that made it.
     async fn repair(&self, wrong: &[PackageId]) -> usize {
+        let left = |package: &PackageId, why: &str| {
+            println!("{:<8}  {package}  cannot be repaired: {}", "left", printable(why));
+        };
         let mut parcels: Vec<Parcel> = Vec::new();
         for package in wrong {
             match self.source.repair(package) {
                 Ok(parcel) => parcels.push(parcel),
-                Err(why) => println!("{:<8}  {package}  cannot be repaired: {why}", "left"),
+                Err(why) => left(package, &why),
             }
         }
         let mut repaired = 0;
@@ -112,12 +116,8 @@ impl Workplace {
                     println!("{:<8}  {}", "repaired", parcel.package);
                     repaired += 1;
                 }
-                Sent::Waiting(why) | Sent::Hopeless(why) => {
-                    println!("{:<8}  {}  cannot be repaired: {why}", "left", parcel.package);
-                }
-                Sent::Failed(problem) => {
-                    println!("{:<8}  {}  cannot be repaired: {}", "left", parcel.package, problem.text);
-                }
+                Sent::Waiting(why) | Sent::Hopeless(why) => left(&parcel.package, &why),
+                Sent::Failed(problem) => left(&parcel.package, &problem.text),
             }
         }
         repaired

@@ -6,7 +6,7 @@
 trap_step() {
     rm -rf "$work/steps"
     mkdir "$work/steps"
-    for tool in mkdir mv chmod sync cp find awk sha256sum rm cat stat flock tar df rmdir perl; do
+    for tool in mkdir mv chmod sync cp find awk sha256sum rm cat stat flock tar df rmdir perl ln readlink; do
         wrap "$tool" '
             set -C
             n=1
@@ -66,11 +66,33 @@ after_delete() {
     eventually finishes deleted delete odd/1 && absent odd && absent .dpkg_archive/manifests/odd
 }
 
+after_link() {
+    # The old link or the new one, never none.
+    case $(readlink "$arch/odd/current") in
+    1 | 2) ;;
+    *) return 1 ;;
+    esac
+    eventually finishes_link && leads odd/current 2
+}
+
+finishes_link() {
+    link 'odd current 2'
+    grep -q '^\(linked\|already\) odd current$' "$work/out" && nothing_staged
+}
+
 before_new() { fresh; }
 before_single() { fresh; }
 before_replace() { fresh && receive "$work/odd"; }
 before_renames() { before_replace; }
 before_delete() { before_replace; }
+before_link() {
+    fresh
+    put odd/1 7
+    put odd/2 7
+    ln -s 1 "$arch/odd/current"
+    echo 'odd current 2' >"$work/links"
+    link_digest=$(sha256sum <"$work/links")
+}
 
 step_new() { run_victim receive_package --archive "$arch" --batch victim --compression none --bytes 1 --entries 1 --reserve 0 <"$work/odd"; }
 step_single() {
@@ -83,6 +105,9 @@ step_replace() {
 step_renames() {
     wrap perl 'exit 1'
     step_replace
+}
+step_link() {
+    run_victim receive_file --archive "$arch" --name links --bytes 14 --sha256 "${link_digest%% *}" <"$work/links"
 }
 step_delete() { run_victim delete_package --archive "$arch" odd/1 </dev/null; }
 
@@ -119,6 +144,7 @@ check_crashing() {
     fi
     check 'killed at every step of a replacement without exchange' killed_everywhere renames
     check 'killed at every step of a deletion' killed_everywhere delete
+    check 'killed at every step of a link that leads elsewhere' killed_everywhere link
 
     check_orphans
 }

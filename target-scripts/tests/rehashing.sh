@@ -35,6 +35,20 @@ check_rehashing() {
     spoiled 'a link in the place of a file is bad' 'bad odd 1 it holds more' sh -c 'mv bin/tool ../elsewhere; ln -s ../../elsewhere bin/tool'
     spoiled 'a package without its manifest is told' 'unknown odd 1 its manifest is gone' rm "$arch/.dpkg_archive/manifests/odd/1"
     spoiled 'a package that is gone is told' 'absent odd 1 ' rm descpkg
+    fresh
+    receive "$work/odd"
+    cp "$arch/odd/1/bin/tool" "$work/tool"
+    chmod u+w "$arch/odd/1/bin/tool"
+    echo x >>"$arch/odd/1/bin/tool"
+    rm -f "$work/hashed"
+    # Its successor comes while the old one is hashed.
+    wrap sha256sum '"$real" "$@"
+        status=$?
+        [ -e "$BLAT_TEST/hashed" ] || { : >"$BLAT_TEST/hashed"; cat "$BLAT_TEST/tool" >bin/tool; chmod 755 .; touch .; }
+        exit $status'
+    rehash 'odd 1'
+    unwrap
+    check 'a package that is exchanged while it is hashed is hashed again' grep -q '^good odd 1 ' "$work/out"
     rehash 'odd 1' '../x 1'
     check 'a hostile name is wrong usage' grep -q 'line 2 is not NAME VERSION' "$work/err"
 }

@@ -81,6 +81,8 @@ pub(crate) enum Delivery {
     Linked,
     /// The target held it as it is.
     Already,
+    /// The target holds one with the same `descpkg` time and other bytes, which was not touched.
+    Differs(String),
     /// It is not on the target, and why.
     Failed(String),
 }

@@ -191,6 +191,7 @@ fn delivery(line: &str) -> Option<(PackageId, Delivery)> {
         "replaced" => Delivery::Replaced,
         "linked" => Delivery::Linked,
         "already" => Delivery::Already,
+        "failed" if class == "differs" => Delivery::Differs(printable(text)),
         "failed" => Delivery::Failed(format!("{} ({})", printable(text), printable(class))),
         _ => return None,
     };
@@ -224,6 +225,7 @@ mod tests {
             delivery("failed core 1 digest the bytes differ"),
             Some((package, Delivery::Failed("the bytes differ (digest)".into())))
         );
+        assert!(matches!(delivery("failed core 1 differs other bytes"), Some((_, Delivery::Differs(_)))));
         assert_eq!(delivery("published ../x 1"), None);
         assert_eq!(delivery("exploded core 1"), None);
         assert_eq!(delivery(""), None);
