@@ -176,6 +176,11 @@ fn passwords(kind: Kind) {
     lab.config("perth", &database.config_with("Wrong-unlikely-word", ""));
     bad(&lab, &[], "Wrong-unlikely-word");
 
+    // Where the URL asks for TLS and the server has none, no password is sent in the open.
+    let tls = if kind == Kind::Postgres { "/rm?sslmode=require" } else { "/rm?ssl-mode=REQUIRED" };
+    lab.config("perth", &database.config_with(PASSWORD, "").replace("/rm\"", &format!("{tls}\"")));
+    lab.agent_once("perth").expect(1).says("cannot read the releases from").says("TLS");
+
     // Nor does a daemon log it that logs everything.
     lab.config("perth", &format!("{}\nverbose: 3", database.config_with("Wrong-unlikely-word", "")));
     lab.start_master();
