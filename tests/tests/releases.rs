@@ -345,6 +345,19 @@ fn a_slow_command_is_killed_with_all_that_it_started() {
 }
 
 #[test]
+fn stopping_while_a_command_runs_leaves_nothing_of_it() {
+    let mut lab = lab("rmstop", &[("core", "1")]);
+    program(&lab, "list", "sleep 1000 & echo $! >child.tmp; mv child.tmp child; wait");
+    lab.config("perth", "release_manager: {command: [./list], timeout: 1h}");
+    lab.start_master();
+    lab.wait_for("the command to begin", || lab.home().join("child").exists().then_some(()));
+
+    lab.end_master(Signal::TERM).expect_success();
+
+    lab.wait_until_nothing_runs();
+}
+
+#[test]
 fn a_target_can_be_a_master_for_others_by_its_package_list() {
     let lab = lab("rmlist", &[("core", "1"), ("core", "2"), ("tools", "1")]);
     lab.release(&[("core", "1"), ("tools", "1")]);
