@@ -22,6 +22,8 @@ const EXPECTED: &str = "one of {sqlite: PATH}, {postgres: URL}, {mysql: URL}, {f
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// The shortest time that is worth asking for.
 const SHORTEST: Duration = Duration::from_secs(1);
+/// The longest: a source that hangs must be noticed some time, and servers count milliseconds in 31 bits.
+const LONGEST: Duration = Duration::from_secs(86_400);
 
 /// The two kinds of database servers.
 #[derive(Clone, Copy)]
@@ -92,7 +94,7 @@ pub(crate) fn read(home: &Home, keys: &mut Keys<'_>) -> Option<ReleaseManager> {
         "fallback" => Ok(Mode::Fallback),
         other => Err(Wrong::expected("strict or fallback")(other)),
     });
-    let timeout = inner.value("timeout", TIMEOUT, values::duration_from(SHORTEST));
+    let timeout = inner.value("timeout", TIMEOUT, timeout);
     inner.refuse_unknown(&[], |_| None);
     let named = SOURCES.iter().filter(|source| inner.has(source)).count();
     // A source whose name is misspelt was complained about already.
@@ -102,6 +104,15 @@ pub(crate) fn read(home: &Home, keys: &mut Keys<'_>) -> Option<ReleaseManager> {
     }
     keys.complaints.append(&mut inner.complaints);
     Some(ReleaseManager { source: source?, mode, timeout })
+}
+
+fn timeout(text: &str) -> Result<Duration, Wrong> {
+    match values::duration_from(SHORTEST)(text)? {
+        long if long > LONGEST => {
+            Err(Wrong { message: format!("{} is too long", printable(text)), expected: Some("at most one day") })
+        }
+        timeout => Ok(timeout),
+    }
 }
 
 fn source(home: &Home, inner: &mut Keys<'_>) -> Option<ReleaseSource> {

@@ -113,6 +113,11 @@ impl Database {
         format!("{}://blat@127.0.0.1:{}/rm", self.key(), port.trim())
     }
 
+    /// The file of the certificate that PostgreSQL shows; MariaDB has none.
+    pub fn certificate(&self) -> String {
+        self.dir.join("server.crt").display().to_string()
+    }
+
     /// The key below `release_manager`.
     pub fn key(&self) -> &'static str {
         match self.kind {

@@ -182,8 +182,10 @@ fn passwords(kind: Kind) {
     let failed = |status: &serde_json::Value| !status["last_error"].is_null();
     let status = lab.wait_for_status("perth", "failing", failed);
     assert!(!status.to_string().contains("Wrong-unlikely-word"), "{status:#}");
-    let log = fs::read_to_string(lab.home().join("log/perth.log")).expect("a log");
-    assert!(log.contains("cannot read the releases from"), "{log}");
+    lab.wait_for("the log to say why", || {
+        let log = fs::read_to_string(lab.home().join("log/perth.log")).expect("a log");
+        log.contains("cannot read the releases from").then_some(())
+    });
     let ended = lab.end_master(Signal::TERM);
     assert_secret("Wrong-unlikely-word", &lab, &ended);
 
@@ -223,6 +225,34 @@ fn postgres_takes_its_password_from_pgpass() {
     assert_eq!(lab.package_list(), ["core 1"]);
 }
 
+/// `release_manager` with a parameter in its URL.
+fn with_parameter(database: &Database, parameter: &str) -> String {
+    database.config_with(PASSWORD, "").replace("/rm\"", &format!("/rm?{parameter}\""))
+}
+
+#[test]
+fn postgres_is_believed_only_with_a_certificate_that_its_url_asks_for() {
+    let lab = lab("rmtls", &[("core", "1")]);
+    let database = Database::new(&lab, Kind::Postgres);
+    database.release(1, "Lab 1", "open", &[("core", "1")]);
+
+    lab.config("perth", &with_parameter(&database, "sslmode=verify-full"));
+    lab.agent_once("perth").expect(1).says("invalid peer certificate");
+    let certificate = database.certificate();
+    lab.config("perth", &with_parameter(&database, &format!("sslmode=verify-full&sslrootcert={certificate}")));
+    lab.agent_once("perth").expect_success();
+
+    assert_eq!(lab.package_list(), ["core 1"]);
+}
+
+#[test]
+fn mysql_is_sent_no_password_in_the_open_where_its_url_asks_for_tls() {
+    let lab = lab("rmnotls", &[("core", "1")]);
+    let database = Database::new(&lab, Kind::MariaDb);
+    lab.config("perth", &with_parameter(&database, "ssl-mode=REQUIRED"));
+    lab.agent_once("perth").expect(1).says("server does not support TLS");
+}
+
 fn down_slow_and_fallback(kind: Kind) {
     let lab = lab("rmdown", &[("core", "1"), ("pinned", "1")]);
     let database = Database::new(&lab, kind);
@@ -249,7 +279,7 @@ fn down_slow_and_fallback(kind: Kind) {
 
     // Slow is as good as down.
     database.start();
-    let sleep = if kind == Kind::Postgres { "pg_sleep(600)" } else { "SLEEP(600)" };
+    let sleep = if kind == Kind::Postgres { "pg_sleep(600)" } else { "BENCHMARK(1000000000000, 1 + 1)" };
     let slow =
         format!(", timeout: 1s, queries: {{projects: 'SELECT 1 AS project_id, {sleep} AS project_name FROM project'}}");
     lab.config("perth", &database.config_with(PASSWORD, &slow));
@@ -337,6 +367,19 @@ fn a_slow_command_is_killed_with_all_that_it_started() {
         let pid = fs::read_to_string(lab.home().join(file)).expect("it began").trim().parse().expect("a number");
         lab.wait_for("the command to end", || (!lives(pid)).then_some(()));
     }
+}
+
+#[test]
+fn stopping_while_a_command_runs_leaves_nothing_of_it() {
+    let mut lab = lab("rmstop", &[("core", "1")]);
+    program(&lab, "list", "sleep 1000 & echo $! >child.tmp; mv child.tmp child; wait");
+    lab.config("perth", "release_manager: {command: [./list], timeout: 1h}");
+    lab.start_master();
+    lab.wait_for("the command to begin", || lab.home().join("child").exists().then_some(()));
+
+    lab.end_master(Signal::TERM).expect_success();
+
+    lab.wait_until_nothing_runs();
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! `release_manager: {file: PATH}`, and reading what is given as a file.
 
+use std::fs::Metadata;
 use std::path::Path;
 
 use blat_domain::release::Catalog;
+use tokio::fs::{File, OpenOptions};
 use tokio::io::AsyncReadExt;
 
 /// A file larger than this is not a list of releases.
@@ -13,23 +15,41 @@ pub(super) async fn load(path: &Path) -> Result<Catalog, String> {
     blat_config::release_file::parse(&read(path).await?)
 }
 
-/// The text of a regular file of bounded size. It is opened only once it is known to be one: a named pipe would wait.
+/// The text of a regular file of bounded size.
 pub(super) async fn read(path: &Path) -> Result<String, String> {
-    const IRREGULAR: &str = "it is not a regular file";
-    let found = tokio::fs::metadata(path).await.map_err(|error| error.to_string())?;
-    if !found.is_file() {
-        return Err(IRREGULAR.into());
-    }
-    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-    let opened = tokio::fs::OpenOptions::new().read(true).custom_flags(nonblocking).open(path).await;
-    let file = opened.map_err(|error| error.to_string())?;
-    if !file.metadata().await.map_err(|error| error.to_string())?.is_file() {
-        return Err(IRREGULAR.into());
-    }
+    let (file, _) = open(path).await?;
     let mut text = String::new();
     let read = file.take(LARGEST + 1).read_to_string(&mut text).await.map_err(|error| error.to_string())?;
     if read as u64 > LARGEST {
         return Err(format!("it is larger than {} MiB", LARGEST >> 20));
     }
     Ok(text)
+}
+
+/// A regular file, and what is known of it. Opening never waits, whatever takes the file's place: not for a named pipe's writer.
+pub(super) async fn open(path: &Path) -> Result<(File, Metadata), String> {
+    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let opened = OpenOptions::new().read(true).custom_flags(nonblocking).open(path).await;
+    let file = opened.map_err(|error| error.to_string())?;
+    let found = file.metadata().await.map_err(|error| error.to_string())?;
+    if found.is_file() { Ok((file, found)) } else { Err("it is not a regular file".into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_no_regular_file_is_refused_at_once() {
+        let scratch = tempfile::tempdir().expect("a scratch directory");
+        let pipe = scratch.path().join("pipe");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, 0o644.into()).expect("a FIFO");
+        let large = scratch.path().join("large");
+        std::fs::File::create(&large).and_then(|file| file.set_len(LARGEST + 1)).expect("a sparse file");
+        for (path, why) in
+            [(&pipe, "not a regular file"), (&large, "larger than 256 MiB"), (&scratch.path().join("none"), "")]
+        {
+            assert!(load(path).await.expect_err("no list of releases").contains(why), "{}", path.display());
+        }
+    }
 }

@@ -98,20 +98,21 @@ impl Desk {
     }
 
     async fn load(&self, manager: &ReleaseManager, selection: &Selection) -> Result<Catalog, ReleaseError> {
-        let (from, asking) = match &manager.source {
-            ReleaseSource::File { path } => (path.display().to_string(), file::load(path).await_in(manager).await),
-            ReleaseSource::PackageList { path } => {
-                (path.display().to_string(), package_list::load(path).await_in(manager).await)
-            }
-            ReleaseSource::Command { argv } => {
-                (format!("the command {}", argv[0]), command::load(argv, &self.root).await_in(manager).await)
-            }
-            ReleaseSource::Sqlite { .. } | ReleaseSource::Postgres(_) | ReleaseSource::MySql(_) => {
-                let asking = database::load(&manager.source, selection, manager.timeout);
-                (database::shown(&manager.source), asking.await_in(manager).await)
+        let ReleaseManager { source, timeout, .. } = manager;
+        let asking = async {
+            match source {
+                ReleaseSource::File { path } => file::load(path).await,
+                ReleaseSource::PackageList { path } => package_list::load(path).await,
+                ReleaseSource::Command { argv } => command::load(argv, &self.root).await,
+                ReleaseSource::Sqlite { .. } | ReleaseSource::Postgres(_) | ReleaseSource::MySql(_) => {
+                    database::load(source, selection, *timeout).await
+                }
             }
         };
-        asking.map_err(|why| ReleaseError::Unreadable { from: printable(&from), why })
+        let loaded = tokio::time::timeout(*timeout, asking).await.unwrap_or_else(|_| {
+            Err(format!("no answer within {}; timeout sets how long it may take", show_duration(*timeout)))
+        });
+        loaded.map_err(|why| ReleaseError::Unreadable { from: shown(source), why })
     }
 
     async fn fall_back(
@@ -132,17 +133,16 @@ impl Desk {
     }
 }
 
-/// Waiting for a source, but not for ever.
-trait AwaitIn: Future<Output = Result<Catalog, String>> + Sized {
-    /// Waits for as long as the config allows.
-    async fn await_in(self, manager: &ReleaseManager) -> Result<Catalog, String> {
-        tokio::time::timeout(manager.timeout, self).await.unwrap_or_else(|_| {
-            Err(format!("no answer within {}; timeout sets how long it may take", show_duration(manager.timeout)))
-        })
-    }
+/// The source as it is named in messages. A command's arguments are its own matter, and may be secret.
+fn shown(source: &ReleaseSource) -> String {
+    printable(&match source {
+        ReleaseSource::Sqlite { path, .. } | ReleaseSource::File { path } | ReleaseSource::PackageList { path } => {
+            path.display().to_string()
+        }
+        ReleaseSource::Postgres(database) | ReleaseSource::MySql(database) => database.url.clone(),
+        ReleaseSource::Command { argv } => format!("the command {}", argv[0]),
+    })
 }
-
-impl<F: Future<Output = Result<Catalog, String>>> AwaitIn for F {}
 
 /// A PackageList is the wanted set itself; the others are asked only for what is selected.
 fn needs_catalog(manager: &ReleaseManager, selection: &Selection) -> bool {

@@ -34,33 +34,33 @@ pub(super) enum Connection {
 impl Connection {
     /// Connects. A query of SQLite's gives up by itself after `limit`; servers are told when the transaction begins.
     pub(super) async fn open(source: &ReleaseSource, limit: Duration) -> Result<Self, String> {
-        let said = |error: Error| printable(&error.to_string());
         match source {
             ReleaseSource::Sqlite { path, .. } => {
                 let options = SqliteConnectOptions::new().filename(path).read_only(true).busy_timeout(BUSY);
-                let mut connection = options.disable_statement_logging().connect().await.map_err(said)?;
+                let mut connection =
+                    options.disable_statement_logging().connect().await.map_err(|error| said(&error))?;
                 let until = Instant::now() + limit;
-                let mut handle = connection.lock_handle().await.map_err(said)?;
+                let mut handle = connection.lock_handle().await.map_err(|error| said(&error))?;
                 handle.set_progress_handler(INSTRUCTIONS, move || Instant::now() < until);
                 drop(handle);
                 Ok(Self::Sqlite(connection))
             }
             ReleaseSource::Postgres(database) => {
                 // The environment and .pgpass are looked into here.
-                let mut options = PgConnectOptions::from_str(&database.url).map_err(said)?;
+                let mut options = PgConnectOptions::from_str(&database.url).map_err(|error| said(&error))?;
                 if let Some(path) = &database.password_file {
                     options = options.password(&password::read(path).await?);
                 }
-                Ok(Self::Postgres(options.disable_statement_logging().connect().await.map_err(said)?))
+                Ok(Self::Postgres(options.disable_statement_logging().connect().await.map_err(|error| said(&error))?))
             }
             ReleaseSource::MySql(database) => {
-                let mut options = MySqlConnectOptions::from_str(&database.url).map_err(said)?;
+                let mut options = MySqlConnectOptions::from_str(&database.url).map_err(|error| said(&error))?;
                 if let Some(path) = &database.password_file {
                     options = options.password(&password::read(path).await?);
                 } else if let Ok(password) = std::env::var("MYSQL_PWD") {
                     options = options.password(&password);
                 }
-                Ok(Self::MySql(options.disable_statement_logging().connect().await.map_err(said)?))
+                Ok(Self::MySql(options.disable_statement_logging().connect().await.map_err(|error| said(&error))?))
             }
             ReleaseSource::File { .. } | ReleaseSource::Command { .. } | ReleaseSource::PackageList { .. } => {
                 Err("it is no database".into())
@@ -91,7 +91,7 @@ impl Connection {
                 sqlx::raw_sql(AssertSqlSafe(begin)).execute(connection).await.map(|_| ())
             }
         };
-        begun.map_err(|error| format!("cannot begin to read: {}", printable(&error.to_string())))
+        begun.map_err(|error| format!("cannot begin to read: {}", said(&error)))
     }
 
     /// A name as this database's SQL has it, whatever word it is.
@@ -125,8 +125,16 @@ impl Connection {
             Self::Postgres(connection) => connection.close().await,
             Self::MySql(connection) => connection.close().await,
         };
-        closed.map_err(|error| format!("cannot close the connection: {}", printable(&error.to_string())))
+        closed.map_err(|error| format!("cannot close the connection: {}", said(&error)))
     }
+}
+
+/// What went wrong: in the server's own words where it has any, else in the driver's.
+fn said(error: &Error) -> String {
+    printable(&match error {
+        Error::Database(refusal) => refusal.message().to_owned(),
+        other => other.to_string(),
+    })
 }
 
 /// Queries are sent unprepared: then the servers answer in text, whatever the columns' types.
@@ -143,7 +151,7 @@ where
 {
     let mut rows = sqlx::raw_sql(AssertSqlSafe(query.to_owned())).fetch(connection);
     let mut count = 0;
-    while let Some(row) = rows.try_next().await.map_err(|error| printable(&error.to_string()))? {
+    while let Some(row) = rows.try_next().await.map_err(|error| said(&error))? {
         count += 1;
         if count > MOST_ROWS {
             return Err(format!("it gives more than {MOST_ROWS} rows"));

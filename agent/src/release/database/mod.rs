@@ -29,17 +29,6 @@ pub(super) async fn load(source: &ReleaseSource, selection: &Selection, limit: D
     Ok(catalog)
 }
 
-/// The source as it is named in messages.
-pub(super) fn shown(source: &ReleaseSource) -> String {
-    match source {
-        ReleaseSource::Sqlite { path, .. } | ReleaseSource::File { path } | ReleaseSource::PackageList { path } => {
-            path.display().to_string()
-        }
-        ReleaseSource::Postgres(database) | ReleaseSource::MySql(database) => database.url.clone(),
-        ReleaseSource::Command { argv } => argv.join(" "),
-    }
-}
-
 /// The site's own queries; the sources that are no databases have none.
 fn queries(source: &ReleaseSource) -> Queries {
     match source {

@@ -5,17 +5,15 @@ use std::path::Path;
 
 use tokio::io::AsyncReadExt;
 
+use crate::release::file;
+
 /// No password is longer, in bytes.
 const LONGEST: u64 = 4096;
 
 /// The file's first line.
 pub(super) async fn read(path: &Path) -> Result<String, String> {
     let failed = |why: &str| format!("cannot take the password from {}: {why}", path.display());
-    let file = tokio::fs::File::open(path).await.map_err(|error| failed(&error.to_string()))?;
-    let found = file.metadata().await.map_err(|error| failed(&error.to_string()))?;
-    if !found.is_file() {
-        return Err(failed("it is not a regular file"));
-    }
+    let (file, found) = file::open(path).await.map_err(|why| failed(&why))?;
     if found.mode() & 0o007 != 0 {
         return Err(failed("everybody may read or write it; take that away with chmod o="));
     }
