@@ -55,7 +55,7 @@ pub(crate) struct Args {
     pub(crate) fingerprint: Option<String>,
 
     /// With --enrol: the file whose first line is the password, instead of asking
-    #[arg(long, value_name = "FILE", requires = "enrol", env = "BLAT_PASSWORD_FILE")]
+    #[arg(long, value_name = "FILE", requires = "enrol")]
     pub(crate) password_file: Option<PathBuf>,
 
     /// With --enrol: install the crontab lines too

@@ -281,6 +281,22 @@ impl Lab {
         found
     }
 
+    /// What carries the links now: ssh clients; where the client is within the agent, the sshd's processes for its connections.
+    pub fn link_processes(&self) -> Vec<u32> {
+        if transport() == "openssh" {
+            return self.local_processes().iter().filter(|p| p.name == "ssh").map(|p| p.pid).collect();
+        }
+        let leader = fs::read_to_string(self.dir.join("sshd/sshd.pid")).unwrap_or_default();
+        let entries = fs::read_dir("/proc").expect("/proc is there").flatten();
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        // The sshd has a child for each connection.
+        let is_link = |pid: &u32| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            stat.rsplit_once(") ").and_then(|(_, fields)| fields.split(' ').nth(1)) == Some(leader.trim())
+        };
+        pids.filter(is_link).collect()
+    }
+
     /// Waits until nothing runs on the master's side: no orphan is left.
     pub fn wait_until_nothing_runs(&self) {
         self.wait_for("the last process of the master's side to end", || {

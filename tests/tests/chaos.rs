@@ -102,9 +102,9 @@ fn the_agent_is_killed() {
 #[test]
 fn its_ssh_is_killed() {
     come_through("killssh", |lab, _, _| {
-        let clients: Vec<_> = lab.local_processes().into_iter().filter(|process| process.name == "ssh").collect();
-        clients.iter().for_each(|ssh| process::signal(ssh.pid, Signal::KILL));
-        !clients.is_empty()
+        let links = lab.link_processes();
+        links.iter().for_each(|pid| process::signal(*pid, Signal::KILL));
+        !links.is_empty()
     });
 }
 

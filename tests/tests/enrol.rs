@@ -92,8 +92,17 @@ fn enrol_trusts_a_host_key_only_when_its_fingerprint_is_confirmed() {
     unattended(&lab, &["enrol", "perth", "--fingerprint", &shown]).says("already trusted");
     assert_eq!(read(&known), stored, "it is stored once");
 
-    fs::write(&known, stored.replace(" AAAA", " BBBB")).expect("an own file");
-    unattended(&lab, &["enrol", "perth"]).expect(1);
+    let name = stored.split(' ').next().expect("a name");
+    let mut keygen = Command::new("ssh-keygen");
+    keygen.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(lab.home().join("ssh/other"));
+    process::run(&mut keygen, &lab.home()).expect_success();
+    let other = format!("{name} {}", read(&lab.home().join("ssh/other.pub")));
+    fs::write(&known, &other).expect("an own file");
+    unattended(&lab, &["enrol", "perth", "--fingerprint", &shown])
+        .expect(1)
+        .says("has another key")
+        .says("ssh-keygen -R");
+    assert_eq!(read(&known), other, "a key is never replaced");
     fs::write(&known, "").expect("an own file");
     unattended(&lab, &["enrol", "perth", "--fingerprint", &shown]).says("now trusted");
 }

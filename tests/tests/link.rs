@@ -1,9 +1,16 @@
 //! The link itself: whose key is trusted, what is said when it is refused, and how it comes back.
 
 use std::fs;
+use std::io;
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use blat_tests::{Lab, process};
+use rustix::process::Signal;
 
 /// A lab with one small package that is wanted.
 fn lab(name: &str) -> Lab {
@@ -86,6 +93,9 @@ fn a_key_that_the_target_does_not_know_is_refused_and_named() {
     lab.config("perth", &format!("identity: {key}"));
     lab.agent_once("perth").expect(1).says(&key).says("authorized_keys");
 
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).expect("an own file");
+    lab.agent_once("perth").expect(1).says(&key);
+
     lab.config("perth", "identity: ssh/missing");
     lab.agent_once("perth").expect(1).says("ssh/missing");
     assert_eq!(lab.visible(), Vec::<String>::new());
@@ -129,16 +139,16 @@ fn a_target_that_pauses_is_waited_for() {
         let running: Vec<_> = lab.remote_processes().into_iter().filter(receives).collect();
         (!running.is_empty()).then_some(running)
     });
-    frozen.iter().for_each(|p| process::signal(p.pid, rustix::process::Signal::STOP));
+    frozen.iter().for_each(|p| process::signal(p.pid, Signal::STOP));
     // With its reader stopped, the stream comes to a stand.
     let sent = || process::processor_time(sync.pid());
     lab.wait_for("the agent to stand still", || {
         let before = sent();
-        let start = std::time::Instant::now();
-        process::poll(std::time::Duration::from_secs(2), || (start.elapsed().as_secs() >= 1).then_some(()));
-        (sent() - before < std::time::Duration::from_millis(300)).then_some(())
+        let start = Instant::now();
+        process::poll(Duration::from_secs(2), || (start.elapsed().as_secs() >= 1).then_some(()));
+        (sent() - before < Duration::from_millis(300)).then_some(())
     });
-    frozen.iter().for_each(|p| process::signal(p.pid, rustix::process::Signal::CONT));
+    frozen.iter().for_each(|p| process::signal(p.pid, Signal::CONT));
     sync.finish().expect_success();
     lab.assert_published("bulk", "1");
 }
@@ -168,4 +178,92 @@ fn only_openssh_runs_the_systems_client() {
     let clients = lab.local_processes().iter().filter(|p| p.name == "ssh").count();
     let expected = usize::from(lab.config_text("").contains("transport: openssh"));
     assert_eq!(clients, expected, "{:#?}", lab.local_processes());
+}
+
+/// A relay to the target's sshd. Links that stand can be made to swallow everything, without a word to either side.
+struct Relay {
+    port: u16,
+    links: Arc<Mutex<Vec<Arc<Mutex<bool>>>>>,
+}
+
+impl Relay {
+    fn new(to: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = listener.local_addr().expect("a bound port").port();
+        let links: Arc<Mutex<Vec<Arc<Mutex<bool>>>>> = Arc::default();
+        let all = links.clone();
+        // It ends with the test's process.
+        thread::spawn(move || {
+            for near in listener.incoming().flatten() {
+                let Ok(far) = TcpStream::connect(("127.0.0.1", to)) else { continue };
+                let swallows = Arc::new(Mutex::new(false));
+                all.lock().expect("no test panics with it").push(swallows.clone());
+                for (from, to) in [(&near, &far), (&far, &near)] {
+                    let (from, to) = (from.try_clone().expect("a socket"), to.try_clone().expect("a socket"));
+                    let swallows = swallows.clone();
+                    thread::spawn(move || pass(from, to, &swallows));
+                }
+            }
+        });
+        Self { port, links }
+    }
+
+    /// Whatever links stand now are black holes from here on; new ones are not.
+    fn swallow(&self) {
+        for link in &*self.links.lock().expect("no test panics with it") {
+            *link.lock().expect("no test panics with it") = true;
+        }
+    }
+}
+
+fn pass(mut from: TcpStream, mut to: TcpStream, swallows: &Mutex<bool>) {
+    let mut buffer = [0; 16 << 10];
+    while let Ok(count) = io::Read::read(&mut from, &mut buffer) {
+        if *swallows.lock().expect("no test panics with it") {
+            continue;
+        }
+        if count == 0 || io::Write::write_all(&mut to, &buffer[..count]).is_err() {
+            break;
+        }
+    }
+    // The other end may be gone already.
+    let _ = to.shutdown(Shutdown::Both);
+}
+
+#[test]
+fn a_black_hole_is_found_and_the_next_link_serves() {
+    let mut lab = lab("blackhole");
+    lab.package("tools", "1", |p| p.file("a", "1"));
+    let (name, key) = known_host(&lab);
+    let real = name.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
+    let relay = Relay::new(real);
+    let known = lab.home().join("ssh/known_hosts");
+    fs::write(&known, format!("[127.0.0.1]:{} {key}\n", relay.port)).expect("an own folder");
+    lab.config("perth", &format!("port: {}\nknown_hosts: ssh/known_hosts", relay.port));
+    lab.start_master();
+    let status = lab.wait_for_status("perth", "idle", |s| s["state"] == "idle" && s["last_sync"]["result"] == "ok");
+
+    relay.swallow();
+    let start = Instant::now();
+    lab.drop_tag("perth", "tools", "1");
+    lab.wait_until_published("tools", "1");
+
+    println!("served {:?} after the link went dead", start.elapsed());
+    assert_eq!(lab.target_status("perth")["pid"], status["pid"], "a dead link is no reason for an agent to end");
+}
+
+/// A link that stands and is not used takes next to no processor time.
+#[test]
+fn an_idle_link_rests() {
+    let mut lab = lab("idlelink");
+    lab.config("perth", "");
+    lab.start_master();
+    let status = lab.wait_for_status("perth", "idle", |s| s["state"] == "idle" && s["last_sync"]["result"] == "ok");
+    let agent = status["pid"].as_u64().and_then(|pid| pid.try_into().ok()).expect("a running agent");
+    let window = Duration::from_secs(2);
+    lab.wait_for("two seconds in which the agent uses hardly any processor time", || {
+        let (start, before) = (Instant::now(), process::processor_time(agent));
+        process::poll(window * 2, || (start.elapsed() >= window).then_some(()));
+        (process::processor_time(agent) - before < window / 20).then_some(())
+    });
 }

@@ -9,7 +9,7 @@ use blat_domain::text::printable;
 use ssh2::{KeyboardInteractivePrompt, Prompt, Session};
 
 use crate::target::install::shell_word;
-use crate::target::transport::libssh2::connect::{greet, is_refusal};
+use crate::target::transport::libssh2::connect::{greet_trusted, is_refusal};
 use crate::target::transport::place;
 
 /// How often a person may mistype; sshd itself allows six.
@@ -22,7 +22,7 @@ const MOST_SAID: u64 = 4 << 10;
 pub(super) fn login_by_password(ssh: &SshSettings, public: &str, file: Option<&Path>) -> anyhow::Result<Session> {
     let tries = if file.is_some() { 1 } else { TRIES };
     for remaining in (0..tries).rev() {
-        let session = greet(ssh)?.session;
+        let session = greet_trusted(ssh)?.session;
         let methods = session.auth_methods(&ssh.user).map(str::to_owned);
         let methods = methods
             .map_err(|error| anyhow!("cannot ask {} how to log in: {}", place(ssh), printable(error.message())))?;

@@ -14,7 +14,7 @@ use blat_config::{Home, Settings, SshSettings};
 
 use crate::target::TargetError;
 use crate::target::install::ensure_installed;
-use crate::target::transport::libssh2::connect::{Greeted, authenticate, greet};
+use crate::target::transport::libssh2::connect::{authenticate, greet, greet_trusted};
 use crate::target::transport::place;
 use crate::workplace;
 
@@ -66,7 +66,7 @@ fn let_in(ssh: &SshSettings, wishes: &Wishes) -> anyhow::Result<()> {
     drop(greeted);
     let session = key::login_by_password(ssh, &public, wishes.password_file.as_deref())?;
     key::install(&session, &public).with_context(|| format!("cannot install the key at {}", place(ssh)))?;
-    let Greeted { session, .. } = greet(ssh)?;
+    let session = greet_trusted(ssh)?.session;
     authenticate(&session, ssh).map_err(|error| {
         anyhow!(
             "the key is installed, yet not accepted: {error}; on the target, look at the owner and the modes of the \

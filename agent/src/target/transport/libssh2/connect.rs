@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use blat_config::SshSettings;
@@ -82,12 +83,23 @@ fn dial(settings: &SshSettings) -> std::io::Result<TcpStream> {
     Err(last)
 }
 
+/// As [`greet`], at a host whose key is trusted: only to such a one may anything be told.
+///
+/// # Errors
+/// As those of [`greet`], and [`TargetError::Operator`] where the key is any but a trusted one.
+pub(crate) fn greet_trusted(settings: &SshSettings) -> Result<Greeted, TargetError> {
+    let greeted = greet(settings)?;
+    match greeted.verdict {
+        Verdict::Trusted => Ok(greeted),
+        Verdict::Unknown | Verdict::Changed | Verdict::Revoked => {
+            Err(wrong_host_key(settings, Some(&greeted.key.fingerprint())))
+        }
+    }
+}
+
 /// Logs in with the identity, at a host whose key is trusted.
 pub(super) fn login(settings: &SshSettings) -> Result<Line, TargetError> {
-    let Greeted { session, key, verdict, socket } = greet(settings)?;
-    if verdict != Verdict::Trusted {
-        return Err(wrong_host_key(settings, Some(&key.fingerprint())));
-    }
+    let Greeted { session, socket, .. } = greet_trusted(settings)?;
     authenticate(&session, settings)?;
     let failed = |what: &str| TargetError::Link(format!("cannot log in to {}: {}", place(settings), printable(what)));
     let ssh = |error: ssh2::Error| failed(error.message());
@@ -104,6 +116,14 @@ pub(super) fn login(settings: &SshSettings) -> Result<Line, TargetError> {
 /// # Errors
 /// [`TargetError::Operator`] where the key cannot be used or is refused, [`TargetError::Link`] where the link broke.
 pub(crate) fn authenticate(session: &Session, settings: &SshSettings) -> Result<(), TargetError> {
+    // As the system's client does: what others may read is no secret.
+    match std::fs::metadata(&settings.identity) {
+        Ok(found) if found.permissions().mode() & 0o077 != 0 => {
+            return Err(key_refused(settings, "others may read it, which chmod 600 mends"));
+        }
+        Ok(_) => {}
+        Err(error) => return Err(key_refused(settings, &format!("it cannot be read: {error}"))),
+    }
     match session.userauth_pubkey_file(&settings.user, None, &settings.identity, None) {
         Ok(()) => Ok(()),
         Err(error) if is_refusal(&error) => Err(key_refused(settings, &printable(error.message()))),

@@ -176,24 +176,37 @@ impl Conversation {
             // The readers see the end now, the exit status may take longer: a command can close its streams and run on.
             (self.output.pipe, self.complaints.pipe, self.input.pipe) = (None, None, None);
             if turn.later(session, channel.wait_close())?.is_some() {
-                let killed = channel.exit_signal().is_ok_and(|signal| signal.exit_signal.is_some());
-                let code = channel.exit_status().map_err(|error| error.message().to_owned())?;
-                let exit = match (killed, code) {
-                    (true, _) => Exit::Killed,
-                    (false, 127) => Exit::NotFound,
-                    (false, code) => Exit::Code(code),
-                };
-                turn.again = true;
-                return Ok(Stage::Closing(channel, Some(exit)));
+                let exit = exit_of(&channel)?;
+                return Ok(leave(channel, Some(exit), turn));
             }
         }
-        // Nobody waits for it any more. A packet that is half sent must be finished first, or nothing else can be sent.
-        if self.ended.is_closed() && turn.is_calm() {
-            turn.again = true;
-            return Ok(Stage::Closing(channel, None));
+        // Nobody waits for it any more.
+        if self.ended.is_closed() {
+            return Ok(leave(channel, None, turn));
         }
         Ok(Stage::Talking(channel))
     }
+}
+
+/// How the command on a channel ended that the far end has closed.
+fn exit_of(channel: &Channel) -> Result<Exit, String> {
+    let killed = channel.exit_signal().is_ok_and(|signal| signal.exit_signal.is_some());
+    // A far end that told no status counts as 0 here; every answer of ours has an end mark of its own.
+    Ok(match channel.exit_status().map_err(|error| error.message().to_owned())? {
+        _ if killed => Exit::Killed,
+        127 => Exit::NotFound,
+        code => Exit::Code(code),
+    })
+}
+
+/// Stops talking, as soon as nothing is half sent: such a packet is finished by whoever began it, or nothing else is ever sent.
+fn leave(channel: Channel, exit: Option<Exit>, turn: &mut Turn) -> Stage {
+    if turn.is_calm() {
+        turn.again = true;
+        return Stage::Closing(channel, exit);
+    }
+    turn.postponed = true;
+    Stage::Talking(channel)
 }
 
 fn close(mut channel: Channel, exit: Option<Exit>, session: &Session, turn: &mut Turn) -> Result<Stage, String> {
