@@ -16,6 +16,8 @@ impl Backoff {
     pub const LINK: Self = Self { first: Duration::from_secs(1), longest: Duration::from_secs(60) };
     /// A package or sync that failed for a reason of its own.
     pub const PACKAGE: Self = Self { first: Duration::from_secs(5), longest: Duration::from_secs(600) };
+    /// What waits for a person: nothing comes of trying sooner than the next full sync.
+    pub const PERSON: Self = Self { first: Duration::from_secs(4 * 3_600), longest: Duration::from_secs(4 * 3_600) };
     /// An agent process that exited.
     pub const PROCESS: Self = Self { first: Duration::from_secs(1), longest: Duration::from_secs(300) };
 
