@@ -5,6 +5,7 @@
 mod args;
 mod bars;
 mod daemon;
+mod memory;
 mod progress;
 mod release;
 mod session;
@@ -12,6 +13,7 @@ mod source;
 mod sync;
 mod tags;
 mod target;
+mod upkeep;
 mod watching;
 mod workplace;
 
@@ -76,7 +78,7 @@ async fn run(args: Args) -> Result<(), Failure> {
         warn_on_stderr();
     }
     match (args.once, args.plan) {
-        (true, _) => once(&home, settings).await,
+        (true, _) => once(&home, settings, args.allow_delete).await,
         (_, true) => print_plan(&home, settings).await,
         (false, false) => daemon::run(home, settings, args.supervised).await,
     }
@@ -97,11 +99,11 @@ fn load(home: &Home, target: &TargetName) -> Result<Settings, Failure> {
 }
 
 /// One sync in the foreground.
-async fn once(home: &Home, settings: Settings) -> Result<(), Failure> {
+async fn once(home: &Home, settings: Settings, allow_delete: bool) -> Result<(), Failure> {
     let _lock = daemon::lock(home, &settings.name)?;
     let workplace = Workplace::new(home, settings);
     let bars = bars::Bars::new(workplace.progress.clone());
-    let (report, problem) = bars.during(workplace.sync()).await;
+    let (report, problem) = bars.during(workplace.sync(allow_delete)).await;
     println!("{}", bars::summary(&report));
     match problem {
         None => Ok(()),
@@ -115,7 +117,7 @@ async fn once(home: &Home, settings: Settings) -> Result<(), Failure> {
 /// What a sync would do, as JSON on one line.
 async fn print_plan(home: &Home, settings: Settings) -> Result<(), Failure> {
     let workplace = Workplace::new(home, settings);
-    let prepared = workplace.prepare().await.map_err(|problem| anyhow!("cannot plan: {}", problem.text))?;
+    let prepared = workplace.prepare(false).await.map_err(|problem| anyhow!("cannot plan: {}", problem.text))?;
     println!("{}", serde_json::to_string(&prepared.plan).context("cannot write the plan")?);
     Ok(())
 }

@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use blat_domain::name::PackageId;
 use blat_domain::package_list;
 use blat_domain::plan::{Hold, Plan, Size, plan};
-use blat_domain::release::WantedSet;
+use blat_domain::release::{Reason, WantedSet};
+use blat_domain::retention::{Circumstances, Distrust, decide};
 use blat_domain::retry::Backoff;
 use blat_domain::status::{SyncReport, SyncResult};
 use futures_util::StreamExt;
@@ -29,12 +30,17 @@ const STREAM_ENTRIES: u64 = 8_000;
 pub(crate) struct Prepared {
     pub(crate) plan: Plan,
     wanted: WantedSet,
+    /// The target's clock while it was listed, in epoch seconds.
+    clock: Option<i64>,
+    /// Up to which epoch second Release Manager knows all.
+    known_up_to: i64,
 }
 
 impl Workplace {
-    /// Compares what is wanted with what is there. Changes nothing.
-    pub(crate) async fn prepare(&self) -> Result<Prepared, Problem> {
+    /// Compares what is wanted with what is there. Changes nothing. `is_confirmed`: whether more may go than `max_delete`.
+    pub(crate) async fn prepare(&self, is_confirmed: bool) -> Result<Prepared, Problem> {
         let settings = &self.settings;
+        let known_up_to = release::known_up_to(settings.release_manager.as_ref(), Timestamp::now().as_second());
         let (resolution, inventory) = tokio::join!(
             release::wanted(settings.release_manager.as_ref(), &settings.selection),
             self.target.inventory()
@@ -49,19 +55,32 @@ impl Workplace {
                 "the target holds entries that are not packages"
             );
         }
-        let source = self.source.clone();
+        let (source, clock_doubt, tagged) =
+            (self.source.clone(), self.memory.doubt(inventory.clock), self.memory.tagged());
+        let (aging, max_delete) = (settings.aging, settings.max_delete);
         let surveying = tokio::task::spawn_blocking(move || {
             source.check(!resolution.wanted.is_empty()).map_err(|error| error.to_string())?;
             let survey = source.survey(resolution.wanted.keys(), &inventory);
-            let plan = plan(&resolution.wanted, &inventory, &survey, resolution.unknown);
-            Ok(Prepared { plan, wanted: resolution.wanted })
+            let mut plan = plan(&resolution.wanted, &inventory, &survey, resolution.unknown);
+            plan.upkeep = decide(&Circumstances {
+                aging,
+                max_delete,
+                is_confirmed,
+                wanted: &resolution.wanted,
+                inventory: &inventory,
+                clock_doubt,
+                distrust: (!plan.is_complete()).then_some(Distrust::Incomplete),
+                tagged: &tagged,
+                known_up_to,
+            });
+            Ok(Prepared { plan, wanted: resolution.wanted, clock: inventory.clock, known_up_to })
         });
         let surveyed = surveying.await.unwrap_or_else(|error| Err(format!("looking at the source failed: {error}")));
         surveyed.map_err(|why: String| problem(None, why, Backoff::PACKAGE))
     }
 
-    /// One full sync, from the look to the PackageList.
-    pub(crate) async fn sync(&self) -> (SyncReport, Option<Problem>) {
+    /// One full sync, from the look to the last deletion. `allow_delete` confirms what the guard would refuse.
+    pub(crate) async fn sync(&self, allow_delete: bool) -> (SyncReport, Option<Problem>) {
         let mut report = SyncReport {
             started: Timestamp::now(),
             finished: Timestamp::now(),
@@ -74,7 +93,7 @@ impl Workplace {
             deleted: 0,
             bytes: 0,
         };
-        let problem = match self.prepare().await {
+        let problem = match self.prepare(allow_delete).await {
             Ok(prepared) => self.execute(&prepared, &mut report).await,
             Err(problem) => Some(problem),
         };
@@ -84,7 +103,7 @@ impl Workplace {
     }
 
     async fn execute(&self, prepared: &Prepared, report: &mut SyncReport) -> Option<Problem> {
-        let Prepared { plan, wanted } = prepared;
+        let Prepared { plan, wanted, clock, known_up_to } = prepared;
         (report.wanted, report.present) = (plan.wanted, plan.present);
         let size = plan.size();
         tracing::debug!(
@@ -97,6 +116,8 @@ impl Workplace {
             "planned"
         );
         let mut first_problem = self.say_what_is_missing(plan, report);
+        let marked_still = self.unmark(&plan.upkeep, *clock).await;
+        first_problem = first_problem.or(marked_still);
         let parcels: Vec<Parcel> = plan
             .steps
             .iter()
@@ -127,9 +148,22 @@ impl Workplace {
         if first_problem.is_none() && plan.is_complete() {
             let list = package_list::render(wanted.keys());
             let stored = self.target.store_list(&list).await;
-            first_problem = stored.err().map(|error| unreached("cannot store the PackageList", error));
+            first_problem = match stored {
+                Ok(()) => {
+                    self.forget_tags(wanted, *known_up_to);
+                    self.age(&plan.upkeep, *known_up_to, report).await
+                }
+                Err(error) => Some(unreached("cannot store the PackageList", error)),
+            };
         }
         first_problem
+    }
+
+    /// What releases list by now, no tag has to vouch for any more.
+    fn forget_tags(&self, wanted: &WantedSet, known_up_to: i64) {
+        let by_release = |reason: &Reason| matches!(reason, Reason::Release { .. });
+        let is_known = |package: &PackageId| wanted.get(package).is_some_and(|reasons| reasons.iter().any(by_release));
+        self.memory.forget_tags(known_up_to, is_known);
     }
 
     /// What is wanted and cannot be sent is logged one by one; the first that will not pass by itself is the sync's problem.
@@ -153,6 +187,8 @@ impl Workplace {
 
     /// Sends packages because tags ask for them.
     pub(crate) async fn send_tagged(&self, packages: BTreeSet<PackageId>) -> Vec<(PackageId, Sent)> {
+        // Before anything is sent: from then on it must not be taken for extra.
+        self.memory.note_tags(&packages);
         let source = self.source.clone();
         let looking = tokio::task::spawn_blocking(move || {
             packages.into_iter().map(|package| (source.parcel(&package, true), package)).collect::<Vec<_>>()
@@ -250,12 +286,12 @@ fn held(hold: &Hold) -> Sent {
     }
 }
 
-fn problem(package: Option<PackageId>, text: String, retry: Backoff) -> Problem {
+pub(crate) fn problem(package: Option<PackageId>, text: String, retry: Backoff) -> Problem {
     Problem { package, text, retry }
 }
 
 /// A target's error as a problem: the way there and its space are tried again sooner than what it refused.
-fn unreached(what: &str, error: TargetError) -> Problem {
+pub(crate) fn unreached(what: &str, error: TargetError) -> Problem {
     let retry = match error {
         TargetError::Link(_) | TargetError::Space(_) | TargetError::Operator(_) => Backoff::LINK,
         TargetError::Refused(_) => Backoff::PACKAGE,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use blat_config::{Home, Settings, Transport as Way};
 
+use crate::memory::{self, Memory};
 use crate::progress::Progress;
 use crate::source::SourceArchive;
 use crate::target::Target;
@@ -20,13 +21,16 @@ pub(crate) struct Workplace {
     pub(crate) target: Arc<dyn Target>,
     pub(crate) source: SourceArchive,
     pub(crate) progress: Arc<Progress>,
+    pub(crate) memory: Arc<Memory>,
 }
 
 impl Workplace {
     /// A workplace for these settings. Nothing is connected before it is used.
     pub(crate) fn new(home: &Home, settings: Settings) -> Self {
         let source = SourceArchive::new(settings.source.clone(), settings.writable);
-        Self { target: target(home, &settings), source, progress: Arc::default(), settings: Arc::new(settings) }
+        let memory = Arc::new(Memory::load(home.target_state_dir(&settings.name).join(memory::FILE)));
+        let target = target(home, &settings);
+        Self { target, source, progress: Arc::default(), memory, settings: Arc::new(settings) }
     }
 
     /// The same under other settings. The connection is kept where they lead to the same place by the same way.

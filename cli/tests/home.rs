@@ -107,7 +107,6 @@ fn what_a_later_release_brings_is_refused() {
         &["verify", "perth"],
         &["ssh", "perth", "--help"],
         &["check", "--connect"],
-        &["sync", "--allow-delete"],
     ] {
         let ran = scratch.blat(words).exits(2);
         assert!(ran.err.starts_with(&format!("blat: `blat {}", words[0])), "{}", ran.err);
@@ -129,7 +128,7 @@ fn help_lists_what_there_is_and_no_more() {
     assert_eq!(listed, ["init", "check", "start", "stop", "restart", "status", "sync", "tag", "plan", "logs"]);
     for command in listed {
         let help = Scratch::empty().blat(&[command, "--help"]).exits(0).out;
-        assert!(help.contains("Examples:") && !help.contains("allow-delete") && !help.contains("connect"), "{help}");
+        assert!(help.contains("Examples:") && !help.contains("connect"), "{help}");
     }
 }
 

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::inventory::Inventory;
 use crate::name::PackageId;
 use crate::release::{Reason, WantedSet};
+use crate::retention::Upkeep;
 use crate::text::printable;
 use crate::units::show_duration;
 
@@ -148,10 +149,13 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// What is wanted and cannot be sent now.
     pub held: Vec<Held>,
-    /// Packages on the target that nothing wants. They stay.
+    /// Packages on the target that nothing wants.
     pub excess: Vec<PackageId>,
     /// Releases and projects in the config that Release Manager does not know.
     pub unknown: Vec<String>,
+    /// What becomes of extra packages.
+    #[serde(default)]
+    pub upkeep: Upkeep,
 }
 
 impl Plan {

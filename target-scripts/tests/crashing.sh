@@ -135,7 +135,7 @@ check_orphans() {
     eventually stage_has_files
     check 'in the middle of a stream there are files in the stage' stage_has_files
     list
-    check 'which are not listed' said ''
+    check 'which are not listed' listed ''
     read -r victim <"$work/victim"
     kill -9 "$victim"
     receive "$work/even"

@@ -1,12 +1,14 @@
 //! Release Manager: where the wanted set comes from.
 
 mod file;
+mod freshness;
 mod sqlite;
 
 use blat_config::ReleaseManager;
 use blat_domain::release::{Catalog, Resolution, Selection, resolve};
 use blat_domain::text::printable;
 
+pub(crate) use freshness::known_up_to;
 pub(crate) use sqlite::create as create_database;
 
 /// Why Release Manager could not be asked. A sync that does not know what is wanted does nothing.
