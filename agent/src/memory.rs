@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use blat_domain::clock::{Doubt, Reading, doubt};
 use blat_domain::name::PackageId;
+use blat_domain::retention::is_newer;
 use jiff::Timestamp;
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
@@ -54,7 +55,7 @@ impl Memory {
     /// Release Manager is asked for what it knows up to this epoch second, and answered with these packages: tags
     /// that it has caught up with need no remembering.
     pub(crate) fn forget_tags(&self, known_up_to: i64, is_known: impl Fn(&PackageId) -> bool) {
-        self.change(|kept| kept.tagged.retain(|package, at| *at > known_up_to && !is_known(package)));
+        self.change(|kept| kept.tagged.retain(|package, at| is_newer(*at, known_up_to) && !is_known(package)));
     }
 
     /// What speaks against the target's clock, which says `target`.

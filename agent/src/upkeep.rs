@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use blat_domain::name::PackageId;
-use blat_domain::retention::{Action, Step, Upkeep, Why};
+use blat_domain::retention::{Action, Step, Upkeep, Why, is_newer};
 use blat_domain::retry::Backoff;
 use blat_domain::status::SyncReport;
 
@@ -31,11 +31,11 @@ impl Workplace {
     /// what a tag brought since then stays.
     pub(crate) async fn age(&self, upkeep: &Upkeep, known_up_to: i64, report: &mut SyncReport) -> Option<Problem> {
         self.say_why_nothing_goes(upkeep);
-        let spared = |step: &&Step| self.memory.tagged().get(&step.package).is_none_or(|at| *at <= known_up_to);
         let mut first_problem = None;
         for (how, steps) in groups(&upkeep.steps) {
             for steps in steps.chunks(AT_ONCE) {
-                let steps: Vec<&Step> = steps.iter().copied().filter(spared).collect();
+                let spared = self.tagged_since(known_up_to);
+                let steps = steps.iter().copied().filter(|step| !spared.contains(&step.package)).collect();
                 let done = match self.retire(how, steps).await {
                     Ok(done) => done,
                     Err(problem) => return Some(problem),
@@ -53,6 +53,11 @@ impl Workplace {
         }
         let refused = upkeep.refusal.as_ref().map(|refusal| problem(None, refusal.to_string(), Backoff::PERSON));
         first_problem.or(refused)
+    }
+
+    fn tagged_since(&self, known_up_to: i64) -> BTreeSet<PackageId> {
+        let newer = self.memory.tagged().into_iter().filter(|(_, at)| is_newer(*at, known_up_to));
+        newer.map(|(package, _)| package).collect()
     }
 
     fn say_why_nothing_goes(&self, upkeep: &Upkeep) {
@@ -100,9 +105,7 @@ impl Workplace {
 
     /// A tag that came in the very moment of the deletion found its package "already there": it is sent again.
     async fn bring_back(&self, deleted: BTreeSet<PackageId>, known_up_to: i64) -> Option<Problem> {
-        let tagged = self.memory.tagged();
-        let is_tagged = |package: &PackageId| tagged.get(package).is_some_and(|at| *at > known_up_to);
-        let again: BTreeSet<PackageId> = deleted.into_iter().filter(is_tagged).collect();
+        let again: BTreeSet<PackageId> = &deleted & &self.tagged_since(known_up_to);
         if again.is_empty() {
             return None;
         }

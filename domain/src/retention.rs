@@ -182,6 +182,11 @@ impl fmt::Display for Why {
     }
 }
 
+/// Whether a tag came after what Release Manager knows; of the same second, nobody can say.
+pub fn is_newer(tagged: i64, known_up_to: i64) -> bool {
+    tagged >= known_up_to
+}
+
 /// Decides about everything that the target holds.
 pub fn decide(given: &Circumstances<'_>) -> Upkeep {
     let mut upkeep = Upkeep::default();
@@ -194,7 +199,7 @@ pub fn decide(given: &Circumstances<'_>) -> Upkeep {
     for (package, time) in held {
         seen.insert(package);
         let mark = marks.get(package).copied();
-        let is_spared = given.tagged.get(package).is_some_and(|tagged| *tagged > given.known_up_to);
+        let is_spared = given.tagged.get(package).is_some_and(|tagged| is_newer(*tagged, given.known_up_to));
         let fate = if given.wanted.contains_key(package) || addressed.contains(package) {
             mark.map(|_| (Action::Unmark, Why::Wanted))
         } else if is_spared {
