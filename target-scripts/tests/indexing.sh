@@ -135,9 +135,14 @@ a/1/descpkg' ]
     put b/1 5
     rm "$arch/.dpkg_archive/index/of/a"
     mon
-    check 'a section that somebody removed is an error' ended 1 'index/of/a'
+    check 'a section that somebody removed is made anew' all_indexed
+    rm "$arch/.dpkg_archive/index/of/a"
+    put a/3 5
     mon
-    check 'and made anew by the next run' all_indexed
+    check 'even where only some of it would have been walked' all_indexed
+    : >"$arch/.dpkg_archive/index/of/gone"
+    mon
+    check 'one that belongs to nothing is not listed' all_indexed
     rm -r "$arch/.dpkg_archive/index"
     mon
     check 'so are all, without their directory' all_indexed
