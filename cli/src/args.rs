@@ -102,7 +102,7 @@ Examples:
   blat tag tools 1.3.0 --target perth --target sydney --wait")]
     Tag(TagArgs),
 
-    /// Show what a sync would send, replace, mark or delete, with bytes and reasons; change nothing.
+    /// Show what a sync would do to packages, with bytes and reasons; change nothing.
     #[command(after_help = "\
 Examples:
   blat plan perth

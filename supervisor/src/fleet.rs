@@ -302,6 +302,16 @@ impl Fleet {
         if self.is_stopping() {
             return Err(("the master is stopping; start it again first".to_owned(), refusal::BUSY));
         }
+        let is_asked = |name: &TargetName| names.is_empty() || names.contains(name);
+        let mut starting =
+            self.targets.iter().filter(|(name, target)| target.phase() == Phase::Starting && is_asked(name));
+        // Its first sync would not be the one that was confirmed.
+        if wish.allow_delete
+            && !wish.wait
+            && let Some((name, _)) = starting.next()
+        {
+            return Err((format!("the agent of {name} is only starting; confirm again in a moment"), refusal::BUSY));
+        }
         for name in names {
             let Some(target) = self.targets.get(name) else {
                 return Err((format!("there is no target {name}: config/{name}.conf does not exist"), refusal::USAGE));
@@ -309,10 +319,6 @@ impl Fleet {
             let code = match target.phase() {
                 Phase::Misconfigured => refusal::CONFIG,
                 Phase::Waiting { .. } | Phase::Stopping | Phase::Stopped => refusal::BUSY,
-                Phase::Starting if wish.allow_delete && !wish.wait => {
-                    let error = format!("the agent of {name} is only starting; confirm again in a moment");
-                    return Err((error, refusal::BUSY));
-                }
                 // A new agent begins with a sync, which is what was asked for.
                 Phase::Starting | Phase::Running => continue,
             };

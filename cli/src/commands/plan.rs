@@ -63,9 +63,9 @@ fn picture(plan: &Plan, style: Style) -> String {
         text += &format!("{}  {}\n", style.paint(Tone::Bad, "unknown"), printable(unknown));
     }
     text += &upkeep(&plan.upkeep, style);
-    let going: BTreeSet<_> =
-        plan.upkeep.steps.iter().filter(|step| is_taking(step)).map(|step| &step.package).collect();
-    let staying: Vec<_> = plan.excess.iter().filter(|package| !going.contains(package)).collect();
+    let going = plan.upkeep.steps.iter().filter(|step| is_taking(step)).map(|step| &step.package);
+    let told: BTreeSet<_> = going.chain(&plan.upkeep.spared).collect();
+    let staying: Vec<_> = plan.excess.iter().filter(|package| !told.contains(package)).collect();
     for package in staying.iter().take(MOST_LISTED) {
         text += &format!("{}  {package}  nothing wants it; it stays\n", style.paint(Tone::Faint, "extra"));
     }
@@ -167,7 +167,7 @@ mod tests {
                 step(Action::Send, "core@1.2.3", 12_687_770, release),
             ],
             held: vec![Held { package: id("late@1"), hold: Hold::Incomplete }],
-            excess: vec![id("old@0.9"), id("past@1")],
+            excess: vec![id("old@0.9"), id("past@1"), id("young@1")],
             unknown: vec!["release 9 is not known".into()],
             upkeep: Upkeep {
                 steps: vec![
@@ -175,17 +175,19 @@ mod tests {
                     aging(retention::Action::Delete { time: Some(5) }, "past@1", Why::Waited { seconds: 2_592_000 }),
                 ],
                 distrust: Some(Distrust::Snapshot),
+                spared: vec![id("young@1")],
                 ..Upkeep::default()
             },
         };
         let expected = "\
-5 wanted, 2 present, 2 to send (12.1 MiB), 1 held, 2 extra
+5 wanted, 2 present, 2 to send (12.1 MiB), 1 held, 3 extra
 replace  tools@1.3.0   1.5 KiB  pkg in its config
 send     core@1.2.3   12.1 MiB  release Perth 7.1 (4711)
 hold  late@1  waits: the source has no descpkg for it yet
 unknown  release 9 is not known
 unmark  tools@1.2.0  it is wanted again
 delete  past@1  nothing wants it; marked 30d ago
+spare  young@1  a tag brought it, and Release Manager may not know it yet
 stop  nothing is marked or deleted: Release Manager could not be asked
 extra  old@0.9  nothing wants it; it stays
 ";

@@ -172,6 +172,16 @@ fn a_confirmation_reaches_the_agent_that_it_is_for_and_no_other() {
 }
 
 #[test]
+fn a_confirmation_that_no_agent_can_take_yet_is_refused() {
+    let mut desk = Desk::new();
+    desk.config("perth", valid());
+    for targets in [vec![], vec![name("perth")]] {
+        let told = desk.feed(Event::SyncAsked { asker: Asker(1), targets, wait: false, allow_delete: true });
+        assert!(matches!(&told[0], Action::Answer(_, Answer::Refused { exit_code: 75, .. })), "{told:?}");
+    }
+}
+
+#[test]
 fn whoever_waits_hears_of_every_target_and_then_is_let_go() {
     let mut desk = Desk::new();
     desk.start("perth");
