@@ -57,7 +57,7 @@ lint:
 	@if $(CARGO) deny --version >/dev/null 2>&1; then set -x; $(CARGO) deny --locked check bans licenses sources; \
 	else echo 'lint: no cargo-deny here, so licences and sources were not looked at (cargo install cargo-deny)'; fi
 
-SHELL_SCRIPTS = .ci/run demo/run demo/stop tests/lab/setup tests/lab/sshd tests/lab/database tests/lab/archive \
+SHELL_SCRIPTS = .ci/run benches/index demo/run demo/stop tests/lab/setup tests/lab/sshd tests/lab/database tests/lab/archive \
 	target-scripts/*_* target-scripts/tests/run
 
 bench:
@@ -67,6 +67,7 @@ bench:
 
 man:
 	$(CARGO) run --locked -q -p blat-cli --example man -- $(MAN)
+	install -m 644 docs/man/*.1 $(MAN)
 
 install: build man
 	install -d '$(DESTDIR)$(PREFIX)/bin' '$(DESTDIR)$(PREFIX)/share/man/man1'

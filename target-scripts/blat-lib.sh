@@ -218,6 +218,24 @@ unlock_publish() {
     exec 9>&-
 }
 
+# lock_alone NAME: only one process at a time does this; who comes second leaves. Descriptor 6, held until we end.
+lock_alone() {
+    open_lock "$house/$1.lock"
+    exec 6>>"$house/$1.lock"
+    flock -n 6 6>&6 || fail 75 "locking $house/$1.lock in $archive failed: another $verb runs; try again later"
+}
+
+# ---- the clock
+
+# tell_clock: `EPOCHSECOND UPTIME BOOT`: what the clock says beside what nobody can set; `-` where the system does not tell.
+tell_clock() {
+    up=
+    boot=
+    { read -r up said </proc/uptime && read -r boot </proc/sys/kernel/random/boot_id; } 2>/dev/null
+    up=${up%%.*}
+    echo "$(date +%s) ${up:--} ${boot:--}"
+}
+
 # ---- changing things on disk
 
 # rename OLD NEW: a plain rename that never moves OLD into a directory NEW. Leaves in `why` what mv complained.

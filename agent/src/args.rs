@@ -26,6 +26,10 @@ pub(crate) struct Args {
     #[arg(long)]
     pub(crate) once: bool,
 
+    /// With --once: mark and delete even more than max_delete, this once
+    #[arg(long, requires = "once")]
+    pub(crate) allow_delete: bool,
+
     /// Print as JSON what a sync would do, and change nothing
     #[arg(long)]
     pub(crate) plan: bool,

@@ -64,8 +64,12 @@ pub(crate) fn summary(report: &SyncReport) -> String {
         SyncResult::Ok => "ok",
         SyncResult::Failed => "failed",
     };
+    let aged = match (report.marked, report.deleted) {
+        (0, 0) => String::new(),
+        (marked, deleted) => format!(", {marked} marked, {deleted} deleted"),
+    };
     format!(
-        "sync {result}: {} of {} wanted packages are there, {} sent ({}), {} failed, in {}",
+        "sync {result}: {} of {} wanted packages are there, {} sent ({}), {} failed{aged}, in {}",
         report.present,
         report.wanted,
         report.sent,

@@ -8,6 +8,7 @@ mod check;
 mod daemon;
 mod enrol;
 mod history;
+mod memory;
 mod outcome;
 mod progress;
 mod release;
@@ -17,6 +18,7 @@ mod source;
 mod sync;
 mod tags;
 mod target;
+mod upkeep;
 mod verify;
 mod watching;
 mod workplace;
@@ -92,7 +94,7 @@ async fn run(args: Args) -> Result<(), Failure> {
         return print_why(&home, settings, package).await;
     }
     match (args.once, args.plan, args.verify) {
-        (true, _, _) => once(&home, settings).await,
+        (true, _, _) => once(&home, settings, args.allow_delete).await,
         (_, true, _) => print_plan(&home, settings).await,
         (_, _, true) => verify(&home, settings, args.repair).await,
         (false, false, false) => daemon::run(home, settings, args.supervised).await,
@@ -114,12 +116,12 @@ fn load(home: &Home, target: &TargetName) -> Result<Settings, Failure> {
 }
 
 /// One sync in the foreground.
-async fn once(home: &Home, settings: Settings) -> Result<(), Failure> {
+async fn once(home: &Home, settings: Settings, allow_delete: bool) -> Result<(), Failure> {
     warn_on_stderr();
     let _lock = daemon::lock(home, &settings.name)?;
     let workplace = Workplace::new(home, settings);
     let bars = bars::Bars::new(workplace.progress.clone());
-    let (report, problem) = bars.during(workplace.sync()).await;
+    let (report, problem) = bars.during(workplace.sync(allow_delete)).await;
     println!("{}", bars::summary(&report));
     match problem {
         None => Ok(()),
@@ -152,7 +154,7 @@ fn visiting(home: &Home, settings: Settings) -> Result<Workplace, Failure> {
 async fn print_plan(home: &Home, settings: Settings) -> Result<(), Failure> {
     warn_on_stderr();
     let workplace = visiting(home, settings)?;
-    let prepared = workplace.prepare().await.map_err(|problem| anyhow!("cannot plan: {}", problem.text))?;
+    let prepared = workplace.prepare(false).await.map_err(|problem| anyhow!("cannot plan: {}", problem.text))?;
     println!("{}", serde_json::to_string(&prepared.plan).context("cannot write the plan")?);
     Ok(())
 }

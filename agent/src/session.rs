@@ -49,8 +49,8 @@ pub(crate) enum Event {
     TagsHinted,
     /// The tag directory was looked at: these are its tags.
     TagsFound(Vec<Tag>),
-    /// Somebody wants a full sync.
-    SyncAsked(Option<Ticket>),
+    /// Somebody wants a full sync; `allow_delete`: and lets it take more away than `max_delete`.
+    SyncAsked { ticket: Option<Ticket>, allow_delete: bool },
     /// A full sync ended.
     SyncEnded(SyncReport, Option<Problem>),
     /// Tagged packages were dealt with.
@@ -88,8 +88,8 @@ pub(crate) enum Sent {
 pub(crate) enum Action {
     /// Look at the tag directory; answer with [`Event::TagsFound`].
     LookAtTags,
-    /// Run a full sync; answer with [`Event::SyncEnded`].
-    Sync,
+    /// Run a full sync, which may take more away than `max_delete` where that is allowed; answer with [`Event::SyncEnded`].
+    Sync { allow_delete: bool },
     /// Send these packages; answer with [`Event::TagsSent`].
     Send(BTreeSet<PackageId>),
     /// All that this tag asked for is published.
@@ -121,10 +121,24 @@ pub(crate) struct Pace {
 /// The lane of full syncs.
 #[derive(Debug)]
 enum SyncLane {
-    /// None runs; the next begins at `due`, for those with `tickets`.
-    Resting { due: Moment, tickets: Vec<Ticket> },
-    /// One runs since `since` for those with `tickets`; `again` has those who asked after it had begun.
-    Running { since: Moment, tickets: Vec<Ticket>, again: Option<Vec<Ticket>> },
+    /// None runs; the next begins at `due`, for those who asked.
+    Resting { due: Moment, asked: Asked },
+    /// One runs since `since` for those with `tickets`; `again` is what was asked after it had begun.
+    Running { since: Moment, tickets: Vec<Ticket>, again: Option<Asked> },
+}
+
+/// What a sync that has not begun is to be, from all who asked for it.
+#[derive(Debug, Default)]
+struct Asked {
+    tickets: Vec<Ticket>,
+    allow_delete: bool,
+}
+
+impl Asked {
+    fn add(&mut self, ticket: Option<Ticket>, allow_delete: bool) {
+        self.tickets.extend(ticket);
+        self.allow_delete |= allow_delete;
+    }
 }
 
 /// The lane of tagged packages.
@@ -218,7 +232,7 @@ impl Session {
     pub(crate) fn new(pace: Pace) -> Self {
         Self {
             pace,
-            sync: SyncLane::Resting { due: Moment::ZERO, tickets: Vec::new() },
+            sync: SyncLane::Resting { due: Moment::ZERO, asked: Asked::default() },
             sync_failures: 0,
             sync_failure: None,
             last_sync: None,
@@ -236,13 +250,13 @@ impl Session {
             Event::Ticked => {}
             Event::TagsHinted => self.next_look = now,
             Event::TagsFound(tags) => self.take_tags(tags, now),
-            Event::SyncAsked(ticket) => self.ask_for_sync(ticket, now),
+            Event::SyncAsked { ticket, allow_delete } => self.ask_for_sync(ticket, allow_delete, now),
             Event::SyncEnded(report, problem) => actions.extend(self.end_sync(report, problem, now, chance)),
             Event::TagsSent(results) => actions.extend(self.settle_tags(&results, now, chance)),
             Event::Reloaded(pace) => {
                 self.pace = pace;
                 self.next_look = now;
-                self.ask_for_sync(None, now);
+                self.ask_for_sync(None, false, now);
             }
         }
         actions.extend(self.begin_what_is_due(now));
@@ -297,13 +311,13 @@ impl Session {
         self.tags.get(name).is_some_and(|known| known.stamp == stamp)
     }
 
-    fn ask_for_sync(&mut self, ticket: Option<Ticket>, now: Moment) {
+    fn ask_for_sync(&mut self, ticket: Option<Ticket>, allow_delete: bool, now: Moment) {
         match &mut self.sync {
-            SyncLane::Resting { due, tickets } => {
+            SyncLane::Resting { due, asked } => {
                 *due = now;
-                tickets.extend(ticket);
+                asked.add(ticket, allow_delete);
             }
-            SyncLane::Running { again, .. } => again.get_or_insert_default().extend(ticket),
+            SyncLane::Running { again, .. } => again.get_or_insert_default().add(ticket, allow_delete),
         }
     }
 
@@ -319,8 +333,8 @@ impl Session {
         });
         self.last_sync = Some(report.clone());
         self.sync = match again {
-            Some(tickets) => SyncLane::Resting { due: now, tickets },
-            None => SyncLane::Resting { due, tickets: Vec::new() },
+            Some(asked) => SyncLane::Resting { due: now, asked },
+            None => SyncLane::Resting { due, asked: Asked::default() },
         };
         Some(Action::Answer(tickets, report, self.sync_failure.clone()))
     }
@@ -382,12 +396,12 @@ impl Session {
             self.next_look = now + self.pace.tag_poll.max(Duration::from_millis(100));
             actions.push(Action::LookAtTags);
         }
-        if let SyncLane::Resting { due, tickets } = &mut self.sync
+        if let SyncLane::Resting { due, asked } = &mut self.sync
             && *due <= now
         {
-            let tickets = std::mem::take(tickets);
+            let Asked { tickets, allow_delete } = std::mem::take(asked);
             self.sync = SyncLane::Running { since: now, tickets, again: None };
-            actions.push(Action::Sync);
+            actions.push(Action::Sync { allow_delete });
         }
         if matches!(self.send, SendLane::Free) {
             let (busy, packages) = self.due_packages(now);

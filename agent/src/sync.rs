@@ -10,6 +10,7 @@ use blat_domain::name::PackageId;
 use blat_domain::package_list;
 use blat_domain::plan::{Action, Hold, Link, Plan, Size, Step, plan};
 use blat_domain::release::{NameFilter, Reason, Selection, WantedSet};
+use blat_domain::retention::{Circumstances, Distrust, decide};
 use blat_domain::retry::Backoff;
 use blat_domain::room::Room;
 use blat_domain::status::{SyncReport, SyncResult};
@@ -18,7 +19,7 @@ use futures_util::StreamExt;
 use jiff::Timestamp;
 
 use crate::outcome::Dropped;
-use crate::release::Answer;
+use crate::release::{Answer, known_up_to};
 use crate::session::{Problem, Sent};
 use crate::target::{Parcel, Rule, TargetError};
 use crate::workplace::Workplace;
@@ -37,12 +38,16 @@ pub(crate) struct Prepared {
     /// What the answer wants, with all that its links address.
     wanted: WantedSet,
     inventory: Inventory,
+    /// Up to which epoch second Release Manager knows all.
+    known_up_to: i64,
 }
 
 impl Workplace {
-    /// Compares what is wanted with what is there. Changes nothing.
-    pub(crate) async fn prepare(&self) -> Result<Prepared, Problem> {
+    /// Compares what is wanted with what is there. Changes nothing. `is_confirmed`: whether more may go than `max_delete`.
+    pub(crate) async fn prepare(&self, is_confirmed: bool) -> Result<Prepared, Problem> {
         let settings = &self.settings;
+        let source_of_releases = settings.release_manager.as_ref().map(|manager| &manager.source);
+        let known_up_to = known_up_to(source_of_releases, Timestamp::now().as_second());
         let (answer, inventory) = tokio::join!(
             self.desk.ask(settings.release_manager.as_ref(), &settings.selection),
             self.target.inventory()
@@ -58,6 +63,8 @@ impl Workplace {
             );
         }
         let (source, max_size) = (self.source.clone(), settings.max_size);
+        let (clock_doubt, tagged) = (self.memory.doubt(inventory.clock), self.memory.tagged());
+        let (aging, max_delete) = (settings.aging, settings.max_delete);
         let surveying = tokio::task::spawn_blocking(move || {
             let resolution = &answer.resolution;
             source.check(!resolution.wanted.is_empty()).map_err(|error| error.to_string())?;
@@ -65,7 +72,18 @@ impl Workplace {
             let mut plan = plan(&wanted, &inventory, &survey, resolution.unknown.clone());
             plan.snapshot = resolution.snapshot;
             plan.fit(Room { disk: inventory.free, archive: source.left_below(max_size, &inventory) });
-            Ok(Prepared { plan, answer, wanted, inventory })
+            plan.upkeep = decide(&Circumstances {
+                aging,
+                max_delete,
+                is_confirmed,
+                wanted: &wanted,
+                inventory: &inventory,
+                clock_doubt,
+                distrust: Distrust::of(resolution, plan.is_complete()),
+                tagged: &tagged,
+                known_up_to,
+            });
+            Ok(Prepared { plan, answer, wanted, inventory, known_up_to })
         });
         let surveyed = surveying.await.unwrap_or_else(|error| Err(format!("looking at the source failed: {error}")));
         surveyed.map_err(|why: String| problem(None, why, Backoff::PACKAGE))
@@ -73,15 +91,15 @@ impl Workplace {
 
     /// Why a package is, or is not, on the target. Changes nothing.
     pub(crate) async fn why(&self, package: &PackageId) -> Result<Why, Problem> {
-        let Prepared { plan, wanted, inventory, answer: _ } = self.prepare().await?;
+        let Prepared { plan, wanted, inventory, .. } = self.prepare(false).await?;
         let unnarrowed = Selection { filter: NameFilter::default(), ..self.settings.selection.clone() };
-        let resolution = self.desk.ask(self.settings.release_manager.as_ref(), &unnarrowed).await;
-        let resolution = resolution.map_err(|error| problem(None, error.to_string(), Backoff::PACKAGE))?;
-        Ok(why(package, &plan, &wanted, &resolution.resolution.wanted, &inventory))
+        let answer = self.desk.ask(self.settings.release_manager.as_ref(), &unnarrowed).await;
+        let answer = answer.map_err(|error| problem(None, error.to_string(), Backoff::PACKAGE))?;
+        Ok(why(package, &plan, &wanted, &answer.resolution.wanted, &inventory))
     }
 
-    /// One full sync, from the look to the PackageList.
-    pub(crate) async fn sync(&self) -> (SyncReport, Option<Problem>) {
+    /// One full sync, from the look to the last deletion. `allow_delete` confirms what the guard would refuse.
+    pub(crate) async fn sync(&self, allow_delete: bool) -> (SyncReport, Option<Problem>) {
         let mut report = SyncReport {
             started: Timestamp::now(),
             finished: Timestamp::now(),
@@ -94,7 +112,7 @@ impl Workplace {
             deleted: 0,
             bytes: 0,
         };
-        let problem = match self.prepare().await {
+        let problem = match self.prepare(allow_delete).await {
             Ok(mut prepared) => {
                 self.desk.keep(&mut prepared.answer).await;
                 self.execute(&prepared, &mut report).await
@@ -107,7 +125,7 @@ impl Workplace {
     }
 
     async fn execute(&self, prepared: &Prepared, report: &mut SyncReport) -> Option<Problem> {
-        let Prepared { plan, answer: _, wanted, inventory: _ } = prepared;
+        let Prepared { plan, wanted, inventory, known_up_to, answer: _ } = prepared;
         (report.wanted, report.present) = (plan.wanted, plan.present);
         let size = plan.size();
         tracing::debug!(
@@ -121,6 +139,8 @@ impl Workplace {
             "planned"
         );
         let mut first_problem = self.say_what_is_missing(plan, report);
+        let marked_still = self.unmark(&plan.upkeep, inventory.clock).await;
+        first_problem = first_problem.or(marked_still);
         let rule = |step: &Step| match step.action {
             Action::Send => Rule::New,
             Action::Replace => Rule::Replace,
@@ -148,9 +168,22 @@ impl Workplace {
         if first_problem.is_none() && plan.is_complete() {
             let list = package_list::render(wanted.keys());
             let stored = self.target.store_list(&list).await;
-            first_problem = stored.err().map(|error| unreached("cannot store the PackageList", error));
+            first_problem = match stored {
+                Ok(()) => {
+                    self.forget_tags(wanted, *known_up_to);
+                    self.age(&plan.upkeep, *known_up_to, report).await
+                }
+                Err(error) => Some(unreached("cannot store the PackageList", error)),
+            };
         }
         first_problem
+    }
+
+    /// What releases list by now, no tag has to vouch for any more.
+    fn forget_tags(&self, wanted: &WantedSet, known_up_to: i64) {
+        let by_release = |reason: &Reason| matches!(reason, Reason::Release { .. });
+        let is_known = |package: &PackageId| wanted.get(package).is_some_and(|reasons| reasons.iter().any(by_release));
+        self.memory.forget_tags(known_up_to, is_known);
     }
 
     /// What is wanted and cannot be sent is logged one by one; the first that will not pass by itself is the sync's problem.
@@ -175,6 +208,8 @@ impl Workplace {
     /// Sends packages because tags ask for them, with what they address where they are links. Only a limit on the archive makes it
     /// necessary to list the target; else it says itself what it has already, and the disk's space is asked for with every stream.
     pub(crate) async fn send_tagged(&self, packages: BTreeSet<PackageId>, dropped: &Dropped) -> Vec<(PackageId, Sent)> {
+        // Before anything is sent: from then on it must not be taken for extra.
+        self.memory.note_tags(&packages);
         let (source, max_size) = (self.source.clone(), self.settings.max_size);
         let inventory = if max_size == 0 { Ok(Inventory::default()) } else { self.target.inventory().await };
         let inventory = match inventory {
@@ -297,7 +332,7 @@ fn sent_of(hold: &Hold) -> Sent {
     }
 }
 
-fn problem(package: Option<PackageId>, text: String, retry: Backoff) -> Problem {
+pub(crate) fn problem(package: Option<PackageId>, text: String, retry: Backoff) -> Problem {
     Problem { package, text, retry }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use blat_config::{Home, Settings, Transport as Way};
 
 use crate::history::History;
+use crate::memory::{self, Memory};
 use crate::progress::Progress;
 use crate::release::Desk;
 use crate::source::SourceArchive;
@@ -25,6 +26,7 @@ pub(crate) struct Workplace {
     pub(crate) progress: Arc<Progress>,
     pub(crate) desk: Desk,
     pub(crate) history: History,
+    pub(crate) memory: Arc<Memory>,
 }
 
 impl Workplace {
@@ -47,7 +49,8 @@ impl Workplace {
         let target = target(home, &settings, sockets);
         let source = SourceArchive::new(settings.source.clone(), settings.writable);
         let (desk, history) = (Desk::new(home, &settings.name), History::new(home, &settings.name));
-        Self { target, source, progress: Arc::default(), desk, history, settings: Arc::new(settings) }
+        let memory = Arc::new(Memory::load(home.target_state_dir(&settings.name).join(memory::FILE)));
+        Self { target, source, progress: Arc::default(), desk, history, memory, settings: Arc::new(settings) }
     }
 
     /// The same under other settings. The connection is kept where they lead to the same place by the same way.

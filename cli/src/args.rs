@@ -102,7 +102,8 @@ Examples:
     #[command(after_help = "\
 Examples:
   blat sync
-  blat sync perth --wait && echo perth is complete")]
+  blat sync perth --wait && echo perth is complete
+  blat plan perth && blat sync perth --allow-delete    confirm deletions that max_delete stopped")]
     Sync(SyncArgs),
 
     /// Send one package now: drop a tag for one, several or all targets.
@@ -115,7 +116,7 @@ Examples:
   blat tag tools 1.3.0 --target perth --target sydney --wait")]
     Tag(TagArgs),
 
-    /// Show what a sync would send or replace, with bytes and reasons; change nothing.
+    /// Show what a sync would do to packages, with bytes and reasons; change nothing.
     #[command(after_help = "\
 Examples:
   blat plan perth
@@ -261,8 +262,8 @@ pub(crate) struct SyncArgs {
     #[arg(long)]
     pub(crate) wait: bool,
 
-    /// Refused: a later release brings it.
-    #[arg(long, hide = true)]
+    /// Let these syncs, and no later ones, mark and delete more than max_delete.
+    #[arg(long)]
     pub(crate) allow_delete: bool,
 }
 

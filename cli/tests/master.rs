@@ -129,7 +129,16 @@ fn a_sync_that_is_not_awaited_is_only_asked_for() {
     let ran = scratch.blat(&["sync", "perth"]).exits(0);
     assert_eq!(ran.out, "sync of perth asked for\n");
     let targets = vec!["perth".parse().expect("a target name")];
-    assert_eq!(master.requests(), [Request::Sync { targets, wait: false }]);
+    assert_eq!(master.requests(), [Request::Sync { targets, wait: false, allow_delete: false }]);
+}
+
+#[test]
+fn a_confirmed_deletion_is_passed_on() {
+    let scratch = Scratch::with_targets(&["perth"]);
+    let master = FakeMaster::start(&scratch.home(), |_| vec![Answer::Accepted { pid: 42 }]);
+    scratch.blat(&["sync", "perth", "--allow-delete"]).exits(0);
+    let targets = vec!["perth".parse().expect("a target name")];
+    assert_eq!(master.requests(), [Request::Sync { targets, wait: false, allow_delete: true }]);
 }
 
 #[test]
@@ -149,7 +158,7 @@ fn awaited_syncs_take_a_line_each_and_decide_the_exit_code() {
     let ran = scratch.blat(&["sync", "--wait"]).exits(0);
     let line = "ok · 512/512 · sent 3 · 1.0 KiB in 0ms";
     assert_eq!(ran.out, format!("perth: {line}\nsydney: {line}\n"));
-    assert_eq!(master.requests(), [Request::Sync { targets: vec![], wait: true }]);
+    assert_eq!(master.requests(), [Request::Sync { targets: vec![], wait: true, allow_delete: false }]);
     let ran = scratch.blat(&["sync", "--wait"]).exits(1);
     assert!(ran.out.contains("sydney: failed") && ran.out.ends_with("the target is full\\u{1b}\n"), "{}", ran.out);
     assert_eq!(ran.err, "blat: 1 of 2 syncs failed\n");

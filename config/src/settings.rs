@@ -4,8 +4,10 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use blat_domain::guard::MaxDelete;
 use blat_domain::name::TargetName;
 use blat_domain::release::Selection;
+use blat_domain::retention::Aging;
 
 /// One target's settings: every value is valid, every path of this machine absolute.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,6 +38,10 @@ pub struct Settings {
     pub selection: Selection,
     /// Where releases are looked up.
     pub release_manager: Option<ReleaseManager>,
+    /// What becomes of packages that nothing wants any more.
+    pub aging: Aging,
+    /// How much of the target one sync may mark or delete.
+    pub max_delete: MaxDelete,
     /// Bytes that stay free on the target's disk.
     pub disk_reserve: u64,
     /// The most that the packages of the archive may hold together, in bytes; 0 means no limit.

@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
+use blat_domain::guard::MaxDelete;
 use blat_domain::name::{PackageId, TargetName};
 use blat_domain::release::{NameFilter, ReleaseKey, Selection};
+use blat_domain::retention::{Aging, Deleter};
 use blat_domain::text::printable;
 use blat_domain::units;
 
@@ -19,9 +21,9 @@ use crate::settings::{Kind, LogSettings, Settings, SshSettings, Transport};
 use crate::values;
 
 /// The contract's keys for targets that this version does not have.
-const LATER: [&str; 2] = ["max_delete", "s3"];
+const LATER: [&str; 1] = ["s3"];
 /// The keys of a target that the master has not.
-const KEYS: [&str; 25] = [
+const KEYS: [&str; 26] = [
     "type",
     "host",
     "port",
@@ -43,6 +45,7 @@ const KEYS: [&str; 25] = [
     "pkg",
     "release_manager",
     "aging",
+    "max_delete",
     "disk_reserve",
     "max_size",
     "bandwidth",
@@ -121,6 +124,8 @@ fn read(home: &Home, name: &TargetName, keys: &mut Keys<'_>) -> Option<Settings>
         writable: keys.value("writable", Duration::from_secs(86_400), values::duration),
         selection: selection(keys),
         release_manager: release_manager::read(home, keys),
+        aging: aging(keys),
+        max_delete: keys.value("max_delete", MaxDelete::default(), max_delete),
         disk_reserve: keys.value("disk_reserve", 512 << 20, values::size),
         max_size: keys.value("max_size", 0, values::size),
         verbose: verbose(keys, 1),
@@ -256,31 +261,36 @@ fn only_todays_meaning(keys: &mut Keys<'_>) {
         "auto" | "never" => Ok(()),
         other => Err(Wrong::not_available(&format!("the receiver \"{}\"", printable(other)))),
     });
-    aging(keys);
 }
 
-/// `none` is what is in force. The other forms are checked all the same, so that a config for later can be written now.
-fn aging(keys: &mut Keys<'_>) {
+/// `none`, `immediate`, or `{by: …, after: …}`.
+fn aging(keys: &mut Keys<'_>) -> Aging {
     const EXPECTED: &str = "none, immediate, or {by: master, after: 30d} or {by: target, after: 30d}";
-    let Some(found) = keys.find("aging") else { return };
+    let Some(found) = keys.find("aging") else { return Aging::None };
     let Value::Map(_) = found.node.value else {
-        keys.scalar(found, |text| match text {
-            "none" => Ok(()),
-            "immediate" => Err(Wrong::not_available("aging other than none")),
+        let word = keys.scalar(found, |text| match text {
+            "none" => Ok(Aging::None),
+            "immediate" => Ok(Aging::Immediate),
             other => Err(Wrong::expected(EXPECTED)(other)),
         });
-        return;
+        // What is not valid was complained about; this is not used then.
+        return word.unwrap_or_default();
     };
     let mut inner = Keys::new();
     inner.add(found);
-    inner.required("by", "master or target", |text| match text {
-        "master" | "target" => Ok(()),
+    let by = inner.required("by", "master or target", |text| match text {
+        "master" => Ok(Deleter::Master),
+        "target" => Ok(Deleter::Target),
         other => Err(Wrong::expected("master or target")(other)),
     });
-    inner.required("after", "how long a package stays, such as 30d", |text| Ok(units::age(text)?));
+    let wait = inner.required("after", "how long a package stays, such as 30d", |text| Ok(units::age(text)?));
     inner.refuse_unknown(&[], |_| None);
-    inner.complain_about(found, "aging other than none is not available yet".into(), None);
     keys.complaints.append(&mut inner.complaints);
+    by.zip(wait).map_or(Aging::None, |(by, wait)| Aging::After { by, wait })
+}
+
+fn max_delete(text: &str) -> Result<MaxDelete, Wrong> {
+    text.parse().map_err(|_| Wrong::expected("a number of packages, or a percentage up to 100%")(text))
 }
 
 pub(crate) fn verbose(keys: &mut Keys<'_>, default: u8) -> u8 {

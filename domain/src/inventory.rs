@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::name::PackageId;
 use crate::text::printable;
 
@@ -14,8 +16,29 @@ pub struct Inventory {
     pub links: BTreeMap<PackageId, String>,
     /// Free bytes on the archive's disk for its owner, where the target could tell.
     pub free: Option<u64>,
+    /// Versions that are marked for deletion.
+    pub marks: BTreeMap<PackageId, Mark>,
+    /// The target's own clock while it was listed, in epoch seconds.
+    pub clock: Option<i64>,
     /// Entries that are not ours: counted, and the first few kept for the log.
     pub foreign: Foreign,
+}
+
+/// A mark beside the archive: its package may be deleted once it has waited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    /// When it was made, in epoch seconds of the target's clock.
+    pub at: i64,
+    /// Seconds that the package stays from then on.
+    pub wait: u64,
+}
+
+impl Mark {
+    /// `SECOND WAIT`, as a listing has it.
+    fn parse(text: &str) -> Option<Self> {
+        let (at, wait) = text.split_once(' ')?;
+        Some(Self { at: at.parse().ok()?, wait: wait.parse().ok()? })
+    }
 }
 
 /// Entries of a listing that name nothing Blat could have put there.
@@ -39,24 +62,36 @@ impl Foreign {
 }
 
 impl Inventory {
-    /// Takes one line of `get_plist`: `package NAME VERSION EPOCHSECOND`, `link NAME VERSION TARGET` or `free BYTES`.
+    /// Takes one line of `get_plist`: `package NAME VERSION EPOCHSECOND`, `link NAME VERSION TARGET`,
+    /// `mark NAME VERSION EPOCHSECOND WAIT`, `clock EPOCHSECOND` or `free BYTES`.
     /// A line that is none of these is foreign: a target's archive may hold what others put there.
     pub fn add_line(&mut self, line: &str) {
         if let Some(free) = line.strip_prefix("free ").and_then(|free| free.parse().ok()) {
             self.free = Some(free);
             return;
         }
+        if let Some(second) = line.strip_prefix("clock ").and_then(|second| second.parse().ok()) {
+            self.clock = Some(second);
+            return;
+        }
         let mut words = line.splitn(4, ' ');
         let (kind, name, version, rest) = (words.next(), words.next(), words.next(), words.next());
         let id = PackageId::new(name.unwrap_or_default(), version.unwrap_or_default());
-        match (kind, id, rest, rest.map(str::parse::<i64>)) {
-            (Some("package"), Ok(id), _, Some(Ok(time))) => {
+        let taken = match (kind, id, rest) {
+            (Some("package"), Ok(id), Some(time)) => time.parse().ok().map(|time| {
                 self.packages.insert(id, time);
-            }
-            (Some("link"), Ok(id), Some(to), _) => {
+            }),
+            (Some("link"), Ok(id), Some(to)) => {
                 self.links.insert(id, to.to_owned());
+                Some(())
             }
-            _ => self.foreign.note(line),
+            (Some("mark"), Ok(id), Some(mark)) => Mark::parse(mark).map(|mark| {
+                self.marks.insert(id, mark);
+            }),
+            _ => None,
+        };
+        if taken.is_none() {
+            self.foreign.note(line);
         }
     }
 }
@@ -74,6 +109,11 @@ mod tests {
             "package core 2.1 1700000000",
             "package old 1 -5",
             "link tools current 1.3.0",
+            "mark old 1 1700000000 2592000",
+            "clock 1700000100",
+            "mark old 2 soon 5",
+            "mark ../x 1 5 5",
+            "clock soon",
             "package ../x 1 5",
             "package core 2.2",
             "package core 2.3 soon",
@@ -85,8 +125,12 @@ mod tests {
         let packages: Vec<_> = inventory.packages.iter().map(|(id, time)| format!("{id} {time}")).collect();
         assert_eq!(packages, ["core@2.1 1700000000", "old@1 -5"]);
         assert_eq!(inventory.links.len(), 1);
-        assert_eq!(inventory.foreign.count, 6);
         assert_eq!(inventory.free, Some(1024));
+        assert_eq!(inventory.clock, Some(1_700_000_100));
+        let marks: Vec<_> =
+            inventory.marks.into_iter().map(|(id, mark)| (id.to_string(), mark.at, mark.wait)).collect();
+        assert_eq!(marks, [("old@1".to_owned(), 1_700_000_000, 2_592_000)]);
+        assert_eq!(inventory.foreign.count, 9);
         assert!(inventory.foreign.examples.iter().all(|e| !e.contains('\u{1b}')));
     }
 }

@@ -3,6 +3,8 @@
 //! Nothing in this crate does I/O, reads a clock, draws a random number or awaits: time and chance come in as
 //! arguments, so every policy can be tested in simulated time. The executables are shells around these decisions.
 
+pub mod clock;
+pub mod guard;
 pub mod history;
 pub mod inventory;
 pub mod links;
@@ -13,6 +15,7 @@ pub mod plan;
 pub mod release;
 pub mod reply;
 pub mod restart;
+pub mod retention;
 pub mod retry;
 pub mod room;
 pub mod status;

@@ -27,6 +27,9 @@ pub enum Order {
     Sync {
         /// Comes back in the [`Event::SyncFinished`] of the sync that answers this order.
         ticket: Ticket,
+        /// Whether this sync may mark and delete more than `max_delete`.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        allow_delete: bool,
     },
     /// The configuration changed and is valid: read it again.
     Reload,
@@ -78,6 +81,9 @@ pub enum Request {
         targets: Vec<TargetName>,
         /// Answer with [`Answer::Progress`] and at last [`Answer::SyncFinished`] for each target, rather than at once.
         wait: bool,
+        /// Whether these syncs may mark and delete more than `max_delete`.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        allow_delete: bool,
     },
     /// Stop all agents and exit: [`Answer::Accepted`], then the connection closes when the master does.
     Stop,

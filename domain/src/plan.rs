@@ -11,6 +11,7 @@ use crate::inventory::Inventory;
 use crate::links::{LONGEST_CHAIN, addressee};
 use crate::name::{PackageId, Version};
 use crate::release::{Reason, WantedSet};
+use crate::retention::Upkeep;
 use crate::room::Limit;
 use crate::text::printable;
 use crate::units::{show_duration, show_size};
@@ -201,13 +202,16 @@ pub struct Plan {
     pub links: Vec<Link>,
     /// What is wanted and cannot be sent now.
     pub held: Vec<Held>,
-    /// Packages on the target that nothing wants. They stay.
+    /// Packages on the target that nothing wants.
     pub excess: Vec<PackageId>,
     /// Releases and projects in the config that Release Manager does not know.
     pub unknown: Vec<String>,
     /// When the snapshot was taken that stands in for Release Manager, where that could not be asked: nothing is deleted
     /// or marked by it.
     pub snapshot: Option<Timestamp>,
+    /// What becomes of extra packages.
+    #[serde(default)]
+    pub upkeep: Upkeep,
 }
 
 impl Plan {

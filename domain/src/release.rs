@@ -210,26 +210,6 @@ pub struct Resolution {
     pub snapshot: Option<Timestamp>,
 }
 
-impl Resolution {
-    /// Whether a package that is not wanted may be taken for one that nobody wants any more. While this says why not,
-    /// nothing is deleted and nothing marked.
-    ///
-    /// # Errors
-    /// Why the wanted set is no ground for deleting anything, fit for printing.
-    pub fn permits_deletion(&self) -> Result<(), String> {
-        if let Some(taken) = self.snapshot {
-            return Err(format!("Release Manager could not be asked; the wanted set is that of {taken:.0}"));
-        }
-        if let Some(unknown) = self.unknown.first() {
-            return Err(unknown.clone());
-        }
-        if self.rejected > 0 {
-            return Err(format!("Release Manager lists {} entries that are not valid", self.rejected));
-        }
-        if self.wanted.is_empty() { Err("nothing at all is wanted".into()) } else { Ok(()) }
-    }
-}
-
 /// Which packages `selection` means, given `catalog`.
 pub fn resolve(catalog: &Catalog, selection: &Selection) -> Resolution {
     let mut resolution = Resolution {
@@ -276,6 +256,7 @@ fn unknown<'a>(what: &str, quoted: &str, known: impl Iterator<Item = &'a str>) -
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::retention::Distrust;
 
     fn release(id: i64, name: &str, state: ReleaseState, packages: &[&str]) -> Release {
         let packages = packages.iter().map(|p| p.parse().expect("a package")).collect();
@@ -357,14 +338,13 @@ mod tests {
     #[test]
     fn nothing_is_deleted_by_an_old_unsure_or_empty_wanted_set() {
         let sure = resolve(&catalog(), &Selection { projects: vec!["Oslo".into()], ..Selection::default() });
-        assert_eq!(sure.permits_deletion(), Ok(()));
-        for unsure in [
-            Resolution { snapshot: Some(Timestamp::UNIX_EPOCH), ..sure.clone() },
-            Resolution { unknown: vec!["Release Manager knows no project \"Oslo\"".into()], ..sure.clone() },
-            Resolution { rejected: 1, ..sure.clone() },
-            Resolution { wanted: WantedSet::new(), ..sure.clone() },
+        assert_eq!(Distrust::of(&sure, true), None);
+        assert_eq!(Distrust::of(&sure, false), Some(Distrust::Incomplete));
+        for (unsure, distrust) in [
+            (Resolution { snapshot: Some(Timestamp::UNIX_EPOCH), ..sure.clone() }, Distrust::Snapshot),
+            (Resolution { rejected: 1, ..sure.clone() }, Distrust::Rejected),
         ] {
-            assert!(unsure.permits_deletion().is_err(), "{unsure:?}");
+            assert_eq!(Distrust::of(&unsure, true), Some(distrust));
         }
         let hostile = Catalog { rejected: vec!["release x: package name \"..\" is not valid".into()], ..catalog() };
         assert_eq!(resolve(&hostile, &Selection::default()).rejected, 1);

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::inventory::Inventory;
+use crate::inventory::{Inventory, Mark};
 use crate::name::{PackageId, Version};
 use crate::plan::{Action, Hold, Plan, Size};
 use crate::release::{Reason, WantedSet};
+use crate::retention;
 
 /// The answer for one package on one target.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +53,19 @@ pub enum Next {
     Link(Version),
     /// It is wanted and cannot be sent now.
     Hold(Hold),
+    /// It is marked, unmarked or deleted.
+    Age {
+        /// Which of these.
+        #[serde(flatten)]
+        action: retention::Action,
+        /// Why.
+        #[serde(flatten)]
+        why: retention::Why,
+    },
+    /// Nothing wants it, and it stays for the sake of a tag that Release Manager may not know yet.
+    Spare,
+    /// It was marked for deletion and waits.
+    Wait(Mark),
     /// Nothing wants it, and it stays.
     Stay,
 }
@@ -67,7 +81,7 @@ pub fn why(package: &PackageId, plan: &Plan, wanted: &WantedSet, unnarrowed: &Wa
     let might = unnarrowed.get(package).into_iter().flatten();
     Why {
         kept_out: might.filter(|reason| !reasons.contains(*reason)).cloned().collect(),
-        next: next(package, plan),
+        next: next(package, plan, inventory),
         package: package.clone(),
         there,
         reasons,
@@ -75,7 +89,7 @@ pub fn why(package: &PackageId, plan: &Plan, wanted: &WantedSet, unnarrowed: &Wa
     }
 }
 
-fn next(package: &PackageId, plan: &Plan) -> Next {
+fn next(package: &PackageId, plan: &Plan, inventory: &Inventory) -> Next {
     if let Some(step) = plan.steps.iter().find(|step| step.package == *package) {
         return match step.action {
             Action::Send => Next::Send(step.size),
@@ -88,7 +102,17 @@ fn next(package: &PackageId, plan: &Plan) -> Next {
     if let Some(held) = plan.held.iter().find(|held| held.package == *package) {
         return Next::Hold(held.hold.clone());
     }
-    if plan.excess.contains(package) { Next::Stay } else { Next::Nothing }
+    if let Some(step) = plan.upkeep.steps.iter().find(|step| step.package == *package) {
+        return Next::Age { action: step.action, why: step.why };
+    }
+    if plan.upkeep.spared.contains(package) {
+        return Next::Spare;
+    }
+    match (inventory.marks.get(package), plan.excess.contains(package)) {
+        (Some(mark), _) => Next::Wait(*mark),
+        (None, true) => Next::Stay,
+        (None, false) => Next::Nothing,
+    }
 }
 
 #[cfg(test)]

@@ -278,7 +278,8 @@ mod tests {
         for _ in 0..1_000_000 {
             assert!(mailbox.post(Order::Reload) && mailbox.post(Order::RollLog));
         }
-        let taken = (0..u64::MAX).find(|ticket| !mailbox.post(Order::Sync { ticket: Ticket(*ticket) }));
+        let taken =
+            (0..u64::MAX).find(|ticket| !mailbox.post(Order::Sync { ticket: Ticket(*ticket), allow_delete: false }));
         assert_eq!(taken, Some(MOST_ORDERS as u64 - 2));
     }
 }

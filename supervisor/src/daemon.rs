@@ -189,9 +189,9 @@ impl Daemon {
                 reply.send(Answer::Status(self.status(true)));
                 None
             }
-            Request::Sync { targets, wait } => {
+            Request::Sync { targets, wait, allow_delete } => {
                 self.desk.askers.insert(asker, reply);
-                Some(Event::SyncAsked { asker, targets, wait })
+                Some(Event::SyncAsked { asker, targets, wait, allow_delete })
             }
             Request::Stop => {
                 tracing::info!("stopping: asked to over the socket");

@@ -57,8 +57,9 @@ pub(crate) enum Event {
     Said(TargetName, Box<Told>),
     /// The master got a signal for its agents.
     SignalCame(Passed),
-    /// Somebody asks for a sync of these targets (all, when empty), and maybe waits for its end.
-    SyncAsked { asker: Asker, targets: Vec<TargetName>, wait: bool },
+    /// Somebody asks for a sync of these targets (all, when empty), maybe waits for its end, and maybe lets it delete more
+    /// than `max_delete`.
+    SyncAsked { asker: Asker, targets: Vec<TargetName>, wait: bool, allow_delete: bool },
     /// Whoever asked went away.
     AskerLeft(Asker),
     /// The master is to end in good order.
@@ -90,6 +91,15 @@ pub(crate) enum Action {
     Dismiss(Asker),
     /// Log this about a target.
     Note(TargetName, Note),
+}
+
+/// How a sync is wanted.
+#[derive(Debug, Clone, Copy)]
+struct Wish {
+    /// Whoever asks waits for its end.
+    wait: bool,
+    /// It may mark and delete more than `max_delete`.
+    allow_delete: bool,
 }
 
 /// What is worth a line in the log.
@@ -172,7 +182,9 @@ impl Fleet {
             }
             Event::Said(name, told) => self.said(&name, *told, now, &mut actions),
             Event::SignalCame(signal) => self.pass(signal, &mut actions),
-            Event::SyncAsked { asker, targets, wait } => self.sync_asked(asker, targets, wait, now, &mut actions),
+            Event::SyncAsked { asker, targets, wait, allow_delete } => {
+                self.sync_asked(asker, targets, Wish { wait, allow_delete }, now, &mut actions);
+            }
             Event::AskerLeft(asker) => self.errands.drop_asker(asker),
             Event::StopAsked => {
                 if self.mode == Mode::Serving {
@@ -254,8 +266,9 @@ impl Fleet {
         }
     }
 
-    fn sync_asked(&mut self, asker: Asker, names: Vec<TargetName>, wait: bool, now: Moment, actions: &mut Vec<Action>) {
-        if let Err((error, exit_code)) = self.judge_sync(&names, wait) {
+    fn sync_asked(&mut self, asker: Asker, names: Vec<TargetName>, wish: Wish, now: Moment, actions: &mut Vec<Action>) {
+        let Wish { wait, allow_delete } = wish;
+        if let Err((error, exit_code)) = self.judge_sync(&names, wish) {
             actions.push(Action::Answer(asker, Answer::Refused { error, exit_code }));
             actions.push(Action::Dismiss(asker));
             return;
@@ -268,7 +281,7 @@ impl Fleet {
                 if wait {
                     self.errands.open(asker, ticket, name.clone());
                 }
-                actions.push(Action::Tell(name, Order::Sync { ticket }));
+                actions.push(Action::Tell(name, Order::Sync { ticket, allow_delete }));
             } else if wait {
                 let text = format!("no agent runs for {name}: {}", target.why_unavailable());
                 let retry_at = target.last_error().and_then(|error| error.retry_at);
@@ -285,9 +298,19 @@ impl Fleet {
     }
 
     /// Why a sync cannot be asked for, with the exit code for `blat`.
-    fn judge_sync(&self, names: &[TargetName], wait: bool) -> Result<(), (String, u8)> {
+    fn judge_sync(&self, names: &[TargetName], wish: Wish) -> Result<(), (String, u8)> {
         if self.is_stopping() {
             return Err(("the master is stopping; start it again first".to_owned(), refusal::BUSY));
+        }
+        let is_asked = |name: &TargetName| names.is_empty() || names.contains(name);
+        let mut starting =
+            self.targets.iter().filter(|(name, target)| target.phase() == Phase::Starting && is_asked(name));
+        // Its first sync would not be the one that was confirmed.
+        if wish.allow_delete
+            && !wish.wait
+            && let Some((name, _)) = starting.next()
+        {
+            return Err((format!("the agent of {name} is only starting; confirm again in a moment"), refusal::BUSY));
         }
         for name in names {
             let Some(target) = self.targets.get(name) else {
@@ -299,7 +322,7 @@ impl Fleet {
                 // A new agent begins with a sync, which is what was asked for.
                 Phase::Starting | Phase::Running => continue,
             };
-            if !wait {
+            if !wish.wait {
                 return Err((format!("no agent runs for {name}: {}", target.why_unavailable()), code));
             }
         }

@@ -6,7 +6,7 @@
 trap_step() {
     rm -rf "$work/steps"
     mkdir "$work/steps"
-    for tool in mkdir mv chmod sync cp find awk sha256sum rm cat stat flock tar df rmdir perl ln readlink; do
+    for tool in mkdir mv chmod sync cp find awk sha256sum rm cat stat flock tar df rmdir perl ln readlink sort cut xargs; do
         wrap "$tool" '
             set -C
             n=1
@@ -111,6 +111,43 @@ step_link() {
 }
 step_delete() { run_victim delete_package --archive "$arch" odd/1 </dev/null; }
 
+# The same by a purge; an empty name may stay until somebody comes by.
+before_purge() {
+    before_replace
+    want even/1
+    synced 100
+    stamp odd@1 5000 5
+}
+step_purge() { run_victim pkg_purge --archive "$arch" </dev/null; }
+after_purge() {
+    absent odd/1 || whole odd/1 || return 1
+    eventually purged_odd
+}
+purged_odd() {
+    purge
+    absent odd/1 && absent .dpkg_archive/manifests/odd/1 && unmarked odd@1 && nothing_staged
+}
+
+# The index is the old one or the new one, and the next run makes it the new one.
+before_index() {
+    fresh
+    put a/1 5
+    put b/1 5
+    mon
+    index >"$work/old-index"
+    put a/2 5
+    rm -r "$arch/b"
+}
+step_index() { run_victim pkg_mon --archive "$arch" </dev/null; }
+after_index() {
+    index | cmp -s - "$work/old-index" || { index | grep -q '^a/2/descpkg$' && ! index | grep -q '^b/'; } || return 1
+    eventually indexed_again
+}
+indexed_again() {
+    mon
+    all_indexed && nothing_staged
+}
+
 # killed_everywhere WHAT: at every step until one run gets through.
 killed_everywhere() {
     steps=0
@@ -145,6 +182,8 @@ check_crashing() {
     check 'killed at every step of a replacement without exchange' killed_everywhere renames
     check 'killed at every step of a deletion' killed_everywhere delete
     check 'killed at every step of a link that leads elsewhere' killed_everywhere link
+    check 'killed at every step of a purge' killed_everywhere purge
+    check 'killed at every step of renewing the index' killed_everywhere index
 
     check_orphans
 }
@@ -161,7 +200,7 @@ check_orphans() {
     eventually stage_has_files
     check 'in the middle of a stream there are files in the stage' stage_has_files
     list
-    check 'which are not listed' said ''
+    check 'which are not listed' listed ''
     read -r victim <"$work/victim"
     kill -9 "$victim"
     receive "$work/even"

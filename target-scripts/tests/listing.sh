@@ -8,9 +8,14 @@ put() {
     touch -d "@$2" "$arch/$1/descpkg"
 }
 
-# listed TEXT: as `said`, in any order.
+# listed TEXT: as `said`, in any order; the clock, which every listing tells, left out.
 listed() {
-    { head -n 1 "$work/out" && sed '1d; $d' "$work/out" | sort && tail -n 1 "$work/out"; } >"$work/sorted" && mv "$work/sorted" "$work/out"
+    cp "$work/out" "$work/out.raw"
+    {
+        head -n 1 "$work/out"
+        sed '1d; $d; /^clock [0-9]*$/d' "$work/out" | sort
+        tail -n 1 "$work/out" | awk '{ print $1, $2, $3 - 1 }'
+    } >"$work/sorted" && mv "$work/sorted" "$work/out"
     said "$1"
 }
 
@@ -45,6 +50,19 @@ package alpha 2.0 5
 package b-e.t_a 1~x+y_z 0'
     list
     check 'packages and links are listed, and nothing else' whole_list "$wanted"
+
+    mkdir -p "$arch/.dpkg_archive/aged/a@dir"
+    printf '1600000000\n2592000\n' >"$arch/.dpkg_archive/aged/alpha@1.0"
+    printf '1600000000\n' >"$arch/.dpkg_archive/aged/alpha@2.0"
+    printf 'soon\n5\n' >"$arch/.dpkg_archive/aged/alpha@3"
+    printf '1\n5\n' >"$arch/.dpkg_archive/aged/al pha@3"
+    printf '1\n5\n' >"$arch/.dpkg_archive/aged/x@1
+mark evil 1 1 5"
+    list
+    check 'marks are listed, and what is none is not' whole_list "$(printf '%s\n' "$wanted" | sed '2a\
+mark alpha 1.0 1600000000 2592000')"
+    check 'with what the clock says' grep -q '^clock [0-9]\{10\}$' "$work/out.raw"
+    rm -rf "$arch/.dpkg_archive/aged"
 
     # Each of these would forge a line if it were printed as it is.
     mkdir -p "$arch/q

@@ -22,7 +22,7 @@ cut_everywhere() {
         cut_ended=$status
         nothing_visible && [ "$cut_ended" -eq 1 ] && [ "$(wc -l <"$work/err")" -eq 1 ] || return 1
         list
-        said '' || return 1
+        listed '' || return 1
     done
 }
 
@@ -51,7 +51,7 @@ check_receiving() {
     fresh
     receive "$work/odd"
     list
-    check 'what arrived is listed' said 'package odd 1 1600000000'
+    check 'what arrived is listed' listed 'package odd 1 1600000000'
     receive "$work/even" --batch again
     check 'a second batch arrives beside the first' ended 0
     receive "$work/both"

@@ -127,7 +127,9 @@ impl Daemon {
         loop {
             let event = match woken {
                 Woken::By(event) => Some(event),
-                Woken::ByOrder(Order::Sync { ticket }) => Some(Event::SyncAsked(Some(ticket))),
+                Woken::ByOrder(Order::Sync { ticket, allow_delete }) => {
+                    Some(Event::SyncAsked { ticket: Some(ticket), allow_delete })
+                }
                 Woken::ByOrder(Order::Reload) => self.reload(),
                 Woken::RollLog | Woken::ByOrder(Order::RollLog) => {
                     self.log.roll();
@@ -181,10 +183,10 @@ impl Daemon {
             for action in self.session.step(event, self.now(), chance()) {
                 match action {
                     Action::LookAtTags => events.extend(self.look_at_tags()),
-                    Action::Sync => {
+                    Action::Sync { allow_delete } => {
                         let (workplace, finished) = (self.workplace.clone(), self.finished.clone());
                         work(finished, async move {
-                            let (report, problem) = workplace.sync().await;
+                            let (report, problem) = workplace.sync(allow_delete).await;
                             Event::SyncEnded(report, problem)
                         });
                     }
@@ -333,7 +335,7 @@ impl Daemon {
 
 fn woken_by_signal(signal: i32) -> Woken {
     match Signal::from_named_raw(signal) {
-        Some(Signal::USR1) => Woken::By(Event::SyncAsked(None)),
+        Some(Signal::USR1) => Woken::By(Event::SyncAsked { ticket: None, allow_delete: false }),
         Some(Signal::HUP) => Woken::RollLog,
         _ => Woken::Stop("a signal to stop"),
     }

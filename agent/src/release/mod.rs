@@ -6,6 +6,7 @@
 mod command;
 mod database;
 mod file;
+mod freshness;
 mod package_list;
 mod snapshot;
 
@@ -19,6 +20,7 @@ use blat_domain::units::show_duration;
 use jiff::Timestamp;
 
 pub(crate) use database::create as create_database;
+pub(crate) use freshness::known_up_to;
 use snapshot::Snapshot;
 
 /// So many entries that are not valid are logged one by one; a source of garbage must not fill the log's disk.

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 const PACE: Pace = Pace { sync: Duration::from_secs(4 * 3600), tag_poll: Duration::from_secs(5) };
 /// The chance that spreads retries, where it does not matter.
 const CHANCE: f64 = 0.5;
+const SYNC: Action = Action::Sync { allow_delete: false };
 
 fn id(text: &str) -> PackageId {
     text.parse().expect("a package")
@@ -38,7 +39,7 @@ fn at(seconds: u64) -> Moment {
 fn started() -> Session {
     let mut session = Session::new(PACE);
     let actions = session.step(Event::Ticked, at(0), CHANCE);
-    assert_eq!(actions, [Action::LookAtTags, Action::Sync]);
+    assert_eq!(actions, [Action::LookAtTags, SYNC]);
     session
 }
 
@@ -46,22 +47,37 @@ fn started() -> Session {
 fn syncs_follow_their_schedule() {
     let mut session = started();
     session.step(ok(), at(60), CHANCE);
-    assert!(!session.step(Event::Ticked, at(4 * 3600 - 1), CHANCE).contains(&Action::Sync));
-    assert!(session.step(Event::Ticked, at(4 * 3600), CHANCE).contains(&Action::Sync));
+    assert!(!session.step(Event::Ticked, at(4 * 3600 - 1), CHANCE).contains(&SYNC));
+    assert!(session.step(Event::Ticked, at(4 * 3600), CHANCE).contains(&SYNC));
+}
+
+#[test]
+fn a_confirmation_counts_for_one_sync_that_begins_after_it() {
+    let mut session = started();
+    let confirmed = |n| Event::SyncAsked { ticket: Some(Ticket(n)), allow_delete: true };
+    assert!(session.step(confirmed(1), at(1), CHANCE).is_empty(), "the one that runs was not confirmed");
+    session.step(Event::SyncAsked { ticket: None, allow_delete: false }, at(2), CHANCE);
+    assert!(session.step(ok(), at(3), CHANCE).contains(&Action::Sync { allow_delete: true }));
+    assert!(!session.step(ok(), at(4), CHANCE).iter().any(|action| matches!(action, Action::Sync { .. })));
+    assert!(session.step(Event::Ticked, at(5 * 3600), CHANCE).contains(&SYNC), "the next is not");
 }
 
 #[test]
 fn a_sync_asked_for_during_another_follows_it_once() {
     let mut session = started();
     for n in 0..1000 {
-        assert!(!session.step(Event::SyncAsked(Some(Ticket(n))), at(1), CHANCE).contains(&Action::Sync));
+        assert!(
+            !session
+                .step(Event::SyncAsked { ticket: Some(Ticket(n)), allow_delete: false }, at(1), CHANCE)
+                .contains(&SYNC)
+        );
     }
     let actions = session.step(ok(), at(2), CHANCE);
     assert!(matches!(&actions[0], Action::Answer(tickets, ..) if tickets.is_empty()), "{actions:?}");
-    assert_eq!(actions[1..].iter().filter(|action| **action == Action::Sync).count(), 1);
+    assert_eq!(actions[1..].iter().filter(|action| **action == SYNC).count(), 1);
     let actions = session.step(ok(), at(3), CHANCE);
     assert!(matches!(&actions[0], Action::Answer(tickets, ..) if tickets.len() == 1000));
-    assert!(!actions.contains(&Action::Sync));
+    assert!(!actions.contains(&SYNC));
 }
 
 #[test]
@@ -75,7 +91,7 @@ fn a_failed_sync_is_tried_again_with_growing_pauses() {
         pauses.push((retry_at - now).as_secs());
         now = retry_at;
         assert_eq!(session.state(), State::Waiting);
-        assert!(session.step(Event::Ticked, now, CHANCE).contains(&Action::Sync));
+        assert!(session.step(Event::Ticked, now, CHANCE).contains(&SYNC));
     }
     assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
     session.step(ok(), now, CHANCE);
@@ -158,7 +174,7 @@ proptest! {
             let event = match (kind, &syncing, &sending) {
                 (0, ..) => {
                     asked.push(Ticket(number as u64));
-                    Event::SyncAsked(Some(Ticket(number as u64)))
+                    Event::SyncAsked { ticket: Some(Ticket(number as u64)), allow_delete: false }
                 }
                 (1, Some(_), _) => { syncing = None; ok() }
                 (2, Some(_), _) => {
@@ -186,7 +202,7 @@ proptest! {
             };
             for action in session.step(event, now, CHANCE) {
                 match action {
-                    Action::Sync => {
+                    Action::Sync { .. } => {
                         prop_assert!(syncing.is_none(), "two syncs at once");
                         syncing = Some(asked.clone());
                     }
@@ -218,7 +234,7 @@ proptest! {
             for event in events {
                 for action in session.step(event, now, CHANCE) {
                     match action {
-                        Action::Sync => syncing = Some(Vec::new()),
+                        Action::Sync { .. } => syncing = Some(Vec::new()),
                         Action::Send(packages) => sending = Some(packages),
                         Action::Answer(tickets, ..) => answered.extend(tickets),
                         Action::Consume(name, stamp) => {

@@ -12,13 +12,16 @@ use super::TargetError;
 use super::answer::{Input, ask};
 use super::transport::Transport;
 
-/// The scripts, as they were when this executable was built. The library is first: the others read it.
-const SCRIPTS: [(&str, &str); 5] = [
+/// The scripts, as they were when this executable was built. The libraries are first: the others read them.
+const SCRIPTS: [(&str, &str); 8] = [
     ("blat-lib.sh", include_str!("../../../target-scripts/blat-lib.sh")),
+    ("blat-aging.sh", include_str!("../../../target-scripts/blat-aging.sh")),
     ("get_plist", include_str!("../../../target-scripts/get_plist")),
     ("receive_file", include_str!("../../../target-scripts/receive_file")),
     ("receive_package", include_str!("../../../target-scripts/receive_package")),
     ("delete_package", include_str!("../../../target-scripts/delete_package")),
+    ("pkg_mon", include_str!("../../../target-scripts/pkg_mon")),
+    ("pkg_purge", include_str!("../../../target-scripts/pkg_purge")),
 ];
 
 /// Ends each script in the installation. None of them has such a line.
@@ -185,7 +188,7 @@ mod tests {
 
         std::fs::write(&lib, "tampered").expect("a changed script");
         ensure_installed(&local, bin_text).await.expect("a repair");
-        assert_eq!(std::fs::read_to_string(&lib).expect("repaired"), SCRIPTS[1].1);
+        assert_eq!(std::fs::read_to_string(&lib).expect("repaired"), SCRIPTS[2].1);
         let left: Vec<_> = std::fs::read_dir(&bin).expect("bin").map(|e| e.expect("an entry").file_name()).collect();
         assert_eq!(left.len(), SCRIPTS.len(), "{left:?}");
     }

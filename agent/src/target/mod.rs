@@ -87,6 +87,32 @@ pub(crate) enum Delivery {
     Failed(String),
 }
 
+/// How versions leave a target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Retirement {
+    /// Their marks are taken away: they stay.
+    Unmark,
+    /// They are marked, to go after so many seconds.
+    Mark(u64),
+    /// They go if the PackageList does not name them and their marks have waited.
+    DeleteDue,
+    /// They go if the PackageList does not name them.
+    Delete,
+}
+
+/// What became of a version that was to leave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Retired {
+    /// As it was asked.
+    Done,
+    /// It was not there.
+    Absent,
+    /// The target kept it, and why.
+    Kept(String),
+    /// It could not be done, and why.
+    Failed(String),
+}
+
 /// Why a request to a target did not succeed, by what can be done about it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum TargetError {
@@ -132,6 +158,13 @@ pub(crate) trait Target: Send + Sync {
 
     /// Hashes packages again, and compares them with the manifests that came with them. Changes nothing.
     async fn verify(&self, packages: &[PackageId]) -> Result<Vec<(PackageId, Verdict)>, TargetError>;
+    /// Takes versions out of the archive or marks them, each only if that is still right when its turn comes. One outcome each,
+    /// in no particular order.
+    async fn retire(
+        &self,
+        how: Retirement,
+        packages: &[(PackageId, Option<i64>)],
+    ) -> Result<Vec<(PackageId, Retired)>, TargetError>;
 
     /// Replaces the PackageList.
     async fn store_list(&self, list: &str) -> Result<(), TargetError>;

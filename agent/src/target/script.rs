@@ -1,6 +1,7 @@
 //! A target served by POSIX shell scripts: one run a request, one stream for many packages.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -15,7 +16,7 @@ use tokio::sync::Mutex;
 use super::answer::{Input, ask};
 use super::install::{Compression, ensure_installed, hex, shell_word};
 use super::transport::Transport;
-use super::{Delivery, Parcel, Target, TargetError, Verdict};
+use super::{Delivery, Parcel, Retired, Retirement, Target, TargetError, Verdict};
 use crate::progress::Progress;
 use crate::source::pack;
 
@@ -164,6 +165,33 @@ impl Target for ScriptTarget {
         Ok(verdicts)
     }
 
+    async fn retire(
+        &self,
+        how: Retirement,
+        packages: &[(PackageId, Option<i64>)],
+    ) -> Result<Vec<(PackageId, Retired)>, TargetError> {
+        self.facts().await?;
+        let arguments = match how {
+            Retirement::Unmark => " --unmark".to_owned(),
+            Retirement::Mark(wait) => format!(" --mark {}", wait.min(MOST)),
+            Retirement::DeleteDue => " --due".to_owned(),
+            Retirement::Delete => " --unlisted".to_owned(),
+        };
+        let mut list = String::new();
+        for (PackageId { name, version }, time) in packages {
+            // Writing to a String cannot fail.
+            let _ = match time {
+                Some(time) => writeln!(list, "{name} {version} {time}"),
+                None => writeln!(list, "{name} {version}"),
+            };
+        }
+        let _ = writeln!(list, "# end {}", packages.len());
+        let mut answers = Vec::new();
+        let input = Input::Bytes(list.into_bytes());
+        self.run("delete_package", &arguments, input, |line| answers.extend(retired(line))).await?;
+        Ok(answers)
+    }
+
     async fn store_list(&self, list: &str) -> Result<(), TargetError> {
         self.receive_file(blat_domain::package_list::FILE, list, |_| {}).await
     }
@@ -213,6 +241,21 @@ fn verdict(line: &str) -> Option<(PackageId, Verdict)> {
     PackageId::new(name, version).ok().map(|package| (package, verdict))
 }
 
+/// One line of `delete_package`'s answer: `WORD NAME VERSION [CLASS TEXT]`.
+fn retired(line: &str) -> Option<(PackageId, Retired)> {
+    let mut words = line.splitn(5, ' ');
+    let (word, name, version) = (words.next()?, words.next()?, words.next()?);
+    let (class, text) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let what = match word {
+        "deleted" | "marked" | "unmarked" => Retired::Done,
+        "absent" => Retired::Absent,
+        "kept" => Retired::Kept(printable(text)),
+        "failed" => Retired::Failed(format!("{} ({})", printable(text), printable(class))),
+        _ => return None,
+    };
+    PackageId::new(name, version).ok().map(|package| (package, what))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -226,6 +269,10 @@ mod tests {
             Some((package, Delivery::Failed("the bytes differ (digest)".into())))
         );
         assert!(matches!(delivery("failed core 1 differs other bytes"), Some((_, Delivery::Differs(_)))));
+        assert_eq!(retired("deleted core 1").map(|(_, what)| what), Some(Retired::Done));
+        let kept = Retired::Kept("the PackageList names it".into());
+        assert_eq!(retired("kept core 1 wanted the PackageList names it").map(|(_, what)| what), Some(kept));
+        assert_eq!(retired("deleted ../x 1"), None);
         assert_eq!(delivery("published ../x 1"), None);
         assert_eq!(delivery("exploded core 1"), None);
         assert_eq!(delivery(""), None);

@@ -1,10 +1,12 @@
 //! `blat plan`: what a sync would do, in the agent's own words. The agent computes it; nothing is changed.
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::process::Stdio;
 
 use blat_config::Home;
 use blat_domain::plan::{Action, Link, Plan, Step};
+use blat_domain::retention::{self, Upkeep};
 use blat_domain::text::printable;
 use blat_domain::units::show_size;
 
@@ -65,11 +67,15 @@ fn picture(plan: &Plan, style: Style) -> String {
     for unknown in &plan.unknown {
         text += &format!("{}  {}\n", style.paint(Tone::Bad, "unknown"), printable(unknown));
     }
-    for package in plan.excess.iter().take(MOST_LISTED) {
+    text += &upkeep(&plan.upkeep, style);
+    let going = plan.upkeep.steps.iter().filter(|step| is_taking(step)).map(|step| &step.package);
+    let told: BTreeSet<_> = going.chain(&plan.upkeep.spared).collect();
+    let staying: Vec<_> = plan.excess.iter().filter(|package| !told.contains(package)).collect();
+    for package in staying.iter().take(MOST_LISTED) {
         text += &format!("{}  {package}  nothing wants it; it stays\n", style.paint(Tone::Faint, "extra"));
     }
-    if plan.excess.len() > MOST_LISTED {
-        let more = counted((plan.excess.len() - MOST_LISTED) as u64, "more extra package");
+    if staying.len() > MOST_LISTED {
+        let more = counted((staying.len() - MOST_LISTED) as u64, "more extra package");
         text += &format!("… and {more}; --json lists all\n");
     }
     text
@@ -104,6 +110,38 @@ fn links(links: &[Link], style: Style) -> String {
     links.iter().map(line).collect()
 }
 
+/// What becomes of extra packages, and why more does not.
+fn upkeep(upkeep: &Upkeep, style: Style) -> String {
+    let mut text = String::new();
+    for step in &upkeep.steps {
+        let (word, tone) = match step.action {
+            retention::Action::Unmark => ("unmark", Tone::Good),
+            retention::Action::Mark { .. } => ("mark", Tone::Warn),
+            retention::Action::Delete { .. } => ("delete", Tone::Bad),
+        };
+        text += &format!("{}  {}  {}\n", style.paint(tone, word), step.package, step.why);
+    }
+    for package in &upkeep.spared {
+        text += &format!("{}  {package}  {}\n", style.paint(Tone::Good, "spare"), retention::Why::Tagged);
+    }
+    let reasons = [
+        upkeep.distrust.as_ref().map(|distrust| format!("nothing is marked or deleted: {distrust}")),
+        upkeep.clock_doubt.as_ref().map(|doubt| format!("nothing ages: {doubt}")),
+        upkeep.refusal.as_ref().map(ToString::to_string),
+    ];
+    for reason in reasons.iter().flatten() {
+        text += &format!("{}  {}\n", style.paint(Tone::Bad, "stop"), printable(reason));
+    }
+    text
+}
+
+fn is_taking(step: &retention::Step) -> bool {
+    match step.action {
+        retention::Action::Unmark => false,
+        retention::Action::Mark { .. } | retention::Action::Delete { .. } => true,
+    }
+}
+
 fn word(action: Action) -> &'static str {
     match action {
         Action::Send => "send",
@@ -113,11 +151,10 @@ fn word(action: Action) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use blat_domain::name::PackageId;
     use blat_domain::plan::{Held, Hold, Size};
     use blat_domain::release::Reason;
+    use blat_domain::retention::{Distrust, Why};
 
     use super::*;
 
@@ -128,6 +165,10 @@ mod tests {
     fn step(action: Action, package: &str, bytes: u64, reason: Reason) -> Step {
         let reasons = BTreeSet::from([reason]);
         Step { action, package: id(package), time: 0, size: Size { bytes, entries: 1 }, reasons }
+    }
+
+    fn aging(action: retention::Action, package: &str, why: Why) -> retention::Step {
+        retention::Step { action, package: id(package), why }
     }
 
     #[test]
@@ -147,18 +188,31 @@ mod tests {
                 reasons: BTreeSet::from([Reason::Pinned]),
             }],
             held: vec![Held { package: id("late@1"), hold: Hold::Incomplete }],
-            excess: vec![id("old@0.9")],
+            excess: vec![id("old@0.9"), id("past@1"), id("young@1")],
             unknown: vec!["release 9 is not known".into()],
             snapshot: Some(jiff::Timestamp::UNIX_EPOCH),
+            upkeep: Upkeep {
+                steps: vec![
+                    aging(retention::Action::Unmark, "tools@1.2.0", Why::Wanted),
+                    aging(retention::Action::Delete { time: Some(5) }, "past@1", Why::Waited { seconds: 2_592_000 }),
+                ],
+                distrust: Some(Distrust::Snapshot),
+                spared: vec![id("young@1")],
+                ..Upkeep::default()
+            },
         };
         let expected = "\
-6 wanted, 2 present, 2 to send (12.1 MiB), 1 to link, 1 held, 1 extra
+6 wanted, 2 present, 2 to send (12.1 MiB), 1 to link, 1 held, 3 extra
 snapshot  Release Manager cannot be asked; this goes by its answer of 1970-01-01T00:00:00Z
 replace  tools@1.3.0   1.5 KiB  pkg in its config
 send     core@1.2.3   12.1 MiB  release Perth 7.1 (4711)
 link  core@current -> 1.2.3, instead of 1.2.2  pkg in its config
 hold  late@1  waits: the source has no descpkg for it yet
 unknown  release 9 is not known
+unmark  tools@1.2.0  it is wanted again
+delete  past@1  nothing wants it; marked 30d ago
+spare  young@1  a tag brought it, and Release Manager may not know it yet
+stop  nothing is marked or deleted: Release Manager could not be asked
 extra  old@0.9  nothing wants it; it stays
 ";
         assert_eq!(picture(&plan, Style::default()), expected);

@@ -19,11 +19,9 @@ use crate::style::{Style, Tone};
 
 /// Asks for the syncs.
 pub(crate) fn run(home: impl FnOnce() -> Result<Home, Failure>, args: &SyncArgs) -> Outcome {
-    if args.allow_delete {
-        return Err(Failure::not_available("blat sync --allow-delete"));
-    }
     let master = Master::required(&home()?)?;
-    let mut answers = master.ask(&Request::Sync { targets: args.targets.clone(), wait: args.wait })?;
+    let (targets, wait, allow_delete) = (args.targets.clone(), args.wait, args.allow_delete);
+    let mut answers = master.ask(&Request::Sync { targets, wait, allow_delete })?;
     if args.wait {
         return follow(&mut answers, &args.targets);
     }

@@ -3,13 +3,15 @@
 use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use blat_config::Home;
 use blat_domain::history::Entry;
 use blat_domain::name::{PackageId, TargetName};
 use blat_domain::release::Reason;
+use blat_domain::retention;
 use blat_domain::text::printable;
-use blat_domain::units::show_size;
+use blat_domain::units::{show_duration, show_size};
 use blat_domain::why::{Next, There, Why};
 
 use crate::args::WhyArgs;
@@ -102,8 +104,21 @@ fn next(next: &Next) -> Option<String> {
         }
         Next::Link(to) => Some(format!("makes it a link to {to}")),
         Next::Hold(hold) => Some(format!("does not send it: {}", printable(&hold.to_string()))),
+        Next::Age { action, why } => Some(match action {
+            retention::Action::Unmark => format!("takes its mark away: {why}"),
+            retention::Action::Mark { wait } => format!("marks it, to be deleted in {}: {why}", duration(*wait)),
+            retention::Action::Delete { .. } => format!("deletes it: {why}"),
+        }),
+        Next::Spare => Some(format!("leaves it there: {}", retention::Why::Tagged)),
+        Next::Wait(mark) => {
+            Some(format!("leaves it there: it is marked, to be deleted {} after that", duration(mark.wait)))
+        }
         Next::Stay => Some("leaves it there".to_owned()),
     }
+}
+
+fn duration(seconds: u64) -> String {
+    show_duration(Duration::from_secs(seconds))
 }
 
 /// What was done to the package, the oldest first.

@@ -82,7 +82,12 @@ impl Desk {
 }
 
 fn sync(asker: u64, targets: &[&str], wait: bool) -> Event {
-    Event::SyncAsked { asker: Asker(asker), targets: targets.iter().copied().map(name).collect(), wait }
+    Event::SyncAsked {
+        asker: Asker(asker),
+        targets: targets.iter().copied().map(name).collect(),
+        wait,
+        allow_delete: false,
+    }
 }
 
 #[test]
@@ -148,6 +153,35 @@ fn a_sync_that_cannot_be_is_refused_or_ends_at_once_and_says_why() {
 }
 
 #[test]
+fn a_confirmation_reaches_the_agent_that_it_is_for_and_no_other() {
+    let mut desk = Desk::new();
+    desk.start("perth");
+    desk.start("oslo");
+    let confirmed = |targets: &[&str]| Event::SyncAsked {
+        asker: Asker(1),
+        targets: targets.iter().copied().map(name).collect(),
+        wait: false,
+        allow_delete: true,
+    };
+    let told = desk.feed(confirmed(&["oslo"]));
+    let orders: Vec<_> = told.iter().filter(|action| matches!(action, Action::Tell(..))).collect();
+    assert!(
+        matches!(orders[..], [Action::Tell(target, Order::Sync { allow_delete: true, .. })] if *target == name("oslo")),
+        "{told:?}"
+    );
+}
+
+#[test]
+fn a_confirmation_that_no_agent_can_take_yet_is_refused() {
+    let mut desk = Desk::new();
+    desk.config("perth", valid());
+    for targets in [vec![], vec![name("perth")]] {
+        let told = desk.feed(Event::SyncAsked { asker: Asker(1), targets, wait: false, allow_delete: true });
+        assert!(matches!(&told[0], Action::Answer(_, Answer::Refused { exit_code: 75, .. })), "{told:?}");
+    }
+}
+
+#[test]
 fn whoever_waits_hears_of_every_target_and_then_is_let_go() {
     let mut desk = Desk::new();
     desk.start("perth");
@@ -156,7 +190,7 @@ fn whoever_waits_hears_of_every_target_and_then_is_let_go() {
         .feed(sync(1, &[], true))
         .into_iter()
         .map(|action| match action {
-            Action::Tell(_, Order::Sync { ticket }) => ticket,
+            Action::Tell(_, Order::Sync { ticket, .. }) => ticket,
             other => panic!("{other:?}"),
         })
         .collect();
@@ -287,7 +321,7 @@ impl World {
                 Action::Tell(target, order) => {
                     let tickets = self.alive.get_mut(&target);
                     prop_assert!(tickets.is_some(), "{} is not there", target);
-                    if let (Some(tickets), Order::Sync { ticket }) = (tickets, order) {
+                    if let (Some(tickets), Order::Sync { ticket, .. }) = (tickets, order) {
                         tickets.push(ticket);
                     }
                 }
@@ -332,7 +366,7 @@ impl World {
                 let asker = Asker(self.askers);
                 self.waiting.insert(asker);
                 let targets = targets.into_iter().map(|target| name(TARGETS[target])).collect();
-                self.tell(Event::SyncAsked { asker, targets, wait })
+                self.tell(Event::SyncAsked { asker, targets, wait, allow_delete: false })
             }
             Happening::Passes(seconds) => {
                 for _ in 0..seconds {

@@ -15,7 +15,11 @@ fn idle(house: &House, target: &str) -> bool {
 }
 
 fn sync(targets: &[&str], wait: bool) -> Request {
-    Request::Sync { targets: targets.iter().map(|target| target.parse().expect("a name")).collect(), wait }
+    Request::Sync {
+        targets: targets.iter().map(|target| target.parse().expect("a name")).collect(),
+        wait,
+        allow_delete: false,
+    }
 }
 
 #[test]

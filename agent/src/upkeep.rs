@@ -1,0 +1,185 @@
+//! Doing to extra packages what was decided: taking marks away first of all, marking and deleting last of all.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use blat_domain::history::{Deed, Entry};
+use blat_domain::name::PackageId;
+use blat_domain::retention::{Action, Step, Upkeep, Why, is_newer};
+use blat_domain::retry::Backoff;
+use blat_domain::status::SyncReport;
+use jiff::Timestamp;
+
+use crate::outcome::Dropped;
+use crate::session::{Problem, Sent};
+use crate::sync::{problem, unreached};
+use crate::target::{Retired, Retirement};
+use crate::workplace::Workplace;
+
+/// Packages in one run of the target: it keeps the archive locked for others meanwhile.
+const AT_ONCE: usize = 200;
+
+impl Workplace {
+    /// Takes marks away. That is right whatever becomes of the sync, and what is wanted must not stay marked while it runs.
+    pub(crate) async fn unmark(&self, upkeep: &Upkeep, clock: Option<i64>) -> Option<Problem> {
+        let steps = upkeep.steps.iter().filter(|step| step.action == Action::Unmark).collect();
+        let problem = self.retire(Retirement::Unmark, steps).await.err();
+        if let (None, Some(clock)) = (&problem, clock) {
+            // Not before: a clock that was doubted is doubted until no mark is left that it made.
+            self.memory.note_clock(clock);
+        }
+        problem
+    }
+
+    /// Marks and deletes, after a sync in which everything else succeeded. `known_up_to` is what the decision rested on:
+    /// what a tag brought since then stays.
+    pub(crate) async fn age(&self, upkeep: &Upkeep, known_up_to: i64, report: &mut SyncReport) -> Option<Problem> {
+        self.say_why_nothing_goes(upkeep);
+        let mut first_problem = None;
+        for (how, steps) in groups(&upkeep.steps) {
+            for steps in steps.chunks(AT_ONCE) {
+                let spared = self.tagged_since(known_up_to);
+                let steps = steps.iter().copied().filter(|step| !spared.contains(&step.package)).collect();
+                let done = match self.retire(how, steps).await {
+                    Ok(done) => done,
+                    Err(problem) => return Some(problem),
+                };
+                first_problem = first_problem.or(done.problem);
+                match how {
+                    Retirement::Mark(_) => report.marked += done.packages.len() as u64,
+                    Retirement::Delete | Retirement::DeleteDue => {
+                        report.deleted += done.packages.len() as u64;
+                        first_problem = first_problem.or(self.bring_back(done.packages, known_up_to).await);
+                    }
+                    Retirement::Unmark => {}
+                }
+            }
+        }
+        let refused = upkeep.refusal.as_ref().map(|refusal| problem(None, refusal.to_string(), Backoff::NEXT_SYNC));
+        first_problem.or(refused)
+    }
+
+    fn tagged_since(&self, known_up_to: i64) -> BTreeSet<PackageId> {
+        let newer = self.memory.tagged().into_iter().filter(|(_, at)| is_newer(*at, known_up_to));
+        newer.map(|(package, _)| package).collect()
+    }
+
+    fn say_why_nothing_goes(&self, upkeep: &Upkeep) {
+        let target = &self.settings.name;
+        if let Some(distrust) = &upkeep.distrust {
+            tracing::warn!(target_name = %target, "nothing is marked or deleted: {distrust}");
+        }
+        if let Some(doubt) = &upkeep.clock_doubt {
+            tracing::warn!(target_name = %target, "nothing ages: {doubt}");
+        }
+        for package in &upkeep.spared {
+            tracing::debug!(%package, "spared: {}", Why::Tagged);
+        }
+    }
+
+    /// One run of the target, and a line in the log for each package.
+    async fn retire(&self, how: Retirement, steps: Vec<&Step>) -> Result<Done, Problem> {
+        let mut done = Done::default();
+        if steps.is_empty() {
+            return Ok(done);
+        }
+        let packages: Vec<(PackageId, Option<i64>)> =
+            steps.iter().map(|step| (step.package.clone(), listed_time(step))).collect();
+        let answers = self.target.retire(how, &packages).await;
+        let answers = answers.map_err(|error| unreached(&format!("cannot {}", order(how)), error))?;
+        let whys: BTreeMap<&PackageId, Why> = steps.iter().map(|step| (&step.package, step.why)).collect();
+        let mut told = Vec::new();
+        for (package, retired) in answers {
+            let Some(why) = whys.get(&package) else { continue };
+            match retired {
+                Retired::Done => {
+                    tracing::info!(%package, "{}: {why}", word(how));
+                    told.push(entry(deed(how), &package, why));
+                    done.packages.insert(package);
+                }
+                Retired::Absent => tracing::debug!(%package, "it was gone already"),
+                Retired::Kept(why) => tracing::info!(%package, "not {}: {why}", word(how)),
+                Retired::Failed(why) => {
+                    tracing::warn!(target_name = %self.settings.name, %package, "not {}: {why}", word(how));
+                    let text = format!("cannot {}: {why}", order(how));
+                    done.problem.get_or_insert(problem(Some(package), text, Backoff::PACKAGE));
+                }
+            }
+        }
+        self.history.add(&told);
+        Ok(done)
+    }
+
+    /// A tag that came in the very moment of the deletion found its package "already there": it is sent again.
+    async fn bring_back(&self, deleted: BTreeSet<PackageId>, known_up_to: i64) -> Option<Problem> {
+        let again: BTreeSet<PackageId> = &deleted & &self.tagged_since(known_up_to);
+        if again.is_empty() {
+            return None;
+        }
+        self.send_tagged(again, &Dropped::new()).await.into_iter().find_map(|(package, sent)| match sent {
+            Sent::Done => None,
+            Sent::Waiting(text) | Sent::Hopeless(text) => Some(problem(Some(package), text, Backoff::PACKAGE)),
+            Sent::Failed(problem) => Some(problem),
+        })
+    }
+}
+
+/// What one run did.
+#[derive(Debug, Default)]
+struct Done {
+    packages: BTreeSet<PackageId>,
+    problem: Option<Problem>,
+}
+
+/// Steps that the target can do in one run, marks first.
+fn groups(steps: &[Step]) -> Vec<(Retirement, Vec<&Step>)> {
+    let mut groups: Vec<(Retirement, Vec<&Step>)> = Vec::new();
+    for step in steps {
+        let how = match (step.action, step.why) {
+            (Action::Unmark, _) => continue,
+            (Action::Mark { wait }, _) => Retirement::Mark(wait),
+            (Action::Delete { .. }, Why::Waited { .. }) => Retirement::DeleteDue,
+            (Action::Delete { .. }, _) => Retirement::Delete,
+        };
+        match groups.last_mut() {
+            Some((last, group)) if *last == how => group.push(step),
+            Some(_) | None => groups.push((how, vec![step])),
+        }
+    }
+    groups
+}
+
+fn listed_time(step: &Step) -> Option<i64> {
+    match step.action {
+        Action::Delete { time } => time,
+        Action::Mark { .. } | Action::Unmark => None,
+    }
+}
+
+fn order(how: Retirement) -> &'static str {
+    match how {
+        Retirement::Unmark => "take marks away on the target",
+        Retirement::Mark(_) => "mark packages on the target",
+        Retirement::DeleteDue | Retirement::Delete => "delete packages on the target",
+    }
+}
+
+fn entry(deed: Deed, package: &PackageId, why: &Why) -> Entry {
+    let (at, package, detail) = (Timestamp::now(), package.clone(), Some(why.to_string()));
+    Entry { at, deed, package, bytes: 0, after_tag_ms: None, detail }
+}
+
+fn deed(how: Retirement) -> Deed {
+    match how {
+        Retirement::Unmark => Deed::Unmarked,
+        Retirement::Mark(_) => Deed::Marked,
+        Retirement::DeleteDue | Retirement::Delete => Deed::Deleted,
+    }
+}
+
+fn word(how: Retirement) -> &'static str {
+    match how {
+        Retirement::Unmark => "unmarked",
+        Retirement::Mark(_) => "marked for deletion",
+        Retirement::DeleteDue | Retirement::Delete => "deleted",
+    }
+}

@@ -1,0 +1,308 @@
+//! What becomes of packages that nothing wants any more: marked, unmarked, deleted, or left alone.
+//!
+//! Every rule has to agree before anything is lost. Nothing wanted is touched; a cycle that did not see everything, or
+//! whose wanted set is empty, loses nothing; a clock that was set ages nothing out; a tag that is newer than what Release
+//! Manager was asked for is believed; and the [`guard`](crate::guard) has the last word. Taking marks away is always allowed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Doubt;
+use crate::guard::{MaxDelete, Refusal, judge};
+use crate::inventory::{Inventory, Mark};
+use crate::name::PackageId;
+use crate::release::{Resolution, WantedSet};
+use crate::units::show_duration;
+
+/// A mark up to this many seconds ahead of the target's clock was made just now; one further ahead is from another time.
+const AHEAD: i64 = 600;
+
+/// The policy (`aging`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Aging {
+    /// Extra packages stay.
+    #[default]
+    None,
+    /// Extra packages are deleted at the next sync.
+    Immediate,
+    /// Extra packages are marked, and deleted once they have waited.
+    After {
+        /// Who deletes them then.
+        by: Deleter,
+        /// How long they wait.
+        wait: Duration,
+    },
+}
+
+/// Who deletes what has waited long enough.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deleter {
+    /// The agent, at the end of a sync.
+    Master,
+    /// `pkg_purge` on the target.
+    Target,
+}
+
+/// Why a cycle is not good enough to lose anything by.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Distrust {
+    /// Release Manager could not be asked; what it said before does for sending only.
+    Snapshot,
+    /// Something wanted is not on the target and cannot be sent.
+    Incomplete,
+    /// Nothing at all is wanted, which is more likely a mistake.
+    NothingWanted,
+    /// Release Manager lists entries that are not valid: what they mean may be wanted.
+    Rejected,
+}
+
+impl Distrust {
+    /// What is wrong with a cycle that goes by this resolution, and whose plan brings all that is wanted or does not.
+    pub fn of(resolution: &Resolution, is_complete: bool) -> Option<Self> {
+        if resolution.snapshot.is_some() {
+            Some(Self::Snapshot)
+        } else if resolution.rejected > 0 {
+            Some(Self::Rejected)
+        } else {
+            (!is_complete).then_some(Self::Incomplete)
+        }
+    }
+}
+
+impl fmt::Display for Distrust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Snapshot => "Release Manager could not be asked",
+            Self::Incomplete => "not all that is wanted is on the target",
+            Self::NothingWanted => "nothing at all is wanted",
+            Self::Rejected => "Release Manager lists entries that are not valid",
+        })
+    }
+}
+
+/// All that the decision rests on.
+#[derive(Debug, Clone)]
+pub struct Circumstances<'a> {
+    /// The policy.
+    pub aging: Aging,
+    /// How much may go in one sync.
+    pub max_delete: MaxDelete,
+    /// Whether an operator has confirmed this one sync's deletions.
+    pub is_confirmed: bool,
+    /// What should be there.
+    pub wanted: &'a WantedSet,
+    /// What is there.
+    pub inventory: &'a Inventory,
+    /// Why the target's clock is not believed, where it is not.
+    pub clock_doubt: Option<Doubt>,
+    /// Why this cycle is not good enough, where it is not.
+    pub distrust: Option<Distrust>,
+    /// Packages that tags brought, with the epoch second of the tag.
+    pub tagged: &'a BTreeMap<PackageId, i64>,
+    /// Release Manager's word is at least this recent, in epoch seconds: what a tag brought later it may not know yet.
+    pub known_up_to: i64,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upkeep {
+    /// In this order: marks taken away, marks made, deletions.
+    pub steps: Vec<Step>,
+    /// Packages that would age but for a tag.
+    pub spared: Vec<PackageId>,
+    /// Why nothing is marked or deleted although the policy would have it: the cycle.
+    pub distrust: Option<Distrust>,
+    /// The same: the target's clock.
+    pub clock_doubt: Option<Doubt>,
+    /// The same: the guard. An operator has to look.
+    pub refusal: Option<Refusal>,
+}
+
+/// One thing to do to one package that nothing wants, or to its mark.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// What to do.
+    #[serde(flatten)]
+    pub action: Action,
+    /// With which package.
+    pub package: PackageId,
+    /// Why.
+    #[serde(flatten)]
+    pub why: Why,
+}
+
+/// What can be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "action", rename_all = "snake_case")]
+pub enum Action {
+    /// Take its mark away.
+    Unmark,
+    /// Mark it; a mark that is there keeps its time, unless that lies ahead.
+    Mark {
+        /// Seconds to wait from the mark on.
+        wait: u64,
+    },
+    /// Delete it.
+    Delete {
+        /// The modification time of its `descpkg` as listed, in epoch seconds; none for a link.
+        time: Option<i64>,
+    },
+}
+
+/// Why it is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "reason", rename_all = "snake_case")]
+pub enum Why {
+    /// Nothing wants it.
+    Unwanted,
+    /// Nothing wants it, and it has waited.
+    Waited {
+        /// Seconds since the mark.
+        seconds: u64,
+    },
+    /// The config says another time to wait.
+    OtherWait,
+    /// The mark's time has not come yet by the target's own clock.
+    FromTheFuture,
+    /// It is wanted again.
+    Wanted,
+    /// A tag brought it, and Release Manager may not know it yet.
+    Tagged,
+    /// The mark's package is not there any more.
+    Gone,
+    /// The config asks for no aging by marks.
+    NotAging,
+    /// The target's clock is not believed, so nobody knows how old the mark is.
+    ClockDoubted,
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unwanted => f.write_str("nothing wants it"),
+            Self::Waited { seconds } => {
+                write!(f, "nothing wants it; marked {} ago", show_duration(Duration::from_secs(*seconds)))
+            }
+            Self::OtherWait => f.write_str("the time to wait was changed"),
+            Self::FromTheFuture => f.write_str("its mark lies ahead of the target's clock, so it waits anew"),
+            Self::Wanted => f.write_str("it is wanted again"),
+            Self::Tagged => f.write_str("a tag brought it, and Release Manager may not know it yet"),
+            Self::Gone => f.write_str("it is not there any more"),
+            Self::NotAging => f.write_str("the config asks for no marks"),
+            Self::ClockDoubted => f.write_str("the target's clock is not believed, so it will wait anew"),
+        }
+    }
+}
+
+/// Whether a tag came after what Release Manager knows; of the same second, nobody can say.
+pub fn is_newer(tagged: i64, known_up_to: i64) -> bool {
+    tagged >= known_up_to
+}
+
+/// Decides about everything that the target holds.
+pub fn decide(given: &Circumstances<'_>) -> Upkeep {
+    let mut upkeep = Upkeep::default();
+    let Inventory { packages, links, marks, .. } = given.inventory;
+    let mut deletions = Vec::new();
+    let addressed = given.addressed();
+    // Links before what they address, so that none dangles in between.
+    let held = links.keys().map(|link| (link, None)).chain(packages.iter().map(|(id, time)| (id, Some(*time))));
+    let mut seen = BTreeSet::new();
+    for (package, time) in held {
+        seen.insert(package);
+        let mark = marks.get(package).copied();
+        let is_spared = given.tagged.get(package).is_some_and(|tagged| is_newer(*tagged, given.known_up_to));
+        let fate = if given.wanted.contains_key(package) || addressed.contains(package) {
+            mark.map(|_| (Action::Unmark, Why::Wanted))
+        } else if is_spared {
+            upkeep.spared.push(package.clone());
+            mark.map(|_| (Action::Unmark, Why::Tagged))
+        } else {
+            given.fate(mark, time)
+        };
+        let Some((action, why)) = fate else { continue };
+        let step = Step { action, package: package.clone(), why };
+        match action {
+            Action::Delete { .. } => deletions.push(step),
+            Action::Mark { .. } | Action::Unmark => upkeep.steps.push(step),
+        }
+    }
+    let gone = marks.keys().filter(|package| !seen.contains(package));
+    let unmark = |package: &PackageId| Step { action: Action::Unmark, package: package.clone(), why: Why::Gone };
+    upkeep.steps.extend(gone.map(unmark));
+    upkeep.steps.sort_by_key(|step| step.action != Action::Unmark);
+    upkeep.steps.append(&mut deletions);
+    given.restrain(&mut upkeep);
+    upkeep
+}
+
+impl Circumstances<'_> {
+    /// What wanted links address directly: it stays as long as they do.
+    fn addressed(&self) -> BTreeSet<PackageId> {
+        let wanted = self.inventory.links.iter().filter(|(link, _)| self.wanted.contains_key(link));
+        wanted.filter_map(|(link, to)| PackageId::new(link.name.as_str(), to).ok()).collect()
+    }
+
+    /// What the policy says of a package that nothing wants.
+    fn fate(&self, mark: Option<Mark>, time: Option<i64>) -> Option<(Action, Why)> {
+        let (by, wait) = match self.aging {
+            Aging::None => return mark.map(|_| (Action::Unmark, Why::NotAging)),
+            Aging::Immediate => return Some((Action::Delete { time }, Why::Unwanted)),
+            Aging::After { by, wait } => (by, wait.as_secs()),
+        };
+        let clock = match (&self.clock_doubt, self.inventory.clock) {
+            (None, Some(clock)) => clock,
+            (Some(_), _) | (None, None) => return mark.map(|_| (Action::Unmark, Why::ClockDoubted)),
+        };
+        let Some(mark) = mark else { return Some((Action::Mark { wait }, Why::Unwanted)) };
+        if mark.at > clock.saturating_add(AHEAD) {
+            return Some((Action::Mark { wait }, Why::FromTheFuture));
+        }
+        if mark.wait != wait {
+            return Some((Action::Mark { wait }, Why::OtherWait));
+        }
+        let waited = u64::try_from(clock.saturating_sub(mark.at)).unwrap_or(0);
+        match by {
+            Deleter::Master if waited >= wait => Some((Action::Delete { time }, Why::Waited { seconds: waited })),
+            Deleter::Master | Deleter::Target => None,
+        }
+    }
+
+    /// Leaves only what may be done: in a cycle that is not trusted, or past the guard's limit, marks are only taken away.
+    fn restrain(&self, upkeep: &mut Upkeep) {
+        if self.aging == Aging::None {
+            return;
+        }
+        if let Aging::After { .. } = self.aging {
+            upkeep.clock_doubt = match self.inventory.clock {
+                None => Some(Doubt::Untold),
+                Some(_) => self.clock_doubt.clone(),
+            };
+        }
+        let taking = |step: &&Step| match step.action {
+            Action::Unmark => false,
+            Action::Mark { .. } => !self.inventory.marks.contains_key(&step.package),
+            Action::Delete { .. } => true,
+        };
+        let touched = upkeep.steps.iter().filter(taking).count() as u64;
+        if self.wanted.is_empty() {
+            upkeep.distrust = Some(Distrust::NothingWanted);
+        } else {
+            upkeep.distrust = self.distrust.clone();
+        }
+        if upkeep.distrust.is_none() && !self.is_confirmed {
+            let held = (self.inventory.packages.len() + self.inventory.links.len()) as u64;
+            upkeep.refusal = judge(touched, held, self.max_delete).err();
+        }
+        if upkeep.distrust.is_some() || upkeep.refusal.is_some() {
+            upkeep.steps.retain(|step| step.action == Action::Unmark);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,169 @@
+# shellcheck shell=sh disable=SC2154,SC2034,SC2016 # the harness is what sets and reads the names
+# pkg_mon.
+
+mon() { run pkg_mon --archive "$arch" </dev/null; }
+
+index() { cat "$arch/.dpkg_archive/dpkg_archive_list.txt"; }
+
+# indexed TEXT: pkg_mon said nothing, and the index is these lines.
+indexed() { ended 0 && [ ! -s "$work/out" ] && printf '%s\n' "$1" | cmp -s - "$arch/.dpkg_archive/dpkg_archive_list.txt"; }
+
+# all_indexed: the index is what a walk by other means finds.
+all_indexed() {
+    indexed "$(cd "$arch" && find . -mindepth 1 \( -path './.*' -o -path './*/.*' ! -path './*/*/*' \) -prune -o -type d -printf '%P/\0' -o -printf '%P\0' |
+        tr '\n\0' '?\n' | sort)"
+}
+
+# count_walks: whatever find walks below the second level from now on is noted in $work/walks.
+count_walks() {
+    : >"$work/walks"
+    wrap find 'case $* in *maxdepth*) ;; *) printf "%s\n" "$@" | grep "^\./" >>"$BLAT_TEST/walks" ;; esac; exec "$real" "$@"'
+}
+
+walked_only() { [ "$(sort "$work/walks" | tr '\n' ' ')" = "$1" ]; }
+
+check_first_index() {
+    fresh
+    mon
+    check 'the index of an empty archive is empty' [ "$status" -eq 0 -a -e "$arch/.dpkg_archive/dpkg_archive_list.txt" -a -z "$(index)" ]
+    receive "$work/both"
+    mon
+    check 'everything of packages is in the index' all_indexed
+    check 'directories end in a slash' grep -q '^odd/1/lib/deep/$' "$arch/.dpkg_archive/dpkg_archive_list.txt"
+    check 'it is sorted' sort -c "$arch/.dpkg_archive/dpkg_archive_list.txt"
+    check 'and nothing is left' nothing_staged
+    fresh
+    put a/1 5
+    put a/1.0 5
+    put a/1-0 5
+    put a-b/1 5
+    put a.b/1 5
+    mkdir -p "$arch/a/.1.batch-7" "$arch/.hidden" "$arch/ odd  name /x" "$arch/-rf/-x" "$arch/a/1/.inner" "$arch/empty"
+    ln -s 1 "$arch/a/now"
+    ln -s a "$arch/alias"
+    : >"$arch/a/stray"
+    : >"$arch/stray file"
+    : >"$arch/a/1/line
+break"
+    mon
+    check 'in the order of whole lines, whatever the names are' indexed " odd  name /
+ odd  name /x/
+-rf/
+-rf/-x/
+a-b/
+a-b/1/
+a-b/1/descpkg
+a.b/
+a.b/1/
+a.b/1/descpkg
+a/
+a/1-0/
+a/1-0/descpkg
+a/1.0/
+a/1.0/descpkg
+a/1/
+a/1/.inner/
+a/1/descpkg
+a/1/line?break
+a/now
+a/stray
+alias
+empty/
+stray file"
+}
+
+check_next_index() {
+    fresh
+    for place in a/1 a/2 b/1 c/1; do
+        put "$place" 5
+        : >"$arch/$place/file"
+    done
+    mkdir -p "$arch/c/no-package"
+    count_walks
+    mon
+    check 'the first time, every version is walked' walked_only './a/1 ./a/2 ./b/1 ./c/1 ./c/no-package '
+    count_walks
+    mon
+    check 'the second time none that is a package' walked_only './c/no-package '
+    check 'and the index stays as it was' all_indexed
+    put a/3 7
+    count_walks
+    mon
+    check 'a new version is walked, and no other' walked_only './a/3 ./c/no-package '
+    check 'and is in the index' all_indexed
+    : >"$arch/a/2/more"
+    mon
+    check 'a version that changed is walked again' all_indexed
+    mkdir "$work/other"
+    cp -R "$arch/b/1" "$work/other/1"
+    : >"$work/other/1/renewed"
+    rm -r "$arch/b/1"
+    mv "$work/other/1" "$arch/b/1"
+    rmdir "$work/other"
+    mon
+    check 'so is one that was replaced' all_indexed
+    : >"$arch/c/no-package/deep"
+    rm -r "$arch/a/1" "$arch/b"
+    ln -s 2 "$arch/a/now"
+    mon
+    check 'what is gone is gone, and links are there' all_indexed
+    rm -r "$arch/a"
+    : >"$arch/a"
+    mon
+    check 'a name that became a file is one' all_indexed
+    rm "$arch/a"
+    put a/9 7
+    mon
+    check 'and a name again' all_indexed
+    unwrap
+}
+
+check_index_troubles() {
+    fresh
+    put a/1 5
+    mon
+    put a/2 5
+    chmod 000 "$arch/a/2"
+    mon
+    check 'what cannot be read is an error' ended 1 'ermission denied'
+    chmod 755 "$arch/a/2"
+    check 'and leaves the old index' [ "$(index)" = 'a/
+a/1/
+a/1/descpkg' ]
+    mon
+    check 'which is renewed when it can be read' all_indexed
+    put b/1 5
+    rm "$arch/.dpkg_archive/index/of/a"
+    mon
+    check 'a section that somebody removed is made anew' all_indexed
+    rm "$arch/.dpkg_archive/index/of/a"
+    put a/3 5
+    mon
+    check 'even where only some of it would have been walked' all_indexed
+    : >"$arch/.dpkg_archive/index/of/gone"
+    mon
+    check 'one that belongs to nothing is not listed' all_indexed
+    rm -r "$arch/.dpkg_archive/index"
+    mon
+    check 'so are all, without their directory' all_indexed
+    : >"$work/held"
+    flock "$arch/.dpkg_archive/index.lock" sh -c ': >"$0/held.on"; while [ -e "$0/held" ]; do sleep 0.02; done' "$work" &
+    eventually [ -e "$work/held.on" ]
+    mon
+    check 'two at once are one too many' ended 75 'another pkg_mon runs'
+    rm "$work/held" "$work/held.on"
+    wait
+    rm "$arch/.dpkg_archive/dpkg_archive_list.txt"
+    (cd / && env -i "$shell" "$bin/pkg_mon" --archive "$arch") >"$work/out" 2>"$work/err"
+    status=$?
+    check 'it runs from an empty environment' all_indexed
+    run pkg_mon --archive "$work/none" </dev/null
+    check 'a missing archive is an error for the index' ended 1 'entering the archive'
+    check 'nothing is left' nothing_staged
+}
+
+check_indexing() {
+    check_first_index
+    check_next_index
+    check_index_troubles
+}
