@@ -62,7 +62,7 @@ fn runnable(line: &str, lab: &Lab) -> Option<String> {
         return None;
     }
     let mut command = command.replace("/srv/blat", &lab.home().display().to_string());
-    if command.starts_with("cp config/") {
+    if command.contains("cp config/") {
         command += " && cp ../edited.conf config/perth.conf";
     } else if command.contains("--watch") || command.contains("--follow") {
         command = format!("{FOLLOWED} {command} || {INTERRUPTED}");
