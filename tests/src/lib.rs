@@ -10,6 +10,7 @@ pub mod dice;
 pub mod lab;
 pub mod package;
 pub mod process;
+pub mod relay;
 mod scene;
 pub mod tree;
 
