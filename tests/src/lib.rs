@@ -7,6 +7,7 @@
 
 pub mod database;
 pub mod dice;
+pub mod disk;
 pub mod lab;
 pub mod package;
 pub mod process;
@@ -16,5 +17,6 @@ pub mod tree;
 
 pub use database::{Database, Kind};
 pub use dice::Dice;
+pub use disk::Disk;
 pub use lab::Lab;
 pub use process::Outcome;
