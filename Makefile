@@ -59,7 +59,7 @@ test-faults:
 	if $(CARGO) nextest --version >/dev/null 2>&1; then runner='nextest run'; fi; \
 	if [ "$$(id -u)" != 0 ]; then \
 		echo 'test-faults: not root, so the tests as_root_* are left out (they mount a small disk)'; \
-		only=; \
+		only='--skip as_root_'; \
 	fi; \
 	set -x; $(CARGO) $$runner --locked -p blat-tests -- faults_long_ $$only
 

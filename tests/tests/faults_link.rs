@@ -5,6 +5,7 @@ use std::fs;
 
 use blat_tests::relay::{Fault, Relay};
 use blat_tests::{Lab, process};
+use rustix::process::Signal;
 
 /// At least as much goes over the link in one sync, in bytes.
 const BULK: u64 = 6 << 20;
@@ -111,4 +112,25 @@ fn faults_long_a_link_that_turns_into_a_black_hole_mid_stream_is_left_for_the_ne
     assert!(relay.all_broken());
     lab.assert_never_partial();
     assert_eq!(lab.visible(), ["big@1", "files@1"]);
+}
+
+/// The receiver stops and the link is well: after two minutes without any progress it is given up, and the next sync completes.
+#[test]
+fn faults_long_a_receiver_that_stands_still_is_given_up() {
+    let (lab, _relay) = lab("standstill");
+    lab.package("bulk", "1", |p| p.noise("a", 48 << 20));
+    lab.release(&[("bulk", "1")]);
+    let mut sync = lab.start_agent_once("perth");
+    let receives = |p: &process::Process| p.command_line.contains("receive_package");
+    let stopped = lab.wait_for("the transfer to run", || {
+        let running: Vec<_> = lab.remote_processes().into_iter().filter(receives).collect();
+        (!running.is_empty()).then_some(running)
+    });
+    stopped.iter().for_each(|p| process::signal(p.pid, Signal::STOP));
+    process::poll(process::DEADLINE * 2, || sync.ended().then_some(())).expect("the agent gives up");
+    sync.finish().expect(1).says("no progress");
+    assert_eq!(lab.visible(), Vec::<String>::new());
+    stopped.iter().for_each(|p| process::signal(p.pid, Signal::CONT));
+    lab.agent_once("perth").expect_success();
+    lab.assert_published("bulk", "1");
 }
