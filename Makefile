@@ -5,13 +5,14 @@ PREFIX ?= /usr/local
 BINARIES = blat blatd blat-agent
 MAN = target/man
 
-.PHONY: help build demo demo-stop test test-scripts lint bench man install clean
+.PHONY: help build demo demo-stop test test-faults test-scripts lint bench man install clean
 
 help:
 	@echo 'make build      the release executables, in target/release'
 	@echo 'make demo       Blat at work on this machine: a master, a target behind sshd, real packages'
 	@echo 'make demo-stop  ends the demo and removes its scratch folder'
 	@echo 'make test       all tests, as root or as an ordinary user'
+	@echo 'make test-faults  the faults that take long or need a disk of their own (root)'
 	@echo 'make test-scripts  the target scripts under every shell of this machine'
 	@echo 'make lint       formatting, clippy, shell scripts'
 	@echo 'make bench      speed and memory, against rsync in the same run; table in target/bench.txt'
@@ -36,17 +37,31 @@ test-scripts:
 
 # The executables come first: the tests in tests/ drive them as they lie in target/debug.
 # A few tests mount a small disk, which takes root; they are named as_root_… and left out for everybody else.
+# Those that take half a minute and more are named faults_long_… and run by test-faults.
 test:
 	@tests/lab/setup test
 	$(CARGO) build --locked --workspace --bins
 	target-scripts/tests/run dash busybox bash
-	@runner=test skip=; \
+	@runner=test skip='-- --skip faults_long_'; \
 	if $(CARGO) nextest --version >/dev/null 2>&1; then runner='nextest run'; fi; \
+	echo 'test: the tests faults_long_* are left out (make test-faults runs them)'; \
 	if [ "$$(id -u)" != 0 ]; then \
 		echo 'test: not root, so the tests as_root_* are left out (they mount a small disk)'; \
-		skip='-- --skip as_root_'; \
+		skip="$$skip --skip as_root_"; \
 	fi; \
 	set -x; $(CARGO) $$runner --locked --workspace $$skip
+
+# docs/requirements-faults.md says which fault is shown where.
+test-faults:
+	@tests/lab/setup test
+	$(CARGO) build --locked --workspace --bins
+	@runner=test only=as_root_; \
+	if $(CARGO) nextest --version >/dev/null 2>&1; then runner='nextest run'; fi; \
+	if [ "$$(id -u)" != 0 ]; then \
+		echo 'test-faults: not root, so the tests as_root_* are left out (they mount a small disk)'; \
+		only='--skip as_root_'; \
+	fi; \
+	set -x; $(CARGO) $$runner --locked -p blat-tests -- faults_long_ $$only
 
 lint:
 	@tests/lab/setup build

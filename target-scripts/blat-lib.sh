@@ -28,8 +28,10 @@ why=      # what the last tool that failed complained
 
 # ---- ends and errors
 
-# fail STATUS TEXT: says TEXT in one line of plain characters and ends.
+# fail STATUS TEXT: says TEXT in one line of plain characters and ends. Whoever would hear it may be gone, and to die of that would leave a
+# stage that nobody clears away when nobody comes again.
 fail() {
+    trap '' PIPE
     fail_text=$(printf '%s' "$2" | tr -c ' -~' '?' 2>/dev/null) || fail_text=
     printf '%s: %.2000s\n' "$verb" "${fail_text:-$2}" >&2
     exit "$1"
@@ -142,6 +144,8 @@ own_file() {
     for file; do
         { true >"$file"; } 2>/dev/null && continue
         said=$({ true >"$file"; } 2>&1)
+        # A shell begins with its own path and the file's; the reason comes last, and complaints may be cut on their way.
+        said=${said##*: }
         broken "making $file in $archive" "$said" "check the owner and the modes in the archive"
     done
 }
@@ -159,6 +163,7 @@ furnish() {
 open_lock() {
     { true >>"$1"; } 2>/dev/null && return 0
     said=$({ true >>"$1"; } 2>&1)
+    said=${said##*: }
     broken "opening the lock $1 in $archive" "$said" "check the owner and the modes in the archive"
 }
 

@@ -7,13 +7,16 @@
 
 pub mod database;
 pub mod dice;
+pub mod disk;
 pub mod lab;
 pub mod package;
 pub mod process;
+pub mod relay;
 mod scene;
 pub mod tree;
 
 pub use database::{Database, Kind};
 pub use dice::Dice;
+pub use disk::Disk;
 pub use lab::Lab;
 pub use process::Outcome;

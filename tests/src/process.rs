@@ -202,3 +202,21 @@ pub fn processor_time(pid: u32) -> Duration {
     // A hundredth of a second each, on every Linux that runs programs of today.
     Duration::from_millis(ticks * 10)
 }
+
+/// The memory that a living process holds now, in bytes.
+pub fn memory(pid: u32) -> u64 {
+    in_status(pid, "VmRSS:")
+}
+
+/// The most memory that a living process ever held, in bytes.
+pub fn most_memory(pid: u32) -> u64 {
+    in_status(pid, "VmHWM:")
+}
+
+fn in_status(pid: u32, key: &str) -> u64 {
+    let path = format!("/proc/{pid}/status");
+    let status = fs::read_to_string(&path).unwrap_or_else(|error| panic!("could not read {path}: {error}"));
+    let line = status.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_else(|| panic!("no {key} in {path}"));
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number of KiB");
+    kib << 10
+}

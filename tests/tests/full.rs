@@ -1,11 +1,8 @@
 //! A target without space: a clear error, the tag kept, and all well once there is room.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use blat_tests::Lab;
+use blat_tests::{Disk, Lab};
 
 /// A lab whose target has the disk that `config` and the caller leave it; `big@1` is tagged and can't go there.
 fn refused(lab: &mut Lab, config: &str) -> PathBuf {
@@ -74,38 +71,9 @@ fn what_does_not_fit_is_deferred_with_what_it_needs_and_the_rest_goes_on() {
 #[test]
 fn as_root_a_really_full_disk_is_survived() {
     let mut lab = Lab::new("tmpfs");
-    let disk = SmallDisk::mount(lab.target_archive());
+    let disk = Disk::mount(lab.target_archive(), "size=8m");
     let tag = refused(&mut lab, "disk_reserve: 0");
-    disk.enlarge();
+    disk.change("size=64m");
     completes(&lab, &tag);
     lab.assert_never_partial();
-}
-
-/// A tmpfs of 8 MiB over a folder, with that folder's owner. Unmounted lazily, so whatever still runs in it is no hindrance.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    fn mount(over: PathBuf) -> Self {
-        let owner = fs::metadata(&over).expect("the target's archive");
-        let options = format!("size=8m,mode=755,uid={},gid={}", owner.uid(), owner.gid());
-        must(Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(&over));
-        Self(over)
-    }
-
-    fn enlarge(&self) {
-        must(Command::new("mount").args(["-o", "remount,size=64m"]).arg(&self.0));
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        if !Command::new("umount").arg("--lazy").arg(&self.0).status().is_ok_and(|status| status.success()) {
-            eprintln!("could not unmount {}", self.0.display());
-        }
-    }
-}
-
-fn must(command: &mut Command) {
-    let status = command.status().expect("a command of every Linux");
-    assert!(status.success(), "{command:?} ended with {status}");
 }

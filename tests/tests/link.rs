@@ -1,14 +1,11 @@
 //! The link itself: whose key is trusted, what is said when it is refused, and how it comes back.
 
 use std::fs;
-use std::io;
-use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
-use std::sync::{Arc, Mutex};
-use std::thread;
 use std::time::{Duration, Instant};
 
+use blat_tests::relay::Relay;
 use blat_tests::{Lab, process};
 use rustix::process::Signal;
 
@@ -180,63 +177,13 @@ fn only_openssh_runs_the_systems_client() {
     assert_eq!(clients, expected, "{:#?}", lab.local_processes());
 }
 
-/// A relay to the target's sshd. Links that stand can be made to swallow everything, without a word to either side.
-struct Relay {
-    port: u16,
-    links: Arc<Mutex<Vec<Arc<Mutex<bool>>>>>,
-}
-
-impl Relay {
-    fn new(to: u16) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let port = listener.local_addr().expect("a bound port").port();
-        let links: Arc<Mutex<Vec<Arc<Mutex<bool>>>>> = Arc::default();
-        let all = links.clone();
-        // It ends with the test's process.
-        thread::spawn(move || {
-            for near in listener.incoming().flatten() {
-                let Ok(far) = TcpStream::connect(("127.0.0.1", to)) else { continue };
-                let swallows = Arc::new(Mutex::new(false));
-                all.lock().expect("no test panics with it").push(swallows.clone());
-                for (from, to) in [(&near, &far), (&far, &near)] {
-                    let (from, to) = (from.try_clone().expect("a socket"), to.try_clone().expect("a socket"));
-                    let swallows = swallows.clone();
-                    thread::spawn(move || pass(from, to, &swallows));
-                }
-            }
-        });
-        Self { port, links }
-    }
-
-    /// Whatever links stand now are black holes from here on; new ones are not.
-    fn swallow(&self) {
-        for link in &*self.links.lock().expect("no test panics with it") {
-            *link.lock().expect("no test panics with it") = true;
-        }
-    }
-}
-
-fn pass(mut from: TcpStream, mut to: TcpStream, swallows: &Mutex<bool>) {
-    let mut buffer = [0; 16 << 10];
-    while let Ok(count) = io::Read::read(&mut from, &mut buffer) {
-        if *swallows.lock().expect("no test panics with it") {
-            continue;
-        }
-        if count == 0 || io::Write::write_all(&mut to, &buffer[..count]).is_err() {
-            break;
-        }
-    }
-    // The other end may be gone already.
-    let _ = to.shutdown(Shutdown::Both);
-}
-
 #[test]
 fn a_black_hole_is_found_and_the_next_link_serves() {
     let mut lab = lab("blackhole");
     lab.package("tools", "1", |p| p.file("a", "1"));
     let (name, key) = known_host(&lab);
     let real = name.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
-    let relay = Relay::new(real);
+    let relay = Relay::to(real);
     let known = lab.home().join("ssh/known_hosts");
     fs::write(&known, format!("[127.0.0.1]:{} {key}\n", relay.port)).expect("an own folder");
     lab.config("perth", &format!("port: {}\nknown_hosts: ssh/known_hosts", relay.port));

@@ -1,0 +1,37 @@
+//! Small disks over folders of a lab. Mounting takes root, so tests that use them are named `as_root_…`.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
+use std::process::Command;
+
+/// A tmpfs over a folder, with that folder's owner. Unmounted lazily, so whatever still runs in it is no hindrance.
+pub struct Disk(PathBuf);
+
+impl Disk {
+    /// Mounts it with these options of tmpfs, as `size=8m`.
+    pub fn mount(over: PathBuf, options: &str) -> Self {
+        let owner = fs::metadata(&over).expect("a folder to mount over");
+        let options = format!("{options},mode=755,uid={},gid={}", owner.uid(), owner.gid());
+        must(Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(&over));
+        Self(over)
+    }
+
+    /// Changes its options, as `size=64m` or `ro`.
+    pub fn change(&self, options: &str) {
+        must(Command::new("mount").args(["-o", &format!("remount,{options}")]).arg(&self.0));
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        if !Command::new("umount").arg("--lazy").arg(&self.0).status().is_ok_and(|status| status.success()) {
+            eprintln!("could not unmount {}", self.0.display());
+        }
+    }
+}
+
+fn must(command: &mut Command) {
+    let status = command.status().expect("a command of every Linux");
+    assert!(status.success(), "{command:?} ended with {status}");
+}

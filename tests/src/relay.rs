@@ -1,0 +1,150 @@
+//! A relay between agent and sshd that breaks links on order: cut, reset, damaged, or swallowed without a word.
+
+use std::collections::VecDeque;
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread;
+
+/// What becomes of one link, once so many bytes went from the agent to the target.
+#[derive(Debug, Clone, Copy)]
+pub enum Fault {
+    /// Both ends are closed in order.
+    Cut(u64),
+    /// Both ends are reset.
+    Reset(u64),
+    /// One bit of the next piece arrives changed.
+    Flip(u64),
+    /// From here on nothing passes, and nobody is told.
+    Swallow(u64),
+}
+
+impl Fault {
+    fn after(self) -> u64 {
+        match self {
+            Self::Cut(after) | Self::Reset(after) | Self::Flip(after) | Self::Swallow(after) => after,
+        }
+    }
+}
+
+/// A port that leads to another one of this machine.
+pub struct Relay {
+    /// Where it listens, on 127.0.0.1.
+    pub port: u16,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    coming: Mutex<VecDeque<Fault>>,
+    links: Mutex<Vec<Arc<Link>>>,
+}
+
+struct Link {
+    near: TcpStream,
+    far: TcpStream,
+    state: Mutex<State>,
+}
+
+struct State {
+    fault: Option<Fault>,
+    /// Bytes from the agent until now.
+    sent: u64,
+    swallows: bool,
+}
+
+impl Relay {
+    /// A relay to this port, which ends with the test's process.
+    pub fn to(port: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let own = listener.local_addr().expect("a bound port").port();
+        let shared: Arc<Shared> = Arc::default();
+        let all = shared.clone();
+        thread::spawn(move || {
+            for near in listener.incoming().flatten() {
+                let Ok(far) = TcpStream::connect(("127.0.0.1", port)) else { continue };
+                let fault = own_lock(&all.coming).pop_front();
+                let state = Mutex::new(State { fault, sent: 0, swallows: false });
+                let link = Arc::new(Link { near, far, state });
+                own_lock(&all.links).push(link.clone());
+                let back = link.clone();
+                thread::spawn(move || link.pass(true));
+                thread::spawn(move || back.pass(false));
+            }
+        });
+        Self { port: own, shared }
+    }
+
+    /// The next links break like this, one each; those after them are sound.
+    pub fn breaks(&self, faults: &[Fault]) {
+        own_lock(&self.shared.coming).extend(faults);
+    }
+
+    /// Whether every ordered fault has found its link.
+    pub fn all_broken(&self) -> bool {
+        own_lock(&self.shared.coming).is_empty()
+    }
+
+    /// Whatever links stand now are black holes from here on; new ones are not.
+    pub fn swallow(&self) {
+        own_lock(&self.shared.links).iter().for_each(|link| own_lock(&link.state).swallows = true);
+    }
+
+    /// Cuts whatever links stand now.
+    pub fn cut(&self) {
+        own_lock(&self.shared.links).drain(..).for_each(|link| link.close());
+    }
+}
+
+impl Link {
+    fn pass(&self, towards_target: bool) {
+        let (mut from, mut to) = if towards_target { (&self.near, &self.far) } else { (&self.far, &self.near) };
+        let mut buffer = [0; 16 << 10];
+        while let Ok(count) = from.read(&mut buffer) {
+            let piece = &mut buffer[..count];
+            if towards_target && !self.let_through(piece) {
+                return;
+            }
+            if count > 0 && own_lock(&self.state).swallows {
+                continue;
+            }
+            if count == 0 || to.write_all(piece).is_err() {
+                break;
+            }
+        }
+        self.close();
+    }
+
+    /// Counts a piece from the agent and does to it what was ordered; false when that was the link's end.
+    fn let_through(&self, piece: &mut [u8]) -> bool {
+        let mut state = own_lock(&self.state);
+        state.sent += piece.len() as u64;
+        let Some(fault) = state.fault.filter(|fault| state.sent > fault.after()) else { return true };
+        state.fault = None;
+        match fault {
+            Fault::Flip(_) => piece.iter_mut().last().into_iter().for_each(|byte| *byte ^= 0x10),
+            Fault::Swallow(_) => state.swallows = true,
+            Fault::Cut(_) => self.close(),
+            Fault::Reset(_) => self.reset(),
+        }
+        !matches!(fault, Fault::Cut(_) | Fault::Reset(_))
+    }
+
+    fn close(&self) {
+        for end in [&self.near, &self.far] {
+            // It may be gone already.
+            let _ = end.shutdown(Shutdown::Both);
+        }
+    }
+
+    fn reset(&self) {
+        for end in [&self.near, &self.far] {
+            // Linux answers this with a reset at once, though other threads still hold the socket.
+            rustix::net::connect_unspec(end).expect("a socket");
+        }
+    }
+}
+
+fn own_lock<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
+    lock.lock().expect("no thread of the relay panics with it")
+}
