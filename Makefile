@@ -5,7 +5,7 @@ PREFIX ?= /usr/local
 BINARIES = blat blatd blat-agent
 MAN = target/man
 
-.PHONY: help build demo demo-stop test test-faults test-scripts lint bench man install clean
+.PHONY: help build demo demo-stop test test-faults test-scripts test-soak lint bench man install clean
 
 help:
 	@echo 'make build      the release executables, in target/release'
@@ -14,6 +14,7 @@ help:
 	@echo 'make test       all tests, as root or as an ordinary user'
 	@echo 'make test-faults  the faults that take long or need a disk of their own (root)'
 	@echo 'make test-scripts  the target scripts under every shell of this machine'
+	@echo 'make test-soak  many fortnights of simulated operation; FORTNIGHTS says how many ($(FORTNIGHTS))'
 	@echo 'make lint       formatting, clippy, shell scripts'
 	@echo 'make bench      speed and memory, against rsync in the same run; table in target/bench.txt'
 	@echo 'make man        manual pages, in $(MAN)'
@@ -34,6 +35,11 @@ demo-stop:
 test-scripts:
 	@tests/lab/setup test
 	target-scripts/tests/run
+
+# One fortnight takes a second. A failure prints its seed: BLAT_SEED=N rolls it again.
+FORTNIGHTS ?= 1000
+test-soak:
+	BLAT_SEEDS=$(FORTNIGHTS) $(CARGO) test --locked -p blat-domain --test fortnight -- --nocapture
 
 # The executables come first: the tests in tests/ drive them as they lie in target/debug.
 # A few tests mount a small disk, which takes root; they are named as_root_… and left out for everybody else.

@@ -22,7 +22,10 @@ impl Workplace {
     /// Takes marks away. That is right whatever becomes of the sync, and what is wanted must not stay marked while it runs.
     pub(crate) async fn unmark(&self, upkeep: &Upkeep, clock: Option<i64>) -> Option<Problem> {
         let steps = upkeep.steps.iter().filter(|step| step.action == Action::Unmark).collect();
-        let problem = self.retire(Retirement::Unmark, steps).await.err();
+        let problem = match self.retire(Retirement::Unmark, steps).await {
+            Ok(done) => done.problem,
+            Err(problem) => Some(problem),
+        };
         if let (None, Some(clock)) = (&problem, clock) {
             // Not before: a clock that was doubted is doubted until no mark is left that it made.
             self.memory.note_clock(clock);

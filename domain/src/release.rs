@@ -206,6 +206,9 @@ pub struct Resolution {
     pub unknown: Vec<String>,
     /// How many entries of Release Manager's have no valid name or state, and so may be missing from the wanted set.
     pub rejected: u64,
+    /// Whether releases or projects are selected and bring no package at all: more likely a mistake than a wish, and a few pins
+    /// beside them must not hide it.
+    pub brings_nothing: bool,
     /// When the snapshot was taken that stands in for Release Manager, where that could not be asked.
     pub snapshot: Option<Timestamp>,
 }
@@ -228,6 +231,7 @@ pub fn resolve(catalog: &Catalog, selection: &Selection) -> Resolution {
     for package in catalog.listed.iter().filter(|package| selection.filter.admits(&package.name)) {
         resolution.wanted.entry(package.clone()).or_default().insert(Reason::Listed);
     }
+    resolution.brings_nothing = selection.needs_catalog() && resolution.wanted.is_empty();
     for package in &selection.pinned {
         resolution.wanted.entry(package.clone()).or_default().insert(Reason::Pinned);
     }
@@ -327,6 +331,19 @@ mod tests {
     }
 
     #[test]
+    fn pins_do_not_hide_that_releases_bring_nothing() {
+        let pinned: BTreeSet<PackageId> = ["core@9".parse().expect("a package")].into();
+        let projects = vec!["Oslo".to_owned()];
+        let selection = Selection { projects, pinned, ..Selection::default() };
+        let pins_only = Selection { projects: vec![], ..selection.clone() };
+        let mut emptied = catalog();
+        emptied.projects[1].releases[0].packages.clear();
+        assert!(!resolve(&catalog(), &selection).brings_nothing);
+        assert!(resolve(&emptied, &selection).brings_nothing);
+        assert!(!resolve(&emptied, &pins_only).brings_nothing, "nothing else is asked for");
+    }
+
+    #[test]
     fn a_package_list_is_narrowed_as_releases_are() {
         let listed = ["core@1", "tools@1"].map(|p| p.parse().expect("a package")).into();
         let filter = NameFilter::new(vec![], vec!["tools".into()]).expect("globs");
@@ -343,6 +360,7 @@ mod tests {
         for (unsure, distrust) in [
             (Resolution { snapshot: Some(Timestamp::UNIX_EPOCH), ..sure.clone() }, Distrust::Snapshot),
             (Resolution { rejected: 1, ..sure.clone() }, Distrust::Rejected),
+            (Resolution { brings_nothing: true, ..sure.clone() }, Distrust::NothingWanted),
         ] {
             assert_eq!(Distrust::of(&unsure, true), Some(distrust));
         }

@@ -54,7 +54,7 @@ pub enum Distrust {
     Snapshot,
     /// Something wanted is not on the target and cannot be sent.
     Incomplete,
-    /// Nothing at all is wanted, which is more likely a mistake.
+    /// Nothing at all is wanted, or nothing but pins where releases are selected, which is more likely a mistake.
     NothingWanted,
     /// Release Manager lists entries that are not valid: what they mean may be wanted.
     Rejected,
@@ -67,6 +67,8 @@ impl Distrust {
             Some(Self::Snapshot)
         } else if resolution.rejected > 0 {
             Some(Self::Rejected)
+        } else if resolution.brings_nothing {
+            Some(Self::NothingWanted)
         } else {
             (!is_complete).then_some(Self::Incomplete)
         }
@@ -78,7 +80,7 @@ impl fmt::Display for Distrust {
         f.write_str(match self {
             Self::Snapshot => "Release Manager could not be asked",
             Self::Incomplete => "not all that is wanted is on the target",
-            Self::NothingWanted => "nothing at all is wanted",
+            Self::NothingWanted => "nothing is wanted, or nothing but pins",
             Self::Rejected => "Release Manager lists entries that are not valid",
         })
     }
