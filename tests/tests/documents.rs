@@ -160,7 +160,7 @@ fn every_test_that_the_requirements_name_exists() {
     let is_missing = |named: &&(String, String)| {
         let (path, name) = named;
         let text = fs::read_to_string(repository().join(path)).unwrap_or_default();
-        let (is_rust, is_shell) = (text.contains(&format!("fn {name}(")), text.contains(&format!("\n{name}() {")));
+        let (is_rust, is_shell) = (text.contains(&format!("fn {name}(")), text.contains(&format!("\n{name}() {{")));
         !(if path.ends_with(".sh") { is_shell } else { is_rust })
     };
     let missing: Vec<_> = named.iter().filter(is_missing).collect();
