@@ -145,3 +145,24 @@ fn every_link_between_documents_leads_somewhere() {
         }
     }
 }
+
+/// The file of a `path::name` and its name.
+fn named_tests() -> Vec<(String, String)> {
+    let text = fs::read_to_string(repository().join("docs/requirements.md")).expect("docs/requirements.md");
+    let quoted = text.split('`').skip(1).step_by(2).filter_map(|quoted| quoted.split_once("::"));
+    quoted.map(|(path, name)| (path.to_owned(), name.to_owned())).collect()
+}
+
+#[test]
+fn every_test_that_the_requirements_name_exists() {
+    let named = named_tests();
+    assert!(named.len() > 60, "{} tests are named", named.len());
+    let is_missing = |named: &&(String, String)| {
+        let (path, name) = named;
+        let text = fs::read_to_string(repository().join(path)).unwrap_or_default();
+        let (is_rust, is_shell) = (text.contains(&format!("fn {name}(")), text.contains(&format!("\n{name}() {{")));
+        !(if path.ends_with(".sh") { is_shell } else { is_rust })
+    };
+    let missing: Vec<_> = named.iter().filter(is_missing).collect();
+    assert!(missing.is_empty(), "docs/requirements.md names tests that are not there: {missing:#?}");
+}

@@ -78,6 +78,20 @@ fn releases_and_pins_change_in_the_running_agent() {
 }
 
 #[test]
+fn aging_changes_in_the_running_agent() {
+    let lab = lab("agingonthefly");
+    lab.config("perth", "pkg.tools: [1]");
+    lab.wait_until_published("tools", "1");
+    let agent = pid(&lab);
+    lab.config("perth", "aging: immediate\nmax_delete: 100%");
+    lab.wait_for("what is not wanted any more to go by the new policy", || {
+        lab.blat(&["sync", "perth", "--wait"]).expect_success();
+        (lab.visible() == ["core@1"]).then_some(())
+    });
+    assert_eq!(pid(&lab), agent);
+}
+
+#[test]
 fn the_tag_directory_changes_in_the_running_agent() {
     let lab = lab("tagsdir");
     let agent = pid(&lab);

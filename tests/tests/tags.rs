@@ -109,6 +109,25 @@ fn a_tag_outlives_a_dead_link() {
     lab.wait_for_status("perth", "well again", |s| s["state"] == "idle" && s["last_error"].is_null());
 }
 
+#[test]
+fn a_restart_keeps_the_queue() {
+    let lab = lab_with_idle_target("keepsqueue", "");
+    lab.sshd("stop").expect_success();
+    let tag = lab.drop_tag("perth", "core", "1");
+    lab.wait_for_status("perth", "holding the tag", |s| s["queue"]["tags"] == 1);
+    let agent = lab.target_status("perth")["pid"].clone();
+
+    process::signal(agent.as_u64().expect("an agent") as u32, Signal::TERM);
+    lab.wait_for_status("perth", "another agent with the same queue", |s| {
+        s["pid"].is_u64() && s["pid"] != agent && s["queue"]["tags"] == 1
+    });
+    assert!(tag.exists());
+
+    lab.sshd("start").expect_success();
+    lab.wait_until_published("core", "1");
+    wait_until_gone(&lab, &tag);
+}
+
 /// The transfer is frozen at the target, so the tag could only be served late if it stood behind it.
 #[test]
 fn a_tag_does_not_wait_behind_a_running_sync() {

@@ -169,8 +169,10 @@ impl Site {
         }
         let Some(clock) = prepared.inventory.clock else { return true };
         let reading = self.read(clock, now);
+        // After a look that was doubted itself no mark is left.
+        let believed = |before: &&Reading| before.target.abs_diff(before.master) <= MOST_APART;
         if doubt(self.reading.as_ref(), &reading).is_none()
-            && let Some(before) = &self.reading
+            && let Some(before) = self.reading.as_ref().filter(believed)
         {
             let set = ((clock - now) - (before.target - before.master)).unsigned_abs();
             let most = if before.boot == reading.boot { MOST_GAINED } else { 2 * MOST_APART };
