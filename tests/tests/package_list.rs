@@ -12,7 +12,7 @@ fn lab(name: &str) -> Lab {
         lab.package(package, version, |p| p.file("a", version));
     }
     lab.release(&[("tools", "1"), ("core", "2")]);
-    lab.config("perth", "pkg.core: [1]");
+    lab.config("perth", "pkg: {core: 1}");
     lab
 }
 

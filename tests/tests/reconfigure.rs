@@ -80,7 +80,7 @@ fn releases_and_pins_change_in_the_running_agent() {
 #[test]
 fn aging_changes_in_the_running_agent() {
     let lab = lab("agingonthefly");
-    lab.config("perth", "pkg.tools: [1]");
+    lab.config("perth", "pkg: {tools: 1}");
     lab.wait_until_published("tools", "1");
     let agent = pid(&lab);
     lab.config("perth", "aging: immediate\nmax_delete: 100%");
