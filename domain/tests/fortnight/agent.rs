@@ -26,20 +26,20 @@ use crate::weather::{Mood, Weather};
 const TRAILS: i64 = 86_400;
 
 /// A target, its agent, and what that remembers.
-pub struct Site {
-    pub name: &'static str,
-    pub selection: Selection,
-    pub aging: Aging,
-    pub max_delete: MaxDelete,
-    pub machine: Machine,
+pub(crate) struct Site {
+    pub(crate) name: &'static str,
+    pub(crate) selection: Selection,
+    pub(crate) aging: Aging,
+    pub(crate) max_delete: MaxDelete,
+    pub(crate) machine: Machine,
     /// What was done, as `blat history` shows it.
-    pub history: Vec<Entry>,
+    pub(crate) history: Vec<Entry>,
     /// Tags that wait, with the time at which they were dropped.
-    pub tags: BTreeMap<PackageId, i64>,
+    pub(crate) tags: BTreeMap<PackageId, i64>,
     /// Whether the guard refused the last cycle.
-    pub is_refused: bool,
+    pub(crate) is_refused: bool,
     /// How often the guard did.
-    pub refusals: u64,
+    pub(crate) refusals: u64,
     tagged: BTreeMap<PackageId, i64>,
     reading: Option<Reading>,
     snapshot: Option<(Timestamp, Catalog)>,
@@ -50,10 +50,10 @@ pub struct Site {
 }
 
 /// A plan and what it was made from.
-pub struct Prepared {
-    pub plan: Plan,
-    pub wanted: WantedSet,
-    pub inventory: Inventory,
+pub(crate) struct Prepared {
+    pub(crate) plan: Plan,
+    pub(crate) wanted: WantedSet,
+    pub(crate) inventory: Inventory,
     resolution: Resolution,
     unnarrowed: WantedSet,
     known_up_to: i64,
@@ -61,7 +61,7 @@ pub struct Prepared {
 
 impl Site {
     /// A target that holds nothing yet.
-    pub fn new(name: &'static str, selection: Selection, aging: Aging, max_delete: MaxDelete) -> Self {
+    pub(crate) fn new(name: &'static str, selection: Selection, aging: Aging, max_delete: MaxDelete) -> Self {
         Self {
             name,
             selection,
@@ -81,7 +81,13 @@ impl Site {
     }
 
     /// A look at everything, and the plan; none where something cannot be looked at.
-    pub fn prepare(&mut self, manager: &Manager, weather: &Weather, now: i64, is_confirmed: bool) -> Option<Prepared> {
+    pub(crate) fn prepare(
+        &mut self,
+        manager: &Manager,
+        weather: &Weather,
+        now: i64,
+        is_confirmed: bool,
+    ) -> Option<Prepared> {
         let (catalog, snapshot) = match weather.answer(&manager.catalog) {
             Some(catalog) => (catalog, None),
             None => self.snapshot.clone().map(|(taken, catalog)| (catalog, Some(taken)))?,
@@ -128,7 +134,7 @@ impl Site {
     }
 
     /// One cycle; whether all of it succeeded.
-    pub fn sync(&mut self, manager: &Manager, weather: &mut Weather, now: i64, dice: &mut Dice) -> bool {
+    pub(crate) fn sync(&mut self, manager: &Manager, weather: &mut Weather, now: i64, dice: &mut Dice) -> bool {
         let truth = manager.wanted(&self.selection);
         let is_confirmed = self.is_refused && matches!(weather.mood, Mood::Well) && dice.below(4) > 0;
         let Some(prepared) = self.prepare(manager, weather, now, is_confirmed) else { return false };
@@ -280,7 +286,7 @@ impl Site {
     }
 
     /// `pkg_purge`, as cron runs it: alone, and whatever the weather.
-    pub fn purge(&mut self, now: i64) {
+    pub(crate) fn purge(&mut self, now: i64) {
         if !matches!(self.aging, Aging::After { by: Deleter::Target, .. }) {
             return;
         }
@@ -300,7 +306,7 @@ impl Site {
     }
 
     /// Sends what tags ask for, and what that addresses.
-    pub fn serve_tags(&mut self, manager: &Manager, weather: &Weather, now: i64, dice: &mut Dice) {
+    pub(crate) fn serve_tags(&mut self, manager: &Manager, weather: &Weather, now: i64, dice: &mut Dice) {
         self.tags.retain(|_, dropped| now - *dropped < TRAILS);
         for package in self.tags.keys().cloned().collect::<Vec<_>>() {
             self.tagged.insert(package.clone(), now);
@@ -341,7 +347,7 @@ impl Site {
     }
 
     /// The answer of `blat why`.
-    pub fn why(&self, package: &PackageId, prepared: &Prepared) -> why::Why {
+    pub(crate) fn why(&self, package: &PackageId, prepared: &Prepared) -> why::Why {
         why::why(package, &prepared.plan, &prepared.wanted, &prepared.unnarrowed, &prepared.inventory)
     }
 

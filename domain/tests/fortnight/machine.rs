@@ -15,72 +15,72 @@ const MOST_OLD: i64 = 691_200;
 
 /// A mark, and what nobody on the target can know of it.
 #[derive(Debug, Clone, Copy)]
-pub struct Marked {
-    pub mark: Mark,
+pub(crate) struct Marked {
+    pub(crate) mark: Mark,
     /// The true time at which it was made.
-    pub made: i64,
+    pub(crate) made: i64,
     /// By how many seconds the clock was wrong then.
-    pub offset: i64,
+    pub(crate) offset: i64,
 }
 
 /// One target.
 #[derive(Debug, Default)]
-pub struct Machine {
-    pub packages: BTreeMap<PackageId, i64>,
-    pub links: BTreeMap<PackageId, String>,
-    pub marks: BTreeMap<PackageId, Marked>,
+pub(crate) struct Machine {
+    pub(crate) packages: BTreeMap<PackageId, i64>,
+    pub(crate) links: BTreeMap<PackageId, String>,
+    pub(crate) marks: BTreeMap<PackageId, Marked>,
     /// What the PackageList names; none before the first.
-    pub list: Option<BTreeSet<PackageId>>,
+    pub(crate) list: Option<BTreeSet<PackageId>>,
     /// By how many seconds its clock is wrong.
-    pub offset: i64,
+    pub(crate) offset: i64,
     /// Which start of the machine this is.
-    pub boot: u64,
+    pub(crate) boot: u64,
     /// When the list was stored last: by the clock, truly, and at which start.
     synced: Option<(i64, i64, u64)>,
     /// What hands took away and nobody has brought back.
-    pub robbed: BTreeSet<PackageId>,
+    pub(crate) robbed: BTreeSet<PackageId>,
 }
 
 impl Machine {
     /// The clock, when it is truly `now`.
-    pub fn clock(&self, now: i64) -> i64 {
+    pub(crate) fn clock(&self, now: i64) -> i64 {
         now + self.offset
     }
 
     /// What `get_plist` says.
-    pub fn listing(&self, now: i64) -> Inventory {
+    pub(crate) fn listing(&self, now: i64) -> Inventory {
         let marks = self.marks.iter().map(|(package, marked)| (package.clone(), marked.mark)).collect();
         let (packages, links, clock) = (self.packages.clone(), self.links.clone(), Some(self.clock(now)));
         Inventory { packages, links, marks, clock, ..Inventory::default() }
     }
 
     /// Whether something lies in a version's place.
-    pub fn has(&self, package: &PackageId) -> bool {
+    pub(crate) fn has(&self, package: &PackageId) -> bool {
         self.packages.contains_key(package) || self.links.contains_key(package)
     }
 
     /// Publishes a package.
-    pub fn receive(&mut self, package: &PackageId, time: i64) {
+    pub(crate) fn receive(&mut self, package: &PackageId, time: i64) {
         self.packages.insert(package.clone(), time);
         self.robbed.remove(package);
     }
 
     /// Puts a link, which must not dangle.
-    pub fn link(&mut self, link: &Link) {
+    pub(crate) fn link(&mut self, link: &Link) {
         assert!(self.has(&link.addressee()), "{} is put before {} is there", link.package, link.addressee());
         self.links.insert(link.package.clone(), link.to.to_string());
         self.robbed.remove(&link.package);
     }
 
     /// Replaces the PackageList, which must tell the truth.
-    pub fn store_list(&mut self, list: BTreeSet<PackageId>, now: i64) {
+    pub(crate) fn store_list(&mut self, list: BTreeSet<PackageId>, now: i64) {
         self.list = Some(list);
         self.synced = Some((self.clock(now), now, self.boot));
         self.check_list();
     }
 
     /// The PackageList names nothing that is not there, but for what hands took.
-    pub fn check_list(&self) {
+    pub(crate) fn check_list(&self) {
         for package in self.list.iter().flatten() {
             assert!(
                 self.has(package) || self.robbed.contains(package),
@@ -90,7 +90,7 @@ impl Machine {
     }
 
     /// Marks a package; whether it is there.
-    pub fn mark(&mut self, package: &PackageId, wait: u64, now: i64) -> bool {
+    pub(crate) fn mark(&mut self, package: &PackageId, wait: u64, now: i64) -> bool {
         if !self.has(package) {
             return false;
         }
@@ -104,7 +104,7 @@ impl Machine {
     }
 
     /// Deletes a package that the list does not name, was not replaced meanwhile and, where it has to be `due`, has waited. Whether it did.
-    pub fn delete(&mut self, package: &PackageId, time: Option<i64>, is_due: bool, now: i64) -> bool {
+    pub(crate) fn delete(&mut self, package: &PackageId, time: Option<i64>, is_due: bool, now: i64) -> bool {
         let is_listed = self.list.as_ref().is_none_or(|list| list.contains(package));
         let is_changed = time.is_some() && self.packages.get(package).copied() != time;
         if is_listed || is_changed || !self.has(package) || is_due && !self.has_waited(package, now) {
@@ -124,7 +124,7 @@ impl Machine {
     }
 
     /// What `pkg_purge` would delete: nothing by a clock that was set since the last sync, as far as it can tell.
-    pub fn due(&self, now: i64) -> Vec<PackageId> {
+    pub(crate) fn due(&self, now: i64) -> Vec<PackageId> {
         let Some((clock, then, boot)) = self.synced else { return Vec::new() };
         let passed = self.clock(now) - clock;
         let is_doubted = match boot == self.boot {
@@ -138,12 +138,12 @@ impl Machine {
     }
 
     /// By how many seconds the clock was set since the last sync.
-    pub fn set_since_sync(&self, now: i64) -> u64 {
+    pub(crate) fn set_since_sync(&self, now: i64) -> u64 {
         self.synced.map_or(0, |(clock, then, _)| (self.clock(now) - clock).abs_diff(now - then))
     }
 
     /// Somebody on the target does something to the archive, or to a mark.
-    pub fn meddle(&mut self, dice: &mut Dice) {
+    pub(crate) fn meddle(&mut self, dice: &mut Dice) {
         fn any<V>(map: &BTreeMap<PackageId, V>, dice: &mut Dice) -> Option<PackageId> {
             let index = dice.below(map.len().max(1) as u64) as usize;
             map.keys().nth(index).cloned()

@@ -8,7 +8,7 @@ use blat_domain::release::{Catalog, Project, Release, ReleaseKey, ReleaseState, 
 use blat_tests::Dice;
 
 /// The projects that there are.
-pub const PROJECTS: [&str; 3] = ["Perth Metro", "Oslo Tram", "Sydney Ferry"];
+pub(crate) const PROJECTS: [&str; 3] = ["Perth Metro", "Oslo Tram", "Sydney Ferry"];
 /// Names of packages.
 const NAMES: u64 = 25;
 /// Closed releases that a project still lists.
@@ -24,26 +24,26 @@ enum Kept {
 }
 
 /// All that lies on the master's side.
-pub struct Manager {
+pub(crate) struct Manager {
     /// What Release Manager says when it is well.
-    pub catalog: Catalog,
+    pub(crate) catalog: Catalog,
     kept: BTreeMap<PackageId, Kept>,
     /// Packages that are not finished, and until when.
     unfinished: BTreeMap<PackageId, i64>,
     made: u64,
     /// How many releases were opened and closed.
-    pub opened: i64,
-    pub closed: u64,
+    pub(crate) opened: i64,
+    pub(crate) closed: u64,
 }
 
 /// A package or version from its text.
-pub fn id(text: &str) -> PackageId {
+pub(crate) fn id(text: &str) -> PackageId {
     text.parse().expect("a package")
 }
 
 impl Manager {
     /// Each project with one release, and links for some names.
-    pub fn new(dice: &mut Dice) -> Self {
+    pub(crate) fn new(dice: &mut Dice) -> Self {
         let projects = PROJECTS.map(|name| Project { name: name.into(), releases: Vec::new() }).into();
         let catalog = Catalog { projects, ..Catalog::default() };
         let (kept, unfinished) = (BTreeMap::new(), BTreeMap::new());
@@ -62,7 +62,7 @@ impl Manager {
     }
 
     /// One working half hour.
-    pub fn work(&mut self, now: i64, dice: &mut Dice) {
+    pub(crate) fn work(&mut self, now: i64, dice: &mut Dice) {
         self.rest(now);
         let project = dice.below(PROJECTS.len() as u64) as usize;
         if dice.below(3) > 0 && self.alive(project) < MOST {
@@ -79,7 +79,7 @@ impl Manager {
     }
 
     /// Time passes, and nothing happens but what was under way.
-    pub fn rest(&mut self, now: i64) {
+    pub(crate) fn rest(&mut self, now: i64) {
         self.unfinished.retain(|_, until| *until > now);
     }
 
@@ -108,7 +108,7 @@ impl Manager {
     }
 
     /// Some package or link of the source.
-    pub fn any(&self, dice: &mut Dice) -> PackageId {
+    pub(crate) fn any(&self, dice: &mut Dice) -> PackageId {
         let index = dice.below(self.kept.len() as u64) as usize;
         self.kept.keys().nth(index).expect("as many as there are").clone()
     }
@@ -156,7 +156,7 @@ impl Manager {
     }
 
     /// The source as the agent sees it.
-    pub fn look(&self, package: &PackageId) -> Source {
+    pub(crate) fn look(&self, package: &PackageId) -> Source {
         match self.kept.get(package) {
             None => Source::Held(Hold::Missing),
             Some(Kept::Link(to)) => Source::Link { to: to.clone() },
@@ -169,7 +169,7 @@ impl Manager {
 
     /// What a target should hold, by the words of the contract: releases named, releases of projects named that are not closed,
     /// less what the filter keeps out, pins, and all that links among these address.
-    pub fn wanted(&self, selection: &Selection) -> BTreeSet<PackageId> {
+    pub(crate) fn wanted(&self, selection: &Selection) -> BTreeSet<PackageId> {
         let mut wanted = BTreeSet::new();
         for project in &self.catalog.projects {
             let is_named = selection.projects.contains(&project.name);

@@ -5,7 +5,7 @@ use blat_tests::Dice;
 
 /// How Release Manager feels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mood {
+pub(crate) enum Mood {
     /// It tells the truth.
     Well,
     /// It does not answer.
@@ -20,25 +20,25 @@ pub enum Mood {
 
 /// All faults of one cycle.
 #[derive(Debug)]
-pub struct Weather {
-    pub mood: Mood,
-    pub listing_fails: bool,
-    pub source_is_gone: bool,
-    pub clock_is_silent: bool,
-    pub list_fails: bool,
-    pub marking_fails: bool,
-    pub tags_midway: bool,
+pub(crate) struct Weather {
+    pub(crate) mood: Mood,
+    pub(crate) listing_fails: bool,
+    pub(crate) source_is_gone: bool,
+    pub(crate) clock_is_silent: bool,
+    pub(crate) list_fails: bool,
+    pub(crate) marking_fails: bool,
+    pub(crate) tags_midway: bool,
     /// Bytes that fit on the target's disk; none where nobody can tell.
-    pub room: Option<u64>,
+    pub(crate) room: Option<u64>,
     /// By how many seconds the clock is set between the plan and its end.
-    pub jump_midway: i64,
+    pub(crate) jump_midway: i64,
     /// One transfer of so many fails; none where all succeed.
     one_fails_of: Option<u64>,
 }
 
 impl Weather {
     /// A cycle in which nothing goes wrong.
-    pub fn fair() -> Self {
+    pub(crate) fn fair() -> Self {
         Self {
             mood: Mood::Well,
             listing_fails: false,
@@ -54,7 +54,7 @@ impl Weather {
     }
 
     /// Whatever comes.
-    pub fn of(dice: &mut Dice) -> Self {
+    pub(crate) fn of(dice: &mut Dice) -> Self {
         let mood = match dice.below(20) {
             0 => Mood::Down,
             1 => Mood::Emptied,
@@ -81,7 +81,7 @@ impl Weather {
     }
 
     /// What Release Manager answers; nothing where it does not.
-    pub fn answer(&self, truth: &Catalog) -> Option<Catalog> {
+    pub(crate) fn answer(&self, truth: &Catalog) -> Option<Catalog> {
         let mut catalog = truth.clone();
         let releases = catalog.projects.iter_mut().flat_map(|project| &mut project.releases);
         match self.mood {
@@ -98,13 +98,13 @@ impl Weather {
     }
 
     /// Whether the transfer at hand fails.
-    pub fn spoils_a_transfer(&self, dice: &mut Dice) -> bool {
+    pub(crate) fn spoils_a_transfer(&self, dice: &mut Dice) -> bool {
         self.one_fails_of.is_some_and(|count| dice.below(count) == 0)
     }
 }
 
 /// By how many seconds somebody sets a clock: a little, a lot, or by years; on or back.
-pub fn jump(dice: &mut Dice) -> i64 {
+pub(crate) fn jump(dice: &mut Dice) -> i64 {
     let by = match dice.below(3) {
         0 => dice.below(500),
         1 => 700 + dice.below(80_000),
