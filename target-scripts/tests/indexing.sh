@@ -14,8 +14,15 @@ all_indexed() {
         tr '\n\0' '?\n' | sort)"
 }
 
-# count_walks: whatever find walks below the second level from now on is noted in $work/walks.
+# all_settled: nothing two levels down changed in this second or the last one, so that every change is told from the next.
+all_settled() {
+    newest=$(find "$arch" -mindepth 1 -maxdepth 2 -name '.*' -prune -o -printf '%C@\n' | sort -n | tail -n 1)
+    [ "$(date +%s)" -gt $((${newest%.*} + 1)) ]
+}
+
+# count_walks: whatever find walks below the second level from now on is noted in $work/walks. Not before all has settled.
 count_walks() {
+    eventually all_settled
     : >"$work/walks"
     wrap find 'case $* in *maxdepth*) ;; *) printf "%s\n" "$@" | grep "^\./" >>"$BLAT_TEST/walks" ;; esac; exec "$real" "$@"'
 }
