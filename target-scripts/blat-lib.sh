@@ -241,6 +241,21 @@ tell_clock() {
     echo "$(date +%s) ${up:--} ${boot:--}"
 }
 
+# ---- space
+
+# disk_free PATH...: for each path a line `KIB MOUNT`: what its owner could still write, and where its file system is mounted. The number is
+# that before the percentage, since names on either side may hold spaces.
+disk_free() {
+    df -Pk "$@" 2>/dev/null | awk '
+        NR > 1 {
+            for (i = 5; i < NF; i++) if ($i ~ /^([0-9]+%|-)$/ && $(i - 1) ~ /^-?[0-9]+$/) break
+            if (i == NF) next
+            line = $(i - 1)
+            while (++i <= NF) line = line " " $i
+            print line
+        }'
+}
+
 # ---- changing things on disk
 
 # rename OLD NEW: a plain rename that never moves OLD into a directory NEW. Leaves in `why` what mv complained.
