@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::buckets::{Buckets, bucket};
 use crate::name::PackageId;
 use crate::text::printable;
 
@@ -96,6 +97,46 @@ impl Inventory {
     }
 }
 
+/// The line of a listing for a package.
+pub fn package_line(package: &PackageId, time: i64) -> String {
+    format!("package {} {} {time}", package.name, package.version)
+}
+
+/// The line of a listing for a version that is a symbolic link. Whatever is not printable ASCII in its target becomes `?`.
+pub fn link_line(package: &PackageId, to: &[u8]) -> String {
+    let plain = |byte: &u8| if matches!(byte, b' '..=b'~') { char::from(*byte) } else { '?' };
+    let to: String = to.iter().map(plain).collect();
+    format!("link {} {} {to}", package.name, package.version)
+}
+
+/// The line of a listing for a mark.
+pub fn mark_line(package: &PackageId, mark: Mark) -> String {
+    format!("mark {} {} {} {}", package.name, package.version, mark.at, mark.wait)
+}
+
+impl Inventory {
+    /// The digests of this listing, in so many buckets.
+    pub fn buckets(&self, count: usize) -> Buckets {
+        let mut buckets = Buckets::new(count);
+        let mut add = |package: &PackageId, line: &str| buckets.add(package.name.as_str(), line);
+        self.packages.iter().for_each(|(package, time)| add(package, &package_line(package, *time)));
+        self.links.iter().for_each(|(package, to)| add(package, &link_line(package, to.as_bytes())));
+        self.marks.iter().for_each(|(package, mark)| add(package, &mark_line(package, *mark)));
+        buckets
+    }
+
+    /// Drops what is in these of `count` buckets, so that their lines can be taken in anew.
+    pub fn empty_buckets(&mut self, numbers: &[u16], count: usize) {
+        let stays = |package: &PackageId| {
+            bucket(package.name.as_str(), count)
+                .is_some_and(|bucket| !numbers.iter().any(|n| usize::from(*n) == bucket))
+        };
+        self.packages.retain(|package, _| stays(package));
+        self.links.retain(|package, _| stays(package));
+        self.marks.retain(|package, _| stays(package));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -132,5 +173,19 @@ mod tests {
         assert_eq!(marks, [("old@1".to_owned(), 1_700_000_000, 2_592_000)]);
         assert_eq!(inventory.foreign.count, 9);
         assert!(inventory.foreign.examples.iter().all(|e| !e.contains('\u{1b}')));
+    }
+
+    #[test]
+    fn a_bucket_is_emptied_and_filled_again_alone() {
+        let lines = ["package core 2.1 5", "package tools 1 6", "link tools current 1", "mark old 1 7 8"];
+        let mut inventory = Inventory::default();
+        lines.iter().for_each(|line| inventory.add_line(line));
+        let (before, count) = (inventory.clone(), 64);
+        let number = bucket("tools", count).and_then(|bucket| u16::try_from(bucket).ok()).expect("a bucket");
+        inventory.empty_buckets(&[number], count);
+        assert!(inventory.links.is_empty() && inventory.packages.len() < 2, "{inventory:?}");
+        assert_ne!(inventory.buckets(count), before.buckets(count));
+        lines.iter().for_each(|line| inventory.add_line(line));
+        assert_eq!(inventory.buckets(count), before.buckets(count));
     }
 }

@@ -1,0 +1,220 @@
+//! What an agent says.
+
+use serde::{Deserialize, Serialize};
+
+use crate::name::{PackageId, Version};
+
+/// One message to a receiver. Each lane is worked through in order.
+///
+/// Packages are sent one after the other on a lane: `Package`, then `Entries` and `Piece`s with their `Data`, then `Whole` or `Forget`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request<'a> {
+    /// The first frame, on the control lane: answered by `Welcome`.
+    Hello {
+        /// [`super::PROTOCOL`] of the agent.
+        protocol: u16,
+    },
+    /// Answered at once by `Pong`, whatever the lanes do.
+    Ping {
+        /// Comes back in the answer.
+        beat: u64,
+    },
+    /// What does the archive hold? `buckets` are the digests of what the agent knows of it (see [`crate::buckets`]); none where it
+    /// knows nothing. Answered by lines for the buckets that differ, then `Listed`, then `Done`.
+    List {
+        /// One digest for each bucket.
+        buckets: Vec<[u8; 16]>,
+    },
+    /// Replaces the PackageList by so many bytes of `Data` that follow, if they have this SHA-256. Answered by `Done`.
+    Store {
+        /// How many bytes.
+        bytes: u64,
+        /// Their digest.
+        digest: [u8; 32],
+    },
+    /// Makes versions symbolic links to others of the same name, in this order. Answered by a line each, then `Done`.
+    Link {
+        /// Which leads to what.
+        links: Vec<(PackageId, Version)>,
+    },
+    /// Takes versions out of the archive or marks them; with the time of `descpkg` that a version must still have, where one is given.
+    /// Answered by a line each, then `Done`.
+    Retire {
+        /// In what way.
+        how: Retirement,
+        /// Which, with the expected time of `descpkg` in whole epoch seconds.
+        packages: Vec<(PackageId, Option<i64>)>,
+    },
+    /// Hashes packages again and compares them with their manifests. Answered by a line each, then `Done`.
+    Verify {
+        /// Which.
+        packages: Vec<PackageId>,
+    },
+    /// So much will be sent on this lane: is there room? Answered by `Done` or `Failed`.
+    Begin {
+        /// Bytes of all files.
+        bytes: u64,
+        /// Files, directories and links.
+        entries: u64,
+        /// Bytes that must stay free on the disk.
+        reserve: u64,
+    },
+    /// A package begins.
+    Package {
+        /// The agent's number for this attempt, which its answers bear.
+        number: u32,
+        /// Which package.
+        package: PackageId,
+        /// Modification time of its `descpkg`, in whole epoch seconds.
+        time: i64,
+        /// Permission bits of its root.
+        mode: u16,
+        /// What may be done to a version in its place.
+        rule: Rule,
+        /// The digest of its manifest, where it is known already.
+        manifest: Option<[u8; 32]>,
+        /// Whether files that an interrupted attempt left are to be told of by `Held`.
+        ask: bool,
+    },
+    /// The package's next directories, links and files, parents first and `descpkg` last of all. Files are filled in this order.
+    Entries {
+        /// What comes next.
+        entries: Vec<Entry>,
+    },
+    /// The next bytes of the package's files; so many bytes of `Data` follow and unpack to what `parts` say.
+    Piece(Piece),
+    /// Bytes of what was announced last.
+    Data(#[serde(borrow)] &'a [u8]),
+    /// The package is complete. Answered by a line, at the latest after the next `Publish`.
+    Whole {
+        /// How many entries it has.
+        entries: u64,
+        /// The digest of its manifest.
+        manifest: [u8; 32],
+    },
+    /// The package will not be completed: what came of it is dropped. Not answered.
+    Forget,
+    /// No more packages come for now: publish what is whole. Answered by `Done` once all are dealt with.
+    Publish,
+    /// Drops what interrupted attempts left, but for these packages. Answered by `Done`.
+    Sweep {
+        /// What somebody still wants.
+        keep: Vec<PackageId>,
+    },
+}
+
+/// What a package may do to a version in its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Rule {
+    /// Nothing: one with another `descpkg` time is a conflict.
+    New,
+    /// Replace one with another `descpkg` time.
+    Replace,
+    /// Replace it, whatever its time.
+    Repair,
+}
+
+/// How versions leave an archive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Retirement {
+    /// Their marks are taken away: they stay.
+    Unmark,
+    /// They are marked, to go after so many seconds.
+    Mark(u64),
+    /// They go if the PackageList does not name them and their marks have waited.
+    DeleteDue,
+    /// They go if the PackageList does not name them.
+    Delete,
+}
+
+/// Something in a package.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Where, below the package's root; `/` between its parts. Empty for the root itself, which comes first.
+    pub path: Vec<u8>,
+    /// What it is.
+    pub kind: Kind,
+    /// When it was modified.
+    pub time: Time,
+}
+
+/// The kinds of entries.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Kind {
+    /// A directory with these permission bits.
+    Directory {
+        /// Nine bits.
+        mode: u16,
+    },
+    /// A symbolic link.
+    Link {
+        /// Where it leads, byte for byte.
+        to: Vec<u8>,
+    },
+    /// A regular file.
+    File {
+        /// Nine bits.
+        mode: u16,
+        /// Bytes.
+        size: u64,
+        /// Where the archive has these bytes already: then no piece brings them.
+        copy: Option<Copy>,
+    },
+}
+
+/// A time of modification.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Time {
+    /// Whole epoch seconds, rounded downwards.
+    pub seconds: i64,
+    /// Nanoseconds on top of them, below 1,000,000,000.
+    pub nanoseconds: u32,
+}
+
+/// A file of another version of the same package.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Copy {
+    /// Which version.
+    pub version: Version,
+    /// Where in it.
+    pub path: Vec<u8>,
+    /// SHA-256 of its bytes.
+    pub digest: [u8; 32],
+}
+
+/// Bytes of one or several files in a row, packed together.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Piece {
+    /// How many bytes of `Data` follow.
+    pub packed: u32,
+    /// Whether they are a zstd frame; they are the bytes themselves otherwise.
+    pub zstd: bool,
+    /// What they unpack to, in the order of the entries. Only the last part may end in the middle of its file.
+    pub parts: Vec<Part>,
+    /// What the zstd frame refers to: its prefix is these, one after the other.
+    pub base: Vec<Base>,
+}
+
+/// A piece's share of one file: the next so many bytes of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// The number of its entry, counted from the package's root, which is 0.
+    pub entry: u32,
+    /// How many bytes.
+    pub bytes: u32,
+    /// SHA-256 of the whole file, where this is its last part.
+    pub digest: Option<[u8; 32]>,
+}
+
+/// Part of a file of another version of the same package.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Base {
+    /// Which version.
+    pub version: Version,
+    /// Where in it.
+    pub path: Vec<u8>,
+    /// From which byte on.
+    pub offset: u64,
+    /// How many bytes.
+    pub bytes: u32,
+}
