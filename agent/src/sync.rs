@@ -2,7 +2,8 @@
 //!
 //! A full sync and a tag are the same path: look, decide, deliver. Nothing here decides what should be done.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
 
 use blat_domain::inventory::Inventory;
 use blat_domain::links::Followed;
@@ -21,15 +22,8 @@ use jiff::Timestamp;
 use crate::outcome::Dropped;
 use crate::release::{Answer, known_up_to};
 use crate::session::{Problem, Sent};
-use crate::target::{Parcel, Rule, TargetError};
+use crate::target::{Delivery, Parcel, Rule, TargetError};
 use crate::workplace::Workplace;
-
-/// Streams under way at once: while one is verified and made durable on the target, the next is already on the link.
-const STREAMS: usize = 2;
-/// A stream is closed at this many bytes, so that what it brought becomes visible and a cut link costs little.
-const STREAM_BYTES: u64 = 64 << 20;
-/// And at this many files, directories and links.
-const STREAM_ENTRIES: u64 = 8_000;
 
 /// A plan, and what it was made from.
 pub(crate) struct Prepared {
@@ -273,38 +267,89 @@ impl Workplace {
         self.settle_links(links, deliveries, dropped)
     }
 
-    /// Delivers parcels in streams of bounded size, a few at once, and says what became of each.
+    /// Delivers parcels in streams of the size that the target takes, a few at once, and says what became of each.
     pub(crate) async fn deliver(&self, parcels: Vec<Parcel>) -> Vec<(Parcel, Sent)> {
         let mut size = Size::default();
         parcels.iter().for_each(|parcel| size += parcel.size);
         self.progress.expect(parcels.len() as u64, size);
-        let streams = futures_util::stream::iter(streams(parcels)).map(|stream| self.deliver_stream(stream));
-        streams.buffer_unordered(STREAMS).concat().await
+        if parcels.is_empty() {
+            return Vec::new();
+        }
+        let appetite = match self.target.appetite().await {
+            Ok(appetite) => appetite,
+            Err(error) => {
+                self.progress.finish(parcels.len() as u64);
+                let failed = Sent::Failed(unreached("cannot send", error));
+                return parcels.into_iter().map(|parcel| (parcel, failed.clone())).collect();
+            }
+        };
+        let streams = streams(parcels, appetite.size);
+        let delivering = futures_util::stream::iter(streams).map(|stream| self.deliver_stream(stream));
+        delivering.buffer_unordered(appetite.streams).concat().await
     }
 
     /// One stream. When it fails as a whole for a reason that one package may have, its halves are tried, down to single packages.
     async fn deliver_stream(&self, parcels: Vec<Parcel>) -> Vec<(Parcel, Sent)> {
         let mut waiting = vec![parcels];
         let mut done = Vec::new();
-        while let Some(mut parcels) = waiting.pop() {
-            match self.target.receive(&parcels, &self.progress).await {
-                Ok(deliveries) => {
-                    self.progress.finish(parcels.len() as u64);
-                    done.extend(self.settle(parcels, deliveries));
+        while let Some(parcels) = waiting.pop() {
+            let course = Course::new(self, &parcels);
+            let received = self.target.receive(&parcels, &self.progress, &|news| course.hear(news)).await;
+            let (settled, mut untold) = course.end();
+            done.extend(settled);
+            match received {
+                Ok(()) => {
+                    let silent = Delivery::Failed("the target did not say what became of it".to_owned());
+                    let news = untold.iter().map(|parcel| (parcel.package.clone(), silent.clone())).collect();
+                    self.progress.finish(untold.len() as u64);
+                    done.extend(self.settle(untold, news));
                 }
-                Err(error) if parcels.len() > 1 && error.may_concern_one_package() => {
-                    tracing::debug!(packages = parcels.len(), %error, "a stream failed; trying its halves");
-                    waiting.push(parcels.split_off(parcels.len() / 2));
-                    waiting.push(parcels);
+                Err(error) if untold.len() > 1 && error.may_concern_one_package() => {
+                    tracing::debug!(packages = untold.len(), %error, "a stream failed; trying its halves");
+                    waiting.push(untold.split_off(untold.len() / 2));
+                    waiting.push(untold);
                 }
                 Err(error) => {
-                    self.progress.finish(parcels.len() as u64);
+                    self.progress.finish(untold.len() as u64);
                     let failed = Sent::Failed(unreached("cannot send", error));
-                    done.extend(parcels.into_iter().map(|parcel| (parcel, failed.clone())));
+                    done.extend(untold.into_iter().map(|parcel| (parcel, failed.clone())));
                 }
             }
         }
         done
+    }
+}
+
+/// What is known of one stream while it is under way.
+struct Course<'a> {
+    workplace: &'a Workplace,
+    known: Mutex<Known>,
+}
+
+struct Known {
+    settled: Vec<(Parcel, Sent)>,
+    untold: BTreeMap<PackageId, Parcel>,
+}
+
+impl<'a> Course<'a> {
+    fn new(workplace: &'a Workplace, parcels: &[Parcel]) -> Self {
+        let untold = parcels.iter().map(|parcel| (parcel.package.clone(), parcel.clone())).collect();
+        Self { workplace, known: Mutex::new(Known { settled: Vec::new(), untold }) }
+    }
+
+    /// Settles what has become known; what nobody asked about is not heard.
+    fn hear(&self, mut news: Vec<(PackageId, Delivery)>) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut parcels = Vec::with_capacity(news.len());
+        news.retain(|(package, _)| known.untold.remove(package).map(|parcel| parcels.push(parcel)).is_some());
+        self.workplace.progress.finish(parcels.len() as u64);
+        known.settled.extend(self.workplace.settle(parcels, news));
+    }
+
+    /// What is settled, and those of which nothing was heard.
+    fn end(self) -> (Vec<(Parcel, Sent)>, Vec<Parcel>) {
+        let Known { settled, untold } = self.known.into_inner().unwrap_or_else(PoisonError::into_inner);
+        (settled, untold.into_values().collect())
     }
 }
 
@@ -345,13 +390,13 @@ pub(crate) fn unreached(what: &str, error: TargetError) -> Problem {
     problem(None, format!("{what}: {error}"), retry)
 }
 
-/// Cuts parcels into streams of bounded size, in their order.
-fn streams(parcels: Vec<Parcel>) -> Vec<Vec<Parcel>> {
+/// Cuts parcels into streams of at most `most`, in their order.
+fn streams(parcels: Vec<Parcel>, most: Size) -> Vec<Vec<Parcel>> {
     let mut streams: Vec<Vec<Parcel>> = Vec::new();
     let mut size = Size::default();
     for parcel in parcels {
         let more = parcel.size;
-        let fits = size.bytes + more.bytes <= STREAM_BYTES && size.entries + more.entries <= STREAM_ENTRIES;
+        let fits = size.bytes + more.bytes <= most.bytes && size.entries + more.entries <= most.entries;
         match streams.last_mut() {
             Some(stream) if fits => stream.push(parcel),
             Some(_) | None => {

@@ -10,7 +10,7 @@ use crate::progress::Progress;
 use crate::release::Desk;
 use crate::source::SourceArchive;
 use crate::target::Target;
-use crate::target::script::ScriptTarget;
+use crate::target::far_end::FarEndTarget;
 use crate::target::transport::Transport;
 use crate::target::transport::handshake::Handshakes;
 use crate::target::transport::libssh2;
@@ -71,7 +71,7 @@ impl Workplace {
 
 fn target(home: &Home, settings: &Settings, sockets: SocketDirectory) -> Arc<dyn Target> {
     let (archive, bin) = (settings.archive.clone(), settings.bin.clone());
-    Arc::new(ScriptTarget::new(transport(home, settings, sockets), archive, bin, settings.disk_reserve))
+    Arc::new(FarEndTarget::new(transport(home, settings, sockets), archive, bin, settings.disk_reserve))
 }
 
 /// The configured way to the target, for somebody who only looks.

@@ -2,6 +2,7 @@
 
 mod encoder;
 pub(crate) mod pack;
+pub(crate) mod pieces;
 mod tarball;
 
 use std::collections::HashMap;

@@ -227,20 +227,20 @@ pub(crate) fn digest(path: &Path) -> Result<String, String> {
 }
 
 /// Never follows a link, and never waits for whoever has the other end of a pipe.
-fn open(path: &Path) -> io::Result<(File, std::fs::Metadata)> {
+pub(super) fn open(path: &Path) -> io::Result<(File, std::fs::Metadata)> {
     let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
     let file = File::options().read(true).custom_flags(flags.bits() as i32).open(path)?;
     let metadata = file.metadata()?;
     Ok((file, metadata))
 }
 
-fn same_version(before: &std::fs::Metadata, after: &std::fs::Metadata) -> bool {
+pub(super) fn same_version(before: &std::fs::Metadata, after: &std::fs::Metadata) -> bool {
     let version = |m: &std::fs::Metadata| (m.len(), m.mtime(), m.mtime_nsec());
     version(before) == version(after)
 }
 
 /// A path below a package's root, as bytes; empty for the root itself.
-fn below(path: &Path, root: &Path) -> Vec<u8> {
+pub(super) fn below(path: &Path, root: &Path) -> Vec<u8> {
     path.strip_prefix(root).unwrap_or(path).as_os_str().as_bytes().to_vec()
 }
 
@@ -251,7 +251,7 @@ fn path_in(prefix: &str, path: &Path, root: &Path) -> Vec<u8> {
 }
 
 /// One line for `sha256sum -c`, with its escapes: a leading backslash says that backslashes, line ends and carriage returns are escaped.
-fn manifest_line(digest: &[u8], path: &[u8]) -> Vec<u8> {
+pub(super) fn manifest_line(digest: &[u8], path: &[u8]) -> Vec<u8> {
     let mut escaped = Vec::with_capacity(path.len());
     for byte in path {
         match byte {

@@ -101,7 +101,7 @@ async fn read(stdout: impl AsyncRead + Unpin, each: &mut impl FnMut(&str), moved
 }
 
 /// The first of what the command complains; the rest is read and dropped, so that the command never blocks on it.
-async fn complaints(mut stderr: impl AsyncRead + Unpin) -> String {
+pub(super) async fn complaints(mut stderr: impl AsyncRead + Unpin) -> String {
     let mut kept = Vec::new();
     // A stream that breaks has said what it could.
     let _ = (&mut stderr).take(MOST_COMPLAINT).read_to_end(&mut kept).await;

@@ -3,7 +3,11 @@
 //! A target is told packages, never plans: it knows how to do one thing, not whether it should be done.
 
 pub(crate) mod answer;
+pub(crate) mod far_end;
 pub(crate) mod install;
+mod lines;
+pub(crate) mod receiver;
+mod room;
 pub(crate) mod script;
 pub(crate) mod transport;
 
@@ -11,6 +15,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+pub(crate) use blat_domain::frames::{Retirement, Rule};
 use blat_domain::inventory::Inventory;
 use blat_domain::name::PackageId;
 use blat_domain::plan::{Link, Size};
@@ -33,28 +38,6 @@ pub(crate) struct Parcel {
     pub(crate) rule: Rule,
     /// When the tag that asks for it was dropped, where one does.
     pub(crate) tagged: Option<Timestamp>,
-}
-
-/// What a parcel may do to a version in its place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Rule {
-    /// Nothing: one with another `descpkg` time is a conflict.
-    New,
-    /// Replace one with another `descpkg` time.
-    Replace,
-    /// Replace it, whatever its time.
-    Repair,
-}
-
-impl Rule {
-    /// The word that `receive_package` knows it by.
-    pub(crate) fn word(self) -> &'static str {
-        match self {
-            Self::New => "new",
-            Self::Replace => "replace",
-            Self::Repair => "repair",
-        }
-    }
 }
 
 /// What a target found when it hashed a package again.
@@ -85,19 +68,6 @@ pub(crate) enum Delivery {
     Differs(String),
     /// It is not on the target, and why.
     Failed(String),
-}
-
-/// How versions leave a target.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Retirement {
-    /// Their marks are taken away: they stay.
-    Unmark,
-    /// They are marked, to go after so many seconds.
-    Mark(u64),
-    /// They go if the PackageList does not name them and their marks have waited.
-    DeleteDue,
-    /// They go if the PackageList does not name them.
-    Delete,
 }
 
 /// What became of a version that was to leave.
@@ -140,18 +110,29 @@ impl TargetError {
     }
 }
 
+/// How much a target takes at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Appetite {
+    /// The most that parcels of one call come to; a bigger one comes alone.
+    pub(crate) size: Size,
+    /// Calls under way at once.
+    pub(crate) streams: usize,
+}
+
+/// Told what became of parcels, as soon as it is known.
+pub(crate) type Told<'a> = dyn Fn(Vec<(PackageId, Delivery)>) + Sync + 'a;
+
 /// A remote archive.
 #[async_trait]
 pub(crate) trait Target: Send + Sync {
+    /// How much it takes at once.
+    async fn appetite(&self) -> Result<Appetite, TargetError>;
+
     /// What it holds. An incomplete listing is an error, never a short inventory.
     async fn inventory(&self) -> Result<Inventory, TargetError>;
 
-    /// Delivers parcels in one stream. One outcome each, in no particular order; an error says nothing about any of them.
-    async fn receive(
-        &self,
-        parcels: &[Parcel],
-        progress: &Arc<Progress>,
-    ) -> Result<Vec<(PackageId, Delivery)>, TargetError>;
+    /// Delivers parcels. `told` hears the outcome of each, in no particular order; an error says nothing about those it has not heard of.
+    async fn receive(&self, parcels: &[Parcel], progress: &Arc<Progress>, told: &Told<'_>) -> Result<(), TargetError>;
 
     /// Makes versions symbolic links to others that are there, in this order; each replaces a link in one step, and nothing else.
     async fn link(&self, links: &[Link]) -> Result<Vec<(PackageId, Delivery)>, TargetError>;

@@ -1,6 +1,5 @@
 //! A target served by POSIX shell scripts: one run a request, one stream for many packages.
 
-use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,24 +8,28 @@ use async_trait::async_trait;
 use blat_domain::inventory::Inventory;
 use blat_domain::name::PackageId;
 use blat_domain::plan::{Link, Size};
-use blat_domain::text::printable;
 use sha2::{Digest, Sha256};
 use tokio::sync::Mutex;
 
 use super::answer::{Input, ask};
 use super::install::{Compression, ensure_installed, hex, shell_word};
+use super::lines::{delivery, retired, verdict, with_silent_ones};
+use super::room::UnderWay;
 use super::transport::Transport;
-use super::{Delivery, Parcel, Retired, Retirement, Target, TargetError, Verdict};
+use super::{Appetite, Delivery, Parcel, Retired, Retirement, Target, TargetError, Told, Verdict};
 use crate::progress::Progress;
 use crate::source::pack;
 
+/// A stream is closed at 64 MiB or 8,000 files, so that what it brought becomes visible and a cut link costs little. Two are under way at
+/// once: while one is verified and made durable on the target, the next is already on the link.
+const APPETITE: Appetite = Appetite { size: Size { bytes: 64 << 20, entries: 8_000 }, streams: 2 };
 /// The largest number that the scripts take, since every awk counts to it exactly. No disk has room for so many bytes.
 const MOST: u64 = 999_999_999_999_999;
 
 /// A target that runs our scripts.
 #[derive(Debug)]
 pub(crate) struct ScriptTarget {
-    transport: Transport,
+    transport: Arc<Transport>,
     archive: String,
     bin: String,
     reserve: u64,
@@ -45,7 +48,7 @@ struct Facts {
 
 impl ScriptTarget {
     /// A target whose archive and scripts are at these paths there. `reserve` bytes stay free on its disk.
-    pub(crate) fn new(transport: Transport, archive: String, bin: String, reserve: u64) -> Self {
+    pub(crate) fn new(transport: Arc<Transport>, archive: String, bin: String, reserve: u64) -> Self {
         let (facts, under_way, batches) = (Mutex::new(None), AtomicU64::new(0), AtomicU64::new(0));
         Self { transport, archive, bin, reserve, facts, under_way, batches }
     }
@@ -87,44 +90,23 @@ impl ScriptTarget {
     }
 }
 
-/// One stream's share of what is under way, as long as this lives.
-struct UnderWay<'a> {
-    all: &'a AtomicU64,
-    share: u64,
-    /// What others had under way when this began.
-    before: u64,
-}
-
-impl<'a> UnderWay<'a> {
-    fn begin(all: &'a AtomicU64, size: Size) -> Self {
-        let share = size.on_disk();
-        Self { before: all.fetch_add(share, Ordering::AcqRel), share, all }
-    }
-}
-
-impl Drop for UnderWay<'_> {
-    fn drop(&mut self) {
-        self.all.fetch_sub(self.share, Ordering::AcqRel);
-    }
-}
-
 #[async_trait]
 impl Target for ScriptTarget {
+    async fn appetite(&self) -> Result<Appetite, TargetError> {
+        Ok(APPETITE)
+    }
+
     async fn inventory(&self) -> Result<Inventory, TargetError> {
         *self.facts.lock().await = None;
         self.facts().await?;
         let mut inventory = Inventory::default();
         self.run("get_plist", "", Input::Bytes(Vec::new()), |line| inventory.add_line(line)).await?;
-        let taken = self.reserve.saturating_add(self.under_way.load(Ordering::Acquire));
+        let taken = self.reserve.saturating_add(UnderWay::total(&self.under_way));
         inventory.free = inventory.free.map(|free| free.saturating_sub(taken));
         Ok(inventory)
     }
 
-    async fn receive(
-        &self,
-        parcels: &[Parcel],
-        progress: &Arc<Progress>,
-    ) -> Result<Vec<(PackageId, Delivery)>, TargetError> {
+    async fn receive(&self, parcels: &[Parcel], progress: &Arc<Progress>, told: &Told<'_>) -> Result<(), TargetError> {
         let compression = self.facts().await?.compression;
         let mut size = Size::default();
         parcels.iter().for_each(|parcel| size += parcel.size);
@@ -135,7 +117,7 @@ impl Target for ScriptTarget {
             compression.word(),
             size.bytes.min(MOST),
             size.entries.min(MOST),
-            self.reserve.saturating_add(under_way.before).min(MOST)
+            self.reserve.saturating_add(under_way.before()).min(MOST)
         );
         let (chunks, packing) = pack::start(parcels.to_vec(), compression, progress.clone());
         let mut deliveries = Vec::new();
@@ -145,7 +127,8 @@ impl Target for ScriptTarget {
         let given_up = packing.await.map_err(|error| TargetError::Refused(format!("packing failed: {error}")))?;
         asked?;
         deliveries.extend(given_up.into_iter().map(|(package, why)| (package, Delivery::Failed(why))));
-        Ok(with_silent_ones(deliveries, parcels.iter().map(|parcel| &parcel.package)))
+        told(deliveries);
+        Ok(())
     }
 
     async fn link(&self, links: &[Link]) -> Result<Vec<(PackageId, Delivery)>, TargetError> {
@@ -194,96 +177,5 @@ impl Target for ScriptTarget {
 
     async fn store_list(&self, list: &str) -> Result<(), TargetError> {
         self.receive_file(blat_domain::package_list::FILE, list, |_| {}).await
-    }
-}
-
-/// Adds a failure for each package of which the target said nothing.
-fn with_silent_ones<'a>(
-    mut deliveries: Vec<(PackageId, Delivery)>,
-    asked: impl Iterator<Item = &'a PackageId>,
-) -> Vec<(PackageId, Delivery)> {
-    let heard: BTreeSet<PackageId> = deliveries.iter().map(|(package, _)| package.clone()).collect();
-    let silent = || Delivery::Failed("the target did not say what became of it".to_owned());
-    deliveries.extend(asked.filter(|package| !heard.contains(*package)).map(|package| (package.clone(), silent())));
-    deliveries
-}
-
-/// One line of an answer: `published NAME VERSION`, `replaced …`, `linked …`, `already …` or
-/// `failed NAME VERSION CLASS TEXT`.
-fn delivery(line: &str) -> Option<(PackageId, Delivery)> {
-    let mut words = line.splitn(5, ' ');
-    let (word, name, version) = (words.next()?, words.next()?, words.next()?);
-    let (class, text) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-    let what = match word {
-        "published" => Delivery::Published,
-        "replaced" => Delivery::Replaced,
-        "linked" => Delivery::Linked,
-        "already" => Delivery::Already,
-        "failed" if class == "differs" => Delivery::Differs(printable(text)),
-        "failed" => Delivery::Failed(format!("{} ({})", printable(text), printable(class))),
-        _ => return None,
-    };
-    PackageId::new(name, version).ok().map(|package| (package, what))
-}
-
-/// One line of what `get_plist --verify` says: `good NAME VERSION DIGEST`, `bad NAME VERSION WHY`, `unknown …` or `absent …`.
-fn verdict(line: &str) -> Option<(PackageId, Verdict)> {
-    let mut words = line.splitn(4, ' ');
-    let (word, name, version) = (words.next()?, words.next()?, words.next()?);
-    let rest = printable(words.next().unwrap_or_default());
-    let verdict = match word {
-        "good" => Verdict::Good(rest),
-        "bad" => Verdict::Bad(rest),
-        "unknown" => Verdict::Unknown(rest),
-        "absent" => Verdict::Absent,
-        _ => return None,
-    };
-    PackageId::new(name, version).ok().map(|package| (package, verdict))
-}
-
-/// One line of `delete_package`'s answer: `WORD NAME VERSION [CLASS TEXT]`.
-fn retired(line: &str) -> Option<(PackageId, Retired)> {
-    let mut words = line.splitn(5, ' ');
-    let (word, name, version) = (words.next()?, words.next()?, words.next()?);
-    let (class, text) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-    let what = match word {
-        "deleted" | "marked" | "unmarked" => Retired::Done,
-        "absent" => Retired::Absent,
-        "kept" => Retired::Kept(printable(text)),
-        "failed" => Retired::Failed(format!("{} ({})", printable(text), printable(class))),
-        _ => return None,
-    };
-    PackageId::new(name, version).ok().map(|package| (package, what))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn answers_are_read_and_nonsense_is_not() {
-        let package: PackageId = "core@1".parse().expect("a package");
-        assert_eq!(delivery("published core 1"), Some((package.clone(), Delivery::Published)));
-        assert_eq!(
-            delivery("failed core 1 digest the bytes differ"),
-            Some((package, Delivery::Failed("the bytes differ (digest)".into())))
-        );
-        assert!(matches!(delivery("failed core 1 differs other bytes"), Some((_, Delivery::Differs(_)))));
-        assert_eq!(retired("deleted core 1").map(|(_, what)| what), Some(Retired::Done));
-        let kept = Retired::Kept("the PackageList names it".into());
-        assert_eq!(retired("kept core 1 wanted the PackageList names it").map(|(_, what)| what), Some(kept));
-        assert_eq!(retired("deleted ../x 1"), None);
-        assert_eq!(delivery("published ../x 1"), None);
-        assert_eq!(delivery("exploded core 1"), None);
-        assert_eq!(delivery(""), None);
-    }
-
-    #[test]
-    fn verdicts_are_read_and_nonsense_is_not() {
-        let package: PackageId = "core@1".parse().expect("a package");
-        assert_eq!(verdict("good core 1 ab"), Some((package.clone(), Verdict::Good("ab".into()))));
-        assert_eq!(verdict("bad core 1 bin/a: FAILED"), Some((package, Verdict::Bad("bin/a: FAILED".into()))));
-        assert_eq!(verdict("good ../x 1 ab"), None);
-        assert_eq!(verdict("fine core 1"), None);
     }
 }

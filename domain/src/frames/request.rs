@@ -114,6 +114,17 @@ pub enum Rule {
     Repair,
 }
 
+impl Rule {
+    /// The word that `receive_package` knows it by.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::Replace => "replace",
+            Self::Repair => "repair",
+        }
+    }
+}
+
 /// How versions leave an archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Retirement {

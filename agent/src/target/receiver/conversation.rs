@@ -1,0 +1,401 @@
+//! One conversation with a receiver: frames both ways over one channel, kept as long as it lasts.
+//!
+//! Whoever wants something takes a lane for himself, speaks, listens, and gives it back settled. A lane that is dropped in the middle of a
+//! request ends the conversation, since nobody could tell what the next answer on it belongs to.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use blat_domain::frames::{
+    FIRST_CREDIT, FrameError, HEADER, LANES, Lane, MARKER, PROTOCOL, Reply, Request, append, decode, header,
+};
+use blat_domain::name::PackageId;
+use blat_domain::reply::MOST_NOISE;
+use blat_domain::text::printable;
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::sync::{Mutex, MutexGuard, Semaphore, mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, interval};
+
+use super::outbox::Outbox;
+use crate::target::TargetError;
+use crate::target::answer::complaints;
+use crate::target::transport::Remote;
+
+/// How often the receiver is asked for a sign of life.
+const BEAT: Duration = Duration::from_secs(10);
+/// Without a sign of life for this long the link is dead.
+const DEAD: Duration = Duration::from_secs(45);
+/// A lane that has work and does not get on for this long stands still.
+const STANDSTILL: Duration = Duration::from_secs(120);
+/// From starting the receiver to its greeting.
+const GREETING: Duration = Duration::from_secs(30);
+/// How long a receiver whose conversation broke may take to say why.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+/// Replies that may wait for whoever listens on a lane.
+const REPLIES: usize = 64;
+
+/// A receiver that answers.
+#[derive(Debug)]
+pub(crate) struct Conversation {
+    shared: Arc<Shared>,
+    lanes: Vec<Mutex<mpsc::Receiver<Vec<u8>>>>,
+    remains: Vec<PackageId>,
+    talk: JoinHandle<()>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    outbox: Outbox,
+    lanes: [LaneState; LANES as usize],
+    ended: watch::Sender<Option<TargetError>>,
+}
+
+#[derive(Debug)]
+struct LaneState {
+    /// Bytes of bodies that may still be sent.
+    credit: Semaphore,
+    busy: AtomicBool,
+}
+
+impl Shared {
+    fn lane(&self, lane: Lane) -> &LaneState {
+        &self.lanes[usize::from(lane.0)]
+    }
+
+    fn end(&self, why: TargetError) {
+        self.ended.send_if_modified(|ended| {
+            let is_first = ended.is_none();
+            ended.get_or_insert(why);
+            is_first
+        });
+    }
+
+    fn queue(&self, lane: Lane, request: &Request<'_>) -> Result<(), TargetError> {
+        let mut frame = Vec::new();
+        append(&mut frame, lane, request).map_err(refused)?;
+        self.outbox.put(lane, frame);
+        Ok(())
+    }
+}
+
+fn refused(error: FrameError) -> TargetError {
+    TargetError::Refused(format!("talking to blat-receiver failed: {error}"))
+}
+
+fn broke(why: &str) -> TargetError {
+    TargetError::Link(format!("the conversation with blat-receiver broke: {why}"))
+}
+
+impl Conversation {
+    /// Greets a receiver that has just been started.
+    pub(crate) async fn begin(remote: Remote) -> Result<Self, TargetError> {
+        let lane_state = || LaneState { credit: Semaphore::new(FIRST_CREDIT as usize), busy: AtomicBool::new(false) };
+        let shared = Arc::new(Shared {
+            outbox: Outbox::default(),
+            lanes: std::array::from_fn(|_| lane_state()),
+            ended: watch::Sender::new(None),
+        });
+        let (senders, receivers): (Vec<_>, Vec<_>) = (0..LANES).map(|_| mpsc::channel(REPLIES)).unzip();
+        let talk = tokio::spawn(talk(remote, shared.clone(), senders));
+        let lanes = receivers.into_iter().map(Mutex::new).collect();
+        let mut conversation = Self { shared, lanes, remains: Vec::new(), talk };
+        conversation.remains = match tokio::time::timeout(GREETING, conversation.greet()).await {
+            Ok(remains) => remains?,
+            Err(_) => return Err(broke("it does not greet")),
+        };
+        Ok(conversation)
+    }
+
+    async fn greet(&self) -> Result<Vec<PackageId>, TargetError> {
+        let mut strand = self.lane(Lane::CONTROL).await;
+        strand.say(&Request::Hello { protocol: PROTOCOL }).await?;
+        let body = strand.hear().await?;
+        let Reply::Welcome { protocol, version, remains } = understand(&body)? else {
+            return Err(broke("its first word is no greeting"));
+        };
+        if protocol != PROTOCOL {
+            return Err(TargetError::Operator(format!(
+                "the target's blat-receiver {} speaks protocol {protocol}, this agent {PROTOCOL}; install it anew by `blat enrol`",
+                printable(version)
+            )));
+        }
+        strand.settled();
+        Ok(remains)
+    }
+
+    /// Packages of which interrupted attempts had left something when the conversation began.
+    pub(crate) fn remains(&self) -> &[PackageId] {
+        &self.remains
+    }
+
+    /// Whether it has ended, for whatever reason.
+    pub(crate) fn is_over(&self) -> bool {
+        self.shared.ended.borrow().is_some()
+    }
+
+    /// A lane for one request, once it is free.
+    pub(crate) async fn lane(&self, lane: Lane) -> Strand<'_> {
+        let replies = self.lanes[usize::from(lane.0)].lock().await;
+        self.shared.lane(lane).busy.store(true, Ordering::Release);
+        Strand { shared: &self.shared, lane, replies, is_settled: false }
+    }
+}
+
+impl Drop for Conversation {
+    fn drop(&mut self) {
+        self.talk.abort();
+    }
+}
+
+/// A lane in somebody's hands.
+pub(crate) struct Strand<'a> {
+    shared: &'a Arc<Shared>,
+    lane: Lane,
+    replies: MutexGuard<'a, mpsc::Receiver<Vec<u8>>>,
+    is_settled: bool,
+}
+
+impl Strand<'_> {
+    /// Somebody who speaks on this lane while another listens.
+    pub(crate) fn voice(&self) -> Voice {
+        Voice { shared: self.shared.clone(), lane: self.lane }
+    }
+
+    /// Says something as soon as there is credit for it.
+    pub(crate) async fn say(&self, request: &Request<'_>) -> Result<(), TargetError> {
+        self.voice().say(request).await
+    }
+
+    /// The body of the next reply.
+    pub(crate) async fn hear(&mut self) -> Result<Vec<u8>, TargetError> {
+        match self.replies.recv().await {
+            Some(body) => Ok(body),
+            None => Err(ended(self.shared).await),
+        }
+    }
+
+    /// Hears the answer to its end: every line of it to `each`, and the buckets it was of where it is a listing.
+    pub(crate) async fn answer(&mut self, mut each: impl FnMut(&str)) -> Result<Vec<u16>, TargetError> {
+        let mut listed = Vec::new();
+        loop {
+            let body = self.hear().await?;
+            match understand(&body)? {
+                Reply::Lines(lines) => lines.lines().for_each(&mut each),
+                Reply::Listed { buckets } => listed = buckets,
+                Reply::Done => return Ok(listed),
+                Reply::Failed { class, text } => {
+                    self.settle();
+                    return Err(super::failed(class, text));
+                }
+                Reply::Welcome { .. } | Reply::Held { .. } | Reply::Lacks { .. } => return Err(out_of_turn()),
+                Reply::Pong { .. } | Reply::Credit { .. } => {}
+            }
+        }
+    }
+
+    /// The request is answered to its end.
+    pub(crate) fn settled(mut self) {
+        self.settle();
+    }
+
+    fn settle(&mut self) {
+        self.is_settled = true;
+    }
+}
+
+impl Drop for Strand<'_> {
+    fn drop(&mut self) {
+        self.shared.lane(self.lane).busy.store(false, Ordering::Release);
+        if !self.is_settled {
+            self.shared.end(broke("a request was given up before its answer"));
+        }
+    }
+}
+
+/// Speaks on a lane.
+#[derive(Debug, Clone)]
+pub(crate) struct Voice {
+    shared: Arc<Shared>,
+    lane: Lane,
+}
+
+impl Voice {
+    /// Says something as soon as there is credit for it.
+    pub(crate) async fn say(&self, request: &Request<'_>) -> Result<(), TargetError> {
+        let mut frame = Vec::new();
+        append(&mut frame, self.lane, request).map_err(refused)?;
+        self.send(frame).await
+    }
+
+    /// Sends a whole frame of this lane as soon as there is credit for it.
+    pub(crate) async fn send(&self, frame: Vec<u8>) -> Result<(), TargetError> {
+        let body = u32::try_from(frame.len().saturating_sub(HEADER)).unwrap_or(u32::MAX);
+        match self.shared.lane(self.lane).credit.acquire_many(body).await {
+            Ok(permit) => permit.forget(),
+            Err(_) => return Err(ended(&self.shared).await),
+        }
+        self.shared.outbox.put(self.lane, frame);
+        Ok(())
+    }
+}
+
+pub(super) fn understand(body: &[u8]) -> Result<Reply<'_>, TargetError> {
+    decode(body).map_err(refused)
+}
+
+pub(super) fn out_of_turn() -> TargetError {
+    TargetError::Refused("talking to blat-receiver failed: it gives an answer that nothing asked for".into())
+}
+
+/// Why the conversation ended, once that is known.
+async fn ended(shared: &Shared) -> TargetError {
+    let mut ended = shared.ended.subscribe();
+    let known = ended.wait_for(Option::is_some).await;
+    match known {
+        Ok(why) => why.clone().unwrap_or_else(|| broke("nobody knows why")),
+        Err(_) => broke("nobody serves it any more"),
+    }
+}
+
+/// Serves the conversation until it breaks; then tells everybody why.
+async fn talk(remote: Remote, shared: Arc<Shared>, lanes: Vec<mpsc::Sender<Vec<u8>>>) {
+    let Remote { stdin, stdout, stderr, exit } = remote;
+    let heart = Heart::default();
+    // Read all the time, so that it never blocks on them.
+    let complaining = tokio::spawn(complaints(stderr));
+    let mut ended = shared.ended.subscribe();
+    let why = tokio::select! {
+        Err(why) = read(stdout, &shared, &lanes, &heart) => why,
+        Err(why) = write(stdin, &shared) => why,
+        why = heart.beat(&shared) => why,
+        Ok(why) = ended.wait_for(Option::is_some) => why.clone().unwrap_or_else(|| broke("nobody knows why")),
+    };
+    // What it complained of, or how it ended, says more than that its output has ended.
+    let last_words = async { (complaining.await.unwrap_or_default(), exit.await) };
+    let why = match (why, tokio::time::timeout(LAST_WORDS, last_words).await) {
+        (TargetError::Link(_), Ok((said, _))) if !said.is_empty() => broke(&said),
+        (TargetError::Link(why), Ok((_, Err(TargetError::Link(link))))) => TargetError::Link(format!("{why}; {link}")),
+        (why, Ok(_) | Err(_)) => why,
+    };
+    shared.end(why);
+    shared.lanes.iter().for_each(|lane| lane.credit.close());
+}
+
+async fn write(mut stdin: Pin<Box<dyn AsyncWrite + Send>>, shared: &Shared) -> Result<(), TargetError> {
+    loop {
+        let frame = shared.outbox.take().await;
+        stdin.write_all(&frame).await.map_err(|error| broke(&error.to_string()))?;
+        stdin.flush().await.map_err(|error| broke(&error.to_string()))?;
+    }
+}
+
+async fn read(
+    stdout: impl AsyncRead + Unpin,
+    shared: &Shared,
+    lanes: &[mpsc::Sender<Vec<u8>>],
+    heart: &Heart,
+) -> Result<(), TargetError> {
+    let cut = |error: std::io::Error| broke(&error.to_string());
+    let mut input = BufReader::with_capacity(128 << 10, stdout);
+    skip_noise(&mut input).await?;
+    let mut head = [0; HEADER];
+    loop {
+        input.read_exact(&mut head).await.map_err(cut)?;
+        let (length, lane) = header(head).map_err(refused)?;
+        let mut body = vec![0; length];
+        input.read_exact(&mut body).await.map_err(cut)?;
+        match understand(&body)? {
+            Reply::Pong { work, .. } => heart.felt(&work),
+            Reply::Credit { bytes } => {
+                let credit = &shared.lane(lane).credit;
+                if credit.available_permits() as u64 + u64::from(bytes) > FIRST_CREDIT {
+                    return Err(TargetError::Refused("blat-receiver gives more credit than it was asked for".into()));
+                }
+                credit.add_permits(bytes as usize);
+            }
+            Reply::Welcome { .. }
+            | Reply::Lines(_)
+            | Reply::Listed { .. }
+            | Reply::Held { .. }
+            | Reply::Lacks { .. }
+            | Reply::Done
+            | Reply::Failed { .. } => {
+                if lanes[usize::from(lane.0)].send(body).await.is_err() {
+                    return Err(broke("nobody listens any more"));
+                }
+            }
+        }
+    }
+}
+
+/// Past whatever a login shell prints, to the line after which a receiver speaks in frames.
+async fn skip_noise(input: &mut (impl AsyncBufReadExt + Unpin)) -> Result<(), TargetError> {
+    let (mut noise, mut line) = (0, Vec::new());
+    loop {
+        line.clear();
+        let limit = (MOST_NOISE - noise) as u64 + 1;
+        let read = (&mut *input).take(limit).read_until(b'\n', &mut line).await;
+        noise += read.map_err(|error| broke(&error.to_string()))?;
+        // A banner that ends without a line end sticks to the marker.
+        if line.strip_suffix(b"\n").is_some_and(|line| line.ends_with(MARKER.as_bytes())) {
+            return Ok(());
+        }
+        if line.is_empty() {
+            return Err(broke("it ended without a greeting"));
+        }
+        if noise > MOST_NOISE {
+            let shown = printable(&String::from_utf8_lossy(&line[..line.len().min(200)]));
+            return Err(TargetError::Refused(format!(
+                "blat-receiver does not begin with {MARKER:?}; the target said {shown:?}: check that its login shell prints nothing endless"
+            )));
+        }
+    }
+}
+
+/// Signs of life.
+#[derive(Debug)]
+struct Heart {
+    felt: watch::Sender<(Instant, Vec<u64>)>,
+    beats: AtomicU64,
+}
+
+impl Default for Heart {
+    fn default() -> Self {
+        Self { felt: watch::Sender::new((Instant::now(), Vec::new())), beats: AtomicU64::new(0) }
+    }
+}
+
+impl Heart {
+    fn felt(&self, work: &[u64]) {
+        self.felt.send_replace((Instant::now(), work.to_vec()));
+    }
+
+    /// Asks for signs of life until there is none.
+    async fn beat(&self, shared: &Shared) -> TargetError {
+        let mut ticks = interval(BEAT);
+        let mut lanes = [(0, Instant::now()); LANES as usize];
+        loop {
+            ticks.tick().await;
+            let (last, work) = self.felt.borrow().clone();
+            if last.elapsed() > DEAD {
+                return broke(&format!("no sign of life for {} s", DEAD.as_secs()));
+            }
+            for (number, (seen, since)) in lanes.iter_mut().enumerate() {
+                let now = work.get(number).copied().unwrap_or_default();
+                let is_busy = shared.lanes[number].busy.load(Ordering::Acquire);
+                if !is_busy || now != *seen {
+                    (*seen, *since) = (now, Instant::now());
+                } else if since.elapsed() > STANDSTILL {
+                    return broke(&format!("no progress for {} s; given up", STANDSTILL.as_secs()));
+                }
+            }
+            let beat = self.beats.fetch_add(1, Ordering::Relaxed);
+            if let Err(error) = shared.queue(Lane::CONTROL, &Request::Ping { beat }) {
+                return error;
+            }
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! A target served by a resident `blat-receiver`: everything over one channel, nothing waits for a round trip.
+
+pub(crate) mod conversation;
+mod outbox;
+mod sending;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64};
+
+use async_trait::async_trait;
+use blat_domain::buckets;
+use blat_domain::frames::{Class, Lane, MOST_DATA, Request};
+use blat_domain::inventory::Inventory;
+use blat_domain::name::PackageId;
+use blat_domain::plan::{Link, Size};
+use blat_domain::text::printable;
+use sha2::{Digest, Sha256};
+use tokio::sync::Mutex;
+
+use self::conversation::Conversation;
+use super::lines::{delivery, retired, verdict, with_silent_ones};
+use super::room::UnderWay;
+use super::transport::Transport;
+use super::{Appetite, Delivery, Parcel, Retired, Retirement, Target, TargetError, Told, Verdict};
+use crate::progress::Progress;
+
+/// Packages that one question is about: its body stays far below a frame's limit.
+const AT_ONCE: usize = 500;
+/// Lanes that a full sync's packages are spread over: while one is verified and made durable, the other is on the link.
+const BULK_LANES: u8 = 2;
+
+/// A target whose receiver does the work.
+#[derive(Debug)]
+pub(crate) struct ReceiverTarget {
+    transport: Arc<Transport>,
+    command: String,
+    reserve: u64,
+    under_way: AtomicU64,
+    conversation: Mutex<Option<Arc<Conversation>>>,
+    /// What the last listing said: the next one brings only what differs.
+    known: Mutex<Inventory>,
+    numbers: AtomicU32,
+}
+
+impl ReceiverTarget {
+    /// A target where `command` starts the receiver. `reserve` bytes stay free on its disk.
+    pub(crate) fn new(transport: Arc<Transport>, command: String, reserve: u64) -> Self {
+        let (conversation, known) = (Mutex::new(None), Mutex::default());
+        Self { transport, command, reserve, under_way: AtomicU64::new(0), conversation, known, numbers: 0.into() }
+    }
+
+    /// The conversation that goes on, or a new one.
+    async fn conversation(&self) -> Result<Arc<Conversation>, TargetError> {
+        let mut conversation = self.conversation.lock().await;
+        if let Some(going_on) = conversation.as_ref().filter(|conversation| !conversation.is_over()) {
+            return Ok(going_on.clone());
+        }
+        *conversation = None;
+        let begun = Arc::new(Conversation::begin(self.transport.exec(&self.command).await?).await?);
+        Ok(conversation.insert(begun).clone())
+    }
+
+    /// One question on the control lane, its answer to the end.
+    async fn ask(&self, request: &Request<'_>, each: impl FnMut(&str)) -> Result<Vec<u16>, TargetError> {
+        let conversation = self.conversation().await?;
+        let mut strand = conversation.lane(Lane::CONTROL).await;
+        strand.say(request).await?;
+        let listed = strand.answer(each).await?;
+        strand.settled();
+        Ok(listed)
+    }
+}
+
+#[async_trait]
+impl Target for ReceiverTarget {
+    async fn appetite(&self) -> Result<Appetite, TargetError> {
+        Ok(Appetite { size: Size { bytes: u64::MAX, entries: u64::MAX }, streams: 1 })
+    }
+
+    async fn inventory(&self) -> Result<Inventory, TargetError> {
+        let mut known = self.known.lock().await;
+        let request = Request::List { buckets: known.buckets(buckets::USUAL).digests() };
+        let mut news = Vec::new();
+        let differing = match self.ask(&request, |line| news.push(line.to_owned())).await {
+            Ok(differing) => differing,
+            Err(error) => {
+                // What broke off in its middle is asked for from the beginning.
+                *known = Inventory::default();
+                return Err(error);
+            }
+        };
+        known.empty_buckets(&differing, buckets::USUAL);
+        (known.clock, known.free, known.foreign) = (None, None, Default::default());
+        news.iter().for_each(|line| known.add_line(line));
+        let mut inventory = known.clone();
+        let taken = self.reserve.saturating_add(UnderWay::total(&self.under_way));
+        inventory.free = inventory.free.map(|free| free.saturating_sub(taken));
+        Ok(inventory)
+    }
+
+    async fn receive(&self, parcels: &[Parcel], progress: &Arc<Progress>, told: &Told<'_>) -> Result<(), TargetError> {
+        let conversation = self.conversation().await?;
+        let mut size = Size::default();
+        parcels.iter().for_each(|parcel| size += parcel.size);
+        let under_way = UnderWay::begin(&self.under_way, size);
+        let reserve = self.reserve.saturating_add(under_way.before());
+        let on = |lane, parcels: Vec<Parcel>| {
+            let errand =
+                sending::Errand { conversation: &conversation, lane, reserve, is_remote: self.transport.is_remote() };
+            async move { errand.send(parcels, &self.numbers, progress, told).await }
+        };
+        if parcels.iter().any(|parcel| parcel.tagged.is_some()) {
+            return on(Lane::TAGS, parcels.to_vec()).await;
+        }
+        let sending = spread(parcels).into_iter().zip(Lane::BULK.0..).map(|(share, lane)| on(Lane(lane), share));
+        futures_util::future::join_all(sending).await.into_iter().collect()
+    }
+
+    async fn link(&self, links: &[Link]) -> Result<Vec<(PackageId, Delivery)>, TargetError> {
+        let mut deliveries = Vec::new();
+        for links in links.chunks(AT_ONCE) {
+            let links = links.iter().map(|link| (link.package.clone(), link.to.clone())).collect();
+            self.ask(&Request::Link { links }, |line| deliveries.extend(delivery(line))).await?;
+        }
+        Ok(with_silent_ones(deliveries, links.iter().map(|link| &link.package)))
+    }
+
+    async fn verify(&self, packages: &[PackageId]) -> Result<Vec<(PackageId, Verdict)>, TargetError> {
+        let mut verdicts = Vec::new();
+        for packages in packages.chunks(AT_ONCE) {
+            let request = Request::Verify { packages: packages.to_vec() };
+            self.ask(&request, |line| verdicts.extend(verdict(line))).await?;
+        }
+        Ok(verdicts)
+    }
+
+    async fn retire(
+        &self,
+        how: Retirement,
+        packages: &[(PackageId, Option<i64>)],
+    ) -> Result<Vec<(PackageId, Retired)>, TargetError> {
+        let mut answers = Vec::new();
+        for packages in packages.chunks(AT_ONCE) {
+            let request = Request::Retire { how, packages: packages.to_vec() };
+            self.ask(&request, |line| answers.extend(retired(line))).await?;
+        }
+        Ok(answers)
+    }
+
+    async fn store_list(&self, list: &str) -> Result<(), TargetError> {
+        let conversation = self.conversation().await?;
+        let mut strand = conversation.lane(Lane::CONTROL).await;
+        let digest = Sha256::digest(list).into();
+        strand.say(&Request::Store { bytes: list.len() as u64, digest }).await?;
+        for chunk in list.as_bytes().chunks(MOST_DATA) {
+            strand.say(&Request::Data(chunk)).await?;
+        }
+        strand.answer(|_| {}).await?;
+        strand.settled();
+        Ok(())
+    }
+}
+
+/// A receiver's failure as a target's.
+fn failed(class: Class, text: &str) -> TargetError {
+    let text = printable(text);
+    match class {
+        Class::Space => TargetError::Space(text),
+        Class::Busy | Class::Refused => TargetError::Refused(text),
+    }
+}
+
+/// Spreads parcels over the lanes of a full sync: all versions of a package on one, since the later ones refer to the earlier.
+fn spread(parcels: &[Parcel]) -> Vec<Vec<Parcel>> {
+    let mut by_name: BTreeMap<_, Vec<Parcel>> = BTreeMap::new();
+    parcels.iter().for_each(|parcel| by_name.entry(&parcel.package.name).or_default().push(parcel.clone()));
+    let cost = |parcels: &[Parcel]| parcels.iter().map(|parcel| parcel.size.on_disk()).sum::<u64>();
+    let mut shares: Vec<(u64, Vec<Parcel>)> = (0..BULK_LANES).map(|_| (0, Vec::new())).collect();
+    for (_, versions) in by_name {
+        let Some((total, share)) = shares.iter_mut().min_by_key(|(total, _)| *total) else { continue };
+        *total += cost(&versions);
+        share.extend(versions);
+    }
+    shares.into_iter().map(|(_, share)| share).filter(|share| !share.is_empty()).collect()
+}

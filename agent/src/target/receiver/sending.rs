@@ -1,0 +1,144 @@
+//! Sending packages on one lane: a thread packs ahead of the link, answers are heard while it does.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use blat_domain::frames::{Lane, Reply, Request};
+use blat_domain::plan::Size;
+use tokio::sync::mpsc;
+
+use super::conversation::{Conversation, Strand, out_of_turn, understand};
+use crate::progress::Progress;
+use crate::source::pieces::{self, Attempt, Codec, Held};
+use crate::target::lines::delivery;
+use crate::target::{Delivery, Parcel, TargetError, Told};
+
+/// Frames that may wait between the packing thread and the link.
+const AHEAD: usize = 16;
+
+/// Packages for one lane.
+pub(super) struct Errand<'a> {
+    pub(super) conversation: &'a Conversation,
+    pub(super) lane: Lane,
+    /// Bytes that must stay free on the target's disk.
+    pub(super) reserve: u64,
+    /// Whether the bytes cross a network.
+    pub(super) is_remote: bool,
+}
+
+impl Errand<'_> {
+    /// Sends all of them and tells what became of each. After an error nothing is known of those that were not told of.
+    pub(super) async fn send(
+        &self,
+        parcels: Vec<Parcel>,
+        numbers: &AtomicU32,
+        progress: &Arc<Progress>,
+        told: &Told<'_>,
+    ) -> Result<(), TargetError> {
+        let mut strand = self.conversation.lane(self.lane).await;
+        let mut attempts: Vec<Attempt> = parcels.into_iter().map(|parcel| self.attempt(parcel, numbers)).collect();
+        while !attempts.is_empty() {
+            let lacking = self.round(&mut strand, attempts.clone(), progress, told).await?;
+            attempts.retain(|attempt| lacking.contains(&attempt.number));
+            for attempt in &mut attempts {
+                attempt.number = numbers.fetch_add(1, Ordering::Relaxed);
+                attempt.from_scratch = true;
+            }
+        }
+        strand.settled();
+        Ok(())
+    }
+
+    fn attempt(&self, parcel: Parcel, numbers: &AtomicU32) -> Attempt {
+        let ask = self.conversation.remains().contains(&parcel.package);
+        Attempt { number: numbers.fetch_add(1, Ordering::Relaxed), parcel, ask, from_scratch: false }
+    }
+
+    /// Sends all of them once; gives the numbers of those that the receiver could not make from what it held.
+    async fn round(
+        &self,
+        strand: &mut Strand<'_>,
+        attempts: Vec<Attempt>,
+        progress: &Arc<Progress>,
+        told: &Told<'_>,
+    ) -> Result<Vec<u32>, TargetError> {
+        let mut size = Size::default();
+        attempts.iter().for_each(|attempt| size += attempt.parcel.size);
+        strand.say(&Request::Begin { bytes: size.bytes, entries: size.entries, reserve: self.reserve }).await?;
+
+        let expected: BTreeMap<u32, _> = attempts.iter().map(|a| (a.number, a.parcel.package.clone())).collect();
+        let (frames, mut packed) = mpsc::channel::<Vec<u8>>(AHEAD);
+        let (held, answers) = std::sync::mpsc::channel();
+        let codec = if self.is_remote { Codec::Zstd } else { Codec::Plain };
+        let (lane, watched) = (self.lane, progress.clone());
+        let packing =
+            tokio::task::spawn_blocking(move || pieces::pack(attempts, lane, codec, &watched, &frames, &answers));
+        let voice = strand.voice();
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let feeding = async {
+            let feed = async {
+                while let Some(frame) = packed.recv().await {
+                    voice.send(frame).await?;
+                }
+                Ok::<_, TargetError>(())
+            };
+            tokio::select! {
+                fed = feed => fed?,
+                Ok(()) = stopped => {}
+            }
+            // Without a reader the packing thread ends at its next frame.
+            drop(packed);
+            voice.say(&Request::Publish).await
+        };
+        let hearing = hear(strand, held, stop, told);
+        let (fed, heard) = tokio::join!(feeding, hearing);
+        let given_up = packing.await.map_err(|error| TargetError::Refused(format!("packing failed: {error}")))?;
+        let Heard { lacking, failure } = heard?;
+        fed?;
+        if let Some(failure) = failure {
+            return Err(failure);
+        }
+        told(given_up.into_iter().map(|(package, why)| (package, Delivery::Failed(why))).collect());
+        Ok(lacking.into_iter().filter(|number| expected.contains_key(number)).collect())
+    }
+}
+
+/// What came back for one round.
+struct Heard {
+    lacking: Vec<u32>,
+    failure: Option<TargetError>,
+}
+
+/// Hears what becomes of the packages, until the receiver has dealt with all of them.
+async fn hear(
+    strand: &mut Strand<'_>,
+    held: std::sync::mpsc::Sender<Held>,
+    stop: tokio::sync::oneshot::Sender<()>,
+    told: &Told<'_>,
+) -> Result<Heard, TargetError> {
+    let mut stop = Some(stop);
+    let mut heard = Heard { lacking: Vec::new(), failure: None };
+    let mut has_begun = false;
+    loop {
+        let body = strand.hear().await?;
+        match understand(&body)? {
+            Reply::Lines(lines) => told(lines.lines().filter_map(delivery).collect()),
+            // A packing thread that has ended does not need it.
+            Reply::Held { number, files } => drop(held.send(Held { number, files })),
+            Reply::Lacks { number } => heard.lacking.push(number),
+            Reply::Failed { class, text } => {
+                has_begun = true;
+                heard.failure.get_or_insert_with(|| super::failed(class, text));
+                if let Some(stop) = stop.take() {
+                    // Feeding that has ended on its own needs no telling.
+                    let _ = stop.send(());
+                }
+            }
+            Reply::Done if !has_begun => has_begun = true,
+            Reply::Done => return Ok(heard),
+            Reply::Welcome { .. } | Reply::Listed { .. } => return Err(out_of_turn()),
+            Reply::Pong { .. } | Reply::Credit { .. } => {}
+        }
+    }
+}
