@@ -9,7 +9,7 @@ use blat_domain::links::Followed;
 use blat_domain::name::PackageId;
 use blat_domain::package_list;
 use blat_domain::plan::{Action, Hold, Link, Plan, Size, Step, plan};
-use blat_domain::release::{NameFilter, Reason, Selection, WantedSet};
+use blat_domain::release::{Reason, WantedSet};
 use blat_domain::retention::{Circumstances, Distrust, decide};
 use blat_domain::retry::Backoff;
 use blat_domain::room::Room;
@@ -91,11 +91,8 @@ impl Workplace {
 
     /// Why a package is, or is not, on the target. Changes nothing.
     pub(crate) async fn why(&self, package: &PackageId) -> Result<Why, Problem> {
-        let Prepared { plan, wanted, inventory, .. } = self.prepare(false).await?;
-        let unnarrowed = Selection { filter: NameFilter::default(), ..self.settings.selection.clone() };
-        let answer = self.desk.ask(self.settings.release_manager.as_ref(), &unnarrowed).await;
-        let answer = answer.map_err(|error| problem(None, error.to_string(), Backoff::PACKAGE))?;
-        Ok(why(package, &plan, &wanted, &answer.resolution.wanted, &inventory))
+        let Prepared { plan, answer, wanted, inventory, .. } = self.prepare(false).await?;
+        Ok(why(package, &plan, &wanted, &answer.resolution.kept_out, &inventory))
     }
 
     /// One full sync, from the look to the last deletion. `allow_delete` confirms what the guard would refuse.
@@ -111,6 +108,7 @@ impl Workplace {
             marked: 0,
             deleted: 0,
             bytes: 0,
+            snapshot: None,
         };
         let problem = match self.prepare(allow_delete).await {
             Ok(mut prepared) => {
@@ -126,7 +124,7 @@ impl Workplace {
 
     async fn execute(&self, prepared: &Prepared, report: &mut SyncReport) -> Option<Problem> {
         let Prepared { plan, wanted, inventory, known_up_to, answer: _ } = prepared;
-        (report.wanted, report.present) = (plan.wanted, plan.present);
+        (report.wanted, report.present, report.snapshot) = (plan.wanted, plan.present, plan.snapshot);
         let size = plan.size();
         tracing::debug!(
             wanted = plan.wanted,
