@@ -1,6 +1,6 @@
 //! What an operator sees: the value behind `blat status --json`.
 //!
-//! Field names are public (the contract's "stable output"): fields are added, never renamed. Times are RFC 3339, sizes bytes.
+//! Field names are public (docs/commands.md describes them): fields are added, never renamed. Times are RFC 3339, sizes bytes.
 
 use std::path::PathBuf;
 

@@ -93,7 +93,7 @@ fn a_killed_agent_comes_back_and_the_others_do_not_notice() {
 }
 
 #[test]
-fn signals_mean_what_the_contract_says() {
+fn signals_mean_what_the_documents_say() {
     let lab = lab_with("signals", &["perth"]);
     let agent = agent_pid(&lab, "perth");
     let synced = |lab: &Lab| lab.target_status("perth")["last_sync"]["started"].clone();
