@@ -231,6 +231,28 @@ fn a_failed_or_empty_release_source_deletes_and_marks_nothing() {
     }
 }
 
+/// What a listing could not see is not gone, and what it saw is not all there is.
+#[test]
+fn a_listing_that_fails_half_way_deletes_and_marks_nothing() {
+    for (name, aging) in [("halfway1", "immediate"), ("halfway2", "{by: master, after: 0s}")] {
+        let lab = filled(name, &format!("aging: {aging}\nmax_delete: 100%"));
+        lab.release(&[("core", "1")]);
+        let closed = lab.target_archive().join("core");
+        let set_mode = |mode: &str| {
+            lab.as_target_user(&["chmod", mode, closed.to_str().expect("UTF-8")]).expect_success();
+        };
+
+        set_mode("000");
+        lab.agent_once("perth").expect(1).says("cannot list the target's packages");
+        set_mode("755");
+        assert_eq!(lab.visible().len(), 3, "{aging}");
+        assert_eq!((mark(&lab, "core@2"), mark(&lab, "tools@1")), (None, None), "{aging}");
+
+        lab.agent_once("perth").expect_success();
+        assert!(lab.visible().len() < 3 || mark(&lab, "tools@1").is_some(), "a whole listing ages them: {aging}");
+    }
+}
+
 #[test]
 fn a_directory_without_descpkg_is_never_touched() {
     let lab = filled("foreign", "aging: immediate\nmax_delete: 100%");
