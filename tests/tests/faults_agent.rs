@@ -20,7 +20,7 @@ fn lab(name: &str) -> Lab {
     lab
 }
 
-/// `blat-agent --once` with something done to its system calls.
+/// `blat-agent --once` with something done to its system calls, which are counted in each of its threads and children by itself.
 fn once_injected(lab: &Lab, calls: &str, what: &str) -> Outcome {
     let agent = lab.command("blat-agent");
     let mut command = Command::new("strace");
@@ -32,16 +32,16 @@ fn once_injected(lab: &Lab, calls: &str, what: &str) -> Outcome {
 
 /// The other of two wanted sets, so that every sync has something to send and something to delete.
 fn want(lab: &Lab, round: usize) -> [&'static str; 2] {
-    let other = ["3", "2"][round % 2];
+    let (other, package) = [("2", "core@2"), ("3", "core@3")][round % 2];
     lab.release(&[("core", "1"), ("core", other)]);
-    ["core@1", ["core@3", "core@2"][round % 2]]
+    ["core@1", package]
 }
 
 /// Everything that a sync renames, makes durable, removes or creates at the master's side is a moment to die.
 #[test]
 fn faults_long_the_agent_is_killed_at_every_step_of_its_own_and_the_next_one_completes() {
     let lab = lab("steps");
-    for calls in ["rename,renameat,renameat2", "fsync,fdatasync", "unlink,unlinkat", "mkdir,mkdirat"] {
+    for calls in ["rename", "renameat,renameat2", "fsync,fdatasync", "unlink,unlinkat", "mkdir,mkdirat"] {
         let mut kills = 0;
         for step in 1..=MOST_STEPS {
             let wanted = want(&lab, step);
@@ -57,5 +57,20 @@ fn faults_long_the_agent_is_killed_at_every_step_of_its_own_and_the_next_one_com
             kills += 1;
         }
         println!("{calls}: killed {kills} times");
+        assert!(kills > 0, "no sync uses {calls}: this shows nothing");
     }
+}
+
+/// A thread that the system refuses makes the runtime panic: it ends like any other fault, told and without a trace on the target.
+#[test]
+fn a_panic_is_told_and_the_next_agent_completes() {
+    let lab = lab("panics");
+    let wanted = want(&lab, 1);
+    let outcome = once_injected(&lab, "clone,clone3", "error=EAGAIN:when=1");
+    outcome.expect(101).says("panicked");
+    lab.assert_never_partial();
+    assert_eq!(lab.visible(), ["core@1", "core@2"], "nothing was begun");
+
+    lab.agent_once("perth").expect_success();
+    assert_eq!(lab.visible(), wanted);
 }
