@@ -150,8 +150,12 @@ own_file() {
     done
 }
 
-# furnish: makes our own directories in the archive where they are missing.
+# furnish: makes our own directories in the archive where they are missing. A link in the place of one would lead what we write and remove
+# out of the archive.
 furnish() {
+    for room in "$house" "$house/stage" "$house/trash" "$house/manifests" "$house/aged"; do
+        [ ! -L "$room" ] || fail 1 "making $room in $archive failed: a link is in its place; put a directory there"
+    done
     for room in "$house" "$house/stage" "$house/trash" "$house/manifests"; do
         [ -d "$room" ] || mkdir "$room" 2>/dev/null || [ -d "$room" ] || attempt "making $room in $archive" mkdir "$room"
     done

@@ -10,7 +10,7 @@ use blat_domain::links::Followed;
 use blat_domain::name::PackageId;
 use blat_domain::package_list;
 use blat_domain::plan::{Action, Hold, Link, Plan, Size, Step, plan};
-use blat_domain::release::{NameFilter, Reason, Selection, WantedSet};
+use blat_domain::release::{Reason, WantedSet};
 use blat_domain::retention::{Circumstances, Distrust, decide};
 use blat_domain::retry::Backoff;
 use blat_domain::room::Room;
@@ -85,11 +85,8 @@ impl Workplace {
 
     /// Why a package is, or is not, on the target. Changes nothing.
     pub(crate) async fn why(&self, package: &PackageId) -> Result<Why, Problem> {
-        let Prepared { plan, wanted, inventory, .. } = self.prepare(false).await?;
-        let unnarrowed = Selection { filter: NameFilter::default(), ..self.settings.selection.clone() };
-        let answer = self.desk.ask(self.settings.release_manager.as_ref(), &unnarrowed).await;
-        let answer = answer.map_err(|error| problem(None, error.to_string(), Backoff::PACKAGE))?;
-        Ok(why(package, &plan, &wanted, &answer.resolution.wanted, &inventory))
+        let Prepared { plan, answer, wanted, inventory, .. } = self.prepare(false).await?;
+        Ok(why(package, &plan, &wanted, &answer.resolution.kept_out, &inventory))
     }
 
     /// One full sync, from the look to the last deletion. `allow_delete` confirms what the guard would refuse.
@@ -105,6 +102,7 @@ impl Workplace {
             marked: 0,
             deleted: 0,
             bytes: 0,
+            snapshot: None,
         };
         let problem = match self.prepare(allow_delete).await {
             Ok(mut prepared) => {
@@ -120,7 +118,7 @@ impl Workplace {
 
     async fn execute(&self, prepared: &Prepared, report: &mut SyncReport) -> Option<Problem> {
         let Prepared { plan, wanted, inventory, known_up_to, answer: _ } = prepared;
-        (report.wanted, report.present) = (plan.wanted, plan.present);
+        (report.wanted, report.present, report.snapshot) = (plan.wanted, plan.present, plan.snapshot);
         let size = plan.size();
         tracing::debug!(
             wanted = plan.wanted,

@@ -55,11 +55,11 @@ impl Workplace {
 
     /// The same under other settings. The connection is kept where they lead to the same place by the same way.
     pub(crate) fn with(&self, home: &Home, settings: Settings) -> Self {
+        let source = self.source.with(settings.source.clone(), settings.writable);
         if self.leads_where(&settings) {
-            let source = SourceArchive::new(settings.source.clone(), settings.writable);
             return Self { source, settings: Arc::new(settings), ..self.clone() };
         }
-        Self::new(home, settings)
+        Self { source, ..Self::new(home, settings) }
     }
 
     /// Whether these settings name the same target by the same way, so that what runs may go on.

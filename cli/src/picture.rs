@@ -126,6 +126,9 @@ fn retry(error: &LastError, now: Timestamp) -> String {
 /// What stands below a target's row.
 fn notes(target: &TargetStatus) -> Vec<String> {
     let mut notes = Vec::new();
+    if let Some(taken) = target.last_sync.as_ref().and_then(|report| report.snapshot) {
+        notes.push(stand_in(taken));
+    }
     if let Some(error) = &target.last_error {
         notes.push(last_error(error));
     }
@@ -142,6 +145,13 @@ fn notes(target: &TargetStatus) -> Vec<String> {
         }
     }
     notes
+}
+
+/// What a sync rested on that could not ask Release Manager.
+fn stand_in(taken: Timestamp) -> String {
+    format!(
+        "Release Manager could not be asked; the last sync went by its answer of {taken:.0}: nothing is deleted or marked"
+    )
 }
 
 /// `core_devl@2.1.0.cr: cannot send it: …`

@@ -40,6 +40,7 @@ fn report(result: SyncResult) -> SyncReport {
         marked: 0,
         deleted: 0,
         bytes: 1 << 20,
+        snapshot: None,
     }
 }
 
@@ -79,6 +80,21 @@ hobart  waiting  3m 20s  failed 3m ago · 510/512 · sent 3 · failed 2  -      
     cannot reach rail.example.com: connection refused
 ";
     assert_eq!(shown(three(), Style::default()), expected);
+}
+
+#[test]
+fn a_sync_that_went_by_an_older_answer_says_so_below_its_target() {
+    let report = SyncReport { snapshot: Some(at("2026-11-20T09:00:00.5Z")), ..report(SyncResult::Ok) };
+    let perth = TargetStatus { last_sync: Some(report), ..target("perth", State::Idle) };
+    let text = shown(vec![perth], Style::default());
+    assert!(text.contains("ok 3m ago"), "{text}");
+    assert!(
+        text.contains(
+            "\n    Release Manager could not be asked; the last sync went by its answer of 2026-11-20T09:00:00Z"
+        ),
+        "{text}"
+    );
+    assert!(!shown(three(), Style::default()).contains("Release Manager"));
 }
 
 #[test]

@@ -38,7 +38,7 @@ impl Wrong {
         move |text| Self { message: format!("\"{}\" is not valid here", printable(text)), expected: Some(what) }
     }
 
-    /// A value that the contract has and this version does not.
+    /// A value that is meant to come and that this version does not have.
     pub(crate) fn not_available(what: &str) -> Self {
         Self { message: format!("{what} is not available yet"), expected: None }
     }
@@ -169,7 +169,7 @@ impl<'d> Keys<'d> {
         }
     }
 
-    /// Complains about keys that nobody asked for. `later` are the contract's keys that this version does not have,
+    /// Complains about keys that nobody asked for. `later` are keys meant to come that this version does not have,
     /// `elsewhere` says where a key belongs that is only in the wrong place.
     pub(crate) fn refuse_unknown(&mut self, later: &[&str], elsewhere: impl Fn(&str) -> Option<&'static str>) {
         for Layer { document, entries } in &self.layers {

@@ -96,10 +96,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_form_of_the_contract_is_read() {
+    fn the_documented_form_is_read() {
         let text = "projects:\n  - name: Perth Metro\n    releases:\n      - {id: 4711, name: Perth 7.1, state: restricted, \
                     s3sync: true, packages: [core_devl@2.1.0.cr, tools@1.3.0, ../x@1]}\n      - {id: 2, name: P}\n";
-        let catalog = parse(text).expect("the contract's example");
+        let catalog = parse(text).expect("the documented example");
         let release = &catalog.projects[0].releases[0];
         assert_eq!((release.id, release.state, release.packages.len()), (4711, ReleaseState::Restricted, 2));
         assert_eq!(catalog.projects[0].releases[1].state, ReleaseState::Open);

@@ -20,7 +20,7 @@ use crate::release_manager;
 use crate::settings::{Kind, LogSettings, Settings, SshSettings, Transport};
 use crate::values;
 
-/// The contract's keys for targets that this version does not have.
+/// Keys for targets that are meant to come and that this version does not have.
 const LATER: [&str; 1] = ["s3"];
 /// The keys of a target that the master has not.
 const KEYS: [&str; 26] = [
@@ -240,7 +240,7 @@ fn pinned(keys: &mut Keys<'_>) -> BTreeSet<PackageId> {
     pinned
 }
 
-/// Keys of the contract that have one meaning today: anything else must be refused, not ignored.
+/// Keys that have but one meaning today: anything else must be refused, not ignored.
 fn only_todays_meaning(keys: &mut Keys<'_>) {
     let zero = |what: &'static str| {
         move |text: &str| match values::size(text)? {

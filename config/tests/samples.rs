@@ -216,7 +216,7 @@ fn manager(value: &str) -> ReleaseManager {
 }
 
 #[test]
-fn every_source_of_the_contract_is_read() {
+fn every_documented_source_is_read() {
     let queries = Queries { packages: Some("SELECT * FROM p".into()), ..Queries::default() };
     let url = || "postgres://blat@db/rm?sslmode=verify-full".to_owned();
     let value = "{postgres: 'postgres://blat@db/rm?sslmode=verify-full', password_file: /etc/pw, timeout: 5m, \

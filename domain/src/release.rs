@@ -201,6 +201,8 @@ pub type WantedSet = BTreeMap<PackageId, BTreeSet<Reason>>;
 pub struct Resolution {
     /// The union of all that is selected.
     pub wanted: WantedSet,
+    /// What would be wanted as well if `include` and `exclude` let it.
+    pub kept_out: WantedSet,
     /// Releases and projects that the config names and Release Manager does not know. While there are any, the wanted
     /// set is not the whole one: nothing may be deleted by it, and no PackageList made of it.
     pub unknown: Vec<String>,
@@ -220,16 +222,20 @@ pub fn resolve(catalog: &Catalog, selection: &Selection) -> Resolution {
         rejected: catalog.rejected.len() as u64,
         ..Resolution::default()
     };
+    let mut bring = |package: &PackageId, reason: Reason| {
+        let is_let_in = selection.filter.admits(&package.name);
+        let packages = if is_let_in { &mut resolution.wanted } else { &mut resolution.kept_out };
+        packages.entry(package.clone()).or_default().insert(reason);
+    };
     for project in &catalog.projects {
         for release in project.releases.iter().filter(|release| selection.chooses(project, release)) {
-            for package in release.packages.iter().filter(|package| selection.filter.admits(&package.name)) {
-                let reason = Reason::Release { id: release.id, name: release.name.clone() };
-                resolution.wanted.entry(package.clone()).or_default().insert(reason);
+            for package in &release.packages {
+                bring(package, Reason::Release { id: release.id, name: release.name.clone() });
             }
         }
     }
-    for package in catalog.listed.iter().filter(|package| selection.filter.admits(&package.name)) {
-        resolution.wanted.entry(package.clone()).or_default().insert(Reason::Listed);
+    for package in &catalog.listed {
+        bring(package, Reason::Listed);
     }
     resolution.brings_nothing = selection.needs_catalog() && resolution.wanted.is_empty();
     for package in &selection.pinned {
@@ -304,7 +310,10 @@ mod tests {
         let filter = NameFilter::new(vec!["*o*".into()], vec!["core".into()]).expect("globs");
         let pinned = ["core@9".parse().expect("a package")].into();
         let projects = vec!["Perth Metro".into()];
-        assert_eq!(wanted(&Selection { projects, filter, pinned, ..Selection::default() }), ["core@9", "tools@1"]);
+        let selection = Selection { projects, filter, pinned, ..Selection::default() };
+        assert_eq!(wanted(&selection), ["core@9", "tools@1"]);
+        let kept_out = resolve(&catalog(), &selection).kept_out;
+        assert_eq!(kept_out.keys().map(PackageId::to_string).collect::<Vec<_>>(), ["core@2", "core@3"]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What an operator sees: the value behind `blat status --json`.
 //!
-//! Field names are public (the contract's "stable output"): fields are added, never renamed. Times are RFC 3339, sizes bytes.
+//! Field names are public (docs/commands.md describes them): fields are added, never renamed. Times are RFC 3339, sizes bytes.
 
 use std::path::PathBuf;
 
@@ -125,6 +125,10 @@ pub struct SyncReport {
     pub deleted: u64,
     /// Bytes of the packages sent, unpacked.
     pub bytes: u64,
+    /// When the answer was given that stood in for Release Manager, where that could not be asked: this sync marked and deleted
+    /// nothing.
+    #[serde(default)]
+    pub snapshot: Option<Timestamp>,
 }
 
 /// The outcome of a sync in one word.
@@ -181,4 +185,17 @@ pub struct ConfigStatus {
     pub loaded: Option<Timestamp>,
     /// Why the file as it is now is not in force: all its complaints with positions.
     pub error: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_from_before_it_told_of_snapshots_is_read() {
+        let text = r#"{"started": "2026-11-21T12:00:00Z", "finished": "2026-11-21T12:01:00Z", "result": "ok", "wanted": 1, "present": 1,
+            "sent": 0, "failed": 0, "marked": 0, "deleted": 0, "bytes": 0}"#;
+        let report: SyncReport = serde_json::from_str(text).expect("a report");
+        assert_eq!((report.wanted, report.snapshot), (1, None));
+    }
 }

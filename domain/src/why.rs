@@ -70,17 +70,16 @@ pub enum Next {
     Stay,
 }
 
-/// The answer, from what a sync was planned by. `unnarrowed` is the wanted set that there would be without `include` and `exclude`.
-pub fn why(package: &PackageId, plan: &Plan, wanted: &WantedSet, unnarrowed: &WantedSet, inventory: &Inventory) -> Why {
+/// The answer, from what a sync was planned by. `kept_out` is what would be wanted as well without `include` and `exclude`.
+pub fn why(package: &PackageId, plan: &Plan, wanted: &WantedSet, kept_out: &WantedSet, inventory: &Inventory) -> Why {
     let there = match (inventory.packages.contains_key(package), inventory.links.get(package)) {
         (true, _) => There::Package,
         (false, Some(to)) => There::Link(to.clone()),
         (false, None) => There::Nothing,
     };
     let reasons = wanted.get(package).cloned().unwrap_or_default();
-    let might = unnarrowed.get(package).into_iter().flatten();
     Why {
-        kept_out: might.filter(|reason| !reasons.contains(*reason)).cloned().collect(),
+        kept_out: kept_out.get(package).cloned().unwrap_or_default(),
         next: next(package, plan, inventory),
         package: package.clone(),
         there,
@@ -140,11 +139,10 @@ mod tests {
         let wanted: WantedSet = survey.keys().map(|package| (package.clone(), [release.clone()].into())).collect();
         let there = ["here@1", "other@1", "old@1"].map(|package| (id(package), 1));
         let inventory = Inventory { packages: there.into(), ..Inventory::default() };
-        let mut unnarrowed = wanted.clone();
-        unnarrowed.insert(id("old@1"), [release.clone()].into());
+        let kept_out = WantedSet::from([(id("old@1"), [release.clone()].into())]);
         let plan = plan(&wanted, &inventory, &survey, vec![]);
 
-        let answer = |package: &str| why(&id(package), &plan, &wanted, &unnarrowed, &inventory);
+        let answer = |package: &str| why(&id(package), &plan, &wanted, &kept_out, &inventory);
         assert_eq!(answer("new@1").next, Next::Send(Size::default()));
         assert_eq!((answer("here@1").next, answer("here@1").there), (Next::Nothing, There::Package));
         assert_eq!(answer("other@1").next, Next::Replace(Size::default()));

@@ -3,6 +3,32 @@
 
 delete() { run delete_package --archive "$arch" "$@" </dev/null; }
 
+# What a link in the place of one of our directories leads to is not ours to remove.
+check_linked_rooms() {
+    mkdir -p "$work/outside/odd"
+    echo mine >"$work/outside/odd/1"
+    echo mine >"$work/outside/odd@1"
+    receive "$work/odd"
+    mv "$arch/.dpkg_archive/manifests/odd" "$work/aside"
+    ln -s "$work/outside/odd" "$arch/.dpkg_archive/manifests/odd"
+    delete odd/1
+    check 'where its manifests are a link, a package is deleted' said 'deleted odd 1'
+    check 'and nothing by way of the link' [ -e "$work/outside/odd/1" -a -L "$arch/.dpkg_archive/manifests/odd" ]
+    rm "$arch/.dpkg_archive/manifests/odd"
+    receive "$work/odd"
+    for room in manifests aged trash stage; do
+        [ ! -e "$arch/.dpkg_archive/$room" ] || mv "$arch/.dpkg_archive/$room" "$work/kept"
+        ln -s "$work/outside" "$arch/.dpkg_archive/$room"
+        delete odd/1
+        check "$room may not be a link" ended 1 "making .dpkg_archive/$room in $arch failed: a link is in its place"
+        rm "$arch/.dpkg_archive/$room"
+        [ ! -e "$work/kept" ] || mv "$work/kept" "$arch/.dpkg_archive/$room"
+        check 'and nothing is deleted then' arrived odd/1
+    done
+    check 'and what the link leads to stays' [ "$(find "$work/outside" -type f | wc -l)" -eq 2 ]
+    rm -r "$work/outside" "$work/aside"
+}
+
 check_deleting() {
     fresh
     receive "$work/both"
@@ -37,6 +63,7 @@ x/1" -x/1; do
     check 'nothing to delete is wrong usage' ended 2
     run delete_package --archive "$work/none" odd/1 </dev/null
     check 'a missing archive is an error for a deletion' ended 1 "entering the archive $work/none failed"
+    check_linked_rooms
     wrap sync '[ "$1" = --help ] && exec "$real" "$@"; exit 1'
     delete odd/1
     unwrap

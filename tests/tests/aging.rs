@@ -137,6 +137,37 @@ fn a_package_that_is_wanted_again_is_marked_no_more() {
     assert_eq!(lab.visible(), ["core@1", "core@2", "tools@1"]);
 }
 
+/// A package whose mark stays could be deleted although it is wanted, so nothing is deleted until the mark is gone.
+#[test]
+fn a_mark_that_cannot_be_taken_away_is_told_deletes_nothing_and_is_tried_again() {
+    let mut lab = filled("stuck", "aging: {by: master, after: 1d}\nmax_delete: 2");
+    lab.release(&[("core", "1")]);
+    lab.agent_once("perth").expect_success().says("2 marked");
+    make_older(&lab, "core@2", 2 * 86_400);
+    let marks = lab.target_archive().join(".dpkg_archive/aged");
+    let set_mode = |lab: &Lab, mode: &str| {
+        lab.as_target_user(&["chmod", mode, marks.to_str().expect("UTF-8")]).expect_success();
+    };
+
+    set_mode(&lab, "555");
+    lab.release(&[("core", "1"), ("tools", "1")]);
+    lab.start_master();
+    let status = lab.wait_for_status("perth", "waiting to try again", |s| {
+        s["last_sync"]["result"] == "failed" && s["last_error"]["retry_at"].is_string()
+    });
+    assert_eq!(status["last_error"]["package"], "tools@1", "{status:#}");
+    let text = status["last_error"]["text"].as_str().expect("a text");
+    assert!(text.contains("cannot take marks away on the target") && text.contains("ermission denied"), "{text}");
+    assert!(mark(&lab, "tools@1").is_some() && mark(&lab, "core@2").is_some());
+    assert_eq!(lab.visible().len(), 3, "core@2 is due, and stays");
+    assert_eq!(status["last_sync"]["deleted"], 0, "{status:#}");
+
+    set_mode(&lab, "755");
+    lab.wait_for_status("perth", "done by itself", |s| s["last_sync"]["result"] == "ok" && s["last_error"].is_null());
+    assert_eq!((mark(&lab, "tools@1"), mark(&lab, "core@2")), (None, None));
+    assert_eq!(lab.visible(), ["core@1", "tools@1"]);
+}
+
 #[test]
 fn marks_go_when_the_config_asks_for_none() {
     let lab = filled("nomore", "aging: {by: target, after: 1d}\nmax_delete: 2");
@@ -197,6 +228,28 @@ fn a_failed_or_empty_release_source_deletes_and_marks_nothing() {
         assert_eq!(lab.visible().len(), 3, "a package that cannot be sent stops all deletions");
         let marks = fs::read_dir(lab.target_archive().join(".dpkg_archive/aged")).map_or(0, Iterator::count);
         assert_eq!(marks, 0, "{aging}");
+    }
+}
+
+/// What a listing could not see is not gone, and what it saw is not all there is.
+#[test]
+fn a_listing_that_fails_half_way_deletes_and_marks_nothing() {
+    for (name, aging) in [("halfway1", "immediate"), ("halfway2", "{by: master, after: 0s}")] {
+        let lab = filled(name, &format!("aging: {aging}\nmax_delete: 100%"));
+        lab.release(&[("core", "1")]);
+        let closed = lab.target_archive().join("core");
+        let set_mode = |mode: &str| {
+            lab.as_target_user(&["chmod", mode, closed.to_str().expect("UTF-8")]).expect_success();
+        };
+
+        set_mode("000");
+        lab.agent_once("perth").expect(1).says("cannot list the target's packages");
+        set_mode("755");
+        assert_eq!(lab.visible().len(), 3, "{aging}");
+        assert_eq!((mark(&lab, "core@2"), mark(&lab, "tools@1")), (None, None), "{aging}");
+
+        lab.agent_once("perth").expect_success();
+        assert!(lab.visible().len() < 3 || mark(&lab, "tools@1").is_some(), "a whole listing ages them: {aging}");
     }
 }
 

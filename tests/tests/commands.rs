@@ -84,7 +84,7 @@ fn status_without_a_master_shows_what_was_last_known() {
 }
 
 #[test]
-fn status_json_has_the_fields_of_the_contract() {
+fn status_json_has_the_documented_fields() {
     let mut lab = lab("json");
     lab.start_master();
     let perth = lab.wait_for_status("perth", "idle", |s| s["state"] == "idle" && s["last_sync"]["result"] == "ok");

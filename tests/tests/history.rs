@@ -108,6 +108,24 @@ fn why_explains_a_package_that_is_not_there() {
     assert_eq!(lab.visible(), Vec::<String>::new(), "asking changes nothing");
 }
 
+/// Asking may take a database's minutes, so what include and exclude keep out is read off the same answer.
+#[test]
+fn why_asks_for_the_releases_once() {
+    let lab = lab("once");
+    let asked = lab.home().join("asked");
+    let answer = r#"{"projects": [{"name": "Lab", "releases": [{"id": 1, "name": "R", "packages": ["tools@1"]}]}]}"#;
+    fs::write(lab.home().join("answer.json"), answer).expect("an own folder");
+    let command =
+        format!("release_manager: {{command: [sh, -c, 'echo asked >>{} && cat answer.json']}}", asked.display());
+    lab.config("perth", &format!("{command}\nexclude: [tools]"));
+
+    lab.blat(&["why", "tools", "1"])
+        .expect_success()
+        .says("kept out by include or exclude, though listed by release R");
+
+    assert_eq!(fs::read_to_string(&asked).expect("it was asked").lines().count(), 1);
+}
+
 #[test]
 fn why_explains_links_and_what_they_address_and_what_stays() {
     let lab = lab("whylink");

@@ -293,6 +293,30 @@ fn down_slow_and_fallback(kind: Kind) {
     lab.wait_for("the server to give up the query", || (database.sql(running).trim() == "0").then_some(()));
 }
 
+/// Nobody has to read a log to know that a target goes by what was wanted some time ago.
+#[test]
+fn status_tells_when_the_last_sync_went_by_the_last_good_answer() {
+    let mut lab = lab("rmstandin", &[("core", "1")]);
+    lab.release(&[("core", "1")]);
+    let (releases, aside) = (lab.home().join("releases.yaml"), lab.home().join("aside"));
+    lab.config("perth", &format!("release_manager: {{file: {}, mode: fallback}}", releases.display()));
+    lab.start_master();
+    lab.blat(&["sync", "perth", "--wait"]).expect_success();
+    assert!(lab.target_status("perth")["last_sync"]["snapshot"].is_null(), "it was asked");
+
+    fs::rename(&releases, &aside).expect("an own folder");
+    lab.blat(&["sync", "perth", "--wait"]).expect_success();
+    let taken = lab.target_status("perth")["last_sync"]["snapshot"].as_str().expect("a time").to_owned();
+    let second = taken.get(.."2026-11-21T12:00:00".len()).expect("RFC 3339");
+    lab.blat(&["status"])
+        .expect_success()
+        .says(&format!("Release Manager could not be asked; the last sync went by its answer of {second}"));
+
+    fs::rename(&aside, &releases).expect("an own folder");
+    lab.blat(&["sync", "perth", "--wait"]).expect_success();
+    assert!(lab.target_status("perth")["last_sync"]["snapshot"].is_null(), "it was asked again");
+}
+
 #[test]
 fn postgres_down_or_slow_fails_the_sync_or_leaves_it_to_the_last_good_answer() {
     down_slow_and_fallback(Kind::Postgres);

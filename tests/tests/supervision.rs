@@ -93,7 +93,7 @@ fn a_killed_agent_comes_back_and_the_others_do_not_notice() {
 }
 
 #[test]
-fn signals_mean_what_the_contract_says() {
+fn signals_mean_what_the_documents_say() {
     let lab = lab_with("signals", &["perth"]);
     let agent = agent_pid(&lab, "perth");
     let synced = |lab: &Lab| lab.target_status("perth")["last_sync"]["started"].clone();
@@ -118,24 +118,6 @@ fn signals_mean_what_the_contract_says() {
     assert_eq!(agent_pid(&lab, "perth"), agent, "the same agent all the time");
     fs::remove_file(lab.home().join("run/perth.pid")).expect("the agent's pid file");
     lab.wait_for_status("perth", "another agent", |s| s["pid"].as_u64().is_some_and(|pid| pid != u64::from(agent)));
-}
-
-/// Far fewer syncs than signals: what comes while one runs is served by the next one.
-#[test]
-fn a_storm_of_signals_to_an_agent_is_coalesced() {
-    const STORM: usize = 200;
-    let lab = lab_with("storm", &["perth"]);
-    let agent = agent_pid(&lab, "perth");
-    let synced = |lab: &Lab| lab.target_status("perth")["last_sync"]["started"].clone();
-    let before = synced(&lab);
-    (0..STORM).for_each(|_| process::signal(agent, Signal::USR1));
-    lab.wait_for("a sync after the storm", || (synced(&lab) != before).then_some(()));
-    lab.blat(&["sync", "perth", "--wait"]).expect_success();
-
-    let log = fs::read_to_string(lab.home().join("log/perth.log")).expect("the agent's log");
-    let syncs = log.lines().filter(|line| line.contains("sync ok")).count();
-    assert!(syncs > 0 && syncs < STORM / 4, "{syncs} lines tell of a sync after {STORM} signals:\n{log}");
-    assert_eq!(agent_pid(&lab, "perth"), agent, "the same agent all the time");
 }
 
 /// What an agent does wakes it up again in no way: looking at its own tag directory is no event there.

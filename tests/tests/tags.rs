@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use blat_tests::{Lab, process};
 use rustix::process::Signal;
@@ -126,6 +127,34 @@ fn a_restart_keeps_the_queue() {
     lab.sshd("start").expect_success();
     lab.wait_until_published("core", "1");
     wait_until_gone(&lab, &tag);
+}
+
+/// The tag's own time says how long it has waited, so nobody has to: one was dropped two days ago, the other just now.
+#[test]
+fn a_tag_whose_package_is_missing_for_a_day_goes_to_failed_with_its_reason() {
+    let lab = lab_with_idle_target("expires", "tag_poll: 1s");
+    let tags = lab.home().join("tags/perth");
+    let young = lab.drop_tag("perth", "nowhere", "1");
+    let old = tags.join("nowhere@2");
+    let aside = old.with_extension("tmp");
+    let two_days_ago = SystemTime::now() - Duration::from_secs(2 * 86_400);
+    fs::File::create(&aside).and_then(|file| file.set_modified(two_days_ago)).expect("an own folder");
+    fs::rename(&aside, &old).expect("an own folder");
+
+    wait_until_gone(&lab, &old);
+    assert!(tags.join("failed/nowhere@2").is_file());
+    let reason = fs::read_to_string(tags.join("failed/nowhere@2.reason")).expect("a reason");
+    assert!(reason.contains("nowhere@2") && reason.contains("for more than a day"), "{reason}");
+
+    // The same lane deals with both: once it has served a tag that came later, it has looked at the young one too.
+    let later = lab.drop_tag("perth", "core", "1");
+    wait_until_gone(&lab, &later);
+    lab.wait_for_status("perth", "holding one tag", |s| s["queue"]["tags"] == 1);
+    assert!(young.exists(), "it has waited for less than a day");
+    assert!(!tags.join("failed/nowhere@1").exists());
+    lab.package("nowhere", "1", |p| p.file("a", "1"));
+    lab.wait_until_published("nowhere", "1");
+    wait_until_gone(&lab, &young);
 }
 
 /// The transfer is frozen at the target, so the tag could only be served late if it stood behind it.

@@ -21,7 +21,19 @@ fn tag(name: &str, inode: u64) -> Tag {
 
 fn report(result: SyncResult) -> SyncReport {
     let (started, finished) = (Timestamp::UNIX_EPOCH, Timestamp::UNIX_EPOCH);
-    SyncReport { started, finished, result, wanted: 0, present: 0, sent: 0, failed: 0, marked: 0, deleted: 0, bytes: 0 }
+    SyncReport {
+        started,
+        finished,
+        result,
+        wanted: 0,
+        present: 0,
+        sent: 0,
+        failed: 0,
+        marked: 0,
+        deleted: 0,
+        bytes: 0,
+        snapshot: None,
+    }
 }
 
 fn problem(retry: Backoff) -> Problem {

@@ -50,6 +50,14 @@ impl SourceArchive {
         Self { root, patience, measured: Arc::default() }
     }
 
+    /// The same under other settings; what was measured is known still where the place is the same.
+    pub(crate) fn with(&self, root: PathBuf, patience: Duration) -> Self {
+        if root == self.root {
+            return Self { patience, ..self.clone() };
+        }
+        Self::new(root, patience)
+    }
+
     /// An archive that is gone, or empty where something is wanted of it, must not be mistaken for one that lacks every package.
     pub(crate) fn check(&self, wanted: bool) -> Result<(), ArchiveError> {
         let fail = |why: String| ArchiveError { path: self.root.clone(), why };
@@ -276,6 +284,20 @@ mod tests {
         assert!(
             matches!(scratch.look(&package, 0), Source::Held(Hold::Unusable { why }) if why.contains("neither file"))
         );
+    }
+
+    #[test]
+    fn what_was_measured_is_known_under_other_settings_of_the_same_place_only() {
+        let scratch = Scratch::new();
+        let package = scratch.package("core@1");
+        let root = scratch.directory.path();
+        let archive = SourceArchive::new(root.into(), Duration::ZERO);
+        let size = |archive: &SourceArchive| archive.known_size(&package, 1).bytes;
+        assert_eq!(size(&archive), 1);
+        fs::write(root.join("core/1/more"), "xx").expect("a file");
+        let reloaded = archive.with(root.into(), Duration::from_secs(60));
+        assert_eq!((size(&reloaded), reloaded.patience), (1, Duration::from_secs(60)), "not measured again");
+        assert_eq!(size(&archive.with(root.join("."), Duration::ZERO).with(root.join("other"), Duration::ZERO)), 0);
     }
 
     #[test]

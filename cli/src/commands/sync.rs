@@ -129,6 +129,7 @@ mod tests {
             marked: 0,
             deleted: 0,
             bytes: 12_687_770,
+            snapshot: None,
         }
     }
 

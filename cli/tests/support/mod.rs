@@ -189,6 +189,7 @@ pub(crate) fn report(result: SyncResult) -> SyncReport {
         marked: 0,
         deleted: 0,
         bytes: 1024,
+        snapshot: Some(time()),
     }
 }
 

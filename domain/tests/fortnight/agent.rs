@@ -11,7 +11,7 @@ use blat_domain::links::{Followed, follow};
 use blat_domain::name::PackageId;
 use blat_domain::package_list;
 use blat_domain::plan::{Action as Send, Plan, plan};
-use blat_domain::release::{Catalog, NameFilter, Reason, Resolution, Selection, WantedSet, resolve};
+use blat_domain::release::{Catalog, Reason, Resolution, Selection, WantedSet, resolve};
 use blat_domain::retention::{Action, Aging, Circumstances, Deleter, Distrust, Step, Why, decide, is_newer};
 use blat_domain::room::Room;
 use blat_domain::why;
@@ -55,7 +55,6 @@ pub(crate) struct Prepared {
     pub(crate) wanted: WantedSet,
     pub(crate) inventory: Inventory,
     resolution: Resolution,
-    unnarrowed: WantedSet,
     known_up_to: i64,
 }
 
@@ -124,9 +123,7 @@ impl Site {
             tagged: &self.tagged,
             known_up_to: now - TRAILS,
         });
-        let selection = Selection { filter: NameFilter::default(), ..self.selection.clone() };
-        let unnarrowed = resolve(&catalog, &selection).wanted;
-        Some(Prepared { plan, wanted, inventory, resolution, unnarrowed, known_up_to: now - TRAILS })
+        Some(Prepared { plan, wanted, inventory, resolution, known_up_to: now - TRAILS })
     }
 
     fn read(&self, clock: i64, now: i64) -> Reading {
@@ -348,7 +345,7 @@ impl Site {
 
     /// The answer of `blat why`.
     pub(crate) fn why(&self, package: &PackageId, prepared: &Prepared) -> why::Why {
-        why::why(package, &prepared.plan, &prepared.wanted, &prepared.unnarrowed, &prepared.inventory)
+        why::why(package, &prepared.plan, &prepared.wanted, &prepared.resolution.kept_out, &prepared.inventory)
     }
 
     fn note(&mut self, deed: Deed, package: &PackageId, detail: String, now: i64) {

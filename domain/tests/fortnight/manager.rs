@@ -167,7 +167,7 @@ impl Manager {
         }
     }
 
-    /// What a target should hold, by the words of the contract: releases named, releases of projects named that are not closed,
+    /// What a target should hold, by the words of the documentation: releases named, releases of projects named that are not closed,
     /// less what the filter keeps out, pins, and all that links among these address.
     pub(crate) fn wanted(&self, selection: &Selection) -> BTreeSet<PackageId> {
         let mut wanted = BTreeSet::new();

@@ -32,7 +32,19 @@ fn sync_report() -> SyncReport {
     let at = Timestamp::UNIX_EPOCH;
     let (wanted, present, sent, failed, marked, deleted, bytes) = (1, 1, 1, 0, 0, 0, 1);
     let result = SyncResult::Ok;
-    SyncReport { started: at, finished: at, result, wanted, present, sent, failed, marked, deleted, bytes }
+    SyncReport {
+        started: at,
+        finished: at,
+        result,
+        wanted,
+        present,
+        sent,
+        failed,
+        marked,
+        deleted,
+        bytes,
+        snapshot: None,
+    }
 }
 
 /// A fleet and its clock.

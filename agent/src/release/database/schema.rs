@@ -5,7 +5,7 @@ use std::path::Path;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection};
 
-/// The contract's schema.
+/// The documented schema.
 const SCHEMA: &str = "\
 CREATE TABLE project(project_id INTEGER PRIMARY KEY, project_name TEXT NOT NULL);
 CREATE TABLE release(

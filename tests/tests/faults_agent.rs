@@ -1,0 +1,76 @@
+//! The agent dies, or is refused what it needs, at each of its own steps: system calls are made to fail or to kill, one after the other.
+
+use std::process::Command;
+
+use blat_tests::{Lab, Outcome, process};
+
+/// More steps than one sync has.
+const MOST_STEPS: usize = 400;
+
+/// A target on which a sync sends one package, deletes another and keeps Release Manager's answer.
+fn lab(name: &str) -> Lab {
+    let lab = Lab::new(name);
+    for version in ["1", "2", "3"] {
+        lab.package("core", version, |p| p.file("a", version));
+    }
+    lab.release(&[("core", "1"), ("core", "2")]);
+    let source = format!("{{file: {}, mode: fallback}}", lab.home().join("releases.yaml").display());
+    lab.config("perth", &format!("release_manager: {source}\naging: immediate\nmax_delete: 100%"));
+    lab.agent_once("perth").expect_success();
+    lab
+}
+
+/// `blat-agent --once` with something done to its system calls, which are counted in each of its threads and children by itself.
+fn once_injected(lab: &Lab, calls: &str, what: &str) -> Outcome {
+    let agent = lab.command("blat-agent");
+    let mut command = Command::new("strace");
+    command.args(["-f", "-o", "/dev/null", "-e", &format!("trace={calls}"), "-e", &format!("inject={calls}:{what}")]);
+    command.arg(agent.get_program()).args(agent.get_args()).args(["--target", "perth", "--once"]);
+    command.env("BLAT_LAB", lab.home().parent().expect("the lab")).env_remove("BLAT_HOME");
+    process::run(&mut command, &lab.home())
+}
+
+/// The other of two wanted sets, so that every sync has something to send and something to delete.
+fn want(lab: &Lab, round: usize) -> [&'static str; 2] {
+    let (other, package) = [("2", "core@2"), ("3", "core@3")][round % 2];
+    lab.release(&[("core", "1"), ("core", other)]);
+    ["core@1", package]
+}
+
+/// Everything that a sync renames, makes durable, removes or creates at the master's side is a moment to die.
+#[test]
+fn faults_long_the_agent_is_killed_at_every_step_of_its_own_and_the_next_one_completes() {
+    let lab = lab("steps");
+    for calls in ["rename", "renameat,renameat2", "fsync,fdatasync", "unlink,unlinkat", "mkdir,mkdirat"] {
+        let mut kills = 0;
+        for step in 1..=MOST_STEPS {
+            let wanted = want(&lab, step);
+            let outcome = once_injected(&lab, calls, &format!("signal=KILL:when={step}"));
+            lab.assert_never_partial();
+            let is_clean = outcome.code == Some(0);
+            lab.agent_once("perth").expect_success();
+            assert_eq!(lab.visible(), wanted, "{calls}, step {step}: {outcome}");
+            if is_clean {
+                break;
+            }
+            assert!(step < MOST_STEPS, "no run was clean: {outcome}");
+            kills += 1;
+        }
+        println!("{calls}: killed {kills} times");
+        assert!(kills > 0, "no sync uses {calls}: this shows nothing");
+    }
+}
+
+/// A thread that the system refuses makes the runtime panic: it ends like any other fault, told and without a trace on the target.
+#[test]
+fn a_panic_is_told_and_the_next_agent_completes() {
+    let lab = lab("panics");
+    let wanted = want(&lab, 1);
+    let outcome = once_injected(&lab, "clone,clone3", "error=EAGAIN:when=1");
+    outcome.expect(101).says("panicked");
+    lab.assert_never_partial();
+    assert_eq!(lab.visible(), ["core@1", "core@2"], "nothing was begun");
+
+    lab.agent_once("perth").expect_success();
+    assert_eq!(lab.visible(), wanted);
+}
