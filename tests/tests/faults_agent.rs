@@ -39,7 +39,7 @@ fn want(lab: &Lab, round: usize) -> [&'static str; 2] {
 
 /// Everything that a sync renames, makes durable, removes or creates at the master's side is a moment to die.
 #[test]
-fn faults_long_the_agent_is_killed_at_every_step_of_its_own_and_the_next_one_completes() {
+fn faults_long_the_agent_is_killed_at_steps_of_its_own_and_the_next_one_completes() {
     let lab = lab("steps");
     for calls in ["rename", "renameat,renameat2", "fsync,fdatasync", "unlink,unlinkat", "mkdir,mkdirat"] {
         let mut kills = 0;
