@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::buckets::{Buckets, bucket};
-use crate::name::PackageId;
+use crate::name::{PackageId, PackageName, Version};
 use crate::text::printable;
 
 /// The packages of one archive.
@@ -115,6 +115,14 @@ pub fn mark_line(package: &PackageId, mark: Mark) -> String {
 }
 
 impl Inventory {
+    /// The versions of one package, with the times of their `descpkg`.
+    pub fn versions(&self, name: &PackageName) -> BTreeMap<Version, i64> {
+        let lowest = self.packages.keys().find(|package| package.name == *name);
+        let all = lowest.into_iter().flat_map(|lowest| self.packages.range(lowest..));
+        let ours = all.take_while(|(package, _)| package.name == *name);
+        ours.map(|(package, time)| (package.version.clone(), *time)).collect()
+    }
+
     /// The digests of this listing, in so many buckets.
     pub fn buckets(&self, count: usize) -> Buckets {
         let mut buckets = Buckets::new(count);

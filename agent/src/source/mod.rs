@@ -1,5 +1,6 @@
 //! The master's archive, read only: what a package's state is, how much it is, and its bytes as a stream.
 
+pub(crate) mod ancestor;
 mod encoder;
 pub(crate) mod pack;
 pub(crate) mod pieces;

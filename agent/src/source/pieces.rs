@@ -2,25 +2,34 @@
 //!
 //! Everything is read once, hashed on the way, and held for no longer than its piece. What the target verifies is what was read here.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::fs::{File, Metadata};
+use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use blat_domain::frames::{Entry, HEADER, Kind, LONGEST_BODY, Lane, MOST_DATA, Part, Piece, Request, Time, append};
+use blat_domain::frames::{
+    Base, Entry, HEADER, Kind, LONGEST_BODY, Lane, MOST_DATA, Part, Piece, Request, Time, append,
+};
 use blat_domain::text::printable;
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 use walkdir::{DirEntry, WalkDir};
 
 use super::DESCPKG;
+use super::ancestor::{Ancestor, Relative};
 use super::pack::{GivenUp, below, manifest_line, open, same_version};
 use crate::progress::Progress;
 use crate::target::Parcel;
 
 /// A piece is closed at this many bytes: a cut link costs little, and packing, link and target work side by side.
 const PIECE: usize = 4 << 20;
+/// Or at this many where it refers to a held file: the prefix costs the more, the shorter the pieces.
+const REFERRING_PIECE: usize = 8 << 20;
+/// The level for pieces that refer to a held file, which only a slow link gets.
+const REFERRING_LEVEL: i32 = 3;
+/// A file below this size costs less than telling what it refers to.
+const WORTH_REFERRING: u64 = 512;
 /// Entries are told when so many of them have gathered, whatever the bytes of their files.
 const ENTRIES: usize = 512;
 /// Or when telling them takes so much of a frame.
@@ -35,6 +44,8 @@ pub(crate) enum Codec {
     Plain,
     /// By zstd, where that makes them smaller.
     Zstd,
+    /// By zstd, with the files of a version that the target holds as prefix: costs time here and saves it on the link.
+    Referring,
 }
 
 /// One try at sending a package.
@@ -46,8 +57,8 @@ pub(crate) struct Attempt {
     pub(crate) parcel: Parcel,
     /// Whether an interrupted try may have left files at the target.
     pub(crate) ask: bool,
-    /// Whether nothing that the target holds may be made use of.
-    pub(crate) from_scratch: bool,
+    /// A version that the target holds, which may be made use of.
+    pub(crate) ancestor: Option<Ancestor>,
 }
 
 /// Files that an interrupted try left: by entry, with the digest of what is there.
@@ -111,20 +122,36 @@ fn unreadable(what: &Path, error: &dyn std::fmt::Display) -> Trouble {
 struct Packer<'a> {
     lane: Lane,
     frames: &'a mpsc::Sender<Vec<u8>>,
-    zstd: Option<zstd::bulk::Compressor<'static>>,
+    codec: Codec,
+    zstd: zstd::bulk::Compressor<'static>,
     /// The bytes of the piece that is being filled.
     raw: Vec<u8>,
     parts: Vec<Part>,
+    /// What it refers to.
+    prefix: Vec<u8>,
+    base: Vec<Base>,
+}
+
+/// A file that has been told of, or will be next.
+struct Waiting {
+    number: u32,
+    path: PathBuf,
+    size: u64,
+    /// Its digest, where the target copies it from what it holds.
+    copied: Option<[u8; 32]>,
+    /// What it most likely came from.
+    relative: Option<Relative>,
 }
 
 /// A package on its way.
 struct Course<'a> {
     attempt: &'a Attempt,
+    ancestor: Option<&'a Ancestor>,
     progress: &'a Progress,
     held: &'a std::sync::mpsc::Receiver<Held>,
     /// Entries not told of yet, with the files among them.
     entries: Vec<Entry>,
-    files: Vec<(u32, PathBuf, u64)>,
+    files: Vec<Waiting>,
     waiting_bytes: u64,
     told_bytes: usize,
     count: u32,
@@ -133,11 +160,9 @@ struct Course<'a> {
 
 impl<'a> Packer<'a> {
     fn new(lane: Lane, codec: Codec, frames: &'a mpsc::Sender<Vec<u8>>) -> io::Result<Self> {
-        let zstd = match codec {
-            Codec::Plain => None,
-            Codec::Zstd => Some(zstd::bulk::Compressor::new(ZSTD_LEVEL)?),
-        };
-        Ok(Self { lane, frames, zstd, raw: Vec::with_capacity(PIECE), parts: Vec::new() })
+        let zstd = zstd::bulk::Compressor::new(ZSTD_LEVEL)?;
+        let (raw, prefix) = (Vec::new(), Vec::new());
+        Ok(Self { lane, frames, codec, zstd, raw, parts: Vec::new(), prefix, base: Vec::new() })
     }
 
     fn say(&self, request: &Request<'_>) -> Packed<()> {
@@ -152,9 +177,8 @@ impl<'a> Packer<'a> {
         progress: &Progress,
         held: &std::sync::mpsc::Receiver<Held>,
     ) -> Packed<()> {
-        self.raw.clear();
-        self.parts.clear();
-        let Attempt { number, parcel, ask, from_scratch: _ } = attempt;
+        self.begin_piece();
+        let Attempt { number, parcel, ask, ancestor } = attempt;
         let root = std::fs::symlink_metadata(&parcel.path).map_err(|error| unreadable(&parcel.path, &error))?;
         self.say(&Request::Package {
             number: *number,
@@ -167,6 +191,7 @@ impl<'a> Packer<'a> {
         })?;
         let mut course = Course {
             attempt,
+            ancestor: ancestor.as_ref().filter(|ancestor| ancestor.is_here()),
             progress,
             held,
             entries: Vec::new(),
@@ -202,9 +227,7 @@ impl<'a> Packer<'a> {
             let to = std::fs::read_link(path).map_err(|error| unreadable(path, &error))?;
             Kind::Link { to: to.as_os_str().as_bytes().to_vec() }
         } else if metadata.is_file() {
-            course.files.push((course.count, path.to_owned(), metadata.len()));
-            course.waiting_bytes += metadata.len();
-            Kind::File { mode: permissions(metadata.mode()), size: metadata.len(), copy: None }
+            course.file(path, &metadata)
         } else {
             let shown = printable(&path.to_string_lossy());
             return Err(Trouble::Package(format!("{shown} is neither file, directory nor symbolic link")));
@@ -230,12 +253,14 @@ impl<'a> Packer<'a> {
         self.say(&Request::Entries { entries: entries.clone() })?;
         (course.waiting_bytes, course.told_bytes) = (0, 0);
         let held = if course.attempt.ask { self.hear_held(course)? } else { Vec::new() };
-        for (number, path, size) in std::mem::take(&mut course.files) {
-            let digest = match held.iter().find(|(entry, _)| *entry == number) {
-                Some((_, there)) => self.held_file(course, number, &path, size, there)?,
-                None => self.file(course, number, &path, size)?,
+        for file in std::mem::take(&mut course.files) {
+            let there = held.iter().find(|(entry, _)| *entry == file.number).map(|(_, there)| there);
+            let digest = match (file.copied, there) {
+                (Some(digest), _) => digest,
+                (None, Some(there)) => self.held_file(course, &file, there)?,
+                (None, None) => self.file(course, &file)?,
             };
-            let below = &entries[(number - first) as usize].path;
+            let below = &entries[(file.number - first) as usize].path;
             course.lines.update(manifest_line(&digest, below));
         }
         self.piece()
@@ -251,38 +276,38 @@ impl<'a> Packer<'a> {
     }
 
     /// A file of which the target has something: sent only if it is not the same.
-    fn held_file(
-        &mut self,
-        course: &Course<'_>,
-        number: u32,
-        path: &Path,
-        size: u64,
-        there: &[u8; 32],
-    ) -> Packed<[u8; 32]> {
-        let (mut file, _) = open(path).map_err(|error| unreadable(path, &error))?;
-        let digest = digest_of(&mut file).map_err(|error| unreadable(path, &error))?;
+    fn held_file(&mut self, course: &Course<'_>, file: &Waiting, there: &[u8; 32]) -> Packed<[u8; 32]> {
+        let (mut opened, _) = open(&file.path).map_err(|error| unreadable(&file.path, &error))?;
+        let digest = digest_of(&mut opened).map_err(|error| unreadable(&file.path, &error))?;
         if digest == *there {
-            course.progress.advance(size);
+            course.progress.advance(file.size);
             return Ok(digest);
         }
-        self.file(course, number, path, size)
+        self.file(course, file)
     }
 
     /// Puts a file's bytes into pieces.
-    fn file(&mut self, course: &Course<'_>, number: u32, path: &Path, size: u64) -> Packed<[u8; 32]> {
+    fn file(&mut self, course: &Course<'_>, waiting: &Waiting) -> Packed<[u8; 32]> {
+        let Waiting { number, path, size, relative, .. } = waiting;
         let (mut file, before) = open(path).map_err(|error| unreadable(path, &error))?;
         let changed = || Trouble::Package(format!("{} changed while it was sent", printable(&path.to_string_lossy())));
-        if !before.is_file() || before.len() != size {
+        if !before.is_file() || before.len() != *size {
             return Err(changed());
         }
-        let (mut digest, mut left) = (Sha256::new(), size);
+        let relative = relative.as_ref().filter(|_| self.codec == Codec::Referring && *size >= WORTH_REFERRING);
+        let most = if relative.is_some() { REFERRING_PIECE } else { PIECE };
+        let (mut digest, mut left) = (Sha256::new(), *size);
         loop {
-            if self.raw.len() == PIECE {
+            if self.raw.len() >= most {
                 self.piece()?;
             }
-            let room = PIECE - self.raw.len();
-            let take = usize::try_from(left).unwrap_or(usize::MAX).min(room);
             let start = self.raw.len();
+            let take = usize::try_from(left).unwrap_or(usize::MAX).min(most - start);
+            if let Some(relative) = relative {
+                let base = relative.prefix((*size - left, take as u64, *size), &mut self.prefix);
+                // What cannot be read is not referred to.
+                self.base.extend(base.unwrap_or_default());
+            }
             self.raw.resize(start + take, 0);
             file.read_exact(&mut self.raw[start..]).map_err(|error| unreadable(path, &error))?;
             digest.update(&self.raw[start..]);
@@ -290,13 +315,20 @@ impl<'a> Packer<'a> {
             left -= take as u64;
             let bytes = u32::try_from(take).unwrap_or(u32::MAX);
             if left == 0 {
-                check_unchanged(&file, &before).map_err(|_| changed())?;
+                check_unchanged(&file, &before).map_err(|()| changed())?;
                 let digest: [u8; 32] = digest.finalize().into();
-                self.parts.push(Part { entry: number, bytes, digest: Some(digest) });
+                self.parts.push(Part { entry: *number, bytes, digest: Some(digest) });
                 return Ok(digest);
             }
-            self.parts.push(Part { entry: number, bytes, digest: None });
+            self.parts.push(Part { entry: *number, bytes, digest: None });
         }
+    }
+
+    fn begin_piece(&mut self) {
+        self.raw.clear();
+        self.parts.clear();
+        self.prefix.clear();
+        self.base.clear();
     }
 
     /// Sends the piece that has been filled.
@@ -304,26 +336,60 @@ impl<'a> Packer<'a> {
         if self.parts.is_empty() {
             return Ok(());
         }
-        let packed = match &mut self.zstd {
-            Some(zstd) => {
-                let packed =
-                    zstd.compress(&self.raw).map_err(|error| Trouble::Package(format!("zstd failed: {error}")))?;
-                (packed.len() < self.raw.len()).then_some(packed)
-            }
-            None => None,
-        };
+        let packed = self.packed().map_err(|error| Trouble::Package(format!("packing it failed: {error}")))?;
+        let packed = packed.filter(|packed| packed.len() < self.raw.len());
         let (zstd, bytes) = (packed.is_some(), packed.as_ref().unwrap_or(&self.raw));
         let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        let base = if zstd { std::mem::take(&mut self.base) } else { Vec::new() };
         let parts = std::mem::take(&mut self.parts);
-        self.say(&Request::Piece(Piece { packed: length, zstd, parts, base: Vec::new() }))?;
+        self.say(&Request::Piece(Piece { packed: length, zstd, parts, base }))?;
         for data in bytes.chunks(MOST_DATA) {
             let mut frame = Vec::with_capacity(HEADER + data.len() + 8);
             append(&mut frame, self.lane, &Request::Data(data)).map_err(|error| Trouble::Package(error.to_string()))?;
             self.frames.blocking_send(frame).map_err(|_| Trouble::HungUp)?;
         }
-        self.raw.clear();
+        self.begin_piece();
         Ok(())
     }
+
+    /// The piece's bytes, smaller; none where they are to go as they are.
+    fn packed(&mut self) -> io::Result<Option<Vec<u8>>> {
+        match self.codec {
+            Codec::Plain => Ok(None),
+            Codec::Zstd => self.zstd.compress(&self.raw).map(Some),
+            Codec::Referring if self.base.is_empty() => self.zstd.compress(&self.raw).map(Some),
+            Codec::Referring => {
+                let mut encoder = zstd::Encoder::with_ref_prefix(Vec::new(), REFERRING_LEVEL, &self.prefix)?;
+                // Without both, zstd finds nothing in a prefix that is longer than its usual window.
+                encoder.long_distance_matching(true)?;
+                encoder.window_log(window_log(self.prefix.len() + self.raw.len()))?;
+                encoder.set_pledged_src_size(Some(self.raw.len() as u64))?;
+                encoder.write_all(&self.raw)?;
+                encoder.finish().map(Some)
+            }
+        }
+    }
+}
+
+impl Course<'_> {
+    /// A file, which is copied at the target where it holds the same bytes already.
+    fn file(&mut self, path: &Path, metadata: &Metadata) -> Kind {
+        let size = metadata.len();
+        let relative = self.ancestor.and_then(|ancestor| ancestor.relative(&below(path, &self.attempt.parcel.path)));
+        let copy = relative.as_ref().and_then(|relative| relative.copy_of(path, size));
+        match &copy {
+            Some(_) => self.progress.advance(size),
+            None => self.waiting_bytes += size,
+        }
+        let copied = copy.as_ref().map(|copy| copy.digest);
+        self.files.push(Waiting { number: self.count, path: path.to_owned(), size, copied, relative });
+        Kind::File { mode: permissions(metadata.mode()), size, copy }
+    }
+}
+
+/// The logarithm of the window that reaches over so many bytes.
+fn window_log(bytes: usize) -> u32 {
+    (usize::BITS - bytes.saturating_sub(1).leading_zeros()).clamp(10, 27)
 }
 
 fn digest_of(file: &mut File) -> io::Result<[u8; 32]> {
@@ -338,7 +404,7 @@ fn digest_of(file: &mut File) -> io::Result<[u8; 32]> {
     }
 }
 
-fn check_unchanged(file: &File, before: &std::fs::Metadata) -> Result<(), ()> {
+fn check_unchanged(file: &File, before: &Metadata) -> Result<(), ()> {
     match file.metadata() {
         Ok(after) if same_version(before, &after) => Ok(()),
         Ok(_) | Err(_) => Err(()),

@@ -5,35 +5,34 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use blat_domain::frames::{
-    FIRST_CREDIT, FrameError, HEADER, LANES, Lane, MARKER, PROTOCOL, Reply, Request, append, decode, header,
-};
+use blat_domain::frames::{FIRST_CREDIT, HEADER, LANES, Lane, PROTOCOL, Reply, Request, append, header};
 use blat_domain::name::PackageId;
-use blat_domain::reply::MOST_NOISE;
 use blat_domain::text::printable;
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::sync::{Mutex, MutexGuard, Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, interval};
+use tokio::time::{Instant, timeout};
 
+use super::heart::Heart;
+use super::marker::skip_noise;
 use super::outbox::Outbox;
+use super::speed::Speed;
+use super::{broke, out_of_turn, refused, understand};
 use crate::target::TargetError;
 use crate::target::answer::complaints;
 use crate::target::transport::Remote;
 
-/// How often the receiver is asked for a sign of life.
-const BEAT: Duration = Duration::from_secs(10);
-/// Without a sign of life for this long the link is dead.
-const DEAD: Duration = Duration::from_secs(45);
-/// A lane that has work and does not get on for this long stands still.
-const STANDSTILL: Duration = Duration::from_secs(120);
 /// From starting the receiver to its greeting.
 const GREETING: Duration = Duration::from_secs(30);
 /// How long a receiver whose conversation broke may take to say why.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+/// A link that takes so many bytes a second takes them as fast as they can be made smaller.
+const FAST: u64 = 40 << 20;
+/// Whoever answers within this is near, and near ends have fast links.
+const NEAR: Duration = Duration::from_millis(5);
 /// Replies that may wait for whoever listens on a lane.
 const REPLIES: usize = 64;
 
@@ -43,6 +42,8 @@ pub(crate) struct Conversation {
     shared: Arc<Shared>,
     lanes: Vec<Mutex<mpsc::Receiver<Vec<u8>>>>,
     remains: Vec<PackageId>,
+    /// From a question to its answer, when nothing else was on the way.
+    round_trip: Duration,
     talk: JoinHandle<()>,
 }
 
@@ -50,6 +51,7 @@ pub(crate) struct Conversation {
 struct Shared {
     outbox: Outbox,
     lanes: [LaneState; LANES as usize],
+    speed: Speed,
     ended: watch::Sender<Option<TargetError>>,
 }
 
@@ -72,21 +74,6 @@ impl Shared {
             is_first
         });
     }
-
-    fn queue(&self, lane: Lane, request: &Request<'_>) -> Result<(), TargetError> {
-        let mut frame = Vec::new();
-        append(&mut frame, lane, request).map_err(refused)?;
-        self.outbox.put(lane, frame);
-        Ok(())
-    }
-}
-
-fn refused(error: FrameError) -> TargetError {
-    TargetError::Refused(format!("talking to blat-receiver failed: {error}"))
-}
-
-fn broke(why: &str) -> TargetError {
-    TargetError::Link(format!("the conversation with blat-receiver broke: {why}"))
 }
 
 impl Conversation {
@@ -96,20 +83,21 @@ impl Conversation {
         let shared = Arc::new(Shared {
             outbox: Outbox::default(),
             lanes: std::array::from_fn(|_| lane_state()),
+            speed: Speed::default(),
             ended: watch::Sender::new(None),
         });
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..LANES).map(|_| mpsc::channel(REPLIES)).unzip();
         let talk = tokio::spawn(talk(remote, shared.clone(), senders));
         let lanes = receivers.into_iter().map(Mutex::new).collect();
-        let mut conversation = Self { shared, lanes, remains: Vec::new(), talk };
-        conversation.remains = match tokio::time::timeout(GREETING, conversation.greet()).await {
-            Ok(remains) => remains?,
+        let mut conversation = Self { shared, lanes, remains: Vec::new(), round_trip: Duration::ZERO, talk };
+        (conversation.remains, conversation.round_trip) = match timeout(GREETING, conversation.greet()).await {
+            Ok(greeted) => greeted?,
             Err(_) => return Err(broke("it does not greet")),
         };
         Ok(conversation)
     }
 
-    async fn greet(&self) -> Result<Vec<PackageId>, TargetError> {
+    async fn greet(&self) -> Result<(Vec<PackageId>, Duration), TargetError> {
         let mut strand = self.lane(Lane::CONTROL).await;
         strand.say(&Request::Hello { protocol: PROTOCOL }).await?;
         let body = strand.hear().await?;
@@ -122,8 +110,20 @@ impl Conversation {
                 printable(version)
             )));
         }
+        // The first answer took the receiver's start as well.
+        let asked = Instant::now();
+        strand.say(&Request::Publish).await?;
+        strand.answer(|_| {}).await?;
         strand.settled();
-        Ok(remains)
+        Ok((remains, asked.elapsed()))
+    }
+
+    /// Whether the link is so slow that saving bytes pays even if it takes time: by what was measured, and before that by the time of a round trip.
+    pub(crate) fn is_slow(&self) -> bool {
+        match self.shared.speed.bytes_a_second() {
+            Some(speed) => speed < FAST,
+            None => self.round_trip > NEAR,
+        }
     }
 
     /// Packages of which interrupted attempts had left something when the conversation began.
@@ -242,14 +242,6 @@ impl Voice {
     }
 }
 
-pub(super) fn understand(body: &[u8]) -> Result<Reply<'_>, TargetError> {
-    decode(body).map_err(refused)
-}
-
-pub(super) fn out_of_turn() -> TargetError {
-    TargetError::Refused("talking to blat-receiver failed: it gives an answer that nothing asked for".into())
-}
-
 /// Why the conversation ended, once that is known.
 async fn ended(shared: &Shared) -> TargetError {
     let mut ended = shared.ended.subscribe();
@@ -270,12 +262,12 @@ async fn talk(remote: Remote, shared: Arc<Shared>, lanes: Vec<mpsc::Sender<Vec<u
     let why = tokio::select! {
         Err(why) = read(stdout, &shared, &lanes, &heart) => why,
         Err(why) = write(stdin, &shared) => why,
-        why = heart.beat(&shared) => why,
+        why = heart.beat(&shared.outbox, |lane| shared.lanes[lane].busy.load(Ordering::Acquire)) => why,
         Ok(why) = ended.wait_for(Option::is_some) => why.clone().unwrap_or_else(|| broke("nobody knows why")),
     };
     // What it complained of, or how it ended, says more than that its output has ended.
     let last_words = async { (complaining.await.unwrap_or_default(), exit.await) };
-    let why = match (why, tokio::time::timeout(LAST_WORDS, last_words).await) {
+    let why = match (why, timeout(LAST_WORDS, last_words).await) {
         (TargetError::Link(_), Ok((said, _))) if !said.is_empty() => broke(&said),
         (TargetError::Link(why), Ok((_, Err(TargetError::Link(link))))) => TargetError::Link(format!("{why}; {link}")),
         (why, Ok(_) | Err(_)) => why,
@@ -287,8 +279,10 @@ async fn talk(remote: Remote, shared: Arc<Shared>, lanes: Vec<mpsc::Sender<Vec<u
 async fn write(mut stdin: Pin<Box<dyn AsyncWrite + Send>>, shared: &Shared) -> Result<(), TargetError> {
     loop {
         let frame = shared.outbox.take().await;
+        let begun = Instant::now();
         stdin.write_all(&frame).await.map_err(|error| broke(&error.to_string()))?;
         stdin.flush().await.map_err(|error| broke(&error.to_string()))?;
+        shared.speed.note(frame.len(), begun.elapsed());
     }
 }
 
@@ -326,75 +320,6 @@ async fn read(
                 if lanes[usize::from(lane.0)].send(body).await.is_err() {
                     return Err(broke("nobody listens any more"));
                 }
-            }
-        }
-    }
-}
-
-/// Past whatever a login shell prints, to the line after which a receiver speaks in frames.
-async fn skip_noise(input: &mut (impl AsyncBufReadExt + Unpin)) -> Result<(), TargetError> {
-    let (mut noise, mut line) = (0, Vec::new());
-    loop {
-        line.clear();
-        let limit = (MOST_NOISE - noise) as u64 + 1;
-        let read = (&mut *input).take(limit).read_until(b'\n', &mut line).await;
-        noise += read.map_err(|error| broke(&error.to_string()))?;
-        // A banner that ends without a line end sticks to the marker.
-        if line.strip_suffix(b"\n").is_some_and(|line| line.ends_with(MARKER.as_bytes())) {
-            return Ok(());
-        }
-        if line.is_empty() {
-            return Err(broke("it ended without a greeting"));
-        }
-        if noise > MOST_NOISE {
-            let shown = printable(&String::from_utf8_lossy(&line[..line.len().min(200)]));
-            return Err(TargetError::Refused(format!(
-                "blat-receiver does not begin with {MARKER:?}; the target said {shown:?}: check that its login shell prints nothing endless"
-            )));
-        }
-    }
-}
-
-/// Signs of life.
-#[derive(Debug)]
-struct Heart {
-    felt: watch::Sender<(Instant, Vec<u64>)>,
-    beats: AtomicU64,
-}
-
-impl Default for Heart {
-    fn default() -> Self {
-        Self { felt: watch::Sender::new((Instant::now(), Vec::new())), beats: AtomicU64::new(0) }
-    }
-}
-
-impl Heart {
-    fn felt(&self, work: &[u64]) {
-        self.felt.send_replace((Instant::now(), work.to_vec()));
-    }
-
-    /// Asks for signs of life until there is none.
-    async fn beat(&self, shared: &Shared) -> TargetError {
-        let mut ticks = interval(BEAT);
-        let mut lanes = [(0, Instant::now()); LANES as usize];
-        loop {
-            ticks.tick().await;
-            let (last, work) = self.felt.borrow().clone();
-            if last.elapsed() > DEAD {
-                return broke(&format!("no sign of life for {} s", DEAD.as_secs()));
-            }
-            for (number, (seen, since)) in lanes.iter_mut().enumerate() {
-                let now = work.get(number).copied().unwrap_or_default();
-                let is_busy = shared.lanes[number].busy.load(Ordering::Acquire);
-                if !is_busy || now != *seen {
-                    (*seen, *since) = (now, Instant::now());
-                } else if since.elapsed() > STANDSTILL {
-                    return broke(&format!("no progress for {} s; given up", STANDSTILL.as_secs()));
-                }
-            }
-            let beat = self.beats.fetch_add(1, Ordering::Relaxed);
-            if let Err(error) = shared.queue(Lane::CONTROL, &Request::Ping { beat }) {
-                return error;
             }
         }
     }

@@ -1,16 +1,20 @@
 //! A target served by a resident `blat-receiver`: everything over one channel, nothing waits for a round trip.
 
-pub(crate) mod conversation;
+mod conversation;
+mod heart;
+mod marker;
 mod outbox;
 mod sending;
+mod speed;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
+use blat_domain::ancestry::natural_order;
 use blat_domain::buckets;
-use blat_domain::frames::{Class, Lane, MOST_DATA, Request};
+use blat_domain::frames::{Class, FrameError, Lane, MOST_DATA, Reply, Request, decode};
 use blat_domain::inventory::Inventory;
 use blat_domain::name::PackageId;
 use blat_domain::plan::{Link, Size};
@@ -19,11 +23,13 @@ use sha2::{Digest, Sha256};
 use tokio::sync::Mutex;
 
 use self::conversation::Conversation;
+use self::sending::{Errand, Held};
 use super::lines::{delivery, retired, verdict, with_silent_ones};
 use super::room::UnderWay;
 use super::transport::Transport;
 use super::{Appetite, Delivery, Parcel, Retired, Retirement, Target, TargetError, Told, Verdict};
 use crate::progress::Progress;
+use crate::source::pieces::Codec;
 
 /// Packages that one question is about: its body stays far below a frame's limit.
 const AT_ONCE: usize = 500;
@@ -38,15 +44,15 @@ pub(crate) struct ReceiverTarget {
     reserve: u64,
     under_way: AtomicU64,
     conversation: Mutex<Option<Arc<Conversation>>>,
-    /// What the last listing said: the next one brings only what differs.
-    known: Mutex<Inventory>,
+    /// What the last listing said, and what was published since: the next one brings only what differs.
+    known: std::sync::Mutex<Inventory>,
     numbers: AtomicU32,
 }
 
 impl ReceiverTarget {
     /// A target where `command` starts the receiver. `reserve` bytes stay free on its disk.
     pub(crate) fn new(transport: Arc<Transport>, command: String, reserve: u64) -> Self {
-        let (conversation, known) = (Mutex::new(None), Mutex::default());
+        let (conversation, known) = (Mutex::new(None), std::sync::Mutex::default());
         Self { transport, command, reserve, under_way: AtomicU64::new(0), conversation, known, numbers: 0.into() }
     }
 
@@ -59,6 +65,44 @@ impl ReceiverTarget {
         *conversation = None;
         let begun = Arc::new(Conversation::begin(self.transport.exec(&self.command).await?).await?);
         Ok(conversation.insert(begun).clone())
+    }
+
+    /// How packages are packed: what costs more time here than it saves on the link is left undone.
+    fn codec(&self, conversation: &Conversation) -> Codec {
+        match (self.transport.is_remote(), conversation.is_slow()) {
+            (false, _) => Codec::Plain,
+            (true, false) => Codec::Zstd,
+            (true, true) => Codec::Referring,
+        }
+    }
+
+    /// What the target holds, as far as is known, of the packages of these parcels.
+    fn held(&self, parcels: &[Parcel]) -> Held {
+        let known = self.known();
+        let mut held = Held::new();
+        for PackageId { name, .. } in parcels.iter().map(|parcel| &parcel.package) {
+            held.entry(name.clone()).or_insert_with(|| known.versions(name));
+        }
+        held
+    }
+
+    /// Remembers what has just been published: the next parcels may refer to it.
+    fn note(&self, parcels: &[Parcel], news: &[(PackageId, Delivery)]) {
+        let mut known = self.known();
+        for (package, delivery) in news {
+            match delivery {
+                Delivery::Published | Delivery::Replaced | Delivery::Already => {
+                    let parcel = parcels.iter().find(|parcel| parcel.package == *package);
+                    known.packages.extend(parcel.map(|parcel| (package.clone(), parcel.time)));
+                }
+                Delivery::Linked | Delivery::Differs(_) | Delivery::Failed(_) => {}
+            }
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Inventory> {
+        // It is a memory only: the next listing corrects whatever is wrong with it.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// One question on the control lane, its answer to the end.
@@ -79,17 +123,10 @@ impl Target for ReceiverTarget {
     }
 
     async fn inventory(&self) -> Result<Inventory, TargetError> {
-        let mut known = self.known.lock().await;
-        let request = Request::List { buckets: known.buckets(buckets::USUAL).digests() };
+        let request = Request::List { buckets: self.known().buckets(buckets::USUAL).digests() };
         let mut news = Vec::new();
-        let differing = match self.ask(&request, |line| news.push(line.to_owned())).await {
-            Ok(differing) => differing,
-            Err(error) => {
-                // What broke off in its middle is asked for from the beginning.
-                *known = Inventory::default();
-                return Err(error);
-            }
-        };
+        let differing = self.ask(&request, |line| news.push(line.to_owned())).await?;
+        let mut known = self.known();
         known.empty_buckets(&differing, buckets::USUAL);
         (known.clock, known.free, known.foreign) = (None, None, Default::default());
         news.iter().for_each(|line| known.add_line(line));
@@ -105,9 +142,13 @@ impl Target for ReceiverTarget {
         parcels.iter().for_each(|parcel| size += parcel.size);
         let under_way = UnderWay::begin(&self.under_way, size);
         let reserve = self.reserve.saturating_add(under_way.before());
+        let (held, codec) = (self.held(parcels), self.codec(&conversation));
+        let told = &|news: Vec<(PackageId, Delivery)>| {
+            self.note(parcels, &news);
+            told(news);
+        };
         let on = |lane, parcels: Vec<Parcel>| {
-            let errand =
-                sending::Errand { conversation: &conversation, lane, reserve, is_remote: self.transport.is_remote() };
+            let errand = Errand { conversation: &conversation, lane, reserve, codec, held: &held };
             async move { errand.send(parcels, &self.numbers, progress, told).await }
         };
         if parcels.iter().any(|parcel| parcel.tagged.is_some()) {
@@ -162,6 +203,22 @@ impl Target for ReceiverTarget {
     }
 }
 
+fn refused(error: FrameError) -> TargetError {
+    TargetError::Refused(format!("talking to blat-receiver failed: {error}"))
+}
+
+fn broke(why: &str) -> TargetError {
+    TargetError::Link(format!("the conversation with blat-receiver broke: {why}"))
+}
+
+fn out_of_turn() -> TargetError {
+    TargetError::Refused("talking to blat-receiver failed: it gives an answer that nothing asked for".into())
+}
+
+fn understand(body: &[u8]) -> Result<Reply<'_>, TargetError> {
+    decode(body).map_err(refused)
+}
+
 /// A receiver's failure as a target's.
 fn failed(class: Class, text: &str) -> TargetError {
     let text = printable(text);
@@ -177,7 +234,8 @@ fn spread(parcels: &[Parcel]) -> Vec<Vec<Parcel>> {
     parcels.iter().for_each(|parcel| by_name.entry(&parcel.package.name).or_default().push(parcel.clone()));
     let cost = |parcels: &[Parcel]| parcels.iter().map(|parcel| parcel.size.on_disk()).sum::<u64>();
     let mut shares: Vec<(u64, Vec<Parcel>)> = (0..BULK_LANES).map(|_| (0, Vec::new())).collect();
-    for (_, versions) in by_name {
+    for (_, mut versions) in by_name {
+        versions.sort_by(|a, b| natural_order(a.package.version.as_str(), b.package.version.as_str()));
         let Some((total, share)) = shares.iter_mut().min_by_key(|(total, _)| *total) else { continue };
         *total += cost(&versions);
         share.extend(versions);

@@ -4,13 +4,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use blat_domain::ancestry::nearest;
 use blat_domain::frames::{Lane, Reply, Request};
+use blat_domain::name::{PackageId, PackageName, Version};
 use blat_domain::plan::Size;
 use tokio::sync::mpsc;
 
-use super::conversation::{Conversation, Strand, out_of_turn, understand};
+use super::conversation::{Conversation, Strand};
+use super::{out_of_turn, understand};
 use crate::progress::Progress;
-use crate::source::pieces::{self, Attempt, Codec, Held};
+use crate::source::ancestor::Ancestor;
+use crate::source::pieces::{self, Attempt, Codec};
 use crate::target::lines::delivery;
 use crate::target::{Delivery, Parcel, TargetError, Told};
 
@@ -23,9 +27,14 @@ pub(super) struct Errand<'a> {
     pub(super) lane: Lane,
     /// Bytes that must stay free on the target's disk.
     pub(super) reserve: u64,
-    /// Whether the bytes cross a network.
-    pub(super) is_remote: bool,
+    /// How the bytes are packed.
+    pub(super) codec: Codec,
+    /// Versions that the target holds of these packages, with the times of their `descpkg`.
+    pub(super) held: &'a Held,
 }
+
+/// Versions that a target holds, with the times of their `descpkg`.
+pub(super) type Held = BTreeMap<PackageName, BTreeMap<Version, i64>>;
 
 impl Errand<'_> {
     /// Sends all of them and tells what became of each. After an error nothing is known of those that were not told of.
@@ -37,22 +46,31 @@ impl Errand<'_> {
         told: &Told<'_>,
     ) -> Result<(), TargetError> {
         let mut strand = self.conversation.lane(self.lane).await;
-        let mut attempts: Vec<Attempt> = parcels.into_iter().map(|parcel| self.attempt(parcel, numbers)).collect();
+        let mut held = self.held.clone();
+        let mut attempts: Vec<Attempt> =
+            parcels.into_iter().map(|parcel| self.attempt(parcel, numbers, &mut held)).collect();
         while !attempts.is_empty() {
             let lacking = self.round(&mut strand, attempts.clone(), progress, told).await?;
             attempts.retain(|attempt| lacking.contains(&attempt.number));
             for attempt in &mut attempts {
                 attempt.number = numbers.fetch_add(1, Ordering::Relaxed);
-                attempt.from_scratch = true;
+                attempt.ancestor = None;
             }
         }
         strand.settled();
         Ok(())
     }
 
-    fn attempt(&self, parcel: Parcel, numbers: &AtomicU32) -> Attempt {
+    /// A first try, which may make use of what is held. What was sent before on this lane is, by then.
+    fn attempt(&self, parcel: Parcel, numbers: &AtomicU32, held: &mut Held) -> Attempt {
+        let PackageId { name, version } = &parcel.package;
+        let versions = held.entry(name.clone()).or_default();
+        let nearest = nearest(version, versions.keys()).and_then(|nearest| versions.get_key_value(nearest));
+        let ancestor =
+            nearest.map(|(nearest, time)| Ancestor::new(nearest.clone(), *time, &parcel.package, &parcel.path));
+        versions.insert(version.clone(), parcel.time);
         let ask = self.conversation.remains().contains(&parcel.package);
-        Attempt { number: numbers.fetch_add(1, Ordering::Relaxed), parcel, ask, from_scratch: false }
+        Attempt { number: numbers.fetch_add(1, Ordering::Relaxed), parcel, ask, ancestor }
     }
 
     /// Sends all of them once; gives the numbers of those that the receiver could not make from what it held.
@@ -70,8 +88,7 @@ impl Errand<'_> {
         let expected: BTreeMap<u32, _> = attempts.iter().map(|a| (a.number, a.parcel.package.clone())).collect();
         let (frames, mut packed) = mpsc::channel::<Vec<u8>>(AHEAD);
         let (held, answers) = std::sync::mpsc::channel();
-        let codec = if self.is_remote { Codec::Zstd } else { Codec::Plain };
-        let (lane, watched) = (self.lane, progress.clone());
+        let (lane, codec, watched) = (self.lane, self.codec, progress.clone());
         let packing =
             tokio::task::spawn_blocking(move || pieces::pack(attempts, lane, codec, &watched, &frames, &answers));
         let voice = strand.voice();
@@ -113,7 +130,7 @@ struct Heard {
 /// Hears what becomes of the packages, until the receiver has dealt with all of them.
 async fn hear(
     strand: &mut Strand<'_>,
-    held: std::sync::mpsc::Sender<Held>,
+    held: std::sync::mpsc::Sender<pieces::Held>,
     stop: tokio::sync::oneshot::Sender<()>,
     told: &Told<'_>,
 ) -> Result<Heard, TargetError> {
@@ -125,7 +142,7 @@ async fn hear(
         match understand(&body)? {
             Reply::Lines(lines) => told(lines.lines().filter_map(delivery).collect()),
             // A packing thread that has ended does not need it.
-            Reply::Held { number, files } => drop(held.send(Held { number, files })),
+            Reply::Held { number, files } => drop(held.send(pieces::Held { number, files })),
             Reply::Lacks { number } => heard.lacking.push(number),
             Reply::Failed { class, text } => {
                 has_begun = true;
