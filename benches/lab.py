@@ -102,7 +102,8 @@ class Home:
     def want(self, packages):
         """What the release holds from now on: folders of the source."""
         lines = "".join(f"          - {p.parent.name}@{p.name}\n" for p in packages)
-        text = f"projects:\n  - name: Bench\n    releases:\n      - id: 1\n        name: All\n        state: open\n        packages:{lines and chr(10)}{lines or ' []' + chr(10)}"
+        body = f"\n{lines}" if lines else " []\n"
+        text = f"projects:\n  - name: Bench\n    releases:\n      - id: 1\n        name: All\n        state: open\n        packages:{body}"
         fresh = self.folder / "releases.tmp"
         fresh.write_text(text)
         fresh.rename(self.folder / "releases.yaml")
