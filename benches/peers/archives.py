@@ -22,17 +22,18 @@ def ours(road, home, daemons=()):
 def compare_same(field, road, versions, files, peers=(RSYNC, RSYNC_BEST, FIND)):
     """Rounds of all ways on an archive that is there already; gives their rows."""
     source, archive = field.hollow(versions, files), field.hollow_there(road, versions, files)
-    home = field.home(road, source)
-    home.aim("bench", archive.name)
+    # A home of its own for the agent that has to log in: two agents can't have one home's target at once.
+    resident, by_hand = field.home(road, source), field.home(road, source)
+    for home in (resident, by_hand):
+        home.aim("bench", archive.name)
     theirs = {RSYNC: ways.rsync(road, source, archive), RSYNC_BEST: ways.rsync(road, source, archive, "--no-inc-recursive"),
               FIND: ways.find_descpkg(road, source, archive)}
+    # Once each uncounted: scripts installed, caches warm.
     theirs[RSYNC]()
-    run(*home.once("bench"))
-    case = {"versions": versions, "files": files}
-    once = field.rounds(road, case, {**{way: theirs[way] for way in peers}, ONCE: ours(road, home)})
-    with field.running(home) as master:
-        running = field.rounds(road, case, {RUNNING: ours(road, home, [master])})
-    return {**once, **running}
+    run(*by_hand.once("bench"))
+    with field.running(resident) as master:
+        return field.rounds(road, {"versions": versions, "files": files}, {
+            **{way: theirs[way] for way in peers}, ONCE: ours(road, by_hand), RUNNING: ours(road, resident, [master])})
 
 
 def same(field):

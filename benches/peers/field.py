@@ -45,8 +45,9 @@ class Road:
 class Row:
     """The samples of one way of doing a job, in one case, on one road."""
 
-    def __init__(self, road, case, way, samples=()):
-        self.road, self.case, self.way, self.samples = road, case, way, list(samples)
+    def __init__(self, road, case, way):
+        self.road, self.round_trip_ms = road.name, road.round_trip_ms
+        self.case, self.way, self.samples = case, way, []
 
     def values(self, what):
         return [sample[what] for sample in self.samples if what in sample]
@@ -171,7 +172,7 @@ class Field:
     # The book
 
     def row(self, road, case, way):
-        row = Row(road.name, case, way)
+        row = Row(road, case, way)
         self.rows.append(row)
         return row
 

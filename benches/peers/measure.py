@@ -113,10 +113,14 @@ class Watch(threading.Thread):
         while not self.place.exists() and time.monotonic() < give_up:
             time.sleep(0.0005)
         self.appeared = time.monotonic()
-        while not all(self.has(*file) for file in self.files) and time.monotonic() < give_up:
+        # A version that the first look finds whole was never seen by halves, however long the look took.
+        self.whole = self.appeared
+        while not all(self.has(*file) for file in self.files):
             time.sleep(0.0005)
-        if time.monotonic() < give_up:
             self.whole = time.monotonic()
+            if self.whole > give_up:
+                self.whole = None
+                return
 
     @staticmethod
     def has(path, size):
