@@ -78,9 +78,11 @@ class Memory(threading.Thread):
     def run(self):
         while not self.over.wait(0.02):
             seen = processes()
+            # A child that has not become its program yet has the bench's own name and memory.
+            passed_over = NOT_THE_TOOL | {seen[os.getpid()][0]}
             for end, roots in self.ends.items():
-                for pid in descendants(roots, seen) - {os.getpid()}:
-                    if seen[pid][0] not in NOT_THE_TOOL:
+                for pid in descendants(roots, seen):
+                    if seen[pid][0] not in passed_over:
                         self.sample[end] = max(self.sample[end], peak_memory(pid))
 
     def __enter__(self):

@@ -14,13 +14,17 @@ def spread(values, scale, unit):
 
 def row_line(row):
     """One way's figures: those that its samples have."""
-    have = lambda what: [sample[what] for sample in row["samples"] if what in sample]
+    def have(what):
+        return [sample[what] for sample in row["samples"] if what in sample]
+
     parts = [f"    {row['way']:<44}"]
     if have("seconds"):
         parts.append(f"{spread(have('seconds'), 1000, 'ms'):<32}")
     if have("half_visible"):
         late = sorted(have("seconds"))
-        parts.append(f"p99 {late[-(-len(late) * 99 // 100) - 1] * 1000:.4g} ms, half visible {statistics.median(have('half_visible')) * 1000:.3g} ms")
+        if len(late) >= 20:
+            parts.append(f"p99 {late[-(-len(late) * 99 // 100) - 1] * 1000:.4g} ms,")
+        parts.append(f"half visible {spread(have('half_visible'), 1000, 'ms')}")
     if have("sent"):
         parts.append(f"sent {statistics.median(have('sent')) / 1e6:.3f} MB, received {statistics.median(have('received')) / 1e6:.3f} MB")
     if have("master_cpu"):
