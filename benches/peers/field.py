@@ -196,6 +196,8 @@ class Field:
 def start_clean():
     """Whatever a broken run left is ended and removed."""
     if SCRATCH.exists():
+        for home in SCRATCH.glob("home-*"):
+            run(lab.BIN / "blat", "--home", home, "stop")
         for folder in SCRATCH.glob("sshd-*"):
             run(lab.LAB / "sshd", "stop", folder)
         lab.remove(SCRATCH)
