@@ -5,7 +5,7 @@ PREFIX ?= /usr/local
 BINARIES = blat blatd blat-agent
 MAN = target/man
 
-.PHONY: help build demo demo-stop test test-faults test-scripts test-soak lint bench man install clean
+.PHONY: help build demo demo-stop test test-faults test-scripts test-soak lint bench bench-peers man install clean
 
 help:
 	@echo 'make build      the release executables, in target/release'
@@ -17,6 +17,7 @@ help:
 	@echo 'make test-soak  many fortnights of simulated operation; FORTNIGHTS says how many ($(FORTNIGHTS))'
 	@echo 'make lint       formatting, clippy, shell scripts'
 	@echo 'make bench      speed and memory, against rsync in the same run; table in target/bench.txt'
+	@echo 'make bench-peers  the same against every peer and over a link, for hours (root); table in target/bench-peers.txt'
 	@echo 'make man        manual pages, in $(MAN)'
 	@echo 'make install    executables and manual pages below PREFIX ($(PREFIX)); DESTDIR is honoured'
 	@echo 'make clean      removes all that was built'
@@ -85,6 +86,12 @@ bench:
 	@tests/lab/setup bench
 	$(CARGO) build --locked --release --bins
 	@benches/run
+
+# benches/peers/run says what there is to choose; docs/performance.md, what is demanded.
+bench-peers:
+	@tests/lab/setup bench-peers
+	$(CARGO) build --locked --release --bins
+	@benches/peers/run
 
 man:
 	$(CARGO) run --locked -q -p blat-cli --example man -- $(MAN)
