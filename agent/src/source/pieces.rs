@@ -213,9 +213,7 @@ impl<'a> Packer<'a> {
         let descpkg = descpkg.ok_or_else(|| Trouble::Package("its descpkg vanished from the source".into()))?;
         self.entry(&mut course, &descpkg)?;
         self.tell(&mut course)?;
-        // The root is no entry below itself.
-        let entries = u64::from(course.count.saturating_sub(1));
-        self.say(&Request::Whole { entries, manifest: course.lines.finalize().into() })
+        self.say(&Request::Whole { entries: course.count.into(), manifest: course.lines.finalize().into() })
     }
 
     fn entry(&mut self, course: &mut Course<'_>, entry: &DirEntry) -> Packed<()> {

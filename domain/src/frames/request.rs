@@ -87,7 +87,7 @@ pub enum Request<'a> {
     Data(#[serde(borrow)] &'a [u8]),
     /// The package is complete. Answered by a line, at the latest after the next `Publish`.
     Whole {
-        /// How many entries it has.
+        /// How many entries it has, its root among them.
         entries: u64,
         /// The digest of its manifest.
         manifest: [u8; 32],
