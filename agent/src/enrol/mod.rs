@@ -13,7 +13,7 @@ use anyhow::{Context as _, anyhow};
 use blat_config::{Home, Settings, SshSettings};
 
 use crate::target::TargetError;
-use crate::target::install::ensure_installed;
+use crate::target::far_end::Serves;
 use crate::target::transport::libssh2::connect::{authenticate, greet, greet_trusted};
 use crate::target::transport::place;
 use crate::workplace;
@@ -38,8 +38,14 @@ pub(crate) async fn run(home: &Home, settings: &Settings, wishes: &Wishes) -> an
         None => println!("{}: transport local, so there is no host key and no login", settings.name),
     }
     let transport = workplace::visiting_transport(home, settings).context("cannot make a scratch directory")?;
-    ensure_installed(&transport, &settings.bin).await.context("cannot install the target scripts")?;
+    let found =
+        workplace::scout(settings).far_end(&transport).await.context("cannot install what serves the archive")?;
     println!("scripts    current in {}", settings.bin);
+    match &found.serves {
+        Serves::Receiver { .. } => println!("receiver   current in {}", settings.bin),
+        Serves::Scripts { why: Some(why) } => println!("receiver   none: {why}"),
+        Serves::Scripts { why: None } => println!("receiver   none, as the config wants it"),
+    }
     if wishes.cron {
         let outcome = crontab::install(&transport, settings).await.context("cannot install the crontab lines")?;
         println!("crontab    {outcome}");

@@ -3,6 +3,7 @@
 //! A target is told packages, never plans: it knows how to do one thing, not whether it should be done.
 
 pub(crate) mod answer;
+pub(crate) mod far_end;
 pub(crate) mod install;
 pub(crate) mod script;
 pub(crate) mod transport;
@@ -14,6 +15,7 @@ use async_trait::async_trait;
 use blat_domain::inventory::Inventory;
 use blat_domain::name::PackageId;
 use blat_domain::plan::{Link, Size};
+use blat_domain::status::FarEnd;
 use jiff::Timestamp;
 
 use crate::progress::Progress;
@@ -165,6 +167,9 @@ pub(crate) trait Target: Send + Sync {
         how: Retirement,
         packages: &[(PackageId, Option<i64>)],
     ) -> Result<Vec<(PackageId, Retired)>, TargetError>;
+
+    /// What serves there, for the status; none before that was found out. It asks nobody.
+    fn far_end(&self) -> Option<FarEnd>;
 
     /// Replaces the PackageList.
     async fn store_list(&self, list: &str) -> Result<(), TargetError>;

@@ -2,19 +2,21 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 
 use async_trait::async_trait;
 use blat_domain::inventory::Inventory;
 use blat_domain::name::PackageId;
 use blat_domain::plan::{Link, Size};
+use blat_domain::status;
 use blat_domain::text::printable;
 use sha2::{Digest, Sha256};
 use tokio::sync::Mutex;
 
 use super::answer::{Input, ask};
-use super::install::{Compression, ensure_installed, hex, shell_word};
+use super::far_end::{FarEnd, Scout, Serves};
+use super::install::{Compression, EXECUTABLE, hex, shell_word};
 use super::transport::Transport;
 use super::{Delivery, Parcel, Retired, Retirement, Target, TargetError, Verdict};
 use crate::progress::Progress;
@@ -30,7 +32,10 @@ pub(crate) struct ScriptTarget {
     archive: String,
     bin: String,
     reserve: u64,
+    scout: Scout,
     facts: Mutex<Option<Facts>>,
+    /// What serves there, for the status.
+    shown: std::sync::Mutex<Option<status::FarEnd>>,
     /// What the streams under way will take on the target's disk, in bytes.
     under_way: AtomicU64,
     batches: AtomicU64,
@@ -45,9 +50,10 @@ struct Facts {
 
 impl ScriptTarget {
     /// A target whose archive and scripts are at these paths there. `reserve` bytes stay free on its disk.
-    pub(crate) fn new(transport: Transport, archive: String, bin: String, reserve: u64) -> Self {
+    pub(crate) fn new(transport: Transport, scout: Scout, archive: String, bin: String, reserve: u64) -> Self {
         let (facts, under_way, batches) = (Mutex::new(None), AtomicU64::new(0), AtomicU64::new(0));
-        Self { transport, archive, bin, reserve, facts, under_way, batches }
+        let shown = std::sync::Mutex::default();
+        Self { transport, archive, bin, reserve, scout, facts, shown, under_way, batches }
     }
 
     /// What is known of the target, asked again after every reconnect and every refusal.
@@ -57,7 +63,17 @@ impl ScriptTarget {
         if let Some(known) = facts.filter(|known| known.generation == generation) {
             return Ok(known);
         }
-        let compression = ensure_installed(&self.transport, &self.bin).await?;
+        let FarEnd { serves, compression } = self.scout.far_end(&self.transport).await?;
+        let serves = match serves {
+            Serves::Scripts { .. } => serves,
+            Serves::Receiver { restricted: false, .. } => Serves::Scripts {
+                why: Some(format!("{EXECUTABLE} is installed, and this agent does not speak to it yet")),
+            },
+            Serves::Receiver { restricted: true, .. } => {
+                return Err(TargetError::Operator(format!("the key can run nothing but {EXECUTABLE}, and no scripts")));
+            }
+        };
+        *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = Some(serves.shown());
         Ok(*facts.insert(Facts { generation, compression }))
     }
 
@@ -190,6 +206,10 @@ impl Target for ScriptTarget {
         let input = Input::Bytes(list.into_bytes());
         self.run("delete_package", &arguments, input, |line| answers.extend(retired(line))).await?;
         Ok(answers)
+    }
+
+    fn far_end(&self) -> Option<status::FarEnd> {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     async fn store_list(&self, list: &str) -> Result<(), TargetError> {
