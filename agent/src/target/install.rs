@@ -25,7 +25,7 @@ const SCRIPTS: [(&str, &str); 8] = [
 ];
 
 /// What the receiver is called there, in the scripts' directory.
-pub(super) const EXECUTABLE: &str = "blat-receiver";
+pub(crate) const EXECUTABLE: &str = "blat-receiver";
 /// Ends each script in the installation. None of them has such a line.
 const DELIMITER: &str = "=====BLAT-END-OF-SCRIPT=====";
 
