@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use blat_domain::inventory::Inventory;
+use blat_domain::manifest::hex;
 use blat_domain::name::PackageId;
 use blat_domain::plan::{Link, Size};
 use blat_domain::text::printable;
@@ -14,7 +15,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::Mutex;
 
 use super::answer::{Input, ask};
-use super::install::{Compression, ensure_installed, hex, shell_word};
+use super::install::{Compression, ensure_installed, shell_word};
 use super::transport::Transport;
 use super::{Delivery, Parcel, Retired, Retirement, Target, TargetError, Verdict};
 use crate::progress::Progress;
