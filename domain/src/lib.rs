@@ -10,6 +10,7 @@ pub mod guard;
 pub mod history;
 pub mod inventory;
 pub mod links;
+pub mod manifest;
 pub mod messages;
 pub mod name;
 pub mod package_list;

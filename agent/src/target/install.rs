@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use blat_domain::manifest::hex;
 use blat_domain::text::printable;
 use sha2::{Digest, Sha256};
 
@@ -201,14 +202,6 @@ pub(crate) fn shell_word(text: &str) -> String {
 
 pub(super) fn sha256(bytes: impl AsRef<[u8]>) -> String {
     hex(&Sha256::digest(bytes))
-}
-
-/// Bytes as lower-case hexadecimal digits, as `sha256sum` prints them.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError};
 
 use async_trait::async_trait;
 use blat_domain::inventory::Inventory;
+use blat_domain::manifest::hex;
 use blat_domain::name::PackageId;
 use blat_domain::plan::{Link, Size};
 use blat_domain::status;
@@ -16,7 +17,7 @@ use tokio::sync::Mutex;
 
 use super::answer::{Input, ask};
 use super::far_end::{FarEnd, Scout, Serves};
-use super::install::{Compression, EXECUTABLE, hex, shell_word};
+use super::install::{Compression, EXECUTABLE, shell_word};
 use super::transport::Transport;
 use super::{Delivery, Parcel, Retired, Retirement, Target, TargetError, Verdict};
 use crate::progress::Progress;
