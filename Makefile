@@ -25,6 +25,7 @@ help:
 build:
 	@tests/lab/setup build
 	$(CARGO) build --locked --release --bins
+	@receiver/build target/release/receivers
 
 demo:
 	@demo/run
@@ -48,6 +49,7 @@ test-soak:
 test:
 	@tests/lab/setup test
 	$(CARGO) build --locked --workspace --bins
+	@receiver/build target/debug/receivers --profile dev
 	target-scripts/tests/run dash busybox bash
 	@runner=test skip='-- --skip faults_long_'; \
 	if $(CARGO) nextest --version >/dev/null 2>&1; then runner='nextest run'; fi; \
@@ -62,6 +64,7 @@ test:
 test-faults:
 	@tests/lab/setup test
 	$(CARGO) build --locked --workspace --bins
+	@receiver/build target/debug/receivers --profile dev
 	@runner=test only=as_root_; \
 	if $(CARGO) nextest --version >/dev/null 2>&1; then runner='nextest run'; fi; \
 	if [ "$$(id -u)" != 0 ]; then \
@@ -79,12 +82,13 @@ lint:
 	@if $(CARGO) deny --version >/dev/null 2>&1; then set -x; $(CARGO) deny --locked check bans licenses sources; \
 	else echo 'lint: no cargo-deny here, so licences and sources were not looked at (cargo install cargo-deny)'; fi
 
-SHELL_SCRIPTS = .ci/run benches/index demo/run demo/stop tests/lab/setup tests/lab/sshd tests/lab/database tests/lab/archive \
+SHELL_SCRIPTS = .ci/run benches/index demo/run demo/stop receiver/build tests/lab/setup tests/lab/sshd tests/lab/database tests/lab/archive \
 	target-scripts/*_* target-scripts/tests/run
 
 bench:
 	@tests/lab/setup bench
 	$(CARGO) build --locked --release --bins
+	@receiver/build target/release/receivers
 	@benches/run
 
 # benches/peers/run says what there is to choose; docs/performance.md, what is demanded.
@@ -100,6 +104,8 @@ man:
 install: build man
 	install -d '$(DESTDIR)$(PREFIX)/bin' '$(DESTDIR)$(PREFIX)/share/man/man1'
 	install -m 755 $(BINARIES:%=target/release/%) '$(DESTDIR)$(PREFIX)/bin'
+	install -d '$(DESTDIR)$(PREFIX)/lib/blat/receivers'
+	install -m 755 target/release/receivers/* '$(DESTDIR)$(PREFIX)/lib/blat/receivers'
 	install -m 644 $(MAN)/*.1 '$(DESTDIR)$(PREFIX)/share/man/man1'
 
 clean:

@@ -66,6 +66,10 @@ pub(crate) struct Args {
     #[arg(long, requires = "enrol")]
     pub(crate) cron: bool,
 
+    /// With --enrol: have the key run nothing but the receiver from then on
+    #[arg(long, requires = "enrol")]
+    pub(crate) restrict: bool,
+
     /// Log in and name all that is missing: what `blat check --connect` runs
     #[arg(long)]
     pub(crate) check: bool,

@@ -8,7 +8,9 @@ use blat_domain::text::printable;
 use blat_domain::units::show_size;
 
 use crate::target::answer::{Input, ask};
-use crate::target::install::{outdated, shell_word};
+use crate::target::far_end::Outlook;
+use crate::target::install::shell_word;
+use crate::target::transport::Transport as Way;
 use crate::workplace;
 
 /// What the scripts cannot do without.
@@ -55,6 +57,11 @@ pub(crate) async fn run(home: &Home, settings: &Settings) -> Findings {
         Ok(transport) => transport,
         Err(error) => return findings.and_wrong(format!("cannot make a scratch directory: {error}")),
     };
+    match transport.is_restricted().await {
+        Ok(false) => {}
+        Ok(true) => return findings.and_receiver(&transport, settings).await,
+        Err(error) => return findings.and_wrong(error.to_string()),
+    }
     let mut lines = Vec::new();
     let asked = match transport.exec("exec /bin/sh").await {
         Ok(remote) => ask(remote, Input::Bytes(probe(settings).into_bytes()), |line| lines.push(line.to_owned())).await,
@@ -64,15 +71,7 @@ pub(crate) async fn run(home: &Home, settings: &Settings) -> Findings {
         Ok(()) => lines.iter().for_each(|line| findings.add(line, settings)),
         Err(error) => return findings.and_wrong(error.to_string()),
     }
-    match outdated(&transport, &settings.bin).await {
-        Ok(names) if names.is_empty() => findings.notes.push(format!("scripts are current in {}", settings.bin)),
-        Ok(names) => {
-            let names = names.join(" ");
-            findings.notes.push(format!("scripts to be installed in {} by the agent: {names}", settings.bin));
-        }
-        Err(error) => findings.wrong.push(format!("the scripts cannot be looked at: {error}")),
-    }
-    findings
+    findings.and_receiver(&transport, settings).await
 }
 
 /// What can be told without the target.
@@ -102,6 +101,28 @@ fn here(settings: &Settings, findings: &mut Findings) {
 }
 
 impl Findings {
+    /// What serves the archive, and what the agent will install for that.
+    async fn and_receiver(mut self, transport: &Way, settings: &Settings) -> Self {
+        let (outdated, bin) = match workplace::scout(settings).look(transport).await {
+            Ok(Outlook { outdated, receiver }) => {
+                match receiver {
+                    Ok(note) => self.notes.push(note),
+                    Err(wrong) => self.wrong.push(wrong),
+                }
+                (outdated, &settings.bin)
+            }
+            Err(error) => return self.and_wrong(format!("the scripts cannot be looked at: {error}")),
+        };
+        match outdated {
+            None => {}
+            Some(names) if names.is_empty() => self.notes.push(format!("scripts are current in {bin}")),
+            Some(names) => {
+                self.notes.push(format!("scripts to be installed in {bin} by the agent: {}", names.join(" ")));
+            }
+        }
+        self
+    }
+
     fn and_wrong(mut self, text: String) -> Self {
         self.wrong.push(text);
         self

@@ -81,8 +81,9 @@ async fn run(args: Args) -> Result<(), Failure> {
     let target = args.target.context("--target is missing: say which target to serve")?;
     let settings = load(&home, &target)?;
     if args.enrol {
-        let Args { fingerprint, password_file, cron, .. } = args;
-        return Ok(enrol::run(&home, &settings, &enrol::Wishes { fingerprint, password_file, cron }).await?);
+        let Args { fingerprint, password_file, cron, restrict, .. } = args;
+        let wishes = enrol::Wishes { fingerprint, password_file, cron, restrict };
+        return Ok(enrol::run(&home, &settings, &wishes).await?);
     }
     if args.check {
         return print_findings(&home, &settings).await;

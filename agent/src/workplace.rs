@@ -10,7 +10,8 @@ use crate::progress::Progress;
 use crate::release::Desk;
 use crate::source::SourceArchive;
 use crate::target::Target;
-use crate::target::far_end::FarEndTarget;
+use crate::target::far_end::Scout;
+use crate::target::served::ServedTarget;
 use crate::target::transport::Transport;
 use crate::target::transport::handshake::Handshakes;
 use crate::target::transport::libssh2;
@@ -64,14 +65,21 @@ impl Workplace {
 
     /// Whether these settings name the same target by the same way, so that what runs may go on.
     pub(crate) fn leads_where(&self, settings: &Settings) -> bool {
-        let place = |s: &Settings| (s.transport.clone(), s.archive.clone(), s.bin.clone(), s.disk_reserve);
+        let place =
+            |s: &Settings| (s.transport.clone(), s.archive.clone(), s.bin.clone(), s.disk_reserve, s.receiver.clone());
         place(&self.settings) == place(settings)
     }
 }
 
 fn target(home: &Home, settings: &Settings, sockets: SocketDirectory) -> Arc<dyn Target> {
     let (archive, bin) = (settings.archive.clone(), settings.bin.clone());
-    Arc::new(FarEndTarget::new(transport(home, settings, sockets), archive, bin, settings.disk_reserve))
+    let transport = transport(home, settings, sockets);
+    Arc::new(ServedTarget::new(transport, scout(settings), archive, bin, settings.disk_reserve))
+}
+
+/// What finds out what serves the target.
+pub(crate) fn scout(settings: &Settings) -> Scout {
+    Scout::new(settings.receiver.clone(), settings.archive.clone(), settings.bin.clone())
 }
 
 /// The configured way to the target, for somebody who only looks.

@@ -222,8 +222,8 @@ pub(crate) struct EnrolArgs {
     #[arg(long)]
     pub(crate) cron: bool,
 
-    /// Refused: it needs the receiver, which a later release brings.
-    #[arg(long, hide = true)]
+    /// From then on the key can run nothing on the target but the receiver, for this archive.
+    #[arg(long)]
     pub(crate) restrict: bool,
 }
 

@@ -64,11 +64,6 @@ impl Failure {
         Self::new(Exit::USAGE, text)
     }
 
-    /// A part of Blat that a later release brings.
-    pub(crate) fn not_available(what: &str) -> Self {
-        Self::usage(format!("`{what}` is not available yet"))
-    }
-
     /// The command needs the master, and there is none.
     pub(crate) fn no_master() -> Self {
         Self::new(Exit::NO_MASTER, "no master is running").hint("start it with `blat start`")
@@ -123,7 +118,6 @@ mod tests {
     #[test]
     fn a_failure_is_one_line_and_a_hint() {
         assert_eq!(Failure::no_master().to_string(), "blat: no master is running\nhint: start it with `blat start`\n");
-        assert_eq!(Failure::not_available("blat why").to_string(), "blat: `blat why` is not available yet\n");
     }
 
     #[test]

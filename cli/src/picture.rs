@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use blat_domain::status::{Current, LastError, Queue, State, Status, SyncReport, SyncResult, TargetStatus};
+use blat_domain::status::{Current, FarEnd, LastError, Queue, State, Status, SyncReport, SyncResult, TargetStatus};
 use blat_domain::text::{escaped, printable};
 use blat_domain::units::{show_duration, show_size};
 use jiff::Timestamp;
@@ -20,20 +20,21 @@ pub(crate) fn status(status: &Status, now: Timestamp, style: Style) -> String {
     if status.targets.is_empty() {
         return "no targets: each is a file config/TARGET.conf\n".to_owned();
     }
-    let mut table = Table::new(["TARGET", "STATE", "SINCE", "LAST SYNC", "QUEUE", "CURRENT", "ERROR"]);
+    let mut table = Table::new(["TARGET", "STATE", "SINCE", "VIA", "LAST SYNC", "QUEUE", "CURRENT", "ERROR"]);
     for target in &status.targets {
         table.row(row(target, now), notes(target));
     }
     table.render(style)
 }
 
-fn row(target: &TargetStatus, now: Timestamp) -> [Cell; 7] {
+fn row(target: &TargetStatus, now: Timestamp) -> [Cell; 8] {
     let last_sync = target.last_sync.as_ref();
     let failed = last_sync.is_some_and(|report| report.result == SyncResult::Failed);
     [
         target.name.as_str().into(),
         Cell::toned(target.state.word(), tone(target.state)),
         show_duration(elapsed(target.since, now)).into(),
+        target.far_end.as_ref().map_or(NOTHING, FarEnd::word).into(),
         Cell::toned(
             last_sync.map_or_else(|| "never".to_owned(), |report| sync(report, now)),
             if failed { Tone::Warn } else { Tone::Plain },
@@ -131,6 +132,9 @@ fn notes(target: &TargetStatus) -> Vec<String> {
     }
     if let Some(error) = &target.last_error {
         notes.push(last_error(error));
+    }
+    if let Some(FarEnd::Scripts { why: Some(why) }) = &target.far_end {
+        notes.push(format!("served by scripts: {}", escaped(why)));
     }
     if let Some(error) = &target.config.error {
         let in_force = match target.config.loaded {

@@ -24,6 +24,7 @@ fn target(name: &str, state: State) -> TargetStatus {
         queue: Queue::default(),
         current: None,
         last_error: None,
+        far_end: None,
         config: ConfigStatus { path: format!("config/{name}.conf").into(), loaded: Some(now()), error: None },
     }
 }
@@ -55,6 +56,7 @@ fn three() -> Vec<TargetStatus> {
     let sending = TargetStatus {
         queue: Queue { tags: 1, packages: 12, bytes: 3 << 30 },
         current: Some(Current { package: "core_devl@2.1.0.cr".parse().expect("a package"), done: 45, total: 100 }),
+        far_end: Some(FarEnd::Receiver { restricted: true }),
         ..target("sydney", State::Sending)
     };
     let waiting = TargetStatus {
@@ -65,6 +67,7 @@ fn three() -> Vec<TargetStatus> {
             text: "cannot reach rail.example.com: connection refused".into(),
             retry_at: Some(at("2026-11-21T12:00:12Z")),
         }),
+        far_end: Some(FarEnd::Scripts { why: Some("no build of blat-receiver for Linux armv7l".into()) }),
         ..target("hobart", State::Waiting)
     };
     vec![idle, sending, waiting]
@@ -73,11 +76,12 @@ fn three() -> Vec<TargetStatus> {
 #[test]
 fn targets_stand_in_a_table_with_their_errors_below() {
     let expected = "\
-TARGET  STATE    SINCE   LAST SYNC                                    QUEUE                          CURRENT                 ERROR
-perth   idle     3m 20s  ok 3m ago · 512/512 · sent 3                 -                              -                       -
-sydney  sending  3m 20s  never                                        12 packages · 3.0 GiB · 1 tag  core_devl@2.1.0.cr 45%  -
-hobart  waiting  3m 20s  failed 3m ago · 510/512 · sent 3 · failed 2  -                              -                       retry in 12s
+TARGET  STATE    SINCE   VIA            LAST SYNC                                    QUEUE                          CURRENT                 ERROR
+perth   idle     3m 20s  -              ok 3m ago · 512/512 · sent 3                 -                              -                       -
+sydney  sending  3m 20s  receiver only  never                                        12 packages · 3.0 GiB · 1 tag  core_devl@2.1.0.cr 45%  -
+hobart  waiting  3m 20s  scripts        failed 3m ago · 510/512 · sent 3 · failed 2  -                              -                       retry in 12s
     cannot reach rail.example.com: connection refused
+    served by scripts: no build of blat-receiver for Linux armv7l
 ";
     assert_eq!(shown(three(), Style::default()), expected);
 }

@@ -22,6 +22,7 @@ pub use conflicts::conflicts;
 pub use home::{Home, HomeError, TargetFile};
 pub use master::{MasterSettings, load_master};
 pub use settings::{
-    Database, Kind, LogSettings, Mode, Queries, ReleaseManager, ReleaseSource, Settings, SshSettings, Transport,
+    Database, Kind, LogSettings, Mode, Queries, Receiver, ReleaseManager, ReleaseSource, Settings, SshSettings,
+    Transport,
 };
 pub use target::load_target;

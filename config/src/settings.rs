@@ -46,10 +46,23 @@ pub struct Settings {
     pub disk_reserve: u64,
     /// The most that the packages of the archive may hold together, in bytes; 0 means no limit.
     pub max_size: u64,
+    /// Whether `blat-receiver` serves the archive, and which build of it.
+    pub receiver: Receiver,
     /// How much is logged: 0 errors, 1 packages, 2 decisions, 3 everything.
     pub verbose: u8,
     /// How the log is rolled.
     pub log: LogSettings,
+}
+
+/// Whether a target is served by `blat-receiver`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Receiver {
+    /// Where a carried build runs, by scripts elsewhere.
+    Auto,
+    /// By scripts.
+    Never,
+    /// By this build, a file of this machine, and by nothing else.
+    Build(PathBuf),
 }
 
 /// The kind of a target, as `type` names it.

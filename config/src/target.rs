@@ -8,7 +8,6 @@ use blat_domain::guard::MaxDelete;
 use blat_domain::name::{PackageId, TargetName};
 use blat_domain::release::{NameFilter, ReleaseKey, Selection};
 use blat_domain::retention::{Aging, Deleter};
-use blat_domain::text::printable;
 use blat_domain::units;
 
 use crate::complaint::{Complaint, Complaints};
@@ -17,7 +16,7 @@ use crate::home::{self, Home};
 use crate::keys::{Found, Keys, Wrong};
 use crate::master;
 use crate::release_manager;
-use crate::settings::{Kind, LogSettings, Settings, SshSettings, Transport};
+use crate::settings::{Kind, LogSettings, Receiver, Settings, SshSettings, Transport};
 use crate::values;
 
 /// Keys for targets that are meant to come and that this version does not have.
@@ -51,6 +50,8 @@ const KEYS: [&str; 26] = [
     "bandwidth",
     "receiver",
 ];
+/// What `receiver` may be.
+const RECEIVERS: &str = "auto, never, or the path of a build, such as receivers/blat-receiver";
 /// The shortest interval that makes sense for anything that is repeated.
 const SHORTEST: Duration = Duration::from_secs(1);
 
@@ -128,6 +129,13 @@ fn read(home: &Home, name: &TargetName, keys: &mut Keys<'_>) -> Option<Settings>
         max_delete: keys.value("max_delete", MaxDelete::default(), max_delete),
         disk_reserve: keys.value("disk_reserve", 512 << 20, values::size),
         max_size: keys.value("max_size", 0, values::size),
+        receiver: keys.value("receiver", Receiver::Auto, |text| match text {
+            "auto" => Ok(Receiver::Auto),
+            "never" => Ok(Receiver::Never),
+            // A single word is rather one of ours mistyped.
+            build if build.contains('/') => path(build).map(Receiver::Build),
+            other => Err(Wrong::expected(RECEIVERS)(other)),
+        }),
         verbose: verbose(keys, 1),
         log: log(keys, LogSettings::default()),
         // What is missing was complained about; these are not used then.
@@ -257,10 +265,6 @@ fn only_todays_meaning(keys: &mut Keys<'_>) {
         }
         None => {}
     }
-    keys.value("receiver", (), |text| match text {
-        "auto" | "never" => Ok(()),
-        other => Err(Wrong::not_available(&format!("the receiver \"{}\"", printable(other)))),
-    });
 }
 
 /// `none`, `immediate`, or `{by: …, after: …}`.

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use blat_config::{
-    Database, Home, Mode, Queries, ReleaseManager, ReleaseSource, Transport, conflicts, load_master, load_target,
-    samples,
+    Database, Home, Mode, Queries, Receiver, ReleaseManager, ReleaseSource, Transport, conflicts, load_master,
+    load_target, samples,
 };
 use blat_domain::name::TargetName;
 use proptest::prelude::*;
@@ -186,16 +186,18 @@ fn what_is_not_given_has_the_documented_defaults() {
     let seconds = [settings.tag_poll, settings.sync, settings.writable].map(|duration| duration.as_secs());
     assert_eq!(seconds, [5, 4 * 3_600, 86_400]);
     assert_eq!((settings.disk_reserve, settings.log.max, settings.log.keep), (512 << 20, 10 << 20, 5));
-    assert_eq!((settings.verbose, settings.release_manager), (1, None));
+    assert_eq!((settings.verbose, settings.release_manager, settings.receiver), (1, None, Receiver::Auto));
 }
 
 #[test]
 fn values_that_mean_what_is_in_force_are_accepted() {
-    let text = b"source: /a\nhost: p\ntype: dpkg_archive\naging: none\nmax_size: 0\nbandwidth: 0k\nreceiver: auto\n\
+    let text =
+        b"source: /a\nhost: p\ntype: dpkg_archive\naging: none\nmax_size: 0\nbandwidth: 0k\nreceiver: builds/r\n\
         release_manager: {file: r.yaml, mode: strict}\nreleases: 4711\nsync: 012\nuser: no\nwritable: 0\n";
     let tree = Tree::with(&[("perth.conf", text)]);
     let settings = load_target(&tree.home, &name("perth")).unwrap_or_else(|complaints| panic!("{complaints}"));
     assert_eq!((settings.sync.as_secs(), settings.writable.as_secs()), (12, 0));
+    assert_eq!(settings.receiver, Receiver::Build(tree.home.root().join("builds/r")));
     let source = ReleaseSource::File { path: tree.home.root().join("r.yaml") };
     let manager = ReleaseManager { source, mode: Mode::Strict, timeout: Duration::from_secs(60) };
     assert_eq!(settings.release_manager, Some(manager));

@@ -11,6 +11,7 @@ pub mod guard;
 pub mod history;
 pub mod inventory;
 pub mod links;
+pub mod manifest;
 pub mod messages;
 pub mod name;
 pub mod package_list;

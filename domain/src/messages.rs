@@ -10,7 +10,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::name::TargetName;
-use crate::status::{Current, LastError, Queue, State, Status, SyncReport};
+use crate::status::{Current, FarEnd, LastError, Queue, State, Status, SyncReport};
 
 /// The longest line that either end accepts, in bytes.
 pub const LONGEST_LINE: usize = 1 << 20;
@@ -67,6 +67,9 @@ pub struct AgentReport {
     pub current: Option<Current>,
     /// The failure that still stands.
     pub last_error: Option<LastError>,
+    /// What serves the archive at the far end, once that is known.
+    #[serde(default)]
+    pub far_end: Option<FarEnd>,
 }
 
 /// What `blat` asks of the master.

@@ -55,6 +55,9 @@ pub struct TargetStatus {
     pub current: Option<Current>,
     /// The last thing that went wrong and still stands.
     pub last_error: Option<LastError>,
+    /// What serves the archive at the far end; none before the agent was there.
+    #[serde(default)]
+    pub far_end: Option<FarEnd>,
     /// The target's configuration.
     pub config: ConfigStatus,
 }
@@ -174,6 +177,33 @@ pub struct LastError {
     pub text: String,
     /// When it is tried again; none when only a person can help.
     pub retry_at: Option<Timestamp>,
+}
+
+/// What serves a target's archive there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum FarEnd {
+    /// `blat-receiver`.
+    Receiver {
+        /// Whether our key can run nothing else.
+        restricted: bool,
+    },
+    /// Our scripts.
+    Scripts {
+        /// Why not `blat-receiver`; none where the config wants it so.
+        why: Option<String>,
+    },
+}
+
+impl FarEnd {
+    /// The word in status output.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Receiver { restricted: false } => "receiver",
+            Self::Receiver { restricted: true } => "receiver only",
+            Self::Scripts { .. } => "scripts",
+        }
+    }
 }
 
 /// A target's configuration file.

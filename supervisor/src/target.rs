@@ -8,7 +8,7 @@ use std::time::Duration;
 use blat_domain::messages::AgentReport;
 use blat_domain::name::TargetName;
 use blat_domain::restart::{Action, Change, Event, Exit, Phase, Policy, Restart};
-use blat_domain::status::{ConfigStatus, LastError, Queue, State, SyncReport, TargetStatus};
+use blat_domain::status::{ConfigStatus, FarEnd, LastError, Queue, State, SyncReport, TargetStatus};
 use blat_domain::text::printable;
 use jiff::{SignedDuration, Timestamp};
 
@@ -249,8 +249,17 @@ impl Target {
             queue: report.map_or_else(Queue::default, |report| report.queue),
             current: report.and_then(|report| report.current.clone()),
             last_error,
+            far_end: report.and_then(|report| report.far_end.clone()).map(|far_end| bounded(far_end, room)),
             config: ConfigStatus { error: config_error, ..self.config.clone() },
         }
+    }
+}
+
+/// What it says of the far end, with no text of more than about `room` bytes.
+fn bounded(far_end: FarEnd, room: usize) -> FarEnd {
+    match far_end {
+        FarEnd::Receiver { restricted } => FarEnd::Receiver { restricted },
+        FarEnd::Scripts { why } => FarEnd::Scripts { why: why.map(|why| shorten(&why, room)) },
     }
 }
 

@@ -300,6 +300,7 @@ impl Daemon {
             queue: Queue { tags: self.session.tags_waiting(), packages: progress.packages, bytes: progress.bytes },
             current: progress.current,
             last_error: self.session.failure().map(|failure| self.last_error(failure)),
+            far_end: self.workplace.target.far_end(),
         }
     }
 

@@ -78,8 +78,27 @@ impl KeyboardInteractivePrompt for Always<'_> {
 
 /// Adds the key to authorized_keys unless it is there, and gives that file and its directory the modes that sshd wants.
 pub(super) fn install(session: &Session, public: &str) -> anyhow::Result<()> {
-    let key = public.split(' ').nth(1).context("the public key has no second word")?;
-    let script = installation(public, key);
+    run(session, &installation(public, second_word(public)?))
+}
+
+/// Gives the key a line of its own without any options, in the place of all that it has: it is not restricted any more.
+pub(super) fn install_anew(session: &Session, public: &str) -> anyhow::Result<()> {
+    let key = second_word(public)?;
+    let script = format!(
+        "set -eu\numask 077\ncd\nfile=.ssh/authorized_keys\nnew=$file.blat.$$\n\
+         if [ -f $file ]; then grep -vF {} $file >$new || true; chmod 600 $new; mv -f $new $file; fi\n{}",
+        shell_word(key),
+        installation(public, key)
+    );
+    run(session, &script)
+}
+
+fn second_word(public: &str) -> anyhow::Result<&str> {
+    public.split(' ').nth(1).context("the public key has no second word")
+}
+
+/// Runs a script of ours over a login by password.
+fn run(session: &Session, script: &str) -> anyhow::Result<()> {
     let said = (|| -> std::io::Result<(String, i32)> {
         let mut channel = session.channel_session()?;
         channel.exec("exec /bin/sh")?;

@@ -1,19 +1,22 @@
 //! `blat enrol`: all that has to happen once before a target takes packages, in order, and safe to repeat: its host key is
-//! approved, our identity made and let in, the scripts installed, the login tried.
+//! approved, our identity made and let in, scripts and receiver installed, the key restricted where that is wished, the login tried.
 
 mod crontab;
 mod host;
 mod identity;
 mod key;
+mod restrict;
 
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, bail};
 use blat_config::{Home, Settings, SshSettings};
 
 use crate::target::TargetError;
-use crate::target::install::ensure_installed;
+use crate::target::far_end::Serves;
+use crate::target::install::EXECUTABLE;
+use crate::target::transport::Transport;
 use crate::target::transport::libssh2::connect::{authenticate, greet, greet_trusted};
 use crate::target::transport::place;
 use crate::workplace;
@@ -26,6 +29,8 @@ pub(crate) struct Wishes {
     pub(crate) password_file: Option<PathBuf>,
     /// Install the crontab lines too.
     pub(crate) cron: bool,
+    /// Have the key run nothing but the receiver from then on.
+    pub(crate) restrict: bool,
 }
 
 /// Enrols the target these settings describe, telling each step on standard output.
@@ -33,30 +38,70 @@ pub(crate) struct Wishes {
 /// # Errors
 /// The first step that did not succeed; what was done before it stays, and another run goes on from there.
 pub(crate) async fn run(home: &Home, settings: &Settings, wishes: &Wishes) -> anyhow::Result<()> {
-    match settings.transport.ssh() {
-        Some(ssh) => let_in(ssh, wishes)?,
-        None => println!("{}: transport local, so there is no host key and no login", settings.name),
+    let visit = || workplace::visiting_transport(home, settings).context("cannot make a scratch directory");
+    let Some(ssh) = settings.transport.ssh() else {
+        if wishes.restrict {
+            bail!("{}: transport local has no key that could be restricted", settings.name);
+        }
+        println!("{}: transport local, so there is no host key and no login", settings.name);
+        return equip(&visit()?, settings, wishes).await.map(|_| ());
+    };
+    let public = let_in(ssh, wishes)?;
+    let mut transport = visit()?;
+    match transport.is_restricted().await {
+        Ok(false) => {}
+        Ok(true) if !wishes.restrict || wishes.password_file.is_none() => {
+            println!("key        can run nothing but {EXECUTABLE}, which answers");
+            return Ok(());
+        }
+        // The receiver is to be installed anew, or cannot be talked to: for that the key has to be free once more.
+        Ok(true) | Err(TargetError::Operator(_)) if wishes.restrict => {
+            let session = key::login_by_password(ssh, &public, wishes.password_file.as_deref())?;
+            key::install_anew(&session, &public).with_context(|| format!("cannot free the key at {}", place(ssh)))?;
+            transport = visit()?;
+        }
+        Ok(true) => {}
+        Err(error) => return Err(error.into()),
     }
-    let transport = workplace::visiting_transport(home, settings).context("cannot make a scratch directory")?;
-    ensure_installed(&transport, &settings.bin).await.context("cannot install the target scripts")?;
-    println!("scripts    current in {}", settings.bin);
-    if wishes.cron {
-        let outcome = crontab::install(&transport, settings).await.context("cannot install the crontab lines")?;
-        println!("crontab    {outcome}");
+    let serves = equip(&transport, settings, wishes).await?;
+    if wishes.restrict {
+        if let Serves::Scripts { why } = serves {
+            let why = why.unwrap_or_else(|| "the config says receiver: never".to_owned());
+            bail!("the key is not restricted, since only scripts could serve the archive: {why}");
+        }
+        restrict::restrict(home, settings, ssh, &transport, &public).await?;
+        println!("key        restricted: it can run nothing but {EXECUTABLE} now");
     }
     println!("login      works; `blat check --connect {}` tries the rest", settings.name);
     Ok(())
 }
 
-/// Everything up to a login that works. It blocks: nothing else is to be done meanwhile.
-fn let_in(ssh: &SshSettings, wishes: &Wishes) -> anyhow::Result<()> {
+/// Installs what serves the archive and, where that is wished, the crontab lines.
+async fn equip(transport: &Transport, settings: &Settings, wishes: &Wishes) -> anyhow::Result<Serves> {
+    let found =
+        workplace::scout(settings).far_end(transport).await.context("cannot install what serves the archive")?;
+    println!("scripts    current in {}", settings.bin);
+    match &found.serves {
+        Serves::Receiver { .. } => println!("receiver   current in {}", settings.bin),
+        Serves::Scripts { why: Some(why) } => println!("receiver   none: {why}"),
+        Serves::Scripts { why: None } => println!("receiver   none, as the config wants it"),
+    }
+    if wishes.cron {
+        let outcome = crontab::install(transport, settings).await.context("cannot install the crontab lines")?;
+        println!("crontab    {outcome}");
+    }
+    Ok(found.serves)
+}
+
+/// Everything up to a login that works; gives the public key. It blocks: nothing else is to be done meanwhile.
+fn let_in(ssh: &SshSettings, wishes: &Wishes) -> anyhow::Result<String> {
     let greeted = greet(ssh)?;
     host::approve(ssh, &greeted, wishes.fingerprint.as_deref())?;
     let public = identity::ensure(&ssh.identity)?;
     match authenticate(&greeted.session, ssh) {
         Ok(()) => {
             println!("key        already let in by {}", place(ssh));
-            return Ok(());
+            return Ok(public);
         }
         // Refused: that is what is to be changed now.
         Err(TargetError::Operator(_)) => {}
@@ -74,7 +119,7 @@ fn let_in(ssh: &SshSettings, wishes: &Wishes) -> anyhow::Result<()> {
         )
     })?;
     println!("key        let in by {}", place(ssh));
-    Ok(())
+    Ok(public)
 }
 
 /// Whether there is somebody to ask.

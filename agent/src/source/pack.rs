@@ -10,6 +10,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
+use blat_domain::manifest::{hex, line as manifest_line};
 use blat_domain::name::PackageId;
 use blat_domain::text::printable;
 use sha2::{Digest, Sha256};
@@ -22,7 +23,7 @@ use super::encoder::{Chunks, Encoder};
 use super::tarball::Tarball;
 use crate::progress::Progress;
 use crate::target::Parcel;
-use crate::target::install::{Compression, hex};
+use crate::target::install::Compression;
 
 /// Pieces that may wait for the link: reading ahead without holding packages in memory.
 const AHEAD: usize = 8;
@@ -250,23 +251,6 @@ fn path_in(prefix: &str, path: &Path, root: &Path) -> Vec<u8> {
     [prefix.as_bytes(), slash, &below].concat()
 }
 
-/// One line for `sha256sum -c`, with its escapes: a leading backslash says that backslashes, line ends and carriage returns are escaped.
-pub(super) fn manifest_line(digest: &[u8], path: &[u8]) -> Vec<u8> {
-    let mut escaped = Vec::with_capacity(path.len());
-    for byte in path {
-        match byte {
-            b'\\' => escaped.extend(b"\\\\"),
-            b'\n' => escaped.extend(b"\\n"),
-            b'\r' => escaped.extend(b"\\r"),
-            other => escaped.push(*other),
-        }
-    }
-    let mark: &[u8] = if escaped == path { b"" } else { b"\\" };
-    // A file called `-` would be taken for the standard input.
-    let here: &[u8] = if path == b"-" { b"./" } else { b"" };
-    [mark, hex(digest).as_bytes(), b"  ", here, &escaped, b"\n"].concat()
-}
-
 /// Exactly as many bytes as the header said, hashed on the way. A file that has fewer, or breaks, is filled up with zeros, so that
 /// the stream stays whole while the package is given up.
 struct FileReader<'a> {
@@ -320,16 +304,6 @@ impl Read for FileReader<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn manifests_are_escaped_as_sha256sum_reads_them() {
-        let line = |path: &[u8]| String::from_utf8(manifest_line(&[0xab], path)).expect("UTF-8");
-        assert_eq!(line(b"a b"), "ab  a b\n");
-        assert_eq!(line(b"a\nb"), "\\ab  a\\nb\n");
-        assert_eq!(line(b"a\r"), "\\ab  a\\r\n");
-        assert_eq!(line(b"a\\b"), "\\ab  a\\\\b\n");
-        assert_eq!(line(b"-"), "ab  ./-\n");
-    }
 
     #[test]
     fn a_file_that_shrinks_is_filled_up_and_said_to_have_shrunk() {

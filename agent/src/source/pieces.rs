@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use blat_domain::frames::{
     Base, Entry, HEADER, Kind, LONGEST_BODY, Lane, MOST_DATA, Part, Piece, Request, Time, append,
 };
+use blat_domain::manifest::line as manifest_line;
 use blat_domain::text::printable;
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
@@ -18,7 +19,7 @@ use walkdir::{DirEntry, WalkDir};
 
 use super::DESCPKG;
 use super::ancestor::{Ancestor, Relative};
-use super::pack::{GivenUp, below, manifest_line, open, same_version};
+use super::pack::{GivenUp, below, open, same_version};
 use crate::progress::Progress;
 use crate::target::Parcel;
 

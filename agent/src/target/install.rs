@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use blat_domain::manifest::hex;
 use blat_domain::text::printable;
 use sha2::{Digest, Sha256};
 
@@ -24,6 +25,8 @@ const SCRIPTS: [(&str, &str); 8] = [
     ("pkg_purge", include_str!("../../../target-scripts/pkg_purge")),
 ];
 
+/// What the receiver is called there, in the scripts' directory.
+pub(crate) const EXECUTABLE: &str = "blat-receiver";
 /// Ends each script in the installation. None of them has such a line.
 const DELIMITER: &str = "=====BLAT-END-OF-SCRIPT=====";
 
@@ -51,10 +54,40 @@ impl Compression {
 
 /// What a target answered to the probe.
 #[derive(Debug, Default)]
-struct Probe {
+pub(crate) struct Probe {
     digests: BTreeMap<String, String>,
     zstd: bool,
     gzip: bool,
+    /// The system and the machine type, as `uname -s -m` says them; fit for printing.
+    pub(super) system: String,
+    /// The `blat-receiver` that is there.
+    pub(super) receiver: Option<Held>,
+}
+
+/// A `blat-receiver` that is on a target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Held {
+    /// Its digest.
+    pub(super) digest: String,
+    /// What came of running it with `--version`; only one of ours is run.
+    pub(super) ran: Option<Ran>,
+}
+
+/// What came of running an executable with `--version` there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Ran {
+    /// Its exit status.
+    pub(super) status: i32,
+    /// The first line of what it said; fit for printing.
+    pub(super) said: String,
+}
+
+impl Ran {
+    /// From the words `STATUS SAID…`.
+    pub(super) fn parse(words: &[&str]) -> Option<Self> {
+        let (status, said) = words.split_first()?;
+        Some(Self { status: status.parse().ok()?, said: printable(&said.join(" ")) })
+    }
 }
 
 impl Probe {
@@ -65,41 +98,47 @@ impl Probe {
             ["script", name, digest] => {
                 self.digests.insert(name.to_owned(), digest.to_owned());
             }
+            ["system", ref words @ ..] => self.system = printable(&words.join(" ")),
+            ["receiver", digest, ref words @ ..] => {
+                self.receiver = Some(Held { digest: digest.to_owned(), ran: Ran::parse(words) });
+            }
             _ => tracing::debug!(line = printable(line), "the target's probe says something unknown"),
         }
     }
 
-    fn outdated(&self) -> Vec<(&'static str, &'static str)> {
+    /// The scripts that are missing there or not ours.
+    pub(super) fn outdated(&self) -> Vec<(&'static str, &'static str)> {
         let is_current = |name: &str, text: &str| self.digests.get(name).is_some_and(|digest| *digest == sha256(text));
         SCRIPTS.into_iter().filter(|(name, text)| !is_current(name, text)).collect()
     }
+
+    /// How packages may be packed on this way.
+    pub(super) fn compression(&self, transport: &Transport) -> Compression {
+        match (transport.is_remote(), self.zstd, self.gzip) {
+            (false, ..) | (true, false, false) => Compression::None,
+            (true, true, _) => Compression::Zstd,
+            (true, false, true) => Compression::Gzip,
+        }
+    }
 }
 
-/// Makes sure that the target's scripts are ours, and says how packages may be packed for it.
-pub(crate) async fn ensure_installed(transport: &Transport, bin: &str) -> Result<Compression, TargetError> {
-    let mut probe = run_probe(transport, bin).await?;
+/// Makes sure that the target's scripts are ours, and says what was found out. A `blat-receiver` there is tried if its digest is
+/// one of `known`.
+pub(super) async fn ensure_installed(transport: &Transport, bin: &str, known: &[&str]) -> Result<Probe, TargetError> {
+    let mut probe = run_probe(transport, bin, known).await?;
     let outdated = probe.outdated();
     if !outdated.is_empty() {
         let names: Vec<&str> = outdated.iter().map(|(name, _)| *name).collect();
         tracing::info!(scripts = names.join(" "), bin, "installing target scripts");
         run(transport, installation(bin, &outdated), |_| {}).await.map_err(|error| about(error, bin))?;
-        probe = run_probe(transport, bin).await?;
+        probe = run_probe(transport, bin, known).await?;
         if !probe.outdated().is_empty() {
             return Err(TargetError::Refused(format!(
                 "the target scripts were installed in {bin}, yet are not there unchanged; look at that directory on the target"
             )));
         }
     }
-    Ok(match (transport.is_remote(), probe.zstd, probe.gzip) {
-        (false, ..) | (true, false, false) => Compression::None,
-        (true, true, _) => Compression::Zstd,
-        (true, false, true) => Compression::Gzip,
-    })
-}
-
-/// The scripts that are missing there or not ours, as they are now; installs nothing.
-pub(crate) async fn outdated(transport: &Transport, bin: &str) -> Result<Vec<&'static str>, TargetError> {
-    Ok(run_probe(transport, bin).await?.outdated().into_iter().map(|(name, _)| name).collect())
+    Ok(probe)
 }
 
 fn about(error: TargetError, bin: &str) -> TargetError {
@@ -109,7 +148,8 @@ fn about(error: TargetError, bin: &str) -> TargetError {
     }
 }
 
-async fn run_probe(transport: &Transport, bin: &str) -> Result<Probe, TargetError> {
+/// Looks at what is there, and changes nothing. A `blat-receiver` is tried if its digest is one of `known`: none other is run.
+pub(super) async fn run_probe(transport: &Transport, bin: &str, known: &[&str]) -> Result<Probe, TargetError> {
     let mut script = String::from("PATH=${PATH:-/usr/bin}:/usr/local/bin:/usr/bin:/bin\necho '# blat 1'\nn=0\n");
     script.push_str(
         "for tool in zstd gzip; do\n  command -v $tool >/dev/null 2>&1 && { echo \"tool $tool\"; n=$((n+1)); }\ndone\n",
@@ -118,8 +158,19 @@ async fn run_probe(transport: &Transport, bin: &str) -> Result<Probe, TargetErro
     let _ = write!(
         script,
         "for script in {}; do\n  [ -f {bin}/$script ] || continue\n  sum=$(sha256sum <{bin}/$script) || exit 1\n  \
-         echo \"script $script ${{sum%% *}}\"; n=$((n+1))\ndone\necho \"# end $n\"\n",
+         echo \"script $script ${{sum%% *}}\"; n=$((n+1))\ndone\n",
         names.join(" "),
+        bin = shell_word(bin),
+    );
+    // A word that no digest is, where there are none: a pattern must not be missing.
+    let known = if known.is_empty() { "none".to_owned() } else { known.join("|") };
+    let _ = write!(
+        script,
+        "echo \"system $(uname -s -m)\"; n=$((n+1))\nreceiver={bin}/{EXECUTABLE}\nif [ -f \"$receiver\" ]; then\n  \
+         sum=$(sha256sum <\"$receiver\") || exit 1\n  sum=${{sum%% *}} ran=\n  case $sum in {known})\n    \
+         case $receiver in /*) ;; *) receiver=./$receiver ;; esac\n    \
+         said=$(\"$receiver\" --version 2>&1 </dev/null); ran=\" $? $(printf '%s' \"$said\" | head -n 1 | cut -c 1-200)\" ;;\n  \
+         esac\n  echo \"receiver $sum$ran\"; n=$((n+1))\nfi\necho \"# end $n\"\n",
         bin = shell_word(bin),
     );
     let mut probe = Probe::default();
@@ -149,16 +200,8 @@ pub(crate) fn shell_word(text: &str) -> String {
     format!("'{}'", text.replace('\'', "'\\''"))
 }
 
-fn sha256(text: &str) -> String {
-    hex(&Sha256::digest(text))
-}
-
-/// Bytes as lower-case hexadecimal digits, as `sha256sum` prints them.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+pub(super) fn sha256(bytes: impl AsRef<[u8]>) -> String {
+    hex(&Sha256::digest(bytes))
 }
 
 #[cfg(test)]
@@ -179,15 +222,15 @@ mod tests {
         let bin = scratch.path().join("it's a bin");
         let bin_text = bin.to_str().expect("UTF-8");
         let local = Transport::Local(Shell::new());
-        ensure_installed(&local, bin_text).await.expect("a first installation");
+        ensure_installed(&local, bin_text, &[]).await.expect("a first installation");
 
         let lib = bin.join("get_plist");
         let before = std::fs::metadata(&lib).expect("installed").modified().expect("a time");
-        ensure_installed(&local, bin_text).await.expect("nothing to install");
+        ensure_installed(&local, bin_text, &[]).await.expect("nothing to install");
         assert_eq!(std::fs::metadata(&lib).expect("still there").modified().expect("a time"), before);
 
         std::fs::write(&lib, "tampered").expect("a changed script");
-        ensure_installed(&local, bin_text).await.expect("a repair");
+        ensure_installed(&local, bin_text, &[]).await.expect("a repair");
         assert_eq!(std::fs::read_to_string(&lib).expect("repaired"), SCRIPTS[2].1);
         let left: Vec<_> = std::fs::read_dir(&bin).expect("bin").map(|e| e.expect("an entry").file_name()).collect();
         assert_eq!(left.len(), SCRIPTS.len(), "{left:?}");

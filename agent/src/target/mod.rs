@@ -9,6 +9,7 @@ mod lines;
 pub(crate) mod receiver;
 mod room;
 pub(crate) mod script;
+pub(crate) mod served;
 pub(crate) mod transport;
 
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ pub(crate) use blat_domain::frames::{Retirement, Rule};
 use blat_domain::inventory::Inventory;
 use blat_domain::name::PackageId;
 use blat_domain::plan::{Link, Size};
+use blat_domain::status::FarEnd;
 use jiff::Timestamp;
 
 use crate::progress::Progress;
@@ -146,6 +148,11 @@ pub(crate) trait Target: Send + Sync {
         how: Retirement,
         packages: &[(PackageId, Option<i64>)],
     ) -> Result<Vec<(PackageId, Retired)>, TargetError>;
+
+    /// What serves there, for the status; none before that was found out, or where there is only one thing that could. It asks nobody.
+    fn far_end(&self) -> Option<FarEnd> {
+        None
+    }
 
     /// Replaces the PackageList.
     async fn store_list(&self, list: &str) -> Result<(), TargetError>;

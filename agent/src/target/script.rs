@@ -6,16 +6,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use blat_domain::inventory::Inventory;
+use blat_domain::manifest::hex;
 use blat_domain::name::PackageId;
 use blat_domain::plan::{Link, Size};
 use sha2::{Digest, Sha256};
-use tokio::sync::Mutex;
 
 use super::answer::{Input, ask};
-use super::install::{Compression, ensure_installed, hex, shell_word};
+use super::far_end::Knowledge;
+use super::install::{Compression, shell_word};
 use super::lines::{delivery, retired, verdict, with_silent_ones};
 use super::room::UnderWay;
-use super::transport::Transport;
 use super::{Appetite, Delivery, Parcel, Retired, Retirement, Target, TargetError, Told, Verdict};
 use crate::progress::Progress;
 use crate::source::pack;
@@ -29,54 +29,39 @@ const MOST: u64 = 999_999_999_999_999;
 /// A target that runs our scripts.
 #[derive(Debug)]
 pub(crate) struct ScriptTarget {
-    transport: Arc<Transport>,
+    knowledge: Arc<Knowledge>,
     archive: String,
     bin: String,
     reserve: u64,
-    facts: Mutex<Option<Facts>>,
     /// What the streams under way will take on the target's disk, in bytes.
     under_way: AtomicU64,
     batches: AtomicU64,
 }
 
-/// What was found out over one connection.
-#[derive(Debug, Clone, Copy)]
-struct Facts {
-    generation: u64,
-    compression: Compression,
-}
-
 impl ScriptTarget {
     /// A target whose archive and scripts are at these paths there. `reserve` bytes stay free on its disk.
-    pub(crate) fn new(transport: Arc<Transport>, archive: String, bin: String, reserve: u64) -> Self {
-        let (facts, under_way, batches) = (Mutex::new(None), AtomicU64::new(0), AtomicU64::new(0));
-        Self { transport, archive, bin, reserve, facts, under_way, batches }
+    pub(crate) fn new(knowledge: Arc<Knowledge>, archive: String, bin: String, reserve: u64) -> Self {
+        Self { knowledge, archive, bin, reserve, under_way: AtomicU64::new(0), batches: AtomicU64::new(0) }
     }
 
-    /// What is known of the target, asked again after every reconnect and every refusal.
-    async fn facts(&self) -> Result<Facts, TargetError> {
-        let generation = self.transport.generation().await?;
-        let mut facts = self.facts.lock().await;
-        if let Some(known) = facts.filter(|known| known.generation == generation) {
-            return Ok(known);
-        }
-        let compression = ensure_installed(&self.transport, &self.bin).await?;
-        Ok(*facts.insert(Facts { generation, compression }))
+    /// Makes sure that the scripts are there, and says how packages may be packed for them.
+    async fn compression(&self) -> Result<Compression, TargetError> {
+        Ok(self.knowledge.far_end().await?.compression)
     }
 
     async fn run(&self, verb: &str, arguments: &str, input: Input, each: impl FnMut(&str)) -> Result<(), TargetError> {
         let script = shell_word(&format!("{}/{verb}", self.bin));
         let command = format!("exec /bin/sh {script} --archive {}{arguments}", shell_word(&self.archive));
-        let result = ask(self.transport.exec(&command).await?, input, each).await;
+        let result = ask(self.knowledge.transport().exec(&command).await?, input, each).await;
         if matches!(result, Err(TargetError::Refused(_))) {
             // It may have refused because a script is gone or changed: look before the next request.
-            *self.facts.lock().await = None;
+            self.knowledge.doubt().await;
         }
         result
     }
 
     async fn receive_file(&self, name: &str, content: &str, each: impl FnMut(&str)) -> Result<(), TargetError> {
-        self.facts().await?;
+        self.compression().await?;
         let digest = hex(&Sha256::digest(content));
         let arguments = format!(" --name {name} --bytes {} --sha256 {digest}", content.len());
         self.run("receive_file", &arguments, Input::Bytes(content.as_bytes().to_vec()), each).await
@@ -97,8 +82,8 @@ impl Target for ScriptTarget {
     }
 
     async fn inventory(&self) -> Result<Inventory, TargetError> {
-        *self.facts.lock().await = None;
-        self.facts().await?;
+        self.knowledge.doubt().await;
+        self.compression().await?;
         let mut inventory = Inventory::default();
         self.run("get_plist", "", Input::Bytes(Vec::new()), |line| inventory.add_line(line)).await?;
         let taken = self.reserve.saturating_add(UnderWay::total(&self.under_way));
@@ -107,7 +92,7 @@ impl Target for ScriptTarget {
     }
 
     async fn receive(&self, parcels: &[Parcel], progress: &Arc<Progress>, told: &Told<'_>) -> Result<(), TargetError> {
-        let compression = self.facts().await?.compression;
+        let compression = self.compression().await?;
         let mut size = Size::default();
         parcels.iter().for_each(|parcel| size += parcel.size);
         let under_way = UnderWay::begin(&self.under_way, size);
@@ -140,7 +125,7 @@ impl Target for ScriptTarget {
     }
 
     async fn verify(&self, packages: &[PackageId]) -> Result<Vec<(PackageId, Verdict)>, TargetError> {
-        self.facts().await?;
+        self.compression().await?;
         let lines: String = packages.iter().map(|package| format!("{} {}\n", package.name, package.version)).collect();
         let mut verdicts = Vec::new();
         let each = |line: &str| verdicts.extend(verdict(line));
@@ -153,7 +138,7 @@ impl Target for ScriptTarget {
         how: Retirement,
         packages: &[(PackageId, Option<i64>)],
     ) -> Result<Vec<(PackageId, Retired)>, TargetError> {
-        self.facts().await?;
+        self.compression().await?;
         let arguments = match how {
             Retirement::Unmark => " --unmark".to_owned(),
             Retirement::Mark(wait) => format!(" --mark {}", wait.min(MOST)),

@@ -9,9 +9,6 @@ use crate::sibling;
 
 /// Runs the enrolment; what it says and asks is said and asked here.
 pub(crate) fn run(home: impl FnOnce() -> Result<Home, Failure>, args: &EnrolArgs) -> Outcome {
-    if args.restrict {
-        return Err(Failure::not_available("blat enrol --restrict"));
-    }
     let home = home()?;
     targets::known(&home, &args.target)?;
     let mut command = sibling::agent(&home, &args.target)?;
@@ -24,6 +21,9 @@ pub(crate) fn run(home: impl FnOnce() -> Result<Home, Failure>, args: &EnrolArgs
     }
     if args.cron {
         command.arg("--cron");
+    }
+    if args.restrict {
+        command.arg("--restrict");
     }
     let status = command.status();
     let status = status.map_err(|error| Failure::failed(format!("cannot run blat-agent to enrol: {error}")))?;

@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 use blat_config::{Home, socket};
 use blat_domain::messages::{Answer, Request};
 use blat_domain::status::{
-    ConfigStatus, Current, LastError, Queue, State, Status, SupervisorStatus, SyncReport, SyncResult, TargetStatus,
+    ConfigStatus, Current, FarEnd, LastError, Queue, State, Status, SupervisorStatus, SyncReport, SyncResult,
+    TargetStatus,
 };
 use jiff::Timestamp;
 
@@ -211,6 +212,7 @@ pub(crate) fn busy(name: &str, config: &Path) -> TargetStatus {
             text: "the target is full".into(),
             retry_at: Some(time()),
         }),
+        far_end: Some(FarEnd::Receiver { restricted: false }),
         config: ConfigStatus { path: config.to_owned(), loaded: Some(time()), error: None },
     }
 }

@@ -25,7 +25,14 @@ fn valid() -> Seen {
 
 fn report(state: State) -> Box<Told> {
     let queue = Queue::default();
-    Box::new(Told::Report(AgentReport { state, last_sync: None, queue, current: None, last_error: None }))
+    Box::new(Told::Report(AgentReport {
+        state,
+        last_sync: None,
+        queue,
+        current: None,
+        last_error: None,
+        far_end: None,
+    }))
 }
 
 fn sync_report() -> SyncReport {
@@ -231,7 +238,7 @@ fn progress_is_told_on_change_and_at_most_five_times_a_second() {
         desk.now += Duration::from_millis(10);
         let queue = Queue { tags: 0, packages: step, bytes: 0 };
         let state = State::Syncing;
-        let report = AgentReport { state, last_sync: None, queue, current: None, last_error: None };
+        let report = AgentReport { state, last_sync: None, queue, current: None, last_error: None, far_end: None };
         desk.feed(Event::Said(name("perth"), Box::new(Told::Report(report))));
         told += desk.feed(Event::Ticked).len();
     }

@@ -24,9 +24,9 @@ use tokio::sync::Mutex;
 
 use self::conversation::Conversation;
 use self::sending::{Errand, Held};
+use super::far_end::{Knowledge, Serves};
 use super::lines::{delivery, retired, verdict, with_silent_ones};
 use super::room::UnderWay;
-use super::transport::Transport;
 use super::{Appetite, Delivery, Parcel, Retired, Retirement, Target, TargetError, Told, Verdict};
 use crate::progress::Progress;
 use crate::source::pieces::Codec;
@@ -39,8 +39,7 @@ const BULK_LANES: u8 = 2;
 /// A target whose receiver does the work.
 #[derive(Debug)]
 pub(crate) struct ReceiverTarget {
-    transport: Arc<Transport>,
-    command: String,
+    knowledge: Arc<Knowledge>,
     reserve: u64,
     under_way: AtomicU64,
     conversation: Mutex<Option<Arc<Conversation>>>,
@@ -50,10 +49,10 @@ pub(crate) struct ReceiverTarget {
 }
 
 impl ReceiverTarget {
-    /// A target where `command` starts the receiver. `reserve` bytes stay free on its disk.
-    pub(crate) fn new(transport: Arc<Transport>, command: String, reserve: u64) -> Self {
+    /// A target whose far end is a receiver. `reserve` bytes stay free on its disk.
+    pub(crate) fn new(knowledge: Arc<Knowledge>, reserve: u64) -> Self {
         let (conversation, known) = (Mutex::new(None), std::sync::Mutex::default());
-        Self { transport, command, reserve, under_way: AtomicU64::new(0), conversation, known, numbers: 0.into() }
+        Self { knowledge, reserve, under_way: AtomicU64::new(0), conversation, known, numbers: 0.into() }
     }
 
     /// The conversation that goes on, or a new one.
@@ -63,13 +62,28 @@ impl ReceiverTarget {
             return Ok(going_on.clone());
         }
         *conversation = None;
-        let begun = Arc::new(Conversation::begin(self.transport.exec(&self.command).await?).await?);
-        Ok(conversation.insert(begun).clone())
+        let command = match self.knowledge.far_end().await?.serves {
+            Serves::Receiver { command, .. } => command,
+            // It was another one a moment ago.
+            Serves::Scripts { .. } => return Err(broke("the target has no receiver any more")),
+        };
+        let begun = match self.knowledge.transport().exec(&command).await {
+            Ok(remote) => Conversation::begin(remote).await,
+            Err(error) => Err(error),
+        };
+        match begun {
+            Ok(begun) => Ok(conversation.insert(Arc::new(begun)).clone()),
+            Err(error) => {
+                // It may be gone or changed: whoever comes next looks before he starts it.
+                self.knowledge.doubt().await;
+                Err(error)
+            }
+        }
     }
 
     /// How packages are packed: what costs more time here than it saves on the link is left undone.
     fn codec(&self, conversation: &Conversation) -> Codec {
-        match (self.transport.is_remote(), conversation.is_slow()) {
+        match (self.knowledge.transport().is_remote(), conversation.is_slow()) {
             (false, _) => Codec::Plain,
             (true, false) => Codec::Zstd,
             (true, true) => Codec::Referring,

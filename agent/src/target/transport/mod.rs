@@ -1,5 +1,6 @@
 //! Ways to run a command where the target is.
 
+mod greeting;
 pub(crate) mod handshake;
 pub(crate) mod libssh2;
 pub(crate) mod local;
@@ -11,6 +12,7 @@ use std::pin::Pin;
 use blat_config::SshSettings;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use self::greeting::Listener;
 use super::TargetError;
 
 /// A command that runs on the target. Dropping it closes its standard input, which ends every command of ours.
@@ -64,10 +66,20 @@ impl Transport {
     /// A number that changes with every new connection: what was found out about the target holds for one only.
     pub(crate) async fn generation(&self) -> Result<u64, TargetError> {
         match self {
-            Self::Openssh(link) => link.connected().await,
-            Self::Libssh2(link) => link.connected().await,
+            Self::Openssh(link) => link.connected().await.map(|(generation, _)| generation),
+            Self::Libssh2(link) => link.connected().await.map(|(generation, _)| generation),
             Self::Local(_) => Ok(1),
         }
+    }
+
+    /// Whether our key can run nothing but `blat-receiver` there: whatever command is started, that is what runs.
+    pub(crate) async fn is_restricted(&self) -> Result<bool, TargetError> {
+        let listener = match self {
+            Self::Openssh(link) => link.connected().await?.1,
+            Self::Libssh2(link) => link.connected().await?.1,
+            Self::Local(_) => Listener::Shell,
+        };
+        Ok(listener == Listener::Receiver)
     }
 }
 

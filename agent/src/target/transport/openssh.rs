@@ -1,7 +1,8 @@
 //! `transport: openssh`: the system's ssh client, one connection for everything, made again when it breaks.
 //!
 //! The client runs as our own child, tied to us by its standard input: it runs `cat` at the far end, whose echo is the heartbeat, and
-//! when this process dies in whatever way, end of file ends `cat`, and the client with it. No ssh is left behind.
+//! when this process dies in whatever way, end of file ends `cat`, and the client with it. No ssh is left behind. Where the key can run
+//! nothing but a receiver, that is in the place of `cat`.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -13,6 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use blat_config::SshSettings;
+use blat_domain::frames;
 use blat_domain::text::printable;
 use openssh::{Error as SshError, Session, Stdio as SshStdio};
 use tempfile::TempDir;
@@ -21,6 +23,7 @@ use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
+use super::greeting::{self, Listener};
 use super::handshake::Handshakes;
 use super::{Exit, Remote, key_refused, place, wrong_host_key};
 use crate::target::TargetError;
@@ -80,6 +83,7 @@ struct Connected {
     session: Arc<Session>,
     alive: Arc<AtomicBool>,
     generation: u64,
+    listener: Listener,
     /// Keeps the socket's directory open: the socket is reached through this descriptor, whatever the length of its path.
     _directory: File,
     watch: tokio::task::JoinHandle<()>,
@@ -97,25 +101,24 @@ impl Link {
         Self { settings, directory, handshakes, state: Mutex::new(None), made: 0.into() }
     }
 
-    /// Connects unless connected, and says which connection it is.
-    pub(super) async fn connected(&self) -> Result<u64, TargetError> {
-        self.session().await.map(|(_, generation)| generation)
+    /// Connects unless connected, and says which connection it is and who answers.
+    pub(super) async fn connected(&self) -> Result<(u64, Listener), TargetError> {
+        self.session().await.map(|(_, generation, listener)| (generation, listener))
     }
 
-    async fn session(&self) -> Result<(Arc<Session>, u64), TargetError> {
+    async fn session(&self) -> Result<(Arc<Session>, u64, Listener), TargetError> {
+        let found = |connected: &Connected| (connected.session.clone(), connected.generation, connected.listener);
         let mut state = self.state.lock().await;
         if let Some(connected) = state.as_ref().filter(|connected| connected.alive.load(Ordering::Acquire)) {
-            return Ok((connected.session.clone(), connected.generation));
+            return Ok(found(connected));
         }
         *state = None;
         let connected = self.connect().await?;
-        let found = (connected.session.clone(), connected.generation);
-        *state = Some(connected);
-        Ok(found)
+        Ok(found(state.insert(connected)))
     }
 
     pub(super) async fn exec(&self, command: &str) -> Result<Remote, TargetError> {
-        let (session, _) = self.session().await?;
+        let (session, ..) = self.session().await?;
         let mut remote = session.arc_raw_command(command);
         remote.stdin(SshStdio::piped()).stdout(SshStdio::piped()).stderr(SshStdio::piped());
         let opened = timeout(OPEN_CHANNEL, remote.spawn()).await;
@@ -150,7 +153,7 @@ impl Link {
 
         let mut client = self
             .command()
-            .args(["-M", "-S", SOCKET, "-T", "--", &self.settings.host, "exec cat"])
+            .args(["-M", "-S", SOCKET, "-T", "--", &self.settings.host, greeting::COMMAND])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -161,11 +164,13 @@ impl Link {
         else {
             return Err(failed("the ssh client has no pipes".into()));
         };
-        let mut echo = Echo { stdin, stdout: BufReader::new(stdout), count: 0 };
+        let mut echo = Echo { stdin, stdout: BufReader::new(stdout), listener: Listener::Shell, count: 0 };
         match timeout(CONNECT, echo.first()).await {
             Ok(Ok(())) => {}
-            Ok(Err(_)) | Err(_) => return Err(self.explain(client, stderr).await),
+            Ok(Err(Silence::Unusable(why))) => return Err(greeting::unusable(&self.settings, &why)),
+            Ok(Err(Silence::Broken(_))) | Err(_) => return Err(self.explain(client, stderr).await),
         }
+        let listener = echo.listener;
         drop(slot);
 
         let directory = File::open(self.directory.path()).map_err(|error| failed(error.to_string()))?;
@@ -175,7 +180,7 @@ impl Link {
         let watch = tokio::spawn(watch(client, stderr, echo, alive.clone(), self.place()));
         let generation = self.made.fetch_add(1, Ordering::Relaxed) + 1;
         tracing::debug!(target = %self.place(), "connected");
-        Ok(Connected { session, alive, generation, _directory: directory, watch })
+        Ok(Connected { session, alive, generation, listener, _directory: directory, watch })
     }
 
     /// The ssh client with our policy in front of everything: no configuration of the user's or the system's is read.
@@ -288,53 +293,78 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     printable(&causes.map(ToString::to_string).collect::<Vec<_>>().join(": "))
 }
 
-/// The far end's `cat`.
+/// The far end's `cat`, or the receiver in its place.
 struct Echo {
     stdin: ChildStdin,
     stdout: BufReader<ChildStdout>,
+    listener: Listener,
     count: u64,
 }
 
+/// Why a sign of life did not come.
+enum Silence {
+    /// The stream broke, or something else came.
+    Broken(std::io::Error),
+    /// A receiver answers that we cannot talk to, and why.
+    Unusable(String),
+}
+
+impl From<std::io::Error> for Silence {
+    fn from(error: std::io::Error) -> Self {
+        Self::Broken(error)
+    }
+}
+
 impl Echo {
-    /// Past whatever a login shell prints, to our own first line.
-    async fn first(&mut self) -> std::io::Result<()> {
+    /// Past whatever a login shell prints, to the line that says who answers; and its first answer.
+    async fn first(&mut self) -> Result<(), Silence> {
         let mut noise = 0;
-        self.ask().await?;
         loop {
             let line = self.line().await?;
-            noise += line.len() as u64;
-            if line.ends_with(&self.question()) {
-                return Ok(());
+            if let Some(listener) = greeting::greeted(&line).map_err(Silence::Unusable)? {
+                self.listener = listener;
+                return self.ask().await;
             }
+            noise += line.len() as u64;
             if noise > MOST_NOISE {
-                return Err(std::io::Error::other("the login shell prints without end"));
+                return Err(std::io::Error::other("the login shell prints without end").into());
             }
         }
     }
 
-    async fn beat(&mut self) -> std::io::Result<()> {
-        self.ask().await?;
-        let line = self.line().await?;
-        if line == self.question() { Ok(()) } else { Err(std::io::Error::other("the far end echoes something else")) }
-    }
-
-    fn question(&self) -> String {
-        format!("blat heartbeat {}\n", self.count)
-    }
-
-    async fn ask(&mut self) -> std::io::Result<()> {
+    async fn beat(&mut self) -> Result<(), Silence> {
         self.count += 1;
-        self.stdin.write_all(self.question().as_bytes()).await?;
-        self.stdin.flush().await
+        self.ask().await
     }
 
-    async fn line(&mut self) -> std::io::Result<String> {
+    async fn ask(&mut self) -> Result<(), Silence> {
+        let question = greeting::question(self.listener, self.count);
+        self.stdin.write_all(&question).await?;
+        self.stdin.flush().await?;
+        let is_answer = match self.listener {
+            Listener::Shell => self.line().await? == question,
+            Listener::Receiver => {
+                let body = self.frame().await?;
+                greeting::is_answer(&body, self.count).map_err(Silence::Unusable)?
+            }
+        };
+        if is_answer { Ok(()) } else { Err(std::io::Error::other("the far end says something else").into()) }
+    }
+
+    async fn line(&mut self) -> std::io::Result<Vec<u8>> {
         let mut line = Vec::new();
         let read = (&mut self.stdout).take(MOST_NOISE).read_until(b'\n', &mut line).await?;
-        if read == 0 {
-            return Err(std::io::ErrorKind::UnexpectedEof.into());
-        }
-        Ok(String::from_utf8_lossy(&line).into_owned())
+        if read == 0 { Err(std::io::ErrorKind::UnexpectedEof.into()) } else { Ok(line) }
+    }
+
+    /// A frame's body.
+    async fn frame(&mut self) -> std::io::Result<Vec<u8>> {
+        let mut header = [0; frames::HEADER];
+        self.stdout.read_exact(&mut header).await?;
+        let (length, _) = frames::header(header).map_err(std::io::Error::other)?;
+        let mut body = vec![0; length];
+        self.stdout.read_exact(&mut body).await?;
+        Ok(body)
     }
 }
 
@@ -345,7 +375,8 @@ async fn watch(mut client: Child, stderr: ChildStderr, mut echo: Echo, alive: Ar
             tokio::time::sleep(BEAT).await;
             match timeout(STANDSTILL, echo.beat()).await {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => return format!("its heartbeat failed: {error}"),
+                Ok(Err(Silence::Broken(error))) => return format!("its heartbeat failed: {error}"),
+                Ok(Err(Silence::Unusable(why))) => return format!("its heartbeat failed: {why}"),
                 Err(_) => return format!("no heartbeat for {} s", STANDSTILL.as_secs()),
             }
         }

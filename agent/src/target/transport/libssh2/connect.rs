@@ -6,11 +6,13 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use blat_config::SshSettings;
+use blat_domain::frames;
 use blat_domain::text::printable;
 use ssh2::{Channel, MethodType, Session};
 
 use super::host_key::{self, HostKey, Verdict};
 use crate::target::TargetError;
+use crate::target::transport::greeting::{self, Listener};
 use crate::target::transport::{key_refused, place, wrong_host_key};
 
 /// For a host to take a connection, for each address that it has.
@@ -39,8 +41,10 @@ pub(crate) struct Greeted {
 pub(super) struct Line {
     pub(super) session: Session,
     pub(super) socket: TcpStream,
-    /// Runs `cat`: its echo is the heartbeat.
+    /// Runs `cat`, whose echo is the heartbeat, or a receiver in its place.
     pub(super) heart: Channel,
+    /// Which of them.
+    pub(super) listener: Listener,
 }
 
 /// Connects and exchanges keys. The key is judged, not yet acted upon.
@@ -104,11 +108,14 @@ pub(super) fn login(settings: &SshSettings) -> Result<Line, TargetError> {
     let failed = |what: &str| TargetError::Link(format!("cannot log in to {}: {}", place(settings), printable(what)));
     let ssh = |error: ssh2::Error| failed(error.message());
     let mut heart = session.channel_session().map_err(ssh)?;
-    heart.exec("exec cat").map_err(ssh)?;
-    first_echo(&mut heart).map_err(|error| failed(&error.to_string()))?;
+    heart.exec(greeting::COMMAND).map_err(ssh)?;
+    let listener = first_line(&mut heart).map_err(|error| failed(&error.to_string()))?;
+    let listener = listener.map_err(|why| greeting::unusable(settings, &why))?;
+    let answered = first_answer(&mut heart, listener).map_err(|error| failed(&error.to_string()))?;
+    answered.map_err(|why| greeting::unusable(settings, &why))?;
     session.set_timeout(0);
     session.set_blocking(false);
-    Ok(Line { session, socket, heart })
+    Ok(Line { session, socket, heart, listener })
 }
 
 /// Logs in with the identity and nothing else: no agent, no password, no other key.
@@ -140,20 +147,51 @@ pub(crate) fn is_refusal(error: &ssh2::Error) -> bool {
     matches!(error.code(), ssh2::ErrorCode::Session(-16 | -18 | -19 | -33 | -34))
 }
 
-/// Past whatever a login shell prints, to our own first line.
-fn first_echo(heart: &mut Channel) -> std::io::Result<()> {
-    const QUESTION: &[u8] = b"blat heartbeat 0\n";
-    heart.write_all(QUESTION)?;
-    let (mut heard, mut part) = (Vec::new(), [0; 4096]);
-    while !heard.ends_with(QUESTION) {
-        let count = heart.read(&mut part)?;
-        if count == 0 {
+/// Past whatever a login shell prints, to the line that says who answers. The inner error is for the operator.
+fn first_line(heart: &mut Channel) -> std::io::Result<Result<Listener, String>> {
+    let (mut line, mut noise, mut byte) = (Vec::new(), 0, [0]);
+    loop {
+        // Byte by byte: what follows the line is for others to read.
+        if heart.read(&mut byte)? == 0 {
             return Err(std::io::Error::other("the login ended before it answered"));
         }
-        heard.extend_from_slice(&part[..count]);
-        if heard.len() > MOST_NOISE {
+        line.push(byte[0]);
+        noise += 1;
+        if byte == *b"\n" {
+            match greeting::greeted(&line) {
+                Ok(Some(listener)) => return Ok(Ok(listener)),
+                Ok(None) => line.clear(),
+                Err(why) => return Ok(Err(why)),
+            }
+        }
+        if noise > MOST_NOISE {
             return Err(std::io::Error::other("the login shell prints without end"));
         }
     }
-    Ok(())
+}
+
+/// The first sign of life of who answers. The inner error is for the operator.
+fn first_answer(heart: &mut Channel, listener: Listener) -> std::io::Result<Result<(), String>> {
+    let question = greeting::question(listener, 0);
+    heart.write_all(&question)?;
+    let is_answer = match listener {
+        Listener::Shell => {
+            let mut echo = vec![0; question.len()];
+            heart.read_exact(&mut echo)?;
+            Ok(echo == question)
+        }
+        Listener::Receiver => {
+            let mut header = [0; frames::HEADER];
+            heart.read_exact(&mut header)?;
+            let (length, _) = frames::header(header).map_err(std::io::Error::other)?;
+            let mut body = vec![0; length];
+            heart.read_exact(&mut body)?;
+            greeting::is_answer(&body, 0)
+        }
+    };
+    match is_answer {
+        Ok(true) => Ok(Ok(())),
+        Ok(false) => Err(std::io::Error::other("the far end says something else")),
+        Err(why) => Ok(Err(why)),
+    }
 }

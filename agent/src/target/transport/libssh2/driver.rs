@@ -19,6 +19,7 @@ use ssh2::{BlockDirections, Channel, Session};
 
 use super::connect::Line;
 use super::conversation::Conversation;
+use crate::target::transport::greeting::{self, Listener};
 
 /// How often the far end is asked for an echo.
 const BEAT: Duration = Duration::from_secs(10);
@@ -122,8 +123,17 @@ impl Driver {
         alive: Arc<AtomicBool>,
         place: String,
     ) -> Self {
-        let Line { session, socket, heart } = line;
-        Self { session, socket, heart: Heart::new(heart), conversations: Vec::new(), requests, woken, alive, place }
+        let Line { session, socket, heart, listener } = line;
+        Self {
+            session,
+            socket,
+            heart: Heart::new(heart, listener),
+            conversations: Vec::new(),
+            requests,
+            woken,
+            alive,
+            place,
+        }
     }
 
     /// Serves until the connection breaks or nobody can ask it for anything any more.
@@ -215,9 +225,10 @@ impl Driver {
     }
 }
 
-/// The far end's `cat`, whose echo shows that it lives. Reading it also takes in whatever arrives for anybody.
+/// The far end's `cat`, whose echo shows that it lives, or a receiver in its place. Reading it also takes in whatever arrives for anybody.
 struct Heart {
     channel: Channel,
+    listener: Listener,
     /// What is not sent yet of the question.
     question: Vec<u8>,
     asked: Option<Instant>,
@@ -228,9 +239,9 @@ struct Heart {
 }
 
 impl Heart {
-    fn new(channel: Channel) -> Self {
+    fn new(channel: Channel, listener: Listener) -> Self {
         let now = Instant::now();
-        Self { channel, question: Vec::new(), asked: None, next: now + BEAT, heard: now, count: 0 }
+        Self { channel, listener, question: Vec::new(), asked: None, next: now + BEAT, heard: now, count: 0 }
     }
 
     /// When there is something to do, or to find out, even if nothing happens.
@@ -247,14 +258,19 @@ impl Heart {
             if count == 0 && self.channel.eof() {
                 return Err("its heartbeat ended".into());
             }
-            if echo[..count].contains(&b'\n') {
+            let is_answer = match self.listener {
+                Listener::Shell => echo[..count].contains(&b'\n'),
+                // It says nothing that it was not asked.
+                Listener::Receiver => count > 0,
+            };
+            if is_answer {
                 self.asked = None;
             }
         }
         match self.asked {
             None if now >= self.next => {
                 self.count += 1;
-                self.question = format!("blat heartbeat {}\n", self.count).into_bytes();
+                self.question = greeting::question(self.listener, self.count);
                 (self.asked, self.next) = (Some(now), now + BEAT);
             }
             Some(asked) if now >= asked.max(self.heard) + SILENCE => {

@@ -22,6 +22,7 @@ use tokio::time::timeout;
 
 use self::conversation::{Conversation, Pipes};
 use self::driver::Driver;
+use super::greeting::Listener;
 use super::handshake::Handshakes;
 use super::{Exit, Remote, place};
 use crate::target::TargetError;
@@ -47,6 +48,7 @@ struct Connected {
     wake: UnixStream,
     alive: Arc<AtomicBool>,
     generation: u64,
+    listener: Listener,
 }
 
 impl Link {
@@ -55,9 +57,9 @@ impl Link {
         Self { settings, handshakes, state: Mutex::new(None), made: AtomicU64::new(0) }
     }
 
-    /// Connects unless connected, and says which connection it is.
-    pub(super) async fn connected(&self) -> Result<u64, TargetError> {
-        self.connection().await.map(|connected| connected.generation)
+    /// Connects unless connected, and says which connection it is and who answers.
+    pub(super) async fn connected(&self) -> Result<(u64, Listener), TargetError> {
+        self.connection().await.map(|connected| (connected.generation, connected.listener))
     }
 
     async fn connection(&self) -> Result<Arc<Connected>, TargetError> {
@@ -119,6 +121,7 @@ impl Link {
             Err(_) => return Err(failed(format!("no login within {} s", CONNECT.as_secs()))),
         };
         drop(slot);
+        let listener = line.listener;
 
         let thread = |error: std::io::Error| failed(format!("cannot start its thread: {error}"));
         let (wake, woken) = UnixStream::pair().map_err(thread)?;
@@ -129,7 +132,7 @@ impl Link {
         std::thread::Builder::new().name("libssh2".into()).spawn(move || driver.run()).map_err(thread)?;
         let generation = self.made.fetch_add(1, Ordering::Relaxed) + 1;
         tracing::debug!(target = %place, "connected");
-        Ok(Connected { requests, wake, alive, generation })
+        Ok(Connected { requests, wake, alive, generation, listener })
     }
 
     fn broken(&self, what: &str) -> TargetError {

@@ -6,53 +6,40 @@ use async_trait::async_trait;
 use blat_domain::inventory::Inventory;
 use blat_domain::name::PackageId;
 use blat_domain::plan::Link;
-use tokio::sync::Mutex;
+use blat_domain::status::FarEnd;
 
-use super::install::shell_word;
+use super::far_end::{Knowledge, Scout, Serves};
 use super::receiver::ReceiverTarget;
 use super::script::ScriptTarget;
 use super::transport::Transport;
 use super::{Appetite, Delivery, Parcel, Retired, Retirement, Target, TargetError, Told, Verdict};
 use crate::progress::Progress;
 
-/// A target that finds out, once a connection, who serves it.
-pub(crate) struct FarEndTarget {
-    transport: Arc<Transport>,
-    bin: String,
+/// A target that asks, once a connection, who serves it.
+pub(crate) struct ServedTarget {
+    knowledge: Arc<Knowledge>,
     scripts: ScriptTarget,
     receiver: ReceiverTarget,
-    choice: Mutex<Option<(u64, bool)>>,
 }
 
-impl FarEndTarget {
+impl ServedTarget {
     /// A target whose archive and scripts are at these paths there. `reserve` bytes stay free on its disk.
-    pub(crate) fn new(transport: Transport, archive: String, bin: String, reserve: u64) -> Self {
-        let transport = Arc::new(transport);
-        let command =
-            format!("exec {} --archive {}", shell_word(&format!("{bin}/blat-receiver")), shell_word(&archive));
-        let receiver = ReceiverTarget::new(transport.clone(), command, reserve);
-        let scripts = ScriptTarget::new(transport.clone(), archive, bin.clone(), reserve);
-        Self { transport, bin, scripts, receiver, choice: Mutex::new(None) }
+    pub(crate) fn new(transport: Transport, scout: Scout, archive: String, bin: String, reserve: u64) -> Self {
+        let knowledge = Arc::new(Knowledge::new(transport, scout));
+        let receiver = ReceiverTarget::new(knowledge.clone(), reserve);
+        Self { scripts: ScriptTarget::new(knowledge.clone(), archive, bin, reserve), receiver, knowledge }
     }
 
     async fn target(&self) -> Result<&dyn Target, TargetError> {
-        let generation = self.transport.generation().await?;
-        let mut choice = self.choice.lock().await;
-        let is_receiver = match choice.as_ref().filter(|(chosen_for, _)| *chosen_for == generation) {
-            Some((_, is_receiver)) => *is_receiver,
-            None => {
-                let command = format!("test -x {}", shell_word(&format!("{}/blat-receiver", self.bin)));
-                let remote = self.transport.exec(&command).await?;
-                let found = remote.exit.await? == super::transport::Exit::Code(0);
-                choice.insert((generation, found)).1
-            }
-        };
-        Ok(if is_receiver { &self.receiver } else { &self.scripts })
+        Ok(match self.knowledge.far_end().await?.serves {
+            Serves::Receiver { .. } => &self.receiver,
+            Serves::Scripts { .. } => &self.scripts,
+        })
     }
 }
 
 #[async_trait]
-impl Target for FarEndTarget {
+impl Target for ServedTarget {
     async fn appetite(&self) -> Result<Appetite, TargetError> {
         self.target().await?.appetite().await
     }
@@ -83,5 +70,9 @@ impl Target for FarEndTarget {
 
     async fn store_list(&self, list: &str) -> Result<(), TargetError> {
         self.target().await?.store_list(list).await
+    }
+
+    fn far_end(&self) -> Option<FarEnd> {
+        self.knowledge.shown()
     }
 }

@@ -1,0 +1,252 @@
+//! A directory by its handle. Names given to it are single ones, but where it says path; nothing here follows a symbolic link.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps};
+use rustix::io::Errno;
+use rustix::path::Arg;
+
+use super::resolve::open_beneath;
+use blat_domain::frames::Time;
+
+const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+/// A directory that stays the same, whatever becomes of its path.
+#[derive(Debug)]
+pub(crate) struct Dir(OwnedFd);
+
+/// What a directory holds under one name.
+pub(crate) struct Found {
+    /// The name, byte for byte.
+    pub(crate) name: Vec<u8>,
+    /// What it is, as far as the directory knows.
+    pub(crate) kind: FileType,
+}
+
+impl Dir {
+    /// The directory at a path of the operator's: that one may lead through links.
+    pub(crate) fn of_operator(path: &Path) -> io::Result<Self> {
+        Ok(Self(rustix::fs::openat(CWD, path, DIRECTORY, Mode::empty())?))
+    }
+
+    /// A directory below this one.
+    pub(crate) fn open(&self, path: impl AsRef<[u8]>) -> io::Result<Self> {
+        open_beneath(&self.0, path.as_ref(), DIRECTORY, Mode::empty()).map(Self)
+    }
+
+    /// The same, where there is one: a directory and no link to one.
+    pub(crate) fn open_if_there(&self, path: impl AsRef<[u8]>) -> io::Result<Option<Self>> {
+        match self.open(path) {
+            Ok(dir) => Ok(Some(dir)),
+            Err(error) if is_absence(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Another handle of the same directory.
+    pub(crate) fn open_again(&self) -> io::Result<Self> {
+        Ok(Self(self.0.try_clone()?))
+    }
+
+    /// Opens a directory after making it where it is missing; tells whether it was.
+    pub(crate) fn ensure(&self, name: &str) -> io::Result<(Self, bool)> {
+        match self.open(name) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let made = match self.make(name, 0o755) {
+                    Ok(()) => true,
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
+                    Err(error) => return Err(error),
+                };
+                Ok((self.open(name)?, made))
+            }
+            result => Ok((result?, false)),
+        }
+    }
+
+    /// Makes a directory.
+    pub(crate) fn make(&self, name: impl Arg, mode: u16) -> io::Result<()> {
+        Ok(rustix::fs::mkdirat(&self.0, name, Mode::from_raw_mode(mode.into()))?)
+    }
+
+    /// A regular file below this one, for reading. Never waits for whoever has the other end of a pipe.
+    pub(crate) fn read(&self, path: impl AsRef<[u8]>) -> io::Result<File> {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let file: File = open_beneath(&self.0, path.as_ref(), flags, Mode::empty())?.into();
+        if file.metadata()?.is_file() { Ok(file) } else { Err(Errno::ISDIR.into()) }
+    }
+
+    /// A new file, for its owner alone, for writing.
+    pub(crate) fn create(&self, name: impl Arg) -> io::Result<File> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(rustix::fs::openat(&self.0, name, flags, Mode::RUSR | Mode::WUSR)?.into())
+    }
+
+    /// A file that is made where it is missing and stays as it is else: for locks.
+    pub(crate) fn touch(&self, name: impl Arg) -> io::Result<File> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(rustix::fs::openat(&self.0, name, flags, Mode::from_raw_mode(0o644))?.into())
+    }
+
+    /// What is under a name, where anything is.
+    pub(crate) fn stat(&self, name: impl Arg) -> io::Result<Option<Stat>> {
+        match rustix::fs::statat(&self.0, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(stat)),
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// What a path of two names leads to at last, links followed: only to look whether somebody finds it, never to touch it.
+    pub(crate) fn stat_as_readers_do(&self, path: impl Arg) -> io::Result<Option<Stat>> {
+        match rustix::fs::statat(&self.0, path, AtFlags::empty()) {
+            Ok(stat) => Ok(Some(stat)),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The directory itself.
+    pub(crate) fn own_stat(&self) -> io::Result<Stat> {
+        Ok(rustix::fs::fstat(&self.0)?)
+    }
+
+    /// Where a link leads; none where there is no link.
+    pub(crate) fn link_target(&self, name: impl Arg) -> io::Result<Option<Vec<u8>>> {
+        match rustix::fs::readlinkat(&self.0, name, Vec::new()) {
+            Ok(to) => Ok(Some(to.into_bytes())),
+            Err(Errno::INVAL | Errno::NOENT | Errno::NOTDIR) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Makes a symbolic link.
+    pub(crate) fn link(&self, to: impl Arg, name: impl Arg) -> io::Result<()> {
+        Ok(rustix::fs::symlinkat(to, &self.0, name)?)
+    }
+
+    /// Removes a file or a link; what is not there is no error.
+    pub(crate) fn unlink(&self, name: impl Arg) -> io::Result<()> {
+        match rustix::fs::unlinkat(&self.0, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Removes an empty directory; true where it is gone.
+    pub(crate) fn remove_empty(&self, name: impl Arg) -> bool {
+        rustix::fs::unlinkat(&self.0, name, AtFlags::REMOVEDIR).is_ok()
+    }
+
+    /// Renames over whatever may be at the new place.
+    pub(crate) fn rename(&self, old: impl Arg, to: &Self, new: impl Arg) -> io::Result<()> {
+        Ok(rustix::fs::renameat(&self.0, old, &to.0, new)?)
+    }
+
+    /// Renames to a place where nothing is. Where the file system cannot promise that, the look before has to do, under our lock.
+    pub(crate) fn rename_new(&self, old: &str, to: &Self, new: &str) -> io::Result<()> {
+        match rustix::fs::renameat_with(&self.0, old, &to.0, new, RenameFlags::NOREPLACE) {
+            Err(Errno::INVAL | Errno::NOSYS | Errno::PERM) if to.stat(new)?.is_none() => self.rename(old, to, new),
+            result => Ok(result?),
+        }
+    }
+
+    /// Swaps two things; false where the file system cannot.
+    pub(crate) fn exchange(&self, a: &str, to: &Self, b: &str) -> io::Result<bool> {
+        match rustix::fs::renameat_with(&self.0, a, &to.0, b, RenameFlags::EXCHANGE) {
+            Ok(()) => Ok(true),
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Lets its owner alone into a directory in it, and do everything there.
+    pub(crate) fn open_for_owner(&self, name: &[u8]) -> io::Result<()> {
+        match self.open(name) {
+            Ok(inner) => inner.set_mode(0o700),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => self.open_up(name).map(|_| ()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What the directory holds, in its own order.
+    pub(crate) fn entries(&self) -> io::Result<impl Iterator<Item = io::Result<Found>>> {
+        let entries = rustix::fs::Dir::read_from(&self.0)?;
+        Ok(entries.filter_map(|entry| match entry {
+            Ok(entry) if matches!(entry.file_name().to_bytes(), b"." | b"..") => None,
+            Ok(entry) => Some(Ok(Found { name: entry.file_name().to_bytes().to_vec(), kind: entry.file_type() })),
+            Err(error) => Some(Err(error.into())),
+        }))
+    }
+
+    /// Gives the directory itself these permission bits.
+    pub(crate) fn set_mode(&self, mode: u16) -> io::Result<()> {
+        Ok(rustix::fs::fchmod(&self.0, Mode::from_raw_mode(mode.into()))?)
+    }
+
+    /// Gives the directory itself this time.
+    pub(crate) fn set_time(&self, time: Time) -> io::Result<()> {
+        Ok(rustix::fs::futimens(&self.0, &timestamps(time))?)
+    }
+
+    /// Gives a file or a link in it this time.
+    pub(crate) fn set_time_of(&self, name: impl Arg, time: Time) -> io::Result<()> {
+        Ok(rustix::fs::utimensat(&self.0, name, &timestamps(time), AtFlags::SYMLINK_NOFOLLOW)?)
+    }
+
+    /// Makes the directory itself durable: its names, mode and time.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        Ok(rustix::fs::fsync(&self.0)?)
+    }
+
+    /// Makes the whole file system durable.
+    pub(crate) fn sync_file_system(&self) -> io::Result<()> {
+        Ok(rustix::fs::syncfs(&self.0)?)
+    }
+
+    /// Bytes that its owner could still write on this file system.
+    pub(crate) fn free(&self) -> io::Result<u64> {
+        let disk = rustix::fs::fstatvfs(&self.0)?;
+        Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+    }
+
+    /// A handle of a directory in it that its owner may not even read, opened up for its owner first. By way of `/proc`, since
+    /// the plain call would follow a link that somebody put there meanwhile.
+    pub(super) fn open_up(&self, name: &[u8]) -> io::Result<Self> {
+        let way = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let handle = rustix::fs::openat(&self.0, name, way, Mode::empty())?;
+        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&handle));
+        rustix::fs::chmodat(CWD, path, Mode::RWXU, AtFlags::empty())?;
+        self.open(name)
+    }
+}
+
+impl AsFd for Dir {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// What a file or directory is by its `stat`.
+pub(crate) fn kind(stat: &Stat) -> FileType {
+    FileType::from_raw_mode(stat.st_mode)
+}
+
+/// Its permission bits.
+pub(crate) fn permissions(stat: &Stat) -> u16 {
+    u16::try_from(stat.st_mode & 0o777).unwrap_or(0)
+}
+
+/// A time of modification for the kernel; that of access becomes the same.
+pub(crate) fn timestamps(time: Time) -> Timestamps {
+    let time = Timespec { tv_sec: time.seconds, tv_nsec: time.nanoseconds.into() };
+    Timestamps { last_access: time, last_modification: time }
+}
+
+/// Whether an error says that no such directory or file is there: nothing, a link, or something else.
+pub(crate) fn is_absence(error: &io::Error) -> bool {
+    let absent = [Errno::NOENT, Errno::NOTDIR, Errno::LOOP, Errno::ISDIR, Errno::NXIO];
+    absent.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}

@@ -1,0 +1,117 @@
+//! One archive, by directory handles.
+
+pub(crate) mod dir;
+mod resolve;
+pub(crate) mod tree;
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use blat_domain::name::PackageId;
+use blat_domain::text::printable;
+
+use crate::failure::Failure;
+use dir::Dir;
+pub(crate) use resolve::is_plain;
+
+/// Where Blat keeps what is its own.
+pub(crate) const HOUSE: &str = ".dpkg_archive";
+/// The file that makes a directory a package.
+pub(crate) const DESCPKG: &str = "descpkg";
+/// What to look at when the archive refuses something.
+pub(crate) const CHECK_MODES: &str = "check the owner and the modes in the archive";
+
+/// The archive that this receiver serves, and nothing else.
+#[derive(Debug)]
+pub(crate) struct Archive {
+    /// Its directory.
+    pub(crate) root: Dir,
+    path: PathBuf,
+}
+
+/// Our own directories in it.
+#[derive(Debug)]
+pub(crate) struct Rooms {
+    /// All of it.
+    pub(crate) house: Dir,
+    /// Packages in the making.
+    pub(crate) stage: Dir,
+    /// What was taken out and is yet to be deleted.
+    pub(crate) trash: Dir,
+    /// A manifest for each package.
+    pub(crate) manifests: Dir,
+}
+
+impl Archive {
+    /// Opens it. It has to be there: a missing one may be an unmounted one.
+    pub(crate) fn open(path: &Path) -> Result<Self, Failure> {
+        let root = Dir::of_operator(path).map_err(|error| {
+            let what = format!("entering the archive {}", printable(&path.to_string_lossy()));
+            Failure::io(what, &error, "create it or mount it, for nobody here makes it, and check its owner and mode")
+        })?;
+        Ok(Self { root, path: path.to_owned() })
+    }
+
+    /// Its path, fit for an answer.
+    pub(crate) fn shown(&self) -> String {
+        printable(&self.path.to_string_lossy())
+    }
+
+    /// Whether its path still leads to the directory that was opened: something may have been mounted or renamed since.
+    pub(crate) fn still_there(&self) -> Result<(), Failure> {
+        let same = std::fs::metadata(&self.path).and_then(|now| {
+            let opened = self.root.own_stat()?;
+            Ok((now.dev(), now.ino()) == (opened.st_dev, opened.st_ino))
+        });
+        match same {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Failure::refused(
+                format!("entering the archive {}", self.shown()),
+                "another directory is there since this connection began",
+                "connect again",
+            )),
+            Err(error) => {
+                Err(Failure::io(format!("entering the archive {}", self.shown()), &error, "create it or mount it"))
+            }
+        }
+    }
+
+    /// Our own directories, made where they are missing.
+    pub(crate) fn rooms(&self) -> Result<Rooms, Failure> {
+        let open = |dir: &Dir, name: &str| {
+            let what = || format!("making {name} for Blat in {}", self.shown());
+            dir.ensure(name).map(|(room, _)| room).map_err(|error| Failure::io(what(), &error, CHECK_MODES))
+        };
+        let house = open(&self.root, HOUSE)?;
+        let (stage, trash, manifests) = (open(&house, "stage")?, open(&house, "trash")?, open(&house, "manifests")?);
+        Ok(Rooms { house, stage, trash, manifests })
+    }
+
+    /// Whether there is room for so many bytes and entries beside a reserve, all on one file system.
+    pub(crate) fn room_for(&self, bytes: u64, entries: u64, reserve: u64) -> Result<(), Failure> {
+        let rooms = self.rooms()?;
+        let shown = self.shown();
+        let look =
+            |error: std::io::Error| Failure::io(format!("finding space in {shown}"), &error, "check df -Pk there");
+        if rooms.stage.own_stat().map_err(look)?.st_dev != self.root.own_stat().map_err(look)?.st_dev {
+            let why = format!("{HOUSE}/stage is on another file system");
+            return Err(Failure::refused(format!("staging in {shown}"), why, "make it a plain directory"));
+        }
+        let free = self.root.free().map_err(look)? / 1024;
+        let need = bytes.div_ceil(1024).saturating_add(entries.saturating_mul(4));
+        let keep = reserve.div_ceil(1024);
+        if need.saturating_add(keep) <= free {
+            return Ok(());
+        }
+        let why = format!("the packages need {need} KiB beside a reserve of {keep} KiB, and {free} KiB are free");
+        Err(Failure {
+            class: blat_domain::frames::Class::Space,
+            text: format!("finding space in {shown} failed: {why}; make space"),
+        })
+    }
+}
+
+/// The mark of a package that is to be deleted, below [`HOUSE`].
+pub(crate) fn mark_name(package: &PackageId) -> String {
+    package.to_string()
+}

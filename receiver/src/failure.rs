@@ -1,0 +1,79 @@
+//! What went wrong, in the words of an answer.
+
+use std::fmt::Display;
+use std::io;
+
+use blat_domain::frames::Class;
+use blat_domain::text::printable;
+
+/// Why a request came to nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text}")]
+pub(crate) struct Failure {
+    /// What can be done about it.
+    pub(crate) class: Class,
+    /// What was attempted, on what, why it failed, what to do.
+    pub(crate) text: String,
+}
+
+impl Failure {
+    /// What is refused, or failed for a reason of ours.
+    pub(crate) fn refused(what: impl Display, why: impl Display, advice: &str) -> Self {
+        Self { class: Class::Refused, text: format!("{what} failed: {why}; {advice}") }
+    }
+
+    /// What another process keeps us from.
+    pub(crate) fn busy(what: impl Display, why: impl Display) -> Self {
+        Self { class: Class::Busy, text: format!("{what} failed: {why}; try again later") }
+    }
+
+    /// What the system refused.
+    pub(crate) fn io(what: impl Display, error: &io::Error, advice: &str) -> Self {
+        if is_full(error) {
+            return Self { class: Class::Space, text: format!("{what} failed: {error}; make space on this host") };
+        }
+        Self::refused(what, error, advice)
+    }
+}
+
+/// Whether space, inodes or quota ran out.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// Why one package cannot be published: a word that says what can be done about it, and the rest of its line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Setback {
+    /// One of the classes of `receive_package`'s answer.
+    pub(crate) class: &'static str,
+    /// The rest of the line.
+    pub(crate) text: String,
+}
+
+impl Setback {
+    /// What was staged is not what it should be.
+    pub(crate) fn digest(why: impl Display) -> Self {
+        Self { class: "digest", text: format!("{why}; send it again") }
+    }
+
+    /// The package holds what none may.
+    pub(crate) fn foreign(why: impl Display) -> Self {
+        Self { class: "foreign", text: format!("{why}; remove it at the source") }
+    }
+
+    /// What the system refused.
+    pub(crate) fn io(what: impl Display, error: &io::Error) -> Self {
+        let class = if is_full(error) { "space" } else { "io" };
+        Self { class, text: format!("{what} failed: {error}; check owners, modes and space there") }
+    }
+
+    /// The line of an answer.
+    pub(crate) fn line(&self, package: &blat_domain::name::PackageId) -> String {
+        format!("failed {} {} {} {}\n", package.name, package.version, self.class, self.text)
+    }
+}
+
+/// A path of foreign bytes, fit for an answer.
+pub(crate) fn shown(path: &[u8]) -> String {
+    format!("\"{}\"", printable(&String::from_utf8_lossy(path)))
+}

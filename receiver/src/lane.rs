@@ -1,0 +1,387 @@
+//! What one lane asks for, in order, on a thread of its own.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use blat_domain::frames::{self, Lane, Piece, Reply, Request};
+use blat_domain::name::PackageId;
+
+use crate::archive::Archive;
+use crate::conversation::Ending;
+use crate::inbox::Inbox;
+use crate::package::unpacking::{self, Base};
+use crate::package::{Announced, Incoming, Outcome};
+use crate::publish::{self, Whole};
+use crate::replies::Replies;
+use crate::{link, listing, retire, store, verify};
+
+/// Credit is given back in portions of so many bytes.
+const PORTION: u64 = 256 << 10;
+/// So many bytes of whole packages are published even when more are coming.
+const MOST_PENDING: u64 = 64 << 20;
+/// So long a whole package waits for others.
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
+
+/// One lane.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    lane: Lane,
+    archive: Arc<Archive>,
+    replies: Arc<Replies>,
+    inbox: Arc<Inbox>,
+    /// Bytes taken off for which credit is still to be given.
+    taken: u64,
+    current: Current,
+    pending: Pending,
+}
+
+/// The package that the agent sends at the moment.
+#[derive(Debug)]
+enum Current {
+    None,
+    Coming(Box<Incoming>),
+    /// It has failed, and was answered: the rest of it is read and dropped.
+    Dropped {
+        number: u32,
+        ask: bool,
+    },
+}
+
+/// Whole packages that wait to be published.
+#[derive(Debug, Default)]
+struct Pending {
+    packages: Vec<Whole>,
+    bytes: u64,
+    since: Option<Instant>,
+}
+
+impl Worker {
+    /// A lane that has had nothing to do.
+    pub(crate) fn new(lane: Lane, archive: Arc<Archive>, replies: Arc<Replies>, inbox: Arc<Inbox>) -> Self {
+        Self { lane, archive, replies, inbox, taken: 0, current: Current::None, pending: Pending::default() }
+    }
+
+    /// Works until something makes that impossible.
+    pub(crate) fn work(&mut self) -> Ending {
+        let Err(ending) = self.work_on();
+        ending
+    }
+
+    /// Tells the agent why the conversation ends.
+    pub(crate) fn refuse(&self, why: &str) -> std::io::Result<()> {
+        self.replies.refuse(self.lane, why)
+    }
+
+    fn work_on(&mut self) -> Result<Infallible, Ending> {
+        let mut body = Vec::new();
+        loop {
+            self.next(&mut body)?;
+            self.perform(frames::decode(&body)?)?;
+        }
+    }
+
+    /// The next body. When none waits, or enough are whole, what is whole is published first.
+    fn next(&mut self, body: &mut Vec<u8>) -> Result<(), Ending> {
+        if self.pending.are_due() || self.inbox.is_empty() {
+            self.publish()?;
+            self.give_credit()?;
+        }
+        self.inbox.take(body);
+        self.taken += body.len() as u64;
+        if self.taken >= PORTION { self.give_credit() } else { Ok(()) }
+    }
+
+    fn give_credit(&mut self) -> Result<(), Ending> {
+        if self.taken == 0 {
+            return Ok(());
+        }
+        self.inbox.give(self.taken);
+        let bytes = u32::try_from(self.taken).unwrap_or(u32::MAX);
+        self.taken = 0;
+        Ok(self.replies.send(self.lane, &[Reply::Credit { bytes }])?)
+    }
+
+    fn perform(&mut self, request: Request<'_>) -> Result<(), Ending> {
+        match request {
+            Request::Hello { .. } | Request::Ping { .. } => {
+                return Err(Ending::Violation("a greeting or heartbeat came on another lane"));
+            }
+            Request::Data(_) => return Err(Ending::Violation("data came that belongs to nothing")),
+            Request::List { buckets } => {
+                let listed = listing::list(&self.archive, &buckets, &self.inbox, |messages| {
+                    self.replies.gather(self.lane, messages)
+                })?;
+                self.replies.end(self.lane, &listed)?;
+            }
+            Request::Store { bytes, digest } => self.store(bytes, digest)?,
+            Request::Link { links } => {
+                let linked = link::link(&self.archive, &links);
+                self.answer(linked)?;
+            }
+            Request::Retire { how, packages } => {
+                let retired = retire::retire(&self.archive, how, &packages);
+                self.answer(retired)?;
+            }
+            Request::Verify { packages } => self.verify(&packages)?,
+            Request::Begin { bytes, entries, reserve } => {
+                let room = self.archive.still_there().and_then(|()| self.archive.room_for(bytes, entries, reserve));
+                self.replies.end(self.lane, &room)?;
+            }
+            Request::Package { number, package, time, mode, rule, manifest: _, ask } => {
+                self.begin(Announced { number, package, time, mode, rule, ask })?;
+            }
+            Request::Entries { entries } => self.entries(entries)?,
+            Request::Piece(piece) => self.piece(&piece)?,
+            Request::Whole { entries, manifest } => self.whole(entries, manifest)?,
+            Request::Forget => self.forget()?,
+            Request::Publish => {
+                self.publish()?;
+                self.replies.end(self.lane, &Ok(()))?;
+            }
+            Request::Sweep { keep } => {
+                let swept = crate::stage::sweep(&self.archive, &keep);
+                self.replies.end(self.lane, &swept)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lines, and what is left to do after they were told.
+    fn answer(
+        &mut self,
+        result: Result<(Vec<String>, crate::scratch::Scratch), crate::failure::Failure>,
+    ) -> Result<(), Ending> {
+        match result {
+            Ok((lines, scratch)) => {
+                self.replies.lines(self.lane, &lines)?;
+                self.replies.end(self.lane, &Ok(()))?;
+                // What could not be deleted is swept by whoever writes next.
+                scratch.clear_away();
+            }
+            Err(failure) => self.replies.end(self.lane, &Err(failure))?,
+        }
+        Ok(())
+    }
+
+    fn store(&mut self, bytes: u64, digest: [u8; 32]) -> Result<(), Ending> {
+        let mut store = store::Store::begin(&self.archive, bytes);
+        let mut left = bytes;
+        let mut body = Vec::new();
+        while left > 0 {
+            let data = self.data(&mut body)?;
+            left = left.checked_sub(data.len() as u64).ok_or(Ending::Violation("more data came than was announced"))?;
+            store.take(data);
+        }
+        let (stored, scratch) = store.finish(&digest);
+        self.replies.end(self.lane, &stored)?;
+        if let Some(scratch) = scratch {
+            scratch.clear_away();
+        }
+        Ok(())
+    }
+
+    fn verify(&mut self, packages: &[PackageId]) -> Result<(), Ending> {
+        for package in packages {
+            let line = verify::verify(&self.archive, package, &self.inbox);
+            self.replies.send(self.lane, &[Reply::Lines(&line)])?;
+        }
+        Ok(self.replies.end(self.lane, &Ok(()))?)
+    }
+
+    /// The next body, which has to be data that were announced.
+    fn data<'a>(&mut self, body: &'a mut Vec<u8>) -> Result<&'a [u8], Ending> {
+        self.next(body)?;
+        match frames::decode(body)? {
+            Request::Data([]) => Err(Ending::Violation("data of no bytes came")),
+            Request::Data(data) => Ok(data),
+            _ => Err(Ending::Violation("something else came where data were announced")),
+        }
+    }
+
+    fn begin(&mut self, announced: Announced) -> Result<(), Ending> {
+        if !matches!(self.current, Current::None) {
+            return Err(Ending::Violation("a package came in the midst of another"));
+        }
+        let (number, ask, package) = (announced.number, announced.ask, announced.package.clone());
+        // One that waits to be published would keep us from its stage.
+        if self.pending.packages.iter().any(|whole| whole.package() == &package) {
+            self.publish()?;
+        }
+        match Incoming::begin(&self.archive, announced) {
+            Ok(incoming) => self.current = Current::Coming(Box::new(incoming)),
+            Err(setback) => {
+                self.current = Current::Dropped { number, ask };
+                self.replies.send(self.lane, &[Reply::Lines(&setback.line(&package))])?;
+            }
+        }
+        Ok(())
+    }
+
+    fn entries(&mut self, entries: Vec<frames::Entry>) -> Result<(), Ending> {
+        match &mut self.current {
+            Current::None => Err(Ending::Violation("entries came without their package")),
+            Current::Dropped { number, ask } => {
+                if *ask {
+                    self.replies.send(self.lane, &[Reply::Held { number: *number, files: Vec::new() }])?;
+                }
+                Ok(())
+            }
+            Current::Coming(incoming) => {
+                let (number, ask) = (incoming.number(), incoming.ask());
+                let held = incoming.take_entries(entries, &self.inbox).and_then(|held| {
+                    incoming.settle_copies(
+                        &Held { archive: &self.archive, pending: &self.pending.packages },
+                        &self.inbox,
+                    )?;
+                    Ok(held)
+                });
+                let (files, outcome) = match held {
+                    Ok(files) => (files, Ok(())),
+                    Err(outcome) => (Vec::new(), Err(outcome)),
+                };
+                if ask {
+                    self.replies.send(self.lane, &[Reply::Held { number, files }])?;
+                }
+                outcome.or_else(|outcome| self.drop_current(outcome))
+            }
+        }
+    }
+
+    /// Takes a piece with its data to its end, also where nobody wants it any more.
+    fn piece(&mut self, piece: &Piece) -> Result<(), Ending> {
+        let mut left = piece.packed;
+        let mut base = Base::default();
+        let fault = match &mut self.current {
+            Current::None => return Err(Ending::Violation("a piece came without its package")),
+            Current::Dropped { .. } => None,
+            Current::Coming(incoming) => {
+                let held = Held { archive: &self.archive, pending: &self.pending.packages };
+                let begun = incoming.begin_piece(piece, &held, &self.inbox);
+                begun.and_then(|()| unpacking::read_base(incoming, piece, &held)).map(|read| base = read).err()
+            }
+        };
+        if let Some(outcome) = fault {
+            self.drop_current(outcome)?;
+        }
+        let mut unpacking = unpacking::Unpacking::new(piece, base.bytes())?;
+        let mut body = Vec::new();
+        while left > 0 {
+            let data = self.data(&mut body)?;
+            let length = u32::try_from(data.len()).unwrap_or(u32::MAX);
+            left = left.checked_sub(length).ok_or(Ending::Violation("more data came than its piece announced"))?;
+            if let Current::Coming(incoming) = &mut self.current
+                && let Err(outcome) = unpacking.feed(
+                    data,
+                    incoming,
+                    &Held { archive: &self.archive, pending: &self.pending.packages },
+                    &self.inbox,
+                )
+            {
+                self.drop_current(outcome)?;
+            }
+            self.inbox.get_on();
+        }
+        if let Current::Coming(incoming) = &mut self.current
+            && let Err(outcome) = unpacking.finish(incoming)
+        {
+            self.drop_current(outcome)?;
+        }
+        Ok(())
+    }
+
+    fn whole(&mut self, entries: u64, manifest: [u8; 32]) -> Result<(), Ending> {
+        match std::mem::replace(&mut self.current, Current::None) {
+            Current::None => Err(Ending::Violation("the end of a package came without it")),
+            Current::Dropped { .. } => Ok(()),
+            Current::Coming(mut incoming) => {
+                let held = Held { archive: &self.archive, pending: &self.pending.packages };
+                match incoming.finish(entries, &manifest, &held, &self.inbox) {
+                    Ok(()) => {
+                        self.pending.add(incoming.into_whole(manifest));
+                        Ok(())
+                    }
+                    Err(outcome) => {
+                        self.current = Current::Coming(incoming);
+                        self.drop_current(outcome)?;
+                        self.current = Current::None;
+                        Ok(())
+                    }
+                }
+            }
+        }
+    }
+
+    fn forget(&mut self) -> Result<(), Ending> {
+        match std::mem::replace(&mut self.current, Current::None) {
+            Current::None => Err(Ending::Violation("it wants a package forgotten that it did not send")),
+            Current::Dropped { .. } => Ok(()),
+            Current::Coming(incoming) => {
+                incoming.discard();
+                Ok(())
+            }
+        }
+    }
+
+    /// Says why the package that is coming is given up, and drops what comes of it from now on.
+    fn drop_current(&mut self, outcome: Outcome) -> Result<(), Ending> {
+        let Current::Coming(incoming) = std::mem::replace(&mut self.current, Current::None) else { return Ok(()) };
+        let (number, ask) = (incoming.number(), incoming.ask());
+        self.current = Current::Dropped { number, ask };
+        match outcome {
+            Outcome::Lacks => self.replies.send(self.lane, &[Reply::Lacks { number }])?,
+            Outcome::Setback(setback) => {
+                self.replies.send(self.lane, &[Reply::Lines(&setback.line(incoming.package()))])?;
+            }
+        }
+        incoming.discard();
+        Ok(())
+    }
+
+    /// Publishes what is whole, and tells.
+    fn publish(&mut self) -> Result<(), Ending> {
+        if self.pending.packages.is_empty() {
+            return Ok(());
+        }
+        let pending = std::mem::take(&mut self.pending);
+        match publish::publish(&self.archive, pending.packages, &self.inbox) {
+            Ok((lines, published)) => {
+                self.replies.lines(self.lane, &lines)?;
+                self.replies.send(self.lane, &[])?;
+                published.into_iter().for_each(Whole::clear_away);
+            }
+            Err(failure) => self.replies.end(self.lane, &Err(failure))?,
+        }
+        Ok(())
+    }
+}
+
+impl Pending {
+    fn add(&mut self, whole: Whole) {
+        self.bytes += whole.bytes();
+        self.since.get_or_insert_with(Instant::now);
+        self.packages.push(whole);
+    }
+
+    fn are_due(&self) -> bool {
+        self.bytes >= MOST_PENDING
+            || self.packages.len() >= publish::most_at_once()
+            || self.since.is_some_and(|since| since.elapsed() >= LONGEST_WAIT)
+    }
+}
+
+/// Where files of other versions are: published, or whole on this lane.
+pub(crate) struct Held<'a> {
+    archive: &'a Archive,
+    pending: &'a [Whole],
+}
+
+impl Held<'_> {
+    /// A file of another version of a package, for reading.
+    pub(crate) fn open(&self, package: &PackageId, path: &[u8]) -> std::io::Result<std::fs::File> {
+        match self.pending.iter().find(|whole| whole.package() == package) {
+            Some(whole) => whole.open(path),
+            None => self.archive.root.read([package.path().as_bytes(), b"/", path].concat()),
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! Versions that are links to others: each is made aside and renamed over its place, so that a reader finds the old one or the new one. A link
+//! never replaces anything but a link. The words of the answer are `receive_file`'s.
+
+use std::io;
+
+use blat_domain::name::{PackageId, Version};
+use rustix::fs::FileType;
+
+use crate::archive::dir::kind;
+use crate::archive::{Archive, DESCPKG};
+use crate::failure::{Failure, is_full};
+use crate::locks;
+use crate::scratch::{Scratch, flush};
+
+/// Makes links, in their order; gives a line for each.
+pub(crate) fn link(archive: &Archive, links: &[(PackageId, Version)]) -> Result<(Vec<String>, Scratch), Failure> {
+    let scratch = Scratch::take(archive, "file")?;
+    scratch.note_batch(archive, links.iter().map(|(package, _)| package))?;
+    let lines = locks::publishing(archive, &scratch.rooms, || -> Vec<String> {
+        links.iter().map(|(package, to)| put_link(archive, &scratch, package, to)).collect()
+    })?;
+    flush(archive, &scratch.rooms, "the links", "check the disk")?;
+    Ok((lines, scratch))
+}
+
+fn put_link(archive: &Archive, scratch: &Scratch, package: &PackageId, to: &Version) -> String {
+    let PackageId { name, version } = package;
+    decide(archive, scratch, package, to).unwrap_or_else(|error| {
+        let class = if is_full(&error) { "space" } else { "io" };
+        format!(
+            "failed {name} {version} {class} making the link failed: {error}; check owners, modes and space there\n"
+        )
+    })
+}
+
+fn decide(archive: &Archive, scratch: &Scratch, package: &PackageId, to: &Version) -> io::Result<String> {
+    let PackageId { name, version } = package;
+    let failed = |class: &str, text: &str| Ok(format!("failed {name} {version} {class} {text}\n"));
+    let of_name = match archive.root.stat(name.as_str())? {
+        Some(stat) if kind(&stat) != FileType::Directory => {
+            return failed("foreign", &format!("{name} is not a directory; move it away"));
+        }
+        Some(_) => archive.root.open_if_there(name.as_str())?,
+        None => None,
+    };
+    let absent = || failed("absent", &format!("{to}, which it shall address, is not there; send that first"));
+    let Some(of_name) = of_name else { return absent() };
+    match of_name.stat_as_readers_do(format!("{to}/{DESCPKG}"))? {
+        Some(stat) if kind(&stat) == FileType::RegularFile => {}
+        Some(_) | None => return absent(),
+    }
+    match of_name.stat(version.as_str())? {
+        Some(stat) if kind(&stat) != FileType::Symlink => {
+            return failed("foreign", "what is in its place is no link; delete or move it first");
+        }
+        Some(_) | None => {}
+    }
+    if of_name.link_target(version.as_str())?.is_some_and(|there| there == to.as_str().as_bytes()) {
+        return Ok(format!("already {name} {version}\n"));
+    }
+    let hidden = format!(".{version}.{}", scratch.id);
+    of_name.link(to.as_str(), hidden.as_str())?;
+    if let Err(error) = of_name.rename(hidden.as_str(), &of_name, version.as_str()) {
+        of_name.unlink(hidden.as_str())?;
+        return Err(error);
+    }
+    Ok(format!("linked {name} {version}\n"))
+}

@@ -1,0 +1,230 @@
+//! The files of a package that comes: filled from pieces in their order, copied from other versions, or taken over from an interrupted attempt.
+
+use std::fs::{File, Permissions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+
+use blat_domain::frames::{Copy, MOST_BASE, MOST_PIECE, Piece};
+use blat_domain::name::PackageId;
+use sha2::{Digest as _, Sha256};
+
+use super::{Content, Incoming, Outcome, Waiting, memory_of, place};
+use crate::archive::DESCPKG;
+use crate::archive::dir::timestamps;
+use crate::failure::{Setback, shown};
+use crate::inbox::Inbox;
+use crate::lane::Held;
+
+/// Bytes that are copied at once.
+const COPIED: usize = 128 << 10;
+
+/// A file that is being filled.
+#[derive(Debug)]
+pub(super) struct Writing {
+    file: File,
+    digest: Sha256,
+    left: u64,
+    of: Waiting,
+}
+
+impl Writing {
+    pub(super) fn path(&self) -> &[u8] {
+        &self.of.path
+    }
+}
+
+impl Incoming {
+    /// Takes the parts of a piece whose bytes come next.
+    pub(crate) fn begin_piece(&mut self, piece: &Piece, held: &Held<'_>, inbox: &Inbox) -> Result<(), Outcome> {
+        let unpacked: u64 = piece.parts.iter().map(|part| u64::from(part.bytes)).sum();
+        let base: u64 = piece.base.iter().map(|base| u64::from(base.bytes)).sum();
+        if unpacked > MOST_PIECE || base > MOST_BASE {
+            return Err(Setback::digest("a piece came that is larger than any may be").into());
+        }
+        if !piece.zstd && (u64::from(piece.packed) != unpacked || !piece.base.is_empty()) {
+            return Err(Setback::digest("a plain piece came with other bytes than its parts have").into());
+        }
+        self.made_use_of_held |= !piece.base.is_empty();
+        self.parts.extend(&piece.parts);
+        self.next_part(held, inbox)
+    }
+
+    /// Fills files with the next bytes of a piece.
+    pub(super) fn fill(&mut self, mut bytes: &[u8], held: &Held<'_>, inbox: &Inbox) -> Result<(), Outcome> {
+        while !bytes.is_empty() {
+            let Some(writing) = self.writing.as_mut().filter(|_| !self.parts.is_empty()) else {
+                return Err(self.spoiled("a piece has more bytes than its parts"));
+            };
+            let (now, later) = bytes.split_at(bytes.len().min(self.part_left as usize));
+            let written = writing.file.write_all(now);
+            written.map_err(|error| Setback::io(format!("writing {}", shown(&writing.of.path)), &error))?;
+            writing.digest.update(now);
+            writing.left -= now.len() as u64;
+            // No longer than what is left of the part.
+            self.part_left -= u32::try_from(now.len()).unwrap_or(self.part_left);
+            bytes = later;
+            if self.part_left == 0 {
+                self.end_part()?;
+                self.next_part(held, inbox)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A piece has come to its end.
+    pub(super) fn end_piece(&mut self) -> Result<(), Outcome> {
+        if self.parts.is_empty() { Ok(()) } else { Err(self.spoiled("a piece has fewer bytes than its parts")) }
+    }
+
+    /// Makes the next part ready to be filled, and ends those that have no bytes.
+    fn next_part(&mut self, held: &Held<'_>, inbox: &Inbox) -> Result<(), Outcome> {
+        while let Some(part) = self.parts.front().copied() {
+            while self.waiting.front().is_some_and(|file| file.number < part.entry) {
+                self.settle_first(held, inbox)?;
+            }
+            if self.writing.as_ref().is_none_or(|writing| writing.of.number != part.entry) {
+                self.open_first(part.entry)?;
+            }
+            match &self.writing {
+                Some(writing) if u64::from(part.bytes) <= writing.left => {}
+                Some(_) | None => {
+                    return Err(self.spoiled(format!("more bytes came for entry {} than it has", part.entry)));
+                }
+            }
+            self.part_left = part.bytes;
+            if part.bytes > 0 {
+                return Ok(());
+            }
+            self.end_part()?;
+        }
+        Ok(())
+    }
+
+    /// Makes the first waiting file, which has to be this entry.
+    fn open_first(&mut self, entry: u32) -> Result<(), Outcome> {
+        if let Some(unfinished) = &self.writing {
+            return Err(self.spoiled(format!("{} ends early", shown(unfinished.path()))));
+        }
+        let Some(of) = self.waiting.pop_front_if(|file| file.number == entry) else {
+            return Err(self.spoiled(format!("bytes came for entry {entry}, which is no file that waits for any")));
+        };
+        self.waiting_bytes -= memory_of(&of);
+        let file = self.places.make_file(&of.path, self.resumed).map_err(|error| self.unmakable(&of.path, &error))?;
+        self.writing = Some(Writing { file, digest: Sha256::new(), left: of.size, of });
+        Ok(())
+    }
+
+    fn end_part(&mut self) -> Result<(), Outcome> {
+        let part = self.parts.pop_front();
+        match (self.writing.take_if(|writing| writing.left == 0), part.and_then(|part| part.digest)) {
+            (Some(Writing { file, digest, of, .. }), Some(expected)) => {
+                let found: [u8; 32] = digest.finalize().into();
+                if found != expected {
+                    return Err(self.spoiled(format!("the bytes of {} differ from its digest", shown(&of.path))));
+                }
+                self.finish_file(&file, &of, &found)
+            }
+            (Some(Writing { of, .. }), None) => {
+                Err(self.spoiled(format!("{} came without its digest", shown(&of.path))))
+            }
+            (None, Some(_)) => Err(self.spoiled("a file ends early")),
+            (None, None) if self.parts.is_empty() => Ok(()),
+            (None, None) => Err(self.spoiled("a piece ends a file in its middle")),
+        }
+    }
+
+    /// Settles copies that are next, so that they do not wait for the end of the package.
+    pub(crate) fn settle_copies(&mut self, held: &Held<'_>, inbox: &Inbox) -> Result<(), Outcome> {
+        while self.writing.is_none()
+            && self.waiting.front().is_some_and(|file| matches!(file.content, Content::Copy(_)))
+        {
+            self.settle_first(held, inbox)?;
+        }
+        Ok(())
+    }
+
+    /// Settles all files that wait: no more bytes come.
+    pub(super) fn settle_all(&mut self, held: &Held<'_>, inbox: &Inbox) -> Result<(), Outcome> {
+        while self.writing.is_none() && !self.waiting.is_empty() {
+            self.settle_first(held, inbox)?;
+        }
+        Ok(())
+    }
+
+    /// Settles the first waiting file without bytes of its own.
+    fn settle_first(&mut self, held: &Held<'_>, inbox: &Inbox) -> Result<(), Outcome> {
+        if let Some(unfinished) = &self.writing {
+            return Err(self.spoiled(format!("{} ends early", shown(unfinished.path()))));
+        }
+        let Some(file) = self.waiting.pop_front() else { return Ok(()) };
+        self.waiting_bytes -= memory_of(&file);
+        match &file.content {
+            Content::Fresh => Err(self.spoiled(format!("no bytes came for {}", shown(&file.path)))),
+            Content::Copy(copy) => {
+                self.made_use_of_held = true;
+                self.copy(&file, copy, held, inbox)
+            }
+            Content::Staged(digest) => {
+                self.made_use_of_held = true;
+                let staged = self.places.open_file(&file.path).map_err(|error| self.unmakable(&file.path, &error))?;
+                self.finish_file(&staged, &file, digest)
+            }
+        }
+    }
+
+    /// Copies a file of another version. What is not there any more, or is another one, is to be sent.
+    fn copy(&mut self, file: &Waiting, copy: &Copy, held: &Held<'_>, inbox: &Inbox) -> Result<(), Outcome> {
+        let version = PackageId { name: self.announced.package.name.clone(), version: copy.version.clone() };
+        let Ok(mut from) = held.open(&version, &copy.path) else { return Err(Outcome::Lacks) };
+        let mut to =
+            self.places.make_file(&file.path, self.resumed).map_err(|error| self.unmakable(&file.path, &error))?;
+        let copied = copy_bytes(&mut from, &mut to, file.size, inbox);
+        let digest = copied.map_err(|error| Setback::io(format!("copying {}", shown(&file.path)), &error))?;
+        if digest != Some(copy.digest) {
+            return Err(Outcome::Lacks);
+        }
+        self.finish_file(&to, file, &copy.digest)
+    }
+
+    fn finish_file(&mut self, file: &File, of: &Waiting, digest: &[u8; 32]) -> Result<(), Outcome> {
+        let finished = file
+            .set_permissions(Permissions::from_mode((of.mode & 0o777).into()))
+            .and_then(|()| Ok(rustix::fs::futimens(file, &timestamps(of.time))?))
+            .and_then(|()| self.manifest.add(digest, &of.path));
+        finished.map_err(|error| Setback::io(format!("finishing {}", shown(&of.path)), &error))?;
+        self.bytes += of.size;
+        if of.path == DESCPKG.as_bytes() {
+            self.descpkg = Some(of.time.seconds);
+        }
+        Ok(())
+    }
+}
+
+/// Copies a file of this size, or lets the file system share its blocks; gives the digest of what is in the new one, none where the size
+/// differs.
+fn copy_bytes(from: &mut File, to: &mut File, size: u64, inbox: &Inbox) -> io::Result<Option<[u8; 32]>> {
+    if from.metadata()?.len() != size {
+        return Ok(None);
+    }
+    if size > 0 && rustix::fs::ioctl_ficlone(&*to, &*from).is_ok() {
+        return place::digest(to, inbox).map(Some);
+    }
+    let mut digest = Sha256::new();
+    let mut buffer = vec![0; COPIED];
+    let mut left = size;
+    while left > 0 {
+        let most = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        match from.read(&mut buffer[..most]) {
+            Ok(0) => return Ok(None),
+            Ok(read) => {
+                digest.update(&buffer[..read]);
+                to.write_all(&buffer[..read])?;
+                left -= read as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+        inbox.get_on();
+    }
+    Ok(Some(digest.finalize().into()))
+}

@@ -1,0 +1,338 @@
+//! A package while it comes: staged entry by entry, hashed on the way, never visible.
+//!
+//! What is finished is forgotten, so a package of a million files takes no more memory than one of a thousand; only directories are
+//! kept in mind, whose modes and times can be set at the end alone.
+
+mod closing;
+mod files;
+mod manifest;
+mod place;
+pub(crate) mod unpacking;
+
+use std::collections::VecDeque;
+
+use blat_domain::frames::{Copy, Entry, Kind, Part, Rule, Time};
+use blat_domain::name::PackageId;
+
+use crate::archive::{Archive, DESCPKG, is_plain, tree};
+use crate::failure::{Setback, shown};
+use crate::inbox::Inbox;
+use crate::lane::Held;
+use crate::publish::Whole;
+use crate::stage::{PACKAGE, Stage};
+use closing::Closing;
+use files::Writing;
+use manifest::Manifest;
+use place::Places;
+pub(crate) use place::digest;
+
+/// The deepest that a package may be, in directories: each one is a handle when the package is removed.
+const DEEPEST: usize = 256;
+/// Bytes of entries whose files have not come yet.
+const MOST_WAITING: usize = 16 << 20;
+
+/// What an agent says of a package beforehand.
+#[derive(Debug)]
+pub(crate) struct Announced {
+    /// Its number, for answers.
+    pub(crate) number: u32,
+    /// Which.
+    pub(crate) package: PackageId,
+    /// The time that its descpkg must have.
+    pub(crate) time: i64,
+    /// Permission bits of its root.
+    pub(crate) mode: u16,
+    /// What it may do to what is in its place.
+    pub(crate) rule: Rule,
+    /// Whether files that are staged already are to be told.
+    pub(crate) ask: bool,
+}
+
+/// Why a package is given up.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// Held files were not what they should be: it may come without them.
+    Lacks,
+    /// It failed.
+    Setback(Setback),
+}
+
+impl From<Setback> for Outcome {
+    fn from(setback: Setback) -> Self {
+        Self::Setback(setback)
+    }
+}
+
+/// A file that was announced and is not finished.
+#[derive(Debug)]
+struct Waiting {
+    number: u32,
+    path: Vec<u8>,
+    mode: u16,
+    size: u64,
+    time: Time,
+    content: Content,
+}
+
+/// Where a file's bytes come from.
+#[derive(Debug)]
+enum Content {
+    /// Pieces.
+    Fresh,
+    /// Another version.
+    Copy(Copy),
+    /// An interrupted attempt: they are there and have this digest, unless pieces bring others.
+    Staged([u8; 32]),
+}
+
+/// A package on its way.
+#[derive(Debug)]
+pub(crate) struct Incoming {
+    announced: Announced,
+    stage: Stage,
+    places: Places,
+    /// Entries that came.
+    entries: u32,
+    waiting: VecDeque<Waiting>,
+    /// Bytes of memory that those take.
+    waiting_bytes: usize,
+    /// Parts of the piece that comes at the moment, and what is left of the first.
+    parts: VecDeque<Part>,
+    part_left: u32,
+    writing: Option<Writing>,
+    closing: Closing,
+    manifest: Manifest,
+    /// Bytes of all files that are finished.
+    bytes: u64,
+    /// The time of its descpkg, once that is there.
+    descpkg: Option<i64>,
+    /// Whether something was staged before.
+    resumed: bool,
+    /// Whether anything of it came from elsewhere than from pieces alone.
+    made_use_of_held: bool,
+}
+
+impl Incoming {
+    /// Takes the package's stage.
+    pub(crate) fn begin(archive: &Archive, announced: Announced) -> Result<Self, Setback> {
+        let (stage, resumed) = Stage::take(archive, &announced.package, announced.ask)?;
+        let failed = |error| Setback::io(format!("staging {} in {}", announced.package, archive.shown()), &error);
+        if !resumed {
+            stage.dir.make(PACKAGE, 0o700).map_err(failed)?;
+        }
+        let root = stage.dir.open(PACKAGE).map_err(failed)?;
+        root.set_mode(0o700).map_err(failed)?;
+        let manifest = Manifest::begin(&stage.dir).map_err(failed)?;
+        Ok(Self {
+            announced,
+            stage,
+            places: Places::new(root),
+            entries: 0,
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
+            parts: VecDeque::new(),
+            part_left: 0,
+            writing: None,
+            closing: Closing::default(),
+            manifest,
+            bytes: 0,
+            descpkg: None,
+            resumed,
+            made_use_of_held: false,
+        })
+    }
+
+    /// The agent's number for it.
+    pub(crate) fn number(&self) -> u32 {
+        self.announced.number
+    }
+
+    /// Whether the agent wants to know what is staged.
+    pub(crate) fn ask(&self) -> bool {
+        self.announced.ask
+    }
+
+    /// Which it is.
+    pub(crate) fn package(&self) -> &PackageId {
+        &self.announced.package
+    }
+
+    /// Drops what came of it.
+    pub(crate) fn discard(self: Box<Self>) {
+        self.stage.discard();
+    }
+
+    /// Makes the next directories and links, and notes the next files. Gives those of which the right number of bytes is staged already.
+    pub(crate) fn take_entries(&mut self, entries: Vec<Entry>, inbox: &Inbox) -> Result<Vec<(u32, [u8; 32])>, Outcome> {
+        let mut held = Vec::new();
+        for entry in entries {
+            let number = self.entries;
+            self.entries =
+                number.checked_add(1).ok_or_else(|| Setback::foreign("it has more entries than can be counted"))?;
+            check_path(number, &entry)?;
+            match entry.kind {
+                Kind::Directory { mode } => self.directory(number, &entry.path, mode, entry.time)?,
+                Kind::Link { to } => self.link(&entry.path, &to, entry.time)?,
+                Kind::File { mode, size, copy } => {
+                    let file =
+                        Waiting { number, path: entry.path, mode, size, time: entry.time, content: Content::Fresh };
+                    held.extend(self.announce(file, copy, inbox)?);
+                }
+            }
+            inbox.get_on();
+        }
+        Ok(held)
+    }
+
+    fn directory(&mut self, number: u32, path: &[u8], mode: u16, time: Time) -> Result<(), Outcome> {
+        if number > 0 {
+            self.places.make_directory(path, self.resumed).map_err(|error| self.unmakable(path, &error))?;
+        }
+        self.closing.push(path, mode & 0o777, time);
+        Ok(())
+    }
+
+    fn link(&mut self, path: &[u8], to: &[u8], time: Time) -> Result<(), Outcome> {
+        if to.is_empty() || to.contains(&0) {
+            return Err(Setback::foreign(format!("the link {} leads nowhere", shown(path))).into());
+        }
+        self.places.make_link(path, to, time, self.resumed).map_err(|error| self.unmakable(path, &error))
+    }
+
+    /// Notes a file; its digest where it is staged.
+    fn announce(
+        &mut self,
+        mut file: Waiting,
+        copy: Option<Copy>,
+        inbox: &Inbox,
+    ) -> Result<Option<(u32, [u8; 32])>, Outcome> {
+        if self.resumed {
+            let staged = self.places.staged(&file.path, file.size, inbox);
+            if let Some(digest) = staged.map_err(|error| self.unmakable(&file.path, &error))? {
+                file.content = Content::Staged(digest);
+            }
+        }
+        let held = match (&file.content, copy) {
+            (Content::Staged(digest), Some(copy)) if *digest == copy.digest => None,
+            (_, Some(copy)) => {
+                file.content = Content::Copy(copy);
+                None
+            }
+            (Content::Staged(digest), None) => Some((file.number, *digest)),
+            (Content::Fresh | Content::Copy(_), None) => None,
+        };
+        self.waiting_bytes += memory_of(&file);
+        if self.waiting_bytes > MOST_WAITING {
+            let why = format!("more than {MOST_WAITING} bytes of entries came ahead of their files");
+            return Err(Setback {
+                class: "io",
+                text: format!("{why}; install blat-agent and blat-receiver of one version"),
+            }
+            .into());
+        }
+        self.waiting.push_back(file);
+        Ok(held)
+    }
+
+    /// Why an entry could not be made. What lies outside the package or under one of its links is not the system's fault.
+    fn unmakable(&self, path: &[u8], error: &std::io::Error) -> Outcome {
+        use crate::archive::dir::is_absence;
+        if is_absence(error) || error.kind() == std::io::ErrorKind::AlreadyExists {
+            return Setback::foreign(format!(
+                "its entry {} comes twice, or not below a directory of its own",
+                shown(path)
+            ))
+            .into();
+        }
+        Setback::io(format!("making {}", shown(path)), error).into()
+    }
+
+    /// The bytes differ from what they should be.
+    fn spoiled(&self, why: impl std::fmt::Display) -> Outcome {
+        if self.made_use_of_held { Outcome::Lacks } else { Setback::digest(why).into() }
+    }
+
+    /// Everything came: checks that it is what was announced, and closes the directories.
+    pub(crate) fn finish(
+        &mut self,
+        entries: u64,
+        manifest: &[u8; 32],
+        held: &Held<'_>,
+        inbox: &Inbox,
+    ) -> Result<(), Outcome> {
+        self.settle_all(held, inbox)?;
+        if let Some(file) = &self.writing {
+            return Err(self.spoiled(format!("{} ends early", shown(file.path()))));
+        }
+        if u64::from(self.entries) != entries {
+            return Err(self.spoiled(format!("{} entries came of {entries}", self.entries)));
+        }
+        let announced = self.announced.time;
+        match self.descpkg {
+            Some(time) if time == announced => {}
+            Some(time) => return Err(self.spoiled(format!("its {DESCPKG} has the time {time}, not {announced}"))),
+            None => return Err(self.spoiled(format!("its {DESCPKG} is no regular file"))),
+        }
+        let digest = self.manifest.finish().map_err(|error| Setback::io("writing its manifest", &error))?;
+        if digest != *manifest {
+            return Err(self.spoiled("the bytes differ from its manifest"));
+        }
+        if self.resumed {
+            self.nothing_else_is_staged()?;
+        }
+        let root_stays_open = self.announced.mode & 0o200 == 0;
+        self.closing
+            .close(&self.places, root_stays_open)
+            .map_err(|error| Setback::io("closing its directories", &error))?;
+        Ok(())
+    }
+
+    /// An interrupted attempt at another content may have left what does not belong to this one.
+    fn nothing_else_is_staged(&self) -> Result<(), Outcome> {
+        // The root is an entry of its own.
+        let mut count = 1u64;
+        let counted = tree::walk(self.places.root(), &mut |_, _, _| {
+            count += 1;
+            Ok(())
+        });
+        counted.map_err(|error| Setback::io("looking at what is staged", &error))?;
+        if count == u64::from(self.entries) { Ok(()) } else { Err(Outcome::Lacks) }
+    }
+
+    /// The package, ready to be published.
+    pub(crate) fn into_whole(self: Box<Self>, manifest: [u8; 32]) -> Whole {
+        let Announced { package, time, mode, rule, .. } = self.announced;
+        Whole::new(self.stage, package, time, mode & 0o777, rule, manifest, self.bytes, self.entries)
+    }
+}
+
+fn memory_of(file: &Waiting) -> usize {
+    let copy = match &file.content {
+        Content::Copy(copy) => copy.path.len(),
+        Content::Fresh | Content::Staged(_) => 0,
+    };
+    size_of::<Waiting>() + file.path.len() + copy
+}
+
+/// The root is the first entry and has no path; every other one has one that stays below it.
+fn check_path(number: u32, entry: &Entry) -> Result<(), Setback> {
+    let path = &entry.path;
+    if entry.time.nanoseconds >= 1_000_000_000 {
+        return Err(Setback::foreign(format!("its entry {} has a time that is none", shown(path))));
+    }
+    if number == 0 {
+        return match entry.kind {
+            Kind::Directory { .. } if path.is_empty() => Ok(()),
+            Kind::Directory { .. } | Kind::Link { .. } | Kind::File { .. } => {
+                Err(Setback::foreign("its first entry is not its own directory"))
+            }
+        };
+    }
+    if !is_plain(path) || path.split(|byte| *byte == b'/').count() > DEEPEST {
+        return Err(Setback::foreign(format!(
+            "its entry {} leads out of it, or deeper than {DEEPEST} directories",
+            shown(path)
+        )));
+    }
+    Ok(())
+}

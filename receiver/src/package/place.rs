@@ -1,0 +1,126 @@
+//! Where a package's entries are: below its root, by handles.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
+
+use blat_domain::frames::Time;
+use rustix::fs::FileType;
+use sha2::{Digest as _, Sha256};
+
+use crate::archive::dir::{Dir, is_absence, kind};
+use crate::archive::tree;
+use crate::inbox::Inbox;
+
+/// Bytes that are hashed at once.
+const READ: usize = 128 << 10;
+
+/// A package's root, and the directory that the last entry was in: the next one mostly is in it too.
+#[derive(Debug)]
+pub(super) struct Places {
+    root: Dir,
+    last: Option<(Vec<u8>, Dir)>,
+}
+
+impl Places {
+    pub(super) fn new(root: Dir) -> Self {
+        Self { root, last: None }
+    }
+
+    pub(super) fn root(&self) -> &Dir {
+        &self.root
+    }
+
+    /// The directory that an entry is in, and the entry's own name.
+    fn parent<'a, 'b>(&'a mut self, path: &'b [u8]) -> io::Result<(&'a Dir, &'b [u8])> {
+        let Some(slash) = path.iter().rposition(|byte| *byte == b'/') else { return Ok((&self.root, path)) };
+        let (parent, name) = (&path[..slash], &path[slash + 1..]);
+        if self.last.as_ref().is_none_or(|(last, _)| last != parent) {
+            self.last = Some((parent.to_vec(), self.root.open(parent)?));
+        }
+        match &self.last {
+            Some((_, dir)) => Ok((dir, name)),
+            None => Ok((&self.root, path)),
+        }
+    }
+
+    /// Makes a directory, open to its owner alone. With `again` one may be there.
+    pub(super) fn make_directory(&mut self, path: &[u8], again: bool) -> io::Result<()> {
+        let (parent, name) = self.parent(path)?;
+        if again {
+            match parent.stat(name)? {
+                Some(stat) if kind(&stat) == FileType::Directory => return parent.open_for_owner(name),
+                Some(_) => tree::remove(parent, name)?,
+                None => {}
+            }
+        }
+        parent.make(name, 0o700)
+    }
+
+    /// Makes a symbolic link. With `again` something may be there.
+    pub(super) fn make_link(&mut self, path: &[u8], to: &[u8], time: Time, again: bool) -> io::Result<()> {
+        let (parent, name) = self.parent(path)?;
+        if again {
+            tree::remove(parent, name)?;
+        }
+        parent.link(to, name)?;
+        parent.set_time_of(name, time)
+    }
+
+    /// Makes a file. With `again` something may be there, which goes first.
+    pub(super) fn make_file(&mut self, path: &[u8], again: bool) -> io::Result<File> {
+        let (parent, name) = self.parent(path)?;
+        if again {
+            tree::remove(parent, name)?;
+        }
+        parent.create(name)
+    }
+
+    /// Opens a file that is staged.
+    pub(super) fn open_file(&mut self, path: &[u8]) -> io::Result<File> {
+        let (parent, name) = self.parent(path)?;
+        parent.read(name)
+    }
+
+    /// The digest of a file that is staged with the right size; what has another size is not worth reading.
+    pub(super) fn staged(&mut self, path: &[u8], size: u64, inbox: &Inbox) -> io::Result<Option<[u8; 32]>> {
+        let mut file = match self.open_file(path) {
+            Ok(file) => file,
+            Err(error) if is_absence(&error) || error.kind() == io::ErrorKind::PermissionDenied => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let there = file.metadata()?;
+        if there.len() != size || there.nlink() != 1 {
+            return Ok(None);
+        }
+        Ok(Some(digest(&mut file, inbox)?))
+    }
+
+    /// Gives a directory its last time and mode.
+    pub(super) fn close_directory(&self, path: &[u8], mode: u16, time: Time) -> io::Result<()> {
+        let opened;
+        let dir = if path.is_empty() {
+            &self.root
+        } else {
+            opened = self.root.open(path)?;
+            &opened
+        };
+        dir.set_time(time)?;
+        dir.set_mode(mode)
+    }
+}
+
+/// The SHA-256 of the rest of a file.
+pub(crate) fn digest(file: &mut File, inbox: &Inbox) -> io::Result<[u8; 32]> {
+    let mut digest = Sha256::new();
+    let mut buffer = vec![0; READ];
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok(digest.finalize().into()),
+            Ok(read) => digest.update(&buffer[..read]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+        inbox.get_on();
+    }
+}

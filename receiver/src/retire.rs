@@ -1,0 +1,232 @@
+//! Versions that go, or are marked for it. Everything is looked at again at that moment, under the publish lock: what was decided elsewhere may be
+//! minutes old. Each vanishes by one rename; its files are deleted after the answer. The words of the answer are `delete_package`'s.
+
+use std::collections::HashSet;
+use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::os::unix::fs::PermissionsExt;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use blat_domain::frames::Retirement;
+use blat_domain::name::PackageId;
+use blat_domain::package_list;
+use rustix::fs::FileType;
+
+use crate::archive::dir::{Dir, kind};
+use crate::archive::{Archive, CHECK_MODES, DESCPKG, HOUSE, mark_name};
+use crate::failure::Failure;
+use crate::listing::read_mark;
+use crate::locks;
+use crate::scratch::{Scratch, flush, has_file};
+
+/// Seconds that a mark may lie ahead of the clock.
+const AHEAD: i64 = 600;
+/// The longest line of a PackageList, in bytes: two names and what is between them, twice over.
+const LONGEST_LINE: u64 = 1024;
+
+/// Versions, with the time of descpkg that each must still have, where one is given.
+type Listed = [(PackageId, Option<i64>)];
+
+/// Retires versions; gives a line for each.
+pub(crate) fn retire(archive: &Archive, how: Retirement, packages: &Listed) -> Result<(Vec<String>, Scratch), Failure> {
+    let scratch = Scratch::take(archive, "delete")?;
+    scratch.note_batch(archive, packages.iter().map(|(package, _)| package))?;
+    let retiring = Retiring { archive, scratch: &scratch, now: now() };
+    let lines = locks::publishing(archive, &scratch.rooms, || retiring.all(how, packages))??;
+    flush(archive, &scratch.rooms, "the deletions", "check the disk, then delete again")?;
+    Ok((lines, scratch))
+}
+
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    i64::try_from(since).unwrap_or(i64::MAX)
+}
+
+struct Retiring<'a> {
+    archive: &'a Archive,
+    scratch: &'a Scratch,
+    now: i64,
+}
+
+impl Retiring<'_> {
+    fn all(&self, how: Retirement, packages: &Listed) -> Result<Vec<String>, Failure> {
+        let failed = |error: io::Error| {
+            Failure::io(format!("opening {HOUSE}/aged in {}", self.archive.shown()), &error, CHECK_MODES)
+        };
+        let house = &self.scratch.rooms.house;
+        let aged = match how {
+            Retirement::Mark(_) => Some(house.ensure("aged").map_err(failed)?.0),
+            Retirement::Unmark | Retirement::DeleteDue | Retirement::Delete => {
+                house.open_if_there("aged").map_err(failed)?
+            }
+        };
+        let wanted = match how {
+            Retirement::DeleteDue | Retirement::Delete => self.wanted(packages)?,
+            Retirement::Unmark | Retirement::Mark(_) => HashSet::new(),
+        };
+        let aged = aged.as_ref();
+        let lines = packages.iter().map(|(package, time)| match how {
+            Retirement::Unmark => unmark(aged, package),
+            Retirement::Mark(wait) => self.mark(aged, package, wait),
+            Retirement::DeleteDue | Retirement::Delete if wanted.contains(package) => {
+                kept(package, "wanted the PackageList names it")
+            }
+            Retirement::Delete => self.take_out(aged, package, *time),
+            Retirement::DeleteDue => match self.waits(aged, package) {
+                Some(why) => kept(package, &why),
+                None => self.take_out(aged, package, *time),
+            },
+        });
+        let lines = lines.collect();
+        if matches!(how, Retirement::DeleteDue | Retirement::Delete) {
+            self.drop_empty_names(packages);
+        }
+        Ok(lines)
+    }
+
+    /// Those of the packages that the PackageList names, which has to be whole and to name something.
+    fn wanted(&self, packages: &Listed) -> Result<HashSet<PackageId>, Failure> {
+        let what = || format!("deleting in {}", self.archive.shown());
+        let house = &self.scratch.rooms.house;
+        let list = format!("{HOUSE}/{}", package_list::FILE);
+        let failed = |error: io::Error| Failure::io(what(), &error, CHECK_MODES);
+        if !has_file(house, package_list::FILE).map_err(failed)? {
+            let why = format!("there is no {list}, so nobody knows what is wanted");
+            return Err(Failure::refused(what(), why, "let the archive be synced first"));
+        }
+        let asked: HashSet<&PackageId> = packages.iter().map(|(package, _)| package).collect();
+        let mut lines = BufReader::new(house.read(package_list::FILE).map_err(failed)?);
+        let (mut wanted, mut named, mut line, mut whole) = (HashSet::new(), 0u64, Vec::new(), false);
+        loop {
+            line.clear();
+            let read = io::Read::take(&mut lines, LONGEST_LINE).read_until(b'\n', &mut line).map_err(failed)?;
+            if read == 0 {
+                break;
+            }
+            let text = String::from_utf8_lossy(line.strip_suffix(b"\n").unwrap_or(&line));
+            if text.starts_with('#') {
+                whole = text == format!("# end {named}");
+                continue;
+            }
+            (whole, named) = (false, named + 1);
+            let mut words = text.split_ascii_whitespace();
+            if let (Some(name), Some(version)) = (words.next(), words.next())
+                && let Ok(package) = PackageId::new(name, version)
+                && asked.contains(&package)
+            {
+                wanted.insert(package);
+            }
+        }
+        if whole && named > 0 {
+            return Ok(wanted);
+        }
+        Err(Failure::refused(what(), format!("{list} is empty or cut short"), "let the archive be synced first"))
+    }
+
+    /// A mark that is there keeps its time and gets another wait, unless its time lies ahead.
+    fn mark(&self, aged: Option<&Dir>, package: &PackageId, wait: u64) -> String {
+        let PackageId { name, version } = package;
+        let marked = || -> io::Result<bool> {
+            let there =
+                self.archive.root.open_if_there(name.as_str())?.map_or(Ok(None), |dir| dir.stat(version.as_str()))?;
+            let Some(aged) = aged.filter(|_| there.is_some()) else { return Ok(false) };
+            let before = read_mark(aged, mark_name(package).as_bytes()).ok().flatten();
+            let at = before.map(|mark| mark.at).filter(|at| *at <= self.now).unwrap_or(self.now);
+            self.scratch.dir.unlink("mark")?;
+            let mut file = self.scratch.dir.create("mark")?;
+            file.set_permissions(PermissionsExt::from_mode(0o644))?;
+            file.write_all(format!("{at}\n{wait}\n").as_bytes())?;
+            self.scratch.dir.rename("mark", aged, mark_name(package))?;
+            Ok(true)
+        };
+        match marked() {
+            Ok(true) => format!("marked {name} {version}\n"),
+            Ok(false) => format!("absent {name} {version}\n"),
+            Err(error) => {
+                format!("failed {name} {version} io marking it failed: {error}; check owners, modes and space there\n")
+            }
+        }
+    }
+
+    /// Why a mark does not let a package go yet.
+    fn waits(&self, aged: Option<&Dir>, package: &PackageId) -> Option<String> {
+        let mark = aged.and_then(|aged| read_mark(aged, mark_name(package).as_bytes()).ok().flatten());
+        let Some(mark) = mark else { return Some("unmarked it has no mark that can be read".into()) };
+        if mark.at > self.now + AHEAD {
+            return Some("waiting its mark lies ahead of the clock".into());
+        }
+        // Both have at most 15 digits.
+        let left = i64::try_from(mark.wait).unwrap_or(i64::MAX) - (self.now - mark.at);
+        (left > 0).then(|| format!("waiting it stays for {left} s more"))
+    }
+
+    fn take_out(&self, aged: Option<&Dir>, package: &PackageId, time: Option<i64>) -> String {
+        let PackageId { name, version } = package;
+        self.try_take_out(aged, package, time).unwrap_or_else(|error| {
+            format!("failed {name} {version} io taking it away failed: {error}; check owners and modes there\n")
+        })
+    }
+
+    fn try_take_out(&self, aged: Option<&Dir>, package: &PackageId, time: Option<i64>) -> io::Result<String> {
+        let PackageId { name, version } = package;
+        let failed = |text: &str| Ok(format!("failed {name} {version} foreign {text}\n"));
+        let root = &self.archive.root;
+        if root.stat(name.as_str())?.is_some_and(|stat| kind(&stat) != FileType::Directory) {
+            return failed(&format!("{name} is not a directory; move it away"));
+        }
+        let of_name = root.open_if_there(name.as_str())?;
+        let there = of_name.as_ref().map_or(Ok(None), |dir| dir.stat(version.as_str()))?;
+        let (Some(of_name), Some(there)) = (of_name, there) else {
+            self.forget(aged, package)?;
+            return Ok(format!("absent {name} {version}\n"));
+        };
+        let is_link = kind(&there) == FileType::Symlink;
+        let descpkg = of_name.open_if_there(version.as_str())?.map_or(Ok(None), |dir| dir.stat(DESCPKG))?;
+        let descpkg = descpkg.filter(|stat| kind(stat) == FileType::RegularFile);
+        if !is_link && descpkg.is_none() {
+            return failed("it is no package of ours; look at it and remove it by hand");
+        }
+        if time.is_some_and(|time| descpkg.is_none_or(|stat| stat.st_mtime != time)) {
+            return Ok(kept(package, "changed its descpkg is not the one that was listed"));
+        }
+        if is_link {
+            of_name.unlink(version.as_str())?;
+        } else {
+            let hidden = format!(".{version}.{}", self.scratch.id);
+            of_name.rename(version.as_str(), &of_name, hidden.as_str())?;
+            // It is gone now; if it cannot get to the trash, the next sweep clears it away from where it is.
+            let _ = self.scratch.throw_away(&of_name, &hidden, &package.to_string());
+        }
+        self.forget(aged, package)?;
+        Ok(format!("deleted {name} {version}\n"))
+    }
+
+    /// Manifest and mark of what is not there any more.
+    fn forget(&self, aged: Option<&Dir>, package: &PackageId) -> io::Result<()> {
+        if let Some(manifests) = self.scratch.rooms.manifests.open_if_there(package.name.as_str())? {
+            manifests.unlink(package.version.as_str())?;
+        }
+        aged.map_or(Ok(()), |aged| aged.unlink(mark_name(package)))
+    }
+
+    /// Empty names go too, while nobody can be about to publish into them.
+    fn drop_empty_names(&self, packages: &Listed) {
+        for (package, _) in packages {
+            self.archive.root.remove_empty(package.name.as_str());
+            self.scratch.rooms.manifests.remove_empty(package.name.as_str());
+        }
+    }
+}
+
+fn unmark(aged: Option<&Dir>, package: &PackageId) -> String {
+    let PackageId { name, version } = package;
+    match aged.map_or(Ok(()), |aged| aged.unlink(mark_name(package))) {
+        Ok(()) => format!("unmarked {name} {version}\n"),
+        Err(error) => {
+            format!("failed {name} {version} io taking its mark away failed: {error}; check owners and modes there\n")
+        }
+    }
+}
+
+fn kept(package: &PackageId, why: &str) -> String {
+    format!("kept {} {} {why}\n", package.name, package.version)
+}

@@ -1,0 +1,203 @@
+//! Filling a version's place, under the publish lock, after another look at what is in it. The words of the answer are `receive_package`'s.
+
+use std::io;
+
+use blat_domain::frames::Rule;
+use blat_domain::name::PackageId;
+use rustix::fs::FileType;
+
+use crate::archive::dir::{Dir, kind};
+use crate::archive::{Archive, DESCPKG, Rooms, mark_name, tree};
+use crate::failure::is_full;
+use crate::inbox::Inbox;
+use crate::package::digest;
+use crate::publish::Whole;
+use crate::stage::{MANIFEST, OLD, PACKAGE, hidden};
+
+/// Packages of one batch on their way to their places.
+pub(crate) struct Settling<'a> {
+    archive: &'a Archive,
+    rooms: &'a Rooms,
+    inbox: &'a Inbox,
+    aged: Option<Dir>,
+    /// Directories whose names changed.
+    changed: Vec<Dir>,
+}
+
+/// What is in a place.
+enum There {
+    Nothing,
+    Link,
+    /// Nothing of ours.
+    Foreign,
+    /// A package whose descpkg has this time.
+    Package(i64),
+}
+
+impl<'a> Settling<'a> {
+    pub(crate) fn new(archive: &'a Archive, rooms: &'a Rooms, inbox: &'a Inbox) -> Self {
+        // Without marks there are none to take away.
+        let aged = rooms.house.open("aged").ok();
+        Self { archive, rooms, inbox, aged, changed: Vec::new() }
+    }
+
+    /// Directories that have to be made durable.
+    pub(crate) fn changed(self) -> Vec<Dir> {
+        self.changed
+    }
+
+    /// Puts one package in its place, if it may; gives the line for the answer.
+    pub(crate) fn settle(&mut self, whole: &Whole) -> String {
+        let PackageId { name, version } = &whole.package;
+        let line = match self.decide(whole) {
+            Ok(verdict) => verdict,
+            Err(error) => {
+                let class = if is_full(&error) { "space" } else { "io" };
+                format!(
+                    "failed {name} {version} {class} moving it to its place failed: {error}; check owners, modes and space there\n"
+                )
+            }
+        };
+        if let Some(aged) = &self.aged {
+            // Somebody wants it: no mark may outlive that. One that cannot be removed shows in the next listing.
+            let _ = aged.unlink(mark_name(&whole.package));
+        }
+        line
+    }
+
+    fn decide(&mut self, whole: &Whole) -> io::Result<String> {
+        let PackageId { name, version } = &whole.package;
+        let failed = |class: &str, text: &str| Ok(format!("failed {name} {version} {class} {text}\n"));
+        match self.archive.root.stat(name.as_str())? {
+            Some(stat) if kind(&stat) != FileType::Directory => {
+                return failed("foreign", &format!("{name} is not a directory; move it away"));
+            }
+            Some(_) | None => {}
+        }
+        let (of_name, is_new) = self.archive.root.ensure(name.as_str())?;
+        if is_new {
+            self.changed.push(self.archive.root.open_again()?);
+        }
+        match self.look(&of_name, whole)? {
+            There::Nothing => self.publish(whole, of_name),
+            There::Link => failed("foreign", "a symbolic link is in its place; remove it"),
+            There::Foreign => failed("foreign", "what is in its place is no package of ours; move it away"),
+            There::Package(time) if time == whole.time && whole.rule != Rule::Repair => {
+                if self.is_known_to_differ(whole)? {
+                    return failed(
+                        "differs",
+                        "the one there has the same time of descpkg and other bytes; it was not touched: blat verify --repair settles it, \
+                         or a new time of descpkg at the source",
+                    );
+                }
+                Ok(format!("already {name} {version}\n"))
+            }
+            There::Package(time) => match whole.rule {
+                Rule::New => {
+                    let mine = whole.time;
+                    failed(
+                        "conflict",
+                        &format!(
+                            "another one is there, whose descpkg has the time {time}, not {mine}; compare the two"
+                        ),
+                    )
+                }
+                Rule::Replace | Rule::Repair => self.replace(whole, of_name),
+            },
+        }
+    }
+
+    fn look(&self, of_name: &Dir, whole: &Whole) -> io::Result<There> {
+        let version = whole.package.version.as_str();
+        let Some(there) = of_name.stat(version)? else { return Ok(There::Nothing) };
+        if kind(&there) == FileType::Symlink {
+            return Ok(There::Link);
+        }
+        let descpkg = of_name.open_if_there(version)?.map_or(Ok(None), |dir| dir.stat(DESCPKG))?;
+        Ok(match descpkg {
+            Some(stat) if kind(&stat) == FileType::RegularFile => There::Package(stat.st_mtime),
+            Some(_) | None => There::Foreign,
+        })
+    }
+
+    /// Whether there is a manifest of the one in place, and it says that its bytes are others.
+    fn is_known_to_differ(&self, whole: &Whole) -> io::Result<bool> {
+        let Some(of_name) = self.rooms.manifests.open_if_there(whole.package.name.as_str())? else { return Ok(false) };
+        let Ok(mut manifest) = of_name.read(whole.package.version.as_str()) else { return Ok(false) };
+        Ok(digest(&mut manifest, self.inbox)? != whole.digest)
+    }
+
+    fn publish(&mut self, whole: &Whole, of_name: Dir) -> io::Result<String> {
+        let PackageId { name, version } = &whole.package;
+        let (manifests, is_new) = self.rooms.manifests.ensure(name.as_str())?;
+        if is_new {
+            self.changed.push(self.rooms.manifests.open_again()?);
+        }
+        let stage = &whole.stage.dir;
+        // It comes before its package, so that none is ever without.
+        stage.rename(MANIFEST, &manifests, version.as_str())?;
+        let shown = if whole.mode & 0o200 == 0 {
+            let (hidden, _) = hidden(&whole.package);
+            bring_near(whole, &of_name, &hidden).and_then(|()| of_name.rename_new(&hidden, &of_name, version.as_str()))
+        } else {
+            stage.rename_new(PACKAGE, &of_name, version.as_str())
+        };
+        if let Err(error) = shown {
+            manifests.unlink(version.as_str())?;
+            return Err(error);
+        }
+        self.changed.extend([of_name, manifests]);
+        Ok(format!("published {name} {version}\n"))
+    }
+
+    fn replace(&mut self, whole: &Whole, of_name: Dir) -> io::Result<String> {
+        let PackageId { name, version } = &whole.package;
+        let (manifests, _) = self.rooms.manifests.ensure(name.as_str())?;
+        let (near, aside) = hidden(&whole.package);
+        let stage = &whole.stage.dir;
+        bring_near(whole, &of_name, &near)?;
+        // The old one's manifest is kept until its package is gone.
+        let had_manifest = manifests.stat(version.as_str())?.is_some();
+        swap(stage, MANIFEST, &manifests, version.as_str(), "manifest.old", had_manifest)?;
+        if let Err(error) = swap(&of_name, &near, &of_name, version.as_str(), &aside, true) {
+            if had_manifest {
+                swap(stage, MANIFEST, &manifests, version.as_str(), "manifest.old", true)?;
+            }
+            tree::remove(&of_name, &near)?;
+            return Err(error);
+        }
+        // A directory has to be writable to get another parent. Where it cannot move it stays hidden, and the next one to stage this package removes it.
+        let _ = of_name
+            .open(&near)
+            .and_then(|old| old.set_mode(0o700))
+            .and_then(|()| of_name.rename(near.as_str(), stage, OLD));
+        self.changed.extend([of_name, manifests]);
+        Ok(format!("replaced {name} {version}\n"))
+    }
+}
+
+/// Moves a package beside its place and gives it its last mode: a directory that its owner may not write can be renamed within its parent, but
+/// not be moved to another.
+fn bring_near(whole: &Whole, of_name: &Dir, hidden: &str) -> io::Result<()> {
+    whole.stage.dir.rename_new(PACKAGE, of_name, hidden)?;
+    if whole.mode & 0o200 == 0 { of_name.open(hidden)?.set_mode(whole.mode) } else { Ok(()) }
+}
+
+/// Puts `new` in `place` and what was there, if anything, where `new` was. Not in one step where the file system cannot: then what was in place is
+/// `aside`, beside it, for an instant.
+fn swap(dir: &Dir, new: &str, to: &Dir, place: &str, aside: &str, taken: bool) -> io::Result<()> {
+    if !taken {
+        return dir.rename(new, to, place);
+    }
+    if dir.exchange(new, to, place)? {
+        return Ok(());
+    }
+    to.rename(place, dir, aside)?;
+    match dir.rename(new, to, place) {
+        Ok(()) => dir.rename(aside, dir, new),
+        Err(error) => {
+            dir.rename(aside, to, place)?;
+            Err(error)
+        }
+    }
+}

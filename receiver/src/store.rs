@@ -1,0 +1,92 @@
+//! The PackageList: put in its place, durable, by one rename, with what the clock said beside it. What `receive_file` does.
+
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::os::unix::fs::PermissionsExt;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use blat_domain::package_list;
+use sha2::{Digest as _, Sha256};
+
+use crate::archive::Archive;
+use crate::failure::Failure;
+use crate::scratch::Scratch;
+
+/// A PackageList on its way. A failure is kept until all its bytes have come.
+pub(crate) struct Store {
+    shown: String,
+    bytes: u64,
+    to: Result<(Scratch, File, Sha256), Failure>,
+}
+
+impl Store {
+    /// Makes a stage for it.
+    pub(crate) fn begin(archive: &Archive, bytes: u64) -> Self {
+        let what = || storing(&archive.shown());
+        let to = Scratch::take(archive, "file").and_then(|scratch| {
+            let file = scratch.dir.create("file").map_err(|error| Failure::io(what(), &error, "send it again"))?;
+            Ok((scratch, file, Sha256::new()))
+        });
+        Self { shown: archive.shown(), bytes, to }
+    }
+
+    /// Takes its next bytes.
+    pub(crate) fn take(&mut self, data: &[u8]) {
+        if let Ok((_, file, digest)) = &mut self.to {
+            digest.update(data);
+            if let Err(error) = file.write_all(data) {
+                self.to = Err(Failure::io(storing(&self.shown), &error, "send it again"));
+            }
+        }
+    }
+
+    /// Puts it in its place, if it is what was announced. The stage is to be cleared away once that is told.
+    pub(crate) fn finish(self, announced: &[u8; 32]) -> (Result<(), Failure>, Option<Scratch>) {
+        match self.to {
+            Ok((scratch, file, digest)) => {
+                (publish(&self.shown, self.bytes, &scratch, &file, &digest.finalize(), announced), Some(scratch))
+            }
+            Err(failure) => (Err(failure), None),
+        }
+    }
+}
+
+fn storing(archive: &str) -> String {
+    format!("storing {} in {archive}", package_list::FILE)
+}
+
+fn publish(
+    shown: &str,
+    bytes: u64,
+    scratch: &Scratch,
+    file: &File,
+    found: &[u8],
+    announced: &[u8; 32],
+) -> Result<(), Failure> {
+    if found != announced {
+        let why = format!("its {bytes} bytes came with another digest than announced");
+        return Err(Failure::refused(storing(shown), why, "send it again"));
+    }
+    let house = &scratch.rooms.house;
+    let put = || -> io::Result<()> {
+        file.set_permissions(PermissionsExt::from_mode(0o644))?;
+        file.sync_all()?;
+        let mut clock = scratch.dir.create("clock")?;
+        clock.set_permissions(PermissionsExt::from_mode(0o644))?;
+        clock.write_all(tell_clock().as_bytes())?;
+        clock.sync_all()?;
+        scratch.dir.rename("file", house, package_list::FILE)?;
+        scratch.dir.rename("clock", house, "clock")?;
+        house.sync()
+    };
+    put().map_err(|error| Failure::io(storing(shown), &error, "check what is in its place and who owns it"))
+}
+
+/// `EPOCHSECOND UPTIME BOOT`: what the clock says beside what nobody can set, for `pkg_purge` to compare; `-` where the system does not tell.
+fn tell_clock() -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let told = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let (uptime, boot) = (told("/proc/uptime"), told("/proc/sys/kernel/random/boot_id"));
+    let or_dash = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
+    format!("{now} {} {}\n", or_dash(uptime.split('.').next().unwrap_or_default()), or_dash(boot.trim()))
+}

@@ -1,0 +1,126 @@
+//! Hashing a package again and comparing it with its manifest. Changes nothing and takes no lock. The words of the answer are those of
+//! `get_plist --verify`.
+
+use std::io::{self, BufRead as _, BufReader};
+
+use blat_domain::manifest::{hex, parse};
+use blat_domain::name::PackageId;
+use rustix::fs::FileType;
+use sha2::{Digest as _, Sha256};
+
+use crate::archive::dir::{Dir, kind};
+use crate::archive::{Archive, DESCPKG, HOUSE, tree};
+use crate::failure::shown;
+use crate::inbox::Inbox;
+use crate::package::digest;
+
+/// What is exchanged while it is hashed belongs to two packages: then it is hashed again, so often at most.
+const TRIES: usize = 3;
+/// The longest line of a manifest, in bytes: a path, each byte of it escaped, and its digest.
+const LONGEST_LINE: u64 = 16 << 10;
+
+/// The line for one package.
+pub(crate) fn verify(archive: &Archive, package: &PackageId, inbox: &Inbox) -> String {
+    let mut verdict = judge(archive, package, inbox);
+    for _ in 1..TRIES {
+        let (stamp, again) = &verdict;
+        if *stamp == stamp_of(archive, package) {
+            break;
+        }
+        let _ = again;
+        verdict = judge(archive, package, inbox);
+    }
+    let (word, why) = verdict.1;
+    format!("{word} {} {} {why}\n", package.name, package.version)
+}
+
+/// What tells one package and manifest from others in their places.
+type Stamp = [Option<(u64, i64, i64, i64)>; 2];
+
+fn stamp_of(archive: &Archive, package: &PackageId) -> Stamp {
+    [package.path(), format!("{HOUSE}/manifests/{}", package.path())].map(|path| {
+        let stat = archive.root.stat(path.as_str()).ok().flatten()?;
+        Some((stat.st_ino, stat.st_mtime, stat.st_ctime, i64::try_from(stat.st_ctime_nsec).unwrap_or(0)))
+    })
+}
+
+fn judge(archive: &Archive, package: &PackageId, inbox: &Inbox) -> (Stamp, (&'static str, String)) {
+    let stamp = stamp_of(archive, package);
+    let verdict = match Checked::of(archive, package, inbox) {
+        Ok(Checked::Absent) => ("absent", "no package is there any more".to_owned()),
+        Ok(Checked::Unknown) => ("unknown", "its manifest is gone, so nobody can tell what it should be".to_owned()),
+        Ok(Checked::Bad(why)) => ("bad", why),
+        Ok(Checked::Good(digest)) => ("good", digest),
+        Err(error) => ("bad", format!("it cannot be read: {error}")),
+    };
+    (stamp, verdict)
+}
+
+enum Checked {
+    Absent,
+    Unknown,
+    Bad(String),
+    Good(String),
+}
+
+impl Checked {
+    fn of(archive: &Archive, package: &PackageId, inbox: &Inbox) -> io::Result<Self> {
+        let root = match archive.root.open_if_there(package.path()) {
+            Ok(Some(root)) => root,
+            Ok(None) => return Ok(Self::Absent),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                return Ok(Self::Bad("its directory cannot be entered".into()));
+            }
+            Err(error) => return Err(error),
+        };
+        if root.stat(DESCPKG)?.is_none_or(|stat| kind(&stat) != FileType::RegularFile) {
+            return Ok(Self::Absent);
+        }
+        let Ok(manifest) = archive.root.read(format!("{HOUSE}/manifests/{}", package.path())) else {
+            return Ok(Self::Unknown);
+        };
+        let mut lines = BufReader::new(manifest);
+        let (mut whole, mut listed, mut line) = (Sha256::new(), 0u64, Vec::new());
+        loop {
+            line.clear();
+            if io::Read::take(&mut lines, LONGEST_LINE).read_until(b'\n', &mut line)? == 0 {
+                break;
+            }
+            whole.update(&line);
+            let Some((expected, path)) = parse(line.strip_suffix(b"\n").unwrap_or(&line)) else {
+                return Ok(Self::Bad("its manifest is damaged".into()));
+            };
+            listed += 1;
+            if let Some(why) = differs(&root, &path, &expected, inbox) {
+                return Ok(Self::Bad(why));
+            }
+        }
+        let mut files = 0u64;
+        tree::walk(&root, &mut |_, _, of| {
+            files += u64::from(of == FileType::RegularFile);
+            Ok(())
+        })?;
+        if files != listed {
+            return Ok(Self::Bad("it holds more or fewer files than its manifest says".into()));
+        }
+        Ok(Self::Good(hex(&whole.finalize())))
+    }
+}
+
+/// What is wrong with a file, in the words of `sha256sum -c`.
+fn differs(root: &Dir, path: &[u8], expected: &[u8; 32], inbox: &Inbox) -> Option<String> {
+    let path_below = path.strip_prefix(b"./").unwrap_or(path);
+    let name = if path.contains(&b'\n') || path.contains(&b'\\') || path.contains(&b'\r') {
+        return match root.read(path_below).and_then(|mut file| digest(&mut file, inbox)) {
+            Ok(found) if found == *expected => None,
+            Ok(_) | Err(_) => Some("a file with an odd name differs".to_owned()),
+        };
+    } else {
+        shown(path).trim_matches('"').to_owned()
+    };
+    match root.read(path_below).and_then(|mut file| digest(&mut file, inbox)) {
+        Ok(found) if found == *expected => None,
+        Ok(_) => Some(format!("{name}: FAILED")),
+        Err(_) => Some(format!("{name}: FAILED open or read")),
+    }
+}
