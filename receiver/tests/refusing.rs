@@ -119,7 +119,7 @@ fn messages_out_of_their_order_end_the_conversation() {
     let cases: [(&[Request<'_>], &str); 6] = [
         (&[Request::Data(b"x")], "belongs to nothing"),
         (&[Request::Entries { entries: vec![] }], "without their package"),
-        (&[plain.clone()], "without its package"),
+        (std::slice::from_ref(&plain), "without its package"),
         (&[whole], "without it"),
         (&[Request::Forget], "did not send"),
         (&[Request::Store { bytes: 5, digest: [0; 32] }, Request::Publish], "where data were announced"),
