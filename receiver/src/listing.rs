@@ -56,10 +56,9 @@ pub(crate) fn list(
     }
     let clock = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     lines.push(&format!("clock {clock}"));
-    match archive.root.free() {
-        Ok(free) => lines.push(&format!("free {free}")),
-        // As with the scripts, a target that cannot tell leaves the line out.
-        Err(_) => {}
+    // As with the scripts, a target that cannot tell leaves the line out.
+    if let Ok(free) = archive.root.free() {
+        lines.push(&format!("free {free}"));
     }
     lines.flush();
     lines.fault?;

@@ -5,9 +5,9 @@ mod support;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 
-use blat_domain::frames::{Lane, Request, Rule};
+use blat_domain::frames::{Lane, Request, Retirement, Rule};
 use support::package::{How, Node, Package, noise};
-use support::{Agent, Archive};
+use support::{Agent, Archive, Said};
 
 /// Fails unless the archive's package is this one, and all of it.
 fn assert_published(archive: &Archive, package: &Package) {
@@ -101,17 +101,197 @@ fn a_package_of_every_kind_of_entry_is_published_as_it_was() {
 }
 
 #[test]
-fn a_package_whose_root_nobody_may_write_is_published_and_replaced() {
+fn a_package_whose_root_nobody_may_write_is_published_and_replaced_by_an_ordinary_user() {
     let archive = Archive::new();
-    let mut agent = Agent::start(&archive.path);
+    let mut agent = Agent::start_unprivileged(&archive);
     let package = every_kind().mode(0o555);
     assert_eq!(package.deliver(&mut agent, &How::default()), "published core_devl 2.1.0.cr");
     assert_published(&archive, &package);
-    let newer = package.file("more", "new").time(1_700_000_001);
-    assert_eq!(
-        newer.deliver(&mut agent, &How { rule: Rule::Replace, ..How::default() }),
-        "replaced core_devl 2.1.0.cr"
-    );
+    for second in 1..4 {
+        let newer = package
+            .clone()
+            .file("more", "new")
+            .mode(if second == 2 { 0o755 } else { 0o500 })
+            .time(1_700_000_000 + second);
+        assert_eq!(
+            newer.deliver(&mut agent, &How { rule: Rule::Replace, ..How::default() }),
+            "replaced core_devl 2.1.0.cr"
+        );
+        agent.ask(Lane::BULK, &Request::Publish).expect("an answer");
+        assert_published(&archive, &newer);
+    }
+    let retire = Request::Retire { how: Retirement::Mark(5), packages: vec![(package.id, None)] };
+    assert_eq!(agent.ask(Lane::BULK, &retire), Ok(vec!["marked core_devl 2.1.0.cr".into()]));
+}
+
+#[test]
+fn files_of_another_version_are_referred_to_and_copied() {
+    let archive = Archive::new();
+    let mut agent = Agent::start(&archive.path);
+    let big = noise(1, 3_000_000);
+    let first = Package::new("p", "1").file("big", &big).file("same", noise(2, 50_000)).file("small", "one");
+    assert_eq!(first.deliver(&mut agent, &How::default()), "published p 1");
+    let mut changed = big.clone();
+    changed[1_000_000..1_000_100].fill(7);
+    let second = Package::new("p", "2").file("big", &changed).file("same", noise(2, 50_000)).file("small", "two");
+    let how = How { base: Some(first.clone()), copy: true, number: 2, piece: 4 << 20, ..How::default() };
+    assert_eq!(second.deliver(&mut agent, &how), "published p 2");
+    assert_published(&archive, &first);
+    assert_published(&archive, &second);
+}
+
+#[test]
+fn a_version_that_waits_to_be_published_can_be_referred_to() {
+    let archive = Archive::new();
+    let mut agent = Agent::start(&archive.path);
+    let versions: Vec<_> = (0..6u64)
+        .map(|number| {
+            Package::new("p", &number.to_string()).file("same", noise(9, 200_000)).file("other", noise(number, 1000))
+        })
+        .collect();
+    for (number, version) in (0u32..).zip(&versions) {
+        let base = number.checked_sub(1).map(|before| versions[before as usize].clone());
+        version.send(&mut agent, &How { number, base, copy: number % 2 == 0, ..How::default() });
+    }
+    let lines = agent.ask(Lane::BULK, &Request::Publish).expect("an answer");
+    let expected: Vec<_> = (0..6).map(|number| format!("published p {number}")).collect();
+    assert_eq!(lines, expected);
     agent.ask(Lane::BULK, &Request::Publish).expect("an answer");
-    assert_published(&archive, &newer);
+    versions.iter().for_each(|version| assert_published(&archive, version));
+}
+
+#[test]
+fn what_refers_to_something_that_is_gone_or_changed_is_to_be_sent_again_without_it() {
+    let archive = Archive::new();
+    let mut agent = Agent::start(&archive.path);
+    let first = Package::new("p", "1").file("f", noise(1, 100_000));
+    let second = Package::new("p", "2").file("f", noise(1, 100_000));
+    let write_wrong = |bytes: &[u8]| fs::write(archive.path.join("p/1/f"), bytes).expect("a file");
+    for (copy, number) in [(true, 1), (false, 2)] {
+        let how = How { base: Some(first.clone()), copy, number, ..How::default() };
+        fs::remove_dir_all(archive.path.join("p/1")).ok();
+        second.send(&mut agent, &how);
+        assert_eq!(agent.hear(Lane::BULK), Some(Said::Lacks(number)));
+        first.write(&archive.path);
+        write_wrong(&noise(4, 100_000));
+        second.send(&mut agent, &how);
+        assert_eq!(agent.hear(Lane::BULK), Some(Said::Lacks(number)));
+    }
+    assert_eq!(second.deliver(&mut agent, &How { number: 3, ..How::default() }), "published p 2");
+    assert_published(&archive, &second);
+}
+
+#[test]
+fn a_package_of_many_small_files_takes_a_piece_and_not_a_frame_each() {
+    let archive = Archive::new();
+    let mut agent = Agent::start(&archive.path);
+    let package = (0..3000u64).fold(Package::new("many", "1"), |package, number| {
+        package.file(&format!("d{}/f{number}", number % 7), noise(number, (number % 90) as usize))
+    });
+    assert_eq!(package.deliver(&mut agent, &How::default()), "published many 1");
+    assert_published(&archive, &package);
+}
+
+#[test]
+fn a_version_in_place_is_replaced_kept_or_complained_about_as_its_rule_says() {
+    let archive = Archive::new();
+    let mut agent = Agent::start(&archive.path);
+    let old = Package::new("p", "1").file("f", "old");
+    let newer = Package::new("p", "1").file("f", "new").time(1_700_000_005);
+    let other = Package::new("p", "1").file("f", "other");
+    assert_eq!(old.deliver(&mut agent, &How::default()), "published p 1");
+    let mut answer = |package: &Package, rule| package.deliver(&mut agent, &How { rule, ..How::default() });
+    assert!(answer(&newer, Rule::New).starts_with(
+        "failed p 1 conflict another one is there, whose descpkg has the time 1700000000, not 1700000005"
+    ));
+    assert!(answer(&other, Rule::Replace).starts_with("failed p 1 differs "));
+    assert_eq!(answer(&old, Rule::Replace), "already p 1");
+    fs::create_dir_all(archive.house("aged")).expect("a directory");
+    fs::write(archive.house("aged/p@1"), "1\n2\n").expect("a mark");
+    assert_eq!(answer(&newer, Rule::Replace), "replaced p 1");
+    assert!(!archive.house("aged/p@1").exists(), "a mark outlives that somebody wants its package");
+    assert_eq!(answer(&other, Rule::Repair), "replaced p 1");
+    assert_eq!(answer(&other, Rule::Repair), "replaced p 1");
+    fs::create_dir_all(archive.path.join("q/1/inner")).expect("a directory");
+    std::os::unix::fs::symlink("1", archive.path.join("q/2")).expect("a link");
+    fs::write(archive.path.join("r"), "").expect("a file");
+    for (name, version) in [("q", "1"), ("q", "2"), ("r", "1")] {
+        let line = answer(&Package::new(name, version), Rule::Repair);
+        assert!(line.starts_with(&format!("failed {name} {version} foreign ")), "{line}");
+    }
+    agent.ask(Lane::BULK, &Request::Publish).expect("an answer");
+    assert_published(&archive, &other);
+}
+
+#[test]
+fn replacing_never_shows_anything_but_a_whole_version() {
+    let archive = Archive::new();
+    let mut agent = Agent::start(&archive.path);
+    let version = |second: i64| {
+        let bytes = [second as u8; 1000];
+        Package::new("p", "1").file("a", bytes).file("b", bytes).time(1_700_000_000 + second)
+    };
+    assert_eq!(version(0).deliver(&mut agent, &How::default()), "published p 1");
+    let place = archive.path.join("p/1");
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let looks = scope.spawn(|| {
+            let mut looks = 0u64;
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                let handle = fs::File::open(&place).expect("a version is always there");
+                let below = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&handle));
+                // An old one may be on its way out while it is read, but never in pieces of two.
+                if let (Ok(a), Ok(b)) = (fs::read(format!("{below}/a")), fs::read(format!("{below}/b"))) {
+                    assert_eq!(a, b);
+                }
+                looks += 1;
+            }
+            looks
+        });
+        for second in 1..60 {
+            let how = How { rule: Rule::Replace, ..How::default() };
+            assert_eq!(version(second).deliver(&mut agent, &how), "replaced p 1");
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(looks.join().expect("looks") > 0);
+    });
+}
+
+#[test]
+fn two_receivers_fill_one_archive_and_one_yields_where_both_bring_the_same() {
+    let archive = Archive::new();
+    let mut agents = [Agent::start(&archive.path), Agent::start(&archive.path)];
+    let package = |number: usize| Package::new("p", &number.to_string()).file("f", noise(number as u64, 10_000));
+    for number in 0..40 {
+        package(number).send(&mut agents[number % 2], &How::default());
+    }
+    let mut lines: Vec<_> =
+        agents.iter_mut().flat_map(|agent| agent.ask(Lane::BULK, &Request::Publish).expect("an answer")).collect();
+    lines.sort();
+    let mut expected: Vec<_> = (0..40).map(|number| format!("published p {number}")).collect();
+    expected.sort();
+    assert_eq!(lines, expected);
+    let same = Package::new("q", "1");
+    same.send_entries(&mut agents[0], &How::default());
+    support::wait_for("its stage", || archive.house("stage/q@1/package").exists());
+    let line = same.deliver(&mut agents[1], &How::default());
+    assert!(line.contains("q 1 io") && line.contains("another process receives it"), "{line}");
+}
+
+#[test]
+fn a_tag_s_package_is_told_while_a_bulk_lane_stands_in_mid_piece() {
+    let archive = Archive::new();
+    let mut agent = Agent::start(&archive.path);
+    let bulk = Package::new("bulk", "1").file("f", noise(1, 1 << 20));
+    bulk.send_entries(&mut agent, &How::default());
+    let tagged = Package::new("tagged", "1");
+    assert_eq!(
+        tagged.deliver(&mut agent, &How { lane: Lane::TAGS, number: 7, ..How::default() }),
+        "published tagged 1"
+    );
+    bulk.send_files(&mut agent, &How::default(), &[]);
+    let entries = bulk.nodes.len() as u64 + 1;
+    agent.send(Lane::BULK, &Request::Whole { entries, manifest: bulk.manifest_digest() });
+    // Whole packages are published without being asked for, as soon as nothing waits.
+    assert_eq!(agent.hear(Lane::BULK), Some(Said::Lines("published bulk 1\n".into())));
 }

@@ -105,7 +105,9 @@ impl Incoming {
         if let Some(unfinished) = &self.writing {
             return Err(self.spoiled(format!("{} ends early", shown(unfinished.path()))));
         }
-        let Some(of) = self.waiting.pop_front_if(|file| file.number == entry) else {
+        let Some(of) =
+            self.waiting.front().is_some_and(|file| file.number == entry).then(|| self.waiting.pop_front()).flatten()
+        else {
             return Err(self.spoiled(format!("bytes came for entry {entry}, which is no file that waits for any")));
         };
         self.waiting_bytes -= memory_of(&of);

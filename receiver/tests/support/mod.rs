@@ -6,6 +6,8 @@ pub mod package;
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -15,7 +17,10 @@ use blat_domain::frames::{self, Class, HEADER, Lane, MARKER, PROTOCOL, Reply, Re
 use blat_domain::name::PackageId;
 
 /// How long a test waits for anything.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// An ordinary user: of the usual number of nobody.
+const NOBODY: u32 = 65534;
 
 /// A reply that owns what it says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +58,24 @@ impl Agent {
         let mut command = Command::new(env!("CARGO_BIN_EXE_blat-receiver"));
         command.arg("--archive").arg(archive);
         Self::start_command(command)
+    }
+
+    /// Starts a receiver that may do no more than an ordinary user, whoever runs the tests, and greets it. The archive becomes that user's.
+    pub fn start_unprivileged(archive: &Archive) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_blat-receiver"));
+        if rustix::process::geteuid().is_root() {
+            let own = archive.beside("blat-receiver");
+            fs::copy(env!("CARGO_BIN_EXE_blat-receiver"), &own).expect("an executable");
+            fs::set_permissions(archive.scratch.path(), fs::Permissions::from_mode(0o755)).expect("a mode");
+            let chown = Command::new("chown").args(["-R", &format!("{NOBODY}:{NOBODY}")]).arg(&archive.path).status();
+            assert!(chown.expect("a command of every Linux").success());
+            command = Command::new(own);
+            command.uid(NOBODY).gid(NOBODY);
+        }
+        command.arg("--archive").arg(&archive.path);
+        let mut agent = Self::start_command(command);
+        agent.send(Lane::CONTROL, &Request::Hello { protocol: PROTOCOL });
+        agent
     }
 
     pub fn start_command(mut command: Command) -> Self {
@@ -128,6 +151,7 @@ impl Agent {
         let mut lines = Vec::new();
         loop {
             match self.hear(lane).expect("an answer") {
+                Said::Welcome(_) => {}
                 Said::Lines(text) => lines.extend(text.lines().map(str::to_owned)),
                 Said::Done => return Ok(lines),
                 Said::Failed(class, text) => return Err((class, text)),
@@ -251,4 +275,13 @@ impl Archive {
 
 pub fn id(text: &str) -> PackageId {
     text.parse().expect("a package")
+}
+
+/// Waits until something is so.
+pub fn wait_for(what: &str, so: impl Fn() -> bool) {
+    let since = Instant::now();
+    while !so() {
+        assert!(since.elapsed() < PATIENCE, "{what} does not come");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }

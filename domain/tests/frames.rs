@@ -1,0 +1,254 @@
+//! Every message as it lies on the wire: the checked-in samples must stay readable, and what is written now must be the same bytes.
+//!
+//! `domain/tests/frames/requests` and `replies` have a line `NAME HEX` for each sample, the hex being a whole frame.
+
+use blat_domain::frames::{
+    self, Base, Class, Copy, Entry, FrameError, HEADER, Kind, LANES, LONGEST_BODY, Lane, MOST_DATA, PROTOCOL, Part,
+    Piece, Reply, Request, Retirement, Rule, Time,
+};
+use blat_domain::name::{PackageId, Version};
+use proptest::prelude::*;
+
+const REQUESTS: &str = include_str!("frames/requests");
+const REPLIES: &str = include_str!("frames/replies");
+
+fn id(text: &str) -> PackageId {
+    text.parse().expect("a package")
+}
+
+fn version(text: &str) -> Version {
+    text.parse().expect("a version")
+}
+
+/// A value for each sample: every variant of every message, with every variant of what is in it.
+fn requests() -> Vec<(&'static str, Request<'static>)> {
+    let time = Time { seconds: -2, nanoseconds: 999_999_999 };
+    let copy = Copy { version: version("1.2"), path: b"bin/tool".to_vec(), digest: [0xcd; 32] };
+    let entries = vec![
+        Entry { path: vec![], kind: Kind::Directory { mode: 0o755 }, time },
+        Entry { path: b"bin/odd \xff\n".to_vec(), kind: Kind::Link { to: b"../x".to_vec() }, time },
+        Entry { path: b"bin/tool".to_vec(), kind: Kind::File { mode: 0o555, size: 1 << 40, copy: Some(copy) }, time },
+        Entry {
+            path: b"descpkg".to_vec(),
+            kind: Kind::File { mode: 0o644, size: 300, copy: None },
+            time: Time { seconds: 1_700_000_000, nanoseconds: 0 },
+        },
+    ];
+    let piece = Piece {
+        packed: 70_000,
+        zstd: true,
+        parts: vec![Part { entry: 3, bytes: 300, digest: Some([0xab; 32]) }, Part { entry: 4, bytes: 5, digest: None }],
+        base: vec![Base { version: version("1.2"), path: b"descpkg".to_vec(), offset: 1 << 33, bytes: 7 }],
+    };
+    let package = |rule, manifest, ask| Request::Package {
+        number: 7,
+        package: id("core_devl@2.1.0.cr"),
+        time: 1_700_000_000,
+        mode: 0o755,
+        rule,
+        manifest,
+        ask,
+    };
+    let retire = |how| Request::Retire { how, packages: vec![(id("a@1"), None), (id("b@2"), Some(-5))] };
+    vec![
+        ("hello", Request::Hello { protocol: PROTOCOL }),
+        ("ping", Request::Ping { beat: 300 }),
+        ("list-nothing-known", Request::List { buckets: vec![] }),
+        ("list", Request::List { buckets: vec![[1; 16], [2; 16]] }),
+        ("store", Request::Store { bytes: 1 << 20, digest: [0xef; 32] }),
+        ("link", Request::Link { links: vec![(id("tools@current"), version("1.3.0"))] }),
+        ("retire-unmark", retire(Retirement::Unmark)),
+        ("retire-mark", retire(Retirement::Mark(86_400))),
+        ("retire-delete-due", retire(Retirement::DeleteDue)),
+        ("retire-delete", retire(Retirement::Delete)),
+        ("verify", Request::Verify { packages: vec![id("a@1"), id("b@2~rc1+x")] }),
+        ("begin", Request::Begin { bytes: 1 << 30, entries: 200, reserve: 512 << 20 }),
+        ("package-new", package(Rule::New, None, true)),
+        ("package-replace", package(Rule::Replace, Some([0x11; 32]), false)),
+        ("package-repair", package(Rule::Repair, None, false)),
+        ("entries", Request::Entries { entries }),
+        ("piece", Request::Piece(piece)),
+        ("piece-plain", Request::Piece(Piece { packed: 0, zstd: false, parts: vec![], base: vec![] })),
+        ("data", Request::Data(b"\0bytes\xff")),
+        ("whole", Request::Whole { entries: 4, manifest: [0x22; 32] }),
+        ("forget", Request::Forget),
+        ("publish", Request::Publish),
+        ("sweep", Request::Sweep { keep: vec![id("a@1")] }),
+    ]
+}
+
+fn replies() -> Vec<(&'static str, Reply<'static>)> {
+    let failed = |class| Reply::Failed { class, text: "writing x failed: no space; make space" };
+    vec![
+        ("welcome", Reply::Welcome { protocol: PROTOCOL, version: "1.0.0", remains: vec![id("a@1")] }),
+        ("pong", Reply::Pong { beat: 300, work: vec![0, 1, 1 << 40] }),
+        ("credit", Reply::Credit { bytes: 262_144 }),
+        ("lines", Reply::Lines("published a 1\n")),
+        ("listed", Reply::Listed { buckets: vec![0, 1023] }),
+        ("held", Reply::Held { number: 7, files: vec![(3, [0x33; 32])] }),
+        ("lacks", Reply::Lacks { number: 7 }),
+        ("done", Reply::Done),
+        ("failed-space", failed(Class::Space)),
+        ("failed-busy", failed(Class::Busy)),
+        ("failed-refused", failed(Class::Refused)),
+    ]
+}
+
+fn hex(bytes: &[u8]) -> String {
+    blat_domain::manifest::hex(bytes)
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    let digits = text.as_bytes().chunks(2).map(|pair| str::from_utf8(pair).expect("digits"));
+    digits.map(|pair| u8::from_str_radix(pair, 16).expect("digits")).collect()
+}
+
+/// The frames of a file, by their names.
+fn samples(text: &str) -> Vec<(&str, Vec<u8>)> {
+    let lines = text.lines().map(|line| line.split_once(' ').expect("NAME HEX"));
+    lines.map(|(name, digits)| (name, unhex(digits))).collect()
+}
+
+fn frame(message: &impl serde::Serialize) -> Vec<u8> {
+    let mut frame = Vec::new();
+    frames::append(&mut frame, Lane(3), message).expect("a message that fits");
+    frame
+}
+
+/// Splits a frame, whose length has to be right.
+fn body(frame: &[u8]) -> &[u8] {
+    let (header, body) = frame.split_first_chunk::<HEADER>().expect("a header");
+    assert_eq!(frames::header(*header), Ok((body.len(), Lane(3))));
+    body
+}
+
+#[test]
+fn every_request_is_written_and_read_as_its_sample() {
+    let expected = requests();
+    let written: String = expected.iter().map(|(name, request)| format!("{name} {}\n", hex(&frame(request)))).collect();
+    assert_eq!(written, REQUESTS, "what is written now differs from domain/tests/frames/requests");
+    for ((name, request), (sample, bytes)) in expected.iter().zip(samples(REQUESTS)) {
+        assert_eq!((*name, &frames::decode::<Request<'_>>(body(&bytes)).expect(name)), (sample, request));
+    }
+}
+
+#[test]
+fn every_reply_is_written_and_read_as_its_sample() {
+    let expected = replies();
+    let written: String = expected.iter().map(|(name, reply)| format!("{name} {}\n", hex(&frame(reply)))).collect();
+    assert_eq!(written, REPLIES, "what is written now differs from domain/tests/frames/replies");
+    for ((name, reply), (sample, bytes)) in expected.iter().zip(samples(REPLIES)) {
+        assert_eq!((*name, &frames::decode::<Reply<'_>>(body(&bytes)).expect(name)), (sample, reply));
+    }
+}
+
+#[test]
+fn a_sample_that_is_cut_or_goes_on_is_no_message() {
+    for (name, bytes) in samples(REQUESTS) {
+        let body = body(&bytes);
+        for end in 0..body.len() {
+            assert!(frames::decode::<Request<'_>>(&body[..end]).is_err(), "{name} cut at {end}");
+        }
+        assert!(frames::decode::<Request<'_>>(&[body, &[0]].concat()).is_err(), "{name} with a byte more");
+    }
+    for (name, bytes) in samples(REPLIES) {
+        let body = body(&bytes);
+        for end in 0..body.len() {
+            assert!(frames::decode::<Reply<'_>>(&body[..end]).is_err(), "{name} cut at {end}");
+        }
+    }
+}
+
+#[test]
+fn names_are_checked_while_they_are_decoded() {
+    let mut hostile = frame(&Request::Sweep { keep: vec![id("aaaa@1")] });
+    let at = hostile.windows(4).position(|bytes| bytes == b"aaaa").expect("the name");
+    hostile[at..at + 4].copy_from_slice(b"../x");
+    assert!(matches!(frames::decode::<Request<'_>>(body(&hostile)), Err(FrameError::Nonsense(_))));
+}
+
+#[test]
+fn lengths_and_lanes_out_of_bounds_are_refused_before_anything_is_read() {
+    let header = |length: usize, lane: u8| {
+        let [a, b, c, d] = u32::try_from(length).expect("a length").to_le_bytes();
+        frames::header([a, b, c, d, lane])
+    };
+    assert_eq!(header(LONGEST_BODY, LANES - 1), Ok((LONGEST_BODY, Lane(LANES - 1))));
+    assert_eq!(header(LONGEST_BODY + 1, 0), Err(FrameError::TooLong(LONGEST_BODY as u64 + 1)));
+    assert_eq!(header(0, LANES), Err(FrameError::NoLane(LANES)));
+    let mut out = b"before".to_vec();
+    assert!(frames::append(&mut out, Lane(0), &Request::Data(&vec![0; LONGEST_BODY])).is_err());
+    assert_eq!(out, b"before", "a message that does not fit leaves nothing behind");
+    assert!(frames::append(&mut out, Lane(0), &Request::Data(&vec![0; MOST_DATA])).is_ok());
+}
+
+#[test]
+fn a_length_inside_a_message_makes_no_room_for_what_never_came() {
+    // An Entries that says it has 2^60 of them, a Data of 2^40 bytes.
+    for nonsense in
+        [&[9, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x10][..], &[11, 0x80, 0x80, 0x80, 0x80, 0x80, 0x40]]
+    {
+        assert!(frames::decode::<Request<'_>>(nonsense).is_err());
+    }
+}
+
+fn some_entry() -> impl Strategy<Value = Entry> {
+    let copy = proptest::option::of(("[a-z0-9]{1,9}", any::<Vec<u8>>(), any::<[u8; 32]>()));
+    let kind = prop_oneof![
+        any::<u16>().prop_map(|mode| Kind::Directory { mode }),
+        any::<Vec<u8>>().prop_map(|to| Kind::Link { to }),
+        (any::<u16>(), any::<u64>(), copy).prop_map(|(mode, size, copy)| {
+            let copy = copy.map(|(text, path, digest)| Copy { version: version(&text), path, digest });
+            Kind::File { mode, size, copy }
+        }),
+    ];
+    (any::<Vec<u8>>(), kind, any::<i64>(), any::<u32>()).prop_map(|(path, kind, seconds, nanoseconds)| Entry {
+        path,
+        kind,
+        time: Time { seconds, nanoseconds },
+    })
+}
+
+proptest! {
+    #[test]
+    fn entries_and_pieces_come_back_as_they_were(
+        entries in proptest::collection::vec(some_entry(), 0..9),
+        packed: u32, zstd: bool, parts: Vec<(u32, u32, Option<[u8; 32]>)>, offset: u64, path: Vec<u8>,
+    ) {
+        let parts = parts.into_iter().map(|(entry, bytes, digest)| Part { entry, bytes, digest }).collect();
+        let base = vec![Base { version: version("1"), path, offset, bytes: packed }];
+        for request in [Request::Entries { entries }, Request::Piece(Piece { packed, zstd, parts, base })] {
+            let frame = frame(&request);
+            prop_assert_eq!(frames::decode::<Request<'_>>(body(&frame)), Ok(request));
+        }
+    }
+
+    #[test]
+    fn other_messages_come_back_as_they_were(data: Vec<u8>, buckets: Vec<[u8; 16]>, text: String, numbers: Vec<u16>, work: Vec<u64>) {
+        for request in [Request::Data(&data), Request::List { buckets }] {
+            let frame = frame(&request);
+            prop_assert_eq!(frames::decode::<Request<'_>>(body(&frame)), Ok(request));
+        }
+        for reply in [Reply::Lines(&text), Reply::Listed { buckets: numbers }, Reply::Pong { beat: 1, work }] {
+            let frame = frame(&reply);
+            prop_assert_eq!(frames::decode::<Reply<'_>>(body(&frame)), Ok(reply));
+        }
+    }
+
+    #[test]
+    fn no_bytes_make_a_reader_panic(variant in 0u8..20, mut bytes: Vec<u8>, header: [u8; HEADER]) {
+        let _ = frames::header(header);
+        let _ = (frames::decode::<Request<'_>>(&bytes), frames::decode::<Reply<'_>>(&bytes));
+        bytes.insert(0, variant);
+        let _ = (frames::decode::<Request<'_>>(&bytes), frames::decode::<Reply<'_>>(&bytes));
+    }
+
+    #[test]
+    fn a_flipped_bit_of_a_sample_makes_no_reader_panic(which: prop::sample::Index, at: prop::sample::Index, bit in 0u8..8) {
+        let all = samples(REQUESTS);
+        let mut bytes = all[which.index(all.len())].1[HEADER..].to_vec();
+        let at = at.index(bytes.len());
+        bytes[at] ^= 1 << bit;
+        let _ = frames::decode::<Request<'_>>(&bytes);
+    }
+}
