@@ -38,6 +38,7 @@ fn carried() -> Vec<u8> {
 #[test]
 fn the_receiver_is_installed_when_missing_or_changed_and_left_alone_otherwise() {
     let lab = lab("installed", "auto");
+    process::run(lab.command("blat-agent").arg("--version"), &lab.home()).expect_success().says("-linux");
     lab.blat(&["check", "--connect", "perth"]).expect_success().says("blat-receiver to be installed");
     assert!(!installed(&lab).exists(), "a check changes nothing");
 
