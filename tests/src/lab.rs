@@ -340,7 +340,12 @@ fn transport() -> &'static str {
 /// repeats another's tests with that.
 fn receiver() -> &'static str {
     let test = env::current_exe().expect("the running test has a path");
-    if test.to_string_lossy().contains("_by_receiver") { "auto" } else { "never" }
+    if !test.to_string_lossy().contains("_by_receiver") {
+        return "never";
+    }
+    // Without it scripts would serve, and the tests tell nothing of the receiver.
+    process::carried_receiver();
+    "auto"
 }
 
 /// Tells labs of one test process apart, and those of different processes.

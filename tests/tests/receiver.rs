@@ -3,7 +3,6 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::PathBuf;
-use std::process::Command;
 
 use blat_tests::disk::Disk;
 use blat_tests::{Lab, process};
@@ -22,17 +21,8 @@ fn installed(lab: &Lab) -> PathBuf {
     lab.target_bin().join("blat-receiver")
 }
 
-/// The build that agents carry for this machine.
 fn carried() -> Vec<u8> {
-    let machine = process::run(Command::new("uname").arg("-m"), &std::env::temp_dir()).stdout;
-    let path = process::executable("blat-agent").with_file_name("receivers");
-    let path = path.join(format!("blat-receiver-{}-linux", machine.trim()));
-    fs::read(&path).unwrap_or_else(|error| {
-        panic!(
-            "{}: {error}; run `make test`, or first `receiver/build target/debug/receivers --profile dev`",
-            path.display()
-        )
-    })
+    fs::read(process::carried_receiver()).expect("an executable")
 }
 
 #[test]
