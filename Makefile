@@ -8,7 +8,7 @@ MAN = target/man
 .PHONY: help build demo demo-stop test test-faults test-scripts test-soak lint bench bench-peers man install clean
 
 help:
-	@echo 'make build      the release executables, in target/release'
+	@echo 'make build      the release executables, in target/release, and the receivers that agents carry'
 	@echo 'make demo       Blat at work on this machine: a master, a target behind sshd, real packages'
 	@echo 'make demo-stop  ends the demo and removes its scratch folder'
 	@echo 'make test       all tests, as root or as an ordinary user'
@@ -105,7 +105,7 @@ install: build man
 	install -d '$(DESTDIR)$(PREFIX)/bin' '$(DESTDIR)$(PREFIX)/share/man/man1'
 	install -m 755 $(BINARIES:%=target/release/%) '$(DESTDIR)$(PREFIX)/bin'
 	install -d '$(DESTDIR)$(PREFIX)/lib/blat/receivers'
-	install -m 755 target/release/receivers/* '$(DESTDIR)$(PREFIX)/lib/blat/receivers'
+	find target/release/receivers -name 'blat-receiver-*' -exec install -m 755 {} '$(DESTDIR)$(PREFIX)/lib/blat/receivers' \;
 	install -m 644 $(MAN)/*.1 '$(DESTDIR)$(PREFIX)/share/man/man1'
 
 clean:

@@ -66,6 +66,7 @@ Examples:
 Examples:
   blat enrol perth
   blat enrol perth --cron
+  blat enrol perth --restrict           from then on the key can run nothing but the receiver
   blat enrol perth --fingerprint SHA256:… --password-file /root/perth.password")]
     Enrol(EnrolArgs),
 

@@ -100,6 +100,7 @@ impl Lab {
             ("identity", path("sshd/id_ed25519")),
             ("known_hosts", path("sshd/known_hosts")),
             ("transport", transport().to_owned()),
+            ("receiver", receiver().to_owned()),
             ("source", path("source")),
             ("archive", path("sshd/home/dpkg_archive")),
             ("bin", path("sshd/home/bin")),
@@ -333,6 +334,18 @@ impl Drop for Lab {
 fn transport() -> &'static str {
     let test = env::current_exe().expect("the running test has a path");
     if test.to_string_lossy().contains("_over_libssh2") { "libssh2" } else { "openssh" }
+}
+
+/// What serves every target whose config does not say otherwise: scripts, or the receiver in a test executable `…_by_receiver`, which
+/// repeats another's tests with that.
+fn receiver() -> &'static str {
+    let test = env::current_exe().expect("the running test has a path");
+    if !test.to_string_lossy().contains("_by_receiver") {
+        return "never";
+    }
+    // Without it scripts would serve, and the tests tell nothing of the receiver.
+    process::carried_receiver();
+    "auto"
 }
 
 /// Tells labs of one test process apart, and those of different processes.

@@ -24,6 +24,18 @@ pub fn executable(name: &str) -> PathBuf {
     path
 }
 
+/// The build of the receiver that agents carry for this machine.
+pub fn carried_receiver() -> PathBuf {
+    let machine = std::env::consts::ARCH;
+    let path = executable("blat-agent").with_file_name(format!("receivers/blat-receiver-{machine}-linux"));
+    assert!(
+        path.exists(),
+        "{} is not built: run `make test`, or first `receiver/build target/debug/receivers --profile dev`",
+        path.display()
+    );
+    path
+}
+
 /// Looks again and again until `look` gives something; fails when that takes longer than `longest`.
 pub fn poll<T>(longest: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
     let start = Instant::now();

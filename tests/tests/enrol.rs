@@ -240,6 +240,37 @@ fn as_root_enrol_lets_the_key_in_by_password_once_and_keeps_other_lines() {
     assert_eq!(read(&host.authorized_keys()), public);
 }
 
+#[test]
+fn as_root_enrol_restrict_renews_by_password_a_receiver_that_cannot_be_talked_to() {
+    let lab = new_target("renewed");
+    let host = PasswordHost::new(&lab);
+    lab.config("perth", &format!("{}\nreceiver: auto", host.config()));
+    let mut keygen = Command::new("ssh-keygen");
+    let listed = process::run(keygen.arg("-lf").arg(host.folder.join("host_key.pub")), &lab.home());
+    let shown = listed.stdout.split(' ').nth(1).expect("a fingerprint").to_owned();
+    let file = lab.home().join("password");
+    fs::write(&file, format!("{PASSWORD}\n")).expect("an own folder");
+    let file = file.display().to_string();
+    let enrol = ["enrol", "perth", "--restrict", "--fingerprint", &shown];
+    let by_password = [&enrol[..], &["--password-file", &file]].concat();
+
+    unattended(&lab, &by_password).expect_success().says("restricted: it can run nothing but");
+    let archive = host.folder.join("archive");
+    let options = format!("restrict,command=\"'bin/blat-receiver' --archive '{}'\"", archive.display());
+    let restricted = format!("{options} {}", read(&lab.home().join("ssh/id_ed25519.pub")));
+    assert_eq!(read(&host.authorized_keys()), restricted);
+
+    let receiver = host.folder.join("home/bin/blat-receiver");
+    let carried = fs::read(&receiver).expect("it is installed");
+    fs::write(&receiver, "#!/bin/sh\necho '# blat-receiver 9'\n").expect("root may");
+    unattended(&lab, &enrol).expect(1).says("nobody is there to type a password");
+    assert_eq!(read(&host.authorized_keys()), restricted);
+    unattended(&lab, &by_password).expect_success().says("restricted: it can run nothing but");
+    assert!(fs::read(&receiver).expect("it is there") == carried, "the receiver is ours again");
+    assert_eq!(read(&host.authorized_keys()), restricted, "and the key restricted, once");
+    unattended(&lab, &["check", "--connect", "perth"]).expect_success().says("nothing but blat-receiver");
+}
+
 /// A crontab command that keeps its table in a file beside it, as far as cron itself is concerned.
 fn fake_crontab(lab: &Lab) -> PathBuf {
     let tools = lab.home().join("tools");

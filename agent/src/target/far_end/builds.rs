@@ -1,8 +1,9 @@
 //! The builds of `blat-receiver` that this agent carries: files beside its own executable, one for each kind of machine.
 
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
-use crate::target::install::sha256;
+use crate::target::install::{EXECUTABLE, sha256};
 
 /// What the files are called: `blat-receiver-` and the machine.
 const PREFIX: &str = "blat-receiver-";
@@ -43,7 +44,22 @@ impl Build {
 
 /// The builds in the directories that [`directories`] names; the first directory that has one for a machine counts.
 pub(super) fn carried() -> Vec<Build> {
-    in_directories(&directories(std::env::current_exe().ok().as_deref()))
+    let found = in_directories(&directories(std::env::current_exe().ok().as_deref()));
+    // One that cannot be read is as good as none, and said.
+    let read =
+        |(machine, path): (_, PathBuf)| Build::read(&path, machine).inspect_err(|why| tracing::warn!("{why}")).ok();
+    found.into_iter().filter_map(read).collect()
+}
+
+/// The version of this executable, and for which machines it carries builds: what `--version` prints.
+pub(crate) fn long_version() -> &'static str {
+    static TEXT: LazyLock<String> = LazyLock::new(|| {
+        let found = in_directories(&directories(std::env::current_exe().ok().as_deref()));
+        let machines: Vec<&str> = found.iter().map(|(machine, _)| *machine).collect();
+        let machines = if machines.is_empty() { "none".to_owned() } else { machines.join(", ") };
+        format!("{}\ncarried builds of {EXECUTABLE}: {machines}", env!("CARGO_PKG_VERSION"))
+    });
+    &TEXT
 }
 
 /// `receivers/` beside the executable, as `make build` leaves them, and `../lib/blat/receivers/`, as `make install` does.
@@ -52,12 +68,11 @@ fn directories(executable: Option<&Path>) -> Vec<PathBuf> {
     vec![folder.join("receivers"), folder.join("../lib/blat/receivers")]
 }
 
-fn in_directories(directories: &[PathBuf]) -> Vec<Build> {
+/// Where the build for each machine is.
+fn in_directories(directories: &[PathBuf]) -> Vec<(&'static str, PathBuf)> {
     let one = |machine| {
-        let paths = directories.iter().map(|directory| directory.join(format!("{PREFIX}{machine}")));
-        let build = Build::read(&paths.into_iter().find(|path| path.exists())?, machine);
-        // One that cannot be read is as good as none, and said.
-        build.inspect_err(|why| tracing::warn!("{why}")).ok()
+        let mut paths = directories.iter().map(|directory| directory.join(format!("{PREFIX}{machine}")));
+        paths.find(|path| path.exists()).map(|path| (machine, path))
     };
     MACHINES.into_iter().filter_map(|(machine, _)| one(machine)).collect()
 }
@@ -80,7 +95,8 @@ mod tests {
         std::fs::write(installed.join("blat-receiver-x86_64-linux"), "intel").expect("a build");
         std::fs::write(installed.join("blat-receiver-aarch64-linux"), "arm").expect("a build");
         std::fs::write(beside.join("blat-receiver-x86_64-linux"), "newer").expect("a build");
-        let builds = found();
+        let read = |(machine, path): (_, PathBuf)| Build::read(&path, machine).expect("a build");
+        let builds: Vec<Build> = found().into_iter().map(read).collect();
         assert_eq!((builds[0].machine, builds[0].bytes.as_slice()), ("x86_64-linux", &b"newer"[..]));
         assert_eq!((builds[1].machine, builds[1].bytes.as_slice()), ("aarch64-linux", &b"arm"[..]));
         assert!(builds[0].is_for("Linux x86_64") && !builds[0].is_for("Linux aarch64"));

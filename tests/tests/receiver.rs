@@ -1,0 +1,93 @@
+//! `blat-receiver` comes to a target by itself where it runs there; elsewhere scripts serve, and everybody is told why.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::PathBuf;
+
+use blat_tests::disk::Disk;
+use blat_tests::{Lab, process};
+use serde_json::Value;
+
+/// A lab with one small package that is wanted, served as `receiver` says.
+fn lab(name: &str, receiver: &str) -> Lab {
+    let lab = Lab::new(name);
+    lab.package("core", "1", |p| p.file("a", "1"));
+    lab.release(&[("core", "1")]);
+    lab.config("perth", &format!("receiver: {receiver}"));
+    lab
+}
+
+fn installed(lab: &Lab) -> PathBuf {
+    lab.target_bin().join("blat-receiver")
+}
+
+fn carried() -> Vec<u8> {
+    fs::read(process::carried_receiver()).expect("an executable")
+}
+
+#[test]
+fn the_receiver_is_installed_when_missing_or_changed_and_left_alone_otherwise() {
+    let lab = lab("installed", "auto");
+    process::run(lab.command("blat-agent").arg("--version"), &lab.home()).expect_success().says("-linux");
+    lab.blat(&["check", "--connect", "perth"]).expect_success().says("blat-receiver to be installed");
+    assert!(!installed(&lab).exists(), "a check changes nothing");
+
+    lab.agent_once("perth").expect_success();
+    let look = || fs::metadata(installed(&lab)).expect("it is there");
+    assert!(fs::read(installed(&lab)).expect("it can be read") == carried(), "it is the carried build");
+    assert_eq!(look().permissions().mode() & 0o777, 0o755);
+    assert!(lab.target_bin().join("pkg_mon").exists() && lab.target_bin().join("pkg_purge").exists(), "for cron");
+    lab.blat(&["check", "--connect", "perth"]).expect_success().says("blat-receiver is current");
+
+    let before = look().ino();
+    lab.agent_once("perth").expect_success();
+    assert_eq!(look().ino(), before, "it is not sent again");
+    let (path, line) = (installed(&lab).display().to_string(), "echo other >\"$1\"");
+    lab.as_target_user(&["sh", "-c", line, "sh", &path]).expect_success();
+    lab.agent_once("perth").expect_success();
+    assert!(fs::read(installed(&lab)).expect("it can be read") == carried(), "and comes back when it was changed");
+}
+
+#[test]
+fn scripts_serve_where_the_config_says_so_and_a_change_takes_effect_in_the_running_agent() {
+    let mut lab = lab("never", "never");
+    lab.start_master();
+    let via = |status: &Value| status["far_end"]["kind"].as_str().map(str::to_owned);
+    let perth = lab.wait_for_status("perth", "served", |status| via(status).is_some());
+    assert_eq!((&perth["far_end"]["kind"], &perth["far_end"]["why"]), (&"scripts".into(), &Value::Null), "{perth:#}");
+    lab.blat(&["status"]).expect_success().says("scripts");
+    assert!(!installed(&lab).exists());
+
+    lab.config("perth", "receiver: auto\nsync: 1s");
+    lab.wait_for("the receiver", || installed(&lab).exists().then_some(()));
+    assert_eq!(lab.target_status("perth")["pid"], perth["pid"], "the agent is the same");
+}
+
+#[test]
+fn a_build_that_the_config_names_is_the_only_one_that_will_do() {
+    let lab = lab("named", "./build");
+    let build = lab.home().join("build");
+    fs::write(&build, "#!/bin/sh\necho blat-receiver 0.0.0\n").expect("an own folder");
+    let outcome = lab.agent_once("perth");
+    outcome.expect(1).says("blat-receiver 0.0.0").says("receiver: auto");
+    assert!(!installed(&lab).exists());
+    fs::write(&build, carried()).expect("an own folder");
+    lab.agent_once("perth").expect_success();
+    assert!(fs::read(installed(&lab)).expect("it can be read") == carried());
+}
+
+#[test]
+fn as_root_where_nothing_may_be_executed_scripts_serve_and_the_status_says_why() {
+    let mut lab = lab("noexec", "auto");
+    let _disk = Disk::mount(lab.target_bin(), "size=32m,noexec");
+    lab.start_master();
+    let is_synced = |status: &Value| status["last_sync"]["result"] == "ok";
+    let perth = lab.wait_for_status("perth", "synced", is_synced);
+    lab.assert_published("core", "1");
+    let why = perth["far_end"]["why"].as_str().expect("a reason");
+    assert!(perth["far_end"]["kind"] == "scripts" && why.contains("cannot run in"), "{perth:#}");
+    assert!(why.contains("Permission denied"), "{perth:#}");
+    lab.blat(&["status"]).expect_success().says("served by scripts: blat-receiver cannot run in");
+    let left = fs::read_dir(lab.target_bin()).expect("a folder").flatten();
+    assert!(left.map(|entry| entry.file_name()).all(|name| !name.to_string_lossy().contains("receiver")));
+}
