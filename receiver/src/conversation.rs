@@ -59,8 +59,11 @@ pub(crate) fn hold(archive: &Path) -> Result<(), Ending> {
     let mut conversation =
         Conversation { archive, replies: Arc::new(Replies::new()?), lanes: vec![None; LANES.into()] };
     let ending = conversation.read_frames();
-    if let Err(ending @ (Ending::Frame(_) | Ending::Violation(_) | Ending::Protocol(_))) = &ending {
-        conversation.replies.refuse(Lane::CONTROL, &ending.to_string())?;
+    match &ending {
+        Ok(()) | Err(Ending::Link(_)) => {}
+        Err(ending @ (Ending::Archive(_) | Ending::Frame(_) | Ending::Violation(_) | Ending::Protocol(_))) => {
+            conversation.replies.refuse(Lane::CONTROL, &ending.to_string())?;
+        }
     }
     ending
 }

@@ -21,16 +21,14 @@ const LONGEST_LINE: u64 = 16 << 10;
 
 /// The line for one package.
 pub(crate) fn verify(archive: &Archive, package: &PackageId, inbox: &Inbox) -> String {
-    let mut verdict = judge(archive, package, inbox);
+    let (mut stamp, mut verdict) = judge(archive, package, inbox);
     for _ in 1..TRIES {
-        let (stamp, again) = &verdict;
-        if *stamp == stamp_of(archive, package) {
+        if stamp == stamp_of(archive, package) {
             break;
         }
-        let _ = again;
-        verdict = judge(archive, package, inbox);
+        (stamp, verdict) = judge(archive, package, inbox);
     }
-    let (word, why) = verdict.1;
+    let (word, why) = verdict;
     format!("{word} {} {} {why}\n", package.name, package.version)
 }
 

@@ -51,6 +51,11 @@ impl Dir {
         Ok(Self(self.0.try_clone()?))
     }
 
+    /// The handle alone.
+    pub(super) fn into_file(self) -> File {
+        self.0.into()
+    }
+
     /// Opens a directory after making it where it is missing; tells whether it was.
     pub(crate) fn ensure(&self, name: &str) -> io::Result<(Self, bool)> {
         match self.open(name) {

@@ -8,6 +8,9 @@ use rustix::io::Errno;
 
 use super::dir::{Dir, kind, permissions};
 
+/// Threads that make a tree durable.
+const SYNCING: usize = 8;
+
 /// Removes whatever is under a name, trees with closed directories included. What is not there is no error.
 pub(crate) fn remove(dir: &Dir, name: impl AsRef<[u8]>) -> io::Result<()> {
     let name = name.as_ref();
@@ -54,12 +57,28 @@ pub(crate) fn walk(dir: &Dir, see: &mut impl FnMut(&Dir, &[u8], FileType) -> io:
     Ok(())
 }
 
-/// Makes everything below a directory durable, and the directory itself.
+/// Makes everything below a directory durable, and the directory itself. Holds a handle of all of it, so it is for small trees.
 pub(crate) fn sync(dir: &Dir) -> io::Result<()> {
-    walk(dir, &mut |parent, name, of| match of {
-        FileType::RegularFile => parent.read(name).and_then(|file: File| file.sync_all()),
-        FileType::Directory => parent.open(name)?.sync(),
-        _ => Ok(()),
+    let mut all = vec![dir.open_again()?.into_file()];
+    walk(dir, &mut |parent, name, of| {
+        match of {
+            FileType::RegularFile => all.push(parent.read(name)?),
+            FileType::Directory => all.push(parent.open(name)?.into_file()),
+            _ => {}
+        }
+        Ok(())
     })?;
-    dir.sync()
+    // Those that are synced at the same time share the journal's commits.
+    let share = all.len().div_ceil(SYNCING);
+    std::thread::scope(|scope| {
+        let sync = |files: &[File]| files.iter().try_for_each(File::sync_all);
+        let mut shares = all.chunks(share);
+        let own = shares.next().unwrap_or_default();
+        let helpers: Vec<_> = shares.map(|files| scope.spawn(move || sync(files))).collect();
+        let synced = sync(own);
+        helpers.into_iter().fold(synced, |synced, helper| match helper.join() {
+            Ok(result) => synced.and(result),
+            Err(panic) => std::panic::resume_unwind(panic),
+        })
+    })
 }
