@@ -15,8 +15,8 @@ use blat_domain::status;
 use tokio::sync::Mutex;
 
 use self::builds::Build;
-pub(crate) use self::knowledge::Knowledge;
 pub(crate) use self::builds::long_version;
+pub(crate) use self::knowledge::Knowledge;
 use super::TargetError;
 use super::install::{Compression, EXECUTABLE, Probe, Ran, ensure_installed, run_probe, shell_word};
 use super::transport::Transport;
