@@ -34,6 +34,7 @@ pub(crate) struct Worker {
     taken: u64,
     current: Current,
     pending: Pending,
+    door: Door,
 }
 
 /// The package that the agent sends at the moment.
@@ -48,6 +49,14 @@ enum Current {
     },
 }
 
+/// Whether packages are taken at the moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Door {
+    Open,
+    /// There was no room for what was announced: it is read and dropped, up to the next `Publish`.
+    Shut,
+}
+
 /// Whole packages that wait to be published.
 #[derive(Debug, Default)]
 struct Pending {
@@ -59,7 +68,8 @@ struct Pending {
 impl Worker {
     /// A lane that has had nothing to do.
     pub(crate) fn new(lane: Lane, archive: Arc<Archive>, replies: Arc<Replies>, inbox: Arc<Inbox>) -> Self {
-        Self { lane, archive, replies, inbox, taken: 0, current: Current::None, pending: Pending::default() }
+        let (current, pending) = (Current::None, Pending::default());
+        Self { lane, archive, replies, inbox, taken: 0, current, pending, door: Door::Open }
     }
 
     /// Works until something makes that impossible.
@@ -126,6 +136,7 @@ impl Worker {
             Request::Verify { packages } => self.verify(&packages)?,
             Request::Begin { bytes, entries, reserve } => {
                 let room = self.archive.still_there().and_then(|()| self.archive.room_for(bytes, entries, reserve));
+                self.door = if room.is_ok() { Door::Open } else { Door::Shut };
                 self.replies.end(self.lane, &room)?;
             }
             Request::Package { number, package, time, mode, rule, manifest: _, ask } => {
@@ -137,6 +148,7 @@ impl Worker {
             Request::Forget => self.forget()?,
             Request::Publish => {
                 self.publish()?;
+                self.door = Door::Open;
                 self.replies.end(self.lane, &Ok(()))?;
             }
             Request::Sweep { keep } => {
@@ -204,6 +216,10 @@ impl Worker {
             return Err(Ending::Violation("a package came in the midst of another"));
         }
         let (number, ask, package) = (announced.number, announced.ask, announced.package.clone());
+        if self.door == Door::Shut {
+            self.current = Current::Dropped { number, ask };
+            return Ok(());
+        }
         // One that waits to be published would keep us from its stage.
         if self.pending.packages.iter().any(|whole| whole.package() == &package) {
             self.publish()?;

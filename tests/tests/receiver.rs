@@ -60,7 +60,8 @@ fn scripts_serve_where_the_config_says_so_and_a_change_takes_effect_in_the_runni
 
     lab.config("perth", "receiver: auto\nsync: 1s");
     lab.wait_for("the receiver", || installed(&lab).exists().then_some(()));
-    assert_eq!(lab.target_status("perth")["pid"], perth["pid"], "the agent is the same");
+    let served = lab.wait_for_status("perth", "served by it", |status| via(status).as_deref() == Some("receiver"));
+    assert_eq!(served["pid"], perth["pid"], "the agent is the same");
 }
 
 #[test]

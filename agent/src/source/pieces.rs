@@ -7,6 +7,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use blat_domain::frames::{
     Base, Entry, HEADER, Kind, LONGEST_BODY, Lane, MOST_DATA, Part, Piece, Request, Time, append,
@@ -80,9 +81,10 @@ pub(crate) fn pack(
     progress: &Progress,
     frames: &mpsc::Sender<Vec<u8>>,
     held: &std::sync::mpsc::Receiver<Held>,
+    in_vain: &AtomicBool,
 ) -> GivenUp {
     let mut given_up = GivenUp::new();
-    let mut packer = match Packer::new(lane, codec, frames) {
+    let mut packer = match Packer::new(lane, codec, frames, in_vain) {
         Ok(packer) => packer,
         Err(error) => {
             let why = format!("zstd cannot be set up: {error}");
@@ -99,7 +101,11 @@ pub(crate) fn pack(
                     break;
                 }
             }
-            // Whoever drove the lane knows why, and says so.
+            // Whoever drives the lane knows why, and says so. A package that was begun is ended all the same.
+            Err(Trouble::InVain) => {
+                let _ = packer.say(&Request::Forget);
+                break;
+            }
             Err(Trouble::HungUp) => break,
         }
     }
@@ -110,6 +116,8 @@ pub(crate) fn pack(
 enum Trouble {
     /// It cannot be sent, and why.
     Package(String),
+    /// The target has said that it will take none of it.
+    InVain,
     /// Nobody takes the frames any more.
     HungUp,
 }
@@ -123,6 +131,7 @@ fn unreadable(what: &Path, error: &dyn std::fmt::Display) -> Trouble {
 struct Packer<'a> {
     lane: Lane,
     frames: &'a mpsc::Sender<Vec<u8>>,
+    in_vain: &'a AtomicBool,
     codec: Codec,
     zstd: zstd::bulk::Compressor<'static>,
     /// The bytes of the piece that is being filled.
@@ -160,10 +169,10 @@ struct Course<'a> {
 }
 
 impl<'a> Packer<'a> {
-    fn new(lane: Lane, codec: Codec, frames: &'a mpsc::Sender<Vec<u8>>) -> io::Result<Self> {
+    fn new(lane: Lane, codec: Codec, frames: &'a mpsc::Sender<Vec<u8>>, in_vain: &'a AtomicBool) -> io::Result<Self> {
         let zstd = zstd::bulk::Compressor::new(ZSTD_LEVEL)?;
         let (raw, prefix) = (Vec::new(), Vec::new());
-        Ok(Self { lane, frames, codec, zstd, raw, parts: Vec::new(), prefix, base: Vec::new() })
+        Ok(Self { lane, frames, in_vain, codec, zstd, raw, parts: Vec::new(), prefix, base: Vec::new() })
     }
 
     fn say(&self, request: &Request<'_>) -> Packed<()> {
@@ -332,6 +341,9 @@ impl<'a> Packer<'a> {
 
     /// Sends the piece that has been filled.
     fn piece(&mut self) -> Packed<()> {
+        if self.in_vain.load(Ordering::Acquire) {
+            return Err(Trouble::InVain);
+        }
         if self.parts.is_empty() {
             return Ok(());
         }

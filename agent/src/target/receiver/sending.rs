@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use blat_domain::ancestry::nearest;
 use blat_domain::frames::{Lane, Reply, Request};
@@ -89,27 +89,20 @@ impl Errand<'_> {
         let (frames, mut packed) = mpsc::channel::<Vec<u8>>(AHEAD);
         let (held, answers) = std::sync::mpsc::channel();
         let (lane, codec, watched) = (self.lane, self.codec, progress.clone());
-        let packing =
-            tokio::task::spawn_blocking(move || pieces::pack(attempts, lane, codec, &watched, &frames, &answers));
+        let in_vain = Arc::new(AtomicBool::new(false));
+        let told_so = in_vain.clone();
+        let packing = tokio::task::spawn_blocking(move || {
+            pieces::pack(attempts, lane, codec, &watched, &frames, &answers, &told_so)
+        });
         let voice = strand.voice();
-        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        let feeding = async {
-            let feed = async {
-                while let Some(frame) = packed.recv().await {
-                    voice.send(frame).await?;
-                }
-                Ok::<_, TargetError>(())
-            };
-            tokio::select! {
-                fed = feed => fed?,
-                Ok(()) = stopped => {}
+        // It owns the frames: when it ends early, the packing thread ends at its next frame.
+        let feeding = async move {
+            while let Some(frame) = packed.recv().await {
+                voice.send(frame).await?;
             }
-            // Without a reader the packing thread ends at its next frame.
-            drop(packed);
             voice.say(&Request::Publish).await
         };
-        let hearing = hear(strand, held, stop, told);
-        let (fed, heard) = tokio::join!(feeding, hearing);
+        let (fed, heard) = tokio::join!(feeding, hear(strand, held, &in_vain, told));
         let given_up = packing.await.map_err(|error| TargetError::Refused(format!("packing failed: {error}")))?;
         let Heard { lacking, failure } = heard?;
         fed?;
@@ -131,10 +124,9 @@ struct Heard {
 async fn hear(
     strand: &mut Strand<'_>,
     held: std::sync::mpsc::Sender<pieces::Held>,
-    stop: tokio::sync::oneshot::Sender<()>,
+    in_vain: &AtomicBool,
     told: &Told<'_>,
 ) -> Result<Heard, TargetError> {
-    let mut stop = Some(stop);
     let mut heard = Heard { lacking: Vec::new(), failure: None };
     let mut has_begun = false;
     loop {
@@ -147,10 +139,7 @@ async fn hear(
             Reply::Failed { class, text } => {
                 has_begun = true;
                 heard.failure.get_or_insert_with(|| super::failed(class, text));
-                if let Some(stop) = stop.take() {
-                    // Feeding that has ended on its own needs no telling.
-                    let _ = stop.send(());
-                }
+                in_vain.store(true, Ordering::Release);
             }
             Reply::Done if !has_begun => has_begun = true,
             Reply::Done => return Ok(heard),
