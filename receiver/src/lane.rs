@@ -204,11 +204,10 @@ impl Worker {
     /// The next body, which has to be data that were announced.
     fn data<'a>(&mut self, body: &'a mut Vec<u8>) -> Result<&'a [u8], Ending> {
         self.next(body)?;
-        match frames::decode(body)? {
-            Request::Data([]) => Err(Ending::Violation("data of no bytes came")),
-            Request::Data(data) => Ok(data),
-            _ => Err(Ending::Violation("something else came where data were announced")),
-        }
+        let Request::Data(data) = frames::decode(body)? else {
+            return Err(Ending::Violation("something else came where data were announced"));
+        };
+        if data.is_empty() { Err(Ending::Violation("data of no bytes came")) } else { Ok(data) }
     }
 
     fn begin(&mut self, announced: Announced) -> Result<(), Ending> {

@@ -52,6 +52,8 @@ impl<'a> Settling<'a> {
         let line = match self.decide(whole) {
             Ok(verdict) => verdict,
             Err(error) => {
+                // Where it was to be the first of its name, nothing of the name stays.
+                self.archive.root.remove_empty(name.as_str());
                 let class = if is_full(&error) { "space" } else { "io" };
                 format!(
                     "failed {name} {version} {class} moving it to its place failed: {error}; check owners, modes and space there\n"

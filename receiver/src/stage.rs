@@ -99,8 +99,9 @@ fn clear_hidden(archive: &Archive, package: &PackageId) -> io::Result<()> {
     }
     if of_name.stat(hidden.as_str())?.is_some() {
         tree::remove(&of_name, &hidden)?;
+        // Where it was to be the first of its name, nothing of the name stays. Only then: others may be about to publish into it.
+        archive.root.remove_empty(package.name.as_str());
     }
-    archive.root.remove_empty(package.name.as_str());
     Ok(())
 }
 

@@ -39,6 +39,7 @@ fn furnished() -> Archive {
         fs::create_dir_all(path(directory)).expect("a directory");
     }
     fs::write(path("name0/file"), "").expect("a file");
+    fs::write(path("lost+found/x/descpkg"), "").expect("a file");
     fs::write(path("file"), "").expect("a file");
     fs::create_dir_all(path("name0/linkpkg")).expect("a directory");
     symlink("../1.0/descpkg", path("name0/linkpkg/descpkg")).expect("a link");

@@ -3,6 +3,7 @@
 mod support;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 
 use blat_domain::frames::{Lane, Request};
 use support::package::{How, Package, noise};
@@ -137,4 +138,34 @@ fn a_package_that_is_forgotten_leaves_nothing() {
     agent.send(Lane::BULK, &Request::Forget);
     assert_eq!(agent.ask(Lane::BULK, &Request::Publish), Ok(vec![]));
     assert_eq!(fs::read_dir(archive.house("stage")).expect("a directory").count(), 0);
+}
+
+#[test]
+fn what_was_whole_but_not_published_is_taken_over_by_an_ordinary_user_though_its_directories_are_closed() {
+    let archive = Archive::new();
+    fs::create_dir_all(archive.house("stage")).expect("a directory");
+    let lock = fs::File::create(archive.house("publish.lock")).expect("a lock");
+    let package = package().mode(0o555);
+    let mut agent = Agent::start_unprivileged(&archive);
+    lock.lock().expect("a lock");
+    package.send(&mut agent, &How::default());
+    wait_for("the whole package", || {
+        let closed = |path: &str| {
+            fs::metadata(archive.house(path)).is_ok_and(|there| there.permissions().mode() & 0o777 == 0o555)
+        };
+        closed("stage/p@1/package/d")
+    });
+    agent.kill();
+    drop(lock);
+    let mut agent = Agent::start_unprivileged(&archive);
+    assert_eq!(agent.remains(), ["p@1"]);
+    let how = How { ask: true, ..How::default() };
+    let held = held(&mut agent, &package, &how);
+    assert_eq!(held, [2, 3, 4, 5, 6, 7, 8, 9, 11]);
+    let entries = package.nodes.len() as u64 + 1;
+    agent.send(how.lane, &Request::Whole { entries, manifest: package.manifest_digest() });
+    assert_eq!(agent.ask(how.lane, &Request::Publish), Ok(vec!["published p 1".into()]));
+    let modes = ["p/1", "p/1/d"]
+        .map(|path| fs::metadata(archive.path.join(path)).expect("a directory").permissions().mode() & 0o7777);
+    assert_eq!(modes, [0o555, 0o555]);
 }

@@ -214,7 +214,7 @@ impl Incoming {
         }
         let held = match (&file.content, copy) {
             (Content::Staged(digest), Some(copy)) if *digest == copy.digest => None,
-            (_, Some(copy)) => {
+            (Content::Fresh | Content::Copy(_) | Content::Staged(_), Some(copy)) => {
                 file.content = Content::Copy(copy);
                 None
             }
