@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use blat_domain::frames::FIRST_CREDIT;
 
@@ -41,17 +42,26 @@ impl Inbox {
         true
     }
 
-    /// Whether nothing waits.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.state().queue.is_empty()
-    }
-
     /// Takes the next body off into `body`, waiting for it.
     pub(crate) fn take(&self, body: &mut Vec<u8>) {
-        let mut state = self.state();
-        while state.queue.len() < LENGTH {
-            state = self.came.wait(state).unwrap_or_else(PoisonError::into_inner);
+        let is_waiting = |state: &mut State| state.queue.len() < LENGTH;
+        let state = self.came.wait_while(self.state(), is_waiting).unwrap_or_else(PoisonError::into_inner);
+        self.take_first(state, body);
+    }
+
+    /// The same, if a body comes within `patience`; false where none did.
+    pub(crate) fn take_within(&self, patience: Duration, body: &mut Vec<u8>) -> bool {
+        let is_waiting = |state: &mut State| state.queue.len() < LENGTH;
+        let waited = self.came.wait_timeout_while(self.state(), patience, is_waiting);
+        let (state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+        if timeout.timed_out() {
+            return false;
         }
+        self.take_first(state, body);
+        true
+    }
+
+    fn take_first(&self, mut state: MutexGuard<'_, State>, body: &mut Vec<u8>) {
         let mut length = [0; LENGTH];
         copy(&mut state.queue, &mut length);
         body.resize(u32::from_le_bytes(length) as usize, 0);
@@ -107,7 +117,8 @@ mod tests {
                 inbox.give(body.len() as u64);
             }
         }
-        assert!(inbox.is_empty() && inbox.work() == 120);
+        assert!(!inbox.take_within(Duration::ZERO, &mut body), "nothing is left");
+        assert_eq!(inbox.work(), 120);
         let fits = FIRST_CREDIT / long.len() as u64;
         assert!((0..fits).all(|_| inbox.put(&long)));
         assert!(!inbox.put(&long));

@@ -20,7 +20,9 @@ use crate::{link, listing, retire, store, verify};
 const PORTION: u64 = 256 << 10;
 /// So many bytes of whole packages are published even when more are coming.
 const MOST_PENDING: u64 = 64 << 20;
-/// So long a whole package waits for others.
+/// So long nothing has to come, while whole packages wait for others, for them to be published: making a few durable costs as much as many.
+const QUIET: Duration = Duration::from_millis(100);
+/// So long a whole package waits for others in any case.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
 /// One lane.
@@ -91,13 +93,20 @@ impl Worker {
         }
     }
 
-    /// The next body. When none waits, or enough are whole, what is whole is published first.
+    /// The next body. When none comes for a while, or enough are whole, what is whole is published first.
     fn next(&mut self, body: &mut Vec<u8>) -> Result<(), Ending> {
-        if self.pending.are_due() || self.inbox.is_empty() {
+        if self.pending.are_due() {
             self.publish()?;
-            self.give_credit()?;
         }
-        self.inbox.take(body);
+        let patience = if self.lane == Lane::TAGS { Duration::ZERO } else { QUIET };
+        let waits_for_others = !self.pending.packages.is_empty();
+        if !waits_for_others || !self.inbox.take_within(patience, body) {
+            self.publish()?;
+            if !self.inbox.take_within(Duration::ZERO, body) {
+                self.give_credit()?;
+                self.inbox.take(body);
+            }
+        }
         self.taken += body.len() as u64;
         if self.taken >= PORTION { self.give_credit() } else { Ok(()) }
     }

@@ -110,9 +110,11 @@ fn its_ssh_is_killed() {
 
 /// Waits for a transfer first: most of a sync's time something else goes on there.
 #[test]
-fn the_receiving_script_or_a_child_of_it_is_killed() {
+fn what_receives_or_a_child_of_it_is_killed() {
     come_through("killscript", |lab, agent, dice| {
-        let receives = |p: &process::Process| p.command_line.contains("receive_package");
+        let receives = |p: &process::Process| {
+            ["receive_package", "blat-receiver"].iter().any(|name| p.command_line.contains(name))
+        };
         lab.wait_for("a transfer, or the end of the sync", || {
             (agent.ended() || lab.remote_processes().iter().any(receives)).then_some(())
         });

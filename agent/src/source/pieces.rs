@@ -400,7 +400,7 @@ impl Course<'_> {
 
 /// The logarithm of the window that reaches over so many bytes.
 fn window_log(bytes: usize) -> u32 {
-    (usize::BITS - bytes.saturating_sub(1).leading_zeros()).clamp(10, 27)
+    (usize::BITS - bytes.saturating_sub(1).leading_zeros()).clamp(10, 26)
 }
 
 fn digest_of(file: &mut File) -> io::Result<[u8; 32]> {
