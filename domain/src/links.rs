@@ -61,7 +61,7 @@ pub fn follow(wanted: WantedSet, inventory: &Inventory, look: impl FnMut(&Packag
             let why = brought.entry(to.clone()).or_default();
             why.insert(Reason::Link { from: from.clone() });
             // What a pinned link needs is as urgent as the link.
-            why.extend(reasons.get(&Reason::Pinned).cloned());
+            why.extend(reasons.contains(&Reason::Pinned).then_some(Reason::Pinned));
             from = to;
         }
     }

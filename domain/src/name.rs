@@ -1,7 +1,10 @@
 //! Names, checked at the door: past this module a bad one cannot exist.
+//!
+//! Their text is shared between copies: an agent keeps each in several tables of as many entries as its archive has packages.
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -20,7 +23,7 @@ pub struct NameError {
 }
 
 /// `[A-Za-z0-9][A-Za-z0-9._+~-]{0,127}`: nothing that a shell, a path or a terminal could take for something else.
-fn checked(what: &'static str, text: &str) -> Result<Box<str>, NameError> {
+fn checked(what: &'static str, text: &str) -> Result<Arc<str>, NameError> {
     let fault = |why| NameError { what, text: text.to_owned(), why };
     let bytes = text.as_bytes();
     match bytes.first() {
@@ -42,7 +45,7 @@ macro_rules! name {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
-        pub struct $type(Box<str>);
+        pub struct $type(Arc<str>);
 
         impl $type {
             /// The name as text.
@@ -67,7 +70,7 @@ macro_rules! name {
 
         impl From<$type> for String {
             fn from(name: $type) -> String {
-                name.0.into()
+                name.0.as_ref().to_owned()
             }
         }
 

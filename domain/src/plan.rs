@@ -1,6 +1,6 @@
 //! What a sync will do, decided before anything is touched: `blat plan` prints the very value that the agent executes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::inventory::Inventory;
 use crate::links::{LONGEST_CHAIN, addressee};
 use crate::name::{PackageId, Version};
-use crate::release::{Reason, WantedSet};
+use crate::release::{Reason, Reasons, WantedSet};
 use crate::retention::Upkeep;
 use crate::room::Limit;
 use crate::text::printable;
@@ -145,7 +145,7 @@ pub struct Step {
     #[serde(flatten)]
     pub size: Size,
     /// Why it is wanted.
-    pub reasons: BTreeSet<Reason>,
+    pub reasons: Reasons,
 }
 
 /// What can be done to a package.
@@ -168,7 +168,7 @@ pub struct Link {
     /// What it addresses on the target now, where there is one.
     pub instead_of: Option<String>,
     /// Why it is wanted.
-    pub reasons: BTreeSet<Reason>,
+    pub reasons: Reasons,
 }
 
 impl Link {
@@ -283,7 +283,7 @@ fn link(
         return Err(Hold::BadLink { to: to.to_string(), why });
     }
     let instead_of = inventory.links.get(package).cloned();
-    let link = Link { package: package.clone(), to: to.clone(), instead_of, reasons: BTreeSet::new() };
+    let link = Link { package: package.clone(), to: to.clone(), instead_of, reasons: Reasons::default() };
     let addressee = link.addressee();
     if !arrives(&addressee, inventory, survey) {
         return Err(Hold::Unaddressed { to: addressee });

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use jiff::Timestamp;
@@ -166,7 +167,7 @@ pub enum Reason {
         /// The release's number.
         id: i64,
         /// The release's name.
-        name: String,
+        name: Arc<str>,
     },
     /// The PackageList that `release_manager` names has it.
     Listed,
@@ -179,6 +180,74 @@ pub enum Reason {
         /// That version.
         from: PackageId,
     },
+}
+
+/// All reasons for which one package is wanted: in their order, each once.
+///
+/// Nearly every package has one, and an archive has many packages: a list of just that length takes the least memory.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Reasons(Vec<Reason>);
+
+impl Reasons {
+    /// Adds one, unless it is there.
+    pub fn insert(&mut self, reason: Reason) {
+        if let Err(place) = self.0.binary_search(&reason) {
+            self.0.reserve_exact(1);
+            self.0.insert(place, reason);
+        }
+    }
+
+    /// Whether this is one of them.
+    pub fn contains(&self, reason: &Reason) -> bool {
+        self.0.binary_search(reason).is_ok()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> std::slice::Iter<'_, Reason> {
+        self.0.iter()
+    }
+}
+
+impl Extend<Reason> for Reasons {
+    fn extend<I: IntoIterator<Item = Reason>>(&mut self, more: I) {
+        more.into_iter().for_each(|reason| self.insert(reason));
+    }
+}
+
+impl FromIterator<Reason> for Reasons {
+    fn from_iter<I: IntoIterator<Item = Reason>>(reasons: I) -> Self {
+        let mut all = Self::default();
+        all.extend(reasons);
+        all
+    }
+}
+
+impl<const N: usize> From<[Reason; N]> for Reasons {
+    fn from(reasons: [Reason; N]) -> Self {
+        reasons.into_iter().collect()
+    }
+}
+
+impl IntoIterator for Reasons {
+    type Item = Reason;
+    type IntoIter = std::vec::IntoIter<Reason>;
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
+impl<'a> IntoIterator for &'a Reasons {
+    type Item = &'a Reason;
+    type IntoIter = std::slice::Iter<'a, Reason>;
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.iter()
+    }
 }
 
 impl fmt::Display for Reason {
@@ -194,7 +263,7 @@ impl fmt::Display for Reason {
 }
 
 /// What should be on a target, and why.
-pub type WantedSet = BTreeMap<PackageId, BTreeSet<Reason>>;
+pub type WantedSet = BTreeMap<PackageId, Reasons>;
 
 /// A selection applied to a catalog.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -229,8 +298,9 @@ pub fn resolve(catalog: &Catalog, selection: &Selection) -> Resolution {
     };
     for project in &catalog.projects {
         for release in project.releases.iter().filter(|release| selection.chooses(project, release)) {
+            let name: Arc<str> = release.name.as_str().into();
             for package in &release.packages {
-                bring(package, Reason::Release { id: release.id, name: release.name.clone() });
+                bring(package, Reason::Release { id: release.id, name: name.clone() });
             }
         }
     }

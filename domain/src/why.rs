@@ -1,13 +1,11 @@
 //! Why a package is, or is not, on a target: read off the plan that a sync would carry out, so that the answer and the deed never differ.
 
-use std::collections::BTreeSet;
-
 use serde::{Deserialize, Serialize};
 
 use crate::inventory::{Inventory, Mark};
 use crate::name::{PackageId, Version};
 use crate::plan::{Action, Hold, Plan, Size};
-use crate::release::{Reason, WantedSet};
+use crate::release::{Reasons, WantedSet};
 use crate::retention;
 
 /// The answer for one package on one target.
@@ -18,9 +16,9 @@ pub struct Why {
     /// What the target holds in its place.
     pub there: There,
     /// Why it is wanted; nothing where it is not.
-    pub reasons: BTreeSet<Reason>,
+    pub reasons: Reasons,
     /// What would bring it if `include` and `exclude` let it.
-    pub kept_out: BTreeSet<Reason>,
+    pub kept_out: Reasons,
     /// What the next sync does about it.
     pub next: Next,
     /// Releases and projects in the config that Release Manager does not know: one of them might have brought it.
@@ -120,6 +118,7 @@ mod tests {
 
     use super::*;
     use crate::plan::{Source, plan};
+    use crate::release::Reason;
 
     fn id(text: &str) -> PackageId {
         text.parse().expect("a package")
@@ -149,8 +148,8 @@ mod tests {
         assert_eq!(answer("late@1").next, Next::Hold(Hold::Incomplete));
         assert_eq!(answer("here@current").next, Next::Link("1".parse().expect("a version")));
         let old = answer("old@1");
-        assert_eq!((old.next, old.reasons.len(), old.kept_out), (Next::Stay, 0, [release].into()));
+        assert_eq!((old.next, old.reasons, old.kept_out), (Next::Stay, [].into(), [release].into()));
         let nowhere = answer("nowhere@1");
-        assert_eq!((nowhere.next, nowhere.there, nowhere.kept_out.len()), (Next::Nothing, There::Nothing, 0));
+        assert_eq!((nowhere.next, nowhere.there, nowhere.kept_out), (Next::Nothing, There::Nothing, [].into()));
     }
 }

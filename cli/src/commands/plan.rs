@@ -163,7 +163,7 @@ mod tests {
     }
 
     fn step(action: Action, package: &str, bytes: u64, reason: Reason) -> Step {
-        let reasons = BTreeSet::from([reason]);
+        let reasons = [reason].into();
         Step { action, package: id(package), time: 0, size: Size { bytes, entries: 1 }, reasons }
     }
 
@@ -185,7 +185,7 @@ mod tests {
                 package: id("core@current"),
                 to: "1.2.3".parse().expect("a version"),
                 instead_of: Some("1.2.2".into()),
-                reasons: BTreeSet::from([Reason::Pinned]),
+                reasons: [Reason::Pinned].into(),
             }],
             held: vec![Held { package: id("late@1"), hold: Hold::Incomplete }],
             excess: vec![id("old@0.9"), id("past@1"), id("young@1")],

@@ -1,6 +1,5 @@
 //! `blat why`: why a package is or is not on a target: in the agent's own words what wants it and what a sync would do, then what was done.
 
-use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -8,7 +7,7 @@ use std::time::Duration;
 use blat_config::Home;
 use blat_domain::history::Entry;
 use blat_domain::name::{PackageId, TargetName};
-use blat_domain::release::Reason;
+use blat_domain::release::Reasons;
 use blat_domain::retention;
 use blat_domain::text::printable;
 use blat_domain::units::{show_duration, show_size};
@@ -91,7 +90,7 @@ fn answer(target: &TargetName, why: &Why) -> String {
     }
 }
 
-fn joined(reasons: &BTreeSet<Reason>) -> String {
+fn joined(reasons: &Reasons) -> String {
     reasons.iter().map(|reason| printable(&reason.to_string())).collect::<Vec<_>>().join(", ")
 }
 
@@ -130,6 +129,7 @@ fn told(deeds: &[&Entry]) -> String {
 #[cfg(test)]
 mod tests {
     use blat_domain::plan::Hold;
+    use blat_domain::release::Reason;
 
     use super::*;
 
@@ -140,7 +140,7 @@ mod tests {
             package: "core@1".parse().expect("a package"),
             there: There::Nothing,
             reasons: [release.clone()].into(),
-            kept_out: BTreeSet::new(),
+            kept_out: Reasons::default(),
             next: Next::Hold(Hold::Incomplete),
             unknown: vec![],
         };
@@ -151,7 +151,7 @@ core@1 on perth: it is not there
   the next sync does not send it: waits: the source has no descpkg for it yet
 ";
         assert_eq!(answer(&target, &why), expected);
-        let unwanted = Why { reasons: BTreeSet::new(), kept_out: [release].into(), next: Next::Stay, ..why };
+        let unwanted = Why { reasons: Reasons::default(), kept_out: [release].into(), next: Next::Stay, ..why };
         let text = answer(&target, &unwanted);
         assert!(text.contains("nothing wants it") && text.contains("kept out by include or exclude"), "{text}");
         assert!(text.ends_with("the next sync leaves it there\n"), "{text}");
