@@ -180,6 +180,13 @@ pub struct Process {
     pub command_line: String,
 }
 
+impl Process {
+    /// Whether it takes packages on a target: the script for a stream of them, the receiver as long as there is a connection.
+    pub fn receives(&self) -> bool {
+        ["receive_package", "blat-receiver"].iter().any(|name| self.command_line.contains(name))
+    }
+}
+
 /// The living processes that `marked` with this text: in their environment, or where that is overwritten (ssh does it
 /// for its title) on their command line. Zombies have neither.
 pub fn processes_marked(mark: &str) -> Vec<Process> {

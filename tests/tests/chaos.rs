@@ -112,11 +112,8 @@ fn its_ssh_is_killed() {
 #[test]
 fn what_receives_or_a_child_of_it_is_killed() {
     come_through("killscript", |lab, agent, dice| {
-        let receives = |p: &process::Process| {
-            ["receive_package", "blat-receiver"].iter().any(|name| p.command_line.contains(name))
-        };
         lab.wait_for("a transfer, or the end of the sync", || {
-            (agent.ended() || lab.remote_processes().iter().any(receives)).then_some(())
+            (agent.ended() || lab.remote_processes().iter().any(process::Process::receives)).then_some(())
         });
         thread::sleep(dice.moment(Duration::from_millis(60)));
         // The sleeping ones only pace the script's signs of life.

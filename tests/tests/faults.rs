@@ -30,9 +30,7 @@ fn with_bulk(name: &str) -> Lab {
 }
 
 fn wait_for_the_stream(lab: &Lab) {
-    lab.wait_for("the transfer to run", || {
-        lab.remote_processes().iter().any(|p| p.command_line.contains("receive_package")).then_some(())
-    });
+    lab.wait_for("the transfer to run", || lab.remote_processes().iter().any(process::Process::receives).then_some(()));
 }
 
 /// Whatever is in the target's stage and trash.

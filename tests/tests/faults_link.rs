@@ -121,9 +121,8 @@ fn faults_long_a_receiver_that_stands_still_is_given_up() {
     lab.package("bulk", "1", |p| p.noise("a", 48 << 20));
     lab.release(&[("bulk", "1")]);
     let mut sync = lab.start_agent_once("perth");
-    let receives = |p: &process::Process| p.command_line.contains("receive_package");
     let stopped = lab.wait_for("the transfer to run", || {
-        let running: Vec<_> = lab.remote_processes().into_iter().filter(receives).collect();
+        let running: Vec<_> = lab.remote_processes().into_iter().filter(process::Process::receives).collect();
         (!running.is_empty()).then_some(running)
     });
     stopped.iter().for_each(|p| process::signal(p.pid, Signal::STOP));

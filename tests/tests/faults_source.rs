@@ -30,9 +30,7 @@ fn open_up(path: &Path, mode: u32) {
 
 /// Waits until `big@1` is on its way.
 fn wait_for_the_stream(lab: &Lab) {
-    lab.wait_for("the transfer to run", || {
-        lab.remote_processes().iter().any(|p| p.command_line.contains("receive_package")).then_some(())
-    });
+    lab.wait_for("the transfer to run", || lab.remote_processes().iter().any(process::Process::receives).then_some(()));
 }
 
 /// All but `big@1` arrived, and the reason was told.

@@ -111,8 +111,9 @@ fn a_link_that_breaks_in_the_middle_comes_back_and_the_sync_completes() {
     lab.start_master();
     let agent = lab.wait_for("the agent", || lab.target_status("perth")["pid"].as_u64());
     for _ in 0..2 {
-        let receives = |p: &process::Process| p.command_line.contains("receive_package");
-        lab.wait_for("a transfer to run", || lab.remote_processes().iter().any(receives).then_some(()));
+        lab.wait_for("a transfer to run", || {
+            lab.remote_processes().iter().any(process::Process::receives).then_some(())
+        });
         lab.sshd("stop").expect_success();
         lab.assert_never_partial();
         lab.sshd("start").expect_success();
@@ -131,9 +132,8 @@ fn a_target_that_pauses_is_waited_for() {
     lab.release(&[("bulk", "1")]);
     lab.config("perth", "");
     let sync = lab.start_agent_once("perth");
-    let receives = |p: &process::Process| p.command_line.contains("receive_package");
     let frozen = lab.wait_for("the transfer to run", || {
-        let running: Vec<_> = lab.remote_processes().into_iter().filter(receives).collect();
+        let running: Vec<_> = lab.remote_processes().into_iter().filter(process::Process::receives).collect();
         (!running.is_empty()).then_some(running)
     });
     frozen.iter().for_each(|p| process::signal(p.pid, Signal::STOP));

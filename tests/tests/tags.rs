@@ -167,9 +167,8 @@ fn a_tag_does_not_wait_behind_a_running_sync() {
     }
     lab.release(&bulk.iter().map(|name| (name.as_str(), "1")).collect::<Vec<_>>());
     lab.blat(&["sync", "perth"]).expect_success();
-    let receives = |p: &process::Process| p.command_line.contains("receive_package");
     let frozen = lab.wait_for("the bulk transfer to run", || {
-        let running: Vec<_> = lab.remote_processes().into_iter().filter(receives).collect();
+        let running: Vec<_> = lab.remote_processes().into_iter().filter(process::Process::receives).collect();
         (!running.is_empty()).then_some(running)
     });
     for process in &frozen {
