@@ -22,6 +22,8 @@ struct State {
     queue: VecDeque<u8>,
     /// Bytes of bodies that came and for which no credit was given.
     owed: u64,
+    /// Nothing more will come.
+    closed: bool,
 }
 
 impl Inbox {
@@ -46,10 +48,20 @@ impl Inbox {
         self.state().queue.is_empty()
     }
 
-    /// Takes the next body off into `body`, waiting for it.
-    pub(crate) fn take(&self, body: &mut Vec<u8>) {
+    /// Nothing more will come: once the queue is empty, whoever waits for a body waits no longer.
+    pub(crate) fn close(&self) {
+        self.state().closed = true;
+        self.came.notify_one();
+    }
+
+    /// Takes the next body off into `body`, waiting for it; false where none will come.
+    #[must_use]
+    pub(crate) fn take(&self, body: &mut Vec<u8>) -> bool {
         let mut state = self.state();
         while state.queue.len() < LENGTH {
+            if state.closed {
+                return false;
+            }
             state = self.came.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         let mut length = [0; LENGTH];
@@ -58,6 +70,7 @@ impl Inbox {
         copy(&mut state.queue, body);
         drop(state);
         self.get_on();
+        true
     }
 
     /// So many bytes may be sent again.
@@ -102,7 +115,7 @@ mod tests {
         for round in 0..40 {
             assert!(inbox.put(&long) && inbox.put(&[]) && inbox.put(&[round]));
             for expected in [&long[..], &[], &[round]] {
-                inbox.take(&mut body);
+                assert!(inbox.take(&mut body));
                 assert_eq!(body, expected);
                 inbox.give(body.len() as u64);
             }
@@ -111,5 +124,15 @@ mod tests {
         let fits = FIRST_CREDIT / long.len() as u64;
         assert!((0..fits).all(|_| inbox.put(&long)));
         assert!(!inbox.put(&long));
+    }
+
+    #[test]
+    fn what_came_before_the_end_is_taken_and_then_nobody_waits() {
+        let inbox = Inbox::default();
+        assert!(inbox.put(b"last"));
+        inbox.close();
+        let mut body = Vec::new();
+        assert!(inbox.take(&mut body) && body == b"last");
+        assert!(!inbox.take(&mut body));
     }
 }

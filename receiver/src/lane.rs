@@ -87,7 +87,9 @@ impl Worker {
             self.publish()?;
             self.give_credit()?;
         }
-        self.inbox.take(body);
+        if !self.inbox.take(body) {
+            return Err(Ending::Over);
+        }
         self.taken += body.len() as u64;
         if self.taken >= PORTION { self.give_credit() } else { Ok(()) }
     }
