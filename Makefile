@@ -5,7 +5,7 @@ PREFIX ?= /usr/local
 BINARIES = blat blatd blat-agent
 MAN = target/man
 
-.PHONY: help build demo demo-stop test test-faults test-scripts test-soak lint bench bench-peers man install clean
+.PHONY: help build demo demo-stop test test-faults test-scripts test-soak fuzz lint bench bench-peers man install clean
 
 help:
 	@echo 'make build      the release executables, in target/release, and the receivers that agents carry'
@@ -15,6 +15,7 @@ help:
 	@echo 'make test-faults  the faults that take long or need a disk of their own (root)'
 	@echo 'make test-scripts  the target scripts under every shell of this machine'
 	@echo 'make test-soak  many fortnights of simulated operation; FORTNIGHTS says how many ($(FORTNIGHTS))'
+	@echo 'make fuzz       any bytes at both ends of the protocol, FUZZ_SECONDS ($(FUZZ_SECONDS)) for each target'
 	@echo 'make lint       formatting, clippy, shell scripts'
 	@echo 'make bench      speed and memory, against rsync in the same run; table in target/bench.txt'
 	@echo 'make bench-peers  the same against every peer and over a link, for hours (root); table in target/bench-peers.txt'
@@ -42,6 +43,11 @@ test-scripts:
 FORTNIGHTS ?= 1000
 test-soak:
 	BLAT_SEEDS=$(FORTNIGHTS) $(CARGO) test --locked -p blat-domain --test fortnight -- --nocapture
+
+# Its short form is among the tests: domain/tests/frames.rs and receiver/tests/hostile.rs.
+FUZZ_SECONDS ?= 60
+fuzz:
+	@FUZZ_SECONDS=$(FUZZ_SECONDS) fuzz/run
 
 # The executables come first: the tests in tests/ drive them as they lie in target/debug.
 # A few tests mount a small disk, which takes root; they are named as_root_… and left out for everybody else.
@@ -82,7 +88,7 @@ lint:
 	@if $(CARGO) deny --version >/dev/null 2>&1; then set -x; $(CARGO) deny --locked check bans licenses sources; \
 	else echo 'lint: no cargo-deny here, so licences and sources were not looked at (cargo install cargo-deny)'; fi
 
-SHELL_SCRIPTS = .ci/run benches/index demo/run demo/stop receiver/build tests/lab/setup tests/lab/sshd tests/lab/database tests/lab/archive \
+SHELL_SCRIPTS = .ci/run benches/index demo/run demo/stop fuzz/run receiver/build tests/lab/setup tests/lab/sshd tests/lab/database tests/lab/archive \
 	target-scripts/*_* target-scripts/tests/run
 
 bench:
