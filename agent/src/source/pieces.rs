@@ -421,3 +421,6 @@ fn path_of(kind: &Kind) -> &[u8] {
         Kind::Directory { .. } | Kind::File { .. } => &[],
     }
 }
+
+#[cfg(test)]
+mod tests;
