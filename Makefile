@@ -5,7 +5,7 @@ PREFIX ?= /usr/local
 BINARIES = blat blatd blat-agent
 MAN = target/man
 
-.PHONY: help build demo demo-stop test test-faults test-scripts test-soak lint bench bench-peers man install clean
+.PHONY: help build demo demo-stop test test-faults test-scripts test-soak fuzz lint bench bench-peers man install clean
 
 help:
 	@echo 'make build      the release executables, in target/release, and the receivers that agents carry'
@@ -15,6 +15,7 @@ help:
 	@echo 'make test-faults  the faults that take long or need a disk of their own (root)'
 	@echo 'make test-scripts  the target scripts under every shell of this machine'
 	@echo 'make test-soak  many fortnights of simulated operation; FORTNIGHTS says how many ($(FORTNIGHTS))'
+	@echo 'make fuzz       any bytes at both ends of the protocol, FUZZ_SECONDS ($(FUZZ_SECONDS)) for each target'
 	@echo 'make lint       formatting, clippy, shell scripts'
 	@echo 'make bench      speed and memory, against rsync in the same run; table in target/bench.txt'
 	@echo 'make bench-peers  the same against every peer and over a link, for hours (root); table in target/bench-peers.txt'
@@ -43,12 +44,18 @@ FORTNIGHTS ?= 1000
 test-soak:
 	BLAT_SEEDS=$(FORTNIGHTS) $(CARGO) test --locked -p blat-domain --test fortnight -- --nocapture
 
-# The executables come first: the tests in tests/ drive them as they lie in target/debug.
+# Its short form is among the tests: domain/tests/frames.rs and receiver/tests/hostile.rs.
+FUZZ_SECONDS ?= 60
+fuzz:
+	@FUZZ_SECONDS=$(FUZZ_SECONDS) fuzz/run
+
+# The executables come first: the tests in tests/ drive them as they lie in target/debug. Built with the tests, since those ask for more of some
+# libraries, which would otherwise be built twice.
 # A few tests mount a small disk, which takes root; they are named as_root_… and left out for everybody else.
 # Those that take half a minute and more are named faults_long_… and run by test-faults.
 test:
 	@tests/lab/setup test
-	$(CARGO) build --locked --workspace --bins
+	$(CARGO) build --locked --workspace --all-targets
 	@receiver/build target/debug/receivers --profile dev
 	target-scripts/tests/run dash busybox bash
 	@runner=test skip='-- --skip faults_long_'; \
@@ -63,7 +70,7 @@ test:
 # docs/requirements-faults.md says which fault is shown where.
 test-faults:
 	@tests/lab/setup test
-	$(CARGO) build --locked --workspace --bins
+	$(CARGO) build --locked --workspace --all-targets
 	@receiver/build target/debug/receivers --profile dev
 	@runner=test only=as_root_; \
 	if $(CARGO) nextest --version >/dev/null 2>&1; then runner='nextest run'; fi; \
@@ -82,7 +89,7 @@ lint:
 	@if $(CARGO) deny --version >/dev/null 2>&1; then set -x; $(CARGO) deny --locked check bans licenses sources; \
 	else echo 'lint: no cargo-deny here, so licences and sources were not looked at (cargo install cargo-deny)'; fi
 
-SHELL_SCRIPTS = .ci/run benches/index demo/run demo/stop receiver/build tests/lab/setup tests/lab/sshd tests/lab/database tests/lab/archive \
+SHELL_SCRIPTS = .ci/run benches/index demo/run demo/stop fuzz/run receiver/build tests/lab/setup tests/lab/sshd tests/lab/database tests/lab/archive \
 	target-scripts/*_* target-scripts/tests/run
 
 bench:

@@ -1,11 +1,11 @@
 //! Reads the agent's frames and hands each to its lane, which a thread works through. Heartbeats are answered here, whatever the lanes do.
 
-use std::fs::File;
-use std::io::{self, BufReader};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::error::Error;
+use std::io::{self, BufReader, Read};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::{process, thread};
+use std::thread;
 
 use blat_domain::frames::{self, FrameError, HEADER, LANES, Lane, PROTOCOL, Reply, Request};
 
@@ -18,8 +18,6 @@ use crate::stage;
 
 /// Bytes of standard input that are read at once.
 const READ: usize = 128 << 10;
-/// Open files that we ask the system for: packages that wait to be published hold two each.
-const OPEN_FILES: u64 = 4096;
 
 /// Why a conversation cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +39,9 @@ pub(crate) enum Ending {
     /// The way to the agent is gone.
     #[error("talking to the agent failed: {0}; connect again")]
     Link(#[from] io::Error),
+    /// The agent has ended it.
+    #[error("the agent has ended the conversation")]
+    Over,
 }
 
 /// One end of a conversation, as the main thread sees it.
@@ -48,19 +49,29 @@ struct Conversation {
     archive: Arc<Archive>,
     replies: Arc<Replies>,
     lanes: Vec<Option<Arc<Inbox>>>,
+    /// What is done when a lane cannot go on.
+    leave: fn(),
 }
 
-/// Serves the archive until standard input ends.
-pub(crate) fn hold(archive: &Path) -> Result<(), Ending> {
-    // Names that are made for everybody are for everybody to read; what is staged says its modes itself.
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+/// Serves the archive until `input` ends. A lane that cannot go on says why, to the agent and on standard error, and calls `leave`: `input` is
+/// still being read then.
+///
+/// Lanes have threads of their own, which may still be at work on what came when this returns. `output` is closed once the last of them is done.
+///
+/// # Errors
+/// Where the archive cannot be served, or what comes is no conversation: what was attempted, why it failed, and what to do.
+pub fn serve(archive: &Path, input: impl Read, output: OwnedFd, leave: fn()) -> Result<(), Box<dyn Error>> {
+    Ok(hold(archive, input, output, leave)?)
+}
+
+fn hold(archive: &Path, input: impl Read, output: OwnedFd, leave: fn()) -> Result<(), Ending> {
     let archive = Arc::new(Archive::open(archive)?);
-    ask_for_open_files();
-    let mut conversation =
-        Conversation { archive, replies: Arc::new(Replies::new()?), lanes: vec![None; LANES.into()] };
-    let ending = conversation.read_frames();
+    let replies = Arc::new(Replies::new(output)?);
+    let mut conversation = Conversation { archive, replies, lanes: vec![None; LANES.into()], leave };
+    let ending = conversation.read_frames(input);
+    conversation.lanes.iter().flatten().for_each(|inbox| inbox.close());
     match &ending {
-        Ok(()) | Err(Ending::Link(_)) => {}
+        Ok(()) | Err(Ending::Link(_) | Ending::Over) => {}
         Err(ending @ (Ending::Archive(_) | Ending::Frame(_) | Ending::Violation(_) | Ending::Protocol(_))) => {
             conversation.replies.refuse(Lane::CONTROL, &ending.to_string())?;
         }
@@ -68,22 +79,9 @@ pub(crate) fn hold(archive: &Path) -> Result<(), Ending> {
     ending
 }
 
-/// Where the system gives less, fewer packages are published together.
-fn ask_for_open_files() {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let mut limit = getrlimit(Resource::Nofile);
-    let wanted = limit.maximum.map_or(OPEN_FILES, |most| most.min(OPEN_FILES));
-    if limit.current.is_some_and(|current| current < wanted) {
-        limit.current = Some(wanted);
-        // Refused is as good as a low limit: it is asked for where it matters.
-        let _ = setrlimit(Resource::Nofile, limit);
-    }
-}
-
 impl Conversation {
-    fn read_frames(&mut self) -> Result<(), Ending> {
-        let input: OwnedFd = io::stdin().as_fd().try_clone_to_owned()?;
-        let mut input = BufReader::with_capacity(READ, File::from(input));
+    fn read_frames(&mut self, input: impl Read) -> Result<(), Ending> {
+        let mut input = BufReader::with_capacity(READ, input);
         let mut header = [0; HEADER];
         let mut body = Vec::new();
         let mut greeted = false;
@@ -123,32 +121,36 @@ impl Conversation {
         let place = &mut self.lanes[usize::from(lane.0)];
         let inbox = match place {
             Some(inbox) => inbox,
-            None => place.insert(start(lane, &self.archive, &self.replies)?),
+            None => place.insert(start(lane, &self.archive, &self.replies, self.leave)?),
         };
         if inbox.put(body) { Ok(()) } else { Err(Ending::Violation("it sent more on a lane than it had credit for")) }
     }
 }
 
 /// Starts a lane's thread.
-fn start(lane: Lane, archive: &Arc<Archive>, replies: &Arc<Replies>) -> Result<Arc<Inbox>, Ending> {
+fn start(lane: Lane, archive: &Arc<Archive>, replies: &Arc<Replies>, leave: fn()) -> Result<Arc<Inbox>, Ending> {
     let inbox = Arc::new(Inbox::default());
     let mut worker = Worker::new(lane, archive.clone(), replies.clone(), inbox.clone());
-    thread::Builder::new().name(format!("lane {}", lane.0)).spawn(move || leave(&worker.work(), &worker))?;
+    thread::Builder::new().name(format!("lane {}", lane.0)).spawn(move || {
+        let ending = worker.work();
+        if !matches!(ending, Ending::Over) {
+            complain(&ending, &worker);
+            leave();
+        }
+    })?;
     Ok(inbox)
 }
 
-/// Ends the conversation from a lane, while the main thread waits for frames that nobody would understand any more. What is staged stays for
-/// another time.
-fn leave(ending: &Ending, worker: &Worker) -> ! {
+/// Says why a lane cannot go on.
+fn complain(ending: &Ending, worker: &Worker) {
     let text = ending.to_string();
     eprintln!("blat-receiver: {text}");
     // The agent may be gone; it has been said on standard error.
     let _ = worker.refuse(&text);
-    process::exit(1)
 }
 
 /// Fills a buffer; false where the input has ended. An end in mid-frame is a cut connection, and as good an end as any.
-fn whole(input: &mut impl io::Read, buffer: &mut [u8]) -> io::Result<bool> {
+fn whole(input: &mut impl Read, buffer: &mut [u8]) -> io::Result<bool> {
     match input.read_exact(buffer) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),

@@ -23,6 +23,8 @@ struct State {
     queue: VecDeque<u8>,
     /// Bytes of bodies that came and for which no credit was given.
     owed: u64,
+    /// Nothing more will come.
+    closed: bool,
 }
 
 impl Inbox {
@@ -42,32 +44,40 @@ impl Inbox {
         true
     }
 
-    /// Takes the next body off into `body`, waiting for it.
-    pub(crate) fn take(&self, body: &mut Vec<u8>) {
-        let is_waiting = |state: &mut State| state.queue.len() < LENGTH;
-        let state = self.came.wait_while(self.state(), is_waiting).unwrap_or_else(PoisonError::into_inner);
-        self.take_first(state, body);
+    /// Nothing more will come: once the queue is empty, whoever waits for a body waits no longer.
+    pub(crate) fn close(&self) {
+        self.state().closed = true;
+        self.came.notify_one();
     }
 
-    /// The same, if a body comes within `patience`; false where none did.
+    /// Takes the next body off into `body`, waiting for it; false where none will come.
+    #[must_use]
+    pub(crate) fn take(&self, body: &mut Vec<u8>) -> bool {
+        let is_waiting = |state: &mut State| state.queue.len() < LENGTH && !state.closed;
+        let state = self.came.wait_while(self.state(), is_waiting).unwrap_or_else(PoisonError::into_inner);
+        self.take_first(state, body)
+    }
+
+    /// The same, waiting no longer than `patience`; false where none came until then.
+    #[must_use]
     pub(crate) fn take_within(&self, patience: Duration, body: &mut Vec<u8>) -> bool {
-        let is_waiting = |state: &mut State| state.queue.len() < LENGTH;
+        let is_waiting = |state: &mut State| state.queue.len() < LENGTH && !state.closed;
         let waited = self.came.wait_timeout_while(self.state(), patience, is_waiting);
-        let (state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
-        if timeout.timed_out() {
+        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        self.take_first(state, body)
+    }
+
+    fn take_first(&self, mut state: MutexGuard<'_, State>, body: &mut Vec<u8>) -> bool {
+        if state.queue.len() < LENGTH {
             return false;
         }
-        self.take_first(state, body);
-        true
-    }
-
-    fn take_first(&self, mut state: MutexGuard<'_, State>, body: &mut Vec<u8>) {
         let mut length = [0; LENGTH];
         copy(&mut state.queue, &mut length);
         body.resize(u32::from_le_bytes(length) as usize, 0);
         copy(&mut state.queue, body);
         drop(state);
         self.get_on();
+        true
     }
 
     /// So many bytes may be sent again.
@@ -112,7 +122,7 @@ mod tests {
         for round in 0..40 {
             assert!(inbox.put(&long) && inbox.put(&[]) && inbox.put(&[round]));
             for expected in [&long[..], &[], &[round]] {
-                inbox.take(&mut body);
+                assert!(inbox.take(&mut body));
                 assert_eq!(body, expected);
                 inbox.give(body.len() as u64);
             }
@@ -122,5 +132,15 @@ mod tests {
         let fits = FIRST_CREDIT / long.len() as u64;
         assert!((0..fits).all(|_| inbox.put(&long)));
         assert!(!inbox.put(&long));
+    }
+
+    #[test]
+    fn what_came_before_the_end_is_taken_and_then_nobody_waits() {
+        let inbox = Inbox::default();
+        assert!(inbox.put(b"last"));
+        inbox.close();
+        let mut body = Vec::new();
+        assert!(inbox.take(&mut body) && body == b"last");
+        assert!(!inbox.take(&mut body));
     }
 }

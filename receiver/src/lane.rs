@@ -104,7 +104,9 @@ impl Worker {
             self.publish()?;
             if !self.inbox.take_within(Duration::ZERO, body) {
                 self.give_credit()?;
-                self.inbox.take(body);
+                if !self.inbox.take(body) {
+                    return Err(Ending::Over);
+                }
             }
         }
         self.taken += body.len() as u64;

@@ -1,31 +1,20 @@
 //! The far end of Blat: serves one archive to one agent over standard input and output. `docs/protocol.md` says how.
 
-mod archive;
-mod conversation;
-mod failure;
-mod inbox;
-mod lane;
-mod link;
-mod listing;
-mod locks;
-mod package;
-mod publish;
-mod replies;
-mod retire;
-mod scratch;
-mod settle;
-mod stage;
-mod store;
-mod verify;
-
+use std::error::Error;
 use std::ffi::OsString;
-use std::path::PathBuf;
-use std::process::ExitCode;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::{self, ExitCode};
 
 const USAGE: &str = "usage: blat-receiver --archive DIR | --version | --help
 
 Serves the archive DIR, which has to exist, to one blat-agent over standard input and output,
 in frames (docs/protocol.md). Blat's agents install and start it by themselves.";
+
+/// Open files that we ask the system for: packages that wait to be published hold two each.
+const OPEN_FILES: u64 = 4096;
 
 /// What the command line asks for.
 enum Asked {
@@ -36,7 +25,7 @@ enum Asked {
 
 fn main() -> ExitCode {
     match asked(std::env::args_os().skip(1)) {
-        Ok(Asked::Serve(archive)) => match conversation::hold(&archive) {
+        Ok(Asked::Serve(archive)) => match serve(&archive) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("blat-receiver: {error}");
@@ -55,6 +44,29 @@ fn main() -> ExitCode {
             eprintln!("blat-receiver: understanding its arguments failed: {why}\n{USAGE}");
             ExitCode::from(2)
         }
+    }
+}
+
+/// Serves the archive until standard input ends. A lane that cannot go on ends the process, which waits for frames that nobody would
+/// understand any more; what is staged stays for another time.
+fn serve(archive: &Path) -> Result<(), Box<dyn Error>> {
+    // Names that are made for everybody are for everybody to read; what is staged says its modes itself.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    ask_for_open_files();
+    let input: OwnedFd = io::stdin().as_fd().try_clone_to_owned()?;
+    let output: OwnedFd = io::stdout().as_fd().try_clone_to_owned()?;
+    blat_receiver::serve(archive, File::from(input), output, || process::exit(1))
+}
+
+/// Where the system gives less, fewer packages are published together.
+fn ask_for_open_files() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    let wanted = limit.maximum.map_or(OPEN_FILES, |most| most.min(OPEN_FILES));
+    if limit.current.is_some_and(|current| current < wanted) {
+        limit.current = Some(wanted);
+        // Refused is as good as a low limit: it is asked for where it matters.
+        let _ = setrlimit(Resource::Nofile, limit);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Write as _};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::{Mutex, PoisonError};
 
 use blat_domain::frames::{self, Class, Lane, MARKER, Reply};
@@ -14,7 +14,7 @@ pub(crate) const MOST_LINES: usize = 64 << 10;
 /// Bytes that are gathered before they are sent without being asked to.
 const GATHERED: usize = 128 << 10;
 
-/// Standard output, shared by all lanes.
+/// The way to the agent, shared by all lanes.
 #[derive(Debug)]
 pub(crate) struct Replies(Mutex<Output>);
 
@@ -26,8 +26,7 @@ struct Output {
 
 impl Replies {
     /// Greets: from here on everything is a frame.
-    pub(crate) fn new() -> io::Result<Self> {
-        let pipe: OwnedFd = io::stdout().as_fd().try_clone_to_owned()?;
+    pub(crate) fn new(pipe: OwnedFd) -> io::Result<Self> {
         let mut output = Output { pipe: pipe.into(), waiting: format!("{MARKER}\n").into_bytes() };
         output.flush()?;
         Ok(Self(Mutex::new(output)))

@@ -433,3 +433,6 @@ fn path_of(kind: &Kind) -> &[u8] {
         Kind::Directory { .. } | Kind::File { .. } => &[],
     }
 }
+
+#[cfg(test)]
+mod tests;

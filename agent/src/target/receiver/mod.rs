@@ -6,6 +6,8 @@ mod marker;
 mod outbox;
 mod sending;
 mod speed;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, AtomicU64};

@@ -1,6 +1,6 @@
 //! Sending packages on one lane: a thread packs ahead of the link, answers are heard while it does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -86,6 +86,12 @@ impl Errand<'_> {
         strand.say(&Request::Begin { bytes: size.bytes, entries: size.entries, reserve: self.reserve }).await?;
 
         let expected: BTreeMap<u32, _> = attempts.iter().map(|a| (a.number, a.parcel.package.clone())).collect();
+        let sent: BTreeSet<PackageId> = expected.values().cloned().collect();
+        // A far end can name whatever it likes.
+        let told = &|mut news: Vec<(PackageId, Delivery)>| {
+            news.retain(|(package, _)| sent.contains(package));
+            told(news);
+        };
         let (frames, mut packed) = mpsc::channel::<Vec<u8>>(AHEAD);
         let (held, answers) = std::sync::mpsc::channel();
         let (lane, codec, watched) = (self.lane, self.codec, progress.clone());

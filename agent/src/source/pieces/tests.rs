@@ -1,0 +1,283 @@
+//! What is packed, unpacked again from its frames alone, is the package.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::{FileExt as _, symlink};
+use std::time::{Duration, UNIX_EPOCH};
+
+use blat_domain::frames::{MOST_BASE, MOST_PIECE, Rule, decode, header};
+use blat_domain::name::PackageId;
+use blat_domain::plan::Size;
+
+use super::*;
+
+const LANE: Lane = Lane(3);
+const TIME: u64 = 1_700_000_000;
+
+/// Files of a package by their paths.
+type Files = BTreeMap<Vec<u8>, Vec<u8>>;
+
+/// A scratch archive.
+struct Scratch(tempfile::TempDir);
+
+impl Scratch {
+    fn new() -> Self {
+        Self(tempfile::tempdir().expect("a scratch directory"))
+    }
+
+    /// A package of these files, with a `descpkg`.
+    fn package(&self, id: &str, files: &[(&[u8], &[u8])]) -> Parcel {
+        let package: PackageId = id.parse().expect("a package");
+        let path = self.0.path().join(package.path());
+        let descpkg = package.version.as_str().as_bytes().to_vec();
+        for (below, bytes) in files.iter().chain([&(&b"descpkg"[..], &descpkg[..])]) {
+            let file = path.join(OsStr::from_bytes(below));
+            fs::create_dir_all(file.parent().expect("a directory")).expect("a directory");
+            fs::write(&file, bytes).expect("a file");
+        }
+        set_time(&path.join("descpkg"), TIME);
+        Parcel { package, path, time: TIME as i64, size: Size::default(), rule: Rule::New, tagged: None }
+    }
+}
+
+fn set_time(path: &Path, seconds: u64) {
+    let file = File::options().append(true).open(path).expect("a file");
+    file.set_modified(UNIX_EPOCH + Duration::from_secs(seconds)).expect("a time");
+}
+
+/// What came out of packing.
+#[derive(Default)]
+struct Unpacked {
+    files: Files,
+    links: Files,
+    directories: Vec<Vec<u8>>,
+    /// Paths of files that are copied from the ancestor.
+    copied: Vec<Vec<u8>>,
+    /// Bytes of data, as they went over the link.
+    packed: usize,
+    /// Pieces, and how many of them refer to held files.
+    pieces: (usize, usize),
+    whole: bool,
+    forgotten: bool,
+    given_up: GivenUp,
+}
+
+/// Packs and unpacks one package, whose ancestor is `held` where there is one.
+fn sent(parcel: &Parcel, codec: Codec, held: Option<&Parcel>) -> Unpacked {
+    let ancestor =
+        held.map(|held| Ancestor::new(held.package.version.clone(), held.time, &parcel.package, &parcel.path));
+    let attempt = Attempt { number: 1, parcel: parcel.clone(), ask: false, ancestor };
+    let (frames, mut packed) = mpsc::channel(100_000);
+    let (_answers, held_files) = std::sync::mpsc::channel();
+    let given_up =
+        pack(vec![attempt], LANE, codec, &Progress::default(), &frames, &held_files, &AtomicBool::new(false));
+    drop(frames);
+    let mut unpacked = Unpacked { given_up, ..Unpacked::default() };
+    let (mut entries, mut digests) = (Vec::new(), Sha256::new());
+    while let Some(frame) = packed.blocking_recv() {
+        let (head, body) = frame.split_first_chunk::<HEADER>().expect("a header");
+        assert_eq!(header(*head), Ok((body.len(), LANE)));
+        match decode(body).expect("a request") {
+            Request::Package { .. } => {}
+            Request::Entries { entries: more } => {
+                more.iter().for_each(|entry| unpacked.entry(entry, held));
+                entries.extend(more);
+            }
+            Request::Piece(piece) => unpacked.piece(&piece, &entries, held, &mut packed),
+            Request::Whole { entries: count, manifest } => {
+                for entry in entries.iter().filter(|entry| matches!(entry.kind, Kind::File { .. })) {
+                    digests.update(manifest_line(&Sha256::digest(&unpacked.files[&entry.path]), &entry.path));
+                }
+                assert_eq!(count, entries.len() as u64);
+                assert_eq!(manifest, <[u8; 32]>::from(digests.clone().finalize()));
+                assert_eq!(entries.last().map(|entry| &entry.path[..]), Some(&b"descpkg"[..]));
+                unpacked.whole = true;
+            }
+            Request::Forget => unpacked.forgotten = true,
+            other => panic!("{other:?} is no part of a package"),
+        }
+    }
+    unpacked
+}
+
+impl Unpacked {
+    fn entry(&mut self, entry: &Entry, held: Option<&Parcel>) {
+        match &entry.kind {
+            Kind::Directory { .. } => self.directories.push(entry.path.clone()),
+            Kind::Link { to } => drop(self.links.insert(entry.path.clone(), to.clone())),
+            Kind::File { copy: Some(copy), .. } => {
+                let from = held.expect("an ancestor").path.join(OsStr::from_bytes(&copy.path));
+                let bytes = fs::read(from).expect("a held file");
+                assert_eq!(copy.digest, <[u8; 32]>::from(Sha256::digest(&bytes)));
+                self.files.insert(entry.path.clone(), bytes);
+                self.copied.push(entry.path.clone());
+            }
+            Kind::File { copy: None, .. } => {}
+        }
+    }
+
+    fn piece(&mut self, piece: &Piece, entries: &[Entry], held: Option<&Parcel>, frames: &mut mpsc::Receiver<Vec<u8>>) {
+        let mut bytes = Vec::new();
+        while bytes.len() < piece.packed as usize {
+            let frame = frames.blocking_recv().expect("data");
+            let Ok(Request::Data(data)) = decode(&frame[HEADER..]) else { panic!("no data") };
+            bytes.extend_from_slice(data);
+        }
+        assert_eq!(bytes.len(), piece.packed as usize);
+        self.packed += bytes.len();
+        self.pieces.0 += 1;
+        self.pieces.1 += usize::from(!piece.base.is_empty());
+        let total: u64 = piece.parts.iter().map(|part| u64::from(part.bytes)).sum();
+        assert!(total <= MOST_PIECE, "a piece of {total} bytes");
+        let mut prefix = Vec::new();
+        for base in &piece.base {
+            let mut part = vec![0; base.bytes as usize];
+            let path = held.expect("an ancestor").path.join(OsStr::from_bytes(&base.path));
+            File::open(path).and_then(|file| file.read_exact_at(&mut part, base.offset)).expect("a held file");
+            prefix.extend(part);
+        }
+        assert!(prefix.len() as u64 <= MOST_BASE);
+        if piece.zstd {
+            let mut decoder = zstd::Decoder::with_ref_prefix(&bytes[..], &prefix).expect("a decoder");
+            let mut plain = Vec::new();
+            decoder.read_to_end(&mut plain).expect("a zstd frame");
+            bytes = plain;
+        }
+        assert_eq!(bytes.len() as u64, total);
+        let mut rest = &bytes[..];
+        for part in &piece.parts {
+            let (taken, after) = rest.split_at(part.bytes as usize);
+            let file = self.files.entry(entries[part.entry as usize].path.clone()).or_default();
+            file.extend_from_slice(taken);
+            if let Some(digest) = part.digest {
+                assert_eq!(digest, <[u8; 32]>::from(Sha256::digest(&*file)));
+            }
+            rest = after;
+        }
+    }
+}
+
+/// Bytes that do not compress, the same for the same seed.
+fn noise(seed: u8, length: usize) -> Vec<u8> {
+    let blocks =
+        (0u64..).flat_map(|block| <[u8; 32]>::from(Sha256::digest([&[seed][..], &block.to_le_bytes()].concat())));
+    blocks.take(length).collect()
+}
+
+fn assert_is(unpacked: &Unpacked, files: &[(&[u8], &[u8])], version: &str) {
+    let expected = files.iter().copied().chain([(&b"descpkg"[..], version.as_bytes())]);
+    let expected: Files = expected.map(|(path, bytes)| (path.to_vec(), bytes.to_vec())).collect();
+    assert!(unpacked.whole && unpacked.given_up.is_empty() && unpacked.files == expected);
+}
+
+#[test]
+fn what_is_unpacked_is_the_package_whatever_the_codec() {
+    let (large, text) = (noise(1, PIECE * 2 + 12_345), b"again and ".repeat(1000));
+    let files: &[(&[u8], &[u8])] = &[
+        (b"a/b/c/deep", b"deep"),
+        (b"a/empty", b""),
+        (b"empty too", b""),
+        (b"large", &large),
+        (b"line\nfeed \xff 'quoted' -rf", b"odd"),
+        (b"text", &text),
+    ];
+    let scratch = Scratch::new();
+    let parcel = scratch.package("p@1", files);
+    symlink("../..//x \n", parcel.path.join("a/link")).expect("a link");
+    fs::create_dir(parcel.path.join("a/hollow")).expect("a directory");
+    for codec in [Codec::Plain, Codec::Zstd, Codec::Referring] {
+        let unpacked = sent(&parcel, codec, None);
+        assert_is(&unpacked, files, "1");
+        assert_eq!(unpacked.links, Files::from([(b"a/link".to_vec(), b"../..//x \n".to_vec())]));
+        assert_eq!(unpacked.directories, [&b""[..], b"a", b"a/b", b"a/b/c", b"a/hollow"]);
+        assert!((3..=6).contains(&unpacked.pieces.0), "{codec:?}: {} pieces", unpacked.pieces.0);
+        let total = large.len() + text.len();
+        assert_eq!(unpacked.packed < total, codec != Codec::Plain, "{codec:?}: {} of {total}", unpacked.packed);
+    }
+}
+
+#[test]
+fn more_small_files_than_one_frame_tells_of_share_pieces() {
+    let names: Vec<String> = (0..ENTRIES * 3).map(|number| format!("d/{number:05}")).collect();
+    let files: Vec<(&[u8], &[u8])> = names.iter().map(|name| (name.as_bytes(), name.as_bytes())).collect();
+    let scratch = Scratch::new();
+    let unpacked = sent(&scratch.package("p@1", &files), Codec::Zstd, None);
+    assert_is(&unpacked, &files, "1");
+    assert!(unpacked.pieces.0 <= 4, "{} pieces", unpacked.pieces.0);
+}
+
+#[test]
+fn what_a_held_version_has_too_is_copied_and_what_resembles_it_refers_to_it() {
+    let old = noise(2, 3 << 20);
+    let mut new = old.clone();
+    new[1 << 20..(1 << 20) + 1000].copy_from_slice(&noise(3, 1000));
+    let scratch = Scratch::new();
+    let held = scratch.package("p@1", &[(b"same", b"same"), (b"lib-1.so", b"renamed"), (b"changed", &old)]);
+    let files: &[(&[u8], &[u8])] = &[(b"same", b"same"), (b"lib-2.so", b"renamed"), (b"changed", &new)];
+    let parcel = scratch.package("p@2", files);
+
+    let plain = sent(&parcel, Codec::Zstd, Some(&held));
+    assert_is(&plain, files, "2");
+    assert!(plain.pieces.1 == 0 && plain.packed > old.len(), "{:?} {}", plain.pieces, plain.packed);
+
+    let referring = sent(&parcel, Codec::Referring, Some(&held));
+    assert_is(&referring, files, "2");
+    assert_eq!(referring.copied, [&b"lib-2.so"[..], b"same"]);
+    assert!(referring.pieces.1 > 0 && referring.packed < 10_000, "{:?} {}", referring.pieces, referring.packed);
+}
+
+#[test]
+fn an_ancestor_that_is_another_here_than_at_the_target_is_not_used() {
+    let scratch = Scratch::new();
+    let files: &[(&[u8], &[u8])] = &[(b"same", &[7; 5000])];
+    let held = scratch.package("p@1", files);
+    let parcel = scratch.package("p@2", files);
+    assert_eq!(sent(&parcel, Codec::Referring, Some(&held)).copied.len(), 1);
+    set_time(&held.path.join("descpkg"), TIME + 1);
+    let unpacked = sent(&parcel, Codec::Referring, Some(&held));
+    assert_is(&unpacked, files, "2");
+    assert!(unpacked.copied.is_empty() && unpacked.pieces.1 == 0);
+}
+
+#[test]
+fn a_package_that_cannot_be_read_or_is_no_package_is_forgotten() {
+    let scratch = Scratch::new();
+    let socket = scratch.package("socket@1", &[(b"a", b"a")]);
+    let _listener = std::os::unix::net::UnixListener::bind(socket.path.join("socket")).expect("a socket");
+    let without = scratch.package("without@1", &[(b"a", b"a")]);
+    fs::remove_file(without.path.join("descpkg")).expect("a file");
+    for (parcel, words) in [(socket, "neither file"), (without, "descpkg vanished")] {
+        let unpacked = sent(&parcel, Codec::Zstd, None);
+        assert!(unpacked.forgotten && !unpacked.whole);
+        let (package, why) = &unpacked.given_up[0];
+        assert!(*package == parcel.package && why.contains(words), "{why}");
+    }
+}
+
+#[test]
+fn a_file_that_changes_while_it_is_sent_spoils_its_package_and_not_the_next() {
+    let scratch = Scratch::new();
+    let large = noise(4, PIECE * 2);
+    let first = scratch.package("p@1", &[(b"large", &large)]);
+    let second = scratch.package("q@1", &[]);
+    let attempts =
+        [&first, &second].map(|parcel| Attempt { number: 1, parcel: parcel.clone(), ask: false, ancestor: None });
+    let (frames, mut packed) = mpsc::channel(1);
+    let (_answers, held) = std::sync::mpsc::channel();
+    let packing = std::thread::spawn(move || {
+        pack(attempts.to_vec(), LANE, Codec::Plain, &Progress::default(), &frames, &held, &AtomicBool::new(false))
+    });
+    // Package and Entries are out, so the first piece is not yet: no more than two frames are ahead of us.
+    let mut ends = Vec::new();
+    while let Some(frame) = packed.blocking_recv() {
+        match decode(&frame[HEADER..]).expect("a request") {
+            Request::Piece(_) => set_time(&first.path.join("large"), TIME + 5),
+            end @ (Request::Whole { .. } | Request::Forget) => ends.push(matches!(end, Request::Whole { .. })),
+            _ => {}
+        }
+    }
+    assert_eq!(ends, [false, true]);
+    let given_up = packing.join().expect("packing");
+    assert!(given_up.len() == 1 && given_up[0].1.contains("changed while it was sent"), "{given_up:?}");
+}

@@ -1,0 +1,23 @@
+//! The far end of Blat: serves one archive to one agent over two streams. `docs/protocol.md` says how.
+//!
+//! The executable is all that is for use. What it does is a library so that tests can hold conversations without a process for each.
+
+mod archive;
+mod conversation;
+mod failure;
+mod inbox;
+mod lane;
+mod link;
+mod listing;
+mod locks;
+mod package;
+mod publish;
+mod replies;
+mod retire;
+mod scratch;
+mod settle;
+mod stage;
+mod store;
+mod verify;
+
+pub use conversation::serve;
