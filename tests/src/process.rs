@@ -220,6 +220,11 @@ pub fn memory(pid: u32) -> u64 {
     in_status(pid, "VmRSS:")
 }
 
+/// The memory that a living process holds now for itself alone, in bytes: neither its executable's pages nor other files'.
+pub fn own_memory(pid: u32) -> u64 {
+    in_status(pid, "RssAnon:")
+}
+
 /// The most memory that a living process ever held, in bytes.
 pub fn most_memory(pid: u32) -> u64 {
     in_status(pid, "VmHWM:")
