@@ -133,6 +133,7 @@ impl Workplace {
         let mut first_problem = self.say_what_is_missing(plan, report);
         let marked_still = self.unmark(&plan.upkeep, inventory.clock).await;
         first_problem = first_problem.or(marked_still);
+        self.sweep(plan, inventory).await;
         let rule = |step: &Step| match step.action {
             Action::Send => Rule::New,
             Action::Replace => Rule::Replace,
@@ -169,6 +170,15 @@ impl Workplace {
             };
         }
         first_problem
+    }
+
+    /// Drops what interrupted tries left of packages that are not sent now, nor by a tag. They may take the very space that a held one lacks.
+    async fn sweep(&self, plan: &Plan, inventory: &Inventory) {
+        let tagged = self.memory.tagged().into_keys().filter(|package| !inventory.packages.contains_key(package));
+        let keep = plan.steps.iter().map(|step| step.package.clone()).chain(tagged).collect();
+        if let Err(error) = self.target.sweep(&keep).await {
+            tracing::warn!(target_name = %self.settings.name, %error, "cannot sweep what interrupted tries left");
+        }
     }
 
     /// What releases list by now, no tag has to vouch for any more.

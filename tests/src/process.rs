@@ -227,15 +227,33 @@ pub fn memory(pid: u32) -> u64 {
     in_status(pid, "VmRSS:")
 }
 
+/// The memory that a living process holds now for itself alone, in bytes: neither its executable's pages nor other files'.
+pub fn own_memory(pid: u32) -> u64 {
+    in_status(pid, "RssAnon:")
+}
+
 /// The most memory that a living process ever held, in bytes.
 pub fn most_memory(pid: u32) -> u64 {
     in_status(pid, "VmHWM:")
 }
 
+/// How often a living process has gone to sleep of its own accord until now, all its threads together: each time it had woken before.
+pub fn wakes(pid: u32) -> u64 {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap_or_else(|error| panic!("process {pid}: {error}"));
+    // A thread may end while they are looked at.
+    let statuses = threads.flatten().filter_map(|thread| fs::read_to_string(thread.path().join("status")).ok());
+    let count = |status: String| value(&status, "voluntary_ctxt_switches:")?.parse::<u64>().ok();
+    statuses.filter_map(count).sum()
+}
+
+fn value<'a>(status: &'a str, key: &str) -> Option<&'a str> {
+    status.lines().find_map(|line| line.strip_prefix(key)).map(str::trim)
+}
+
 fn in_status(pid: u32, key: &str) -> u64 {
     let path = format!("/proc/{pid}/status");
     let status = fs::read_to_string(&path).unwrap_or_else(|error| panic!("could not read {path}: {error}"));
-    let line = status.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_else(|| panic!("no {key} in {path}"));
-    let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number of KiB");
+    let line = value(&status, key).unwrap_or_else(|| panic!("no {key} in {path}"));
+    let kib: u64 = line.trim_end_matches(" kB").parse().expect("a number of KiB");
     kib << 10
 }

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 
@@ -38,12 +39,15 @@ pub struct Relay {
 struct Shared {
     coming: Mutex<VecDeque<Fault>>,
     links: Mutex<Vec<Arc<Link>>>,
+    /// Bytes that came from the agent, over all links.
+    sent: Arc<AtomicU64>,
 }
 
 struct Link {
     near: TcpStream,
     far: TcpStream,
     state: Mutex<State>,
+    all_sent: Arc<AtomicU64>,
 }
 
 struct State {
@@ -65,7 +69,7 @@ impl Relay {
                 let Ok(far) = TcpStream::connect(("127.0.0.1", port)) else { continue };
                 let fault = own_lock(&all.coming).pop_front();
                 let state = Mutex::new(State { fault, sent: 0, swallows: false });
-                let link = Arc::new(Link { near, far, state });
+                let link = Arc::new(Link { near, far, state, all_sent: all.sent.clone() });
                 own_lock(&all.links).push(link.clone());
                 let back = link.clone();
                 thread::spawn(move || link.pass(true));
@@ -83,6 +87,11 @@ impl Relay {
     /// Whether every ordered fault has found its link.
     pub fn all_broken(&self) -> bool {
         own_lock(&self.shared.coming).is_empty()
+    }
+
+    /// Bytes that have come from the agent until now, over all links.
+    pub fn sent(&self) -> u64 {
+        self.shared.sent.load(Ordering::Relaxed)
     }
 
     /// Whatever links stand now are black holes from here on; new ones are not.
@@ -119,6 +128,7 @@ impl Link {
     fn let_through(&self, piece: &mut [u8]) -> bool {
         let mut state = own_lock(&self.state);
         state.sent += piece.len() as u64;
+        self.all_sent.fetch_add(piece.len() as u64, Ordering::Relaxed);
         let Some(fault) = state.fault.filter(|fault| state.sent > fault.after()) else { return true };
         state.fault = None;
         match fault {

@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::PathBuf;
+use std::process::Command;
 
 use blat_tests::disk::Disk;
 use blat_tests::{Lab, process};
@@ -91,4 +92,31 @@ fn as_root_where_nothing_may_be_executed_scripts_serve_and_the_status_says_why()
     lab.blat(&["status"]).expect_success().says("served by scripts: blat-receiver cannot run in");
     let left = fs::read_dir(lab.target_bin()).expect("a folder").flatten();
     assert!(left.map(|entry| entry.file_name()).all(|name| !name.to_string_lossy().contains("receiver")));
+}
+
+#[test]
+fn a_receiver_that_runs_and_holds_no_conversation_gives_way_to_the_scripts_and_the_status_says_why() {
+    let mut lab = lab("speechless", "auto");
+    let version = process::run(Command::new(process::carried_receiver()).arg("--version"), &lab.home()).stdout;
+    // An agent of its own, which carries a build that passes the trial and dies whenever it is to serve.
+    let (agent, builds) = (lab.home().join("bin/blat-agent"), lab.home().join("bin/receivers"));
+    fs::create_dir_all(&builds).expect("an own folder");
+    fs::copy(process::executable("blat-agent"), &agent).expect("a copy");
+    let build = format!(
+        "#!/bin/sh\n[ \"$1\" = --version ] && exec echo '{}'\necho it is speechless >&2\nexit 9\n",
+        version.trim()
+    );
+    let own_name = process::carried_receiver();
+    fs::write(builds.join(own_name.file_name().expect("a file's path")), build).expect("an own folder");
+
+    let line = format!("exec \"$@\" --agent '{}'", agent.display());
+    lab.start_master_below(&["sh", "-c", &line, "sh"]);
+
+    let perth = lab.wait_for_status("perth", "synced", |status| status["last_sync"]["result"] == "ok");
+    lab.assert_published("core", "1");
+    let why = perth["far_end"]["why"].as_str().expect("a reason");
+    assert!(perth["far_end"]["kind"] == "scripts" && why.contains("3 conversations"), "{perth:#}");
+    assert!(why.contains("it is speechless"), "{perth:#}");
+    lab.blat(&["status"]).expect_success().says("served by scripts: 3 conversations");
+    assert!(installed(&lab).exists(), "it was tried");
 }

@@ -28,9 +28,9 @@ use crate::watching::DirectoryWatch;
 use crate::workplace::Workplace;
 use crate::{BUSY, Failure as Fatal};
 
-/// How often the pid file is looked at, and progress is told while there is any.
-const TICK: Duration = Duration::from_secs(1);
-/// How often progress is told while something is under way.
+/// How often the pid file and the clock are looked at. A longer sleep than a second, since each takes the runtime's timer two wakes or three.
+const TICK: Duration = Duration::from_secs(4);
+/// The same, and how often progress is told, while something is under way.
 const BUSY_TICK: Duration = Duration::from_millis(200);
 /// The longest silence towards the master.
 const HEARTBEAT: Duration = Duration::from_secs(10);

@@ -12,6 +12,7 @@ pub(crate) mod script;
 pub(crate) mod served;
 pub(crate) mod transport;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -152,6 +153,12 @@ pub(crate) trait Target: Send + Sync {
     /// What serves there, for the status; none before that was found out, or where there is only one thing that could. It asks nobody.
     fn far_end(&self) -> Option<FarEnd> {
         None
+    }
+
+    /// Drops what interrupted tries left there, but for packages that are still to come. What somebody works on stays. A target that clears up
+    /// by itself has nothing to do.
+    async fn sweep(&self, _keep: &BTreeSet<PackageId>) -> Result<(), TargetError> {
+        Ok(())
     }
 
     /// Replaces the PackageList.

@@ -1,5 +1,6 @@
 //! A target as it is: served by its receiver where that runs, by the scripts elsewhere.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -66,6 +67,10 @@ impl Target for ServedTarget {
         packages: &[(PackageId, Option<i64>)],
     ) -> Result<Vec<(PackageId, Retired)>, TargetError> {
         self.target().await?.retire(how, packages).await
+    }
+
+    async fn sweep(&self, keep: &BTreeSet<PackageId>) -> Result<(), TargetError> {
+        self.target().await?.sweep(keep).await
     }
 
     async fn store_list(&self, list: &str) -> Result<(), TargetError> {

@@ -203,6 +203,14 @@ impl Scout {
         }
     }
 
+    /// Whether scripts may serve in the receiver's place.
+    fn may_do_without(&self) -> bool {
+        match self.setting {
+            Receiver::Auto | Receiver::Never => true,
+            Receiver::Build(_) => false,
+        }
+    }
+
     /// Where our key can run nothing but the receiver.
     fn restricted(&self) -> Result<FarEnd, TargetError> {
         match self.setting {

@@ -3,9 +3,10 @@
 //! Whoever wants something takes a lane for himself, speaks, listens, and gives it back settled. A lane that is dropped in the middle of a
 //! request ends the conversation, since nobody could tell what the next answer on it belongs to.
 
+use std::collections::BTreeSet;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use blat_domain::frames::{FIRST_CREDIT, HEADER, LANES, Lane, PROTOCOL, Reply, Request, append, header};
@@ -41,7 +42,7 @@ const REPLIES: usize = 64;
 pub(crate) struct Conversation {
     shared: Arc<Shared>,
     lanes: Vec<Mutex<mpsc::Receiver<Vec<u8>>>>,
-    remains: Vec<PackageId>,
+    remains: std::sync::Mutex<BTreeSet<PackageId>>,
     /// From a question to its answer, when nothing else was on the way.
     round_trip: Duration,
     talk: JoinHandle<()>,
@@ -89,11 +90,14 @@ impl Conversation {
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..LANES).map(|_| mpsc::channel(REPLIES)).unzip();
         let talk = tokio::spawn(talk(remote, shared.clone(), senders));
         let lanes = receivers.into_iter().map(Mutex::new).collect();
-        let mut conversation = Self { shared, lanes, remains: Vec::new(), round_trip: Duration::ZERO, talk };
-        (conversation.remains, conversation.round_trip) = match timeout(GREETING, conversation.greet()).await {
+        let mut conversation =
+            Self { shared, lanes, remains: std::sync::Mutex::default(), round_trip: Duration::ZERO, talk };
+        let (remains, round_trip) = match timeout(GREETING, conversation.greet()).await {
             Ok(greeted) => greeted?,
             Err(_) => return Err(broke("it does not greet")),
         };
+        conversation.set_remains(remains.into_iter().collect());
+        conversation.round_trip = round_trip;
         Ok(conversation)
     }
 
@@ -126,9 +130,14 @@ impl Conversation {
         }
     }
 
-    /// Packages of which interrupted attempts had left something when the conversation began.
-    pub(crate) fn remains(&self) -> &[PackageId] {
-        &self.remains
+    /// Packages of which interrupted attempts had left something when the conversation began, and which were not swept since.
+    pub(crate) fn remains(&self) -> BTreeSet<PackageId> {
+        self.remains.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What is left, from now on.
+    pub(crate) fn set_remains(&self, remains: BTreeSet<PackageId>) {
+        *self.remains.lock().unwrap_or_else(PoisonError::into_inner) = remains;
     }
 
     /// Whether it has ended, for whatever reason.

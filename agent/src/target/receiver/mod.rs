@@ -9,7 +9,7 @@ mod speed;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Arc, MutexGuard, PoisonError};
 
@@ -74,10 +74,13 @@ impl ReceiverTarget {
             Err(error) => Err(error),
         };
         match begun {
-            Ok(begun) => Ok(conversation.insert(Arc::new(begun)).clone()),
+            Ok(begun) => {
+                self.knowledge.trust();
+                Ok(conversation.insert(Arc::new(begun)).clone())
+            }
             Err(error) => {
                 // It may be gone or changed: whoever comes next looks before he starts it.
-                self.knowledge.doubt().await;
+                self.knowledge.mistrust(&error).await;
                 Err(error)
             }
         }
@@ -203,6 +206,22 @@ impl Target for ReceiverTarget {
             self.ask(&request, |line| answers.extend(retired(line))).await?;
         }
         Ok(answers)
+    }
+
+    async fn sweep(&self, keep: &BTreeSet<PackageId>) -> Result<(), TargetError> {
+        let conversation = self.conversation().await?;
+        let remains = conversation.remains();
+        let kept: BTreeSet<PackageId> = remains.intersection(keep).cloned().collect();
+        if kept == remains {
+            return Ok(());
+        }
+        tracing::debug!(of = remains.len() - kept.len(), "sweeping what interrupted tries left");
+        let mut strand = conversation.lane(Lane::CONTROL).await;
+        strand.say(&Request::Sweep { keep: kept.iter().cloned().collect() }).await?;
+        strand.answer(|_| {}).await?;
+        strand.settled();
+        conversation.set_remains(kept);
+        Ok(())
     }
 
     async fn store_list(&self, list: &str) -> Result<(), TargetError> {

@@ -46,9 +46,9 @@ impl Errand<'_> {
         told: &Told<'_>,
     ) -> Result<(), TargetError> {
         let mut strand = self.conversation.lane(self.lane).await;
-        let mut held = self.held.clone();
+        let (mut held, remains) = (self.held.clone(), self.conversation.remains());
         let mut attempts: Vec<Attempt> =
-            parcels.into_iter().map(|parcel| self.attempt(parcel, numbers, &mut held)).collect();
+            parcels.into_iter().map(|parcel| self.attempt(parcel, numbers, &remains, &mut held)).collect();
         while !attempts.is_empty() {
             let lacking = self.round(&mut strand, attempts.clone(), progress, told).await?;
             attempts.retain(|attempt| lacking.contains(&attempt.number));
@@ -62,14 +62,14 @@ impl Errand<'_> {
     }
 
     /// A first try, which may make use of what is held. What was sent before on this lane is, by then.
-    fn attempt(&self, parcel: Parcel, numbers: &AtomicU32, held: &mut Held) -> Attempt {
+    fn attempt(&self, parcel: Parcel, numbers: &AtomicU32, remains: &BTreeSet<PackageId>, held: &mut Held) -> Attempt {
         let PackageId { name, version } = &parcel.package;
         let versions = held.entry(name.clone()).or_default();
         let nearest = nearest(version, versions.keys()).and_then(|nearest| versions.get_key_value(nearest));
         let ancestor =
             nearest.map(|(nearest, time)| Ancestor::new(nearest.clone(), *time, &parcel.package, &parcel.path));
         versions.insert(version.clone(), parcel.time);
-        let ask = self.conversation.remains().contains(&parcel.package);
+        let ask = remains.contains(&parcel.package);
         Attempt { number: numbers.fetch_add(1, Ordering::Relaxed), parcel, ask, ancestor }
     }
 
