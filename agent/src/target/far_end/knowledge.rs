@@ -1,6 +1,6 @@
 //! What is known of a target's far end, as long as its connection lasts.
 
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use blat_domain::status;
 use tokio::sync::Mutex;
@@ -8,12 +8,14 @@ use tokio::sync::Mutex;
 use super::{FarEnd, Scout};
 use crate::target::TargetError;
 use crate::target::transport::Transport;
+use crate::target::valve::Valve;
 
 /// The way to a target, and what serves it there.
 #[derive(Debug)]
 pub(crate) struct Knowledge {
     transport: Transport,
     scout: Scout,
+    valve: Arc<Valve>,
     /// What was found, and over which connection.
     found: Mutex<Option<(u64, FarEnd)>>,
     /// What was found last, for the status.
@@ -22,13 +24,18 @@ pub(crate) struct Knowledge {
 
 impl Knowledge {
     /// Of a target that nobody has looked at yet.
-    pub(crate) fn new(transport: Transport, scout: Scout) -> Self {
-        Self { transport, scout, found: Mutex::new(None), shown: std::sync::Mutex::default() }
+    pub(crate) fn new(transport: Transport, scout: Scout, valve: Arc<Valve>) -> Self {
+        Self { transport, scout, valve, found: Mutex::new(None), shown: std::sync::Mutex::default() }
     }
 
     /// The way to the target.
     pub(crate) fn transport(&self) -> &Transport {
         &self.transport
+    }
+
+    /// What all that is sent there goes through.
+    pub(crate) fn valve(&self) -> &Arc<Valve> {
+        &self.valve
     }
 
     /// What serves the target: asked once a connection, and after every doubt.
