@@ -29,8 +29,9 @@ fn a_tag_goes_before_a_sync_that_is_held_back_and_without_the_limit_the_sync_end
     let tag = lab.drop_tag("perth", "core", "1");
     lab.wait_until_published("core", "1");
     lab.wait_for("the tag to be removed", || (!tag.exists()).then_some(()));
-    let status = lab.target_status("perth");
-    assert_eq!((&status["state"], &status["queue"]["packages"]), (&"syncing".into(), &1.into()), "{status:#}");
+    lab.wait_for_status("perth", "with the bulk still before it", |s| {
+        s["state"] == "syncing" && s["queue"]["packages"] == 1 && s["queue"]["tags"] == 0
+    });
     assert!(!lab.on_target("bulk", "1").exists(), "it cannot all have been sent");
 
     lab.config("perth", "bandwidth: 0");
