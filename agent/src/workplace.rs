@@ -10,19 +10,22 @@ use crate::progress::Progress;
 use crate::release::Desk;
 use crate::source::SourceArchive;
 use crate::target::Target;
-use crate::target::far_end::Scout;
+use crate::target::far_end::{Knowledge, Scout};
 use crate::target::served::ServedTarget;
 use crate::target::transport::Transport;
 use crate::target::transport::handshake::Handshakes;
 use crate::target::transport::libssh2;
 use crate::target::transport::local::Shell;
 use crate::target::transport::openssh::{Link, SocketDirectory};
+use crate::target::valve::Valve;
 
 /// Everything of one target under one version of its settings.
 #[derive(Clone)]
 pub(crate) struct Workplace {
     pub(crate) settings: Arc<Settings>,
     pub(crate) target: Arc<dyn Target>,
+    /// What all that is sent to the target goes through.
+    valve: Arc<Valve>,
     pub(crate) source: SourceArchive,
     pub(crate) progress: Arc<Progress>,
     pub(crate) desk: Desk,
@@ -47,17 +50,20 @@ impl Workplace {
     }
 
     fn at(home: &Home, settings: Settings, sockets: SocketDirectory) -> Self {
-        let target = target(home, &settings, sockets);
+        let valve = Arc::new(Valve::new(settings.bandwidth.clone()));
+        let target = target(home, &settings, sockets, valve.clone());
         let source = SourceArchive::new(settings.source.clone(), settings.writable);
         let (desk, history) = (Desk::new(home, &settings.name), History::new(home, &settings.name));
         let memory = Arc::new(Memory::load(home.target_state_dir(&settings.name).join(memory::FILE)));
-        Self { target, source, progress: Arc::default(), desk, history, memory, settings: Arc::new(settings) }
+        Self { target, valve, source, progress: Arc::default(), desk, history, memory, settings: Arc::new(settings) }
     }
 
     /// The same under other settings. The connection is kept where they lead to the same place by the same way.
     pub(crate) fn with(&self, home: &Home, settings: Settings) -> Self {
         let source = self.source.with(settings.source.clone(), settings.writable);
         if self.leads_where(&settings) {
+            // Also for what is on its way now.
+            self.valve.set(settings.bandwidth.clone());
             return Self { source, settings: Arc::new(settings), ..self.clone() };
         }
         Self { source, ..Self::new(home, settings) }
@@ -71,10 +77,11 @@ impl Workplace {
     }
 }
 
-fn target(home: &Home, settings: &Settings, sockets: SocketDirectory) -> Arc<dyn Target> {
+fn target(home: &Home, settings: &Settings, sockets: SocketDirectory, valve: Arc<Valve>) -> Arc<dyn Target> {
     let (archive, bin) = (settings.archive.clone(), settings.bin.clone());
     let transport = transport(home, settings, sockets);
-    Arc::new(ServedTarget::new(transport, scout(settings), archive, bin, settings.disk_reserve))
+    let knowledge = Knowledge::new(transport, scout(settings), valve);
+    Arc::new(ServedTarget::new(knowledge, archive, bin, settings.disk_reserve))
 }
 
 /// What finds out what serves the target.

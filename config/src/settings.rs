@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use blat_domain::bandwidth::Bandwidth;
 use blat_domain::guard::MaxDelete;
 use blat_domain::name::TargetName;
 use blat_domain::release::Selection;
@@ -46,6 +47,8 @@ pub struct Settings {
     pub disk_reserve: u64,
     /// The most that the packages of the archive may hold together, in bytes; 0 means no limit.
     pub max_size: u64,
+    /// How fast may be sent, by the master's local time.
+    pub bandwidth: Bandwidth,
     /// Whether `blat-receiver` serves the archive, and which build of it.
     pub receiver: Receiver,
     /// How much is logged: 0 errors, 1 packages, 2 decisions, 3 everything.

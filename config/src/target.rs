@@ -10,6 +10,7 @@ use blat_domain::release::{NameFilter, ReleaseKey, Selection};
 use blat_domain::retention::{Aging, Deleter};
 use blat_domain::units;
 
+use crate::bandwidth;
 use crate::complaint::{Complaint, Complaints};
 use crate::document::{Document, Key, Value};
 use crate::home::{self, Home};
@@ -129,6 +130,7 @@ fn read(home: &Home, name: &TargetName, keys: &mut Keys<'_>) -> Option<Settings>
         max_delete: keys.value("max_delete", MaxDelete::default(), max_delete),
         disk_reserve: keys.value("disk_reserve", 512 << 20, values::size),
         max_size: keys.value("max_size", 0, values::size),
+        bandwidth: bandwidth::read(keys),
         receiver: keys.value("receiver", Receiver::Auto, |text| match text {
             "auto" => Ok(Receiver::Auto),
             "never" => Ok(Receiver::Never),
@@ -142,7 +144,6 @@ fn read(home: &Home, name: &TargetName, keys: &mut Keys<'_>) -> Option<Settings>
         transport: transport.unwrap_or(Transport::Local),
         source: source.unwrap_or_default(),
     };
-    only_todays_meaning(keys);
     contradictions(&settings, keys);
     Some(settings)
 }
@@ -246,25 +247,6 @@ fn pinned(keys: &mut Keys<'_>) -> BTreeSet<PackageId> {
         pinned.extend(keys.scalars(versions, |version| Ok(PackageId::new(name, version)?)));
     }
     pinned
-}
-
-/// Keys that have but one meaning today: anything else must be refused, not ignored.
-fn only_todays_meaning(keys: &mut Keys<'_>) {
-    let zero = |what: &'static str| {
-        move |text: &str| match values::size(text)? {
-            0 => Ok(()),
-            _ => Err(Wrong::not_available(what)),
-        }
-    };
-    match keys.find("bandwidth") {
-        Some(found) if matches!(found.node.value, Value::List(_)) => {
-            keys.complain_about(found, "a bandwidth by the time of day is not available yet".into(), None);
-        }
-        Some(found) => {
-            keys.scalar(found, zero("a bandwidth other than 0"));
-        }
-        None => {}
-    }
 }
 
 /// `none`, `immediate`, or `{by: …, after: …}`.

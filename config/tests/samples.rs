@@ -3,6 +3,7 @@
 //! `BLESS=1 cargo test -p blat-config` writes those files anew: read the difference before it is committed.
 
 use std::fs;
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use blat_config::{
     Database, Home, Mode, Queries, Receiver, ReleaseManager, ReleaseSource, Transport, conflicts, load_master,
     load_target, samples,
 };
+use blat_domain::bandwidth::{Bandwidth, Day, Window};
 use blat_domain::name::TargetName;
 use proptest::prelude::*;
 
@@ -202,6 +204,26 @@ fn values_that_mean_what_is_in_force_are_accepted() {
     let manager = ReleaseManager { source, mode: Mode::Strict, timeout: Duration::from_secs(60) };
     assert_eq!(settings.release_manager, Some(manager));
     assert!(matches!(&settings.transport, Transport::Openssh(ssh) if ssh.user == "no"));
+}
+
+#[test]
+fn a_bandwidth_is_a_size_a_second_or_windows() {
+    let bandwidth = |value: &str| {
+        let tree = Tree::with(&[("perth.conf", format!("source: /a\nhost: p\n{value}\n").as_bytes())]);
+        load_target(&tree.home, &name("perth")).unwrap_or_else(|complaints| panic!("{complaints}")).bandwidth
+    };
+    assert_eq!(bandwidth(""), Bandwidth::Always(None));
+    assert_eq!(bandwidth("bandwidth: 0"), Bandwidth::Always(None));
+    assert_eq!(bandwidth("bandwidth: 2m"), Bandwidth::Always(NonZeroU64::new(2 << 20)));
+    let time = |text: &str| text.parse().expect("a time");
+    let window = |from, to, days: Vec<Day>, rate| {
+        Window::new(time(from), time(to), days, NonZeroU64::new(rate)).expect("a window")
+    };
+    let windows =
+        "bandwidth:\n- {from: 08:00, to: '18:00', days: [mon, sun], rate: 1}\n- {from: '22:00', to: '06:00', rate: 0}";
+    let days = ["mon", "sun"].map(|day| day.parse().expect("a day")).to_vec();
+    let read = vec![window("08:00", "18:00", days, 1 << 10), window("22:00", "06:00", Day::all(), 0)];
+    assert_eq!(bandwidth(windows), Bandwidth::Windows(read));
 }
 
 /// What `release_manager` says, in a target that is right for the rest.

@@ -4,6 +4,7 @@
 //! arguments, so every policy can be tested in simulated time. The executables are shells around these decisions.
 
 pub mod ancestry;
+pub mod bandwidth;
 pub mod buckets;
 pub mod clock;
 pub mod frames;
@@ -25,5 +26,6 @@ pub mod room;
 pub mod status;
 pub mod tag;
 pub mod text;
+pub mod throttle;
 pub mod units;
 pub mod why;

@@ -2,15 +2,18 @@
 //!
 //! Everything that comes back is untrusted: lines are bounded, what the command complains is bounded and made printable.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use blat_domain::reply::{LONGEST_LINE, ReplyError, ReplyReader};
 use blat_domain::text::printable;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
 
 use super::TargetError;
 use super::transport::{Exit, Remote};
+use super::valve::{Urgency, Valve};
 
 /// A command that neither takes nor says anything for this long stands still.
 const STANDSTILL: Duration = Duration::from_secs(120);
@@ -25,8 +28,15 @@ const BUSY: i32 = 75;
 pub(crate) enum Input {
     /// These bytes.
     Bytes(Vec<u8>),
-    /// What comes through here until the sender is dropped.
-    Stream(mpsc::Receiver<Vec<u8>>),
+    /// What comes through here until the sender is dropped, held back as the valve wants it.
+    Stream {
+        /// The bytes.
+        chunks: mpsc::Receiver<Vec<u8>>,
+        /// What holds them back.
+        valve: Arc<Valve>,
+        /// Whether others go before them.
+        urgency: Urgency,
+    },
 }
 
 /// Feeds `input` to the command and gives each line of its answer to `each`.
@@ -42,7 +52,7 @@ pub(crate) async fn ask(remote: Remote, input: Input, mut each: impl FnMut(&str)
     };
     let stands_still = async {
         // The sender lives as long as the command is being talked to, so only the pause ends this.
-        while let Ok(Ok(())) = tokio::time::timeout(STANDSTILL, movement.changed()).await {}
+        while let Ok(Ok(())) = timeout(STANDSTILL, movement.changed()).await {}
     };
     tokio::select! {
         (answer, complaint, exit) = whole => judge(answer, &complaint, exit?),
@@ -60,12 +70,23 @@ async fn feed(
         Input::Bytes(bytes) => {
             let _ = stdin.write_all(&bytes).await;
         }
-        Input::Stream(mut chunks) => {
+        Input::Stream { mut chunks, valve, urgency } => {
             while let Some(chunk) = chunks.recv().await {
-                if stdin.write_all(&chunk).await.is_err() {
-                    break;
+                let mut rest = &chunk[..];
+                while !rest.is_empty() {
+                    let (portion, later) = rest.split_at(rest.len().min(valve.portion()));
+                    // While it is us who hold back, the target does not stand still.
+                    while timeout(STANDSTILL / 4, valve.pass(urgency, portion.len())).await.is_err() {
+                        moved.send_replace(());
+                    }
+                    moved.send_replace(());
+                    if stdin.write_all(portion).await.is_err() {
+                        // Without its reader the packing thread ends.
+                        return;
+                    }
+                    moved.send_replace(());
+                    rest = later;
                 }
-                moved.send_replace(());
             }
         }
     }

@@ -11,6 +11,7 @@ mod room;
 pub(crate) mod script;
 pub(crate) mod served;
 pub(crate) mod transport;
+pub(crate) mod valve;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;

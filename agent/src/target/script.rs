@@ -16,6 +16,7 @@ use super::far_end::Knowledge;
 use super::install::{Compression, shell_word};
 use super::lines::{delivery, retired, verdict, with_silent_ones};
 use super::room::UnderWay;
+use super::valve::Urgency;
 use super::{Appetite, Delivery, Parcel, Retired, Retirement, Target, TargetError, Told, Verdict};
 use crate::progress::Progress;
 use crate::source::pack;
@@ -51,6 +52,9 @@ impl ScriptTarget {
 
     async fn run(&self, verb: &str, arguments: &str, input: Input, each: impl FnMut(&str)) -> Result<(), TargetError> {
         let script = shell_word(&format!("{}/{verb}", self.bin));
+        if let Input::Bytes(bytes) = &input {
+            self.knowledge.valve().spend(bytes.len());
+        }
         let command = format!("exec /bin/sh {script} --archive {}{arguments}", shell_word(&self.archive));
         let result = ask(self.knowledge.transport().exec(&command).await?, input, each).await;
         if matches!(result, Err(TargetError::Refused(_))) {
@@ -105,10 +109,11 @@ impl Target for ScriptTarget {
             self.reserve.saturating_add(under_way.before()).min(MOST)
         );
         let (chunks, packing) = pack::start(parcels.to_vec(), compression, progress.clone());
+        let tagged = parcels.iter().any(|parcel| parcel.tagged.is_some());
+        let urgency = if tagged { Urgency::Tag } else { Urgency::Bulk };
+        let input = Input::Stream { chunks, valve: self.knowledge.valve().clone(), urgency };
         let mut deliveries = Vec::new();
-        let asked = self
-            .run("receive_package", &arguments, Input::Stream(chunks), |line| deliveries.extend(delivery(line)))
-            .await;
+        let asked = self.run("receive_package", &arguments, input, |line| deliveries.extend(delivery(line))).await;
         let given_up = packing.await.map_err(|error| TargetError::Refused(format!("packing failed: {error}")))?;
         asked?;
         deliveries.extend(given_up.into_iter().map(|(package, why)| (package, Delivery::Failed(why))));

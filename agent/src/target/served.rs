@@ -9,10 +9,9 @@ use blat_domain::name::PackageId;
 use blat_domain::plan::Link;
 use blat_domain::status::FarEnd;
 
-use super::far_end::{Knowledge, Scout, Serves};
+use super::far_end::{Knowledge, Serves};
 use super::receiver::ReceiverTarget;
 use super::script::ScriptTarget;
-use super::transport::Transport;
 use super::{Appetite, Delivery, Parcel, Retired, Retirement, Target, TargetError, Told, Verdict};
 use crate::progress::Progress;
 
@@ -25,8 +24,8 @@ pub(crate) struct ServedTarget {
 
 impl ServedTarget {
     /// A target whose archive and scripts are at these paths there. `reserve` bytes stay free on its disk.
-    pub(crate) fn new(transport: Transport, scout: Scout, archive: String, bin: String, reserve: u64) -> Self {
-        let knowledge = Arc::new(Knowledge::new(transport, scout));
+    pub(crate) fn new(knowledge: Knowledge, archive: String, bin: String, reserve: u64) -> Self {
+        let knowledge = Arc::new(knowledge);
         let receiver = ReceiverTarget::new(knowledge.clone(), reserve);
         Self { scripts: ScriptTarget::new(knowledge.clone(), archive, bin, reserve), receiver, knowledge }
     }

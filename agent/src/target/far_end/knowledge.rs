@@ -1,6 +1,6 @@
 //! What is known of a target's far end, as long as its connection lasts.
 
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use blat_domain::status;
 use tokio::sync::Mutex;
@@ -8,6 +8,7 @@ use tokio::sync::Mutex;
 use super::{FarEnd, Scout, Serves};
 use crate::target::TargetError;
 use crate::target::transport::Transport;
+use crate::target::valve::Valve;
 
 /// So many conversations may break before their greeting over one connection; then scripts serve, where the config lets them.
 const MOST_BROKEN: u32 = 3;
@@ -17,6 +18,7 @@ const MOST_BROKEN: u32 = 3;
 pub(crate) struct Knowledge {
     transport: Transport,
     scout: Scout,
+    valve: Arc<Valve>,
     /// What was found, and over which connection.
     found: Mutex<Option<(u64, FarEnd)>>,
     /// What was found last, for the status.
@@ -36,10 +38,11 @@ struct Broken {
 
 impl Knowledge {
     /// Of a target that nobody has looked at yet.
-    pub(crate) fn new(transport: Transport, scout: Scout) -> Self {
+    pub(crate) fn new(transport: Transport, scout: Scout, valve: Arc<Valve>) -> Self {
         Self {
             transport,
             scout,
+            valve,
             found: Mutex::new(None),
             shown: std::sync::Mutex::default(),
             broken: std::sync::Mutex::default(),
@@ -49,6 +52,11 @@ impl Knowledge {
     /// The way to the target.
     pub(crate) fn transport(&self) -> &Transport {
         &self.transport
+    }
+
+    /// What all that is sent there goes through.
+    pub(crate) fn valve(&self) -> &Arc<Valve> {
+        &self.valve
     }
 
     /// What serves the target: asked once a connection, and after every doubt.

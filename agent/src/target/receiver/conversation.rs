@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use tokio::sync::{Mutex, MutexGuard, Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
-use super::heart::Heart;
+use super::heart::{Duty, Heart};
 use super::marker::skip_noise;
 use super::outbox::Outbox;
 use super::speed::Speed;
@@ -25,6 +25,7 @@ use super::{broke, out_of_turn, refused, understand};
 use crate::target::TargetError;
 use crate::target::answer::complaints;
 use crate::target::transport::Remote;
+use crate::target::valve::Valve;
 
 /// From starting the receiver to its greeting.
 const GREETING: Duration = Duration::from_secs(30);
@@ -51,6 +52,7 @@ pub(crate) struct Conversation {
 #[derive(Debug)]
 struct Shared {
     outbox: Outbox,
+    valve: Arc<Valve>,
     lanes: [LaneState; LANES as usize],
     speed: Speed,
     ended: watch::Sender<Option<TargetError>>,
@@ -61,11 +63,22 @@ struct LaneState {
     /// Bytes of bodies that may still be sent.
     credit: Semaphore,
     busy: AtomicBool,
+    /// Frames given to the link.
+    written: AtomicU64,
 }
 
 impl Shared {
     fn lane(&self, lane: Lane) -> &LaneState {
         &self.lanes[usize::from(lane.0)]
+    }
+
+    fn duty(&self, lane: usize) -> Duty {
+        let LaneState { busy, written, .. } = &self.lanes[lane];
+        if !busy.load(Ordering::Acquire) {
+            return Duty::Free;
+        }
+        let held_back = self.outbox.has(lane) && self.valve.is_closed();
+        Duty::Busy { written: written.load(Ordering::Relaxed), held_back }
     }
 
     fn end(&self, why: TargetError) {
@@ -78,11 +91,16 @@ impl Shared {
 }
 
 impl Conversation {
-    /// Greets a receiver that has just been started.
-    pub(crate) async fn begin(remote: Remote) -> Result<Self, TargetError> {
-        let lane_state = || LaneState { credit: Semaphore::new(FIRST_CREDIT as usize), busy: AtomicBool::new(false) };
+    /// Greets a receiver that has just been started. The valve holds back what is sent to it.
+    pub(crate) async fn begin(remote: Remote, valve: Arc<Valve>) -> Result<Self, TargetError> {
+        let lane_state = || LaneState {
+            credit: Semaphore::new(FIRST_CREDIT as usize),
+            busy: AtomicBool::new(false),
+            written: AtomicU64::new(0),
+        };
         let shared = Arc::new(Shared {
             outbox: Outbox::default(),
+            valve,
             lanes: std::array::from_fn(|_| lane_state()),
             speed: Speed::default(),
             ended: watch::Sender::new(None),
@@ -122,8 +140,12 @@ impl Conversation {
         Ok((remains, asked.elapsed()))
     }
 
-    /// Whether the link is so slow that saving bytes pays even if it takes time: by what was measured, and before that by the time of a round trip.
+    /// Whether the link is so slow that saving bytes pays even if it takes time: by the limit, by what was measured, and before that by the
+    /// time of a round trip.
     pub(crate) fn is_slow(&self) -> bool {
+        if self.shared.valve.rate().is_some_and(|rate| rate.get() < FAST) {
+            return true;
+        }
         match self.shared.speed.bytes_a_second() {
             Some(speed) => speed < FAST,
             None => self.round_trip > NEAR,
@@ -271,7 +293,7 @@ async fn talk(remote: Remote, shared: Arc<Shared>, lanes: Vec<mpsc::Sender<Vec<u
     let why = tokio::select! {
         Err(why) = read(stdout, &shared, &lanes, &heart) => why,
         Err(why) = write(stdin, &shared) => why,
-        why = heart.beat(&shared.outbox, |lane| shared.lanes[lane].busy.load(Ordering::Acquire)) => why,
+        why = heart.beat(&shared.outbox, |lane| shared.duty(lane)) => why,
         Ok(why) = ended.wait_for(Option::is_some) => why.clone().unwrap_or_else(|| broke("nobody knows why")),
     };
     // What it complained of, or how it ended, says more than that its output has ended.
@@ -287,7 +309,8 @@ async fn talk(remote: Remote, shared: Arc<Shared>, lanes: Vec<mpsc::Sender<Vec<u
 
 async fn write(mut stdin: Pin<Box<dyn AsyncWrite + Send>>, shared: &Shared) -> Result<(), TargetError> {
     loop {
-        let frame = shared.outbox.take().await;
+        let (lane, frame) = shared.outbox.take(&shared.valve).await;
+        shared.lane(lane).written.fetch_add(1, Ordering::Relaxed);
         let begun = Instant::now();
         stdin.write_all(&frame).await.map_err(|error| broke(&error.to_string()))?;
         stdin.flush().await.map_err(|error| broke(&error.to_string()))?;

@@ -18,6 +18,45 @@ const DEAD: Duration = Duration::from_secs(45);
 /// A lane that has work and does not get on for this long stands still.
 const STANDSTILL: Duration = Duration::from_secs(120);
 
+/// What is asked of a lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Duty {
+    /// Nothing.
+    Free,
+    /// A request is under way on it.
+    Busy {
+        /// Frames of the lane that were given to the link.
+        written: u64,
+        /// Whether the next one waits for nothing but the bandwidth.
+        held_back: bool,
+    },
+}
+
+/// What was seen of a lane.
+#[derive(Debug, Clone, Copy)]
+struct Pulse {
+    /// Its number.
+    work: u64,
+    /// The frames that had been written when the number changed: it has got on with those.
+    answered: u64,
+    /// Since when it stands still.
+    since: Instant,
+}
+
+impl Pulse {
+    /// Looks at the lane and tells whether it has stood still for too long. A lane that got on after the last frame that it was given, and is
+    /// given no other because of the bandwidth, does not stand still.
+    fn stands_still(&mut self, work: u64, duty: Duty, now: Instant) -> bool {
+        match duty {
+            Duty::Free => *self = Self { work, since: now, ..*self },
+            Duty::Busy { written, .. } if work != self.work => *self = Self { work, answered: written, since: now },
+            Duty::Busy { written, held_back: true } if written == self.answered => self.since = now,
+            Duty::Busy { .. } => {}
+        }
+        now.duration_since(self.since) > STANDSTILL
+    }
+}
+
 /// Signs of life.
 #[derive(Debug)]
 pub(super) struct Heart {
@@ -38,20 +77,18 @@ impl Heart {
     }
 
     /// Asks for signs of life until there is none.
-    pub(super) async fn beat(&self, outbox: &Outbox, is_busy: impl Fn(usize) -> bool) -> TargetError {
+    pub(super) async fn beat(&self, outbox: &Outbox, duty: impl Fn(usize) -> Duty) -> TargetError {
         let mut ticks = interval(BEAT);
-        let mut lanes = [(0, Instant::now()); LANES as usize];
+        let mut lanes = [Pulse { work: 0, answered: 0, since: Instant::now() }; LANES as usize];
         loop {
             ticks.tick().await;
             let (last, work) = self.felt.borrow().clone();
             if last.elapsed() > DEAD {
                 return broke(&format!("no sign of life for {} s", DEAD.as_secs()));
             }
-            for (number, (seen, since)) in lanes.iter_mut().enumerate() {
-                let now = work.get(number).copied().unwrap_or_default();
-                if !is_busy(number) || now != *seen {
-                    (*seen, *since) = (now, Instant::now());
-                } else if since.elapsed() > STANDSTILL {
+            for (number, pulse) in lanes.iter_mut().enumerate() {
+                let work = work.get(number).copied().unwrap_or_default();
+                if pulse.stands_still(work, duty(number), Instant::now()) {
                     return broke(&format!("no progress for {} s; given up", STANDSTILL.as_secs()));
                 }
             }
@@ -62,5 +99,43 @@ impl Heart {
                 Err(error) => return refused(error),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Looks at a lane at each heartbeat; gives after how many seconds it stands still, if within an hour.
+    fn standstill(look: impl Fn(u64) -> (u64, Duty)) -> Option<u64> {
+        let begin = Instant::now();
+        let mut pulse = Pulse { work: 0, answered: 0, since: begin };
+        let mut beats = (0..3_600).step_by(10);
+        beats.find(|seconds| {
+            let (work, duty) = look(*seconds);
+            pulse.stands_still(work, duty, begin + Duration::from_secs(*seconds))
+        })
+    }
+
+    #[test]
+    fn a_lane_that_does_not_get_on_stands_still_and_a_free_one_does_not() {
+        let busy = |written| Duty::Busy { written, held_back: false };
+        assert_eq!(standstill(|_| (7, Duty::Free)), None);
+        assert_eq!(standstill(|seconds| (seconds / 100, busy(1))), None);
+        assert_eq!(standstill(|_| (0, busy(1))), Some(130));
+        assert_eq!(standstill(|seconds| (seconds.min(500), busy(1))), Some(630));
+    }
+
+    #[test]
+    fn a_lane_that_is_held_back_by_the_bandwidth_does_not_stand_still() {
+        // One frame in 200 seconds, which it gets on with at once.
+        let slow = |seconds| (seconds / 200 + 1, Duty::Busy { written: seconds / 200 + 1, held_back: true });
+        assert_eq!(standstill(slow), None);
+        // After the third it does not get on any more, though it is given others.
+        let stuck = |seconds| (slow(seconds).0.min(3), slow(seconds).1);
+        assert_eq!(standstill(stuck), Some(720));
+        // It takes what it was given, and nothing else waits for it: whatever it does now, it should get on.
+        let all_given = |seconds: u64| (seconds.min(20), Duty::Busy { written: 2, held_back: false });
+        assert_eq!(standstill(all_given), Some(150));
     }
 }

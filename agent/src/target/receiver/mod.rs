@@ -70,7 +70,7 @@ impl ReceiverTarget {
             Serves::Scripts { .. } => return Err(broke("the target has no receiver any more")),
         };
         let begun = match self.knowledge.transport().exec(&command).await {
-            Ok(remote) => Conversation::begin(remote).await,
+            Ok(remote) => Conversation::begin(remote, self.knowledge.valve().clone()).await,
             Err(error) => Err(error),
         };
         match begun {

@@ -9,6 +9,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use blat_domain::frames::{LANES, Lane};
 use tokio::sync::Notify;
 
+use crate::target::valve::Valve;
+
 /// Frames on their way to the writer.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
@@ -23,18 +25,34 @@ struct Queues {
     last: u8,
 }
 
+/// Which frames may be sent now.
+#[derive(Debug, Clone, Copy)]
+enum MayGo {
+    All,
+    Control,
+}
+
 impl Queues {
-    fn take(&mut self) -> Option<Vec<u8>> {
+    /// The most urgent frame of those that may go.
+    fn take(&mut self, may_go: MayGo) -> Option<(Lane, Vec<u8>)> {
+        let lane = match may_go {
+            MayGo::Control => Lane::CONTROL.0,
+            MayGo::All => self.turn()?,
+        };
+        self.lane(lane).pop_front().map(|frame| (Lane(lane), frame))
+    }
+
+    /// The lane whose turn it is.
+    fn turn(&mut self) -> Option<u8> {
         let first_bulk = Lane::BULK.0;
         let urgent = (0..first_bulk).find(|lane| !self.lane(*lane).is_empty());
-        let taken = urgent.or_else(|| {
+        urgent.or_else(|| {
             let (bulk, last) = (LANES - first_bulk, self.last.saturating_sub(first_bulk));
             let next =
                 (1..=bulk).map(|step| first_bulk + (last + step) % bulk).find(|lane| !self.lane(*lane).is_empty())?;
             self.last = next;
             Some(next)
-        })?;
-        self.lane(taken).pop_front()
+        })
     }
 
     fn lane(&mut self, lane: u8) -> &mut VecDeque<Vec<u8>> {
@@ -49,14 +67,28 @@ impl Outbox {
         self.filled.notify_one();
     }
 
-    /// The most urgent frame, once there is one.
-    pub(super) async fn take(&self) -> Vec<u8> {
+    /// The most urgent frame, once there is one that the valve lets through. Those of the control lane always go, and count.
+    pub(super) async fn take(&self, valve: &Valve) -> (Lane, Vec<u8>) {
         loop {
-            if let Some(frame) = self.lock().take() {
-                return frame;
+            let may_go = if valve.is_closed() { MayGo::Control } else { MayGo::All };
+            let taken = self.lock().take(may_go);
+            if let Some((lane, frame)) = taken {
+                valve.spend(frame.len());
+                return (lane, frame);
             }
-            self.filled.notified().await;
+            match may_go {
+                MayGo::All => self.filled.notified().await,
+                MayGo::Control => tokio::select! {
+                    () = self.filled.notified() => {}
+                    () = valve.opening() => {}
+                },
+            }
         }
+    }
+
+    /// Whether frames of this lane wait here.
+    pub(super) fn has(&self, lane: usize) -> bool {
+        !self.lock().lanes[lane].is_empty()
     }
 
     fn lock(&self) -> MutexGuard<'_, Queues> {
@@ -67,21 +99,50 @@ impl Outbox {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU64;
+
+    use blat_domain::bandwidth::Bandwidth;
+
     use super::*;
+
+    async fn next(outbox: &Outbox, valve: &Valve) -> String {
+        String::from_utf8(outbox.take(valve).await.1).expect("text")
+    }
 
     #[tokio::test]
     async fn tags_overtake_and_full_syncs_take_turns() {
-        let outbox = Outbox::default();
+        let (outbox, valve) = (Outbox::default(), Valve::new(Bandwidth::Always(None)));
         for (lane, frame) in [(2, "a1"), (2, "a2"), (3, "b1"), (7, "c1"), (1, "tag"), (0, "ping"), (3, "b2")] {
             outbox.put(Lane(lane), frame.as_bytes().to_vec());
         }
         let mut order = Vec::new();
         for _ in 0..7 {
-            order.push(String::from_utf8(outbox.take().await).expect("text"));
+            order.push(next(&outbox, &valve).await);
         }
         assert_eq!(order[..2], ["ping", "tag"]);
         let place = |frame: &str| order.iter().position(|other| other == frame).expect("sent");
         assert!(place("b1") < place("a2") || place("a1") < place("b2"), "{order:?}");
         assert!(place("c1") < place("a2").max(place("b2")), "{order:?}");
+    }
+
+    #[tokio::test]
+    async fn while_the_bandwidth_is_used_up_control_frames_go_and_tags_are_the_first_to_follow() {
+        let (outbox, valve) = (Outbox::default(), Valve::new(Bandwidth::Always(NonZeroU64::new(1))));
+        outbox.put(Lane::BULK, vec![0; 100_000]);
+        assert_eq!(outbox.take(&valve).await.1.len(), 100_000, "the first may go at once");
+        outbox.put(Lane::BULK, b"bulk".to_vec());
+        let sending = async { [next(&outbox, &valve).await, next(&outbox, &valve).await, next(&outbox, &valve).await] };
+        let speaking = async {
+            tokio::task::yield_now().await;
+            outbox.put(Lane::TAGS, b"tag".to_vec());
+            tokio::task::yield_now().await;
+            outbox.put(Lane::CONTROL, b"ping".to_vec());
+            while outbox.has(0) {
+                tokio::task::yield_now().await;
+            }
+            assert!(outbox.has(usize::from(Lane::TAGS.0)) && outbox.has(usize::from(Lane::BULK.0)));
+            valve.set(Bandwidth::Always(None));
+        };
+        assert_eq!(tokio::join!(sending, speaking).0, ["ping", "tag", "bulk"]);
     }
 }

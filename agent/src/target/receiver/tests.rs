@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use blat_domain::bandwidth::Bandwidth;
 use blat_domain::frames::{FIRST_CREDIT, HEADER, Kind, LANES, LONGEST_BODY, MARKER, PROTOCOL, append, header};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio::time::{Instant, timeout};
@@ -13,6 +14,7 @@ use super::conversation::Strand;
 use super::*;
 use crate::target::Rule;
 use crate::target::transport::{Exit, Remote};
+use crate::target::valve::Valve;
 
 /// The other end of a conversation, in a test's hands.
 struct FarEnd {
@@ -35,10 +37,14 @@ fn remote(pipe: usize) -> (Remote, FarEnd) {
     (remote, FarEnd { input, output, work: Some(vec![0; LANES.into()]) })
 }
 
+fn unlimited() -> Arc<Valve> {
+    Arc::new(Valve::new(Bandwidth::Windows(Vec::new())))
+}
+
 /// A conversation that has begun.
 async fn begun(pipe: usize) -> (Conversation, FarEnd) {
     let (remote, mut far) = remote(pipe);
-    let (conversation, ()) = tokio::join!(Conversation::begin(remote), far.greet(PROTOCOL));
+    let (conversation, ()) = tokio::join!(Conversation::begin(remote, unlimited()), far.greet(PROTOCOL));
     (conversation.expect("a greeting"), far)
 }
 
@@ -121,7 +127,7 @@ async fn error(strand: &mut Strand<'_>) -> TargetError {
 
 async fn begin_with(bytes: &[u8]) -> TargetError {
     let (remote, mut far) = remote(1 << 20);
-    let (begun, ()) = tokio::join!(Conversation::begin(remote), far.say_bytes(bytes));
+    let (begun, ()) = tokio::join!(Conversation::begin(remote, unlimited()), far.say_bytes(bytes));
     begun.expect_err("no conversation")
 }
 
@@ -146,7 +152,7 @@ async fn endless_noise_is_not_read_for_ever() {
 #[tokio::test(start_paused = true)]
 async fn another_protocol_is_for_an_operator_to_mend() {
     let (remote, mut far) = remote(1 << 20);
-    let (begun, ()) = tokio::join!(Conversation::begin(remote), far.greet(PROTOCOL + 1));
+    let (begun, ()) = tokio::join!(Conversation::begin(remote, unlimited()), far.greet(PROTOCOL + 1));
     let why = begun.expect_err("no conversation");
     assert!(
         matches!(&why, TargetError::Operator(text) if text.contains("protocol 2") && !text.contains('\x1b')),
