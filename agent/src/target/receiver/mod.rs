@@ -9,7 +9,7 @@ mod speed;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Arc, MutexGuard, PoisonError};
 
@@ -106,13 +106,12 @@ impl ReceiverTarget {
     }
 
     /// Remembers what has just been published: the next parcels may refer to it.
-    fn note(&self, parcels: &[Parcel], news: &[(PackageId, Delivery)]) {
+    fn note(&self, times: &HashMap<&PackageId, i64>, news: &[(PackageId, Delivery)]) {
         let mut known = self.known();
         for (package, delivery) in news {
             match delivery {
                 Delivery::Published | Delivery::Replaced | Delivery::Already => {
-                    let parcel = parcels.iter().find(|parcel| parcel.package == *package);
-                    known.packages.extend(parcel.map(|parcel| (package.clone(), parcel.time)));
+                    known.packages.extend(times.get(package).map(|time| (package.clone(), *time)));
                 }
                 Delivery::Linked | Delivery::Differs(_) | Delivery::Failed(_) => {}
             }
@@ -162,8 +161,9 @@ impl Target for ReceiverTarget {
         let under_way = UnderWay::begin(&self.under_way, size);
         let reserve = self.reserve.saturating_add(under_way.before());
         let (held, codec) = (self.held(parcels), self.codec(&conversation));
+        let times = parcels.iter().map(|parcel| (&parcel.package, parcel.time)).collect();
         let told = &|news: Vec<(PackageId, Delivery)>| {
-            self.note(parcels, &news);
+            self.note(&times, &news);
             told(news);
         };
         let on = |lane, parcels: Vec<Parcel>| {
@@ -263,13 +263,21 @@ fn failed(class: Class, text: &str) -> TargetError {
     }
 }
 
-/// Spreads parcels over the lanes of a full sync: all versions of a package on one, since the later ones refer to the earlier.
+/// Spreads parcels over the lanes of a full sync: all versions of a package on one, since the later ones refer to the earlier. Packages
+/// stay in the order of their first version, so what is to go first still does.
 fn spread(parcels: &[Parcel]) -> Vec<Vec<Parcel>> {
-    let mut by_name: BTreeMap<_, Vec<Parcel>> = BTreeMap::new();
-    parcels.iter().for_each(|parcel| by_name.entry(&parcel.package.name).or_default().push(parcel.clone()));
+    let mut places = HashMap::new();
+    let mut packages: Vec<Vec<Parcel>> = Vec::new();
+    for parcel in parcels {
+        let place = *places.entry(&parcel.package.name).or_insert(packages.len());
+        match packages.get_mut(place) {
+            Some(versions) => versions.push(parcel.clone()),
+            None => packages.push(vec![parcel.clone()]),
+        }
+    }
     let cost = |parcels: &[Parcel]| parcels.iter().map(|parcel| parcel.size.on_disk()).sum::<u64>();
     let mut shares: Vec<(u64, Vec<Parcel>)> = (0..BULK_LANES).map(|_| (0, Vec::new())).collect();
-    for (_, mut versions) in by_name {
+    for mut versions in packages {
         versions.sort_by(|a, b| natural_order(a.package.version.as_str(), b.package.version.as_str()));
         let Some((total, share)) = shares.iter_mut().min_by_key(|(total, _)| *total) else { continue };
         *total += cost(&versions);

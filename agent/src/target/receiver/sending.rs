@@ -49,13 +49,17 @@ impl Errand<'_> {
         let (mut held, remains) = (self.held.clone(), self.conversation.remains());
         let mut attempts: Vec<Attempt> =
             parcels.into_iter().map(|parcel| self.attempt(parcel, numbers, &remains, &mut held)).collect();
-        while !attempts.is_empty() {
-            let lacking = self.round(&mut strand, attempts.clone(), progress, told).await?;
-            attempts.retain(|attempt| lacking.contains(&attempt.number));
+        let lacking = self.round(&mut strand, attempts.clone(), progress, told).await?;
+        attempts.retain(|attempt| lacking.contains(&attempt.number));
+        if !attempts.is_empty() {
             for attempt in &mut attempts {
                 attempt.number = numbers.fetch_add(1, Ordering::Relaxed);
                 attempt.ancestor = None;
             }
+            let lacking = self.round(&mut strand, attempts.clone(), progress, told).await?;
+            attempts.retain(|attempt| lacking.contains(&attempt.number));
+            let why = || Delivery::Failed("the target says it lacks what it was not told to make use of".to_owned());
+            told(attempts.into_iter().map(|attempt| (attempt.parcel.package, why())).collect());
         }
         strand.settled();
         Ok(())

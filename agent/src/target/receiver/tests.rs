@@ -1,5 +1,6 @@
 //! The agent's end against a far end that is broken, slow or hostile: over pipes in memory, in simulated time.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::sync::Mutex;
@@ -344,6 +345,29 @@ async fn what_the_target_cannot_make_of_what_it_holds_is_sent_again_without() {
     })
     .await;
     assert_eq!((sent, told), (Ok(()), vec![(id("p@2"), Delivery::Published)]));
+}
+
+#[tokio::test]
+async fn a_target_that_lacks_what_it_was_not_told_to_use_is_not_asked_for_ever() {
+    let (sent, told) = sent(async |far| {
+        for _ in 0..2 {
+            let (numbers, _) = far.round().await;
+            far.say(Lane::BULK, &Reply::Done).await;
+            far.say(Lane::BULK, &Reply::Lacks { number: numbers[0] }).await;
+            far.say(Lane::BULK, &Reply::Done).await;
+        }
+    })
+    .await;
+    assert!(sent.is_ok() && matches!(&told[..], [(package, Delivery::Failed(_))] if *package == id("p@2")), "{told:?}");
+}
+
+#[test]
+fn packages_are_spread_over_the_lanes_in_their_order_with_their_versions_together() {
+    let scratch = tempfile::tempdir().expect("a scratch directory");
+    let parcels = ["z@2", "a@1", "z@1", "b@1", "z@10"].map(|package| parcel(scratch.path(), package, b"held"));
+    let shares: Vec<Vec<String>> =
+        spread(&parcels).iter().map(|share| share.iter().map(|parcel| parcel.package.to_string()).collect()).collect();
+    assert_eq!(shares, [vec!["z@1", "z@2", "z@10"], vec!["a@1", "b@1"]]);
 }
 
 #[tokio::test]
