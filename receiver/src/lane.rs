@@ -170,21 +170,22 @@ impl Worker {
         Ok(())
     }
 
-    /// Lines, and what is left to do after they were told.
+    /// Lines at once; `Done` when what came of it is cleared away too, so that nothing is left when the agent goes on.
     fn answer(
         &mut self,
         result: Result<(Vec<String>, crate::scratch::Scratch), crate::failure::Failure>,
     ) -> Result<(), Ending> {
-        match result {
+        let ended = match result {
             Ok((lines, scratch)) => {
                 self.replies.lines(self.lane, &lines)?;
-                self.replies.end(self.lane, &Ok(()))?;
+                self.replies.send(self.lane, &[])?;
                 // What could not be deleted is swept by whoever writes next.
                 scratch.clear_away();
+                Ok(())
             }
-            Err(failure) => self.replies.end(self.lane, &Err(failure))?,
-        }
-        Ok(())
+            Err(failure) => Err(failure),
+        };
+        Ok(self.replies.end(self.lane, &ended)?)
     }
 
     fn store(&mut self, bytes: u64, digest: [u8; 32]) -> Result<(), Ending> {
@@ -197,11 +198,10 @@ impl Worker {
             store.take(data);
         }
         let (stored, scratch) = store.finish(&digest);
-        self.replies.end(self.lane, &stored)?;
         if let Some(scratch) = scratch {
             scratch.clear_away();
         }
-        Ok(())
+        Ok(self.replies.end(self.lane, &stored)?)
     }
 
     fn verify(&mut self, packages: &[PackageId]) -> Result<(), Ending> {
