@@ -51,13 +51,12 @@ def same(field):
         field.demand(field.link(), "round trips of the running agent", longer * 1000 / field.link().round_trip_ms, 3)
 
 
-def fresh(field, road, way, tag):
-    """A way into an archive that is empty each time, and removed after."""
+def fresh(road, way, tag):
+    """A way into an archive that is empty each time."""
     def once():
-        archive = road.site.make_archive(f"{tag}-{len(field.rows)}")
-        sample = way(archive)
-        remove(archive)
-        return sample
+        archive = road.archive(tag)
+        road.discard(archive)
+        return way(archive)
     return once
 
 
@@ -73,7 +72,7 @@ def fill_ours(field, road, source):
     differing = [path for path in differing if path and not path.endswith("/")]
     if differing:
         raise SystemExit(f"bench: after the fill {len(differing)} files differ, {differing[0]} first")
-    remove(archive)
+    road.discard(archive)
     return sample
 
 
@@ -83,9 +82,9 @@ def fill(field):
     case = {"packages": len(list(source.glob("*/*"))), "bytes": bytes_of(source)}
     for road in field.roads():
         rows = field.rounds(road, case, {
-            RSYNC: fresh(field, road, lambda archive: ways.rsync(road, source, archive)(), "rsync"),
-            STREAM: fresh(field, road, lambda archive: ways.stream(road, source, archive)(), "stream"),
-            STREAM_LONG: fresh(field, road, lambda archive: ways.stream(road, source, archive, tar=SORTED, zstd=LONG)(), "long"),
+            RSYNC: fresh(road, lambda archive: ways.rsync(road, source, archive)(), "rsync"),
+            STREAM: fresh(road, lambda archive: ways.stream(road, source, archive)(), "stream"),
+            STREAM_LONG: fresh(road, lambda archive: ways.stream(road, source, archive, tar=SORTED, zstd=LONG)(), "long"),
             RUNNING: lambda: fill_ours(field, road, source)})
         ours_took = rows[RUNNING].median()
         if not road.link:

@@ -16,6 +16,21 @@ class Road:
     def __init__(self, name, site, link=None):
         self.name, self.site, self.link = name, site, link
         self.round_trip_ms = link.round_trip_ms if link else 0
+        self.archives, self.done_with = 0, []
+
+    def archive(self, tag):
+        """A new empty archive at the target's end."""
+        self.archives += 1
+        return self.site.make_archive(f"{tag}-{self.archives}")
+
+    def discard(self, archive):
+        """Is removed when all rounds are over: ext4 shuns the inodes of files that have just been deleted, and the next way would pay."""
+        self.done_with.append(archive)
+
+    def clear_away(self):
+        for archive in self.done_with:
+            lab.remove(archive)
+        self.done_with.clear()
 
     def carried(self):
         """Bytes so far, where they can be told from those of others."""
@@ -185,6 +200,7 @@ class Field:
                 got = ways[way]()
                 rows[way].samples += got if isinstance(got, list) else [got]
             order = order[1:] + order[:1]
+        road.clear_away()
         return rows
 
     def demand(self, road, text, figure, limit, at_least=False):

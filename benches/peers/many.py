@@ -1,5 +1,4 @@
 """Jobs with many: targets at once, and how cost grows with versions, files, targets and round trips."""
-from lab import remove
 from peers import ways
 from peers.archives import RSYNC, RUNNING, compare_same, ours
 from peers.measure import Meter, shell
@@ -10,11 +9,11 @@ PARALLEL, SHARED = "rsync -a, one a target, in parallel", "one tar | zstd -3 for
 def to_all(road, targets, text_for):
     """A peer's way to several archives, empty each time."""
     def once():
-        archives = [road.site.make_archive(f"fan-{n}") for n in range(targets)]
+        archives = [road.archive("fan") for _ in range(targets)]
         with Meter(road) as meter:
             shell(text_for(archives))
         for archive in archives:
-            remove(archive)
+            road.discard(archive)
         return meter.sample
     return once
 
@@ -28,7 +27,7 @@ def ours_to_all(field, road, source, targets):
         home.want(sorted(source.glob("*/*")))
         sample = ours(road, home, [master])()
     for archive in archives:
-        remove(archive)
+        road.discard(archive)
     return sample
 
 

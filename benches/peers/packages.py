@@ -2,7 +2,7 @@
 import shlex, statistics, subprocess, sys, time
 
 import mkcorpus
-from lab import remove, run
+from lab import run
 from peers import ways
 from peers.field import SCRATCH
 from peers.measure import Meter, Watch, shell
@@ -160,17 +160,17 @@ def bulk_ours(field, road):
     home.want([])
     with field.running(home):
         home.want([events.source / package.relative_to(real) for package in real.glob("*/*")])
-        return while_it_runs(events, tagged(home), home.blat("sync", "--wait"))
+        return while_it_runs(road, events, tagged(home), home.blat("sync", "--wait"))
 
 
 def bulk_rsync(field, road):
     field.homes += 1
     events = stage(field, road, f"bulk-{field.homes}")
     with road.kept():
-        return while_it_runs(events, rsync_one(road, events), ["bash", "-c", ways.rsync_text(road, field.real(), events.archive)])
+        return while_it_runs(road, events, rsync_one(road, events), ["bash", "-c", ways.rsync_text(road, field.real(), events.archive)])
 
 
-def while_it_runs(events, happen, bulk):
+def while_it_runs(road, events, happen, bulk):
     """Samples of events that began and ended while another command ran, at least one."""
     child = subprocess.Popen([str(word) for word in bulk], stdout=subprocess.DEVNULL)
     samples = []
@@ -179,7 +179,7 @@ def while_it_runs(events, happen, bulk):
         time.sleep(0.1)
     if child.returncode:
         sys.exit(f"bench: {bulk} ended with {child.returncode} beside the events")
-    remove(events.archive)
+    road.discard(events.archive)
     return samples[:-1] or samples
 
 
@@ -196,6 +196,7 @@ def next_version(field):
             with road.kept():
                 next_by_peers(road, source, held, coming, rows, number)
             next_ours(field, road, source, held, coming, rows)
+        road.clear_away()
         judge_next(field, road, rows)
 
 
@@ -225,8 +226,8 @@ def next_by_peers(road, source, held, coming, rows, number):
         whole = road.site.make_archive(f"whole-{number}")
         text = ways.stream_text(road, source, whole, names=f"{name}/{new.name}", kept=True)
         rows[new][WHOLE].samples.append(ways.measured(road, text)())
-    remove(archive)
-    remove(whole)
+    road.discard(archive)
+    road.discard(whole)
 
 
 def next_ours(field, road, source, held, coming, rows):
@@ -246,7 +247,7 @@ def next_ours(field, road, source, held, coming, rows):
                     time.sleep(0.001)
             # The bytes of all that belongs to it, but the time until it was visible.
             rows[new][TAGGED].samples.append({**meter.sample, **seen})
-    remove(archive)
+    road.discard(archive)
 
 
 def judge_next(field, road, rows):

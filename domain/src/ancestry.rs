@@ -53,6 +53,13 @@ fn digits(run: &[u8]) -> Option<&[u8]> {
     run.first().is_some_and(u8::is_ascii_digit).then(|| &run[zeros..])
 }
 
+/// What stays of a file's name when its versions and digests are left out: its parts, between dots, dashes and underscores, that have no
+/// digit. Two files of one stem, in two versions of a package, are most likely one that was renamed.
+pub fn stem(name: &[u8]) -> Vec<u8> {
+    let parts = name.split(|byte| b"._-+".contains(byte)).filter(|part| !part.iter().any(u8::is_ascii_digit));
+    parts.collect::<Vec<_>>().join(&b'.')
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -68,6 +75,14 @@ mod tests {
         assert_eq!(best("1.2", &["1.10", "1.3"]).as_deref(), Some("1.3"));
         assert_eq!(best("2.0.1.cr", &["2.0.1.cr"]), None, "it does not come from itself");
         assert_eq!(best("1", &[]), None);
+    }
+
+    #[test]
+    fn a_stem_outlives_versions_and_digests_in_a_name() {
+        assert_eq!(stem(b"libavif-8a7f9d56.so.16.4.2"), stem(b"libavif-c6062d5f.so.16.5"));
+        assert_ne!(stem(b"libtiff-8a7f9d56.so.6"), stem(b"libavif-8a7f9d56.so.6"));
+        assert_eq!(stem(b"README"), b"README");
+        assert_eq!(stem(b"12345"), b"");
     }
 
     #[test]

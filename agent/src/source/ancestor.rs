@@ -1,22 +1,31 @@
 //! A version that the target holds already, as the source has it: files of it that the next version repeats or resembles.
 
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
+use blat_domain::ancestry::stem;
 use blat_domain::frames::{Base, Copy, MOST_BASE};
 use blat_domain::name::{PackageId, Version};
 use sha2::{Digest, Sha256};
+use walkdir::WalkDir;
 
 use super::DESCPKG;
-use super::pack::open;
+use super::pack::{below, open};
 
 /// Bytes that are compared at once.
 const BLOCK: usize = 256 << 10;
 /// A file that refers to another one may do so to so many bytes before and after the place that it would have there.
 const REACH: u64 = 4 << 20;
+
+/// Files of an ancestor that are kept in mind: bounds memory.
+const MOST_KIN: usize = 50_000;
+/// Files of one stem that are kept in mind: bounds the time to choose from them.
+const MOST_OF_A_STEM: usize = 64;
 
 /// One version of a package, beside a later one that is to be sent.
 #[derive(Debug, Clone)]
@@ -26,7 +35,11 @@ pub(crate) struct Ancestor {
     time: i64,
     /// The later version.
     next: Version,
+    kin: OnceLock<Kin>,
 }
+
+/// Files of an ancestor by the stems of their names, each with its path below the ancestor and its size.
+type Kin = HashMap<Vec<u8>, Vec<(Vec<u8>, u64)>>;
 
 /// A file of an ancestor.
 #[derive(Debug)]
@@ -41,7 +54,7 @@ impl Ancestor {
     /// `version` of a package, whose `descpkg` has this time on the target, and which lies beside `next` in the archive.
     pub(crate) fn new(version: Version, time: i64, next: &PackageId, next_root: &Path) -> Self {
         let root = next_root.with_file_name(version.as_str());
-        Self { version, root, time, next: next.version.clone() }
+        Self { version, root, time, next: next.version.clone(), kin: OnceLock::new() }
     }
 
     /// Whether the source has that very version still.
@@ -50,10 +63,31 @@ impl Ancestor {
         std::fs::symlink_metadata(self.root.join(DESCPKG)).is_ok_and(is_the_same)
     }
 
-    /// The file that one with this path most likely came from: the same path, else that with the version in it replaced.
-    pub(super) fn relative(&self, path: &[u8]) -> Option<Relative> {
+    /// The file that one with this path and size most likely came from: the same path, else that with the version in it replaced, else
+    /// the one of the same stem that is nearest in size.
+    pub(super) fn relative(&self, path: &[u8], size: u64) -> Option<Relative> {
         let renamed = replaced(path, self.next.as_str().as_bytes(), self.version.as_str().as_bytes());
-        [Some(path.to_vec()), renamed].into_iter().flatten().find_map(|path| self.file(path))
+        let same_place = [Some(path.to_vec()), renamed].into_iter().flatten().find_map(|path| self.file(path));
+        same_place.or_else(|| {
+            let stem = stem(path.rsplit(|byte| *byte == b'/').next().unwrap_or(path));
+            let kin = self.kin.get_or_init(|| self.look_for_kin()).get(&stem)?;
+            let (path, _) = kin.iter().min_by_key(|(other, others)| (others.abs_diff(size), other != path))?;
+            self.file(path.clone())
+        })
+    }
+
+    /// Walks over the ancestor. What cannot be read is no help, and no harm either.
+    fn look_for_kin(&self) -> Kin {
+        let mut kin = Kin::new();
+        let files = WalkDir::new(&self.root).into_iter().flatten().filter(|entry| entry.file_type().is_file());
+        for entry in files.take(MOST_KIN) {
+            let size = entry.metadata().map_or(0, |metadata| metadata.len());
+            let of_stem = kin.entry(stem(entry.file_name().as_bytes())).or_default();
+            if of_stem.len() < MOST_OF_A_STEM {
+                of_stem.push((below(entry.path(), &self.root), size));
+            }
+        }
+        kin
     }
 
     fn file(&self, path: Vec<u8>) -> Option<Relative> {

@@ -28,7 +28,7 @@ use crate::target::Parcel;
 const PIECE: usize = 4 << 20;
 /// Or at this many where it refers to a held file: the prefix costs the more, the shorter the pieces.
 const REFERRING_PIECE: usize = 8 << 20;
-/// The level for pieces that refer to a held file, which only a slow link gets.
+/// The level for a slow link.
 const REFERRING_LEVEL: i32 = 3;
 /// A file below this size costs less than telling what it refers to.
 const WORTH_REFERRING: u64 = 512;
@@ -48,6 +48,15 @@ pub(crate) enum Codec {
     Zstd,
     /// By zstd, with the files of a version that the target holds as prefix: costs time here and saves it on the link.
     Referring,
+}
+
+impl Codec {
+    fn level(self) -> i32 {
+        match self {
+            Self::Plain | Self::Zstd => ZSTD_LEVEL,
+            Self::Referring => REFERRING_LEVEL,
+        }
+    }
 }
 
 /// One try at sending a package.
@@ -170,7 +179,7 @@ struct Course<'a> {
 
 impl<'a> Packer<'a> {
     fn new(lane: Lane, codec: Codec, frames: &'a mpsc::Sender<Vec<u8>>, in_vain: &'a AtomicBool) -> io::Result<Self> {
-        let zstd = zstd::bulk::Compressor::new(ZSTD_LEVEL)?;
+        let zstd = zstd::bulk::Compressor::new(codec.level())?;
         let (raw, prefix) = (Vec::new(), Vec::new());
         Ok(Self { lane, frames, in_vain, codec, zstd, raw, parts: Vec::new(), prefix, base: Vec::new() })
     }
@@ -370,7 +379,7 @@ impl<'a> Packer<'a> {
             Codec::Zstd => self.zstd.compress(&self.raw).map(Some),
             Codec::Referring if self.base.is_empty() => self.zstd.compress(&self.raw).map(Some),
             Codec::Referring => {
-                let mut encoder = zstd::Encoder::with_ref_prefix(Vec::new(), REFERRING_LEVEL, &self.prefix)?;
+                let mut encoder = zstd::Encoder::with_ref_prefix(Vec::new(), self.codec.level(), &self.prefix)?;
                 // Without both, zstd finds nothing in a prefix that is longer than its usual window.
                 encoder.long_distance_matching(true)?;
                 encoder.window_log(window_log(self.prefix.len() + self.raw.len()))?;
@@ -386,7 +395,8 @@ impl Course<'_> {
     /// A file, which is copied at the target where it holds the same bytes already.
     fn file(&mut self, path: &Path, metadata: &Metadata) -> Kind {
         let size = metadata.len();
-        let relative = self.ancestor.and_then(|ancestor| ancestor.relative(&below(path, &self.attempt.parcel.path)));
+        let relative =
+            self.ancestor.and_then(|ancestor| ancestor.relative(&below(path, &self.attempt.parcel.path), size));
         let copy = relative.as_ref().and_then(|relative| relative.copy_of(path, size));
         match &copy {
             Some(_) => self.progress.advance(size),

@@ -228,6 +228,20 @@ fn what_a_held_version_has_too_is_copied_and_what_resembles_it_refers_to_it() {
 }
 
 #[test]
+fn a_file_that_moved_and_has_another_digest_in_its_name_refers_to_what_it_was() {
+    let (old, other) = (noise(5, 1 << 20), noise(6, 1 << 20));
+    let mut new = old.clone();
+    new[..100].copy_from_slice(&noise(7, 100));
+    new.push(0);
+    let scratch = Scratch::new();
+    let held = scratch.package("p@1", &[(b"libs/libx-8a7f9d56.so.1", &old), (b"libs/libx-9a.so.1", &other[..1000])]);
+    let files: &[(&[u8], &[u8])] = &[(b"lib/libx-c6062d5f.so.2", &new)];
+    let referring = sent(&scratch.package("p@2", files), Codec::Referring, Some(&held));
+    assert_is(&referring, files, "2");
+    assert!(referring.pieces.1 > 0 && referring.packed < 10_000, "{:?} {}", referring.pieces, referring.packed);
+}
+
+#[test]
 fn an_ancestor_that_is_another_here_than_at_the_target_is_not_used() {
     let scratch = Scratch::new();
     let files: &[(&[u8], &[u8])] = &[(b"same", &[7; 5000])];
