@@ -50,6 +50,11 @@ impl Ancestor {
         std::fs::symlink_metadata(self.root.join(DESCPKG)).is_ok_and(is_the_same)
     }
 
+    /// Which version it is, the time of its `descpkg`, and where it lies here.
+    pub(super) fn place(&self) -> (&Version, i64, &Path) {
+        (&self.version, self.time, &self.root)
+    }
+
     /// The file that one with this path most likely came from: the same path, else that with the version in it replaced.
     pub(super) fn relative(&self, path: &[u8]) -> Option<Relative> {
         let renamed = replaced(path, self.next.as_str().as_bytes(), self.version.as_str().as_bytes());

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::{FileExt as _, symlink};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, UNIX_EPOCH};
 
-use blat_domain::frames::{MOST_BASE, MOST_PIECE, Rule, decode, header};
+use blat_domain::frames::{HEADER, Lane, MOST_BASE, MOST_PIECE, Rule, decode, header};
 use blat_domain::name::PackageId;
 use blat_domain::plan::Size;
+use tokio::sync::mpsc;
 
 use super::*;
 
@@ -63,6 +65,17 @@ struct Unpacked {
     given_up: GivenUp,
 }
 
+/// The way to a lane that wants everything.
+fn outlet(frames: &mpsc::Sender<Vec<u8>>) -> Outlet<'_> {
+    static WANTED: AtomicBool = AtomicBool::new(false);
+    Outlet::new(LANE, frames, &WANTED)
+}
+
+/// A store that nobody shares.
+fn unshared() -> Store {
+    Store::new("/nowhere".into())
+}
+
 /// Packs and unpacks one package, whose ancestor is `held` where there is one.
 fn sent(parcel: &Parcel, codec: Codec, held: Option<&Parcel>) -> Unpacked {
     let ancestor =
@@ -70,8 +83,7 @@ fn sent(parcel: &Parcel, codec: Codec, held: Option<&Parcel>) -> Unpacked {
     let attempt = Attempt { number: 1, parcel: parcel.clone(), ask: false, ancestor };
     let (frames, mut packed) = mpsc::channel(100_000);
     let (_answers, held_files) = std::sync::mpsc::channel();
-    let given_up =
-        pack(vec![attempt], LANE, codec, &Progress::default(), &frames, &held_files, &AtomicBool::new(false));
+    let given_up = pack(vec![attempt], codec, outlet(&frames), &unshared(), &Progress::default(), &held_files);
     drop(frames);
     let mut unpacked = Unpacked { given_up, ..Unpacked::default() };
     let (mut entries, mut digests) = (Vec::new(), Sha256::new());
@@ -266,7 +278,7 @@ fn a_file_that_changes_while_it_is_sent_spoils_its_package_and_not_the_next() {
     let (frames, mut packed) = mpsc::channel(1);
     let (_answers, held) = std::sync::mpsc::channel();
     let packing = std::thread::spawn(move || {
-        pack(attempts.to_vec(), LANE, Codec::Plain, &Progress::default(), &frames, &held, &AtomicBool::new(false))
+        pack(attempts.to_vec(), Codec::Plain, outlet(&frames), &unshared(), &Progress::default(), &held)
     });
     // Package and Entries are out, so the first piece is not yet: no more than two frames are ahead of us.
     let mut ends = Vec::new();
