@@ -212,11 +212,16 @@ impl<'a> Packer<'a> {
         if *ask || self.codec == Codec::Plain || !self.store.takes(parcel.size.bytes) {
             return None;
         }
+        // Without a version to refer to, both come to the same.
+        let codec = match (self.codec, ancestor) {
+            (Codec::Referring, None) => Codec::Zstd,
+            (codec, _) => codec,
+        };
         let ingredients = Ingredients {
             package: &parcel.package,
             time: parcel.time,
             root: &parcel.path,
-            form: &self.codec.form(),
+            form: &codec.form(),
             base: ancestor.map(Ancestor::place),
         };
         // What cannot be walked cannot be packed either, which is told then.

@@ -14,6 +14,8 @@ use tokio::sync::mpsc;
 
 use super::*;
 
+mod sharing;
+
 const LANE: Lane = Lane(3);
 const TIME: u64 = 1_700_000_000;
 
@@ -78,20 +80,33 @@ fn unshared() -> Store {
 
 /// Packs and unpacks one package, whose ancestor is `held` where there is one.
 fn sent(parcel: &Parcel, codec: Codec, held: Option<&Parcel>) -> Unpacked {
+    sent_by(&unshared(), parcel, codec, held)
+}
+
+/// The same by an agent with this store.
+fn sent_by(store: &Store, parcel: &Parcel, codec: Codec, held: Option<&Parcel>) -> Unpacked {
     let ancestor =
         held.map(|held| Ancestor::new(held.package.version.clone(), held.time, &parcel.package, &parcel.path));
     let attempt = Attempt { number: 1, parcel: parcel.clone(), ask: false, ancestor };
-    let (frames, mut packed) = mpsc::channel(100_000);
+    let (frames, packed) = mpsc::channel(100_000);
     let (_answers, held_files) = std::sync::mpsc::channel();
-    let given_up = pack(vec![attempt], codec, outlet(&frames), &unshared(), &Progress::default(), &held_files);
+    let given_up = pack(vec![attempt], codec, outlet(&frames), store, &Progress::default(), &held_files);
     drop(frames);
-    let mut unpacked = Unpacked { given_up, ..Unpacked::default() };
+    Unpacked { given_up, ..unpacked(packed, held) }
+}
+
+/// What these frames bring.
+fn unpacked(mut packed: mpsc::Receiver<Vec<u8>>, held: Option<&Parcel>) -> Unpacked {
+    let mut unpacked = Unpacked::default();
     let (mut entries, mut digests) = (Vec::new(), Sha256::new());
     while let Some(frame) = packed.blocking_recv() {
         let (head, body) = frame.split_first_chunk::<HEADER>().expect("a header");
         assert_eq!(header(*head), Ok((body.len(), LANE)));
         match decode(body).expect("a request") {
-            Request::Package { .. } => {}
+            Request::Package { .. } => {
+                (entries, digests) = (Vec::new(), Sha256::new());
+                unpacked.files.clear();
+            }
             Request::Entries { entries: more } => {
                 more.iter().for_each(|entry| unpacked.entry(entry, held));
                 entries.extend(more);
