@@ -126,7 +126,7 @@ fn a_slow_target_holds_up_no_other() {
 #[test]
 fn an_agent_that_is_stopped_in_the_midst_holds_up_no_other_and_when_it_is_killed_the_next_takes_over() {
     let lab = lab("stopped", &[("core", "1")]);
-    lab.package("core", "1", |p| (0..24).fold(p, |p, n| p.noise(&n.to_string(), 4 * MIB)));
+    lab.package("core", "1", |p| (0..16).fold(p, |p, n| p.noise(&n.to_string(), 4 * MIB)));
     let stopped = lab.start_agent_once("perth");
     let unfinished = || unfinished(&lab);
     while unfinished().is_none() {
@@ -137,7 +137,7 @@ fn an_agent_that_is_stopped_in_the_midst_holds_up_no_other_and_when_it_is_killed
 
     lab.agent_once("oslo").expect_success();
     assert_published(&lab, "oslo", "core", "1");
-    assert_eq!(store(&lab), [part.clone()], "only the stopped one could finish it");
+    assert_eq!(store(&lab), std::slice::from_ref(&part), "only the stopped one could finish it");
 
     process::signal(stopped.pid(), Signal::KILL);
     stopped.finish();
