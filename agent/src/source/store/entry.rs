@@ -146,10 +146,12 @@ pub(super) fn read_frame(from: &mut impl Read, lane: Lane) -> io::Result<Option<
     if length == 0 {
         return Ok(None);
     }
-    let mut frame = vec![0; HEADER + length + CHECKSUM];
-    let (start, rest) = frame.split_at_mut(HEADER);
-    start.copy_from_slice(&head);
-    from.read_exact(rest)?;
+    let rest = length + CHECKSUM;
+    let mut frame = Vec::with_capacity(HEADER + rest);
+    frame.extend(head);
+    if from.take(rest as u64).read_to_end(&mut frame)? < rest {
+        return Err(damaged("it ends in the midst of a frame"));
+    }
     let said = frame.split_off(HEADER + length);
     if said != checksum(&frame) {
         return Err(damaged("a checksum is wrong"));

@@ -186,6 +186,27 @@ fn one_makes_it_while_the_others_wait() {
 }
 
 #[test]
+fn whoever_looks_while_it_is_finished_does_not_make_it_again() {
+    let scratch = scratch();
+    let (store, makers) = (store(&scratch), AtomicUsize::new(0));
+    const ROUNDS: usize = 200;
+    for round in 0..ROUNDS {
+        let key = key(&round.to_string());
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    if let Turn::Make(making) = store.turn(&key, || false) {
+                        makers.fetch_add(1, Ordering::SeqCst);
+                        make(making, &store, 1);
+                    }
+                });
+            }
+        });
+    }
+    assert_eq!(makers.load(Ordering::SeqCst), ROUNDS);
+}
+
+#[test]
 fn what_a_killed_one_left_is_made_by_the_next() {
     let scratch = scratch();
     let store = store(&scratch);
