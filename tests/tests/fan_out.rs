@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+use blat_tests::disk::Disk;
 use blat_tests::{Dice, Lab, process, tree};
 use rustix::process::Signal;
 
@@ -170,4 +171,19 @@ fn agents_that_are_killed_at_any_moment_leave_the_others_all_they_need() {
         packages.iter().for_each(|name| assert_published(&lab, target, name, "1"));
     }
     assert_nothing_is_locked(&lab);
+}
+
+#[test]
+fn as_root_where_the_store_s_disk_is_full_packages_are_sent_all_the_same() {
+    let lab = lab("fullstore", &[("large", "1"), ("small", "1")]);
+    lab.package("large", "1", |p| p.noise("large", 12 * MIB));
+    lab.package("small", "1", |p| p.noise("small", MIB));
+    fs::create_dir_all(lab.home().join("state/store")).expect("an own directory");
+    let _disk = Disk::mount(lab.home().join("state/store"), "size=3m");
+    for target in TARGETS {
+        lab.agent_once(target).expect_success().says("cannot write to the store");
+        assert_published(&lab, target, "large", "1");
+        assert_published(&lab, target, "small", "1");
+    }
+    assert!(unfinished(&lab).is_none(), "what has no room leaves nothing");
 }
