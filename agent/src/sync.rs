@@ -257,6 +257,7 @@ impl Workplace {
             size: step.size,
             rule: rule(step),
             tagged: None,
+            print: self.source.print(&step.package),
         };
         steps.iter().map(parcel).collect()
     }

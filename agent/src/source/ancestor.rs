@@ -16,6 +16,7 @@ use walkdir::WalkDir;
 
 use super::DESCPKG;
 use super::pack::{below, open};
+use super::tree::Print;
 
 /// Bytes that are compared at once.
 const BLOCK: usize = 256 << 10;
@@ -35,6 +36,8 @@ pub(crate) struct Ancestor {
     time: i64,
     /// The later version.
     next: Version,
+    /// Its tree, where that was looked at a moment ago.
+    print: Option<Print>,
     kin: OnceLock<Kin>,
 }
 
@@ -52,9 +55,9 @@ pub(super) struct Relative {
 
 impl Ancestor {
     /// `version` of a package, whose `descpkg` has this time on the target, and which lies beside `next` in the archive.
-    pub(crate) fn new(version: Version, time: i64, next: &PackageId, next_root: &Path) -> Self {
+    pub(crate) fn new(version: Version, time: i64, print: Option<Print>, next: &PackageId, next_root: &Path) -> Self {
         let root = next_root.with_file_name(version.as_str());
-        Self { version, root, time, next: next.version.clone(), kin: OnceLock::new() }
+        Self { version, root, time, next: next.version.clone(), print, kin: OnceLock::new() }
     }
 
     /// Whether the source has that very version still.
@@ -63,9 +66,9 @@ impl Ancestor {
         std::fs::symlink_metadata(self.root.join(DESCPKG)).is_ok_and(is_the_same)
     }
 
-    /// Which version it is, the time of its `descpkg`, and where it lies here.
-    pub(super) fn place(&self) -> (&Version, i64, &Path) {
-        (&self.version, self.time, &self.root)
+    /// Which version it is, the time of its `descpkg`, where it lies here, and its tree where that is known.
+    pub(super) fn place(&self) -> (&Version, i64, &Path, Option<Print>) {
+        (&self.version, self.time, &self.root, self.print)
     }
 
     /// The file that one with this path and size most likely came from: the same path, else that with the version in it replaced, else

@@ -6,13 +6,14 @@ pub(crate) mod pack;
 pub(crate) mod pieces;
 pub(crate) mod store;
 mod tarball;
+pub(crate) mod tree;
 
 use std::collections::HashMap;
 use std::fs::{self, Metadata};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use blat_domain::inventory::Inventory;
@@ -20,8 +21,7 @@ use blat_domain::links::{Followed, addressee, follow};
 use blat_domain::name::PackageId;
 use blat_domain::plan::{Hold, Size, Source};
 use blat_domain::release::WantedSet;
-use blat_domain::text::printable;
-use walkdir::WalkDir;
+use tree::{Print, Tree};
 
 use crate::target::{Parcel, Rule};
 
@@ -36,6 +36,8 @@ pub(crate) struct SourceArchive {
     patience: Duration,
     /// What was measured once: packages are immutable, so it holds as long as the time of their `descpkg`.
     measured: Arc<Mutex<HashMap<PackageId, (i64, Size)>>>,
+    /// Of packages that the last survey found lacking.
+    prints: Arc<Mutex<HashMap<PackageId, Print>>>,
 }
 
 /// Why the archive as a whole cannot be used.
@@ -49,7 +51,7 @@ pub(crate) struct ArchiveError {
 impl SourceArchive {
     /// The archive at `root`, where a package that is still writable waits for `patience`.
     pub(crate) fn new(root: PathBuf, patience: Duration) -> Self {
-        Self { root, patience, measured: Arc::default() }
+        Self { root, patience, measured: Arc::default(), prints: Arc::default() }
     }
 
     /// The same under other settings; what was measured is known still where the place is the same.
@@ -76,6 +78,7 @@ impl SourceArchive {
     /// rest one look at its `descpkg` is enough.
     pub(crate) fn survey(&self, wanted: WantedSet, inventory: &Inventory) -> Followed {
         let now = SystemTime::now();
+        self.prints().clear();
         follow(wanted, inventory, |package| self.look(package, inventory.packages.get(package).copied(), now))
     }
 
@@ -89,6 +92,7 @@ impl SourceArchive {
                 size,
                 rule: Rule::Repair,
                 tagged: None,
+                print: self.print(package),
             }),
             Source::Link { to } => Err(format!("at the source it is a link to {to}")),
             Source::Held(hold) => Err(hold.to_string()),
@@ -117,9 +121,19 @@ impl SourceArchive {
             return *size;
         }
         // What cannot be measured now is asked again next time.
-        let Ok(size) = measure(&self.path(package)) else { return Size::default() };
+        let Ok(Tree { size, .. }) = Tree::look(&self.path(package)) else { return Size::default() };
         measured.insert(package.clone(), (time, size));
         size
+    }
+
+    /// What told a package from any other state of itself when the last survey found it lacking.
+    pub(crate) fn print(&self, package: &PackageId) -> Option<Print> {
+        self.prints().get(package).copied()
+    }
+
+    fn prints(&self) -> MutexGuard<'_, HashMap<PackageId, Print>> {
+        // Each change is whole in itself.
+        self.prints.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Where a package lives.
@@ -163,8 +177,11 @@ impl SourceArchive {
         if let Some(ready_in) = self.still_writable(&root, &descpkg, now) {
             return Source::Held(Hold::Writable { ready_in });
         }
-        match measure(&path) {
-            Ok(size) => Source::Ready { time, size },
+        match Tree::look(&path) {
+            Ok(Tree { size, print }) => {
+                self.prints().insert(package.clone(), print);
+                Source::Ready { time, size }
+            }
             Err(why) => Source::Held(Hold::Unusable { why }),
         }
     }
@@ -185,25 +202,6 @@ fn linked(package: &PackageId, to: &str) -> Source {
         Ok(to) => Source::Link { to },
         Err(why) => Source::Held(Hold::BadLink { to: to.to_owned(), why }),
     }
-}
-
-/// How much a package is, and that all of it can be sent.
-fn measure(path: &Path) -> Result<Size, String> {
-    let mut size = Size::default();
-    for entry in WalkDir::new(path).min_depth(1) {
-        let entry = entry.map_err(|error| format!("cannot read the package at the source: {error}"))?;
-        let kind = entry.file_type();
-        size.entries += 1;
-        if kind.is_file() {
-            let metadata =
-                entry.metadata().map_err(|error| format!("cannot read the package at the source: {error}"))?;
-            size.bytes += metadata.len();
-        } else if !kind.is_dir() && !kind.is_symlink() {
-            let name = printable(&entry.path().to_string_lossy());
-            return Err(format!("{name} is neither file, directory nor symbolic link; remove it from the package"));
-        }
-    }
-    Ok(size)
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ use blat_domain::status::FarEnd;
 use jiff::Timestamp;
 
 use crate::progress::Progress;
+use crate::source::tree::Print;
 
 /// A package to be delivered, as the source has it.
 #[derive(Debug, Clone)]
@@ -42,6 +43,8 @@ pub(crate) struct Parcel {
     pub(crate) rule: Rule,
     /// When the tag that asks for it was dropped, where one does.
     pub(crate) tagged: Option<Timestamp>,
+    /// What told it from any other state of itself when it was measured.
+    pub(crate) print: Option<Print>,
 }
 
 /// What a target found when it hashed a package again.

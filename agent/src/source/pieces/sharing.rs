@@ -1,6 +1,7 @@
 //! A package that was packed for another target comes from the store; one that is packed first goes there.
 
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use blat_domain::frames::{MOST_DATA, Request};
 
@@ -9,6 +10,7 @@ use super::{Attempt, Codec, ENTRIES, Held, PIECE, Packed, Packer, REFERRING_PIEC
 use crate::progress::Progress;
 use crate::source::ancestor::Ancestor;
 use crate::source::store::{Ingredients, Key, Turn};
+use crate::source::tree::Tree;
 
 impl Packer<'_> {
     /// Sends a package: from the store where it is there, and otherwise packed, for the store as well where it belongs there.
@@ -62,15 +64,20 @@ impl Packer<'_> {
         if *ask || self.codec == Codec::Plain || !self.store.takes(parcel.size.bytes) {
             return None;
         }
-        let ingredients = Ingredients {
+        // What cannot be walked cannot be packed either, which is told then.
+        let walked = |root: &Path| Tree::look(root).ok().map(|tree| tree.print);
+        let tree = parcel.print.or_else(|| walked(&parcel.path))?;
+        let base = match ancestor.map(Ancestor::place) {
+            None => None,
+            Some((version, time, root, print)) => Some((version, time, print.or_else(|| walked(root))?)),
+        };
+        Some(Key::of(&Ingredients {
             package: &parcel.package,
             time: parcel.time,
-            root: &parcel.path,
+            tree: &tree,
             form: &self.codec.form(),
-            base: ancestor.map(Ancestor::place),
-        };
-        // What cannot be walked cannot be packed either, which is told then.
-        Key::of(&ingredients).ok()
+            base: base.as_ref().map(|(version, time, print)| (*version, *time, print)),
+        }))
     }
 }
 

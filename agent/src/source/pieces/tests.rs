@@ -41,7 +41,7 @@ impl Scratch {
             fs::write(&file, bytes).expect("a file");
         }
         set_time(&path.join("descpkg"), TIME);
-        Parcel { package, path, time: TIME as i64, size: Size::default(), rule: Rule::New, tagged: None }
+        Parcel { package, path, time: TIME as i64, size: Size::default(), rule: Rule::New, tagged: None, print: None }
     }
 }
 
@@ -86,7 +86,7 @@ fn sent(parcel: &Parcel, codec: Codec, held: Option<&Parcel>) -> Unpacked {
 /// The same by an agent with this store.
 fn sent_by(store: &Store, parcel: &Parcel, codec: Codec, held: Option<&Parcel>) -> Unpacked {
     let ancestor =
-        held.map(|held| Ancestor::new(held.package.version.clone(), held.time, &parcel.package, &parcel.path));
+        held.map(|held| Ancestor::new(held.package.version.clone(), held.time, None, &parcel.package, &parcel.path));
     let attempt = Attempt { number: 1, parcel: parcel.clone(), ask: false, ancestor };
     let (frames, packed) = mpsc::channel(100_000);
     let (_answers, held_files) = std::sync::mpsc::channel();

@@ -1,6 +1,6 @@
 //! Sending packages on one lane: a thread packs ahead of the link, answers are heard while it does.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -16,6 +16,7 @@ use crate::progress::Progress;
 use crate::source::ancestor::Ancestor;
 use crate::source::pieces::{self, Attempt, Codec, Outlet};
 use crate::source::store::Store;
+use crate::source::tree::Print;
 use crate::target::lines::delivery;
 use crate::target::{Delivery, Parcel, TargetError, Told};
 
@@ -50,8 +51,15 @@ impl Errand<'_> {
     ) -> Result<(), TargetError> {
         let mut strand = self.conversation.lane(self.lane).await;
         let (mut held, remains) = (self.held.clone(), self.conversation.remains());
-        let mut attempts: Vec<Attempt> =
-            parcels.into_iter().map(|parcel| self.attempt(parcel, numbers, &remains, &mut held)).collect();
+        let prints = parcels.iter().filter_map(|parcel| Some((parcel.package.clone(), parcel.print?))).collect();
+        let mut attempts: Vec<Attempt> = parcels
+            .into_iter()
+            .map(|parcel| {
+                let ancestor = ancestor(&parcel, &mut held, &prints);
+                let ask = remains.contains(&parcel.package);
+                Attempt { number: numbers.fetch_add(1, Ordering::Relaxed), parcel, ask, ancestor }
+            })
+            .collect();
         let lacking = self.round(&mut strand, attempts.clone(), progress, told).await?;
         attempts.retain(|attempt| lacking.contains(&attempt.number));
         if !attempts.is_empty() {
@@ -66,18 +74,6 @@ impl Errand<'_> {
         }
         strand.settled();
         Ok(())
-    }
-
-    /// A first try, which may make use of what is held. What was sent before on this lane is, by then.
-    fn attempt(&self, parcel: Parcel, numbers: &AtomicU32, remains: &BTreeSet<PackageId>, held: &mut Held) -> Attempt {
-        let PackageId { name, version } = &parcel.package;
-        let versions = held.entry(name.clone()).or_default();
-        let nearest = nearest(version, versions.keys()).and_then(|nearest| versions.get_key_value(nearest));
-        let ancestor =
-            nearest.map(|(nearest, time)| Ancestor::new(nearest.clone(), *time, &parcel.package, &parcel.path));
-        versions.insert(version.clone(), parcel.time);
-        let ask = remains.contains(&parcel.package);
-        Attempt { number: numbers.fetch_add(1, Ordering::Relaxed), parcel, ask, ancestor }
     }
 
     /// Sends all of them once; gives the numbers of those that the receiver could not make from what it held.
@@ -125,6 +121,19 @@ impl Errand<'_> {
         told(given_up.into_iter().map(|(package, why)| (package, Delivery::Failed(why))).collect());
         Ok(lacking.into_iter().filter(|number| expected.contains_key(number)).collect())
     }
+}
+
+/// The version that a parcel may make use of. What was sent before on this lane is held, by then.
+fn ancestor(parcel: &Parcel, held: &mut Held, prints: &HashMap<PackageId, Print>) -> Option<Ancestor> {
+    let PackageId { name, version } = &parcel.package;
+    let versions = held.entry(name.clone()).or_default();
+    let nearest = nearest(version, versions.keys()).and_then(|nearest| versions.get_key_value(nearest));
+    let ancestor = nearest.map(|(nearest, time)| {
+        let print = prints.get(&PackageId { name: name.clone(), version: nearest.clone() }).copied();
+        Ancestor::new(nearest.clone(), *time, print, &parcel.package, &parcel.path)
+    });
+    versions.insert(version.clone(), parcel.time);
+    ancestor
 }
 
 /// What came back for one round.

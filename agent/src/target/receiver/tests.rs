@@ -306,7 +306,15 @@ fn parcel(archive: &Path, package: &str, held: &[u8]) -> Parcel {
     fs::write(path.join("descpkg"), package.version.as_str()).expect("a file");
     let descpkg = fs::File::options().append(true).open(path.join("descpkg")).expect("a file");
     descpkg.set_modified(std::time::UNIX_EPOCH + Duration::from_secs(TIME)).expect("a time");
-    Parcel { package, path, time: TIME as i64, size: Size { bytes: 9, entries: 3 }, rule: Rule::New, tagged: None }
+    Parcel {
+        package,
+        path,
+        time: TIME as i64,
+        size: Size { bytes: 9, entries: 3 },
+        rule: Rule::New,
+        tagged: None,
+        print: None,
+    }
 }
 
 const TIME: u64 = 1_700_000_000;

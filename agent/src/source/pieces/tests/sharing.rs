@@ -61,7 +61,7 @@ fn progress_counts_what_comes_from_the_store() {
     let parcel = scratch.package("p@2", &[(b"same", &[1; 700]), (b"more", &[2; 900])]);
     let mut counted = Vec::new();
     for _ in 0..2 {
-        let ancestor = Ancestor::new(held.package.version.clone(), held.time, &parcel.package, &parcel.path);
+        let ancestor = Ancestor::new(held.package.version.clone(), held.time, None, &parcel.package, &parcel.path);
         let attempt = Attempt { number: 1, parcel: parcel.clone(), ask: false, ancestor: Some(ancestor) };
         let (progress, (frames, _taken)) = (Progress::default(), mpsc::channel(1000));
         let (_answers, held_files) = std::sync::mpsc::channel();
