@@ -3,7 +3,7 @@
 //! A full sync and a tag are the same path: look, decide, deliver. Nothing here decides what should be done.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use blat_domain::inventory::Inventory;
 use blat_domain::links::Followed;
@@ -28,10 +28,11 @@ use crate::workplace::Workplace;
 /// A plan, and what it was made from.
 pub(crate) struct Prepared {
     pub(crate) plan: Plan,
+    /// Without what it wants, which is below.
     answer: Answer,
     /// What the answer wants, with all that its links address.
     wanted: WantedSet,
-    inventory: Inventory,
+    inventory: Arc<Inventory>,
     /// Up to which epoch second Release Manager knows all.
     known_up_to: i64,
 }
@@ -46,7 +47,7 @@ impl Workplace {
             self.desk.ask(settings.release_manager.as_ref(), &settings.selection),
             self.target.inventory()
         );
-        let answer = answer.map_err(|error| problem(None, error.to_string(), Backoff::PACKAGE))?;
+        let mut answer = answer.map_err(|error| problem(None, error.to_string(), Backoff::PACKAGE))?;
         let inventory = inventory.map_err(|error| unreached("cannot list the target's packages", error))?;
         if inventory.foreign.count > 0 {
             let examples = inventory.foreign.examples.join(", ");
@@ -60,9 +61,9 @@ impl Workplace {
         let (clock_doubt, tagged) = (self.memory.doubt(inventory.clock), self.memory.tagged());
         let (aging, max_delete) = (settings.aging, settings.max_delete);
         let surveying = tokio::task::spawn_blocking(move || {
-            let resolution = &answer.resolution;
+            let resolution = &mut answer.resolution;
             source.check(!resolution.wanted.is_empty()).map_err(|error| error.to_string())?;
-            let Followed { wanted, survey } = source.survey(resolution.wanted.clone(), &inventory);
+            let Followed { wanted, survey } = source.survey(std::mem::take(&mut resolution.wanted), &inventory);
             let mut plan = plan(&wanted, &inventory, &survey, resolution.unknown.clone());
             plan.snapshot = resolution.snapshot;
             plan.fit(Room { disk: inventory.free, archive: source.left_below(max_size, &inventory) });
@@ -214,7 +215,7 @@ impl Workplace {
         // Before anything is sent: from then on it must not be taken for extra.
         self.memory.note_tags(&packages);
         let (source, max_size) = (self.source.clone(), self.settings.max_size);
-        let inventory = if max_size == 0 { Ok(Inventory::default()) } else { self.target.inventory().await };
+        let inventory = if max_size == 0 { Ok(Arc::default()) } else { self.target.inventory().await };
         let inventory = match inventory {
             Ok(inventory) => inventory,
             Err(error) => {

@@ -50,7 +50,8 @@ impl Workplace {
     pub(crate) async fn verify(&self, repair: bool) -> Result<Tally, Problem> {
         let inventory = self.target.inventory().await;
         let inventory = inventory.map_err(|error| unreached("cannot list the target's packages", error))?;
-        let packages: Vec<(PackageId, i64)> = inventory.packages.into_iter().collect();
+        let packages: Vec<(PackageId, i64)> =
+            inventory.packages.iter().map(|(package, time)| (package.clone(), *time)).collect();
         let mut tally = Tally::default();
         let mut wrong = Vec::new();
         for some in packages.chunks(AT_ONCE) {

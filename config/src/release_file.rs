@@ -71,10 +71,10 @@ fn catalog(file: File) -> Catalog {
     for project in file.projects {
         let mut releases = Vec::new();
         for release in project.releases {
-            let mut packages = Vec::new();
+            let mut packages: Vec<PackageId> = Vec::with_capacity(release.packages.len());
             for text in release.packages {
                 match text.parse::<PackageId>() {
-                    Ok(package) => packages.push(package),
+                    Ok(package) => packages.push(package.beside(packages.last())),
                     Err(error) => catalog.rejected.push(format!("release {}: {error}", printable(&release.name))),
                 }
             }

@@ -80,7 +80,8 @@ impl Inventory {
         let id = PackageId::new(name.unwrap_or_default(), version.unwrap_or_default());
         let taken = match (kind, id, rest) {
             (Some("package"), Ok(id), Some(time)) => time.parse().ok().map(|time| {
-                self.packages.insert(id, time);
+                let neighbour = self.packages.range(..&id).next_back().map(|(neighbour, _)| neighbour);
+                self.packages.insert(id.beside(neighbour), time);
             }),
             (Some("link"), Ok(id), Some(to)) => {
                 self.links.insert(id, to.to_owned());

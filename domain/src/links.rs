@@ -4,6 +4,7 @@
 //! show what lies outside the package it belongs to.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use crate::inventory::Inventory;
 use crate::name::{PackageId, Version};
@@ -36,11 +37,12 @@ pub fn addressee(link: &PackageId, to: &str) -> Result<Version, String> {
 pub struct Followed {
     /// What was wanted, and what it addresses.
     pub wanted: WantedSet,
-    /// Every package of `wanted` as the source has it.
+    /// The packages of `wanted` as the source has them, but for those that the target holds as they are: in a large archive that is nearly
+    /// all of them.
     pub survey: BTreeMap<PackageId, Source>,
 }
 
-/// Follows the links among what is `wanted`, asking `look` once for each package.
+/// Follows the links among what is `wanted`, asking `look` for each package.
 ///
 /// A link that the source cannot show at the moment is followed as the target has it: what it addresses there must not
 /// be taken for something that nothing wants.
@@ -100,7 +102,14 @@ impl<F: FnMut(&PackageId) -> Source> Seen<F> {
 
     fn next(&mut self, package: &PackageId, inventory: &Inventory) -> Option<PackageId> {
         let look = &mut self.look;
-        match self.survey.entry(package.clone()).or_insert_with(|| look(package)) {
+        let source = match self.survey.entry(package.clone()) {
+            Entry::Occupied(seen) => seen.into_mut(),
+            Entry::Vacant(place) => match look(package) {
+                Source::Ready { time, .. } if inventory.packages.get(package) == Some(&time) => return None,
+                source => place.insert(source),
+            },
+        };
+        match source {
             Source::Link { to } => Some(PackageId { name: package.name.clone(), version: to.clone() }),
             Source::Ready { .. } => None,
             Source::Held(_) => {

@@ -111,6 +111,14 @@ impl PackageId {
         Ok(Self { name: name.parse()?, version: version.parse()? })
     }
 
+    /// The same, with the text of its name shared with that of a neighbour in a list, which mostly has the same one.
+    pub fn beside(self, neighbour: Option<&Self>) -> Self {
+        match neighbour {
+            Some(neighbour) if neighbour.name == self.name => Self { name: neighbour.name.clone(), ..self },
+            Some(_) | None => self,
+        }
+    }
+
     /// Where the package lives below an archive: `NAME/VERSION`.
     pub fn path(&self) -> String {
         format!("{}/{}", self.name, self.version)

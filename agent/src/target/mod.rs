@@ -136,7 +136,7 @@ pub(crate) trait Target: Send + Sync {
     async fn appetite(&self) -> Result<Appetite, TargetError>;
 
     /// What it holds. An incomplete listing is an error, never a short inventory.
-    async fn inventory(&self) -> Result<Inventory, TargetError>;
+    async fn inventory(&self) -> Result<Arc<Inventory>, TargetError>;
 
     /// Delivers parcels. `told` hears the outcome of each, in no particular order; an error says nothing about those it has not heard of.
     async fn receive(&self, parcels: &[Parcel], progress: &Arc<Progress>, told: &Told<'_>) -> Result<(), TargetError>;

@@ -85,14 +85,14 @@ impl Target for ScriptTarget {
         Ok(APPETITE)
     }
 
-    async fn inventory(&self) -> Result<Inventory, TargetError> {
+    async fn inventory(&self) -> Result<Arc<Inventory>, TargetError> {
         self.knowledge.doubt().await;
         self.compression().await?;
         let mut inventory = Inventory::default();
         self.run("get_plist", "", Input::Bytes(Vec::new()), |line| inventory.add_line(line)).await?;
         let taken = self.reserve.saturating_add(UnderWay::total(&self.under_way));
         inventory.free = inventory.free.map(|free| free.saturating_sub(taken));
-        Ok(inventory)
+        Ok(Arc::new(inventory))
     }
 
     async fn receive(&self, parcels: &[Parcel], progress: &Arc<Progress>, told: &Told<'_>) -> Result<(), TargetError> {

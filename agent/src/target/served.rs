@@ -46,7 +46,7 @@ impl Target for ServedTarget {
         self.target().await?.appetite().await
     }
 
-    async fn inventory(&self) -> Result<Inventory, TargetError> {
+    async fn inventory(&self) -> Result<Arc<Inventory>, TargetError> {
         self.target().await?.inventory().await
     }
 

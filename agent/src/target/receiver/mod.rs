@@ -48,7 +48,7 @@ pub(crate) struct ReceiverTarget {
     under_way: AtomicU64,
     conversation: Mutex<Option<Arc<Conversation>>>,
     /// What the last listing said, and what was published since: the next one brings only what differs.
-    known: std::sync::Mutex<Inventory>,
+    known: std::sync::Mutex<Arc<Inventory>>,
     numbers: AtomicU32,
 }
 
@@ -109,7 +109,8 @@ impl ReceiverTarget {
 
     /// Remembers what has just been published: the next parcels may refer to it.
     fn note(&self, times: &HashMap<&PackageId, i64>, news: &[(PackageId, Delivery)]) {
-        let mut known = self.known();
+        let mut shared = self.known();
+        let known = Arc::make_mut(&mut shared);
         for (package, delivery) in news {
             match delivery {
                 Delivery::Published | Delivery::Replaced | Delivery::Already => {
@@ -120,7 +121,7 @@ impl ReceiverTarget {
         }
     }
 
-    fn known(&self) -> MutexGuard<'_, Inventory> {
+    fn known(&self) -> MutexGuard<'_, Arc<Inventory>> {
         // It is a memory only: the next listing corrects whatever is wrong with it.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -142,18 +143,19 @@ impl Target for ReceiverTarget {
         Ok(Appetite { size: Size { bytes: u64::MAX, entries: u64::MAX }, streams: 1 })
     }
 
-    async fn inventory(&self) -> Result<Inventory, TargetError> {
+    async fn inventory(&self) -> Result<Arc<Inventory>, TargetError> {
         let request = Request::List { buckets: self.known().buckets(buckets::USUAL).digests() };
-        let mut news = Vec::new();
-        let differing = self.ask(&request, |line| news.push(line.to_owned())).await?;
-        let mut known = self.known();
+        // One text, since it may be as long as the archive is large.
+        let mut news = String::new();
+        let differing = self.ask(&request, |line| news.extend([line, "\n"])).await?;
+        let mut shared = self.known();
+        let known = Arc::make_mut(&mut shared);
         known.empty_buckets(&differing, buckets::USUAL);
         (known.clock, known.free, known.foreign) = (None, None, Default::default());
-        news.iter().for_each(|line| known.add_line(line));
-        let mut inventory = known.clone();
+        news.lines().for_each(|line| known.add_line(line));
         let taken = self.reserve.saturating_add(UnderWay::total(&self.under_way));
-        inventory.free = inventory.free.map(|free| free.saturating_sub(taken));
-        Ok(inventory)
+        known.free = known.free.map(|free| free.saturating_sub(taken));
+        Ok(shared.clone())
     }
 
     async fn receive(&self, parcels: &[Parcel], progress: &Arc<Progress>, told: &Told<'_>) -> Result<(), TargetError> {
