@@ -5,6 +5,7 @@
 mod args;
 mod bars;
 mod check;
+mod company;
 mod daemon;
 mod enrol;
 mod history;

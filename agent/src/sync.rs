@@ -104,6 +104,7 @@ impl Workplace {
             bytes: 0,
             snapshot: None,
         };
+        self.look_for_company().await;
         let problem = match self.prepare(allow_delete).await {
             Ok(mut prepared) => {
                 self.desk.keep(&mut prepared.answer).await;

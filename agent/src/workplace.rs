@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use blat_config::{Home, Settings, Transport as Way};
 
+use crate::company;
 use crate::history::History;
 use crate::memory::{self, Memory};
 use crate::progress::Progress;
 use crate::release::Desk;
 use crate::source::SourceArchive;
+use crate::source::store::Store;
 use crate::target::Target;
 use crate::target::far_end::{Knowledge, Scout};
 use crate::target::served::ServedTarget;
@@ -27,6 +29,9 @@ pub(crate) struct Workplace {
     /// What all that is sent to the target goes through.
     valve: Arc<Valve>,
     pub(crate) source: SourceArchive,
+    /// Where the agents of the home tree find what one of them has packed.
+    store: Arc<Store>,
+    home: Home,
     pub(crate) progress: Arc<Progress>,
     pub(crate) desk: Desk,
     pub(crate) history: History,
@@ -51,11 +56,20 @@ impl Workplace {
 
     fn at(home: &Home, settings: Settings, sockets: SocketDirectory) -> Self {
         let valve = Arc::new(Valve::new(settings.bandwidth.clone()));
-        let target = target(home, &settings, sockets, valve.clone());
+        let store = Arc::new(Store::new(home.store_dir()));
+        let target = target(home, &settings, sockets, valve.clone(), store.clone());
         let source = SourceArchive::new(settings.source.clone(), settings.writable);
         let (desk, history) = (Desk::new(home, &settings.name), History::new(home, &settings.name));
         let memory = Arc::new(Memory::load(home.target_state_dir(&settings.name).join(memory::FILE)));
-        Self { target, valve, source, progress: Arc::default(), desk, history, memory, settings: Arc::new(settings) }
+        let (home, progress, settings) = (home.clone(), Arc::default(), Arc::new(settings));
+        Self { target, valve, source, store, home, progress, desk, history, memory, settings }
+    }
+
+    /// Finds out whether another target could use what is packed for this one: else nothing is kept of it.
+    pub(crate) async fn look_for_company(&self) {
+        let (home, settings) = (self.home.clone(), self.settings.clone());
+        let has_company = tokio::task::spawn_blocking(move || company::is_there(&home, &settings)).await;
+        self.store.share(has_company.unwrap_or(false));
     }
 
     /// The same under other settings. The connection is kept where they lead to the same place by the same way.
@@ -77,11 +91,17 @@ impl Workplace {
     }
 }
 
-fn target(home: &Home, settings: &Settings, sockets: SocketDirectory, valve: Arc<Valve>) -> Arc<dyn Target> {
+fn target(
+    home: &Home,
+    settings: &Settings,
+    sockets: SocketDirectory,
+    valve: Arc<Valve>,
+    store: Arc<Store>,
+) -> Arc<dyn Target> {
     let (archive, bin) = (settings.archive.clone(), settings.bin.clone());
     let transport = transport(home, settings, sockets);
     let knowledge = Knowledge::new(transport, scout(settings), valve);
-    Arc::new(ServedTarget::new(knowledge, archive, bin, settings.disk_reserve))
+    Arc::new(ServedTarget::new(knowledge, archive, bin, settings.disk_reserve, store))
 }
 
 /// What finds out what serves the target.

@@ -156,6 +156,11 @@ impl Home {
         self.history_dir().join(format!("{target}.jsonl"))
     }
 
+    /// `state/store/`: packages as they were packed for one target, for the agents of the others. May be deleted at any time.
+    pub fn store_dir(&self) -> PathBuf {
+        self.state_dir().join("store")
+    }
+
     /// A path below the root as it is shown to people.
     pub fn shown<'a>(&self, path: &'a Path) -> &'a Path {
         path.strip_prefix(&self.root).unwrap_or(path)
@@ -204,7 +209,7 @@ impl Home {
 
 /// Why no target can have this name, where none can: its pid file, log or state would be the master's own.
 pub(crate) fn reserved(name: &TargetName) -> Option<String> {
-    const RESERVED: [&str; 5] = ["blatd", "blatd.stderr", "handshakes", "history", "status.json"];
+    const RESERVED: [&str; 6] = ["blatd", "blatd.stderr", "handshakes", "history", "status.json", "store"];
     let taken = RESERVED.contains(&name.as_str());
     taken.then(|| format!("no target can be named {name}: the master has files of that name"))
 }

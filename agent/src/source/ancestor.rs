@@ -63,6 +63,11 @@ impl Ancestor {
         std::fs::symlink_metadata(self.root.join(DESCPKG)).is_ok_and(is_the_same)
     }
 
+    /// Which version it is, the time of its `descpkg`, and where it lies here.
+    pub(super) fn place(&self) -> (&Version, i64, &Path) {
+        (&self.version, self.time, &self.root)
+    }
+
     /// The file that one with this path and size most likely came from: the same path, else that with the version in it replaced, else
     /// the one of the same stem that is nearest in size.
     pub(super) fn relative(&self, path: &[u8], size: u64) -> Option<Relative> {

@@ -4,6 +4,7 @@ pub(crate) mod ancestor;
 mod encoder;
 pub(crate) mod pack;
 pub(crate) mod pieces;
+pub(crate) mod store;
 mod tarball;
 
 use std::collections::HashMap;

@@ -2,25 +2,28 @@
 //!
 //! Everything is read once, hashed on the way, and held for no longer than its piece. What the target verifies is what was read here.
 
+mod course;
+mod outlet;
+mod sharing;
+
 use std::fs::{File, Metadata};
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::Path;
 
-use blat_domain::frames::{
-    Base, Entry, HEADER, Kind, LONGEST_BODY, Lane, MOST_DATA, Part, Piece, Request, Time, append,
-};
+use blat_domain::frames::{Base, Entry, Kind, LONGEST_BODY, MOST_DATA, Part, Piece, Request, Time};
 use blat_domain::manifest::line as manifest_line;
 use blat_domain::text::printable;
 use sha2::{Digest, Sha256};
-use tokio::sync::mpsc;
 use walkdir::{DirEntry, WalkDir};
 
+use self::course::{Course, Waiting, path_of, permissions};
+pub(crate) use self::outlet::Outlet;
 use super::DESCPKG;
-use super::ancestor::{Ancestor, Relative};
+use super::ancestor::Ancestor;
 use super::pack::{GivenUp, below, open, same_version};
+use super::store::Store;
 use crate::progress::Progress;
 use crate::target::Parcel;
 
@@ -81,19 +84,18 @@ pub(crate) struct Held {
     pub(crate) files: Vec<(u32, [u8; 32])>,
 }
 
-/// Packs one attempt after the other into `frames`, and gives back those whose package could not be read. Ends early when nobody takes the
-/// frames any more.
+/// Packs one attempt after the other, and gives back those whose package could not be read. What was packed for another target is taken from
+/// the store. Ends early when nobody takes the frames any more.
 pub(crate) fn pack(
     attempts: Vec<Attempt>,
-    lane: Lane,
     codec: Codec,
+    outlet: Outlet<'_>,
+    store: &Store,
     progress: &Progress,
-    frames: &mpsc::Sender<Vec<u8>>,
     held: &std::sync::mpsc::Receiver<Held>,
-    in_vain: &AtomicBool,
 ) -> GivenUp {
     let mut given_up = GivenUp::new();
-    let mut packer = match Packer::new(lane, codec, frames, in_vain) {
+    let mut packer = match Packer::new(codec, outlet, store) {
         Ok(packer) => packer,
         Err(error) => {
             let why = format!("zstd cannot be set up: {error}");
@@ -138,9 +140,8 @@ fn unreadable(what: &Path, error: &dyn std::fmt::Display) -> Trouble {
 }
 
 struct Packer<'a> {
-    lane: Lane,
-    frames: &'a mpsc::Sender<Vec<u8>>,
-    in_vain: &'a AtomicBool,
+    outlet: Outlet<'a>,
+    store: &'a Store,
     codec: Codec,
     zstd: zstd::bulk::Compressor<'static>,
     /// The bytes of the piece that is being filled.
@@ -151,78 +152,24 @@ struct Packer<'a> {
     base: Vec<Base>,
 }
 
-/// A file that has been told of, or will be next.
-struct Waiting {
-    number: u32,
-    path: PathBuf,
-    size: u64,
-    /// Its digest, where the target copies it from what it holds.
-    copied: Option<[u8; 32]>,
-    /// What it most likely came from.
-    relative: Option<Relative>,
-}
-
-/// A package on its way.
-struct Course<'a> {
-    attempt: &'a Attempt,
-    ancestor: Option<&'a Ancestor>,
-    progress: &'a Progress,
-    held: &'a std::sync::mpsc::Receiver<Held>,
-    /// Entries not told of yet, with the files among them.
-    entries: Vec<Entry>,
-    files: Vec<Waiting>,
-    waiting_bytes: u64,
-    told_bytes: usize,
-    count: u32,
-    lines: Sha256,
-}
-
 impl<'a> Packer<'a> {
-    fn new(lane: Lane, codec: Codec, frames: &'a mpsc::Sender<Vec<u8>>, in_vain: &'a AtomicBool) -> io::Result<Self> {
+    fn new(codec: Codec, outlet: Outlet<'a>, store: &'a Store) -> io::Result<Self> {
         let zstd = zstd::bulk::Compressor::new(codec.level())?;
         let (raw, prefix) = (Vec::new(), Vec::new());
-        Ok(Self { lane, frames, in_vain, codec, zstd, raw, parts: Vec::new(), prefix, base: Vec::new() })
+        Ok(Self { outlet, store, codec, zstd, raw, parts: Vec::new(), prefix, base: Vec::new() })
     }
 
-    fn say(&self, request: &Request<'_>) -> Packed<()> {
-        let mut frame = Vec::new();
-        append(&mut frame, self.lane, request).map_err(|error| Trouble::Package(error.to_string()))?;
-        self.frames.blocking_send(frame).map_err(|_| Trouble::HungUp)
+    fn say(&mut self, request: &Request<'_>) -> Packed<()> {
+        self.outlet.say(request)
     }
 
-    fn package(
-        &mut self,
-        attempt: &Attempt,
-        progress: &Progress,
-        held: &std::sync::mpsc::Receiver<Held>,
-    ) -> Packed<()> {
+    /// Packs a package, from its root to its end.
+    fn make(&mut self, mut course: Course<'_>) -> Packed<()> {
         self.begin_piece();
-        let Attempt { number, parcel, ask, ancestor } = attempt;
-        let root = std::fs::symlink_metadata(&parcel.path).map_err(|error| unreadable(&parcel.path, &error))?;
-        self.say(&Request::Package {
-            number: *number,
-            package: parcel.package.clone(),
-            time: parcel.time,
-            mode: permissions(root.mode()),
-            rule: parcel.rule,
-            manifest: None,
-            ask: *ask,
-        })?;
-        let mut course = Course {
-            attempt,
-            ancestor: ancestor.as_ref().filter(|ancestor| ancestor.is_here()),
-            progress,
-            held,
-            entries: Vec::new(),
-            files: Vec::new(),
-            waiting_bytes: 0,
-            told_bytes: 0,
-            count: 0,
-            lines: Sha256::new(),
-        };
+        let root = &course.attempt.parcel.path;
         let mut descpkg = None;
-        for entry in WalkDir::new(&parcel.path).sort_by_file_name() {
-            let entry = entry.map_err(|error| unreadable(&parcel.path, &error))?;
+        for entry in WalkDir::new(root).sort_by_file_name() {
+            let entry = entry.map_err(|error| unreadable(root, &error))?;
             if entry.depth() == 1 && entry.file_name() == DESCPKG {
                 descpkg = Some(entry);
             } else {
@@ -350,9 +297,7 @@ impl<'a> Packer<'a> {
 
     /// Sends the piece that has been filled.
     fn piece(&mut self) -> Packed<()> {
-        if self.in_vain.load(Ordering::Acquire) {
-            return Err(Trouble::InVain);
-        }
+        self.outlet.check_use()?;
         if self.parts.is_empty() {
             return Ok(());
         }
@@ -362,11 +307,9 @@ impl<'a> Packer<'a> {
         let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         let base = if zstd { std::mem::take(&mut self.base) } else { Vec::new() };
         let parts = std::mem::take(&mut self.parts);
-        self.say(&Request::Piece(Piece { packed: length, zstd, parts, base }))?;
+        self.outlet.say(&Request::Piece(Piece { packed: length, zstd, parts, base }))?;
         for data in bytes.chunks(MOST_DATA) {
-            let mut frame = Vec::with_capacity(HEADER + data.len() + 8);
-            append(&mut frame, self.lane, &Request::Data(data)).map_err(|error| Trouble::Package(error.to_string()))?;
-            self.frames.blocking_send(frame).map_err(|_| Trouble::HungUp)?;
+            self.outlet.say(&Request::Data(data))?;
         }
         self.begin_piece();
         Ok(())
@@ -391,23 +334,6 @@ impl<'a> Packer<'a> {
     }
 }
 
-impl Course<'_> {
-    /// A file, which is copied at the target where it holds the same bytes already.
-    fn file(&mut self, path: &Path, metadata: &Metadata) -> Kind {
-        let size = metadata.len();
-        let relative =
-            self.ancestor.and_then(|ancestor| ancestor.relative(&below(path, &self.attempt.parcel.path), size));
-        let copy = relative.as_ref().and_then(|relative| relative.copy_of(path, size));
-        match &copy {
-            Some(_) => self.progress.advance(size),
-            None => self.waiting_bytes += size,
-        }
-        let copied = copy.as_ref().map(|copy| copy.digest);
-        self.files.push(Waiting { number: self.count, path: path.to_owned(), size, copied, relative });
-        Kind::File { mode: permissions(metadata.mode()), size, copy }
-    }
-}
-
 /// The logarithm of the window that reaches over so many bytes.
 fn window_log(bytes: usize) -> u32 {
     (usize::BITS - bytes.saturating_sub(1).leading_zeros()).clamp(10, 26)
@@ -429,18 +355,6 @@ fn check_unchanged(file: &File, before: &Metadata) -> Result<(), ()> {
     match file.metadata() {
         Ok(after) if same_version(before, &after) => Ok(()),
         Ok(_) | Err(_) => Err(()),
-    }
-}
-
-/// The nine bits that a package keeps.
-fn permissions(mode: u32) -> u16 {
-    (mode & 0o777) as u16
-}
-
-fn path_of(kind: &Kind) -> &[u8] {
-    match kind {
-        Kind::Link { to } => to,
-        Kind::Directory { .. } | Kind::File { .. } => &[],
     }
 }
 

@@ -14,6 +14,7 @@ use super::receiver::ReceiverTarget;
 use super::script::ScriptTarget;
 use super::{Appetite, Delivery, Parcel, Retired, Retirement, Target, TargetError, Told, Verdict};
 use crate::progress::Progress;
+use crate::source::store::Store;
 
 /// A target that asks, once a connection, who serves it.
 pub(crate) struct ServedTarget {
@@ -23,10 +24,11 @@ pub(crate) struct ServedTarget {
 }
 
 impl ServedTarget {
-    /// A target whose archive and scripts are at these paths there. `reserve` bytes stay free on its disk.
-    pub(crate) fn new(knowledge: Knowledge, archive: String, bin: String, reserve: u64) -> Self {
+    /// A target whose archive and scripts are at these paths there. `reserve` bytes stay free on its disk; `store` is what it
+    /// shares with other targets.
+    pub(crate) fn new(knowledge: Knowledge, archive: String, bin: String, reserve: u64, store: Arc<Store>) -> Self {
         let knowledge = Arc::new(knowledge);
-        let receiver = ReceiverTarget::new(knowledge.clone(), reserve);
+        let receiver = ReceiverTarget::new(knowledge.clone(), reserve, store);
         Self { scripts: ScriptTarget::new(knowledge.clone(), archive, bin, reserve), receiver, knowledge }
     }
 

@@ -4,13 +4,17 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::{FileExt as _, symlink};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, UNIX_EPOCH};
 
-use blat_domain::frames::{MOST_BASE, MOST_PIECE, Rule, decode, header};
+use blat_domain::frames::{HEADER, Lane, MOST_BASE, MOST_PIECE, Rule, decode, header};
 use blat_domain::name::PackageId;
 use blat_domain::plan::Size;
+use tokio::sync::mpsc;
 
 use super::*;
+
+mod sharing;
 
 const LANE: Lane = Lane(3);
 const TIME: u64 = 1_700_000_000;
@@ -63,23 +67,46 @@ struct Unpacked {
     given_up: GivenUp,
 }
 
+/// The way to a lane that wants everything.
+fn outlet(frames: &mpsc::Sender<Vec<u8>>) -> Outlet<'_> {
+    static WANTED: AtomicBool = AtomicBool::new(false);
+    Outlet::new(LANE, frames, &WANTED)
+}
+
+/// A store that nobody shares.
+fn unshared() -> Store {
+    Store::new("/nowhere".into())
+}
+
 /// Packs and unpacks one package, whose ancestor is `held` where there is one.
 fn sent(parcel: &Parcel, codec: Codec, held: Option<&Parcel>) -> Unpacked {
+    sent_by(&unshared(), parcel, codec, held)
+}
+
+/// The same by an agent with this store.
+fn sent_by(store: &Store, parcel: &Parcel, codec: Codec, held: Option<&Parcel>) -> Unpacked {
     let ancestor =
         held.map(|held| Ancestor::new(held.package.version.clone(), held.time, &parcel.package, &parcel.path));
     let attempt = Attempt { number: 1, parcel: parcel.clone(), ask: false, ancestor };
-    let (frames, mut packed) = mpsc::channel(100_000);
+    let (frames, packed) = mpsc::channel(100_000);
     let (_answers, held_files) = std::sync::mpsc::channel();
-    let given_up =
-        pack(vec![attempt], LANE, codec, &Progress::default(), &frames, &held_files, &AtomicBool::new(false));
+    let given_up = pack(vec![attempt], codec, outlet(&frames), store, &Progress::default(), &held_files);
     drop(frames);
-    let mut unpacked = Unpacked { given_up, ..Unpacked::default() };
+    Unpacked { given_up, ..unpacked(packed, held) }
+}
+
+/// What these frames bring.
+fn unpacked(mut packed: mpsc::Receiver<Vec<u8>>, held: Option<&Parcel>) -> Unpacked {
+    let mut unpacked = Unpacked::default();
     let (mut entries, mut digests) = (Vec::new(), Sha256::new());
     while let Some(frame) = packed.blocking_recv() {
         let (head, body) = frame.split_first_chunk::<HEADER>().expect("a header");
         assert_eq!(header(*head), Ok((body.len(), LANE)));
         match decode(body).expect("a request") {
-            Request::Package { .. } => {}
+            Request::Package { .. } => {
+                (entries, digests) = (Vec::new(), Sha256::new());
+                unpacked.files.clear();
+            }
             Request::Entries { entries: more } => {
                 more.iter().for_each(|entry| unpacked.entry(entry, held));
                 entries.extend(more);
@@ -280,7 +307,7 @@ fn a_file_that_changes_while_it_is_sent_spoils_its_package_and_not_the_next() {
     let (frames, mut packed) = mpsc::channel(1);
     let (_answers, held) = std::sync::mpsc::channel();
     let packing = std::thread::spawn(move || {
-        pack(attempts.to_vec(), LANE, Codec::Plain, &Progress::default(), &frames, &held, &AtomicBool::new(false))
+        pack(attempts.to_vec(), Codec::Plain, outlet(&frames), &unshared(), &Progress::default(), &held)
     });
     // Package and Entries are out, so the first piece is not yet: no more than two frames are ahead of us.
     let mut ends = Vec::new();

@@ -32,6 +32,7 @@ use super::room::UnderWay;
 use super::{Appetite, Delivery, Parcel, Retired, Retirement, Target, TargetError, Told, Verdict};
 use crate::progress::Progress;
 use crate::source::pieces::Codec;
+use crate::source::store::Store;
 
 /// Packages that one question is about: its body stays far below a frame's limit.
 const AT_ONCE: usize = 500;
@@ -43,6 +44,7 @@ const BULK_LANES: u8 = 2;
 pub(crate) struct ReceiverTarget {
     knowledge: Arc<Knowledge>,
     reserve: u64,
+    store: Arc<Store>,
     under_way: AtomicU64,
     conversation: Mutex<Option<Arc<Conversation>>>,
     /// What the last listing said, and what was published since: the next one brings only what differs.
@@ -51,10 +53,10 @@ pub(crate) struct ReceiverTarget {
 }
 
 impl ReceiverTarget {
-    /// A target whose far end is a receiver. `reserve` bytes stay free on its disk.
-    pub(crate) fn new(knowledge: Arc<Knowledge>, reserve: u64) -> Self {
+    /// A target whose far end is a receiver. `reserve` bytes stay free on its disk; `store` is what it shares with other targets.
+    pub(crate) fn new(knowledge: Arc<Knowledge>, reserve: u64, store: Arc<Store>) -> Self {
         let (conversation, known) = (Mutex::new(None), std::sync::Mutex::default());
-        Self { knowledge, reserve, under_way: AtomicU64::new(0), conversation, known, numbers: 0.into() }
+        Self { knowledge, reserve, store, under_way: AtomicU64::new(0), conversation, known, numbers: 0.into() }
     }
 
     /// The conversation that goes on, or a new one.
@@ -167,7 +169,7 @@ impl Target for ReceiverTarget {
             told(news);
         };
         let on = |lane, parcels: Vec<Parcel>| {
-            let errand = Errand { conversation: &conversation, lane, reserve, codec, held: &held };
+            let errand = Errand { conversation: &conversation, lane, reserve, codec, held: &held, store: &self.store };
             async move { errand.send(parcels, &self.numbers, progress, told).await }
         };
         if parcels.iter().any(|parcel| parcel.tagged.is_some()) {

@@ -14,7 +14,8 @@ use super::conversation::{Conversation, Strand};
 use super::{out_of_turn, understand};
 use crate::progress::Progress;
 use crate::source::ancestor::Ancestor;
-use crate::source::pieces::{self, Attempt, Codec};
+use crate::source::pieces::{self, Attempt, Codec, Outlet};
+use crate::source::store::Store;
 use crate::target::lines::delivery;
 use crate::target::{Delivery, Parcel, TargetError, Told};
 
@@ -31,6 +32,8 @@ pub(super) struct Errand<'a> {
     pub(super) codec: Codec,
     /// Versions that the target holds of these packages, with the times of their `descpkg`.
     pub(super) held: &'a Held,
+    /// What was packed for other targets, and what is packed for them to find.
+    pub(super) store: &'a Arc<Store>,
 }
 
 /// Versions that a target holds, with the times of their `descpkg`.
@@ -98,11 +101,11 @@ impl Errand<'_> {
         };
         let (frames, mut packed) = mpsc::channel::<Vec<u8>>(AHEAD);
         let (held, answers) = std::sync::mpsc::channel();
-        let (lane, codec, watched) = (self.lane, self.codec, progress.clone());
+        let (lane, codec, store, watched) = (self.lane, self.codec, self.store.clone(), progress.clone());
         let in_vain = Arc::new(AtomicBool::new(false));
         let told_so = in_vain.clone();
         let packing = tokio::task::spawn_blocking(move || {
-            pieces::pack(attempts, lane, codec, &watched, &frames, &answers, &told_so)
+            pieces::pack(attempts, codec, Outlet::new(lane, &frames, &told_so), &store, &watched, &answers)
         });
         let voice = strand.voice();
         // It owns the frames: when it ends early, the packing thread ends at its next frame.

@@ -318,8 +318,15 @@ async fn sent(answer: impl AsyncFnOnce(&mut FarEnd)) -> (Result<(), TargetError>
     let parcel = parcel(scratch.path(), "p@2", b"the same in both");
     let (conversation, mut far) = begun(1 << 20).await;
     let held = Held::from([(parcel.package.name.clone(), BTreeMap::from([(id("p@1").version, TIME as i64)]))]);
-    let errand =
-        Errand { conversation: &conversation, lane: Lane::BULK, reserve: 0, codec: Codec::Referring, held: &held };
+    let store = Arc::new(Store::new(scratch.path().join("store")));
+    let errand = Errand {
+        conversation: &conversation,
+        lane: Lane::BULK,
+        reserve: 0,
+        codec: Codec::Referring,
+        held: &held,
+        store: &store,
+    };
     let told = Mutex::new(Vec::new());
     let tell = |news: Vec<_>| told.lock().expect("a list").extend(news);
     let (numbers, progress) = (AtomicU32::new(1), Arc::default());

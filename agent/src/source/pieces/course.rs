@@ -1,0 +1,89 @@
+//! What is known of a package while it is packed: entries that gather until they are told, and the files among them.
+
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use blat_domain::frames::{Entry, Kind};
+use sha2::{Digest, Sha256};
+
+use super::{Attempt, Held};
+use crate::progress::Progress;
+use crate::source::ancestor::{Ancestor, Relative};
+use crate::source::pack::below;
+
+/// A file that has been told of, or will be next.
+pub(super) struct Waiting {
+    pub(super) number: u32,
+    pub(super) path: PathBuf,
+    pub(super) size: u64,
+    /// Its digest, where the target copies it from what it holds.
+    pub(super) copied: Option<[u8; 32]>,
+    /// What it most likely came from.
+    pub(super) relative: Option<Relative>,
+}
+
+/// A package on its way.
+pub(super) struct Course<'a> {
+    pub(super) attempt: &'a Attempt,
+    pub(super) ancestor: Option<&'a Ancestor>,
+    pub(super) progress: &'a Progress,
+    pub(super) held: &'a std::sync::mpsc::Receiver<Held>,
+    /// Entries not told of yet, with the files among them.
+    pub(super) entries: Vec<Entry>,
+    pub(super) files: Vec<Waiting>,
+    pub(super) waiting_bytes: u64,
+    pub(super) told_bytes: usize,
+    pub(super) count: u32,
+    pub(super) lines: Sha256,
+}
+
+impl<'a> Course<'a> {
+    /// Nothing is known yet. `ancestor` is a version that the target holds, which may be made use of.
+    pub(super) fn new(
+        attempt: &'a Attempt,
+        ancestor: Option<&'a Ancestor>,
+        progress: &'a Progress,
+        held: &'a std::sync::mpsc::Receiver<Held>,
+    ) -> Self {
+        Self {
+            attempt,
+            ancestor,
+            progress,
+            held,
+            entries: Vec::new(),
+            files: Vec::new(),
+            waiting_bytes: 0,
+            told_bytes: 0,
+            count: 0,
+            lines: Sha256::new(),
+        }
+    }
+
+    /// A file, which is copied at the target where it holds the same bytes already.
+    pub(super) fn file(&mut self, path: &Path, metadata: &Metadata) -> Kind {
+        let size = metadata.len();
+        let relative =
+            self.ancestor.and_then(|ancestor| ancestor.relative(&below(path, &self.attempt.parcel.path), size));
+        let copy = relative.as_ref().and_then(|relative| relative.copy_of(path, size));
+        match &copy {
+            Some(_) => self.progress.advance(size),
+            None => self.waiting_bytes += size,
+        }
+        let copied = copy.as_ref().map(|copy| copy.digest);
+        self.files.push(Waiting { number: self.count, path: path.to_owned(), size, copied, relative });
+        Kind::File { mode: permissions(metadata.mode()), size, copy }
+    }
+}
+
+/// The nine bits that a package keeps.
+pub(super) fn permissions(mode: u32) -> u16 {
+    (mode & 0o777) as u16
+}
+
+pub(super) fn path_of(kind: &Kind) -> &[u8] {
+    match kind {
+        Kind::Link { to } => to,
+        Kind::Directory { .. } | Kind::File { .. } => &[],
+    }
+}

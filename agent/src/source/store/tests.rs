@@ -1,0 +1,305 @@
+//! Entries that are made, found, waited for, damaged and deleted.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::path::Path;
+use std::sync::atomic::AtomicUsize;
+use std::time::{Duration, SystemTime};
+
+use blat_domain::frames::{HEADER, Lane, Part, Piece, Request, append};
+use blat_domain::name::{PackageId, Version};
+
+use super::*;
+
+const LANE: Lane = Lane(3);
+
+fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a scratch directory")
+}
+
+fn store(scratch: &tempfile::TempDir) -> Store {
+    Store::new(scratch.path().join("store"))
+}
+
+fn key(name: &str) -> Key {
+    Key(name.to_owned())
+}
+
+fn frame(request: &Request<'_>) -> Vec<u8> {
+    let mut frame = Vec::new();
+    append(&mut frame, LANE, request).expect("a frame");
+    frame
+}
+
+/// The frames of a package of one file of so many bytes.
+fn frames(bytes: u32) -> Vec<Vec<u8>> {
+    let parts = vec![Part { entry: 1, bytes, digest: None }];
+    let data = vec![7; bytes as usize];
+    let mut frames = vec![frame(&Request::Piece(Piece { packed: bytes, zstd: false, parts, base: Vec::new() }))];
+    frames.extend(data.chunks(1000).map(|data| frame(&Request::Data(data))));
+    frames.push(frame(&Request::Whole { entries: 2, manifest: [1; 32] }));
+    frames
+}
+
+fn make(mut making: Making, store: &Store, bytes: u32) {
+    frames(bytes).iter_mut().for_each(|frame| making.append(frame).expect("a write"));
+    making.seal(store).expect("an entry");
+}
+
+fn made(store: &Store, name: &str, bytes: u32) {
+    let Turn::Make(making) = store.turn(&key(name), || false) else { panic!("{name} is there already") };
+    make(making, store, bytes);
+}
+
+/// All frames of an entry, or what is wrong with it.
+fn read(mut entry: Entry) -> std::io::Result<Vec<Vec<u8>>> {
+    let mut frames = Vec::new();
+    while let Some(stretch) = entry.next(LANE)? {
+        frames.extend(stretch.frames);
+    }
+    Ok(frames)
+}
+
+fn names(store: &Store) -> Vec<String> {
+    let found = fs::read_dir(&store.directory).expect("a directory");
+    let mut names: Vec<String> =
+        found.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn an_entry_is_found_by_the_same_ingredients_and_by_no_others() {
+    let scratch = scratch();
+    let root = scratch.path().join("tree");
+    fs::create_dir(&root).expect("a directory");
+    fs::write(root.join("file"), "1").expect("a file");
+    symlink("file", root.join("link")).expect("a link");
+    let (package, other): (PackageId, PackageId) = ("p@1".parse().expect("a package"), "p@2".parse().expect("one"));
+    let version: Version = "0".parse().expect("a version");
+    let base = scratch.path().join("base");
+    fs::create_dir(&base).expect("a directory");
+    let first = Ingredients { package: &package, time: 5, root: &root, form: "Zstd 1", base: None };
+    let of = |ingredients: &Ingredients<'_>| Key::of(ingredients).expect("a tree").0;
+
+    let based = Ingredients { base: Some((&version, 4, &base)), ..first };
+    let mut keys = vec![
+        of(&first),
+        of(&Ingredients { package: &other, ..first }),
+        of(&Ingredients { time: 6, ..first }),
+        of(&Ingredients { form: "Zstd 2", ..first }),
+        of(&based),
+        of(&Ingredients { base: Some((&version, 3, &base)), ..first }),
+        of(&Ingredients { base: Some((&package.version, 4, &base)), ..first }),
+    ];
+    assert_eq!(keys[0], of(&first), "the same again");
+    fs::write(base.join("file"), "").expect("a file");
+    keys.push(of(&based));
+
+    let file = root.join("file");
+    let time = || fs::metadata(&file).expect("a file").modified().expect("a time");
+    let before = time();
+    let changes: [(&str, &dyn Fn()); 5] = [
+        ("a mode", &|| fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("chmod")),
+        ("bytes, though size and time are the same", &|| {
+            fs::write(&file, "2").expect("a file");
+            File::options().write(true).open(&file).and_then(|file| file.set_modified(before)).expect("a time");
+            assert_eq!(time(), before);
+        }),
+        ("another file in its place", &|| {
+            fs::copy(&file, root.join("other")).expect("a copy");
+            fs::rename(root.join("other"), &file).expect("a rename");
+        }),
+        ("a link", &|| {
+            fs::remove_file(root.join("link")).expect("a link");
+            symlink("elsewhere", root.join("link")).expect("a link");
+        }),
+        ("one more", &|| fs::write(root.join("more"), "").expect("a file")),
+    ];
+    for (what, change) in changes {
+        change();
+        let key = of(&first);
+        assert!(!keys.contains(&key), "{what} is not noticed");
+        keys.push(key);
+    }
+    keys.sort();
+    keys.dedup();
+    assert_eq!(keys.len(), 8 + 5, "every one is another");
+}
+
+#[test]
+fn what_was_made_is_read_for_any_lane_and_by_its_owner_alone() {
+    let scratch = scratch();
+    let store = store(&scratch);
+    made(&store, "one", 2500);
+    assert_eq!(names(&store), ["one"]);
+    let mode = |path: &Path| fs::metadata(path).expect("it is there").mode() & 0o777;
+    assert_eq!((mode(&store.directory), mode(&store.directory.join("one"))), (0o700, 0o600));
+
+    let Turn::Ready(mut entry) = store.turn(&key("one"), || false) else { panic!("it is not there") };
+    let piece = entry.next(Lane(5)).expect("a good entry").expect("a piece");
+    assert_eq!((piece.frames.len(), piece.bytes), (4, 2500), "with all its data");
+    assert!(piece.frames.iter().all(|frame| frame[HEADER - 1] == 5));
+    let Turn::Ready(entry) = store.turn(&key("one"), || false) else { panic!("it is not there") };
+    assert!(read(entry).expect("a good entry") == frames(2500));
+}
+
+#[test]
+fn whatever_is_damaged_is_noticed_before_it_is_used() {
+    let scratch = scratch();
+    let store = store(&scratch);
+    made(&store, "one", 2500);
+    let path = store.directory.join("one");
+    let whole = fs::read(&path).expect("an entry");
+    for place in 0..whole.len() {
+        let mut bytes = whole.clone();
+        bytes[place] ^= 0x40;
+        fs::write(&path, &bytes).expect("an own file");
+        let is_good = Entry::open(&path).is_ok_and(|entry| entry.is_some_and(|entry| read(entry).is_ok()));
+        assert!(!is_good, "byte {place} of {}", whole.len());
+    }
+    for length in [0, 5, whole.len() / 2, whole.len() - 1] {
+        fs::write(&path, &whole[..length]).expect("an own file");
+        let Turn::Make(making) = store.turn(&key("one"), || false) else { panic!("{length} bytes are no entry") };
+        make(making, &store, 2500);
+        assert!(fs::read(&path).expect("an entry") == whole, "it is made anew");
+    }
+}
+
+#[test]
+fn one_makes_it_while_the_others_wait() {
+    let scratch = scratch();
+    let (store, makers) = (store(&scratch), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| match store.turn(&key("one"), || false) {
+                Turn::Make(making) if makers.fetch_add(1, Ordering::SeqCst) < 2 => drop(making),
+                Turn::Make(making) => make(making, &store, 2500),
+                Turn::Ready(entry) => assert!(read(entry).expect("a good entry") == frames(2500)),
+                Turn::Alone => panic!("nobody stands still"),
+            });
+        }
+    });
+    assert_eq!(makers.load(Ordering::SeqCst), 3, "two gave up, the third made it");
+    assert_eq!(names(&store), ["one"]);
+}
+
+#[test]
+fn whoever_looks_while_it_is_finished_does_not_make_it_again() {
+    let scratch = scratch();
+    let (store, makers) = (store(&scratch), AtomicUsize::new(0));
+    const ROUNDS: usize = 200;
+    for round in 0..ROUNDS {
+        let key = key(&round.to_string());
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    if let Turn::Make(making) = store.turn(&key, || false) {
+                        makers.fetch_add(1, Ordering::SeqCst);
+                        make(making, &store, 1);
+                    }
+                });
+            }
+        });
+    }
+    assert_eq!(makers.load(Ordering::SeqCst), ROUNDS);
+}
+
+#[test]
+fn what_a_killed_one_left_is_made_by_the_next() {
+    let scratch = scratch();
+    let store = store(&scratch);
+    fs::create_dir(&store.directory).expect("a directory");
+    let part = store.directory.join("one.part");
+    let mut killed = File::create(&part).expect("a file");
+    killed.try_lock().expect("a lock");
+    killed.write_all(&[9; 5000]).expect("a write");
+    std::thread::scope(|scope| {
+        let next = scope.spawn(|| store.turn(&key("one"), || false));
+        // The kernel does the same to one that is killed.
+        drop(killed);
+        let Turn::Make(making) = next.join().expect("a turn") else { panic!("it falls to nobody") };
+        make(making, &store, 100);
+    });
+    let Turn::Ready(entry) = store.turn(&key("one"), || false) else { panic!("it is not there") };
+    assert!(read(entry).expect("a good entry") == frames(100));
+}
+
+#[test]
+fn whoever_stands_still_is_not_waited_for() {
+    let scratch = scratch();
+    let store = store(&scratch);
+    let Turn::Make(_stopped) = store.turn(&key("one"), || false) else { panic!("it is there already") };
+    assert!(matches!(store.turn(&key("one"), || false), Turn::Alone));
+}
+
+#[test]
+fn waiting_ends_when_the_lane_is_given_up() {
+    let scratch = scratch();
+    let store = store(&scratch);
+    let Turn::Make(mut making) = store.turn(&key("one"), || false) else { panic!("it is there already") };
+    let asked = AtomicUsize::new(0);
+    // The one who makes it goes on and on.
+    let is_given_up = || asked.fetch_add(1, Ordering::SeqCst) >= 10;
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| store.turn(&key("one"), is_given_up));
+        while !waiting.is_finished() {
+            making.append(&mut frame(&Request::Data(&[1]))).expect("a write");
+        }
+        assert!(matches!(waiting.join().expect("a turn"), Turn::Alone));
+    });
+}
+
+#[test]
+fn the_directory_may_be_deleted_while_an_entry_is_made() {
+    let scratch = scratch();
+    let store = store(&scratch);
+    let Turn::Make(mut making) = store.turn(&key("one"), || false) else { panic!("it is there already") };
+    let mut one = frames(100).remove(0);
+    making.append(&mut one).expect("a write");
+    fs::remove_dir_all(&store.directory).expect("an own directory");
+    assert!(making.seal(&store).is_err());
+    // Another makes the same meanwhile, and is not disturbed.
+    let Turn::Make(mut second) = store.turn(&key("one"), || false) else { panic!("nobody has made it") };
+    assert!(making.seal(&store).is_err());
+    assert!(making.frame_at(0, LANE).expect("what was written").0 == one, "what was packed is there for its own lane");
+    drop(making);
+    frames(100).iter_mut().for_each(|frame| second.append(frame).expect("a write"));
+    second.seal(&store).expect("an entry");
+    assert_eq!(names(&store), ["one"]);
+}
+
+#[test]
+fn what_was_used_least_recently_goes_and_so_do_leftovers() {
+    let scratch = scratch();
+    let mut store = store(&scratch);
+    store.most = 1 << 20;
+    for (name, age) in [("old", 500), ("used", 5000), ("new", 400)] {
+        made(&store, name, 250_000);
+        let file = File::options().write(true).open(store.directory.join(name)).expect("an entry");
+        file.set_modified(SystemTime::now() - Duration::from_secs(age)).expect("a time");
+    }
+    drop(store.turn(&key("used"), || false));
+    fs::write(store.directory.join("dead.part"), "x").expect("a leftover");
+    let Turn::Make(_making) = store.turn(&key("busy"), || false) else { panic!("it is there already") };
+    made(&store, "last", 250_000);
+    assert_eq!(names(&store), ["busy.part", "last", "new", "used"]);
+}
+
+#[test]
+fn without_company_or_for_a_quarter_of_it_all_nothing_is_kept() {
+    let store = Store::new("/nowhere".into());
+    assert!(!store.takes(1), "nobody shares it");
+    store.share(true);
+    assert!(store.takes(MOST / 4) && !store.takes(MOST / 4 + 1));
+    store.share(false);
+    assert!(!store.takes(1));
+}
+
+#[test]
+fn where_the_store_cannot_be_used_it_is_done_without() {
+    let scratch = scratch();
+    fs::write(scratch.path().join("store"), "a file").expect("a file");
+    assert!(matches!(store(&scratch).turn(&key("one"), || false), Turn::Alone));
+}
