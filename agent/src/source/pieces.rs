@@ -277,14 +277,11 @@ impl<'a> Packer<'a> {
             digest.update(&self.raw[start..]);
             course.progress.advance(take as u64);
             left -= take as u64;
-            let bytes = u32::try_from(take).unwrap_or(u32::MAX);
+            self.parts.push(Part { entry: *number, bytes: u32::try_from(take).unwrap_or(u32::MAX) });
             if left == 0 {
                 check_unchanged(&file, &before).map_err(|()| changed())?;
-                let digest: [u8; 32] = digest.finalize().into();
-                self.parts.push(Part { entry: *number, bytes, digest: Some(digest) });
-                return Ok(digest);
+                return Ok(digest.finalize().into());
             }
-            self.parts.push(Part { entry: *number, bytes, digest: None });
         }
     }
 
