@@ -6,8 +6,8 @@ use blat_domain::frames::{MOST_DATA, Request};
 
 use super::course::{Course, permissions};
 use super::{
-    Attempt, Codec, ENTRIES, Held, PIECE, Packed, Packer, REFERRING_LEVEL, REFERRING_PIECE, TOLD, WORTH_REFERRING,
-    ZSTD_LEVEL, unreadable,
+    Attempt, Codec, ENTRIES, Held, PIECE, Packed, Packer, REFERRING_LEVEL, REFERRING_PIECE, TABLE, THOROUGH_LEVEL,
+    THOROUGH_WINDOW, TOLD, WORTH_REFERRING, ZSTD_LEVEL, unreadable,
 };
 use crate::progress::Progress;
 use crate::source::ancestor::Ancestor;
@@ -74,7 +74,7 @@ impl Packer<'_> {
             package: &parcel.package,
             time: parcel.time,
             root: &parcel.path,
-            form: &codec.form(),
+            form: &codec.form(self.outlet.is_awaited()),
             base: ancestor.map(Ancestor::place),
         };
         // What cannot be walked cannot be packed either, which is told then.
@@ -84,9 +84,10 @@ impl Packer<'_> {
 
 impl Codec {
     /// All that what it makes depends on, but for the bytes.
-    fn form(self) -> String {
-        let levels = (ZSTD_LEVEL, REFERRING_LEVEL);
+    fn form(self, is_awaited: bool) -> String {
+        let is_thorough = self == Self::Referring && is_awaited;
+        let levels = (ZSTD_LEVEL, REFERRING_LEVEL, THOROUGH_LEVEL, THOROUGH_WINDOW, TABLE);
         let lengths = (PIECE, REFERRING_PIECE, WORTH_REFERRING, ENTRIES, TOLD, MOST_DATA);
-        format!("{self:?} {levels:?} {lengths:?}")
+        format!("{self:?} {is_thorough} {levels:?} {lengths:?}")
     }
 }
