@@ -23,11 +23,13 @@ fn version(text: &str) -> Version {
 /// A value for each sample: every variant of every message, with every variant of what is in it.
 fn requests() -> Vec<(&'static str, Request<'static>)> {
     let time = Time { seconds: -2, nanoseconds: 999_999_999 };
-    let copy = Copy { version: version("1.2"), path: b"bin/tool".to_vec(), digest: [0xcd; 32] };
+    let copy = |path: Option<&[u8]>| Some(Copy { version: version("1.2"), path: path.map(<[u8]>::to_vec) });
+    let tool = |mode, copy| Kind::File { mode, size: 1 << 40, copy };
     let entries = vec![
         Entry { path: vec![], kind: Kind::Directory { mode: 0o755 }, time },
         Entry { path: b"bin/odd \xff\n".to_vec(), kind: Kind::Link { to: b"../x".to_vec() }, time },
-        Entry { path: b"bin/tool".to_vec(), kind: Kind::File { mode: 0o555, size: 1 << 40, copy: Some(copy) }, time },
+        Entry { path: b"bin/tool".to_vec(), kind: tool(0o555, copy(None)), time },
+        Entry { path: b"bin/tool-1.3".to_vec(), kind: tool(0o755, copy(Some(b"bin/tool-1.2"))), time },
         Entry {
             path: b"descpkg".to_vec(),
             kind: Kind::File { mode: 0o644, size: 300, copy: None },
@@ -37,7 +39,7 @@ fn requests() -> Vec<(&'static str, Request<'static>)> {
     let piece = Piece {
         packed: 70_000,
         zstd: true,
-        parts: vec![Part { entry: 3, bytes: 300, digest: Some([0xab; 32]) }, Part { entry: 4, bytes: 5, digest: None }],
+        parts: vec![Part { entry: 3, bytes: 300 }, Part { entry: 4, bytes: 5 }],
         base: vec![Base { version: version("1.2"), path: b"descpkg".to_vec(), offset: 1 << 33, bytes: 7 }],
     };
     let package = |rule, manifest, ask| Request::Package {
@@ -184,21 +186,64 @@ fn lengths_and_lanes_out_of_bounds_are_refused_before_anything_is_read() {
 
 #[test]
 fn a_length_inside_a_message_makes_no_room_for_what_never_came() {
-    // An Entries that says it has 2^60 of them, a Data of 2^40 bytes.
-    for nonsense in
-        [&[9, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x10][..], &[11, 0x80, 0x80, 0x80, 0x80, 0x80, 0x40]]
-    {
+    // An Entries that says it has 2^60 of them, or takes 2^40 bytes, a Data of 2^40 bytes.
+    let nonsense: [&[u8]; 3] = [
+        &[9, 0, 9, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x10],
+        &[9, 0, 0x80, 0x80, 0x80, 0x80, 0x80, 0x40],
+        &[11, 0x80, 0x80, 0x80, 0x80, 0x80, 0x40],
+    ];
+    for nonsense in nonsense {
         assert!(frames::decode::<Request<'_>>(nonsense).is_err());
     }
 }
 
+/// Entries whose list unpacks to these bytes, and says that it unpacks to so many.
+fn entries_of(said: usize, plain: &[u8]) -> Vec<u8> {
+    let packed = zstd::bulk::compress(plain, 3).expect("a frame");
+    let mut frame = Vec::new();
+    frames::append(&mut frame, Lane(3), &(9u8, said, packed)).expect("a message that fits");
+    frame.split_off(HEADER)
+}
+
+#[test]
+fn a_list_is_packed_and_unpacks_to_what_it_says_and_no_more_than_a_body() {
+    let time = Time { seconds: 7, nanoseconds: 0 };
+    let kind = || Kind::File { mode: 0o644, size: 9, copy: Some(Copy { version: version("1.2"), path: None }) };
+    let entry = |number| Entry { path: format!("share/locale/{number}/messages.mo").into_bytes(), kind: kind(), time };
+    let entries: Vec<Entry> = (0..500).map(entry).collect();
+    let mut plain = Vec::new();
+    frames::append(&mut plain, Lane(3), &entries).expect("a list that fits");
+    let plain = plain.split_off(HEADER);
+    let request = Request::Entries { entries };
+    assert!(frame(&request).len() < 4000 && plain.len() > 20_000, "{} bytes", frame(&request).len());
+    assert_eq!(frames::decode(&entries_of(plain.len(), &plain)), Ok(request));
+
+    let bomb = vec![0; LONGEST_BODY + 1];
+    for (said, plain) in [
+        (plain.len() - 1, &plain[..]),
+        (plain.len() + 1, &plain),
+        (0, &plain),
+        (LONGEST_BODY + 1, &bomb),
+        (LONGEST_BODY, &bomb),
+        (plain.len() + 1, &[&plain[..], &[0]].concat()),
+    ] {
+        assert!(
+            matches!(frames::decode::<Request<'_>>(&entries_of(said, plain)), Err(FrameError::Nonsense(_))),
+            "{said}"
+        );
+    }
+    let path = vec![b'x'; LONGEST_BODY];
+    let long = Request::Entries { entries: vec![Entry { path, kind: kind(), time }] };
+    assert!(frames::append(&mut Vec::new(), Lane(0), &long).is_err(), "nobody would read it");
+}
+
 fn some_entry() -> impl Strategy<Value = Entry> {
-    let copy = proptest::option::of(("[a-z0-9]{1,9}", any::<Vec<u8>>(), any::<[u8; 32]>()));
+    let copy = proptest::option::of(("[a-z0-9]{1,9}", any::<Option<Vec<u8>>>()));
     let kind = prop_oneof![
         any::<u16>().prop_map(|mode| Kind::Directory { mode }),
         any::<Vec<u8>>().prop_map(|to| Kind::Link { to }),
         (any::<u16>(), any::<u64>(), copy).prop_map(|(mode, size, copy)| {
-            let copy = copy.map(|(text, path, digest)| Copy { version: version(&text), path, digest });
+            let copy = copy.map(|(text, path)| Copy { version: version(&text), path });
             Kind::File { mode, size, copy }
         }),
     ];
@@ -213,9 +258,9 @@ proptest! {
     #[test]
     fn entries_and_pieces_come_back_as_they_were(
         entries in proptest::collection::vec(some_entry(), 0..9),
-        packed: u32, zstd: bool, parts: Vec<(u32, u32, Option<[u8; 32]>)>, offset: u64, path: Vec<u8>,
+        packed: u32, zstd: bool, parts: Vec<(u32, u32)>, offset: u64, path: Vec<u8>,
     ) {
-        let parts = parts.into_iter().map(|(entry, bytes, digest)| Part { entry, bytes, digest }).collect();
+        let parts = parts.into_iter().map(|(entry, bytes)| Part { entry, bytes }).collect();
         let base = vec![Base { version: version("1"), path, offset, bytes: packed }];
         for request in [Request::Entries { entries }, Request::Piece(Piece { packed, zstd, parts, base })] {
             let frame = frame(&request);

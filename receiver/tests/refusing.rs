@@ -8,7 +8,6 @@ use std::os::unix::fs::symlink;
 use blat_domain::frames::{
     Class, Copy, Entry, FIRST_CREDIT, Kind, LONGEST_BODY, Lane, MOST_DATA, Part, Piece, Request, Rule, Time,
 };
-use sha2::{Digest as _, Sha256};
 use support::package::{How, Package, compress, noise};
 use support::{Agent, Archive, Said, id};
 
@@ -64,8 +63,8 @@ fn piece(agent: &mut Agent, zstd: bool, packed: &[u8], parts: Vec<Part>) {
     }
 }
 
-fn part(entry: u32, bytes: u32, of: Option<&[u8]>) -> Part {
-    Part { entry, bytes, digest: of.map(|of| Sha256::digest(of).into()) }
+fn part(entry: u32, bytes: u32) -> Part {
+    Part { entry, bytes }
 }
 
 /// The line that a package's failure is answered with; its rest is dropped, and the lane goes on.
@@ -80,11 +79,23 @@ fn failure(agent: &mut Agent, class: &str) -> String {
     line
 }
 
+/// A frame on the control lane of entries that are packed so, and are said to unpack to so many bytes.
+fn entries_of(said: u32, packed: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::new();
+    blat_domain::frames::append(&mut frame, Lane::CONTROL, &(9u8, said, packed)).expect("a frame");
+    frame
+}
+
 #[test]
 fn frames_that_are_none_end_the_conversation() {
     let too_long = u32::try_from(LONGEST_BODY + 1).expect("a length").to_le_bytes();
     let [a, b, c, d] = too_long;
-    let cases: [(&[u8], &str); 5] = [
+    // Entries that would unpack to more than any may, and to more than they say.
+    let bomb = compress(&vec![0; 64 << 20], &[]);
+    let bombs = [(64 << 20, &bomb), (200_000, &bomb)].map(|(said, bomb)| entries_of(said, bomb));
+    let cases: [(&[u8], &str); 7] = [
+        (&bombs[0], "cannot be understood"),
+        (&bombs[1], "cannot be understood"),
         (&[a, b, c, d, 2], "262145 bytes"),
         (&[1, 0, 0, 0, 8, 4], "lane 8"),
         (&[1, 0, 0, 0, 0, 99], "cannot be understood"),
@@ -139,10 +150,7 @@ fn messages_out_of_their_order_end_the_conversation() {
 }
 
 fn piece_of_one_byte_with_more(agent: &mut Agent) {
-    agent.send(
-        Lane::BULK,
-        &Request::Piece(Piece { packed: 1, zstd: false, parts: vec![part(1, 1, None)], base: vec![] }),
-    );
+    agent.send(Lane::BULK, &Request::Piece(Piece { packed: 1, zstd: false, parts: vec![part(1, 1)], base: vec![] }));
     agent.send(Lane::BULK, &Request::Data(b"xx"));
 }
 
@@ -173,7 +181,7 @@ fn paths_that_lead_elsewhere_are_refused() {
         let link = Entry { path: b"link".to_vec(), kind: Kind::Link { to }, time: TIME };
         let mut entries = vec![directory(b""), directory(b"a"), link, file(b"file", 0), file(path.as_bytes(), 1)];
         begin(&mut agent, std::mem::take(&mut entries));
-        piece(&mut agent, false, b"x", vec![part(3, 0, Some(b"")), part(4, 1, Some(b"x"))]);
+        piece(&mut agent, false, b"x", vec![part(3, 0), part(4, 1)]);
         let line = failure(&mut agent, "foreign");
         assert!(line.contains("remove it at the source"), "{line}");
         assert_eq!(fs::read_dir(archive.beside("outside")).expect("a directory").count(), 0);
@@ -210,7 +218,7 @@ fn a_directory_that_is_swapped_for_a_link_lets_nothing_be_written_outside() {
         fs::rename(staged.join(name), staged.join(format!("{name}.away"))).expect("a rename");
         symlink(&outside, staged.join(name)).expect("a link");
     }
-    let parts = (3..403).map(|entry| part(entry, 1, Some(b"x"))).collect();
+    let parts = (3..403).map(|entry| part(entry, 1)).collect();
     piece(&mut agent, false, &[b'x'; 400], parts);
     failure(&mut agent, "foreign");
     assert_eq!(fs::read_dir(&outside).expect("a directory").count(), 0);
@@ -273,22 +281,20 @@ fn pieces_that_do_not_fit_their_entries_are_refused() {
     let short = compress(&bytes[..500], &[]);
     let whole = compress(&bytes, &[]);
     let twice = [&whole[..], &whole].concat();
-    let all = || vec![part(1, 1000, Some(&bytes))];
+    let all = || vec![part(1, 1000)];
     let cases: Vec<(bool, &[u8], Vec<Part>, &str)> = vec![
-        (true, &bomb, vec![part(1, 1000, Some(&[0; 1000]))], "more bytes than its parts"),
+        (true, &bomb, vec![part(1, 1000)], "more bytes than its parts"),
         (true, &short, all(), "fewer bytes than its parts"),
         (true, &twice, all(), "goes on after its end"),
         (true, &whole[..whole.len() - 3], all(), "ends early"),
         (true, b"this is no frame of zstd's", all(), "cannot be unpacked"),
-        (true, &whole, vec![part(1, 1000, Some(b"other"))], "differ from its digest"),
-        (true, &whole, vec![part(1, 1000, None)], "without its digest"),
-        (true, &whole, vec![part(1, 500, None), part(1, 500, Some(&bytes))], "in its middle"),
-        (true, &short, vec![part(1, 500, Some(&bytes[..500]))], "a file ends early"),
-        (true, &whole, vec![part(2, 1000, Some(&bytes))], "no bytes came for"),
-        (true, &whole, vec![part(0, 1000, Some(&bytes))], "no file that waits"),
-        (true, &whole, vec![part(9, 1000, Some(&bytes))], "no bytes came for"),
+        (true, &whole, vec![part(1, 500), part(1, 500)], "in its middle"),
+        (true, &whole, vec![part(1, 500), part(2, 500)], "in its middle"),
+        (true, &whole, vec![part(2, 1000)], "no bytes came for"),
+        (true, &whole, vec![part(0, 1000)], "no file that waits"),
+        (true, &whole, vec![part(9, 1000)], "no bytes came for"),
         (false, &bytes[..999], all(), "with other bytes than its parts have"),
-        (false, &bytes, vec![part(1, 17 << 20, Some(&bytes))], "larger than any may be"),
+        (false, &bytes, vec![part(1, 17 << 20)], "larger than any may be"),
     ];
     for (zstd, packed, parts, words) in cases {
         let archive = Archive::new();
@@ -309,11 +315,7 @@ fn files_are_referred_to_in_packages_alone() {
     archive.put("p", "2", &[("f", "x")], 5);
     symlink(archive.beside("secret"), archive.path.join("p/2/link")).expect("a link");
     for path in ["../../../secret", "link", "/etc/passwd", "", "../2/f"] {
-        let copy = Some(Copy {
-            version: "2".parse().expect("a version"),
-            path: path.into(),
-            digest: Sha256::digest("secret").into(),
-        });
+        let copy = Some(Copy { version: "2".parse().expect("a version"), path: Some(path.into()) });
         let entry = Entry { path: b"f".to_vec(), kind: Kind::File { mode: 0o644, size: 6, copy }, time: TIME };
         begin(&mut agent, vec![directory(b""), entry]);
         assert_eq!(agent.hear(Lane::BULK), Some(Said::Lacks(1)), "{path}");

@@ -133,7 +133,8 @@ fn files_of_another_version_are_referred_to_and_copied() {
     assert_eq!(first.deliver(&mut agent, &How::default()), "published p 1");
     let mut changed = big.clone();
     changed[1_000_000..1_000_100].fill(7);
-    let second = Package::new("p", "2").file("big", &changed).file("same", noise(2, 50_000)).file("small", "two");
+    let second = Package::new("p", "2").file("big", &changed).file("small", "two");
+    let second = second.file("same", noise(2, 50_000)).file("renamed", noise(2, 50_000));
     let how = How { base: Some(first.clone()), copy: true, number: 2, piece: 4 << 20, ..How::default() };
     assert_eq!(second.deliver(&mut agent, &how), "published p 2");
     assert_published(&archive, &first);

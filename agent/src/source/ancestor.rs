@@ -108,14 +108,16 @@ impl Ancestor {
 }
 
 impl Relative {
-    /// How the target is told to copy it, if it holds the same bytes as the file at `path`, whose size is `size`.
-    pub(super) fn copy_of(&self, path: &Path, size: u64) -> Option<Copy> {
+    /// How the target is told to copy it, and the digest of both, if it holds the same bytes as the file at `path`, whose size is `size`, and
+    /// which is `below` its package's root.
+    pub(super) fn copy_of(&self, path: &Path, below: &[u8], size: u64) -> Option<(Copy, [u8; 32])> {
         if size != self.size {
             return None;
         }
         // Where either cannot be read, the bytes are sent, and what is wrong shows then.
         let digest = same_bytes(path, &self.here, size).ok()??;
-        Some(Copy { version: self.version.clone(), path: self.path.clone(), digest })
+        let there = (self.path != below).then(|| self.path.clone());
+        Some((Copy { version: self.version.clone(), path: there }, digest))
     }
 
     /// Appends to `prefix` what `bytes` bytes from `offset` on of a file of `size` bytes may refer to, and says what that is.

@@ -17,6 +17,7 @@ use blat_domain::manifest::line as manifest_line;
 use blat_domain::text::printable;
 use sha2::{Digest, Sha256};
 use walkdir::{DirEntry, WalkDir};
+use zstd::stream::raw::CParameter;
 
 use self::course::{Course, Waiting, path_of, permissions};
 pub(crate) use self::outlet::Outlet;
@@ -33,6 +34,12 @@ const PIECE: usize = 4 << 20;
 const REFERRING_PIECE: usize = 8 << 20;
 /// The level for a slow link.
 const REFERRING_LEVEL: i32 = 3;
+/// The level for a piece that refers to held files and that somebody waits for: takes as long again, and a fifth off text.
+const THOROUGH_LEVEL: i32 = 9;
+/// The longest window of such a piece, as a power of two: with a longer one, packing would take longer than what it spares the link.
+const THOROUGH_WINDOW: u32 = 23;
+/// The longest tables of an encoder, as powers of two: they reach over most of a prefix, and take 16 MiB.
+const TABLE: u32 = 21;
 /// A file below this size costs less than telling what it refers to.
 const WORTH_REFERRING: u64 = 512;
 /// Entries are told when so many of them have gathered, whatever the bytes of their files.
@@ -277,14 +284,11 @@ impl<'a> Packer<'a> {
             digest.update(&self.raw[start..]);
             course.progress.advance(take as u64);
             left -= take as u64;
-            let bytes = u32::try_from(take).unwrap_or(u32::MAX);
+            self.parts.push(Part { entry: *number, bytes: u32::try_from(take).unwrap_or(u32::MAX) });
             if left == 0 {
                 check_unchanged(&file, &before).map_err(|()| changed())?;
-                let digest: [u8; 32] = digest.finalize().into();
-                self.parts.push(Part { entry: *number, bytes, digest: Some(digest) });
-                return Ok(digest);
+                return Ok(digest.finalize().into());
             }
-            self.parts.push(Part { entry: *number, bytes, digest: None });
         }
     }
 
@@ -321,16 +325,23 @@ impl<'a> Packer<'a> {
             Codec::Plain => Ok(None),
             Codec::Zstd => self.zstd.compress(&self.raw).map(Some),
             Codec::Referring if self.base.is_empty() => self.zstd.compress(&self.raw).map(Some),
-            Codec::Referring => {
-                let mut encoder = zstd::Encoder::with_ref_prefix(Vec::new(), self.codec.level(), &self.prefix)?;
-                // Without both, zstd finds nothing in a prefix that is longer than its usual window.
-                encoder.long_distance_matching(true)?;
-                encoder.window_log(window_log(self.prefix.len() + self.raw.len()))?;
-                encoder.set_pledged_src_size(Some(self.raw.len() as u64))?;
-                encoder.write_all(&self.raw)?;
-                encoder.finish().map(Some)
-            }
+            Codec::Referring => self.referring().map(Some),
         }
+    }
+
+    /// The piece's bytes, packed with the prefix.
+    fn referring(&self) -> io::Result<Vec<u8>> {
+        let window = window_log(self.prefix.len() + self.raw.len());
+        let is_worth_it = self.outlet.is_awaited() && window <= THOROUGH_WINDOW;
+        let level = if is_worth_it { THOROUGH_LEVEL } else { self.codec.level() };
+        let mut encoder = zstd::Encoder::with_ref_prefix(Vec::new(), level, &self.prefix)?;
+        // A level's own tables soon forget the prefix. Long distance matching would find it again, but prefers what is long to what fits best.
+        encoder.window_log(window)?;
+        encoder.set_parameter(CParameter::HashLog(window.min(TABLE)))?;
+        encoder.set_parameter(CParameter::ChainLog(window.min(TABLE)))?;
+        encoder.set_pledged_src_size(Some(self.raw.len() as u64))?;
+        encoder.write_all(&self.raw)?;
+        encoder.finish()
     }
 }
 

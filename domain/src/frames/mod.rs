@@ -9,6 +9,7 @@
 //!
 //! [postcard]: https://postcard.jamesmunns.com/wire-format
 
+mod packed;
 mod reply;
 mod request;
 

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::packed;
 use crate::name::{PackageId, Version};
 
 /// One message to a receiver. Each lane is worked through in order.
@@ -79,6 +80,7 @@ pub enum Request<'a> {
     /// The package's next directories, links and files, parents first and `descpkg` last of all. Files are filled in this order.
     Entries {
         /// What comes next.
+        #[serde(with = "packed")]
         entries: Vec<Entry>,
     },
     /// The next bytes of the package's files; so many bytes of `Data` follow and unpack to what `parts` say.
@@ -182,15 +184,13 @@ pub struct Time {
     pub nanoseconds: u32,
 }
 
-/// A file of another version of the same package.
+/// A file of another version of the same package, of the same size. Whether the bytes are right shows in the digest of the package's manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Copy {
     /// Which version.
     pub version: Version,
-    /// Where in it.
-    pub path: Vec<u8>,
-    /// SHA-256 of its bytes.
-    pub digest: [u8; 32],
+    /// Where in it; none where it has the same path.
+    pub path: Option<Vec<u8>>,
 }
 
 /// Bytes of one or several files in a row, packed together.
@@ -201,8 +201,10 @@ pub struct Piece {
     /// Whether they are a zstd frame; they are the bytes themselves otherwise.
     pub zstd: bool,
     /// What they unpack to, in the order of the entries. Only the last part may end in the middle of its file.
+    #[serde(with = "packed")]
     pub parts: Vec<Part>,
     /// What the zstd frame refers to: its prefix is these, one after the other.
+    #[serde(with = "packed")]
     pub base: Vec<Base>,
 }
 
@@ -213,8 +215,6 @@ pub struct Part {
     pub entry: u32,
     /// How many bytes.
     pub bytes: u32,
-    /// SHA-256 of the whole file, where this is its last part.
-    pub digest: Option<[u8; 32]>,
 }
 
 /// Part of a file of another version of the same package.

@@ -199,28 +199,23 @@ impl Incoming {
         self.places.make_link(path, to, time, self.resumed).map_err(|error| self.unmakable(path, &error))
     }
 
-    /// Notes a file; its digest where it is staged.
+    /// Notes a file; its digest where it is staged and not copied again.
     fn announce(
         &mut self,
         mut file: Waiting,
         copy: Option<Copy>,
         inbox: &Inbox,
     ) -> Result<Option<(u32, [u8; 32])>, Outcome> {
-        if self.resumed {
+        let mut held = None;
+        if let Some(copy) = copy {
+            file.content = Content::Copy(copy);
+        } else if self.resumed {
             let staged = self.places.staged(&file.path, file.size, inbox);
             if let Some(digest) = staged.map_err(|error| self.unmakable(&file.path, &error))? {
                 file.content = Content::Staged(digest);
+                held = Some((file.number, digest));
             }
         }
-        let held = match (&file.content, copy) {
-            (Content::Staged(digest), Some(copy)) if *digest == copy.digest => None,
-            (Content::Fresh | Content::Copy(_) | Content::Staged(_), Some(copy)) => {
-                file.content = Content::Copy(copy);
-                None
-            }
-            (Content::Staged(digest), None) => Some((file.number, *digest)),
-            (Content::Fresh | Content::Copy(_), None) => None,
-        };
         self.waiting_bytes += memory_of(&file);
         if self.waiting_bytes > MOST_WAITING {
             let why = format!("more than {MOST_WAITING} bytes of entries came ahead of their files");
@@ -308,7 +303,7 @@ impl Incoming {
 
 fn memory_of(file: &Waiting) -> usize {
     let copy = match &file.content {
-        Content::Copy(copy) => copy.path.len(),
+        Content::Copy(copy) => copy.path.as_ref().map_or(0, Vec::len),
         Content::Fresh | Content::Staged(_) => 0,
     };
     size_of::<Waiting>() + file.path.len() + copy

@@ -182,14 +182,13 @@ impl Package {
 
     fn copy_of(&self, path: &[u8], bytes: &[u8], how: &How) -> Option<Copy> {
         let base = how.base.as_ref().filter(|_| how.copy)?;
-        match base.nodes.get(path) {
-            Some(Node::File(there, _)) if there == bytes => Some(Copy {
-                version: base.id.version.clone(),
-                path: path.to_vec(),
-                digest: Sha256::digest(bytes).into(),
-            }),
-            _ => None,
-        }
+        let is_same = |node: &Node| matches!(node, Node::File(there, _) if there == bytes);
+        let (there, _) = match base.nodes.get_key_value(path).filter(|(_, node)| is_same(node)) {
+            Some(same_place) => same_place,
+            None => base.nodes.iter().find(|(_, node)| is_same(node))?,
+        };
+        let path = (there != path).then(|| there.clone());
+        Some(Copy { version: base.id.version.clone(), path })
     }
 
     /// Sends its files but those of these entries: small ones share a piece, large ones take several.
@@ -202,12 +201,11 @@ impl Package {
             if but.contains(&number) || self.copy_of(path, content, how).is_some() {
                 continue;
             }
-            let digest = Some(Sha256::digest(content).into());
             let mut rest = &content[..];
             loop {
                 let taken = rest.len().min(how.piece - bytes.len());
                 let last = taken == rest.len();
-                parts.push(Part { entry: number, bytes: taken as u32, digest: digest.filter(|_| last) });
+                parts.push(Part { entry: number, bytes: taken as u32 });
                 bytes.extend(&rest[..taken]);
                 if let Some(Node::File(old, _)) = how.base.as_ref().and_then(|base| base.nodes.get(path)) {
                     base.push((path.to_vec(), old.clone()));

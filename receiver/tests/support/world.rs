@@ -144,7 +144,7 @@ pub fn conversation(paths: &[&[u8]]) -> Vec<Vec<u8>> {
     let file = |bytes: &[u8], copy| Kind::File { mode: 0o644, size: bytes.len() as u64, copy };
     let directory = || Kind::Directory { mode: 0o755 };
     let digest = |bytes: &[u8]| -> [u8; 32] { Sha256::digest(bytes).into() };
-    let held = Copy { version: version("1"), path: b"lib/held".to_vec(), digest: digest(HELD) };
+    let held = Copy { version: version("1"), path: None };
 
     let mut entries = vec![
         entry(b"", directory()),
@@ -155,7 +155,7 @@ pub fn conversation(paths: &[&[u8]]) -> Vec<Vec<u8>> {
     let mut lines = manifest::line(&digest(HELD), b"lib/held");
     let (mut parts, mut bytes) = (Vec::new(), Vec::new());
     for (path, content) in paths.iter().map(|path| (*path, NEWS)).chain([(&b"descpkg"[..], DESCPKG)]) {
-        parts.push(Part { entry: entries.len() as u32, bytes: content.len() as u32, digest: Some(digest(content)) });
+        parts.push(Part { entry: entries.len() as u32, bytes: content.len() as u32 });
         entries.push(entry(path, file(content, None)));
         bytes.extend(content);
         lines.extend(manifest::line(&digest(content), path));

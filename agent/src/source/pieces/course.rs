@@ -65,12 +65,12 @@ impl<'a> Course<'a> {
         let size = metadata.len();
         let below = below(path, &self.attempt.parcel.path);
         let relative = self.ancestor.and_then(|ancestor| ancestor.relative(&below, size));
-        let copy = relative.as_ref().and_then(|relative| relative.copy_of(path, size));
+        let copy = relative.as_ref().and_then(|relative| relative.copy_of(path, &below, size));
         match &copy {
             Some(_) => self.progress.advance(size),
             None => self.waiting_bytes += size,
         }
-        let copied = copy.as_ref().map(|copy| copy.digest);
+        let (copy, copied) = copy.unzip();
         self.files.push(Waiting { number: self.count, path: path.to_owned(), size, copied, relative });
         Kind::File { mode: permissions(metadata.mode()), size, copy }
     }

@@ -36,6 +36,11 @@ impl<'a> Outlet<'a> {
         Self { lane, frames, in_vain, recording: None }
     }
 
+    /// Whether somebody waits for the package, which is then worth more of our time.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.lane == Lane::TAGS
+    }
+
     /// Whether nobody wants what is packed any more.
     pub(super) fn is_given_up(&self) -> bool {
         self.in_vain.load(Ordering::Acquire) || self.frames.is_closed()

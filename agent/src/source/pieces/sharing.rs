@@ -6,7 +6,10 @@ use std::path::Path;
 use blat_domain::frames::{MOST_DATA, Request};
 
 use super::course::{Course, permissions};
-use super::{Attempt, Codec, ENTRIES, Held, PIECE, Packed, Packer, REFERRING_PIECE, TOLD, WORTH_REFERRING, unreadable};
+use super::{
+    Attempt, Codec, ENTRIES, Held, PIECE, Packed, Packer, REFERRING_LEVEL, REFERRING_PIECE, TABLE, THOROUGH_LEVEL,
+    THOROUGH_WINDOW, TOLD, WORTH_REFERRING, ZSTD_LEVEL, unreadable,
+};
 use crate::progress::Progress;
 use crate::source::ancestor::Ancestor;
 use crate::source::store::{Ingredients, Key, Turn};
@@ -75,7 +78,7 @@ impl Packer<'_> {
             package: &parcel.package,
             time: parcel.time,
             tree: &tree,
-            form: &self.codec.form(),
+            form: &self.codec.form(self.outlet.is_awaited()),
             base: base.as_ref().map(|(version, time, print)| (*version, *time, print)),
         }))
     }
@@ -83,8 +86,10 @@ impl Packer<'_> {
 
 impl Codec {
     /// All that what it makes depends on, but for the bytes.
-    fn form(self) -> String {
+    fn form(self, is_awaited: bool) -> String {
+        let is_thorough = self == Self::Referring && is_awaited;
+        let levels = (ZSTD_LEVEL, REFERRING_LEVEL, THOROUGH_LEVEL, THOROUGH_WINDOW, TABLE);
         let lengths = (PIECE, REFERRING_PIECE, WORTH_REFERRING, ENTRIES, TOLD, MOST_DATA);
-        format!("{self:?} {} {lengths:?}", self.level())
+        format!("{self:?} {is_thorough} {levels:?} {lengths:?}")
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Entries are written without waiting for the disk, so a power cut may leave one that is short, or full of zeros: its length and the
 //! checksums tell. They are CRC-32, which costs next to nothing: against harm, not against enemies, who could not write here anyway. What
-//! is in the files is verified by the target, digest by digest, wherever it came from.
+//! is in the files is verified by the target, wherever it came from.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};

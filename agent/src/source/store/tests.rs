@@ -34,7 +34,7 @@ fn frame(request: &Request<'_>) -> Vec<u8> {
 
 /// The frames of a package of one file of so many bytes.
 fn frames(bytes: u32) -> Vec<Vec<u8>> {
-    let parts = vec![Part { entry: 1, bytes, digest: None }];
+    let parts = vec![Part { entry: 1, bytes }];
     let data = vec![7; bytes as usize];
     let mut frames = vec![frame(&Request::Piece(Piece { packed: bytes, zstd: false, parts, base: Vec::new() }))];
     frames.extend(data.chunks(1000).map(|data| frame(&Request::Data(data))));
