@@ -29,3 +29,4 @@ pub mod text;
 pub mod throttle;
 pub mod units;
 pub mod why;
+pub mod window;

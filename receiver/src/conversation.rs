@@ -19,6 +19,9 @@ use crate::stage;
 /// Bytes of standard input that are read at once.
 const READ: usize = 128 << 10;
 
+/// How much the lanes of full syncs give way to others on the same processor, in the system's measure.
+const NICE: i32 = 10;
+
 /// Why a conversation cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Ending {
@@ -132,6 +135,10 @@ fn start(lane: Lane, archive: &Arc<Archive>, replies: &Arc<Replies>, leave: fn()
     let inbox = Arc::new(Inbox::default());
     let mut worker = Worker::new(lane, archive.clone(), replies.clone(), inbox.clone());
     thread::Builder::new().name(format!("lane {}", lane.0)).spawn(move || {
+        if lane >= Lane::BULK {
+            // Of this thread alone, which is what the system's threads are. Refused, it merely competes.
+            let _ = rustix::process::setpriority_process(None, NICE);
+        }
         let ending = worker.work();
         if !matches!(ending, Ending::Over) {
             complain(&ending, &worker);

@@ -14,12 +14,15 @@ use crate::package::unpacking::{self, Base};
 use crate::package::{Announced, Incoming, Outcome};
 use crate::publish::{self, Whole};
 use crate::replies::Replies;
+use crate::urgent::{self, Urgent};
 use crate::{link, listing, retire, store, verify};
 
 /// Credit is given back in portions of so many bytes.
 const PORTION: u64 = 256 << 10;
 /// So many bytes of whole packages are published even when more are coming.
 const MOST_PENDING: u64 = 64 << 20;
+/// A full sync writes to the disk whenever it has so much more for it, in bytes: what makes a tag's package durable waits for no more than that.
+const STRIDE: u64 = 4 << 20;
 /// So long nothing has to come, while whole packages wait for others, for them to be published: making a few durable costs as much as many.
 const QUIET: Duration = Duration::from_millis(100);
 /// So long a whole package waits for others in any case.
@@ -36,6 +39,10 @@ pub(crate) struct Worker {
     taken: u64,
     current: Current,
     pending: Pending,
+    /// What had been written to the disk of the packages that are not published, by [`Worker::weight`].
+    on_disk: u64,
+    /// While something comes that a tag asks for.
+    urgent: Option<Urgent>,
     door: Door,
 }
 
@@ -64,6 +71,7 @@ enum Door {
 struct Pending {
     packages: Vec<Whole>,
     bytes: u64,
+    weight: u64,
     since: Option<Instant>,
 }
 
@@ -71,7 +79,7 @@ impl Worker {
     /// A lane that has had nothing to do.
     pub(crate) fn new(lane: Lane, archive: Arc<Archive>, replies: Arc<Replies>, inbox: Arc<Inbox>) -> Self {
         let (current, pending) = (Current::None, Pending::default());
-        Self { lane, archive, replies, inbox, taken: 0, current, pending, door: Door::Open }
+        Self { lane, archive, replies, inbox, taken: 0, current, pending, on_disk: 0, urgent: None, door: Door::Open }
     }
 
     /// Works until something makes that impossible.
@@ -95,6 +103,9 @@ impl Worker {
 
     /// The next body. When none comes for a while, or enough are whole, what is whole is published first.
     fn next(&mut self, body: &mut Vec<u8>) -> Result<(), Ending> {
+        if self.lane >= Lane::BULK {
+            urgent::give_way();
+        }
         if self.pending.are_due() {
             self.publish()?;
         }
@@ -104,6 +115,9 @@ impl Worker {
             self.publish()?;
             if !self.inbox.take_within(Duration::ZERO, body) {
                 self.give_credit()?;
+                if matches!(self.current, Current::None) {
+                    self.urgent = None;
+                }
                 if !self.inbox.take(body) {
                     return Err(Ending::Over);
                 }
@@ -234,6 +248,9 @@ impl Worker {
         if self.pending.packages.iter().any(|whole| whole.package() == &package) {
             self.publish()?;
         }
+        if self.lane == Lane::TAGS && self.urgent.is_none() {
+            self.urgent = Some(Urgent::begin());
+        }
         match Incoming::begin(&self.archive, announced) {
             Ok(incoming) => self.current = Current::Coming(Box::new(incoming)),
             Err(setback) => {
@@ -313,7 +330,28 @@ impl Worker {
         {
             self.drop_current(outcome)?;
         }
+        self.write_early();
         Ok(())
+    }
+
+    /// Lets the system write what a full sync has for the disk, once that is much.
+    fn write_early(&mut self) {
+        let weight = self.weight();
+        if self.lane < Lane::BULK || weight.saturating_sub(self.on_disk) < STRIDE {
+            return;
+        }
+        // By a handle of its own: what fails here is told again to whoever makes the packages durable, by theirs, which are older.
+        let _ = self.archive.root.open_again().and_then(|root| root.sync_file_system());
+        self.inbox.get_on();
+        self.on_disk = weight;
+    }
+
+    /// What the packages that are not published are for a disk, in bytes.
+    fn weight(&self) -> u64 {
+        match &self.current {
+            Current::Coming(incoming) => self.pending.weight + incoming.weight(),
+            Current::None | Current::Dropped { .. } => self.pending.weight,
+        }
     }
 
     fn whole(&mut self, entries: u64, manifest: [u8; 32]) -> Result<(), Ending> {
@@ -370,6 +408,7 @@ impl Worker {
             return Ok(());
         }
         let pending = std::mem::take(&mut self.pending);
+        self.on_disk = self.weight();
         match publish::publish(&self.archive, pending.packages, &self.inbox) {
             Ok((lines, published)) => {
                 self.replies.lines(self.lane, &lines)?;
@@ -385,6 +424,7 @@ impl Worker {
 impl Pending {
     fn add(&mut self, whole: Whole) {
         self.bytes += whole.bytes();
+        self.weight += whole.weight();
         self.since.get_or_insert_with(Instant::now);
         self.packages.push(whole);
     }

@@ -18,6 +18,7 @@ mod scratch;
 mod settle;
 mod stage;
 mod store;
+mod urgent;
 mod verify;
 
 pub use conversation::serve;

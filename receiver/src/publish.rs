@@ -21,6 +21,13 @@ const HANDLES: u64 = 3;
 /// So few packages, of so few entries in all, are made durable file by file: a busy disk need not write everything else first.
 const FEW: usize = 4;
 const FEW_ENTRIES: u64 = 64;
+/// What an entry is for a disk beside its bytes, in bytes that take as long.
+const ENTRY: u64 = 16 << 10;
+
+/// What a package of so many bytes and entries is for a disk, in bytes.
+pub(crate) fn weight(bytes: u64, entries: u32) -> u64 {
+    bytes + u64::from(entries) * ENTRY
+}
 
 /// A package that came whole and was verified.
 #[derive(Debug)]
@@ -59,6 +66,11 @@ impl Whole {
     /// Bytes of its files.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// What it is for a disk, in bytes.
+    pub(crate) fn weight(&self) -> u64 {
+        weight(self.bytes, self.entries)
     }
 
     /// Which it is.

@@ -31,6 +31,11 @@ impl Writing {
     pub(super) fn path(&self) -> &[u8] {
         &self.of.path
     }
+
+    /// Bytes of it that came.
+    pub(super) fn written(&self) -> u64 {
+        self.of.size - self.left
+    }
 }
 
 impl Incoming {

@@ -18,7 +18,7 @@ use crate::archive::{Archive, DESCPKG, is_plain, tree};
 use crate::failure::{Setback, shown};
 use crate::inbox::Inbox;
 use crate::lane::Held;
-use crate::publish::Whole;
+use crate::publish::{Whole, weight};
 use crate::stage::{PACKAGE, Stage};
 use closing::Closing;
 use files::Writing;
@@ -145,6 +145,11 @@ impl Incoming {
     /// The agent's number for it.
     pub(crate) fn number(&self) -> u32 {
         self.announced.number
+    }
+
+    /// What of it is there, as a disk feels it, in bytes.
+    pub(crate) fn weight(&self) -> u64 {
+        weight(self.bytes + self.writing.as_ref().map_or(0, Writing::written), self.entries)
     }
 
     /// Whether the agent wants to know what is staged.

@@ -20,6 +20,7 @@ use tokio::time::{Instant, timeout};
 use super::heart::{Duty, Heart};
 use super::marker::skip_noise;
 use super::outbox::Outbox;
+use super::road::{self, Road};
 use super::speed::Speed;
 use super::{broke, out_of_turn, refused, understand};
 use crate::target::TargetError;
@@ -52,6 +53,7 @@ pub(crate) struct Conversation {
 #[derive(Debug)]
 struct Shared {
     outbox: Outbox,
+    road: Road,
     valve: Arc<Valve>,
     lanes: [LaneState; LANES as usize],
     speed: Speed,
@@ -100,6 +102,7 @@ impl Conversation {
         };
         let shared = Arc::new(Shared {
             outbox: Outbox::default(),
+            road: Road::default(),
             valve,
             lanes: std::array::from_fn(|_| lane_state()),
             speed: Speed::default(),
@@ -309,12 +312,14 @@ async fn talk(remote: Remote, shared: Arc<Shared>, lanes: Vec<mpsc::Sender<Vec<u
 
 async fn write(mut stdin: Pin<Box<dyn AsyncWrite + Send>>, shared: &Shared) -> Result<(), TargetError> {
     loop {
-        let (lane, frame) = shared.outbox.take(&shared.valve).await;
+        let (lane, mut frame, held_back) = shared.outbox.take(&shared.valve, &shared.road).await;
+        shared.road.write(lane, &mut frame).map_err(refused)?;
         shared.lane(lane).written.fetch_add(1, Ordering::Relaxed);
         let begun = Instant::now();
         stdin.write_all(&frame).await.map_err(|error| broke(&error.to_string()))?;
         stdin.flush().await.map_err(|error| broke(&error.to_string()))?;
-        shared.speed.note(frame.len(), begun.elapsed());
+        // Bytes that wait for room on the road would have blocked on it.
+        shared.speed.note(frame.len(), held_back + begun.elapsed());
     }
 }
 
@@ -334,7 +339,13 @@ async fn read(
         let mut body = vec![0; length];
         input.read_exact(&mut body).await.map_err(cut)?;
         match understand(&body)? {
-            Reply::Pong { work, .. } => heart.felt(&work),
+            Reply::Pong { beat, work } => {
+                heart.felt(&work);
+                if beat == road::QUESTION {
+                    shared.road.answer();
+                    shared.outbox.look_again();
+                }
+            }
             Reply::Credit { bytes } => {
                 let credit = &shared.lane(lane).credit;
                 if credit.available_permits() as u64 + u64::from(bytes) > FIRST_CREDIT {

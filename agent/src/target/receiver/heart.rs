@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, interval};
 
 use super::outbox::Outbox;
+use super::road;
 use super::{broke, refused};
 use crate::target::TargetError;
 
@@ -66,7 +67,7 @@ pub(super) struct Heart {
 
 impl Default for Heart {
     fn default() -> Self {
-        Self { felt: watch::Sender::new((Instant::now(), Vec::new())), beats: AtomicU64::new(0) }
+        Self { felt: watch::Sender::new((Instant::now(), Vec::new())), beats: AtomicU64::new(road::QUESTION + 1) }
     }
 }
 

@@ -4,6 +4,7 @@ mod conversation;
 mod heart;
 mod marker;
 mod outbox;
+mod road;
 mod sending;
 mod speed;
 #[cfg(test)]

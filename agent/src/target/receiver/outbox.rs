@@ -1,14 +1,17 @@
 //! What waits for the link: frames of several lanes, of which the most urgent goes first.
 //!
-//! The control lane and the lane of tags go before the others, which take turns. So a tag waits for at most the frame that is being written.
-//! What may wait here is bounded by the lanes' credit.
+//! The control lane and the lane of tags go before the others, which take turns and only go while the road has room for them. So a tag waits for
+//! at most the frame that is being written, and for what is on the road. What may wait here is bounded by the lanes' credit.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use blat_domain::frames::{LANES, Lane};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
+use super::road::Road;
 use crate::target::valve::Valve;
 
 /// Frames on their way to the writer.
@@ -26,9 +29,12 @@ struct Queues {
 }
 
 /// Which frames may be sent now.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum MayGo {
     All,
+    /// The road has no room for the rest.
+    Urgent,
+    /// The bandwidth is used up.
     Control,
 }
 
@@ -37,16 +43,26 @@ impl Queues {
     fn take(&mut self, may_go: MayGo) -> Option<(Lane, Vec<u8>)> {
         let lane = match may_go {
             MayGo::Control => Lane::CONTROL.0,
+            MayGo::Urgent => self.urgent()?,
             MayGo::All => self.turn()?,
         };
         self.lane(lane).pop_front().map(|frame| (Lane(lane), frame))
     }
 
+    /// The first lane with something urgent.
+    fn urgent(&mut self) -> Option<u8> {
+        (0..Lane::BULK.0).find(|lane| !self.lane(*lane).is_empty())
+    }
+
+    /// Whether a full sync has anything to send.
+    fn has_bulk(&self) -> bool {
+        self.lanes[usize::from(Lane::BULK.0)..].iter().any(|lane| !lane.is_empty())
+    }
+
     /// The lane whose turn it is.
     fn turn(&mut self) -> Option<u8> {
         let first_bulk = Lane::BULK.0;
-        let urgent = (0..first_bulk).find(|lane| !self.lane(*lane).is_empty());
-        urgent.or_else(|| {
+        self.urgent().or_else(|| {
             let (bulk, last) = (LANES - first_bulk, self.last.saturating_sub(first_bulk));
             let next =
                 (1..=bulk).map(|step| first_bulk + (last + step) % bulk).find(|lane| !self.lane(*lane).is_empty())?;
@@ -67,23 +83,44 @@ impl Outbox {
         self.filled.notify_one();
     }
 
-    /// The most urgent frame, once there is one that the valve lets through. Those of the control lane always go, and count.
-    pub(super) async fn take(&self, valve: &Valve) -> (Lane, Vec<u8>) {
+    /// The most urgent frame, once there is one that the valve lets through, and for how long the road had no room for any. Frames of the control
+    /// lane always go, and count.
+    pub(super) async fn take(&self, valve: &Valve, road: &Road) -> (Lane, Vec<u8>, Duration) {
+        let mut full_since = None;
         loop {
-            let may_go = if valve.is_closed() { MayGo::Control } else { MayGo::All };
-            let taken = self.lock().take(may_go);
+            let (may_go, taken) = self.try_take(valve, road);
             if let Some((lane, frame)) = taken {
                 valve.spend(frame.len());
-                return (lane, frame);
+                return (lane, frame, full_since.map_or(Duration::ZERO, |since: Instant| since.elapsed()));
+            }
+            if may_go == MayGo::Urgent {
+                full_since.get_or_insert_with(Instant::now);
             }
             match may_go {
-                MayGo::All => self.filled.notified().await,
+                MayGo::All | MayGo::Urgent => self.filled.notified().await,
                 MayGo::Control => tokio::select! {
                     () = self.filled.notified() => {}
                     () = valve.opening() => {}
                 },
             }
         }
+    }
+
+    fn try_take(&self, valve: &Valve, road: &Road) -> (MayGo, Option<(Lane, Vec<u8>)>) {
+        let mut queues = self.lock();
+        let may_go = if valve.is_closed() {
+            MayGo::Control
+        } else if queues.has_bulk() && !road.is_open() {
+            MayGo::Urgent
+        } else {
+            MayGo::All
+        };
+        (may_go, queues.take(may_go))
+    }
+
+    /// The road may have room again.
+    pub(super) fn look_again(&self) {
+        self.filled.notify_one();
     }
 
     /// Whether frames of this lane wait here.
@@ -106,7 +143,7 @@ mod tests {
     use super::*;
 
     async fn next(outbox: &Outbox, valve: &Valve) -> String {
-        String::from_utf8(outbox.take(valve).await.1).expect("text")
+        String::from_utf8(outbox.take(valve, &Road::default()).await.1).expect("text")
     }
 
     #[tokio::test]
@@ -129,7 +166,7 @@ mod tests {
     async fn while_the_bandwidth_is_used_up_control_frames_go_and_tags_are_the_first_to_follow() {
         let (outbox, valve) = (Outbox::default(), Valve::new(Bandwidth::Always(NonZeroU64::new(1))));
         outbox.put(Lane::BULK, vec![0; 100_000]);
-        assert_eq!(outbox.take(&valve).await.1.len(), 100_000, "the first may go at once");
+        assert_eq!(outbox.take(&valve, &Road::default()).await.1.len(), 100_000, "the first may go at once");
         outbox.put(Lane::BULK, b"bulk".to_vec());
         let sending = async { [next(&outbox, &valve).await, next(&outbox, &valve).await, next(&outbox, &valve).await] };
         let speaking = async {
@@ -144,5 +181,29 @@ mod tests {
             valve.set(Bandwidth::Always(None));
         };
         assert_eq!(tokio::join!(sending, speaking).0, ["ping", "tag", "bulk"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_the_road_is_full_tags_go_and_full_syncs_wait_for_what_has_arrived() {
+        let (outbox, valve, road) = (Outbox::default(), Valve::new(Bandwidth::Always(None)), Road::default());
+        let mut sent = 0;
+        while road.is_open() {
+            let mut frame = vec![0; 64 << 10];
+            road.write(Lane::BULK, &mut frame).expect("a question that fits");
+            sent += 1;
+        }
+        assert!((2..100).contains(&sent), "the road holds something, and not everything: {sent} frames");
+        outbox.put(Lane::BULK, b"bulk".to_vec());
+        let patient = tokio::time::timeout(Duration::from_secs(60), outbox.take(&valve, &road));
+        assert!(patient.await.is_err(), "nothing says that anything arrived");
+        outbox.put(Lane::TAGS, b"tag".to_vec());
+        assert_eq!(outbox.take(&valve, &road).await.1, b"tag");
+        let arriving = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            road.answer();
+            outbox.look_again();
+        };
+        let ((_, frame, held_back), ()) = tokio::join!(outbox.take(&valve, &road), arriving);
+        assert_eq!((frame.as_slice(), held_back), (&b"bulk"[..], Duration::from_secs(1)));
     }
 }

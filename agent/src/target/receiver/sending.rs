@@ -8,7 +8,7 @@ use blat_domain::ancestry::nearest;
 use blat_domain::frames::{Lane, Reply, Request};
 use blat_domain::name::{PackageId, PackageName, Version};
 use blat_domain::plan::Size;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::conversation::{Conversation, Strand};
 use super::{out_of_turn, understand};
@@ -22,6 +22,9 @@ use crate::target::{Delivery, Parcel, TargetError, Told};
 
 /// Frames that may wait between the packing thread and the link.
 const AHEAD: usize = 16;
+
+/// How much a full sync's packing gives way to others on the same processor, in the system's measure.
+const NICE: i32 = 10;
 
 /// Packages for one lane.
 pub(super) struct Errand<'a> {
@@ -100,9 +103,9 @@ impl Errand<'_> {
         let (lane, codec, store, watched) = (self.lane, self.codec, self.store.clone(), progress.clone());
         let in_vain = Arc::new(AtomicBool::new(false));
         let told_so = in_vain.clone();
-        let packing = tokio::task::spawn_blocking(move || {
+        let packing = apart(lane, move || {
             pieces::pack(attempts, codec, Outlet::new(lane, &frames, &told_so), &store, &watched, &answers)
-        });
+        })?;
         let voice = strand.voice();
         // It owns the frames: when it ends early, the packing thread ends at its next frame.
         let feeding = async move {
@@ -112,7 +115,8 @@ impl Errand<'_> {
             voice.say(&Request::Publish).await
         };
         let (fed, heard) = tokio::join!(feeding, hear(strand, held, &in_vain, told));
-        let given_up = packing.await.map_err(|error| TargetError::Refused(format!("packing failed: {error}")))?;
+        let given_up =
+            packing.await.map_err(|_| TargetError::Refused("packing failed: its thread broke down".into()))?;
         let Heard { lacking, failure } = heard?;
         fed?;
         if let Some(failure) = failure {
@@ -134,6 +138,27 @@ fn ancestor(parcel: &Parcel, held: &mut Held, prints: &HashMap<PackageId, Print>
     });
     versions.insert(version.clone(), parcel.time);
     ancestor
+}
+
+/// Runs `work` on a thread of its own. That of a full sync leaves the processor to whatever else wants it: a tag most of all.
+fn apart<T: Send + 'static>(
+    lane: Lane,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<oneshot::Receiver<T>, TargetError> {
+    let (done, result) = oneshot::channel();
+    let thread = std::thread::Builder::new().name(format!("packing {}", lane.0));
+    let started = thread.spawn(move || {
+        if lane >= Lane::BULK {
+            // Of this thread alone, which is what the system's threads are. Refused, it merely competes.
+            let _ = rustix::process::setpriority_process(None, NICE);
+        }
+        // Nobody waits for it any more where the round has failed.
+        let _ = done.send(work());
+    });
+    started.map_err(|error| {
+        TargetError::Refused(format!("starting a thread to pack failed: {error}; end other processes"))
+    })?;
+    Ok(result)
 }
 
 /// What came back for one round.
