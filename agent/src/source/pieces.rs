@@ -32,7 +32,7 @@ use crate::target::Parcel;
 const PIECE: usize = 4 << 20;
 /// Or at this many where it refers to a held file: the prefix costs the more, the shorter the pieces.
 const REFERRING_PIECE: usize = 8 << 20;
-/// The level for a slow link.
+/// The level for a slow link, and for what another target may take from the store: that is packed once, whatever the links.
 const REFERRING_LEVEL: i32 = 3;
 /// The level for a piece that refers to held files and that somebody waits for: takes as long again, and a fifth off text.
 const THOROUGH_LEVEL: i32 = 9;
@@ -173,7 +173,10 @@ impl<'a> Packer<'a> {
     /// Packs a package, from its root to its end.
     fn make(&mut self, mut course: Course<'_>) -> Packed<()> {
         self.begin_piece();
-        let root = &course.attempt.parcel.path;
+        let Parcel { path: root, size, .. } = &course.attempt.parcel;
+        let level = if self.store.takes(size.bytes) { REFERRING_LEVEL } else { self.codec.level() };
+        let zstd_trouble = |error: io::Error| Trouble::Package(format!("zstd cannot be set up: {error}"));
+        self.zstd.set_compression_level(level).map_err(zstd_trouble)?;
         let mut descpkg = None;
         for entry in WalkDir::new(root).sort_by_file_name() {
             let entry = entry.map_err(|error| unreadable(root, &error))?;

@@ -71,6 +71,17 @@ impl Store {
         Turn::Alone
     }
 
+    /// The entry if it is there, or will be as soon as whoever makes it now has finished. It never falls to us to make it.
+    pub(in crate::source) fn made(&self, key: &Key, is_given_up: impl Fn() -> bool) -> Option<Entry> {
+        let entry = self.directory.join(&key.0);
+        // Whatever is wrong with the store is told when our own entry is looked up.
+        let open = || Entry::open(&entry).ok().flatten();
+        open().or_else(|| {
+            wait(&File::open(entry.with_extension("part")).ok()?, is_given_up);
+            open()
+        })
+    }
+
     fn look(&self, key: &Key) -> io::Result<Look> {
         let entry = self.directory.join(&key.0);
         match Entry::open(&entry) {

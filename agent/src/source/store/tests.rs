@@ -237,6 +237,25 @@ fn the_directory_may_be_deleted_while_an_entry_is_made() {
 }
 
 #[test]
+fn what_is_only_looked_for_is_waited_for_where_it_is_being_made_and_never_begun() {
+    let scratch = scratch();
+    let store = store(&scratch);
+    assert!(store.made(&key("one"), || false).is_none());
+    assert!(!store.directory.exists(), "nothing is begun");
+
+    let Turn::Make(mut making) = store.turn(&key("one"), || false) else { panic!("nobody has made it") };
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| store.made(&key("one"), || false).is_some());
+        frames(100).iter_mut().for_each(|frame| making.append(frame).expect("a write"));
+        making.seal(&store).expect("an entry");
+        assert!(waiting.join().expect("no panic"));
+    });
+
+    fs::write(store.directory.join("two.part"), "x").expect("what a killed one left");
+    assert!(store.made(&key("two"), || false).is_none());
+}
+
+#[test]
 fn what_was_used_least_recently_goes_and_so_do_leftovers() {
     let scratch = scratch();
     let mut store = store(&scratch);
