@@ -1,15 +1,15 @@
 //! One walk over a package: how much it is, that all of it can be sent, and what tells it from any other state of itself.
 
+use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use blat_domain::plan::Size;
 use blat_domain::text::printable;
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Statx, StatxFlags, openat, readlinkat, statx};
+use rustix::io::Errno;
 use sha2::{Digest, Sha256};
-use walkdir::WalkDir;
-
-use super::pack::below;
 
 /// A digest of what `lstat` says of everything in a package, times of change and inode numbers included, which nobody can set back.
 pub(crate) type Print = [u8; 32];
@@ -27,32 +27,79 @@ impl Tree {
     /// # Errors
     /// What of it cannot be looked at, or cannot be sent at all.
     pub(super) fn look(root: &Path) -> Result<Self, String> {
-        let unreadable = |error: &dyn std::fmt::Display| format!("cannot read the package at the source: {error}");
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        // From its own handle on, no look has to find the way to the archive again.
+        let handle =
+            openat(CWD, root, flags | OFlags::NOFOLLOW, Mode::empty()).map_err(|error| unreadable(root, error))?;
         let (mut size, mut print) = (Size::default(), Sha256::new());
-        for entry in WalkDir::new(root).sort_by_file_name() {
-            let entry = entry.map_err(|error| unreadable(&error))?;
-            let found = entry.metadata().map_err(|error| unreadable(&error))?;
-            let (path, kind) = (below(entry.path(), root), found.file_type());
-            add(&mut print, &path);
-            print.update(found.mode().to_le_bytes());
-            for number in [found.size(), found.dev(), found.ino()] {
-                print.update(number.to_le_bytes());
-            }
-            for time in [found.mtime(), found.mtime_nsec(), found.ctime(), found.ctime_nsec()] {
-                print.update(time.to_le_bytes());
-            }
-            size.entries += u64::from(entry.depth() > 0);
-            if kind.is_file() {
-                size.bytes += found.len();
-            } else if kind.is_symlink() {
-                let to = std::fs::read_link(entry.path()).map_err(|error| unreadable(&error))?;
-                add(&mut print, to.as_os_str().as_bytes());
-            } else if !kind.is_dir() {
-                let name = printable(&entry.path().to_string_lossy());
-                return Err(format!("{name} is neither file, directory nor symbolic link; remove it from the package"));
+        note(&mut print, b"", &status(&handle, Path::new(".")).map_err(|error| unreadable(root, error))?);
+        let mut folders = vec![PathBuf::new()];
+        while let Some(folder) = folders.pop() {
+            let here = |error| unreadable(&root.join(&folder), error);
+            let at = if folder.as_os_str().is_empty() { Path::new(".") } else { &folder };
+            let opened = openat(&handle, at, flags, Mode::empty()).map_err(here)?;
+            for name in names(opened).map_err(here)? {
+                let path = folder.join(OsStr::from_bytes(&name));
+                let here = |error| unreadable(&root.join(&path), error);
+                let found = status(&handle, &path).map_err(here)?;
+                note(&mut print, path.as_os_str().as_bytes(), &found);
+                size.entries += 1;
+                match FileType::from_raw_mode(found.stx_mode.into()) {
+                    FileType::RegularFile => size.bytes += found.stx_size,
+                    FileType::Directory => folders.push(path),
+                    FileType::Symlink => {
+                        add(&mut print, readlinkat(&handle, &path, Vec::new()).map_err(here)?.as_bytes());
+                    }
+                    FileType::Fifo
+                    | FileType::Socket
+                    | FileType::CharacterDevice
+                    | FileType::BlockDevice
+                    | FileType::Unknown => {
+                        let name = printable(&root.join(&path).to_string_lossy());
+                        return Err(format!(
+                            "{name} is neither file, directory nor symbolic link; remove it from the package"
+                        ));
+                    }
+                }
             }
         }
         Ok(Self { size, print: print.finalize().into() })
+    }
+}
+
+fn unreadable(what: &Path, error: Errno) -> String {
+    format!("cannot read the package at the source: {}: {error}", printable(&what.to_string_lossy()))
+}
+
+/// The names in a folder, sorted.
+fn names(folder: OwnedFd) -> rustix::io::Result<Vec<Vec<u8>>> {
+    let mut names = Vec::new();
+    for entry in Dir::new(folder)? {
+        let name = entry?.file_name().to_bytes().to_vec();
+        if name != b"." && name != b".." {
+            names.push(name);
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+fn status(at: &OwnedFd, path: &Path) -> rustix::io::Result<Statx> {
+    statx(at, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS)
+}
+
+/// Adds all that tells an entry from any other state of itself.
+fn note(print: &mut Sha256, path: &[u8], found: &Statx) {
+    add(print, path);
+    for number in [u32::from(found.stx_mode), found.stx_dev_major, found.stx_dev_minor] {
+        print.update(number.to_le_bytes());
+    }
+    for number in [found.stx_size, found.stx_ino] {
+        print.update(number.to_le_bytes());
+    }
+    for time in [found.stx_mtime, found.stx_ctime] {
+        print.update(time.tv_sec.to_le_bytes());
+        print.update(time.tv_nsec.to_le_bytes());
     }
 }
 

@@ -161,6 +161,10 @@ impl Target for ReceiverTarget {
 
     async fn receive(&self, parcels: &[Parcel], progress: &Arc<Progress>, told: &Told<'_>) -> Result<(), TargetError> {
         let conversation = self.conversation().await?;
+        let is_tagged = parcels.iter().any(|parcel| parcel.tagged.is_some());
+        if !is_tagged {
+            conversation.look_closer().await?;
+        }
         let mut size = Size::default();
         parcels.iter().for_each(|parcel| size += parcel.size);
         let under_way = UnderWay::begin(&self.under_way, size);
@@ -175,7 +179,7 @@ impl Target for ReceiverTarget {
             let errand = Errand { conversation: &conversation, lane, reserve, codec, held: &held, store: &self.store };
             async move { errand.send(parcels, &self.numbers, progress, told).await }
         };
-        if parcels.iter().any(|parcel| parcel.tagged.is_some()) {
+        if is_tagged {
             return on(Lane::TAGS, parcels.to_vec()).await;
         }
         let sending = spread(parcels).into_iter().zip(Lane::BULK.0..).map(|(share, lane)| on(Lane(lane), share));
