@@ -152,7 +152,7 @@ def during_bulk(field, road):
 
 
 def bulk_ours(field, road):
-    events = stage(field, road, f"bulk-{field.homes}")
+    events = stage(field, road, f"bulk-ours-{field.homes}")
     real = field.real()
     run("cp", "-al", *real.iterdir(), events.source)
     home = field.home(road, events.source)
@@ -165,7 +165,7 @@ def bulk_ours(field, road):
 
 def bulk_rsync(field, road):
     field.homes += 1
-    events = stage(field, road, f"bulk-{field.homes}")
+    events = stage(field, road, f"bulk-rsync-{field.homes}")
     with road.kept():
         return while_it_runs(road, events, rsync_one(road, events), ["bash", "-c", ways.rsync_text(road, field.real(), events.archive)])
 
