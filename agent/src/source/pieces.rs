@@ -60,15 +60,6 @@ pub(crate) enum Codec {
     Referring,
 }
 
-impl Codec {
-    fn level(self) -> i32 {
-        match self {
-            Self::Plain | Self::Zstd => ZSTD_LEVEL,
-            Self::Referring => REFERRING_LEVEL,
-        }
-    }
-}
-
 /// One try at sending a package.
 #[derive(Debug, Clone)]
 pub(crate) struct Attempt {
@@ -161,7 +152,7 @@ struct Packer<'a> {
 
 impl<'a> Packer<'a> {
     fn new(codec: Codec, outlet: Outlet<'a>, store: &'a Store) -> io::Result<Self> {
-        let zstd = zstd::bulk::Compressor::new(codec.level())?;
+        let zstd = zstd::bulk::Compressor::new(ZSTD_LEVEL)?;
         let (raw, prefix) = (Vec::new(), Vec::new());
         Ok(Self { outlet, store, codec, zstd, raw, parts: Vec::new(), prefix, base: Vec::new() })
     }
@@ -174,7 +165,8 @@ impl<'a> Packer<'a> {
     fn make(&mut self, mut course: Course<'_>) -> Packed<()> {
         self.begin_piece();
         let Parcel { path: root, size, .. } = &course.attempt.parcel;
-        let level = if self.store.takes(size.bytes) { REFERRING_LEVEL } else { self.codec.level() };
+        let is_hard = self.codec == Codec::Referring || self.store.takes(size.bytes);
+        let level = if is_hard { REFERRING_LEVEL } else { ZSTD_LEVEL };
         let zstd_trouble = |error: io::Error| Trouble::Package(format!("zstd cannot be set up: {error}"));
         self.zstd.set_compression_level(level).map_err(zstd_trouble)?;
         let mut descpkg = None;
@@ -336,7 +328,7 @@ impl<'a> Packer<'a> {
     fn referring(&self) -> io::Result<Vec<u8>> {
         let window = window_log(self.prefix.len() + self.raw.len());
         let is_worth_it = self.outlet.is_awaited() && window <= THOROUGH_WINDOW;
-        let level = if is_worth_it { THOROUGH_LEVEL } else { self.codec.level() };
+        let level = if is_worth_it { THOROUGH_LEVEL } else { REFERRING_LEVEL };
         let mut encoder = zstd::Encoder::with_ref_prefix(Vec::new(), level, &self.prefix)?;
         // A level's own tables soon forget the prefix. Long distance matching would find it again, but prefers what is long to what fits best.
         encoder.window_log(window)?;

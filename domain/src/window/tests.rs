@@ -79,31 +79,28 @@ impl Road {
     }
 }
 
-#[test]
-fn a_fast_and_long_road_is_filled_within_a_second_and_stays_full() {
-    let mut road = Road::new(250.0 * MEGABYTE, 50);
+/// After a second such a road is full for a minute, and hardly anything waits on it.
+fn assert_full_without_queue(rate: f64, round_trip_ms: u64) {
+    let mut road = Road::new(rate, round_trip_ms);
     road.run(1);
     let seen = road.run(60);
     assert!(seen.used > 0.98, "{}", seen.used);
     assert!(seen.waited < Duration::from_millis(9), "{:?}", seen.waited);
+}
+
+#[test]
+fn a_fast_and_long_road_is_filled_within_a_second_and_stays_full() {
+    assert_full_without_queue(250.0 * MEGABYTE, 50);
 }
 
 #[test]
 fn on_a_slower_road_nothing_stands_in_the_queue_and_yet_it_is_full() {
-    let mut road = Road::new(25.0 * MEGABYTE, 50);
-    road.run(1);
-    let seen = road.run(60);
-    assert!(seen.used > 0.98, "{}", seen.used);
-    assert!(seen.waited < Duration::from_millis(9), "{:?}", seen.waited);
+    assert_full_without_queue(25.0 * MEGABYTE, 50);
 }
 
 #[test]
 fn a_road_without_length_is_filled_by_little() {
-    let mut road = Road::new(100.0 * MEGABYTE, 0);
-    road.run(1);
-    let seen = road.run(60);
-    assert!(seen.used > 0.98, "{}", seen.used);
-    assert!(seen.waited < Duration::from_millis(9), "{:?}", seen.waited);
+    assert_full_without_queue(100.0 * MEGABYTE, 0);
 }
 
 #[test]
