@@ -228,14 +228,14 @@ pub(crate) fn digest(path: &Path) -> Result<String, String> {
 }
 
 /// Never follows a link, and never waits for whoever has the other end of a pipe.
-pub(super) fn open(path: &Path) -> io::Result<(File, std::fs::Metadata)> {
+pub(crate) fn open(path: &Path) -> io::Result<(File, std::fs::Metadata)> {
     let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
     let file = File::options().read(true).custom_flags(flags.bits() as i32).open(path)?;
     let metadata = file.metadata()?;
     Ok((file, metadata))
 }
 
-pub(super) fn same_version(before: &std::fs::Metadata, after: &std::fs::Metadata) -> bool {
+pub(crate) fn same_version(before: &std::fs::Metadata, after: &std::fs::Metadata) -> bool {
     let version = |m: &std::fs::Metadata| (m.len(), m.mtime(), m.mtime_nsec());
     version(before) == version(after)
 }

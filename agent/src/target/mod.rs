@@ -8,6 +8,7 @@ pub(crate) mod install;
 mod lines;
 pub(crate) mod receiver;
 mod room;
+pub(crate) mod s3;
 pub(crate) mod script;
 pub(crate) mod served;
 pub(crate) mod transport;

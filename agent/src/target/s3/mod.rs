@@ -1,0 +1,3 @@
+//! A bucket as a target: each package is one object, a ZIP.
+
+pub(crate) mod zip;
