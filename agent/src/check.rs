@@ -1,7 +1,9 @@
-//! `blat check --connect`: logs in and names all that is missing at once, on this side and on the target. It changes nothing.
+//! `blat check --connect`: logs in and names all that is missing at once, on this side and on the target. It changes nothing; in a
+//! bucket it tries its rights on objects of its own, which it takes away again.
 
 use std::fmt::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
+use std::sync::Arc;
 
 use blat_config::{Home, Settings, Transport};
 use blat_domain::text::printable;
@@ -11,6 +13,7 @@ use crate::target::answer::{Input, ask};
 use crate::target::far_end::Outlook;
 use crate::target::install::shell_word;
 use crate::target::transport::Transport as Way;
+use crate::target::valve::Valve;
 use crate::workplace;
 
 /// What the scripts cannot do without.
@@ -53,6 +56,13 @@ pub(crate) struct Findings {
 pub(crate) async fn run(home: &Home, settings: &Settings) -> Findings {
     let mut findings = Findings::default();
     here(settings, &mut findings);
+    if let Transport::S3(s3) = &settings.transport {
+        let valve = Arc::new(Valve::new(settings.bandwidth.clone()));
+        let (well, wrong) = workplace::bucket(home, settings, s3, valve).probe().await;
+        findings.notes.extend(well);
+        findings.wrong.extend(wrong);
+        return findings;
+    }
     let transport = match workplace::visiting_transport(home, settings) {
         Ok(transport) => transport,
         Err(error) => return findings.and_wrong(format!("cannot make a scratch directory: {error}")),
@@ -133,7 +143,7 @@ impl Findings {
         let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
         let (archive, bin, rest) = (&settings.archive, &settings.bin, printable(rest));
         let place = || match settings.transport {
-            Transport::Openssh(_) | Transport::Libssh2(_) => "on the target",
+            Transport::Openssh(_) | Transport::Libssh2(_) | Transport::S3(_) => "on the target",
             Transport::Local => "on this machine",
         };
         match word {

@@ -25,7 +25,7 @@ pub(crate) fn is_there(home: &Home, settings: &Settings) -> bool {
 fn may_share(settings: &Settings) -> bool {
     let is_remote = match settings.transport {
         Transport::Openssh(_) | Transport::Libssh2(_) => true,
-        Transport::Local => false,
+        Transport::Local | Transport::S3(_) => false,
     };
     let may_be_a_receiver = match settings.receiver {
         Receiver::Auto | Receiver::Build(_) => true,

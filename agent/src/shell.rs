@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
 use anyhow::{Context as _, anyhow, bail};
-use blat_config::Settings;
+use blat_config::{Settings, Transport};
 
 use crate::target::transport::openssh::arguments;
 
@@ -14,12 +14,19 @@ use crate::target::transport::openssh::arguments;
 /// # Errors
 /// There is no way in by ssh, or no ssh client.
 pub(crate) fn become_ssh(settings: &Settings, words: &[OsString]) -> anyhow::Result<std::convert::Infallible> {
-    let Some(ssh) = settings.transport.ssh() else {
-        bail!(
-            "{} is on this machine (transport: local), so there is nothing to log in to; its archive is {}",
-            settings.name,
+    let name = &settings.name;
+    let ssh = match &settings.transport {
+        Transport::Openssh(ssh) | Transport::Libssh2(ssh) => ssh,
+        Transport::Local => bail!(
+            "{name} is on this machine (transport: local), so there is nothing to log in to; its archive is {}",
             settings.archive
-        );
+        ),
+        Transport::S3(s3) => {
+            bail!(
+                "{name} is the bucket {} (type: s3Sync), so there is nothing to log in to; the AWS tools read it",
+                s3.bucket
+            )
+        }
     };
     let mut command = Command::new("ssh");
     // The person's terminal is used where there is one, as ssh does by itself.

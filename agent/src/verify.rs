@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 
 use blat_domain::name::PackageId;
 use blat_domain::text::printable;
@@ -76,9 +77,11 @@ impl Workplace {
     /// The target hashes its side while we hash ours.
     async fn look_closely(&self, some: &[(PackageId, i64)]) -> Result<Vec<(PackageId, Option<Finding>)>, Problem> {
         let names: Vec<PackageId> = some.iter().map(|(package, _)| package.clone()).collect();
-        let (source, here) = (self.source.clone(), some.to_vec());
+        let (source, target, here) = (self.source.clone(), self.target.clone(), some.to_vec());
         let hashing = tokio::task::spawn_blocking(move || {
-            let digest = |(package, time): (PackageId, i64)| Some((package.clone(), source.digest(&package, time)?));
+            let by = |root: &Path| target.digest(root);
+            let digest =
+                |(package, time): (PackageId, i64)| Some((package.clone(), source.digest(&package, time, by)?));
             here.into_iter().filter_map(digest).collect::<BTreeMap<_, _>>()
         });
         let (verdicts, digests) = tokio::join!(self.target.verify(&names), hashing);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use blat_config::{Home, Settings, Transport as Way};
+use blat_config::{Home, S3Settings, Settings, Transport as Way};
 
 use crate::company;
 use crate::history::History;
@@ -13,6 +13,7 @@ use crate::source::SourceArchive;
 use crate::source::store::Store;
 use crate::target::Target;
 use crate::target::far_end::{Knowledge, Scout};
+use crate::target::s3::S3Target;
 use crate::target::served::ServedTarget;
 use crate::target::transport::Transport;
 use crate::target::transport::handshake::Handshakes;
@@ -98,10 +99,18 @@ fn target(
     valve: Arc<Valve>,
     store: Arc<Store>,
 ) -> Arc<dyn Target> {
+    let transport = match transport(home, settings, sockets) {
+        Leads::ToHost(transport) => transport,
+        Leads::ToBucket(s3) => return Arc::new(bucket(home, settings, s3, valve)),
+    };
     let (archive, bin) = (settings.archive.clone(), settings.bin.clone());
-    let transport = transport(home, settings, sockets);
     let knowledge = Knowledge::new(transport, scout(settings), valve);
     Arc::new(ServedTarget::new(knowledge, archive, bin, settings.disk_reserve, store))
+}
+
+/// The place in a bucket that these settings name.
+pub(crate) fn bucket(home: &Home, settings: &Settings, s3: &S3Settings, valve: Arc<Valve>) -> S3Target {
+    S3Target::new(s3.clone(), &home.target_state_dir(&settings.name), valve)
 }
 
 /// What finds out what serves the target.
@@ -112,17 +121,29 @@ pub(crate) fn scout(settings: &Settings) -> Scout {
 /// The configured way to the target, for somebody who only looks.
 ///
 /// # Errors
-/// Where no scratch directory can be made.
+/// Where no scratch directory can be made, or the target is no host.
 pub(crate) fn visiting_transport(home: &Home, settings: &Settings) -> std::io::Result<Transport> {
-    Ok(transport(home, settings, SocketDirectory::passing()?))
+    match transport(home, settings, SocketDirectory::passing()?) {
+        Leads::ToHost(transport) => Ok(transport),
+        Leads::ToBucket(_) => Err(std::io::Error::other("a bucket runs no commands")),
+    }
+}
+
+/// Where the configured way leads.
+enum Leads<'a> {
+    /// To something that runs commands.
+    ToHost(Transport),
+    /// To something that keeps objects.
+    ToBucket(&'a S3Settings),
 }
 
 /// The configured way to the target; it connects when it is first used.
-fn transport(home: &Home, settings: &Settings, sockets: SocketDirectory) -> Transport {
+fn transport<'a>(home: &Home, settings: &'a Settings, sockets: SocketDirectory) -> Leads<'a> {
     let handshakes = Handshakes::new(&home.state_dir());
-    match &settings.transport {
+    Leads::ToHost(match &settings.transport {
         Way::Local => Transport::Local(Shell::new()),
         Way::Openssh(ssh) => Transport::Openssh(Box::new(Link::new(ssh.clone(), sockets, handshakes))),
         Way::Libssh2(ssh) => Transport::Libssh2(Box::new(libssh2::Link::new(ssh.clone(), handshakes))),
-    }
+        Way::S3(s3) => return Leads::ToBucket(s3),
+    })
 }

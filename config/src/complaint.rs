@@ -60,6 +60,12 @@ fn without_passwords(line: &str) -> String {
     {
         shown[colon + 1..at].fill('*');
     }
+    // A key that should not be here at all, `secret_access_key: …`.
+    if let Some((key, _)) = line.split_once(':')
+        && ["secret", "token", "access_key"].iter().any(|word| key.to_ascii_lowercase().contains(word))
+    {
+        shown[key.chars().count() + 1..].fill('*');
+    }
     // A parameter, `password=…`: its name is what stands before the sign.
     for equals in (0..chars.len()).filter(|index| chars[*index] == '=') {
         let name: String = chars[..equals].iter().rev().take_while(|c| !"?& ".contains(**c)).collect();
@@ -203,6 +209,7 @@ mod tests {
             "postgres: 'postgres://blat:p@secret:/x@db/rm' # ü",
             "mysql: \"mysql://db/rm?ssl-mode=required&PassWord=secret\"",
             "postgres: postgres://db/rm?sslpassword=secret, queries: 5",
+            "  AWS_Access_Key_id: secret",
         ] {
             for column in 1..line.len() {
                 assert!(!about(line, column, 3).to_string().contains("secret"), "{line}");

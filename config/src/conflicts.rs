@@ -2,17 +2,20 @@
 
 use std::path::Path;
 
-use crate::settings::Settings;
+use crate::settings::{S3Settings, Settings, Transport};
 
 /// What is wrong between targets, one line a pair, fit for printing: two archives that are the same directory of the same
-/// host or lie inside each other, so that each would undo what the other does; or one tag directory for two, so that a
+/// host or lie inside each other, or one place in a bucket for two, so that each would undo what the other does; or one tag directory for two, so that a
 /// tag reaches only whichever is first.
 pub fn conflicts(targets: &[Settings]) -> Vec<String> {
     let mut told = Vec::new();
     for (index, first) in targets.iter().enumerate() {
         for second in &targets[index + 1..] {
-            if same_machine(first, second) {
-                told.extend(archives(first, second));
+            match (&first.transport, &second.transport) {
+                (Transport::S3(a), Transport::S3(b)) => told.extend(buckets((first, a), (second, b))),
+                (Transport::S3(_), _) | (_, Transport::S3(_)) => {}
+                _ if same_machine(first, second) => told.extend(archives(first, second)),
+                _ => {}
             }
             if first.tags == second.tags {
                 let tags = first.tags.display();
@@ -37,6 +40,12 @@ fn same_machine(first: &Settings, second: &Settings) -> bool {
         }
         (None, Some(_)) | (Some(_), None) => false,
     }
+}
+
+fn buckets((first, a): (&Settings, &S3Settings), (second, b): (&Settings, &S3Settings)) -> Option<String> {
+    let is_same = (&a.bucket, &a.prefix, &a.endpoint) == (&b.bucket, &b.prefix, &b.endpoint);
+    let line = || format!("{} and {} are the same place, {}/{}", first.name, second.name, a.bucket, a.prefix);
+    is_same.then(line)
 }
 
 fn archives(first: &Settings, second: &Settings) -> Option<String> {

@@ -37,11 +37,6 @@ impl Wrong {
     pub(crate) fn expected(what: &'static str) -> impl Fn(&str) -> Self {
         move |text| Self { message: format!("\"{}\" is not valid here", printable(text)), expected: Some(what) }
     }
-
-    /// A value that is meant to come and that this version does not have.
-    pub(crate) fn not_available(what: &str) -> Self {
-        Self { message: format!("{what} is not available yet"), expected: None }
-    }
 }
 
 impl<T: std::fmt::Display> From<T> for Wrong {
@@ -109,6 +104,14 @@ impl<'d> Keys<'d> {
         self.optional(key, read)
     }
 
+    /// The value of a key in the file that was added first, which the defaults do not count for.
+    pub(crate) fn own(&mut self, key: &'static str) -> Option<Found<'d>> {
+        self.asked.insert(key);
+        let Layer { document, entries } = self.layers.first()?;
+        let (_, node) = entries.iter().find(|(candidate, _)| candidate.text == key)?;
+        Some(Found { document, node })
+    }
+
     /// Whether the key is there, with a value or without.
     pub(crate) fn has(&self, key: &str) -> bool {
         self.layers.iter().any(|layer| layer.entries.iter().any(|(candidate, _)| candidate.text == key))
@@ -161,7 +164,8 @@ impl<'d> Keys<'d> {
         self.complaints.push(found.document.complain(found.node.place, message, expected.map(str::to_owned)));
     }
 
-    fn missing(&mut self, key: &str, expected: &str) {
+    /// Complains that the first file lacks a key.
+    pub(crate) fn missing(&mut self, key: &str, expected: &str) {
         if let Some(layer) = self.layers.first() {
             let message = format!("{key} is missing");
             let start = Place { line: 1, column: 1, length: 1 };

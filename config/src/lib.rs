@@ -12,6 +12,7 @@ mod master;
 pub mod pid_file;
 pub mod release_file;
 mod release_manager;
+mod s3;
 pub mod samples;
 mod settings;
 pub mod socket;
@@ -23,7 +24,7 @@ pub use conflicts::conflicts;
 pub use home::{Home, HomeError, TargetFile};
 pub use master::{MasterSettings, load_master};
 pub use settings::{
-    Database, Kind, LogSettings, Mode, Queries, Receiver, ReleaseManager, ReleaseSource, Settings, SshSettings,
-    Transport,
+    Database, Kind, LogSettings, Mode, Queries, Receiver, ReleaseManager, ReleaseSource, S3Settings, Settings,
+    SshSettings, Transport,
 };
 pub use target::load_target;

@@ -8,3 +8,5 @@ pub const TARGET: &str = include_str!("../samples/perth.conf");
 pub const FULL: &str = include_str!("../samples/full.conf");
 /// A target on the same machine.
 pub const LOCAL: &str = include_str!("../samples/local.conf");
+/// A target that is a bucket.
+pub const BUCKET: &str = include_str!("../samples/bucket.conf");

@@ -17,8 +17,6 @@ pub struct Settings {
     pub name: TargetName,
     /// The file they were read from.
     pub path: PathBuf,
-    /// What kind of target it is.
-    pub kind: Kind,
     /// The way there.
     pub transport: Transport,
     /// The archive on the target: absolute, or relative to the user's home directory there.
@@ -57,6 +55,16 @@ pub struct Settings {
     pub log: LogSettings,
 }
 
+impl Settings {
+    /// What kind of target it is: the way there tells.
+    pub fn kind(&self) -> Kind {
+        match self.transport {
+            Transport::Openssh(_) | Transport::Libssh2(_) | Transport::Local => Kind::DpkgArchive,
+            Transport::S3(_) => Kind::S3Sync,
+        }
+    }
+}
+
 /// Whether a target is served by `blat-receiver`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Receiver {
@@ -73,12 +81,15 @@ pub enum Receiver {
 pub enum Kind {
     /// A package archive on a host.
     DpkgArchive,
+    /// A bucket of an S3 server.
+    S3Sync,
 }
 
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::DpkgArchive => f.write_str("dpkg_archive"),
+            Self::S3Sync => f.write_str("s3Sync"),
         }
     }
 }
@@ -92,6 +103,8 @@ pub enum Transport {
     Libssh2(SshSettings),
     /// The same machine, without ssh.
     Local,
+    /// HTTP, to a bucket that takes the place of an archive: `archive`, `bin`, `disk_reserve` and `receiver` mean nothing there.
+    S3(S3Settings),
 }
 
 impl Transport {
@@ -99,9 +112,24 @@ impl Transport {
     pub fn ssh(&self) -> Option<&SshSettings> {
         match self {
             Self::Openssh(ssh) | Self::Libssh2(ssh) => Some(ssh),
-            Self::Local => None,
+            Self::Local | Self::S3(_) => None,
         }
     }
+}
+
+/// A place in a bucket. What it leaves open, the environment or the profile of the AWS tools says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct S3Settings {
+    /// The bucket's name.
+    pub bucket: String,
+    /// What all keys begin with, without a slash at either end; may be empty.
+    pub prefix: String,
+    /// The bucket's region.
+    pub region: Option<String>,
+    /// The server, as `http://…` or `https://…` without a slash at its end, where it is not AWS's own.
+    pub endpoint: Option<String>,
+    /// Whether the bucket's name goes into the URL's path instead of its host.
+    pub path_style: Option<bool>,
 }
 
 /// An ssh destination.

@@ -17,13 +17,12 @@ use crate::home::{self, Home};
 use crate::keys::{Found, Keys, Wrong};
 use crate::master;
 use crate::release_manager;
+use crate::s3;
 use crate::settings::{Kind, LogSettings, Receiver, Settings, SshSettings, Transport};
 use crate::values;
 
-/// Keys for targets that are meant to come and that this version does not have.
-const LATER: [&str; 1] = ["s3"];
 /// The keys of a target that the master has not.
-const KEYS: [&str; 26] = [
+const KEYS: [&str; 27] = [
     "type",
     "host",
     "port",
@@ -50,6 +49,7 @@ const KEYS: [&str; 26] = [
     "max_size",
     "bandwidth",
     "receiver",
+    "s3",
 ];
 /// What `receiver` may be.
 const RECEIVERS: &str = "auto, never, or the path of a build, such as receivers/blat-receiver";
@@ -83,7 +83,7 @@ pub fn load_target(home: &Home, name: &TargetName) -> Result<Settings, Complaint
         keys.add(found);
     }
     let settings = read(home, name, &mut keys);
-    keys.refuse_unknown(&LATER, masters);
+    keys.refuse_unknown(&[], masters);
     match (settings, keys.complaints()) {
         (Some(settings), None) => Ok(settings),
         (_, complaints) => Err(none_missing(complaints)),
@@ -92,7 +92,7 @@ pub fn load_target(home: &Home, name: &TargetName) -> Result<Settings, Complaint
 
 /// Where a key belongs that the master has not.
 pub(crate) fn targets(key: &str) -> Option<&'static str> {
-    (KEYS.contains(&key) || LATER.contains(&key)).then_some("below defaults:, or to one target's own file")
+    KEYS.contains(&key).then_some("below defaults:, or to one target's own file")
 }
 
 /// Where a key belongs that a target has not.
@@ -109,22 +109,27 @@ fn read(home: &Home, name: &TargetName, keys: &mut Keys<'_>) -> Option<Settings>
     let path = values::local_path(home);
     let kind = keys.value("type", Kind::DpkgArchive, |text| match text {
         "dpkg_archive" => Ok(Kind::DpkgArchive),
-        "s3Sync" => Err(Wrong::not_available("type s3Sync")),
-        other => Err(Wrong::expected("dpkg_archive")(other)),
+        "s3Sync" => Ok(Kind::S3Sync),
+        other => Err(Wrong::expected("dpkg_archive or s3Sync")(other)),
     });
-    let transport = transport(home, keys);
+    let transport = match kind {
+        Kind::DpkgArchive => {
+            s3::refuse(keys);
+            transport(home, keys)
+        }
+        Kind::S3Sync => s3::read(keys).map(Transport::S3),
+    };
     let source = keys.required("source", "the master's package archive, here or in defaults: of blat.yaml", &path);
     let settings = Settings {
         name: name.clone(),
         path: home.target_config(name),
-        kind,
         archive: keys.value("archive", "dpkg_archive".into(), values::remote_directory),
         bin: keys.value("bin", "bin".into(), values::remote_directory),
         tags: keys.value("tags", home.tags_dir(name), &path),
         tag_poll: keys.value("tag_poll", Duration::from_secs(5), values::duration_from(SHORTEST)),
         sync: keys.value("sync", Duration::from_secs(4 * 3600), values::duration_from(SHORTEST)),
         writable: keys.value("writable", Duration::from_secs(86_400), values::duration),
-        selection: selection(keys),
+        selection: selection(kind, keys),
         release_manager: release_manager::read(home, keys),
         aging: aging(keys),
         max_delete: keys.value("max_delete", MaxDelete::default(), max_delete),
@@ -151,6 +156,9 @@ fn read(home: &Home, name: &TargetName, keys: &mut Keys<'_>) -> Option<Settings>
 /// What is right in each key and wrong between them.
 fn contradictions(settings: &Settings, keys: &mut Keys<'_>) {
     release_manager::contradictions(settings.release_manager.as_ref(), keys);
+    if settings.kind() == Kind::S3Sync {
+        return s3::contradictions(settings.aging, keys);
+    }
     if Path::new(&settings.bin).starts_with(&settings.archive)
         && let Some(found) = keys.find("bin").or_else(|| keys.find("archive"))
     {
@@ -212,7 +220,7 @@ enum Way {
     Local,
 }
 
-fn selection(keys: &mut Keys<'_>) -> Selection {
+fn selection(kind: Kind, keys: &mut Keys<'_>) -> Selection {
     let releases = keys.list("releases", |text| match text.parse::<i64>() {
         Ok(id) => Ok(ReleaseKey::Id(id)),
         Err(_) => values::text(text).map(ReleaseKey::Name),
@@ -227,7 +235,7 @@ fn selection(keys: &mut Keys<'_>) -> Selection {
         }
         NameFilter::default()
     });
-    Selection { releases, projects, filter, pinned: pinned(keys) }
+    Selection { releases, projects, filter, pinned: pinned(keys), only_s3sync: kind == Kind::S3Sync }
 }
 
 /// `pkg: {NAME: VERSION, NAME: [VERSION, …]}`.
@@ -312,7 +320,9 @@ mod tests {
         let keys: BTreeSet<&str> =
             keys.filter(|key| key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')).collect();
         let shared = ["verbose", "log"];
-        let known: BTreeSet<&str> = KEYS.into_iter().chain(shared).collect();
+        // A bucket's target has a sample of its own.
+        let hosts = KEYS.into_iter().filter(|key| *key != "s3");
+        let known: BTreeSet<&str> = hosts.chain(shared).collect();
         assert_eq!(keys, known);
     }
 }

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use blat_config::{
-    Database, Home, Mode, Queries, Receiver, ReleaseManager, ReleaseSource, Transport, conflicts, load_master,
-    load_target, samples,
+    Database, Home, Mode, Queries, Receiver, ReleaseManager, ReleaseSource, S3Settings, Transport, conflicts,
+    load_master, load_target, samples,
 };
 use blat_domain::bandwidth::{Bandwidth, Day, Window};
 use blat_domain::name::TargetName;
@@ -52,7 +52,9 @@ fn invalid_samples() -> Vec<PathBuf> {
 
 #[test]
 fn every_shipped_sample_parses() {
-    for (target, text) in [("perth", samples::TARGET), ("full", samples::FULL), ("local", samples::LOCAL)] {
+    let shipped =
+        [("perth", samples::TARGET), ("full", samples::FULL), ("local", samples::LOCAL), ("bucket", samples::BUCKET)];
+    for (target, text) in shipped {
         let file = format!("{target}.conf");
         for defaults in [samples::MASTER, ""] {
             let tree = Tree::with(&[(&file, text.as_bytes()), ("blat.yaml", defaults.as_bytes())]);
@@ -94,6 +96,25 @@ fn a_targets_own_key_wins_over_the_defaults() {
     let settings = load_target(&tree.home, &name("perth")).expect("valid");
     assert_eq!(settings.source, tree.home.root().join("own"));
     assert_eq!(settings.verbose, 3);
+}
+
+#[test]
+fn a_bucket_ignores_what_the_defaults_say_for_hosts_and_takes_only_s3sync_releases() {
+    let defaults = b"defaults: {source: /a, user: someone, transport: libssh2, disk_reserve: 1g, s3: {bucket: abc, region: eu-west-1}}\n";
+    let own = b"type: s3Sync\ns3: {bucket: abc, prefix: /x/y/, endpoint: 'http://127.0.0.1:1/', path_style: true}\n";
+    let tree = Tree::with(&[("blat.yaml", defaults), ("cloud.conf", own), ("perth.conf", b"host: p\n")]);
+    let settings = load_target(&tree.home, &name("cloud")).expect("valid");
+    let s3 = S3Settings {
+        bucket: "abc".into(),
+        prefix: "x/y".into(),
+        region: None,
+        endpoint: Some("http://127.0.0.1:1".into()),
+        path_style: Some(true),
+    };
+    assert_eq!((settings.kind().to_string().as_str(), settings.transport), ("s3Sync", Transport::S3(s3)));
+    assert!(settings.selection.only_s3sync);
+    let host = load_target(&tree.home, &name("perth")).expect("a host ignores the bucket among the defaults");
+    assert_eq!((host.kind().to_string().as_str(), host.selection.only_s3sync), ("dpkg_archive", false));
 }
 
 #[test]

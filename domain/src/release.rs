@@ -100,13 +100,16 @@ pub struct Selection {
     pub filter: NameFilter,
     /// Packages wanted whatever the releases say; never narrowed.
     pub pinned: BTreeSet<PackageId>,
+    /// Whether only releases count that are to be kept in the S3 bucket too.
+    pub only_s3sync: bool,
 }
 
 impl Selection {
     /// Whether this release of this project is selected: a source need not read the packages of any other.
     pub fn chooses(&self, project: &Project, release: &Release) -> bool {
         let by_project = release.state != ReleaseState::Closed && self.projects.contains(&project.name);
-        by_project || self.releases.iter().any(|key| key.names(release))
+        let is_selected = by_project || self.releases.iter().any(|key| key.names(release));
+        is_selected && (release.s3sync || !self.only_s3sync)
     }
 
     /// Whether Release Manager has to be asked at all.
@@ -373,6 +376,25 @@ mod tests {
     fn releases_are_named_by_id_or_name_and_joined() {
         let releases = vec![ReleaseKey::Id(1), ReleaseKey::Name("Oslo 1".into())];
         assert_eq!(wanted(&Selection { releases, ..Selection::default() }), ["core@1", "old@1"]);
+    }
+
+    #[test]
+    fn a_bucket_takes_only_releases_with_s3sync_set_however_they_are_selected() {
+        let mut catalog = catalog();
+        catalog.projects[0].releases[1].s3sync = true;
+        let selection = Selection {
+            projects: vec!["Perth Metro".into()],
+            releases: vec![ReleaseKey::Id(1), ReleaseKey::Id(4)],
+            pinned: ["core@9".parse().expect("a package")].into(),
+            only_s3sync: true,
+            ..Selection::default()
+        };
+        let resolution = resolve(&catalog, &selection);
+        let wanted: Vec<String> = resolution.wanted.keys().map(PackageId::to_string).collect();
+        assert_eq!(wanted, ["core@2", "core@9", "tools@1"]);
+        assert_eq!(resolution.unknown, Vec::<String>::new(), "a release that does not count is known all the same");
+        catalog.projects[0].releases[1].s3sync = false;
+        assert!(resolve(&catalog, &selection).brings_nothing, "a flag taken away everywhere deletes nothing");
     }
 
     #[test]

@@ -170,7 +170,7 @@ impl Watch {
             }
             (Name::Target(target), Some(_)) => {
                 let seen = match blat_config::load_target(&self.home, &target) {
-                    Ok(settings) => Seen::Valid { kind: settings.kind.to_string() },
+                    Ok(settings) => Seen::Valid { kind: settings.kind().to_string() },
                     Err(complaints) => Seen::Invalid { error: complaints.to_string() },
                 };
                 let path = self.home.target_config(&target);

@@ -11,7 +11,7 @@ use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, anyhow, bail};
-use blat_config::{Home, Settings, SshSettings};
+use blat_config::{Home, Kind, Settings, SshSettings};
 
 use crate::target::TargetError;
 use crate::target::far_end::Serves;
@@ -38,6 +38,13 @@ pub(crate) struct Wishes {
 /// # Errors
 /// The first step that did not succeed; what was done before it stays, and another run goes on from there.
 pub(crate) async fn run(home: &Home, settings: &Settings, wishes: &Wishes) -> anyhow::Result<()> {
+    if settings.kind() == Kind::S3Sync {
+        bail!(
+            "{0}: a bucket needs no enrolment: there is no key to install and nothing to run; put credentials where the AWS tools look, and \
+             try them by `blat check --connect {0}`",
+            settings.name
+        );
+    }
     let visit = || workplace::visiting_transport(home, settings).context("cannot make a scratch directory");
     let Some(ssh) = settings.transport.ssh() else {
         if wishes.restrict {

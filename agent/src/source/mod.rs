@@ -99,11 +99,16 @@ impl SourceArchive {
         }
     }
 
-    /// The digest of the manifest that a package would be sent with now; none where the source has not got it with the same time of
-    /// `descpkg`. Reads all of it.
-    pub(crate) fn digest(&self, package: &PackageId, time: i64) -> Option<Result<String, String>> {
+    /// The digest that a package would be sent with now, `by` the target's way; none where the source has not got it with the same time
+    /// of `descpkg`. Reads all of it.
+    pub(crate) fn digest(
+        &self,
+        package: &PackageId,
+        time: i64,
+        by: impl FnOnce(&Path) -> Result<String, String>,
+    ) -> Option<Result<String, String>> {
         match self.look(package, Some(time), SystemTime::now()) {
-            Source::Ready { time: here, .. } if here == time => Some(pack::digest(&self.path(package))),
+            Source::Ready { time: here, .. } if here == time => Some(by(&self.path(package))),
             Source::Ready { .. } | Source::Link { .. } | Source::Held(_) => None,
         }
     }

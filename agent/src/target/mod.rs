@@ -8,6 +8,10 @@ pub(crate) mod install;
 mod lines;
 pub(crate) mod receiver;
 mod room;
+#[cfg(feature = "s3")]
+pub(crate) mod s3;
+#[cfg(not(feature = "s3"))]
+#[path = "s3_absent.rs"]
 pub(crate) mod s3;
 pub(crate) mod script;
 pub(crate) mod served;
@@ -15,7 +19,7 @@ pub(crate) mod transport;
 pub(crate) mod valve;
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -27,6 +31,7 @@ use blat_domain::status::FarEnd;
 use jiff::Timestamp;
 
 use crate::progress::Progress;
+use crate::source::pack;
 use crate::source::tree::Print;
 
 /// A package to be delivered, as the source has it.
@@ -147,6 +152,12 @@ pub(crate) trait Target: Send + Sync {
 
     /// Hashes packages again, and compares them with the manifests that came with them. Changes nothing.
     async fn verify(&self, packages: &[PackageId]) -> Result<Vec<(PackageId, Verdict)>, TargetError>;
+
+    /// The digest that a package is verified by, as it would come out were it sent now from `root`. Reads all of it, and blocks.
+    fn digest(&self, root: &Path) -> Result<String, String> {
+        pack::digest(root)
+    }
+
     /// Takes versions out of the archive or marks them, each only if that is still right when its turn comes. One outcome each,
     /// in no particular order.
     async fn retire(

@@ -1,3 +1,346 @@
-//! A bucket as a target: each package is one object, a ZIP.
+//! A bucket as a target: each package is one object, a ZIP, whose metadata tells what it is.
+//!
+//! What is there is told by the listing alone, and by what is remembered of objects that have not changed since. Whatever lies below the
+//! prefix and is not ours is left alone.
 
+mod bucket;
+mod card;
+mod credentials;
+mod fault;
+mod keys;
+mod known;
+mod listing;
+mod probe;
+mod retiring;
+mod sending;
+mod wire;
 pub(crate) mod zip;
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use blat_config::S3Settings;
+use blat_domain::inventory::{Inventory, Mark};
+use blat_domain::manifest::hex;
+use blat_domain::name::PackageId;
+use blat_domain::package_list;
+use blat_domain::plan::{Link, Size};
+use futures_util::{Stream, StreamExt, TryStreamExt};
+use object_store::{GetOptions, PutMode, PutOptions, PutPayload};
+use sha2::{Digest, Sha256};
+use tokio::sync::{OnceCell, RwLock, Semaphore};
+
+use super::valve::{Urgency, Valve};
+use super::{Appetite, Delivery, Parcel, Retired, Retirement, Target, TargetError, Told, Verdict};
+use crate::progress::Progress;
+use bucket::Bucket;
+use card::Card;
+use keys::{Keys, Meaning};
+use known::{Entry, Known, List, What};
+
+/// A stream is what one call takes. Two are under way at once, so that the last packages of one are not sent alone.
+const APPETITE: Appetite = Appetite { size: Size { bytes: 256 << 20, entries: 50_000 }, streams: 2 };
+/// Objects that are asked for at once, each by a request of its own.
+const LOOKS: usize = 16;
+/// Objects that are read back at once.
+const READS: usize = 4;
+/// Packages under way at once.
+const PACKAGES: usize = 8;
+/// MiB of large packages that are in memory at once.
+const MEBIBYTES: usize = 32;
+
+/// A place in a bucket.
+pub(crate) struct S3Target {
+    settings: S3Settings,
+    keys: Keys,
+    valve: Arc<Valve>,
+    bucket: OnceCell<Bucket>,
+    known: Known,
+    /// Where a ZIP lies while it is sent, below `state/`.
+    spool: PathBuf,
+    packages: Semaphore,
+    mebibytes: Semaphore,
+    /// Our own uploads under way. Whoever begins one holds this for reading until it is among them.
+    uploads: RwLock<()>,
+    own: Mutex<HashSet<String>>,
+    /// Whether nobody looked for left-over uploads yet.
+    is_unswept: AtomicBool,
+    /// Whether somebody was told of what is not ours.
+    has_warned: AtomicBool,
+    /// Whether the server knows writes that replace nothing.
+    knows_conditions: AtomicBool,
+    /// The PackageList's tag and size in the last listing.
+    listed: Mutex<Option<(String, u64)>>,
+}
+
+impl S3Target {
+    /// A target whose state lies in `state`. Nothing is connected before it is used.
+    pub(crate) fn new(settings: S3Settings, state: &Path, valve: Arc<Valve>) -> Self {
+        Self {
+            keys: Keys::below(&settings.prefix),
+            settings,
+            valve,
+            bucket: OnceCell::new(),
+            known: Known::at(state.join(known::FILE)),
+            spool: state.join("zip"),
+            packages: Semaphore::new(PACKAGES),
+            mebibytes: Semaphore::new(MEBIBYTES),
+            uploads: RwLock::default(),
+            own: Mutex::default(),
+            is_unswept: AtomicBool::new(true),
+            has_warned: AtomicBool::new(false),
+            knows_conditions: AtomicBool::new(true),
+            listed: Mutex::default(),
+        }
+    }
+
+    async fn bucket(&self) -> Result<&Bucket, TargetError> {
+        let bucket = self.bucket.get_or_try_init(|| async { Bucket::open(&self.settings, &self.valve) }).await?;
+        self.known.load(&bucket.place);
+        Ok(bucket)
+    }
+
+    /// An object's card, its tag and its size; none where there is no object, and no card where it is not ours.
+    async fn look(&self, bucket: &Bucket, key: &str) -> Result<Option<Seen>, TargetError> {
+        let options = GetOptions { head: true, ..GetOptions::default() };
+        match bucket.store(Urgency::Tag).get_opts(&keys::path(key)?, options).await {
+            Ok(found) => {
+                let etag = found.meta.e_tag.as_deref().map(listing::bare).unwrap_or_default().to_owned();
+                Ok(Some(Seen { card: Card::read(&found.attributes), etag, size: found.meta.size }))
+            }
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(fault::sorted(&error)),
+        }
+    }
+
+    /// All keys below a prefix, one page after the other. The server's clock comes with the last.
+    async fn each(
+        &self,
+        bucket: &Bucket,
+        prefix: &str,
+        mut each: impl FnMut(listing::Object),
+    ) -> Result<Option<i64>, TargetError> {
+        let mut from: Option<String> = None;
+        loop {
+            let (page, clock) = bucket.ask.objects(prefix, from.as_deref()).await?;
+            page.objects.into_iter().for_each(&mut each);
+            match page.next {
+                None => return Ok(clock),
+                next if next == from => {
+                    return Err(TargetError::Refused("the server's listing goes round in a circle".to_owned()));
+                }
+                next => from = next,
+            }
+        }
+    }
+
+    /// Asks for the objects that nobody remembers, several at once.
+    async fn look_at(&self, bucket: &Bucket, unknown: Vec<PackageId>) -> Result<Vec<(PackageId, What)>, TargetError> {
+        let looking = unknown.into_iter().map(|package| async move {
+            let Some(seen) = self.look(bucket, &self.keys.package(&package)).await? else { return Ok(None) };
+            let what = What::of(seen.card.as_ref());
+            self.note(&package, &seen.etag, seen.size, what.clone());
+            Ok::<_, TargetError>(Some((package, what)))
+        });
+        let looked = several(looking.collect(), LOOKS);
+        looked.try_filter_map(|seen| std::future::ready(Ok(seen))).try_collect().await
+    }
+
+    /// Remembers an object, where its tag can be told from the words beside it.
+    fn note(&self, package: &PackageId, etag: &str, size: u64, what: What) {
+        if !etag.is_empty() && etag.bytes().all(|byte| byte.is_ascii_graphic()) {
+            self.known.note(package, Entry { etag: etag.to_owned(), size, what });
+        }
+    }
+
+    fn warn_of_foreign(&self, inventory: &Inventory) {
+        let foreign = &inventory.foreign;
+        if foreign.count > 0 && !self.has_warned.swap(true, Ordering::Relaxed) {
+            let examples = foreign.examples.join(", ");
+            tracing::warn!(bucket = %self.settings.bucket, count = foreign.count, examples, "objects below the prefix are not ours; they are left alone");
+        }
+    }
+}
+
+/// An object that was looked at.
+struct Seen {
+    card: Option<Card>,
+    etag: String,
+    size: u64,
+}
+
+/// What a whole listing came to, before its objects are known.
+#[derive(Default)]
+struct Listed {
+    objects: BTreeMap<PackageId, What>,
+    unknown: Vec<PackageId>,
+    marks: BTreeMap<PackageId, Mark>,
+    list: Option<(String, u64)>,
+    inventory: Inventory,
+}
+
+impl Listed {
+    fn add(&mut self, object: listing::Object, keys: &Keys, known: &Known) {
+        match keys.meaning(&object.key) {
+            Meaning::Package(package) => match known.get(&package, &object.etag, object.size) {
+                Some(what) => drop(self.objects.insert(package, what)),
+                None => self.unknown.push(package),
+            },
+            Meaning::Mark(package, mark) => {
+                // Of several, the one that lets it stay longest.
+                let mark =
+                    self.marks.get(&package).map_or(mark, |other| if other.at > mark.at { *other } else { mark });
+                self.marks.insert(package, mark);
+            }
+            Meaning::List => self.list = Some((object.etag, object.size)),
+            Meaning::House => {}
+            Meaning::Foreign => self.inventory.add_line(&format!("object {}", object.key)),
+        }
+    }
+
+    /// The inventory, once every object is known. A link that is not a copy of what it addresses now counts as not there: it is put anew.
+    fn settled(self) -> Inventory {
+        let Self { objects, marks, mut inventory, .. } = self;
+        let time_of = |package: &PackageId| match objects.get(package) {
+            Some(What::Package { time } | What::Link { time, .. }) => Some(*time),
+            Some(What::Foreign) | None => None,
+        };
+        for (package, what) in &objects {
+            match what {
+                What::Package { time } => {
+                    let neighbour = inventory.packages.range(..package).next_back().map(|(neighbour, _)| neighbour);
+                    let package = package.clone().beside(neighbour);
+                    inventory.packages.insert(package, *time);
+                }
+                What::Link { time, to } => {
+                    let addressee = PackageId { name: package.name.clone(), version: to.clone() };
+                    if time_of(&addressee) == Some(*time) {
+                        inventory.links.insert(package.clone(), to.to_string());
+                    }
+                }
+                What::Foreign => inventory.add_line(&format!("object {}/{}.zip", package.name, package.version)),
+            }
+        }
+        inventory.marks = marks;
+        inventory
+    }
+}
+
+#[async_trait]
+impl Target for S3Target {
+    async fn appetite(&self) -> Result<Appetite, TargetError> {
+        Ok(APPETITE)
+    }
+
+    async fn inventory(&self) -> Result<Arc<Inventory>, TargetError> {
+        let bucket = self.bucket().await?;
+        let mut listed = Listed::default();
+        let clock = self.each(bucket, self.keys.prefix(), |object| listed.add(object, &self.keys, &self.known)).await?;
+        let unknown = std::mem::take(&mut listed.unknown);
+        listed.objects.extend(self.look_at(bucket, unknown).await?);
+        self.known.keep(|package| listed.objects.contains_key(package));
+        self.known.save();
+        *self.listed.lock().unwrap_or_else(PoisonError::into_inner) = listed.list.take();
+        let mut inventory = listed.settled();
+        inventory.clock = clock;
+        self.warn_of_foreign(&inventory);
+        Ok(Arc::new(inventory))
+    }
+
+    async fn receive(&self, parcels: &[Parcel], progress: &Arc<Progress>, told: &Told<'_>) -> Result<(), TargetError> {
+        self.send_all(parcels, progress, told).await
+    }
+
+    async fn link(&self, links: &[Link]) -> Result<Vec<(PackageId, Delivery)>, TargetError> {
+        self.put_links(links).await
+    }
+
+    fn digest(&self, root: &Path) -> Result<String, String> {
+        let zipped = zip::zip(root, &Progress::default(), std::io::sink()).map_err(|error| error.to_string())?;
+        Ok(hex(&zipped.digest))
+    }
+
+    async fn verify(&self, packages: &[PackageId]) -> Result<Vec<(PackageId, Verdict)>, TargetError> {
+        let bucket = self.bucket().await?;
+        let reading =
+            packages.iter().map(|package| async move { Ok((package.clone(), self.read_back(bucket, package).await?)) });
+        several(reading.collect(), READS).try_collect().await
+    }
+
+    async fn retire(
+        &self,
+        how: Retirement,
+        packages: &[(PackageId, Option<i64>)],
+    ) -> Result<Vec<(PackageId, Retired)>, TargetError> {
+        let retired = self.retire_all(how, packages).await;
+        self.known.save();
+        retired
+    }
+
+    async fn sweep(&self, _keep: &BTreeSet<PackageId>) -> Result<(), TargetError> {
+        self.sweep_uploads().await
+    }
+
+    async fn store_list(&self, list: &str) -> Result<(), TargetError> {
+        let bucket = self.bucket().await?;
+        let digest = hex(&Sha256::digest(list));
+        let listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let is_there = |known: &List| known.digest == digest && listed == Some((known.etag.clone(), known.size));
+        if !self.known.list().is_some_and(|known| is_there(&known)) {
+            let mut attributes = object_store::Attributes::new();
+            attributes.insert(object_store::Attribute::ContentType, "text/plain".into());
+            let options = PutOptions { mode: PutMode::Overwrite, attributes, ..PutOptions::default() };
+            let payload = PutPayload::from(list.as_bytes().to_vec());
+            let put = bucket.store(Urgency::Tag).put_opts(&keys::path(&self.keys.list())?, payload, options).await;
+            let etag = put.map_err(|error| fault::sorted(&error))?.e_tag.unwrap_or_default();
+            let etag = listing::bare(&etag).to_owned();
+            self.known.note_list(List { etag, size: list.len() as u64, digest });
+        }
+        self.known.save();
+        Ok(())
+    }
+}
+
+impl S3Target {
+    /// Reads an object and compares it with its card.
+    async fn read_back(&self, bucket: &Bucket, package: &PackageId) -> Result<Verdict, TargetError> {
+        let path = keys::path(&self.keys.package(package))?;
+        let found = match bucket.store(Urgency::Bulk).get_opts(&path, GetOptions::default()).await {
+            Ok(found) => found,
+            Err(object_store::Error::NotFound { .. }) => return Ok(Verdict::Absent),
+            Err(error) => return Err(fault::sorted(&error)),
+        };
+        let Some(card) = Card::read(&found.attributes) else {
+            return Ok(Verdict::Unknown("its object does not say what it should hold".to_owned()));
+        };
+        let (mut digest, mut bytes) = (Sha256::new(), found.into_stream());
+        while let Some(some) = bytes.next().await {
+            digest.update(some.map_err(|error| fault::sorted(&error))?);
+        }
+        Ok(match hex(&digest.finalize()) {
+            there if there == card.digest => Verdict::Good(there),
+            there => Verdict::Bad(format!("its ZIP has the SHA-256 {there}, and {} was sent", card.digest)),
+        })
+    }
+}
+
+/// Runs work several at once; its outcomes come as they are ready.
+fn several<F: Future>(work: Vec<F>, at_once: usize) -> impl Stream<Item = F::Output> {
+    futures_util::stream::iter(work).buffer_unordered(at_once)
+}
+
+/// The lines that a PackageList of ours names, and nothing where there is none.
+async fn listed_packages(bucket: &Bucket, keys: &Keys) -> Result<BTreeSet<PackageId>, TargetError> {
+    let found = match bucket.store(Urgency::Bulk).get_opts(&keys::path(&keys.list())?, GetOptions::default()).await {
+        Ok(found) => found,
+        Err(object_store::Error::NotFound { .. }) => return Ok(BTreeSet::new()),
+        Err(error) => return Err(fault::sorted(&error)),
+    };
+    let bytes = found.bytes().await.map_err(|error| fault::sorted(&error))?;
+    let list = package_list::parse(&String::from_utf8_lossy(&bytes));
+    let list = list.map_err(|why| TargetError::Refused(format!("{} is no PackageList: {why}", keys.list())))?;
+    Ok(list.packages.into_iter().collect())
+}

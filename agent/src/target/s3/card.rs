@@ -1,0 +1,85 @@
+//! What an object says of itself: the metadata that tells a package of ours from anything else.
+
+use blat_domain::manifest::hex;
+use blat_domain::name::Version;
+use object_store::{Attribute, Attributes};
+
+use super::zip::Zipped;
+
+/// Names of the metadata, which clients see as `x-amz-meta-blat-…`.
+const TIME: &str = "blat-time";
+const DIGEST: &str = "blat-sha256";
+const FILES: &str = "blat-files";
+const LINK: &str = "blat-link";
+/// What the objects are.
+pub(super) const ZIP: &str = "application/zip";
+
+/// A package's metadata.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Card {
+    /// Modification time of its `descpkg`, in epoch seconds.
+    pub(super) time: i64,
+    /// SHA-256 of the ZIP, in hexadecimal digits.
+    pub(super) digest: String,
+    /// Regular files in it.
+    pub(super) files: u64,
+    /// The version that this one is a link to, where it is one.
+    pub(super) link: Option<Version>,
+}
+
+impl Card {
+    /// That of a package just packed.
+    pub(super) fn of(zipped: &Zipped, time: i64) -> Self {
+        Self { time, digest: hex(&zipped.digest), files: zipped.files, link: None }
+    }
+
+    /// The same as the metadata of an object.
+    pub(super) fn pairs(&self) -> Vec<(&'static str, String)> {
+        let mut pairs =
+            vec![(TIME, self.time.to_string()), (DIGEST, self.digest.clone()), (FILES, self.files.to_string())];
+        pairs.extend(self.link.as_ref().map(|link| (LINK, link.to_string())));
+        pairs
+    }
+
+    /// The same with the type of the content, as the library takes it.
+    pub(super) fn attributes(&self) -> Attributes {
+        let mut attributes = Attributes::new();
+        attributes.insert(Attribute::ContentType, ZIP.into());
+        for (name, value) in self.pairs() {
+            attributes.insert(Attribute::Metadata(name.into()), value.into());
+        }
+        attributes
+    }
+
+    /// What an object says; none where it is not one of ours.
+    pub(super) fn read(attributes: &Attributes) -> Option<Self> {
+        let get = |name: &'static str| attributes.get(&Attribute::Metadata(name.into())).map(AsRef::as_ref);
+        let digest =
+            get(DIGEST).filter(|digest| digest.len() == 64 && digest.bytes().all(|b| b.is_ascii_hexdigit()))?;
+        let link = match get(LINK) {
+            Some(link) => Some(link.parse().ok()?),
+            None => None,
+        };
+        Some(Self { time: get(TIME)?.parse().ok()?, digest: digest.to_owned(), files: get(FILES)?.parse().ok()?, link })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_card_comes_back_as_it_was_and_anything_less_is_not_ours() {
+        let zipped = Zipped { digest: [0xab; 32], bytes: 5, files: 3 };
+        let link = Some("1.2".parse().expect("a version"));
+        for card in [Card::of(&zipped, -7), Card { link, ..Card::of(&zipped, 1) }] {
+            assert_eq!(Card::read(&card.attributes()), Some(card.clone()));
+            for (name, _) in card.pairs().iter().filter(|(name, _)| *name != LINK) {
+                let mut less = card.attributes();
+                less.insert(Attribute::Metadata((*name).into()), "?".into());
+                assert_eq!(Card::read(&less), None, "{name}");
+            }
+        }
+        assert_eq!(Card::read(&Attributes::new()), None);
+    }
+}

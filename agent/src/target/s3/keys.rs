@@ -1,0 +1,135 @@
+//! Where things lie in a bucket, and what a key that is found there means.
+
+use blat_domain::inventory::Mark;
+use blat_domain::name::PackageId;
+use object_store::path::Path;
+
+use super::super::TargetError;
+
+/// Below the prefix, where what is ours and no package lies. No package's name begins with a dot.
+const HOUSE: &str = ".blat";
+
+/// The keys of one target: all begin with its prefix.
+#[derive(Debug, Clone)]
+pub(super) struct Keys {
+    /// The prefix with its slash; empty where there is none.
+    prefix: String,
+}
+
+/// What a key names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Meaning {
+    /// A package's ZIP, or that of a version that is a link.
+    Package(PackageId),
+    /// A mark for deletion: its key says it all.
+    Mark(PackageId, Mark),
+    /// The PackageList.
+    List,
+    /// Something in our own corner that a check or another version left.
+    House,
+    /// Somebody else's.
+    Foreign,
+}
+
+impl Keys {
+    /// The keys below a prefix without slashes at its ends.
+    pub(super) fn below(prefix: &str) -> Self {
+        Self { prefix: if prefix.is_empty() { String::new() } else { format!("{prefix}/") } }
+    }
+
+    /// What all of them begin with.
+    pub(super) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// What all marks begin with.
+    pub(super) fn marks(&self) -> String {
+        format!("{}{HOUSE}/marks/", self.prefix)
+    }
+
+    /// A package's ZIP.
+    pub(super) fn package(&self, package: &PackageId) -> String {
+        format!("{}{}/{}.zip", self.prefix, package.name, package.version)
+    }
+
+    /// A mark. Everything is in the key, so that a listing tells it without another request.
+    pub(super) fn mark(&self, package: &PackageId, Mark { at, wait }: Mark) -> String {
+        format!("{}{}/{}/{at}+{wait}", self.marks(), package.name, package.version)
+    }
+
+    /// The PackageList.
+    pub(super) fn list(&self) -> String {
+        format!("{}{}", self.prefix, blat_domain::package_list::FILE)
+    }
+
+    /// What `blat check --connect` writes and takes away again.
+    pub(super) fn probe(&self) -> String {
+        format!("{}{HOUSE}/check", self.prefix)
+    }
+
+    /// What a key in a listing means.
+    pub(super) fn meaning(&self, key: &str) -> Meaning {
+        let Some(rest) = key.strip_prefix(&self.prefix) else { return Meaning::Foreign };
+        if rest == blat_domain::package_list::FILE {
+            return Meaning::List;
+        }
+        let parts: Vec<&str> = rest.split('/').collect();
+        match parts[..] {
+            [HOUSE, "marks", name, version, mark] => read_mark(name, version, mark).unwrap_or(Meaning::Foreign),
+            [HOUSE, ..] => Meaning::House,
+            [name, file] => match file.strip_suffix(".zip").map(|version| PackageId::new(name, version)) {
+                Some(Ok(package)) => Meaning::Package(package),
+                Some(Err(_)) | None => Meaning::Foreign,
+            },
+            _ => Meaning::Foreign,
+        }
+    }
+}
+
+fn read_mark(name: &str, version: &str, mark: &str) -> Option<Meaning> {
+    let (at, wait) = mark.split_once('+')?;
+    let mark = Mark { at: at.parse().ok()?, wait: wait.parse().ok()? };
+    Some(Meaning::Mark(PackageId::new(name, version).ok()?, mark))
+}
+
+/// A key of ours as the library wants it.
+///
+/// # Errors
+/// It is none, which no checked name and prefix comes to.
+pub(super) fn path(key: &str) -> Result<Path, TargetError> {
+    Path::parse(key).map_err(|error| TargetError::Refused(format!("{key} is no key: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_back_and_all_else_is_somebody_elses() {
+        let package: PackageId = "core_devl@2.1.0~rc+1.zip".parse().expect("a package");
+        let mark = Mark { at: -5, wait: 2_592_000 };
+        for keys in [Keys::below(""), Keys::below("a/b")] {
+            assert_eq!(keys.meaning(&keys.package(&package)), Meaning::Package(package.clone()));
+            assert_eq!(keys.meaning(&keys.mark(&package, mark)), Meaning::Mark(package.clone(), mark));
+            assert_eq!((keys.meaning(&keys.list()), keys.meaning(&keys.probe())), (Meaning::List, Meaning::House));
+            assert_eq!(path(&keys.package(&package)).expect("a path").as_ref(), keys.package(&package));
+            for foreign in [
+                "",
+                "x",
+                "core/",
+                "core/1.tar",
+                "core/.zip",
+                "core/x/1.zip",
+                "core//1.zip",
+                ".core/1.zip",
+                "c re/1.zip",
+                "core/1\u{e9}.zip",
+            ] {
+                assert_eq!(keys.meaning(&format!("{}{foreign}", keys.prefix())), Meaning::Foreign, "{foreign}");
+            }
+            let odd = format!("{}core/1/soon+5", keys.marks());
+            assert_eq!(keys.meaning(&odd), Meaning::Foreign);
+        }
+        assert_eq!(Keys::below("a").meaning("ab/core/1.zip"), Meaning::Foreign);
+    }
+}

@@ -1,0 +1,199 @@
+//! Versions that leave, and their marks. A mark is an empty object whose key says when it was made and how long its package stays, so that a
+//! listing tells all marks, and no other request is made for them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use blat_domain::inventory::Mark;
+use blat_domain::name::PackageId;
+use futures_util::{StreamExt, TryStreamExt};
+use object_store::path::Path;
+use object_store::{PutOptions, PutPayload};
+
+use super::super::valve::Urgency;
+use super::bucket::Bucket;
+use super::keys::Meaning;
+use super::{LOOKS, Retired, Retirement, S3Target, TargetError, fault, keys, listed_packages, several};
+
+/// The marks that stand now, with their keys, and the server's clock.
+struct Marks {
+    marks: BTreeMap<PackageId, Vec<Mark>>,
+    clock: i64,
+}
+
+impl Marks {
+    /// The mark that lets its package stay longest.
+    fn latest(&self, package: &PackageId) -> Option<Mark> {
+        self.marks.get(package)?.iter().copied().max_by_key(|mark| mark.at)
+    }
+}
+
+impl S3Target {
+    /// As [`super::Target::retire`].
+    pub(super) async fn retire_all(
+        &self,
+        how: Retirement,
+        packages: &[(PackageId, Option<i64>)],
+    ) -> Result<Vec<(PackageId, Retired)>, TargetError> {
+        let bucket = self.bucket().await?;
+        let marks = self.marks(bucket).await?;
+        match how {
+            Retirement::Unmark => self.unmark(bucket, &marks, packages).await,
+            Retirement::Mark(wait) => self.mark(bucket, &marks, wait, packages).await,
+            Retirement::Delete | Retirement::DeleteDue => self.delete(bucket, &marks, how, packages).await,
+        }
+    }
+
+    async fn marks(&self, bucket: &Bucket) -> Result<Marks, TargetError> {
+        let mut marks: BTreeMap<PackageId, Vec<Mark>> = BTreeMap::new();
+        let clock = self
+            .each(bucket, &self.keys.marks(), |object| {
+                if let Meaning::Mark(package, mark) = self.keys.meaning(&object.key) {
+                    marks.entry(package).or_default().push(mark);
+                }
+            })
+            .await?;
+        let clock = clock.ok_or_else(|| TargetError::Refused("the server does not say what time it is".to_owned()))?;
+        Ok(Marks { marks, clock })
+    }
+
+    fn mark_keys(&self, marks: &Marks, package: &PackageId) -> Vec<String> {
+        let those = marks.marks.get(package).into_iter().flatten();
+        those.map(|mark| self.keys.mark(package, *mark)).collect()
+    }
+
+    async fn unmark(
+        &self,
+        bucket: &Bucket,
+        marks: &Marks,
+        packages: &[(PackageId, Option<i64>)],
+    ) -> Result<Vec<(PackageId, Retired)>, TargetError> {
+        let keys = packages.iter().flat_map(|(package, _)| self.mark_keys(marks, package)).collect();
+        let failed = remove(bucket, keys).await?;
+        let outcome = |(package, _): &(PackageId, Option<i64>)| {
+            let mut keys = self.mark_keys(marks, package).into_iter().peekable();
+            let retired = match (keys.peek().is_some(), keys.find_map(|key| failed.get(&key).cloned())) {
+                (false, _) => Retired::Absent,
+                (true, Some(why)) => Retired::Failed(why),
+                (true, None) => Retired::Done,
+            };
+            (package.clone(), retired)
+        };
+        Ok(packages.iter().map(outcome).collect())
+    }
+
+    async fn mark(
+        &self,
+        bucket: &Bucket,
+        marks: &Marks,
+        wait: u64,
+        packages: &[(PackageId, Option<i64>)],
+    ) -> Result<Vec<(PackageId, Retired)>, TargetError> {
+        let marking = packages.iter().map(|(package, _)| async move {
+            if self.look(bucket, &self.keys.package(package)).await?.is_none_or(|seen| seen.card.is_none()) {
+                return Ok::<_, TargetError>((package.clone(), Retired::Absent, Vec::new()));
+            }
+            // A mark that is there keeps its time, unless that has not come yet.
+            let at = marks.latest(package).map(|mark| mark.at).filter(|at| *at <= marks.clock).unwrap_or(marks.clock);
+            let key = self.keys.mark(package, Mark { at, wait });
+            let put = bucket
+                .store(Urgency::Bulk)
+                .put_opts(&keys::path(&key)?, PutPayload::default(), PutOptions::default())
+                .await;
+            put.map_err(|error| fault::sorted(&error))?;
+            let former = self.mark_keys(marks, package).into_iter().filter(|former| *former != key).collect();
+            Ok((package.clone(), Retired::Done, former))
+        });
+        let marked: Vec<_> = several(marking.collect(), LOOKS).try_collect().await?;
+        let former = marked.iter().flat_map(|(_, _, former)| former.clone()).collect();
+        let failed = remove(bucket, former).await?;
+        let outcome = |(package, retired, former): (PackageId, Retired, Vec<String>)| {
+            let why = former.iter().find_map(|key| failed.get(key));
+            (package, why.map_or(retired, |why| Retired::Failed(why.clone())))
+        };
+        Ok(marked.into_iter().map(outcome).collect())
+    }
+
+    /// Deletes what is still as it was listed, is not named by the PackageList, and has waited where it has to.
+    async fn delete(
+        &self,
+        bucket: &Bucket,
+        marks: &Marks,
+        how: Retirement,
+        packages: &[(PackageId, Option<i64>)],
+    ) -> Result<Vec<(PackageId, Retired)>, TargetError> {
+        let listed = listed_packages(bucket, &self.keys).await?;
+        let judging = packages.iter().map(|(package, time)| async {
+            let verdict = self.judge(bucket, marks, how, &listed, package, *time).await?;
+            Ok::<_, TargetError>((package.clone(), verdict))
+        });
+        let judged: Vec<_> = several(judging.collect(), LOOKS).try_collect().await?;
+        let going = || judged.iter().filter(|(_, kept)| kept.is_none()).map(|(package, _)| package);
+        let mut failed = remove(bucket, going().map(|package| self.keys.package(package)).collect()).await?;
+        // Not before: a package without its mark would wait anew.
+        let gone = going().filter(|package| !failed.contains_key(&self.keys.package(package)));
+        let left = remove(bucket, gone.flat_map(|package| self.mark_keys(marks, package)).collect()).await?;
+        left.iter().for_each(|(key, why)| {
+            tracing::debug!(key, why, "a mark outlives its package; the next sync takes it away")
+        });
+        let outcome = |(package, kept): (PackageId, Option<Retired>)| {
+            let deleted = || failed.remove(&self.keys.package(&package)).map_or(Retired::Done, Retired::Failed);
+            let retired = kept.unwrap_or_else(deleted);
+            (package, retired)
+        };
+        Ok(judged.into_iter().map(outcome).collect())
+    }
+
+    /// Why a package does not go; none where it goes.
+    async fn judge(
+        &self,
+        bucket: &Bucket,
+        marks: &Marks,
+        how: Retirement,
+        listed: &BTreeSet<PackageId>,
+        package: &PackageId,
+        time: Option<i64>,
+    ) -> Result<Option<Retired>, TargetError> {
+        let kept = |why: &str| Ok(Some(Retired::Kept(why.to_owned())));
+        if listed.contains(package) {
+            return kept("the PackageList names it");
+        }
+        if how == Retirement::DeleteDue {
+            let is_due =
+                |mark: Mark| i64::try_from(mark.wait).is_ok_and(|wait| marks.clock.saturating_sub(mark.at) >= wait);
+            if !marks.latest(package).is_some_and(is_due) {
+                return kept("its mark is gone or has not waited long enough");
+            }
+        }
+        let Some(seen) = self.look(bucket, &self.keys.package(package)).await? else {
+            return Ok(Some(Retired::Absent));
+        };
+        let Some(card) = seen.card else { return kept("its object is not one of ours") };
+        match (time, &card.link) {
+            (Some(time), None) if card.time == time => Ok(None),
+            (None, Some(_)) => Ok(None),
+            (Some(_), _) | (None, None) => kept("it was replaced since it was listed"),
+        }
+    }
+}
+
+/// Removes objects in batches; gives those that could not be, with why. One that is not there is removed.
+pub(super) async fn remove(bucket: &Bucket, keys: Vec<String>) -> Result<BTreeMap<String, String>, TargetError> {
+    let mut failed = BTreeMap::new();
+    if keys.is_empty() {
+        return Ok(failed);
+    }
+    let paths: Vec<Path> = keys.iter().map(|key| keys::path(key)).collect::<Result<_, _>>()?;
+    let paths = futures_util::stream::iter(paths.into_iter().map(Ok)).boxed();
+    // One answer for each, in their order.
+    let mut answers = bucket.store(Urgency::Bulk).delete_stream(paths).zip(futures_util::stream::iter(keys));
+    while let Some((answer, key)) = answers.next().await {
+        match answer {
+            Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
+            Err(error) => match (fault::fault(&error), fault::sorted(&error)) {
+                (Some(_), error) => return Err(error),
+                (None, error) => drop(failed.insert(key, format!("s3:DeleteObject: {error}"))),
+            },
+        }
+    }
+    Ok(failed)
+}

@@ -1,0 +1,258 @@
+//! HTTP to the server: held back by the valve, watched for standstill, tried again where that helps.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::StatusCode;
+use http_body::{Body, Frame};
+use http_body_util::BodyExt as _;
+use object_store::ClientOptions;
+use object_store::client::{
+    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpResponseBody, HttpService,
+};
+use reqwest::redirect;
+use tokio::time::Instant;
+
+use super::super::valve::{Urgency, Valve};
+use super::fault::{Answer, Fault};
+
+/// A connection that takes longer to come about never will.
+const CONNECT: Duration = Duration::from_secs(10);
+/// So long may nothing at all move, in either direction.
+const STANDSTILL: Duration = Duration::from_secs(120);
+/// How often one request is sent.
+const TRIES: u32 = 4;
+/// The wait before the second try; it doubles.
+const FIRST_WAIT: Duration = Duration::from_millis(300);
+/// The most that is sent in one go, in bytes.
+const PORTION: usize = 64 << 10;
+/// The most that is read of an error's body, in bytes.
+const EXPLANATION: usize = 64 << 10;
+
+/// One client, and whose bytes go through it.
+#[derive(Debug, Clone)]
+pub(super) struct Wire {
+    client: reqwest::Client,
+    valve: Arc<Valve>,
+    urgency: Urgency,
+}
+
+impl Wire {
+    /// A way to any server.
+    ///
+    /// # Errors
+    /// The client cannot be set up, say because the system's certificates cannot be read.
+    pub(super) fn new(valve: Arc<Valve>) -> Result<Self, Fault> {
+        // Whoever was first has set the same; no other provider is compiled in.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = reqwest::Client::builder()
+            .redirect(redirect::Policy::none())
+            .connect_timeout(CONNECT)
+            .user_agent(concat!("blat/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|error| Fault::Nonsense(format!("cannot set up an HTTP client: {}", whole(&error))))?;
+        Ok(Self { client, valve, urgency: Urgency::Bulk })
+    }
+
+    /// The same client for what a tag asks for.
+    pub(super) fn urgent(&self) -> Self {
+        Self { urgency: Urgency::Tag, ..self.clone() }
+    }
+
+    /// Sends a request until it succeeds, or until trying again makes no sense.
+    ///
+    /// # Errors
+    /// What the last try came to. Answers that the library has a use for, such as 404 and 412, are no errors here.
+    pub(super) async fn send(&self, request: &HttpRequest) -> Result<HttpResponse, Fault> {
+        let mut wait = FIRST_WAIT;
+        for _ in 1..TRIES {
+            match self.send_once(request).await {
+                Err(Fault::Unreached(why)) => tracing::debug!(why, "a request is tried again"),
+                Err(Fault::Answered(answer)) if answer.will_pass() => {
+                    tracing::debug!(%answer, "a request is tried again")
+                }
+                done => return done,
+            }
+            tokio::time::sleep(wait).await;
+            wait *= 2;
+        }
+        self.send_once(request).await
+    }
+
+    async fn send_once(&self, request: &HttpRequest) -> Result<HttpResponse, Fault> {
+        let action = action(request);
+        let url = request.uri().to_string();
+        let url = url.parse().map_err(|error| Fault::Nonsense(format!("{url} is no URL: {error}")))?;
+        let pulse = Arc::new(Pulse::default());
+        let mut wired = reqwest::Request::new(request.method().clone(), url);
+        *wired.headers_mut() = request.headers().clone();
+        *wired.body_mut() = self.body(request, &pulse);
+        let unreached = |error: reqwest::Error| Fault::Unreached(format!("cannot reach the server: {}", whole(&error)));
+        let response = watched(&pulse, self.client.execute(wired)).await?.map_err(unreached)?;
+        let (parts, body) = http::Response::<reqwest::Body>::from(response).into_parts();
+        let body = HttpResponseBody::new(Watched::new(body));
+        if parts.status.is_success() || parts.status == StatusCode::NOT_MODIFIED {
+            return Ok(HttpResponse::from_parts(parts, body));
+        }
+        let region = parts.headers.get("x-amz-bucket-region").and_then(|region| region.to_str().ok());
+        let body = body.bytes().await.unwrap_or_default();
+        let answer = Answer::read(
+            parts.status.as_u16(),
+            &body[..body.len().min(EXPLANATION)],
+            region.map(str::to_owned),
+            action,
+        );
+        match parts.status {
+            StatusCode::NOT_FOUND | StatusCode::PRECONDITION_FAILED | StatusCode::CONFLICT
+                if answer.code != "NoSuchBucket" =>
+            {
+                Ok(HttpResponse::from_parts(parts, body.into()))
+            }
+            _ => Err(Fault::Answered(answer)),
+        }
+    }
+
+    /// A request's body, in portions that go through the valve.
+    fn body(&self, request: &HttpRequest, pulse: &Arc<Pulse>) -> Option<reqwest::Body> {
+        let body = request.body();
+        if body.content_length() == 0 {
+            return None;
+        }
+        if let Some(bytes) = body.as_bytes() {
+            // A short question: it must not wait.
+            self.valve.spend(bytes.len());
+            return Some(reqwest::Body::from(bytes.clone()));
+        }
+        let (valve, urgency, pulse) = (self.valve.clone(), self.urgency, pulse.clone());
+        let state = (body.clone().into_data_stream(), Bytes::new(), valve, pulse);
+        let portions = futures_util::stream::try_unfold(state, move |(mut rest, mut chunk, valve, pulse)| async move {
+            while chunk.is_empty() {
+                match futures_util::StreamExt::next(&mut rest).await {
+                    Some(next) => chunk = next?,
+                    None => return Ok::<_, HttpError>(None),
+                }
+            }
+            let portion = chunk.split_to(valve.portion().min(PORTION).min(chunk.len()));
+            pulse.held(true);
+            valve.pass(urgency, portion.len()).await;
+            pulse.held(false);
+            Ok(Some((portion, (rest, chunk, valve, pulse))))
+        });
+        Some(reqwest::Body::wrap_stream(portions))
+    }
+}
+
+#[async_trait]
+impl HttpService for Wire {
+    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        // Of a kind that the library does not try again by itself.
+        self.send(&request).await.map_err(|fault| HttpError::new(HttpErrorKind::Unknown, fault))
+    }
+}
+
+impl HttpConnector for Wire {
+    fn connect(&self, _options: &ClientOptions) -> object_store::Result<HttpClient> {
+        Ok(HttpClient::new(self.clone()))
+    }
+}
+
+/// What a request asks to be allowed, in the words of policies.
+pub(super) fn action(request: &HttpRequest) -> &'static str {
+    let query = request.uri().query().unwrap_or_default();
+    let asks = |word: &str| query.split('&').any(|pair| pair.split('=').next() == Some(word));
+    match request.method().as_str() {
+        "GET" if asks("list-type") => "s3:ListBucket",
+        "GET" if asks("uploads") => "s3:ListBucketMultipartUploads",
+        "GET" | "HEAD" => "s3:GetObject",
+        "POST" if asks("delete") => "s3:DeleteObject",
+        "DELETE" if asks("uploadId") => "s3:AbortMultipartUpload",
+        "DELETE" => "s3:DeleteObject",
+        _ => "s3:PutObject",
+    }
+}
+
+/// An error with all that it rests on.
+fn whole(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+/// Shows that a request's body moves.
+#[derive(Debug, Default)]
+struct Pulse {
+    beats: AtomicU64,
+    /// It waits for the valve, which is no standstill.
+    is_held: AtomicBool,
+}
+
+impl Pulse {
+    fn held(&self, is_held: bool) {
+        self.is_held.store(is_held, Ordering::Relaxed);
+        self.beats.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// The outcome of `work`, unless nothing of its request moves.
+async fn watched<T>(pulse: &Pulse, work: impl Future<Output = T>) -> Result<T, Fault> {
+    tokio::pin!(work);
+    loop {
+        let before = pulse.beats.load(Ordering::Relaxed);
+        tokio::select! {
+            done = &mut work => return Ok(done),
+            () = tokio::time::sleep(STANDSTILL) => {
+                if pulse.beats.load(Ordering::Relaxed) == before && !pulse.is_held.load(Ordering::Relaxed) {
+                    return Err(standstill());
+                }
+            }
+        }
+    }
+}
+
+fn standstill() -> Fault {
+    Fault::Unreached(format!("nothing moved for {} seconds", STANDSTILL.as_secs()))
+}
+
+/// A response's body that fails where nothing comes any more.
+struct Watched {
+    body: reqwest::Body,
+    patience: Pin<Box<tokio::time::Sleep>>,
+}
+
+impl Watched {
+    fn new(body: reqwest::Body) -> Self {
+        Self { body, patience: Box::pin(tokio::time::sleep(STANDSTILL)) }
+    }
+}
+
+impl Body for Watched {
+    type Data = Bytes;
+    type Error = HttpError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, HttpError>>> {
+        let failed = |fault| Some(Err(HttpError::new(HttpErrorKind::Unknown, fault)));
+        let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
+            ready!(self.patience.as_mut().poll(cx));
+            return Poll::Ready(failed(standstill()));
+        };
+        self.patience.as_mut().reset(Instant::now() + STANDSTILL);
+        Poll::Ready(match frame {
+            Some(Ok(frame)) => Some(Ok(frame)),
+            Some(Err(error)) => failed(Fault::Unreached(format!("the answer broke off: {}", whole(&error)))),
+            None => None,
+        })
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
+}

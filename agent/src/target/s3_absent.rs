@@ -1,0 +1,70 @@
+//! In the place of `s3`, for an agent that was built without it: says so, whatever it is asked.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use blat_config::S3Settings;
+use blat_domain::inventory::Inventory;
+use blat_domain::name::PackageId;
+use blat_domain::plan::Link;
+
+use super::valve::Valve;
+use super::{Appetite, Delivery, Parcel, Retired, Retirement, Target, TargetError, Told, Verdict};
+use crate::progress::Progress;
+
+/// A bucket that cannot be served.
+pub(crate) struct S3Target;
+
+impl S3Target {
+    /// Takes what the real one takes.
+    pub(crate) fn new(_settings: S3Settings, _state: &Path, _valve: Arc<Valve>) -> Self {
+        Self
+    }
+
+    /// Nothing is well.
+    pub(crate) async fn probe(&self) -> (Vec<String>, Vec<String>) {
+        (Vec::new(), vec![absent().to_string()])
+    }
+}
+
+fn absent() -> TargetError {
+    TargetError::Operator(
+        "this blat-agent was built without the feature s3, so it serves no bucket; install one that has it".to_owned(),
+    )
+}
+
+#[async_trait]
+impl Target for S3Target {
+    async fn appetite(&self) -> Result<Appetite, TargetError> {
+        Err(absent())
+    }
+
+    async fn inventory(&self) -> Result<Arc<Inventory>, TargetError> {
+        Err(absent())
+    }
+
+    async fn receive(&self, _: &[Parcel], _: &Arc<Progress>, _: &Told<'_>) -> Result<(), TargetError> {
+        Err(absent())
+    }
+
+    async fn link(&self, _: &[Link]) -> Result<Vec<(PackageId, Delivery)>, TargetError> {
+        Err(absent())
+    }
+
+    async fn verify(&self, _: &[PackageId]) -> Result<Vec<(PackageId, Verdict)>, TargetError> {
+        Err(absent())
+    }
+
+    async fn retire(
+        &self,
+        _: Retirement,
+        _: &[(PackageId, Option<i64>)],
+    ) -> Result<Vec<(PackageId, Retired)>, TargetError> {
+        Err(absent())
+    }
+
+    async fn store_list(&self, _: &str) -> Result<(), TargetError> {
+        Err(absent())
+    }
+}
