@@ -12,6 +12,9 @@ export PATH LC_ALL
 # The unprivileged account that plays the target's side when the tools run as root.
 LAB_USER=blatlab
 
+# What the tests take from the Python registry stays here, so that a fresh checkout need not fetch it again. The target's user can read it.
+if [ "$(id -u)" = 0 ]; then LAB_CACHE=/var/cache/blat-lab; else LAB_CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/blat-lab; fi
+
 fail() {
     echo "${0##*/}: $*" >&2
     exit 1
@@ -36,4 +39,10 @@ exec_as_target_user() {
         exec setpriv --reuid "$LAB_USER" --regid "$(id -g "$LAB_USER")" --init-groups -- "$@"
     fi
     exec "$@"
+}
+
+# A port below those that the kernel hands out to clients.
+some_port() {
+    random=$(od -An -N2 -tu2 /dev/urandom)
+    echo $((20000 + random % 12000))
 }
