@@ -1,5 +1,6 @@
 //! The lab itself: a scratch folder holding a master's home tree, a source archive, and a target behind an sshd of its own.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
@@ -20,6 +21,8 @@ use crate::tree;
 pub struct Lab {
     dir: PathBuf,
     master: Option<Running>,
+    /// Set for the executables: credentials of a bucket.
+    environment: BTreeMap<&'static str, String>,
 }
 
 impl Lab {
@@ -29,7 +32,7 @@ impl Lab {
         let name: String = name.chars().filter(char::is_ascii_alphanumeric).take(16).collect();
         let dir = env::temp_dir().join(format!("blat-{name}-{}", process_wide_number()));
         tree::remove(&dir);
-        let lab = Self { dir, master: None };
+        let lab = Self { dir, master: None, environment: BTreeMap::new() };
         for folder in ["home/config", "home/tags", "home/ssh", "source"] {
             fs::create_dir_all(lab.dir.join(folder)).expect("a scratch folder");
         }
@@ -89,6 +92,19 @@ impl Lab {
         replace(&self.home().join("releases.yaml"), &yaml);
     }
 
+    /// What Release Manager knows from now on: project `Lab` with one open release of these packages, which asks for its bucket.
+    pub fn release_for_buckets(&self, packages: &[(&str, &str)]) {
+        self.release(packages);
+        let path = self.home().join("releases.yaml");
+        let text = fs::read_to_string(&path).expect("what was just written");
+        replace(&path, &text.replace("state: open,", "state: open, s3sync: true,"));
+    }
+
+    /// The executables find these variables in their environment from now on, and no others of the AWS tools.
+    pub fn set_environment(&mut self, variables: impl IntoIterator<Item = (&'static str, String)>) {
+        self.environment = variables.into_iter().collect();
+    }
+
     /// What a working target's config says, with the keys of `extra` in place of its own or added.
     pub fn config_text(&self, extra: &str) -> String {
         let read = |file: &str| fs::read_to_string(self.dir.join("sshd").join(file)).expect("a started sshd");
@@ -138,6 +154,7 @@ impl Lab {
     pub fn command(&self, name: &str) -> Command {
         let mut command = Command::new(executable(name));
         command.arg("--home").arg(self.home()).env("BLAT_LAB", &self.dir).env_remove("BLAT_HOME").process_group(0);
+        command.envs(&self.environment);
         command
     }
 
@@ -170,7 +187,7 @@ impl Lab {
             Some((first, rest)) => {
                 let mut wrapped = Command::new(first);
                 wrapped.args(rest).arg(plain.get_program()).args(plain.get_args());
-                wrapped.env("BLAT_LAB", &self.dir).env_remove("BLAT_HOME").process_group(0);
+                wrapped.env("BLAT_LAB", &self.dir).env_remove("BLAT_HOME").process_group(0).envs(&self.environment);
                 wrapped
             }
         };
@@ -245,10 +262,7 @@ impl Lab {
         let path = self.target_archive().join(".dpkg_archive/PackageList.txt");
         let text =
             fs::read_to_string(&path).unwrap_or_else(|error| panic!("could not read {}: {error}", path.display()));
-        let packages: Vec<String> = text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect();
-        assert_eq!(text.lines().last(), Some(format!("# end {}", packages.len()).as_str()), "the last line of\n{text}");
-        assert!(packages.is_sorted(), "not sorted:\n{text}");
-        packages
+        tree::listed(&text)
     }
 
     /// Runs a command as the target's user, who is never root.

@@ -12,6 +12,8 @@ pub mod lab;
 pub mod package;
 pub mod process;
 pub mod relay;
+pub mod s3;
+pub mod s3_proxy;
 mod scene;
 pub mod tree;
 
@@ -20,3 +22,4 @@ pub use dice::Dice;
 pub use disk::Disk;
 pub use lab::Lab;
 pub use process::Outcome;
+pub use s3::{Bucket, Store};

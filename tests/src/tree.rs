@@ -115,6 +115,27 @@ pub fn assert_same_package(source: &Path, target: &Path) {
     assert!(differences.is_empty(), "{} is not {}:\n{differences}", target.display(), source.display());
 }
 
+/// As [`assert_same_package`], for what came out of a ZIP: that has no entry for the package's own folder, and nothing restores a link's time.
+pub fn assert_same_contents(source: &Path, unpacked: &Path) {
+    let contents = |root: &Path| {
+        let mut tree = read(root).unwrap_or_else(|error| panic!("could not read {}: {error}", root.display()));
+        tree.remove(Path::new(""));
+        let links = tree.values_mut().filter(|entry| matches!(entry.kind, Kind::Link { .. }));
+        links.for_each(|link| link.mtime = 0);
+        tree
+    };
+    let differences = differences(&contents(source), &contents(unpacked));
+    assert!(differences.is_empty(), "{} is not {}:\n{differences}", unpacked.display(), source.display());
+}
+
+/// The packages of a PackageList, as `NAME VERSION`, after checking its form: sorted, counted.
+pub fn listed(text: &str) -> Vec<String> {
+    let packages: Vec<String> = text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect();
+    assert_eq!(text.lines().last(), Some(format!("# end {}", packages.len()).as_str()), "the last line of\n{text}");
+    assert!(packages.is_sorted(), "not sorted:\n{text}");
+    packages
+}
+
 /// Every `NAME/VERSION` that an archive shows, sorted. What begins with a dot is not shown.
 pub fn visible_packages(archive: &Path) -> Vec<PathBuf> {
     let mut packages = Vec::new();

@@ -1,0 +1,215 @@
+//! A bucket on a real S3 server, which the test starts and which ends with it, looked at with the AWS command-line client.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{fmt, fs};
+
+use serde_json::Value;
+
+use crate::lab::Lab;
+use crate::process::{self, Outcome};
+use crate::tree;
+
+/// Which server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Store {
+    /// Looks at every signature, knows accounts with different rights, keeps its data.
+    SeaweedFs,
+    /// The Python projects' stand-in for AWS itself; it looks at no signature.
+    Moto,
+}
+
+impl fmt::Display for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::SeaweedFs => "seaweedfs",
+            Self::Moto => "moto",
+        })
+    }
+}
+
+/// Keys of an account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Account {
+    /// What it is called in requests.
+    pub key: &'static str,
+    /// What it signs with.
+    pub secret: &'static str,
+}
+
+impl Account {
+    /// What a command finds its keys in. Nothing else on this machine may lend it others.
+    pub fn environment(self) -> [(&'static str, String); 5] {
+        [
+            ("AWS_ACCESS_KEY_ID", self.key.into()),
+            ("AWS_SECRET_ACCESS_KEY", self.secret.into()),
+            ("AWS_CONFIG_FILE", "/dev/null".into()),
+            ("AWS_SHARED_CREDENTIALS_FILE", "/dev/null".into()),
+            ("AWS_EC2_METADATA_DISABLED", "true".into()),
+        ]
+    }
+}
+
+/// May do everything.
+pub const OWNER: Account = Account { key: "LABKEY", secret: "lab-secret" };
+/// May read and list only.
+pub const READER: Account = Account { key: "READERKEY", secret: "reader-secret" };
+
+/// A server with one empty bucket.
+pub struct Bucket {
+    /// Which server it is on.
+    pub store: Store,
+    dir: PathBuf,
+    lab: PathBuf,
+}
+
+/// The bucket's name.
+pub const BUCKET: &str = "packages";
+
+impl Bucket {
+    /// Starts a server in the lab, and has the lab's commands find the owner's keys in their environment.
+    pub fn new(lab: &mut Lab, store: Store) -> Self {
+        let dir = lab.home().parent().expect("the lab's folder").to_owned();
+        let bucket = Self { store, dir: dir.join("s3"), lab: dir };
+        bucket.start();
+        bucket.aws(&["s3api", "create-bucket", "--bucket", BUCKET]);
+        lab.set_environment(OWNER.environment());
+        bucket
+    }
+
+    /// Starts the server, on the data it had.
+    pub fn start(&self) {
+        process::run(self.tool("start").arg(self.store.to_string()).arg(&self.dir), &self.lab).expect_success();
+    }
+
+    /// Stops the server.
+    pub fn stop(&self) {
+        process::run(self.tool("stop").arg(&self.dir), &self.lab).expect_success();
+    }
+
+    fn tool(&self, verb: &str) -> Command {
+        let mut tool = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("lab/s3"));
+        tool.arg(verb);
+        tool
+    }
+
+    /// The port it answers on.
+    pub fn port(&self) -> u16 {
+        fs::read_to_string(self.dir.join("port")).expect("a started server").trim().parse().expect("a port")
+    }
+
+    /// The config of a target that is this bucket, through the server's own port; `s3` and `more` are further keys, one a line.
+    pub fn config(&self, lab: &Lab, target: &str, s3: &[&str], more: &str) {
+        self.config_through(self.port(), lab, target, s3, more);
+    }
+
+    /// As [`Self::config`], by another port.
+    pub fn config_through(&self, port: u16, lab: &Lab, target: &str, s3: &[&str], more: &str) {
+        let own = [
+            format!("bucket: {BUCKET}"),
+            "prefix: archive".into(),
+            "region: us-east-1".into(),
+            format!("endpoint: http://127.0.0.1:{port}"),
+            "path_style: true".into(),
+        ];
+        let key = |line: &str| line.split(':').next().unwrap_or_default().to_owned();
+        let replaced = |line: &String| s3.iter().any(|other| key(other) == key(line));
+        let lines = own.iter().filter(|line| !replaced(line)).map(String::as_str).chain(s3.iter().copied());
+        let block: String = lines.map(|line| format!("  {line}\n")).collect();
+        let text = format!(
+            "type: s3Sync\nsource: {}\nrelease_manager: {{file: {}}}\nprojects: [Lab]\ns3:\n{block}{more}\n",
+            lab.source().display(),
+            lab.home().join("releases.yaml").display(),
+        );
+        lab.raw_config(target, &text);
+    }
+
+    /// Runs the AWS client, which must succeed, and gives what it prints.
+    pub fn aws(&self, arguments: &[&str]) -> String {
+        let outcome = self.try_aws(arguments);
+        outcome.expect_success();
+        outcome.stdout
+    }
+
+    /// Runs the AWS client.
+    pub fn try_aws(&self, arguments: &[&str]) -> Outcome {
+        process::run(self.tool("aws").arg(&self.dir).args(arguments), &self.lab)
+    }
+
+    fn asked(&self, arguments: &[&str]) -> Value {
+        let mut all = vec!["s3api"];
+        all.extend_from_slice(arguments);
+        all.extend_from_slice(&["--bucket", BUCKET, "--output", "json"]);
+        let text = self.aws(&all);
+        if text.trim().is_empty() {
+            return Value::Null;
+        }
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in the client's answer:\n{text}"))
+    }
+
+    /// Every object by its key, with its length.
+    pub fn objects(&self) -> BTreeMap<String, u64> {
+        let listing = self.asked(&["list-objects-v2"]);
+        let contents = listing["Contents"].as_array().cloned().unwrap_or_default();
+        let length = |object: &Value| object["Size"].as_u64().expect("a length");
+        contents.iter().map(|object| (object["Key"].as_str().expect("a key").to_owned(), length(object))).collect()
+    }
+
+    /// The keys of [`Self::objects`].
+    pub fn keys(&self) -> Vec<String> {
+        self.objects().into_keys().collect()
+    }
+
+    /// What the server says of an object: `ContentType`, `Metadata`, `ETag`.
+    pub fn head(&self, key: &str) -> Value {
+        self.asked(&["head-object", "--key", key])
+    }
+
+    /// Uploads that were begun and neither completed nor aborted, by their objects' keys.
+    pub fn unfinished(&self) -> Vec<String> {
+        let uploads = self.asked(&["list-multipart-uploads"])["Uploads"].as_array().cloned().unwrap_or_default();
+        uploads.iter().map(|upload| upload["Key"].as_str().expect("a key").to_owned()).collect()
+    }
+
+    /// Puts an object of another's making.
+    pub fn put(&self, key: &str, content: &str) {
+        let path = self.lab.join("to-put");
+        fs::write(&path, content).expect("an own folder");
+        let (path, url) = (path.display().to_string(), format!("s3://{BUCKET}/{key}"));
+        self.aws(&["s3", "cp", "--only-show-errors", &path, &url]);
+    }
+
+    /// Fetches an object into a file of the lab.
+    pub fn fetch(&self, key: &str) -> PathBuf {
+        let path = self.lab.join("fetched");
+        let (to, url) = (path.display().to_string(), format!("s3://{BUCKET}/{key}"));
+        self.aws(&["s3", "cp", "--only-show-errors", &url, &to]);
+        path
+    }
+
+    /// The packages that the PackageList names, as `NAME VERSION`, after checking its form.
+    pub fn package_list(&self) -> Vec<String> {
+        let text = fs::read_to_string(self.fetch("archive/PackageList.txt")).expect("a fetched file");
+        tree::listed(&text)
+    }
+
+    /// Fetches a package as a CI job would and unpacks it with `unzip`; fails unless it is the source's to the byte, mode, time and link.
+    pub fn assert_published(&self, lab: &Lab, name: &str, version: &str) {
+        let zip = self.fetch(&format!("archive/{name}/{version}.zip"));
+        let to = self.lab.join("unpacked");
+        tree::remove(&to);
+        let mut unzip = Command::new("unzip");
+        process::run(unzip.args(["-q", "-d"]).arg(&to).arg(&zip), &self.lab).expect_success();
+        tree::assert_same_contents(&lab.source().join(name).join(version), &to);
+    }
+}
+
+impl Drop for Bucket {
+    fn drop(&mut self) {
+        let stopped = self.tool("stop").arg(&self.dir).status();
+        if !stopped.is_ok_and(|status| status.success()) {
+            eprintln!("could not stop the {} of {}", self.store, self.dir.display());
+        }
+    }
+}
