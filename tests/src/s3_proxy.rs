@@ -57,8 +57,8 @@ pub enum Fault {
     Damaged,
     /// What is sent passes at so many bytes a second.
     Slow(u64),
-    /// The answer's text is changed.
-    Rewritten(fn(String) -> String),
+    /// The server does as asked, and its answer gets this status and another text.
+    Answered(u16, fn(String) -> String),
     /// Nothing passes and nobody is told, until the other end hangs up.
     Silence,
 }
@@ -202,7 +202,7 @@ fn exchange(near: &mut Link, far: &mut Link, request: &Head, fault: Option<Fault
             far.stream.write_all(request.without_expect().as_bytes())?;
             near.pass(sent, far, |piece| thread::sleep(Duration::from_secs_f64(piece.len() as f64 / rate as f64)))?;
         }
-        Some(Fault::CutAnswer | Fault::LostAnswer | Fault::Rewritten(_)) | None => {
+        Some(Fault::CutAnswer | Fault::LostAnswer | Fault::Answered(..)) | None => {
             far.stream.write_all(request.without_expect().as_bytes())?;
             near.pass(sent, far, |_| {})?;
         }
@@ -224,9 +224,9 @@ fn answer(near: &mut Link, far: &mut Link, request: &Head, fault: Option<Fault>)
             near.stream.write_all(&text.as_bytes()[..text.len() / 2])?;
             Ok(false)
         }
-        Some(Fault::Rewritten(change)) => {
+        Some(Fault::Answered(status, change)) => {
             let text = change(far.text(body)?);
-            near.stream.write_all(answer.with_length(text.len()).as_bytes())?;
+            near.stream.write_all(answer.with_status(status).with_length(text.len()).as_bytes())?;
             near.stream.write_all(text.as_bytes())?;
             Ok(true)
         }

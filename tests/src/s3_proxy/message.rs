@@ -46,6 +46,13 @@ impl Head {
         lines.join("\r\n") + "\r\n\r\n"
     }
 
+    /// An answer with another status.
+    pub(super) fn with_status(&self, status: u16) -> Self {
+        let mut lines = self.lines.clone();
+        lines[0] = format!("HTTP/1.1 {status} Lab");
+        Self { lines }
+    }
+
     pub(super) fn expects_continue(&self) -> bool {
         self.field("Expect").is_some_and(|value| value.eq_ignore_ascii_case("100-continue"))
     }

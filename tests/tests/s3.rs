@@ -1,0 +1,316 @@
+//! Buckets as targets, on real S3 servers: what arrives is read back with the AWS client and `unzip`; what is asked for is counted on the way.
+
+use std::fs;
+use std::process::Command;
+
+use blat_tests::process;
+use blat_tests::s3::BUCKET;
+use blat_tests::s3_proxy::{Asks, Proxy};
+use blat_tests::{Bucket, Lab, Store, tree};
+
+const STORES: [Store; 2] = [Store::SeaweedFs, Store::Moto];
+
+/// A bucket and a config for it; nothing is sent yet.
+fn lab(name: &str, store: Store, more: &str) -> (Lab, Bucket) {
+    let mut lab = Lab::new(name);
+    let bucket = Bucket::new(&mut lab, store);
+    bucket.config(&lab, "cloud", &[], more);
+    (lab, bucket)
+}
+
+/// A bucket that holds core@1, core@2 and tools@1, all from the release.
+fn filled(name: &str, store: Store, more: &str) -> (Lab, Bucket) {
+    let (lab, bucket) = lab(name, store, more);
+    for (name, version) in [("core", "1"), ("core", "2"), ("tools", "1")] {
+        lab.package(name, version, |p| p.file("a", name));
+    }
+    lab.release_for_buckets(&[("core", "1"), ("core", "2"), ("tools", "1")]);
+    lab.agent_once("cloud").expect_success();
+    assert_eq!(bucket.keys(), keys(&["PackageList.txt", "core/1.zip", "core/2.zip", "tools/1.zip"]));
+    (lab, bucket)
+}
+
+/// Keys below the config's prefix.
+fn keys(below: &[&str]) -> Vec<String> {
+    below.iter().map(|key| format!("archive/{key}")).collect()
+}
+
+fn sha256(path: &std::path::Path, lab: &Lab) -> String {
+    let outcome = process::run(Command::new("sha256sum").arg(path), &lab.home());
+    outcome.expect_success().stdout.split(' ').next().expect("a digest").to_owned()
+}
+
+#[test]
+fn a_first_sync_fills_the_bucket_and_every_package_comes_back_as_it_is() {
+    for store in STORES {
+        let (lab, bucket) = lab("s3first", store, "");
+        let proxy = Proxy::to(bucket.port());
+        bucket.config_through(proxy.port, &lab, "cloud", &[], "");
+        lab.package("shapes", "1.0", |p| {
+            p.file("name with spaces", "x")
+                .file("größe/日本", "y".repeat(100_000))
+                .file("empty", "")
+                .noise("compressed already", 300_000)
+                .exec("bin/run", "#!/bin/sh\n")
+                .with_mode("secret", "not for everybody", 0o400)
+                .symlink("relative", "bin/run")
+                .symlink("dangling", "/not/there")
+                .empty_dir("an empty folder")
+        });
+        lab.package("big", "2.0~rc1+b2", |p| p.noise("data", 20 << 20));
+        lab.package("old", "1970", |p| p.file("a", "older than a ZIP can say otherwise").time(1));
+        lab.package("other", "1", |p| p);
+        let wanted = [("shapes", "1.0"), ("big", "2.0~rc1+b2"), ("old", "1970")];
+        lab.release_for_buckets(&wanted);
+
+        lab.agent_once("cloud").expect_success().says("3 sent");
+
+        assert_eq!(
+            bucket.keys(),
+            keys(&["PackageList.txt", "big/2.0~rc1+b2.zip", "old/1970.zip", "shapes/1.0.zip"]),
+            "{store}"
+        );
+        wanted.iter().for_each(|(name, version)| bucket.assert_published(&lab, name, version));
+        assert_eq!(bucket.package_list(), ["big 2.0~rc1+b2", "old 1970", "shapes 1.0"]);
+        for (key, files) in [("archive/shapes/1.0.zip", "7"), ("archive/big/2.0~rc1+b2.zip", "2")] {
+            let head = bucket.head(key);
+            assert_eq!(head["ContentType"], "application/zip", "{store}: {head:#}");
+            assert_eq!(head["Metadata"]["blat-sha256"], sha256(&bucket.fetch(key), &lab), "{store}: {head:#}");
+            assert_eq!(head["Metadata"]["blat-time"], "1709208001", "{store}: {head:#}");
+            assert_eq!(head["Metadata"]["blat-files"], files, "{store}: {head:#}");
+        }
+        assert!(proxy.count(Asks::Part) >= 3, "20 MiB go in parts\n{:#?}", proxy.log());
+        assert_eq!(bucket.unfinished(), [] as [&str; 0]);
+        let last = proxy.log().last().cloned().unwrap_or_default();
+        assert!(
+            last.starts_with(&format!("PUT /{BUCKET}/archive/PackageList.txt")),
+            "the PackageList goes last, not {last}"
+        );
+    }
+}
+
+#[test]
+fn the_same_package_is_the_same_object_in_another_bucket() {
+    let digests = STORES.map(|store| {
+        let (_lab, bucket) = filled("s3same", store, "");
+        bucket.head("archive/core/1.zip")["Metadata"]["blat-sha256"].clone()
+    });
+    assert!(digests[0].is_string());
+    assert_eq!(digests[0], digests[1]);
+}
+
+#[test]
+fn a_sync_that_finds_all_there_costs_only_the_listing() {
+    const PACKAGES: usize = 2_000;
+    let (lab, bucket) = lab("s3noop", Store::SeaweedFs, "");
+    let proxy = Proxy::to(bucket.port());
+    bucket.config_through(proxy.port, &lab, "cloud", &[], "");
+    let names: Vec<String> = (0..PACKAGES).map(|number| format!("p{number:05}")).collect();
+    let wanted: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "1")).collect();
+    wanted.iter().for_each(|(name, version)| drop(lab.package(name, version, |p| p)));
+    lab.release_for_buckets(&wanted);
+    lab.agent_once("cloud").expect_success();
+    assert_eq!(proxy.count(Asks::Put), PACKAGES + 1, "each package once, and the PackageList");
+
+    proxy.forget();
+    lab.agent_once("cloud").expect_success();
+
+    // An agent that begins looks once for uploads that a former one left. A page holds a thousand objects.
+    let mut counts = proxy.counts();
+    counts.remove(&Asks::ListUploads);
+    let pages = (PACKAGES + 1).div_ceil(1_000);
+    assert_eq!(counts.into_iter().collect::<Vec<_>>(), [(Asks::List, pages)], "{:#?}", proxy.log());
+
+    // What was remembered costs time when it is lost, and nothing else.
+    fs::remove_dir_all(lab.home().join("state")).expect("a stopped agent's state");
+    proxy.forget();
+    lab.agent_once("cloud").expect_success();
+    assert_eq!(proxy.count(Asks::Head), PACKAGES, "each object is asked for once");
+    assert_eq!(proxy.count(Asks::Put), 1, "nothing but the PackageList is sent again");
+}
+
+#[test]
+fn only_releases_that_ask_for_their_bucket_count() {
+    let (lab, bucket) = lab("s3unset", Store::Moto, "aging: immediate\nmax_delete: 100%");
+    lab.package("core", "1", |p| p);
+    lab.release_for_buckets(&[("core", "1")]);
+    lab.agent_once("cloud").expect_success();
+    assert_eq!(bucket.keys(), keys(&["PackageList.txt", "core/1.zip"]));
+
+    lab.package("tools", "1", |p| p);
+    lab.release(&[("core", "1"), ("tools", "1")]);
+    lab.agent_once("cloud");
+    assert_eq!(bucket.keys(), keys(&["PackageList.txt", "core/1.zip"]), "nothing is sent for such a release");
+}
+
+#[test]
+fn a_tag_brings_a_package_to_the_bucket_without_a_full_sync() {
+    let (mut lab, bucket) = lab("s3tag", Store::SeaweedFs, "tag_poll: 1s");
+    lab.package("core", "1", |p| p.noise("a", 10_000));
+    lab.release_for_buckets(&[]);
+    lab.start_master();
+    lab.wait_for_status("cloud", "done with its first sync", |s| {
+        s["last_sync"]["result"] == "ok" && s["state"] == "idle"
+    });
+
+    let tag = lab.drop_tag("cloud", "core", "1");
+
+    lab.wait_for("the tag to be removed", || (!tag.exists()).then_some(()));
+    bucket.assert_published(&lab, "core", "1");
+    lab.blat(&["history", "--target", "cloud"]).expect_success().says("core@1");
+    let why = lab.blat(&["why", "core", "1", "--target", "cloud"]);
+    why.expect_success().says("core@1");
+}
+
+#[test]
+fn usr1_syncs_and_the_status_says_what_came_of_it() {
+    let (mut lab, bucket) = filled("s3usr1", Store::SeaweedFs, "");
+    lab.start_master();
+    lab.wait_for_status("cloud", "idle", |s| s["last_sync"]["result"] == "ok" && s["state"] == "idle");
+    lab.package("core", "3", |p| p);
+    lab.release_for_buckets(&[("core", "3")]);
+
+    lab.blat(&["plan", "cloud"]).expect_success().says("core@3");
+    lab.blat(&["sync", "cloud", "--wait"]).expect_success();
+
+    let status = lab.target_status("cloud");
+    assert_eq!((&status["type"], &status["last_sync"]["sent"]), (&"s3Sync".into(), &1.into()), "{status:#}");
+    bucket.assert_published(&lab, "core", "3");
+}
+
+#[test]
+fn immediate_aging_deletes_in_batches_and_leaves_others_objects_alone() {
+    for store in STORES {
+        let (lab, bucket) = lab("s3aging", store, "");
+        let proxy = Proxy::to(bucket.port());
+        bucket.config_through(proxy.port, &lab, "cloud", &[], "aging: immediate\nmax_delete: 100%");
+        let names: Vec<String> = (0..60).map(|number| format!("p{number:02}")).collect();
+        let wanted: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "1")).collect();
+        wanted.iter().for_each(|(name, version)| drop(lab.package(name, version, |p| p)));
+        lab.release_for_buckets(&wanted);
+        lab.agent_once("cloud").expect_success();
+        let foreign = ["archive/README.txt", "archive/p00/notes.txt", "archive/p01/9.zip", "elsewhere/p02/1.zip"];
+        foreign.iter().for_each(|key| bucket.put(key, "somebody else's"));
+        lab.release_for_buckets(&wanted[..1]);
+
+        proxy.forget();
+        lab.agent_once("cloud").expect_success().says("59 deleted");
+
+        let deletes = proxy.count(Asks::Delete) + proxy.count(Asks::DeleteMany);
+        assert_eq!(deletes, 1, "{store}: many in one request\n{:#?}", proxy.log());
+        let mut left = keys(&["PackageList.txt", "p00/1.zip"]);
+        left.extend(foreign.map(str::to_owned));
+        left.sort();
+        assert_eq!(bucket.keys(), left, "{store}");
+        assert_eq!(bucket.package_list(), ["p00 1"]);
+        let plan = lab.blat(&["plan", "cloud", "--json"]);
+        for key in &foreign[..3] {
+            let name = key.strip_prefix("archive/").expect("a key below the prefix");
+            assert!(plan.expect_success().stdout.contains(name), "{store}: {key} is not reported\n{plan}");
+        }
+    }
+}
+
+#[test]
+fn the_guard_stops_a_mass_deletion_until_it_is_confirmed() {
+    let (lab, bucket) = filled("s3guard", Store::Moto, "aging: immediate\nmax_delete: 1");
+    lab.release_for_buckets(&[("core", "1")]);
+
+    lab.agent_once("cloud").expect(1).says("max_delete");
+    assert_eq!(bucket.keys().len(), 4, "nothing is deleted");
+
+    let allowed = lab.command("blat-agent").args(["--target", "cloud", "--once", "--allow-delete"]).status();
+    assert!(allowed.expect("an agent").success());
+    assert_eq!(bucket.keys(), keys(&["PackageList.txt", "core/1.zip"]));
+}
+
+#[test]
+fn the_master_marks_waits_and_unmarks_in_the_bucket() {
+    let (lab, bucket) = filled("s3marks", Store::SeaweedFs, "aging: {by: master, after: 30d}\nmax_delete: 100%");
+    lab.release_for_buckets(&[("core", "1")]);
+    lab.agent_once("cloud").expect_success().says("2 marked");
+    assert!(bucket.keys().contains(&"archive/core/2.zip".to_owned()), "it waits");
+    lab.agent_once("cloud").expect_success();
+    let marks = || bucket.keys().into_iter().filter(|key| key.contains("/marks/")).collect::<Vec<_>>();
+    assert_eq!(marks().len(), 2, "{:?}", marks());
+
+    lab.release_for_buckets(&[("core", "1"), ("core", "2")]);
+    lab.agent_once("cloud").expect_success();
+    let left = marks();
+    assert!(left.len() == 1 && left[0].contains("tools/1"), "{left:?}");
+
+    // As if it had been marked long ago.
+    let (before, times) = left[0].rsplit_once('/').expect("a key of several parts");
+    let (at, wait) = times.split_once('+').expect("a moment and a wait");
+    let at: u64 = at.parse().expect("a number");
+    bucket.put(&format!("{before}/{}+{wait}", at - 31 * 86_400), "");
+    bucket.aws(&["s3", "rm", &format!("s3://{BUCKET}/{}", left[0])]);
+    lab.agent_once("cloud").expect_success().says("1 deleted");
+    assert_eq!(bucket.keys(), keys(&["PackageList.txt", "core/1.zip", "core/2.zip"]));
+}
+
+#[test]
+fn a_package_whose_descpkg_has_another_time_is_replaced() {
+    let (lab, bucket) = filled("s3replaced", Store::SeaweedFs, "");
+    tree::remove(&lab.source().join("core/1"));
+    lab.package("core", "1", |p| p.file("a", "after").file("come", "x").time(1_800_000_000));
+
+    lab.agent_once("cloud").expect_success().says("1 sent");
+
+    bucket.assert_published(&lab, "core", "1");
+    assert_eq!(bucket.head("archive/core/1.zip")["Metadata"]["blat-time"], "1800000000");
+}
+
+#[test]
+fn a_version_that_is_a_link_is_a_copy_of_what_it_addresses() {
+    for store in STORES {
+        let (lab, bucket) = lab("s3link", store, "");
+        lab.package("core", "1", |p| p.file("a", "1"));
+        lab.package("core", "2", |p| p.file("a", "2"));
+        let current = lab.source().join("core/current");
+        let point_to = |version: &str| {
+            fs::remove_file(&current).ok();
+            std::os::unix::fs::symlink(version, &current).expect("a free name");
+        };
+        point_to("1");
+        bucket.config(&lab, "cloud", &[], "pkg: {core: current}");
+        lab.release_for_buckets(&[]);
+        lab.agent_once("cloud").expect_success();
+        bucket.assert_published(&lab, "core", "1");
+        let digest = |key: &str| bucket.head(key)["Metadata"]["blat-sha256"].clone();
+        assert_eq!(digest("archive/core/current.zip"), digest("archive/core/1.zip"), "{store}");
+
+        point_to("2");
+        lab.agent_once("cloud").expect_success();
+        assert_eq!(digest("archive/core/current.zip"), digest("archive/core/2.zip"), "{store}");
+        assert_eq!(bucket.head("archive/core/current.zip")["Metadata"]["blat-link"], "2", "{store}");
+    }
+}
+
+#[test]
+fn verify_finds_an_object_that_rotted_and_repairs_it() {
+    let (lab, bucket) = filled("s3verify", Store::SeaweedFs, "");
+    lab.blat(&["verify", "cloud"]).expect_success();
+    let (zip, url) = (bucket.fetch("archive/core/1.zip"), format!("s3://{BUCKET}/archive/core/1.zip"));
+    let metadata = bucket.head("archive/core/1.zip")["Metadata"].to_string();
+    let mut bytes = fs::read(&zip).expect("a fetched file");
+    bytes[40] ^= 1;
+    fs::write(&zip, bytes).expect("an own file");
+    let path = zip.display().to_string();
+    bucket.aws(&["s3", "cp", "--only-show-errors", "--metadata", &metadata, &path, &url]);
+
+    lab.blat(&["verify", "cloud"]).expect(1).says("core@1");
+    lab.blat(&["verify", "cloud", "--repair"]).expect_success();
+    bucket.assert_published(&lab, "core", "1");
+}
+
+#[test]
+fn a_bucket_can_be_checked_before_anything_is_sent() {
+    let (lab, bucket) = lab("s3check", Store::SeaweedFs, "");
+    lab.release_for_buckets(&[]);
+    lab.blat(&["check", "cloud", "--connect"])
+        .expect_success()
+        .says("writing, reading, copying and deleting are allowed");
+    assert_eq!(bucket.keys(), [] as [&str; 0], "nothing is left behind");
+    assert_eq!(bucket.unfinished(), [] as [&str; 0], "nothing is left behind");
+}
