@@ -43,7 +43,7 @@ impl Mark {
 }
 
 /// Entries of a listing that name nothing Blat could have put there.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Foreign {
     /// How many there are.
     pub count: u64,
@@ -54,7 +54,8 @@ pub struct Foreign {
 impl Foreign {
     const EXAMPLES: usize = 5;
 
-    fn note(&mut self, line: &str) {
+    /// Notes one.
+    pub fn note(&mut self, line: &str) {
         self.count += 1;
         if self.examples.len() < Self::EXAMPLES {
             self.examples.push(printable(line));

@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::inventory::Inventory;
+use crate::inventory::{Foreign, Inventory};
 use crate::links::{LONGEST_CHAIN, addressee};
 use crate::name::{PackageId, Version};
 use crate::release::{Reason, Reasons, WantedSet};
@@ -212,6 +212,9 @@ pub struct Plan {
     /// What becomes of extra packages.
     #[serde(default)]
     pub upkeep: Upkeep,
+    /// What the target holds that is not ours: it is left alone.
+    #[serde(default)]
+    pub foreign: Foreign,
 }
 
 impl Plan {
@@ -239,7 +242,8 @@ pub fn plan(
     survey: &BTreeMap<PackageId, Source>,
     unknown: Vec<String>,
 ) -> Plan {
-    let mut plan = Plan { wanted: wanted.len() as u64, unknown, ..Plan::default() };
+    let foreign = inventory.foreign.clone();
+    let mut plan = Plan { wanted: wanted.len() as u64, unknown, foreign, ..Plan::default() };
     for (package, reasons) in wanted {
         let there = inventory.packages.get(package).copied();
         match survey.get(package) {

@@ -78,6 +78,12 @@ fn picture(plan: &Plan, style: Style) -> String {
         let more = counted((staying.len() - MOST_LISTED) as u64, "more extra package");
         text += &format!("… and {more}; --json lists all\n");
     }
+    if plan.foreign.count > 0 {
+        let examples = printable(&plan.foreign.examples.join(", "));
+        let count = plan.foreign.count;
+        text +=
+            &format!("{}  {count} entries that are not ours stay: {examples}\n", style.paint(Tone::Faint, "foreign"));
+    }
     text
 }
 
@@ -151,6 +157,7 @@ fn word(action: Action) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use blat_domain::inventory::Foreign;
     use blat_domain::name::PackageId;
     use blat_domain::plan::{Held, Hold, Size};
     use blat_domain::release::Reason;
@@ -200,6 +207,7 @@ mod tests {
                 spared: vec![id("young@1")],
                 ..Upkeep::default()
             },
+            foreign: Foreign { count: 2, examples: vec!["notes.txt".into(), "x y".into()] },
         };
         let expected = "\
 6 wanted, 2 present, 2 to send (12.1 MiB), 1 to link, 1 held, 3 extra
@@ -214,6 +222,7 @@ delete  past@1  nothing wants it; marked 30d ago
 spare  young@1  a tag brought it, and Release Manager may not know it yet
 stop  nothing is marked or deleted: Release Manager could not be asked
 extra  old@0.9  nothing wants it; it stays
+foreign  2 entries that are not ours stay: notes.txt, x y
 ";
         assert_eq!(picture(&plan, Style::default()), expected);
     }

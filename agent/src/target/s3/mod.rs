@@ -197,7 +197,7 @@ impl Listed {
             }
             Meaning::List => self.list = Some((object.etag, object.size)),
             Meaning::House => {}
-            Meaning::Foreign => self.inventory.add_line(&format!("object {}", object.key)),
+            Meaning::Foreign => self.inventory.foreign.note(&object.key),
         }
     }
 
@@ -221,7 +221,7 @@ impl Listed {
                         inventory.links.insert(package.clone(), to.to_string());
                     }
                 }
-                What::Foreign => inventory.add_line(&format!("object {}/{}.zip", package.name, package.version)),
+                What::Foreign => inventory.foreign.note(&format!("{}/{}.zip", package.name, package.version)),
             }
         }
         inventory.marks = marks;
