@@ -166,10 +166,12 @@ impl Bucket {
         self.asked(&["head-object", "--key", key])
     }
 
-    /// Uploads that were begun and neither completed nor aborted, by their objects' keys.
+    /// Uploads that were begun and neither completed nor aborted, by their objects' keys, sorted.
     pub fn unfinished(&self) -> Vec<String> {
         let uploads = self.asked(&["list-multipart-uploads"])["Uploads"].as_array().cloned().unwrap_or_default();
-        uploads.iter().map(|upload| upload["Key"].as_str().expect("a key").to_owned()).collect()
+        let mut keys: Vec<_> = uploads.iter().map(|upload| upload["Key"].as_str().expect("a key").to_owned()).collect();
+        keys.sort();
+        keys
     }
 
     /// Puts an object of another's making.
