@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use blat_tests::{Lab, Outcome};
+use blat_tests::{Bucket, Lab, Outcome, Store};
 use serde_json::Value;
 
 /// A lab whose target `perth` has done its first sync.
@@ -166,10 +166,51 @@ fn an_invalid_edit_keeps_the_old_and_shows_file_line_column_and_caret() {
 }
 
 #[test]
-fn a_type_that_is_not_available_keeps_the_running_agent_as_it_is() {
-    let lab = lab("type");
+fn another_type_takes_a_new_agent_and_the_others_do_not_notice() {
+    let mut lab = Lab::new("type");
+    lab.package("core", "1", |p| p);
+    lab.release(&[("core", "1")]);
+    // First, for its keys have to be in the master's environment.
+    let bucket = Bucket::new(&mut lab, Store::Moto);
+    let (source, beside) = (lab.source(), lab.home().join("beside"));
+    fs::create_dir_all(beside.join("archive")).expect("an own folder");
+    let (source, beside) = (source.display(), beside.display());
+    let local =
+        format!("transport: local\nsource: {source}\narchive: {beside}/archive\nbin: {beside}/bin\npkg: {{core: 1}}\n");
+    lab.raw_config("oslo", &local);
+    lab.config("perth", "");
+    lab.start_master();
+    let is_idle = |s: &Value| s["state"] == "idle" && s["last_sync"]["result"] == "ok";
+    let other = lab.wait_for_status("oslo", "idle", is_idle)["pid"].clone();
+    let agent = lab.wait_for_status("perth", "idle", is_idle)["pid"].clone();
+
+    lab.package("tools", "2", |p| p);
+    lab.release_for_buckets(&[("tools", "2")]);
+    bucket.config(&lab, "perth", &[], "");
+    let list = "archive/PackageList.txt".to_owned();
+    lab.wait_for("the bucket to be filled", || bucket.keys().contains(&list).then_some(()));
+    let status = lab.target_status("perth");
+    assert_ne!(status["pid"], agent, "another type is another process");
+    assert_eq!(
+        (&status["type"], &status["restarts"]),
+        (&"s3Sync".into(), &0.into()),
+        "which is no restart: {status:#}"
+    );
+    bucket.assert_published(&lab, "tools", "2");
+
+    lab.config("perth", "");
+    lab.wait_until_published("tools", "2");
+    let again = lab.target_status("perth");
+    assert_eq!((&again["type"], &again["restarts"]), (&"dpkg_archive".into(), &0.into()), "{again:#}");
+    assert_ne!(again["pid"], status["pid"]);
+    assert_eq!(lab.target_status("oslo")["pid"], other);
+}
+
+#[test]
+fn a_type_that_does_not_exist_keeps_the_running_agent_as_it_is() {
+    let lab = lab("notype");
     let agent = pid(&lab);
-    lab.config("perth", "type: s3Sync");
+    lab.config("perth", "type: ftp");
     let status = lab.wait_for_status("perth", "complaining", |s| s["config"]["error"].is_string());
     assert!(status["config"]["error"].as_str().is_some_and(|text| text.contains("s3Sync")), "{status:#}");
     assert_eq!((&status["pid"], &status["restarts"], &status["type"]), (&agent, &0.into(), &"dpkg_archive".into()));

@@ -36,6 +36,9 @@ pub(super) trait Ask: Send + Sync {
     /// A page of the objects whose keys begin with `prefix`, and the server's clock in epoch seconds where it told.
     async fn objects(&self, prefix: &str, from: Option<&str>) -> Result<(Page, Option<i64>), TargetError>;
 
+    /// Whether an upload may have begun that nobody here knows of; asked once for each.
+    fn takes_lost_uploads(&self) -> bool;
+
     /// A page of the unfinished uploads to such keys.
     async fn uploads(&self, prefix: &str, after: Option<&(String, String)>) -> Result<Uploads, TargetError>;
 
@@ -93,6 +96,12 @@ impl Bucket {
             ask: Arc::new(Server { wire, url, region, credentials, bucket: settings.bucket.clone() }),
             place,
         })
+    }
+
+    /// A bucket in memory, or whatever a test has.
+    #[cfg(test)]
+    pub(super) fn of(store: Arc<dyn Store>, ask: Arc<dyn Ask>) -> Self {
+        Self { bulk: store.clone(), tags: store, ask, place: "memory".to_owned() }
     }
 
     /// The library's way, for bytes of this urgency.
@@ -187,6 +196,10 @@ impl Ask for Server {
         }
         let (body, _) = self.list(&query).await?;
         listing::uploads(&body).map_err(unreadable)
+    }
+
+    fn takes_lost_uploads(&self) -> bool {
+        self.wire.takes_lost_uploads()
     }
 
     async fn copy(&self, from: &str, to: &str, card: &Card) -> Result<String, TargetError> {

@@ -46,11 +46,20 @@ struct Body {
     region: Option<String>,
 }
 
+/// The same from services whose errors stand in something larger.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Wrapped {
+    error: Body,
+}
+
 impl Answer {
     /// What a body and a header say beside the status.
     pub(super) fn read(status: u16, body: &[u8], region: Option<String>, action: &'static str) -> Self {
-        let body = std::str::from_utf8(body).ok().and_then(|text| quick_xml::de::from_str::<Body>(text).ok());
-        let Some(Body { code, message, region: named }) = body else {
+        let text = std::str::from_utf8(body).unwrap_or_default();
+        let wrapped = || quick_xml::de::from_str::<Wrapped>(text).map(|wrapped| wrapped.error);
+        let Ok(Body { code, message, region: named }) = quick_xml::de::from_str::<Body>(text).or_else(|_| wrapped())
+        else {
             return Self { status, action, region, ..Self::default() };
         };
         Self { status, code, message, action, region: region.or(named) }
@@ -195,6 +204,9 @@ mod tests {
         let answer = Answer::read(403, b"", None, "s3:GetObject");
         assert_eq!(answer.to_string(), "the server answers 403 to s3:GetObject");
         assert!(matches!(answer.sorted(), TargetError::Operator(text) if text.contains("s3:GetObject")));
+        let wrapped =
+            b"<ErrorResponse><Error><Type>Sender</Type><Code>InvalidIdentityToken</Code></Error></ErrorResponse>";
+        assert_eq!(Answer::read(400, wrapped, None, "sts").code, "InvalidIdentityToken");
         let page = Answer::read(502, b"<html>bad gateway</html>", None, "s3:ListBucket");
         assert!(page.code.is_empty() && page.will_pass());
     }

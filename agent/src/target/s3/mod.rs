@@ -13,6 +13,8 @@ mod listing;
 mod probe;
 mod retiring;
 mod sending;
+#[cfg(test)]
+mod tests;
 mod wire;
 pub(crate) mod zip;
 

@@ -329,12 +329,13 @@ impl S3Target {
         Ok(Delivery::Linked)
     }
 
-    /// Gives up uploads that nobody will finish: those of an agent that died. Once, and again after one could not be given up.
+    /// Gives up uploads that nobody will finish: those of an agent that died. Once, and again where one was lost since.
     pub(super) async fn sweep_uploads(&self) -> Result<(), TargetError> {
-        if !self.is_unswept.swap(false, Ordering::Relaxed) {
+        let bucket = self.bucket().await?;
+        let has_lost_one = bucket.ask.takes_lost_uploads();
+        if !self.is_unswept.swap(false, Ordering::Relaxed) && !has_lost_one {
             return Ok(());
         }
-        let bucket = self.bucket().await?;
         let swept = self.give_up_uploads(bucket).await;
         if swept.is_err() {
             self.is_unswept.store(true, Ordering::Relaxed);

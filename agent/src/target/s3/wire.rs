@@ -23,6 +23,8 @@ use super::fault::{Answer, Fault};
 
 /// A connection that takes longer to come about never will.
 const CONNECT: Duration = Duration::from_secs(10);
+/// The same for metadata, which is next door or nowhere.
+const NEXT_DOOR: Duration = Duration::from_secs(2);
 /// So long may nothing at all move, in either direction.
 const STANDSTILL: Duration = Duration::from_secs(120);
 /// How often one request is sent.
@@ -40,6 +42,9 @@ pub(super) struct Wire {
     client: reqwest::Client,
     valve: Arc<Valve>,
     urgency: Urgency,
+    tries: u32,
+    /// Whether an upload in parts may have begun without anybody here knowing.
+    has_lost_uploads: Arc<AtomicBool>,
 }
 
 impl Wire {
@@ -50,13 +55,21 @@ impl Wire {
     pub(super) fn new(valve: Arc<Valve>) -> Result<Self, Fault> {
         // Whoever was first has set the same; no other provider is compiled in.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = reqwest::Client::builder()
-            .redirect(redirect::Policy::none())
-            .connect_timeout(CONNECT)
-            .user_agent(concat!("blat/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|error| Fault::Nonsense(format!("cannot set up an HTTP client: {}", whole(&error))))?;
-        Ok(Self { client, valve, urgency: Urgency::Bulk })
+        let client = client(CONNECT)?;
+        Ok(Self { client, valve, urgency: Urgency::Bulk, tries: TRIES, has_lost_uploads: Arc::default() })
+    }
+
+    /// A way to what is next door or not there at all: one short try.
+    ///
+    /// # Errors
+    /// As [`Wire::new`].
+    pub(super) fn next_door(&self) -> Result<Self, Fault> {
+        Ok(Self { client: client(NEXT_DOOR)?, tries: 1, ..self.clone() })
+    }
+
+    /// Whether an upload may have begun whose answer got lost; asked once for each.
+    pub(super) fn takes_lost_uploads(&self) -> bool {
+        self.has_lost_uploads.swap(false, Ordering::Relaxed)
     }
 
     /// The same client for what a tag asks for.
@@ -70,9 +83,14 @@ impl Wire {
     /// What the last try came to. Answers that the library has a use for, such as 404 and 412, are no errors here.
     pub(super) async fn send(&self, request: &HttpRequest) -> Result<HttpResponse, Fault> {
         let mut wait = FIRST_WAIT;
-        for _ in 1..TRIES {
+        for _ in 1..self.tries {
             match self.send_once(request).await {
-                Err(Fault::Unreached(why)) => tracing::debug!(why, "a request is tried again"),
+                Err(Fault::Unreached(why)) => {
+                    if request.method() == http::Method::POST && asks(request, "uploads") {
+                        self.has_lost_uploads.store(true, Ordering::Relaxed);
+                    }
+                    tracing::debug!(why, "a request is tried again");
+                }
                 Err(Fault::Answered(answer)) if answer.will_pass() => {
                     tracing::debug!(%answer, "a request is tried again")
                 }
@@ -161,19 +179,31 @@ impl HttpConnector for Wire {
     }
 }
 
+fn client(connect: Duration) -> Result<reqwest::Client, Fault> {
+    let builder = reqwest::Client::builder().redirect(redirect::Policy::none()).connect_timeout(connect);
+    let built = builder.user_agent(concat!("blat/", env!("CARGO_PKG_VERSION"))).build();
+    built.map_err(|error| Fault::Nonsense(format!("cannot set up an HTTP client: {}", whole(&error))))
+}
+
 /// What a request asks to be allowed, in the words of policies.
 pub(super) fn action(request: &HttpRequest) -> &'static str {
-    let query = request.uri().query().unwrap_or_default();
-    let asks = |word: &str| query.split('&').any(|pair| pair.split('=').next() == Some(word));
     match request.method().as_str() {
-        "GET" if asks("list-type") => "s3:ListBucket",
-        "GET" if asks("uploads") => "s3:ListBucketMultipartUploads",
+        _ if asks(request, "Action") => "sts:AssumeRoleWithWebIdentity",
+        _ if request.uri().path().starts_with("/latest/") => "the instance's metadata",
+        "GET" if asks(request, "list-type") => "s3:ListBucket",
+        "GET" if asks(request, "uploads") => "s3:ListBucketMultipartUploads",
         "GET" | "HEAD" => "s3:GetObject",
-        "POST" if asks("delete") => "s3:DeleteObject",
-        "DELETE" if asks("uploadId") => "s3:AbortMultipartUpload",
+        "POST" if asks(request, "delete") => "s3:DeleteObject",
+        "DELETE" if asks(request, "uploadId") => "s3:AbortMultipartUpload",
         "DELETE" => "s3:DeleteObject",
         _ => "s3:PutObject",
     }
+}
+
+/// Whether a request's query has this word.
+fn asks(request: &HttpRequest, word: &str) -> bool {
+    let query = request.uri().query().unwrap_or_default();
+    query.split('&').any(|pair| pair.split('=').next() == Some(word))
 }
 
 /// An error with all that it rests on.

@@ -63,19 +63,20 @@ impl Credentials {
         } else {
             None
         };
+        let next_door = wire.next_door()?;
         let relative = "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI";
         let full = ["AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"];
         let (metadata, metadata_name) = if set(&[relative]) {
-            (Some(provider(wire, region, &[relative], None)?), "the container's metadata")
+            (Some(provider(&next_door, region, &[relative], None)?), "the container's metadata")
         } else if set(&full) {
-            (Some(provider(wire, region, &full, None)?), "the container's metadata")
+            (Some(provider(&next_door, region, &full, None)?), "the container's metadata")
         } else if variable("AWS_EC2_METADATA_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true")) {
             (None, "")
         } else {
             let endpoint = variable("AWS_EC2_METADATA_SERVICE_ENDPOINT");
             let endpoint =
                 endpoint.map(|url| (AmazonS3ConfigKey::MetadataEndpoint, url.trim_end_matches('/').to_owned()));
-            (Some(provider(wire, region, &[], endpoint)?), "the instance's metadata")
+            (Some(provider(&next_door, region, &[], endpoint)?), "the instance's metadata")
         };
         let (region, wire) = (region.to_owned(), wire.clone());
         Ok(Self { environment, metadata, metadata_name, region, wire, found: Mutex::default() })

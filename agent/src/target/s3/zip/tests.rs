@@ -131,7 +131,7 @@ fn unzip_gives_back_contents_modes_links_times_and_empty_folders() {
 fn the_same_package_gives_the_same_bytes_wherever_and_whenever_it_lies() {
     let make = |backwards: bool| {
         let scratch = Scratch::new();
-        let mut names = vec!["a/x", "a.txt", "a0", "b/c/d", "Z"];
+        let mut names = ["a/x", "a.txt", "a0", "b/c/d", "Z"];
         if backwards {
             names.reverse();
         }

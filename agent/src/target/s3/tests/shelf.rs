@@ -1,0 +1,170 @@
+//! A bucket in memory that counts what it is asked, and fails where a test wants it.
+
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use async_trait::async_trait;
+use futures_util::stream::BoxStream;
+use futures_util::{StreamExt, TryStreamExt};
+use object_store::memory::InMemory;
+use object_store::multipart::{MultipartStore, PartId};
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartId, MultipartUpload, ObjectMeta, ObjectStore,
+    ObjectStoreExt as _, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+};
+
+use super::super::TargetError;
+use super::super::bucket::Ask;
+use super::super::card::Card;
+use super::super::listing::{self, Object, Page, Upload, Uploads};
+
+/// Objects on one page of a listing.
+const PAGE: usize = 3;
+/// The server's clock, in epoch seconds.
+pub(super) const NOW: i64 = 1_800_000_000;
+
+#[derive(Debug, Default)]
+pub(super) struct Shelf {
+    pub(super) memory: InMemory,
+    /// Questions about one object.
+    pub(super) heads: AtomicUsize,
+    /// Objects written in one request.
+    pub(super) puts: AtomicUsize,
+    /// The page that cannot be had, from 1; 0: none.
+    pub(super) bad_page: AtomicUsize,
+    /// Uploads that were begun and neither finished nor given up.
+    pub(super) unfinished: Mutex<Vec<Upload>>,
+}
+
+impl Shelf {
+    /// Puts an object as somebody else would.
+    pub(super) async fn put_foreign(&self, key: &str) {
+        self.memory.put(&path(key), PutPayload::from_static(b"theirs")).await.expect("memory");
+    }
+
+    pub(super) async fn bytes(&self, key: &str) -> Vec<u8> {
+        let found = self.memory.get(&path(key)).await.expect("an object");
+        found.bytes().await.expect("memory").to_vec()
+    }
+
+    pub(super) async fn keys(&self) -> Vec<String> {
+        let listed: Vec<ObjectMeta> = self.memory.list(None).try_collect().await.expect("memory");
+        let mut keys: Vec<String> = listed.into_iter().map(|object| object.location.to_string()).collect();
+        keys.sort();
+        keys
+    }
+
+    fn forget_upload(&self, id: &str) {
+        self.unfinished.lock().unwrap_or_else(PoisonError::into_inner).retain(|upload| upload.id != id);
+    }
+}
+
+fn path(key: &str) -> Path {
+    Path::parse(key).expect("a key")
+}
+
+impl fmt::Display for Shelf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("shelf")
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Shelf {
+    async fn put_opts(&self, at: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        self.puts.fetch_add(1, Ordering::Relaxed);
+        self.memory.put_opts(at, payload, options).await
+    }
+
+    async fn put_multipart_opts(&self, at: &Path, options: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+        self.memory.put_multipart_opts(at, options).await
+    }
+
+    async fn get_opts(&self, at: &Path, options: GetOptions) -> Result<GetResult> {
+        self.heads.fetch_add(usize::from(options.head), Ordering::Relaxed);
+        self.memory.get_opts(at, options).await
+    }
+
+    fn delete_stream(&self, which: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        self.memory.delete_stream(which)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.memory.list(prefix)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.memory.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.memory.copy_opts(from, to, options).await
+    }
+}
+
+#[async_trait]
+impl MultipartStore for Shelf {
+    async fn create_multipart(&self, at: &Path) -> Result<MultipartId> {
+        self.create_multipart_opts(at, PutMultipartOptions::default()).await
+    }
+
+    async fn create_multipart_opts(&self, at: &Path, options: PutMultipartOptions) -> Result<MultipartId> {
+        let id = self.memory.create_multipart_opts(at, options).await?;
+        let upload = Upload { key: at.to_string(), id: id.clone() };
+        self.unfinished.lock().unwrap_or_else(PoisonError::into_inner).push(upload);
+        Ok(id)
+    }
+
+    async fn put_part(&self, at: &Path, id: &MultipartId, index: usize, data: PutPayload) -> Result<PartId> {
+        self.memory.put_part(at, id, index, data).await
+    }
+
+    async fn complete_multipart(&self, at: &Path, id: &MultipartId, parts: Vec<PartId>) -> Result<PutResult> {
+        self.forget_upload(id);
+        self.memory.complete_multipart(at, id, parts).await
+    }
+
+    async fn abort_multipart(&self, at: &Path, id: &MultipartId) -> Result<()> {
+        self.forget_upload(id);
+        self.memory.abort_multipart(at, id).await
+    }
+}
+
+#[async_trait]
+impl Ask for Shelf {
+    async fn objects(&self, prefix: &str, from: Option<&str>) -> std::result::Result<(Page, Option<i64>), TargetError> {
+        let start: usize = from.map_or(0, |from| from.parse().expect("a token of ours"));
+        let mut listed: Vec<ObjectMeta> = self.memory.list(None).map(|object| object.expect("memory")).collect().await;
+        listed.retain(|object| object.location.as_ref().starts_with(prefix));
+        listed.sort_by(|a, b| a.location.cmp(&b.location));
+        if start / PAGE + 1 == self.bad_page.load(Ordering::Relaxed) {
+            return Err(TargetError::Link("cut".into()));
+        }
+        let object = |ObjectMeta { location, size, e_tag, .. }: &ObjectMeta| Object {
+            key: location.to_string(),
+            size: *size,
+            etag: listing::bare(e_tag.as_deref().unwrap_or_default()).to_owned(),
+        };
+        let objects = listed.iter().skip(start).take(PAGE).map(object).collect();
+        let next = (start + PAGE < listed.len()).then(|| (start + PAGE).to_string());
+        Ok((Page { objects, next }, Some(NOW)))
+    }
+
+    fn takes_lost_uploads(&self) -> bool {
+        false
+    }
+
+    async fn uploads(&self, prefix: &str, _: Option<&(String, String)>) -> std::result::Result<Uploads, TargetError> {
+        let uploads = self.unfinished.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let uploads = uploads.into_iter().filter(|upload| upload.key.starts_with(prefix)).collect();
+        Ok(Uploads { uploads, next: None })
+    }
+
+    async fn copy(&self, from: &str, to: &str, card: &Card) -> std::result::Result<String, TargetError> {
+        let options = PutOptions { attributes: card.attributes(), ..PutOptions::default() };
+        let put = self.memory.put_opts(&path(to), self.bytes(from).await.into(), options).await.expect("memory");
+        Ok(put.e_tag.unwrap_or_default())
+    }
+}
