@@ -17,10 +17,11 @@ use crate::sibling;
 const DIRECTORIES: [(&str, u32); 6] =
     [("config", 0o755), ("tags", 0o755), ("ssh", 0o700), ("run", 0o755), ("log", 0o755), ("state", 0o755)];
 /// The tree's samples. Targets are named so that none is active.
-const SAMPLES: [(&str, &str); 3] = [
+const SAMPLES: [(&str, &str); 4] = [
     ("config/blat.yaml", samples::MASTER),
     ("config/perth.conf.sample", samples::TARGET),
     ("config/full.conf.sample", samples::FULL),
+    ("config/bucket.conf.sample", samples::BUCKET),
 ];
 
 /// Makes the tree, and the database where one is asked for.

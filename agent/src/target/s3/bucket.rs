@@ -23,7 +23,10 @@ use super::credentials::profile::Profile;
 use super::credentials::{Credentials, variable};
 use super::fault::{Answer, Fault};
 use super::listing::{self, Page, Uploads};
-use super::wire::Wire;
+use super::wire::{Wire, limited};
+
+/// The most that is read of an answer of ours, in bytes: a page of a thousand of the longest keys takes less.
+const LONGEST: usize = 16 << 20;
 
 /// What the library does for us.
 pub(super) trait Store: ObjectStore + MultipartStore {}
@@ -167,16 +170,15 @@ impl Server {
             return Ok(response);
         }
         let (status, action) = (response.status().as_u16(), super::wire::action(&request));
-        let body = response.into_body().bytes().await.unwrap_or_default();
+        let body = limited(response.into_body(), LONGEST).await.unwrap_or_default();
         Err(Fault::Answered(Answer::read(status, &body, None, action)).into())
     }
 
-    async fn list(&self, query: &[(&str, &str)]) -> Result<(bytes::Bytes, Option<i64>), TargetError> {
+    async fn list(&self, query: &[(&str, &str)]) -> Result<(Vec<u8>, Option<i64>), TargetError> {
         let response = self.send(Method::GET, "", query, &[]).await?;
         let date = response.headers().get(http::header::DATE).and_then(|date| date.to_str().ok());
         let clock = date.and_then(|date| DateTimeParser::new().parse_timestamp(date).ok()).map(|date| date.as_second());
-        let body = response.into_body().bytes().await;
-        Ok((body.map_err(|error| Fault::Unreached(format!("the listing broke off: {error}")))?, clock))
+        Ok((limited(response.into_body(), LONGEST).await?, clock))
     }
 }
 
@@ -219,8 +221,7 @@ impl Ask for Server {
         let pairs = card.pairs().into_iter().map(|(name, value)| (format!("x-amz-meta-{name}"), value));
         let headers: Vec<(String, String)> = fixed.chain(pairs).collect();
         let response = self.send(Method::PUT, to, &[], &headers).await?;
-        let body = response.into_body().bytes().await;
-        let body = body.map_err(|error| Fault::Unreached(format!("the answer to a copy broke off: {error}")))?;
+        let body = limited(response.into_body(), LONGEST).await?;
         // It may say 200 first and that it failed afterwards.
         match quick_xml::de::from_str::<Copied>(&String::from_utf8_lossy(&body)) {
             Ok(Copied { etag }) => Ok(listing::bare(&etag).to_owned()),

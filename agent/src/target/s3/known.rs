@@ -10,7 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use blat_domain::name::{PackageId, Version};
+use blat_domain::name::{PackageId, PackageName, Version};
 
 use super::card::Card;
 
@@ -99,6 +99,16 @@ impl Known {
     /// Whether the object in a package's place was somebody else's when it was last looked at.
     pub(super) fn is_foreign(&self, package: &PackageId) -> bool {
         self.lock().entries.get(package).is_some_and(|entry| entry.what == What::Foreign)
+    }
+
+    /// The versions of a package that are links, with what each addresses.
+    pub(super) fn links(&self, name: &PackageName) -> Vec<(Version, Version)> {
+        let state = self.lock();
+        let link = |(package, entry): (&PackageId, &Entry)| match &entry.what {
+            What::Link { to, .. } if package.name == *name => Some((package.version.clone(), to.clone())),
+            What::Link { .. } | What::Package { .. } | What::Foreign => None,
+        };
+        state.entries.iter().filter_map(link).collect()
     }
 
     /// An object was looked at, or put there.

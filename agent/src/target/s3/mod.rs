@@ -26,6 +26,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use blat_config::S3Settings;
 use blat_domain::inventory::{Inventory, Mark};
+use blat_domain::links::LONGEST_CHAIN;
 use blat_domain::manifest::hex;
 use blat_domain::name::PackageId;
 use blat_domain::package_list;
@@ -51,8 +52,10 @@ const LOOKS: usize = 16;
 const READS: usize = 4;
 /// Packages under way at once.
 const PACKAGES: usize = 8;
-/// MiB of large packages that are in memory at once.
-const MEBIBYTES: usize = 32;
+/// MiB of packages that are in memory at once while they are sent: of full syncs, and of tags beside them.
+const MEBIBYTES: [usize; 2] = [32, 16];
+/// The longest PackageList that is read back, in bytes.
+const LONGEST_LIST: u64 = 64 << 20;
 
 /// A place in a bucket.
 pub(crate) struct S3Target {
@@ -64,7 +67,7 @@ pub(crate) struct S3Target {
     /// Where a ZIP lies while it is sent, below `state/`.
     spool: PathBuf,
     packages: Semaphore,
-    mebibytes: Semaphore,
+    mebibytes: [Semaphore; 2],
     /// Our own uploads under way. Whoever begins one holds this for reading until it is among them.
     uploads: RwLock<()>,
     own: Mutex<HashSet<String>>,
@@ -89,7 +92,7 @@ impl S3Target {
             known: Known::at(state.join(known::FILE)),
             spool: state.join("zip"),
             packages: Semaphore::new(PACKAGES),
-            mebibytes: Semaphore::new(MEBIBYTES),
+            mebibytes: MEBIBYTES.map(Semaphore::new),
             uploads: RwLock::default(),
             own: Mutex::default(),
             is_unswept: AtomicBool::new(true),
@@ -125,17 +128,15 @@ impl S3Target {
         prefix: &str,
         mut each: impl FnMut(listing::Object),
     ) -> Result<Option<i64>, TargetError> {
-        let mut from: Option<String> = None;
+        let (mut from, mut pages): (Option<String>, HashSet<String>) = Default::default();
         loop {
             let (page, clock) = bucket.ask.objects(prefix, from.as_deref()).await?;
             page.objects.into_iter().for_each(&mut each);
-            match page.next {
-                None => return Ok(clock),
-                next if next == from => {
-                    return Err(TargetError::Refused("the server's listing goes round in a circle".to_owned()));
-                }
-                next => from = next,
+            let Some(next) = page.next else { return Ok(clock) };
+            if !pages.insert(next.clone()) {
+                return Err(TargetError::Refused("the server's listing goes round in a circle".to_owned()));
             }
+            from = Some(next);
         }
     }
 
@@ -147,7 +148,7 @@ impl S3Target {
             self.note(&package, &seen.etag, seen.size, what.clone());
             Ok::<_, TargetError>(Some((package, what)))
         });
-        let looked = several(looking.collect(), LOOKS);
+        let looked = several(looking, LOOKS);
         looked.try_filter_map(|seen| std::future::ready(Ok(seen))).try_collect().await
     }
 
@@ -206,9 +207,16 @@ impl Listed {
     /// The inventory, once every object is known. A link that is not a copy of what it addresses now counts as not there: it is put anew.
     fn settled(self) -> Inventory {
         let Self { objects, marks, mut inventory, .. } = self;
-        let time_of = |package: &PackageId| match objects.get(package) {
-            Some(What::Package { time } | What::Link { time, .. }) => Some(*time),
-            Some(What::Foreign) | None => None,
+        // The time of the package at the end of a chain of links.
+        let time_of = |mut package: PackageId| {
+            for _ in 0..=LONGEST_CHAIN {
+                match objects.get(&package)? {
+                    What::Package { time } => return Some(*time),
+                    What::Link { to, .. } => package.version = to.clone(),
+                    What::Foreign => return None,
+                }
+            }
+            None
         };
         for (package, what) in &objects {
             match what {
@@ -219,7 +227,7 @@ impl Listed {
                 }
                 What::Link { time, to } => {
                     let addressee = PackageId { name: package.name.clone(), version: to.clone() };
-                    if time_of(&addressee) == Some(*time) {
+                    if time_of(addressee) == Some(*time) {
                         inventory.links.insert(package.clone(), to.to_string());
                     }
                 }
@@ -269,7 +277,7 @@ impl Target for S3Target {
         let bucket = self.bucket().await?;
         let reading =
             packages.iter().map(|package| async move { Ok((package.clone(), self.read_back(bucket, package).await?)) });
-        several(reading.collect(), READS).try_collect().await
+        several(reading.collect::<Vec<_>>(), READS).try_collect().await
     }
 
     async fn retire(
@@ -329,8 +337,8 @@ impl S3Target {
     }
 }
 
-/// Runs work several at once; its outcomes come as they are ready.
-fn several<F: Future>(work: Vec<F>, at_once: usize) -> impl Stream<Item = F::Output> {
+/// Runs work several at once, none before its turn; its outcomes come as they are ready.
+fn several<F: Future>(work: impl IntoIterator<Item = F>, at_once: usize) -> impl Stream<Item = F::Output> {
     futures_util::stream::iter(work).buffer_unordered(at_once)
 }
 
@@ -341,6 +349,9 @@ async fn listed_packages(bucket: &Bucket, keys: &Keys) -> Result<BTreeSet<Packag
         Err(object_store::Error::NotFound { .. }) => return Ok(BTreeSet::new()),
         Err(error) => return Err(fault::sorted(&error)),
     };
+    if found.meta.size > LONGEST_LIST {
+        return Err(TargetError::Refused(format!("{} is too long to be a PackageList", keys.list())));
+    }
     let bytes = found.bytes().await.map_err(|error| fault::sorted(&error))?;
     let list = package_list::parse(&String::from_utf8_lossy(&bytes));
     let list = list.map_err(|why| TargetError::Refused(format!("{} is no PackageList: {why}", keys.list())))?;

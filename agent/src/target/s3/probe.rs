@@ -44,14 +44,14 @@ impl S3Target {
             .put_opts(&keys::path(&key)?, PutPayload::from_static(b"blat"), options)
             .await
             .map_err(|error| fault::sorted(&error))?;
-        let seen = self.look(bucket, &key).await?;
+        let seen = self.look(bucket, &key).await;
         let copied = bucket.ask.copy(&key, &copy, &card).await;
         let removed = super::retiring::remove(bucket, vec![key.clone(), copy]).await?;
         if let Some((key, why)) = removed.first_key_value() {
             return Err(TargetError::Operator(format!("{key} stays behind: {why}")));
         }
         copied?;
-        match seen.and_then(|seen| seen.card) {
+        match seen?.and_then(|seen| seen.card) {
             Some(there) if there == card => Ok(()),
             Some(_) | None => Err(TargetError::Operator(format!(
                 "the server does not keep the metadata of {key}, without which nothing can be told apart"

@@ -103,7 +103,7 @@ impl S3Target {
             let former = self.mark_keys(marks, package).into_iter().filter(|former| *former != key).collect();
             Ok((package.clone(), Retired::Done, former))
         });
-        let marked: Vec<_> = several(marking.collect(), LOOKS).try_collect().await?;
+        let marked: Vec<_> = several(marking.collect::<Vec<_>>(), LOOKS).try_collect().await?;
         let former = marked.iter().flat_map(|(_, _, former)| former.clone()).collect();
         let failed = remove(bucket, former).await?;
         let outcome = |(package, retired, former): (PackageId, Retired, Vec<String>)| {
@@ -126,7 +126,7 @@ impl S3Target {
             let verdict = self.judge(bucket, marks, how, &listed, package, *time).await?;
             Ok::<_, TargetError>((package.clone(), verdict))
         });
-        let judged: Vec<_> = several(judging.collect(), LOOKS).try_collect().await?;
+        let judged: Vec<_> = several(judging.collect::<Vec<_>>(), LOOKS).try_collect().await?;
         let going = || judged.iter().filter(|(_, kept)| kept.is_none()).map(|(package, _)| package);
         let mut failed = remove(bucket, going().map(|package| self.keys.package(package)).collect()).await?;
         // Not before: a package without its mark would wait anew.

@@ -9,8 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use blat_domain::frames::Rule;
-use blat_domain::name::PackageId;
+use blat_domain::name::{PackageId, Version};
 use blat_domain::plan::Link;
+use blat_domain::release::Reasons;
 use futures_util::{StreamExt, TryStreamExt};
 use object_store::multipart::PartId;
 use object_store::path::Path;
@@ -21,6 +22,7 @@ use super::super::valve::Urgency;
 use super::bucket::Bucket;
 use super::card::Card;
 use super::fault::{self, Fault};
+use super::keys::Meaning;
 use super::known::What;
 use super::zip::{ZipError, Zipped, zip};
 use super::{Delivery, MEBIBYTES, PACKAGES, Parcel, S3Target, TargetError, Told, keys, listing, several};
@@ -54,8 +56,9 @@ impl S3Target {
         let is_tagged = parcels.iter().any(|parcel| parcel.tagged.is_some());
         let urgency = if is_tagged { Urgency::Tag } else { Urgency::Bulk };
         let is_over = AtomicBool::new(false);
-        let sending = parcels.iter().map(|parcel| {
-            let is_over = &is_over;
+        // By their numbers, so that none is begun before its turn: a stream may have many thousand.
+        let sending = (0..parcels.len()).map(|number| {
+            let (is_over, parcel) = (&is_over, &parcels[number]);
             async move {
                 let _turn = self.turn(urgency).await;
                 let outcome = match is_over.load(Ordering::Relaxed) {
@@ -65,7 +68,7 @@ impl S3Target {
                 (&parcel.package, outcome)
             }
         });
-        let mut sent = pin!(several(sending.collect(), PACKAGES));
+        let mut sent = pin!(several(sending, PACKAGES));
         let mut failed = None;
         while let Some((package, outcome)) = sent.next().await {
             match outcome {
@@ -136,6 +139,12 @@ impl S3Target {
                     return Ok(Delivery::Differs(why));
                 }
                 Found::Other(None) => return Ok(in_the_way(&key)),
+                Found::Other(Some(Card { time, link: None, .. })) if parcel.rule == Rule::New => {
+                    let why = format!(
+                        "a package with descpkg time {time} came to {key} meanwhile; the next sync compares them"
+                    );
+                    return Ok(Delivery::Failed(why));
+                }
                 Found::Other(Some(_)) => {
                     is_new = false;
                     let again = self.put(bucket, &path, &packed, &card, urgency, false).await;
@@ -144,7 +153,35 @@ impl S3Target {
             },
         };
         self.note(&parcel.package, listing::bare(&etag), packed.zipped.bytes, What::of(Some(&card)));
-        Ok(if is_new { Delivery::Published } else { Delivery::Replaced })
+        if is_new {
+            return Ok(Delivery::Published);
+        }
+        self.renew_links(bucket, &parcel.package).await;
+        Ok(Delivery::Replaced)
+    }
+
+    /// Copies a package that was replaced over the links that lead to it, the nearest first. What fails is found by the next sync.
+    async fn renew_links(&self, bucket: &Bucket, package: &PackageId) {
+        let links = self.known.links(&package.name);
+        let mut renewed: Vec<Version> = vec![package.version.clone()];
+        let mut next = 0;
+        while next < renewed.len() {
+            let mut more = Vec::new();
+            for (version, to) in &links {
+                if *to != renewed[next] || renewed.contains(version) {
+                    continue;
+                }
+                let link = PackageId { name: package.name.clone(), version: version.clone() };
+                let link = Link { package: link, to: to.clone(), instead_of: None, reasons: Reasons::default() };
+                let outcome = self.put_link(bucket, &link).await;
+                if outcome != Ok(Delivery::Linked) {
+                    tracing::warn!(package = %link.package, ?outcome, "a link is still a copy of what was replaced");
+                }
+                more.push(link.package.version);
+            }
+            renewed.extend(more);
+            next += 1;
+        }
     }
 
     /// What stands there after a write that did not succeed, or the write's error where that says more.
@@ -204,7 +241,7 @@ impl S3Target {
         if bytes > PART {
             return self.put_parts(bucket, path, packed, card, urgency, is_new).await;
         }
-        let _room = self.room(bytes).await;
+        let _room = self.room(urgency, bytes).await;
         let payload = read(packed, 0, bytes).await?;
         let is_conditional = is_new && self.knows_conditions.load(Ordering::Relaxed);
         let put = |mode| {
@@ -274,20 +311,24 @@ impl S3Target {
         let sending = (0..bytes.div_ceil(part)).map(|number| async move {
             let from = number * part;
             let length = part.min(bytes - from);
-            let _room = self.room(length).await;
+            let _room = self.room(urgency, length).await;
             let payload = read(packed, from, length).await?;
             let index = usize::try_from(number).unwrap_or(usize::MAX);
             bucket.store(urgency).put_part(path, id, index, payload).await
         });
-        let sending: Vec<_> = sending.collect();
         futures_util::stream::iter(sending).buffered(LANES).try_collect().await
     }
 
-    /// Waits until so many bytes may be held in memory.
-    async fn room(&self, bytes: u64) -> Option<tokio::sync::SemaphorePermit<'_>> {
-        let mebibytes = u32::try_from(bytes.div_ceil(MEBIBYTE)).unwrap_or(u32::MAX).min(MEBIBYTES as u32);
+    /// Waits until so many bytes may be held in memory. What tags ask for has room of its own.
+    async fn room(&self, urgency: Urgency, bytes: u64) -> Option<tokio::sync::SemaphorePermit<'_>> {
+        let lane = match urgency {
+            Urgency::Bulk => 0,
+            Urgency::Tag => 1,
+        };
+        let mebibytes = usize::try_from(bytes.div_ceil(MEBIBYTE)).unwrap_or(usize::MAX).min(MEBIBYTES[lane]);
+        let mebibytes = u32::try_from(mebibytes).unwrap_or(u32::MAX);
         // It is never closed.
-        self.mebibytes.acquire_many(mebibytes).await.ok()
+        self.mebibytes[lane].acquire_many(mebibytes).await.ok()
     }
 
     /// Makes versions copies of what they address, each with the card of a link.
@@ -355,7 +396,7 @@ impl S3Target {
                 page
             };
             for upload in page.uploads {
-                if !matches!(self.keys.meaning(&upload.key), keys::Meaning::Package(_)) {
+                if !matches!(self.keys.meaning(&upload.key), Meaning::Package(_) | Meaning::House) {
                     continue;
                 }
                 match bucket.store(Urgency::Bulk).abort_multipart(&keys::path(&upload.key)?, &upload.id).await {

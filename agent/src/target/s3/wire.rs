@@ -1,5 +1,8 @@
 //! HTTP to the server: held back by the valve, watched for standstill, tried again where that helps.
 
+#[cfg(test)]
+mod tests;
+
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -8,6 +11,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 use http::StatusCode;
 use http_body::{Body, Frame};
 use http_body_util::BodyExt as _;
@@ -118,13 +122,9 @@ impl Wire {
             return Ok(HttpResponse::from_parts(parts, body));
         }
         let region = parts.headers.get("x-amz-bucket-region").and_then(|region| region.to_str().ok());
-        let body = body.bytes().await.unwrap_or_default();
-        let answer = Answer::read(
-            parts.status.as_u16(),
-            &body[..body.len().min(EXPLANATION)],
-            region.map(str::to_owned),
-            action,
-        );
+        // An explanation that breaks off or has no end is none.
+        let body = limited(body, EXPLANATION).await.unwrap_or_default();
+        let answer = Answer::read(parts.status.as_u16(), &body, region.map(str::to_owned), action);
         match parts.status {
             StatusCode::NOT_FOUND | StatusCode::PRECONDITION_FAILED | StatusCode::CONFLICT
                 if answer.code != "NoSuchBucket" =>
@@ -150,7 +150,7 @@ impl Wire {
         let state = (body.clone().into_data_stream(), Bytes::new(), valve, pulse);
         let portions = futures_util::stream::try_unfold(state, move |(mut rest, mut chunk, valve, pulse)| async move {
             while chunk.is_empty() {
-                match futures_util::StreamExt::next(&mut rest).await {
+                match rest.next().await {
                     Some(next) => chunk = next?,
                     None => return Ok::<_, HttpError>(None),
                 }
@@ -181,8 +181,33 @@ impl HttpConnector for Wire {
 
 fn client(connect: Duration) -> Result<reqwest::Client, Fault> {
     let builder = reqwest::Client::builder().redirect(redirect::Policy::none()).connect_timeout(connect);
+    let builder = builder.tls_certs_merge(own_certificates()?);
     let built = builder.user_agent(concat!("blat/", env!("CARGO_PKG_VERSION"))).build();
     built.map_err(|error| Fault::Nonsense(format!("cannot set up an HTTP client: {}", whole(&error))))
+}
+
+/// The certificates that are trusted beside the system's, where the environment names such a file as the AWS tools do.
+fn own_certificates() -> Result<Vec<reqwest::Certificate>, Fault> {
+    let Some(path) = std::env::var_os("AWS_CA_BUNDLE").filter(|path| !path.is_empty()) else { return Ok(Vec::new()) };
+    let unusable = |why: String| Fault::NoCredentials(format!("cannot use AWS_CA_BUNDLE, {}: {why}", path.display()));
+    let pem = std::fs::read(&path).map_err(|error| unusable(error.to_string()))?;
+    reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| unusable(whole(&error)))
+}
+
+/// A whole body of at most so many bytes.
+///
+/// # Errors
+/// It broke off, or is longer.
+pub(super) async fn limited(body: HttpResponseBody, most: usize) -> Result<Vec<u8>, Fault> {
+    let (mut whole, mut chunks) = (Vec::new(), body.bytes_stream());
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk.map_err(|error| Fault::Unreached(error.to_string()))?;
+        if whole.len() + chunk.len() > most {
+            return Err(Fault::Nonsense(format!("the server's answer is longer than {most} bytes")));
+        }
+        whole.extend_from_slice(&chunk);
+    }
+    Ok(whole)
 }
 
 /// What a request asks to be allowed, in the words of policies.

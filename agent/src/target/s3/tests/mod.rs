@@ -82,6 +82,11 @@ fn link(package: &str, to: &str) -> Link {
     Link { package: id(package), to: to.parse().expect("a version"), instead_of: None, reasons: Default::default() }
 }
 
+async fn seen(target: &S3Target, key: &str) -> Seen {
+    let bucket = target.bucket().await.expect("memory");
+    target.look(bucket, key).await.expect("memory").expect("an object")
+}
+
 async fn inventory(target: &S3Target) -> Arc<Inventory> {
     target.inventory().await.expect("a whole listing")
 }
@@ -142,6 +147,7 @@ async fn other_bytes_under_the_same_time_are_an_alarm_and_another_time_is_a_repl
         "the very same, as if an answer had been lost"
     );
     assert!(matches!(send(b"other", 100, Rule::New).await, Delivery::Differs(why) if why.contains("SHA-256")));
+    assert!(matches!(send(b"other", 200, Rule::New).await, Delivery::Failed(why) if why.contains("time 100")));
     assert_eq!(send(b"other", 100, Rule::Replace).await, Delivery::Already, "times are equal");
     assert_eq!(world.shelf.bytes("p/core/1.zip").await, before);
     assert_eq!(send(b"other", 200, Rule::Replace).await, Delivery::Replaced);
@@ -185,7 +191,16 @@ async fn a_link_is_a_copy_that_counts_only_while_its_addressee_is_the_same() {
     assert_eq!((held.packages.len(), world.heads()), (2, 0));
 
     world.send(&target, &[world.parcel("core@1", b"anew", 300, Rule::Replace)]).await;
-    assert_eq!(inventory(&target).await.links.get(&id("core@now")), None, "it is put anew");
+    let renewed = inventory(&target).await;
+    assert_eq!((&renewed.links, renewed.packages[&id("core@1")]), (&held.links, 300), "its links were renewed with it");
+    assert_eq!(world.shelf.bytes("p/core/newest.zip").await, world.shelf.bytes("p/core/1.zip").await);
+
+    // As if the agent had died between the two.
+    let card = Card { time: 400, ..seen(&target, "p/core/1.zip").await.card.expect("a card") };
+    let options = PutOptions { attributes: card.attributes(), ..PutOptions::default() };
+    let path = keys::path("p/core/1.zip").expect("a key");
+    world.shelf.memory.put_opts(&path, PutPayload::from_static(b"anew"), options).await.expect("memory");
+    assert_eq!(inventory(&target).await.links, BTreeMap::new(), "both are to be put anew");
     target.link(&[link("core@now", "2")]).await.expect("memory");
     assert_eq!(world.shelf.bytes("p/core/now.zip").await, world.shelf.bytes("p/core/2.zip").await);
     let dangling = target.link(&[link("core@odd", "9")]).await.expect("memory").remove(0).1;
@@ -226,11 +241,7 @@ async fn a_large_package_goes_in_parts_and_what_a_dead_agent_left_is_given_up() 
 async fn what_rotted_or_says_nothing_of_itself_is_not_good() {
     let world = World::new();
     let target = world.filled().await;
-    let card = target
-        .look(target.bucket().await.expect("memory"), "p/core/1.zip")
-        .await
-        .expect("memory")
-        .and_then(|seen| seen.card);
+    let card = seen(&target, "p/core/1.zip").await.card;
     let options = PutOptions { attributes: card.expect("a card").attributes(), ..PutOptions::default() };
     let path = keys::path("p/core/1.zip").expect("a key");
     world.shelf.memory.put_opts(&path, PutPayload::from_static(b"rotten"), options).await.expect("memory");

@@ -165,6 +165,6 @@ impl Ask for Shelf {
     async fn copy(&self, from: &str, to: &str, card: &Card) -> std::result::Result<String, TargetError> {
         let options = PutOptions { attributes: card.attributes(), ..PutOptions::default() };
         let put = self.memory.put_opts(&path(to), self.bytes(from).await.into(), options).await.expect("memory");
-        Ok(put.e_tag.unwrap_or_default())
+        Ok(listing::bare(&put.e_tag.unwrap_or_default()).to_owned())
     }
 }

@@ -1,0 +1,135 @@
+//! The client before a server that answers as it is told.
+
+use std::num::NonZeroU64;
+use std::sync::atomic::AtomicUsize;
+
+use blat_domain::bandwidth::Bandwidth;
+use http::Method;
+use object_store::PutPayload;
+use object_store::client::HttpRequestBody;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::super::super::TargetError;
+use super::*;
+
+const FINE: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+const BUSY: &str = "HTTP/1.1 503 Slow\r\nContent-Length: 40\r\n\r\n<Error><Code>SlowDown</Code></Error>    ";
+const ELSEWHERE: &str = "HTTP/1.1 301 Moved\r\nx-amz-bucket-region: eu-west-1\r\nContent-Length: 0\r\n\r\n";
+/// It reads and says nothing.
+const SILENCE: &str = "";
+
+struct Server {
+    url: String,
+    asked: Arc<AtomicUsize>,
+    /// Bytes of bodies that arrived.
+    bytes: Arc<AtomicUsize>,
+}
+
+impl Server {
+    /// Gives these answers, one after the other, and the last one for ever.
+    async fn answering(answers: &'static [&'static str]) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}/b/k", listener.local_addr().expect("an address"));
+        let (asked, bytes) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let server = Self { url, asked: asked.clone(), bytes: bytes.clone() };
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(converse(stream, answers, asked.clone(), bytes.clone()));
+            }
+        });
+        server
+    }
+
+    fn request(&self, method: Method, body: &[u8]) -> HttpRequest {
+        let body = match body.len() {
+            0 => HttpRequestBody::empty(),
+            _ => PutPayload::from(body.to_vec()).into(),
+        };
+        let request = http::Request::builder().method(method).uri(&self.url);
+        request.header("content-length", body.content_length()).body(body).expect("a request")
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+}
+
+async fn converse(
+    mut stream: TcpStream,
+    answers: &[&str],
+    asked: Arc<AtomicUsize>,
+    bytes: Arc<AtomicUsize>,
+) -> Option<()> {
+    loop {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.ok()?);
+        }
+        let number = asked.fetch_add(1, Ordering::SeqCst);
+        let head = String::from_utf8(head).ok()?.to_lowercase();
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse::<usize>().ok());
+        for _ in 0..length.unwrap_or(0) {
+            stream.read_u8().await.ok()?;
+            bytes.fetch_add(1, Ordering::SeqCst);
+        }
+        match answers[number.min(answers.len() - 1)] {
+            SILENCE => std::future::pending().await,
+            answer => stream.write_all(answer.as_bytes()).await.ok()?,
+        }
+    }
+}
+
+fn wire(rate: Option<u64>) -> (Wire, Arc<Valve>) {
+    let valve = Arc::new(Valve::new(Bandwidth::Always(rate.and_then(NonZeroU64::new))));
+    (Wire::new(valve.clone()).expect("a client"), valve)
+}
+
+#[tokio::test]
+async fn a_body_waits_for_the_valve_and_a_question_does_not() {
+    let server = Server::answering(&[FINE]).await;
+    let (wire, valve) = wire(Some(1));
+    assert!(!valve.is_closed(), "the first may go at once");
+    valve.spend(100_000);
+    assert!(valve.is_closed());
+    wire.send(&server.request(Method::GET, b"")).await.expect("a question");
+    let request = server.request(Method::PUT, &[7; 300_000]);
+    let sending = tokio::spawn(async move { wire.send(&request).await.map(|_| ()) });
+    while server.asked() < 2 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(server.bytes.load(Ordering::SeqCst), 0);
+    assert!(!sending.is_finished());
+    valve.set(Bandwidth::Always(None));
+    assert_eq!(sending.await.expect("no panic"), Ok(()));
+    assert_eq!(server.bytes.load(Ordering::SeqCst), 300_000);
+}
+
+#[tokio::test]
+async fn what_passes_is_tried_again_and_what_does_not_is_told_at_once() {
+    let (wire, _) = wire(None);
+    let busy_first = Server::answering(&[BUSY, BUSY, FINE]).await;
+    wire.send(&busy_first.request(Method::PUT, b"x")).await.expect("the third try");
+    assert_eq!((busy_first.asked(), busy_first.bytes.load(Ordering::SeqCst)), (3, 3));
+
+    let busy = Server::answering(&[BUSY]).await;
+    let fault = wire.send(&busy.request(Method::GET, b"")).await.expect_err("never");
+    assert_eq!(busy.asked(), usize::try_from(TRIES).expect("few"));
+    assert!(matches!(TargetError::from(fault), TargetError::Link(why) if why.contains("SlowDown")));
+
+    let elsewhere = Server::answering(&[ELSEWHERE]).await;
+    let fault = wire.send(&elsewhere.request(Method::GET, b"")).await.expect_err("never");
+    assert_eq!(elsewhere.asked(), 1);
+    assert!(matches!(TargetError::from(fault), TargetError::Operator(why) if why.contains("say region: eu-west-1")));
+}
+
+#[tokio::test]
+async fn a_server_that_falls_silent_is_given_up() {
+    let server = Server::answering(&[FINE, SILENCE]).await;
+    let (wire, _) = wire(None);
+    wire.send(&server.request(Method::GET, b"")).await.expect("an answer");
+    // From here on the clock jumps wherever everybody waits.
+    tokio::time::pause();
+    let fault = wire.send(&server.request(Method::PUT, &[1; 10])).await.expect_err("never");
+    assert!(matches!(fault, Fault::Unreached(_)), "{fault}");
+}
