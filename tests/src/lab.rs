@@ -105,6 +105,11 @@ impl Lab {
         self.environment = variables.into_iter().collect();
     }
 
+    /// What [`Self::set_environment`] was told.
+    pub fn environment(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.environment.iter().map(|(name, value)| (*name, value.as_str()))
+    }
+
     /// What a working target's config says, with the keys of `extra` in place of its own or added.
     pub fn config_text(&self, extra: &str) -> String {
         let read = |file: &str| fs::read_to_string(self.dir.join("sshd").join(file)).expect("a started sshd");

@@ -16,8 +16,10 @@ use crate::tree;
 pub enum Store {
     /// Looks at every signature, knows accounts with different rights, keeps its data.
     SeaweedFs,
-    /// The Python projects' stand-in for AWS itself; it looks at no signature.
+    /// A stand-in for AWS itself, made for tests; it looks at no signature.
     Moto,
+    /// The same, where every account may do what its policies say and nothing else.
+    MotoIam,
 }
 
 impl fmt::Display for Store {
@@ -25,36 +27,43 @@ impl fmt::Display for Store {
         f.write_str(match self {
             Self::SeaweedFs => "seaweedfs",
             Self::Moto => "moto",
+            Self::MotoIam => "moto-iam",
         })
     }
 }
 
 /// Keys of an account.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {
     /// What it is called in requests.
-    pub key: &'static str,
+    pub key: String,
     /// What it signs with.
-    pub secret: &'static str,
+    pub secret: String,
 }
 
 impl Account {
+    /// One that may read and list only; [`Store::SeaweedFs`] knows it.
+    pub fn reader() -> Self {
+        Self { key: "READERKEY".into(), secret: "reader-secret".into() }
+    }
+
+    /// Two words, as the lab's tool and the AWS client print them.
+    fn read(text: &str) -> Self {
+        let (key, secret) = text.trim().split_once(char::is_whitespace).expect("a key and a secret");
+        Self { key: key.into(), secret: secret.trim().into() }
+    }
+
     /// What a command finds its keys in. Nothing else on this machine may lend it others.
-    pub fn environment(self) -> [(&'static str, String); 5] {
+    pub fn environment(&self) -> [(&'static str, String); 5] {
         [
-            ("AWS_ACCESS_KEY_ID", self.key.into()),
-            ("AWS_SECRET_ACCESS_KEY", self.secret.into()),
+            ("AWS_ACCESS_KEY_ID", self.key.clone()),
+            ("AWS_SECRET_ACCESS_KEY", self.secret.clone()),
             ("AWS_CONFIG_FILE", "/dev/null".into()),
             ("AWS_SHARED_CREDENTIALS_FILE", "/dev/null".into()),
             ("AWS_EC2_METADATA_DISABLED", "true".into()),
         ]
     }
 }
-
-/// May do everything.
-pub const OWNER: Account = Account { key: "LABKEY", secret: "lab-secret" };
-/// May read and list only.
-pub const READER: Account = Account { key: "READERKEY", secret: "reader-secret" };
 
 /// A server with one empty bucket.
 pub struct Bucket {
@@ -65,7 +74,7 @@ pub struct Bucket {
 }
 
 /// The bucket's name.
-pub const BUCKET: &str = "packages";
+pub const BUCKET: &str = "example-packages";
 
 impl Bucket {
     /// Starts a server in the lab, and has the lab's commands find the owner's keys in their environment.
@@ -74,7 +83,7 @@ impl Bucket {
         let bucket = Self { store, dir: dir.join("s3"), lab: dir };
         bucket.start();
         bucket.aws(&["s3api", "create-bucket", "--bucket", BUCKET]);
-        lab.set_environment(OWNER.environment());
+        lab.set_environment(bucket.owner().environment());
         bucket
     }
 
@@ -92,6 +101,37 @@ impl Bucket {
         let mut tool = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("lab/s3"));
         tool.arg(verb);
         tool
+    }
+
+    /// Who may do everything.
+    pub fn owner(&self) -> Account {
+        Account::read(&fs::read_to_string(self.dir.join("keys")).expect("a started server"))
+    }
+
+    /// Makes an account; of its policies none says anything yet.
+    pub fn account(&self, name: &str) -> Account {
+        self.aws(&["iam", "create-user", "--user-name", name]);
+        let query = "AccessKey.[AccessKeyId, SecretAccessKey]";
+        Account::read(&self.aws(&[
+            "iam",
+            "create-access-key",
+            "--user-name",
+            name,
+            "--query",
+            query,
+            "--output",
+            "text",
+        ]))
+    }
+
+    /// From here on an account may do what this policy says, and nothing else.
+    pub fn allow(&self, name: &str, policy: &str) {
+        self.aws(&["iam", "put-user-policy", "--user-name", name, "--policy-name", "lab", "--policy-document", policy]);
+    }
+
+    /// The folder of the AWS client.
+    pub fn tools(&self) -> String {
+        fs::read_to_string(self.dir.join("tools")).expect("a started server").trim().to_owned()
     }
 
     /// The port it answers on.

@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use blat_tests::process::{self, executable};
-use blat_tests::{Lab, Outcome};
+use blat_tests::{Bucket, Lab, Outcome, Store};
 
+/// The document whose commands need a bucket.
+const BUCKETS: &str = "docs/s3.md";
 /// Languages of blocks that hold no commands.
 const NOT_COMMANDS: [&str; 5] = ["text", "yaml", "json", "sql", "crontab"];
 /// How long a command that goes on until it is interrupted is let go on.
@@ -90,16 +92,35 @@ fn documented_lab() -> Lab {
     lab
 }
 
+/// The bucket that the document of buckets speaks of, empty, and a target `cloud` that is to fill it.
+fn documented_bucket() -> (Lab, Bucket) {
+    let mut lab = Lab::new("bucket");
+    let bucket = Bucket::new(&mut lab, Store::Moto);
+    let endpoint = format!("http://127.0.0.1:{}", bucket.port());
+    let client = [("AWS_ENDPOINT_URL", endpoint), ("AWS_DEFAULT_REGION", "us-east-1".to_owned())];
+    let path = format!("{}:{}", bucket.tools(), std::env::var("PATH").unwrap_or_default());
+    lab.set_environment(bucket.owner().environment().into_iter().chain(client).chain([("PATH", path)]));
+    bucket.config(&lab, "cloud", &["prefix: dpkg_archive"], "");
+    bucket.aws(&["iam", "create-user", "--user-name", "blat"]);
+    let packages = [("core_devl", "2.1.0.cr"), ("tools", "1.3.0")];
+    packages.iter().for_each(|(name, version)| drop(lab.package(name, version, |p| p.file("a", "1"))));
+    lab.release_for_buckets(&packages);
+    (lab, bucket)
+}
+
 /// Runs all commands of a document in one shell, which stops at the first that fails.
 fn run(document: &str, lab: &Lab) -> Outcome {
     let blocks = blocks(document).into_iter().filter(|(language, _)| language == "sh");
     let lines: Vec<String> = blocks.flat_map(|(_, lines)| lines).collect();
     let commands: Vec<String> = lines.iter().filter_map(|line| runnable(line, lab)).collect();
     let executables = executable("blat").parent().expect("a folder").display().to_string();
-    let path = format!("{executables}:{}", std::env::var("PATH").unwrap_or_default());
+    let own = std::env::var("PATH").unwrap_or_default();
+    let path = lab.environment().find(|(name, _)| *name == "PATH").map_or(own, |(_, path)| path.to_owned());
+    let path = format!("{executables}:{path}");
     let mut shell = Command::new("sh");
     shell.args(["-exc", &commands.join("\n")]).current_dir(lab.home());
     shell
+        .envs(lab.environment())
         .env("PATH", path)
         .env("BLAT_LAB", lab.home().join("..").canonicalize().expect("the lab"))
         .env_remove("BLAT_HOME");
@@ -113,9 +134,18 @@ fn every_command_of_the_readme_works() {
 
 #[test]
 fn every_command_of_the_documents_works() {
-    for document in documents().iter().filter(|document| *document != "README.md") {
+    for document in documents().iter().filter(|document| !["README.md", BUCKETS].contains(&document.as_str())) {
         let lab = documented_lab();
         run(document, &lab).expect_success();
+    }
+}
+
+#[test]
+fn every_command_of_the_document_of_buckets_works_with_the_aws_client_and_curl() {
+    let (lab, _bucket) = documented_bucket();
+    run(BUCKETS, &lab).expect_success();
+    for file in ["core_devl/descpkg", "tools/descpkg"] {
+        assert!(lab.home().join(file).is_file(), "{file} was not fetched");
     }
 }
 

@@ -314,3 +314,51 @@ fn a_bucket_can_be_checked_before_anything_is_sent() {
     assert_eq!(bucket.keys(), [] as [&str; 0], "nothing is left behind");
     assert_eq!(bucket.unfinished(), [] as [&str; 0], "nothing is left behind");
 }
+
+/// The policy that the document shows, for the lab's prefix.
+fn documented_policy() -> String {
+    let document = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/s3.md");
+    let text = fs::read_to_string(document).expect("the document");
+    let policy = text.split("cat >blat-policy.json <<'END'\n").nth(1).and_then(|rest| rest.split("END\n").next());
+    policy.expect("a policy in the document").replace("/dpkg_archive/", "/archive/")
+}
+
+#[test]
+fn the_documented_policy_is_enough_for_everything_that_blat_does() {
+    let (mut lab, bucket) = lab("s3policy", Store::MotoIam, "aging: immediate\nmax_delete: 100%\npkg: {core: current}");
+    let account = bucket.account("blat");
+    bucket.allow("blat", &documented_policy());
+    lab.set_environment(account.environment());
+    lab.package("big", "1", |p| p.noise("data", 20 << 20));
+    for version in ["1", "2"] {
+        lab.package("core", version, |p| p.file("a", version));
+    }
+    std::os::unix::fs::symlink("1", lab.source().join("core/current")).expect("a free name");
+    lab.release_for_buckets(&[("big", "1"), ("core", "2")]);
+
+    lab.blat(&["check", "cloud", "--connect"]).expect_success();
+    lab.agent_once("cloud").expect_success();
+    lab.blat(&["verify", "cloud"]).expect_success();
+    tree::remove(&lab.source().join("big/1"));
+    lab.package("big", "1", |p| p.noise("data", 21 << 20).time(1_800_000_000));
+    lab.release_for_buckets(&[("big", "1")]);
+    lab.agent_once("cloud").expect_success().says("1 deleted");
+
+    assert_eq!(bucket.keys(), keys(&["PackageList.txt", "big/1.zip", "core/1.zip", "core/current.zip"]));
+}
+
+#[test]
+fn a_right_that_the_documented_policy_would_lack_is_named_by_check() {
+    let (mut lab, bucket) = lab("s3least", Store::MotoIam, "");
+    lab.set_environment(bucket.account("blat").environment());
+    lab.release_for_buckets(&[]);
+    let policy = documented_policy();
+    let actions: Vec<&str> = policy.split('"').filter(|word| word.starts_with("s3:")).collect();
+    assert_eq!(actions.len(), 6, "{policy}");
+    for action in actions {
+        bucket.allow("blat", &policy.replace(&format!("\"{action}\""), "\"s3:GetBucketLocation\""));
+        lab.blat(&["check", "cloud", "--connect"]).expect(1).says(&format!("not allowed {action}"));
+    }
+    bucket.allow("blat", &policy);
+    lab.blat(&["check", "cloud", "--connect"]).expect_success();
+}

@@ -2,7 +2,7 @@
 //! whole, nothing is deleted on a listing that is not whole, and what only a person can mend is named.
 
 use blat_tests::process;
-use blat_tests::s3::{BUCKET, READER};
+use blat_tests::s3::{Account, BUCKET};
 use blat_tests::s3_proxy::{Asks, Fault, Proxy};
 use blat_tests::{Bucket, Lab, Store};
 use rustix::process::Signal;
@@ -143,9 +143,9 @@ fn a_wrong_key_a_missing_bucket_and_missing_rights_are_told_by_the_server_itself
     bucket.config(&lab, "cloud", &["bucket: no-such-bucket"], "");
     lab.agent_once("cloud").expect(1).says("NoSuchBucket").says("no such bucket");
     bucket.config(&lab, "cloud", &[], "");
-    lab.set_environment(READER.environment());
+    lab.set_environment(Account::reader().environment());
     lab.agent_once("cloud").expect(1).says("AccessDenied").says("s3:PutObject");
-    let mut wrong = READER.environment();
+    let mut wrong = Account::reader().environment();
     wrong[1].1 = "not-the-secret".into();
     lab.set_environment(wrong);
     let outcome = lab.agent_once("cloud");
