@@ -5,12 +5,13 @@ PREFIX ?= /usr/local
 BINARIES = blat blatd blat-agent
 MAN = target/man
 
-.PHONY: help build demo demo-stop test test-faults test-scripts test-soak fuzz lint bench bench-peers man install clean
+.PHONY: help build demo demo-stop demo-s3 test test-faults test-scripts test-soak fuzz lint bench bench-s3 bench-peers man install clean
 
 help:
 	@echo 'make build      the release executables, in target/release, and the receivers that agents carry'
 	@echo 'make demo       Blat at work on this machine: a master, a target behind sshd, real packages'
 	@echo 'make demo-stop  ends the demo and removes its scratch folder'
+	@echo 'make demo-s3    a bucket kept filled, on an S3 server of its own; ends by itself'
 	@echo 'make test       all tests, as root or as an ordinary user'
 	@echo 'make test-faults  the faults that take long or need a disk of their own (root)'
 	@echo 'make test-scripts  the target scripts under every shell of this machine'
@@ -18,6 +19,7 @@ help:
 	@echo 'make fuzz       any bytes at both ends of the protocol, FUZZ_SECONDS ($(FUZZ_SECONDS)) for each target'
 	@echo 'make lint       formatting, clippy, shell scripts'
 	@echo 'make bench      speed and memory, against rsync in the same run; table in target/bench.txt'
+	@echo 'make bench-s3   a bucket filled by Blat, the AWS client and rclone in the same run; table in target/bench-s3.txt'
 	@echo 'make bench-peers  the same against every peer and over a link, for hours (root); table in target/bench-peers.txt'
 	@echo 'make man        manual pages, in $(MAN)'
 	@echo 'make install    executables and manual pages below PREFIX ($(PREFIX)); DESTDIR is honoured'
@@ -33,6 +35,9 @@ demo:
 
 demo-stop:
 	@demo/stop
+
+demo-s3:
+	@demo/s3
 
 # Every check of the target scripts under every shell that this machine has.
 test-scripts:
@@ -89,7 +94,7 @@ lint:
 	@if $(CARGO) deny --version >/dev/null 2>&1; then set -x; $(CARGO) deny --locked check bans licenses sources; \
 	else echo 'lint: no cargo-deny here, so licences and sources were not looked at (cargo install cargo-deny)'; fi
 
-SHELL_SCRIPTS = .ci/run benches/index demo/run demo/stop fuzz/run receiver/build tests/lab/setup tests/lab/sshd tests/lab/database tests/lab/s3 tests/lab/archive \
+SHELL_SCRIPTS = .ci/run benches/index demo/run demo/stop demo/s3 fuzz/run receiver/build tests/lab/setup tests/lab/sshd tests/lab/database tests/lab/s3 tests/lab/archive \
 	target-scripts/*_* target-scripts/tests/run
 
 bench:
@@ -97,6 +102,12 @@ bench:
 	$(CARGO) build --locked --release --bins
 	@receiver/build target/release/receivers
 	@benches/run
+
+bench-s3:
+	@tests/lab/setup bench-s3
+	$(CARGO) build --locked --release --bins
+	@receiver/build target/release/receivers
+	@benches/s3
 
 # benches/peers/run says what there is to choose; docs/performance.md, what is demanded.
 bench-peers:

@@ -1,4 +1,4 @@
-# Shared by demo/run and demo/stop. Sourced, never run.
+# Shared by the scripts of this folder. Sourced, never run.
 
 repo=$(cd "$(dirname "$0")/.." && pwd)
 lab=$repo/tests/lab
@@ -10,4 +10,22 @@ blat=$repo/target/release/blat
 end_demo() {
     if [ -d "$home" ] && [ -x "$blat" ]; then "$blat" --home "$home" stop; fi
     "$lab/sshd" stop "$scratch/sshd"
+}
+
+step=0
+if [ -t 1 ]; then bold=$(printf '\033[1m') dim=$(printf '\033[2m') plain=$(printf '\033[0m'); else bold='' dim='' plain=''; fi
+
+now_ms() {
+    echo $(($(date +%s%N) / 1000000))
+}
+
+heading() {
+    step=$((step + 1))
+    printf '\n%s%d. %s%s\n' "$bold" "$step" "$1" "$plain"
+    began=$(now_ms)
+}
+
+took() {
+    ms=$(($(now_ms) - began))
+    printf '   %s%s%s(%d.%d s)%s\n' "$1" "${1:+ }" "$dim" $((ms / 1000)) $((ms % 1000 / 100)) "$plain"
 }
