@@ -1,7 +1,8 @@
 //! Buckets as targets, on real S3 servers: what arrives is read back with the AWS client and `unzip`; what is asked for is counted on the way.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
 use blat_tests::process;
@@ -314,6 +315,27 @@ fn a_bucket_can_be_checked_before_anything_is_sent() {
         .says("writing, reading, copying and deleting are allowed");
     assert_eq!(bucket.keys(), [] as [&str; 0], "nothing is left behind");
     assert_eq!(bucket.unfinished(), [] as [&str; 0], "nothing is left behind");
+}
+
+/// More than 32 bits can count, in one file and in the whole.
+#[test]
+fn faults_long_a_file_of_more_than_4_gib_comes_back_whole() {
+    const LENGTH: u64 = (4 << 30) + (300 << 20);
+    let (lab, bucket) = lab("s3large", Store::SeaweedFs, "");
+    let package = lab.package("large", "1", |p| p.file("data", "").file("zzz", "after it"));
+    let data = package.join("data");
+    fs::set_permissions(&data, Permissions::from_mode(0o644)).expect("an own file");
+    fs::File::options().write(true).open(&data).and_then(|file| file.set_len(LENGTH)).expect("a sparse file");
+    fs::set_permissions(&data, Permissions::from_mode(0o444)).expect("an own file");
+    lab.release_for_buckets(&[("large", "1")]);
+
+    lab.agent_once("cloud").expect_success();
+
+    let zip = bucket.fetch("archive/large/1.zip");
+    let tested = process::run(Command::new("unzip").arg("-tq").arg(&zip), &lab.home());
+    tested.expect_success().says("No errors detected");
+    let listed = process::run(Command::new("unzip").arg("-l").arg(&zip), &lab.home());
+    listed.expect_success().says(&LENGTH.to_string()).says("zzz");
 }
 
 /// The policy that the document shows, for the lab's prefix. Where many objects are to be deleted, the lab's server asks for the right to that on
