@@ -335,7 +335,8 @@ fn two_targets_on_one_place_in_a_bucket_are_told() {
     let bucket = |prefix: &str| format!("type: s3Sync\ns3: {{bucket: abc, prefix: {prefix}}}");
     let (one, same, other) = (bucket("p/q"), bucket("/p/q/"), bucket("p"));
     let elsewhere = "type: s3Sync\ns3: {bucket: abc, prefix: p/q, endpoint: 'http://h'}";
-    let all = [("a", &*one), ("b", &*same), ("c", &*other), ("d", elsewhere), ("e", "transport: local"), ("f", "host: h")];
+    let all =
+        [("a", &*one), ("b", &*same), ("c", &*other), ("d", elsewhere), ("e", "transport: local"), ("f", "host: h")];
     assert_eq!(told(&all), ["a and b are the same place, abc/p/q"]);
 }
 

@@ -103,23 +103,11 @@ impl S3Target {
         progress: &Arc<Progress>,
     ) -> Result<Delivery, TargetError> {
         let key = self.keys.package(&parcel.package);
-        let mut is_new = match parcel.rule {
-            Rule::New => !self.known.is_foreign(&parcel.package),
-            Rule::Replace | Rule::Repair => false,
+        let mut is_new = match self.place(bucket, parcel, &key).await? {
+            Place::Free => true,
+            Place::Ours => false,
+            Place::Settled(delivery) => return Ok(delivery),
         };
-        if !is_new {
-            match self.look(bucket, &key).await? {
-                None => is_new = true,
-                Some(seen) => match &seen.card {
-                    None => return Ok(in_the_way(&key)),
-                    Some(card) if parcel.rule != Rule::Repair && card.time == parcel.time && card.link.is_none() => {
-                        self.note(&parcel.package, &seen.etag, seen.size, What::of(Some(card)));
-                        return Ok(Delivery::Already);
-                    }
-                    Some(_) => {}
-                },
-            }
-        }
         let packed = match self.pack(parcel, progress).await? {
             Ok(packed) => packed,
             Err(why) => return Ok(Delivery::Failed(why)),
@@ -158,6 +146,20 @@ impl S3Target {
         }
         self.renew_links(bucket, &parcel.package).await;
         Ok(Delivery::Replaced)
+    }
+
+    /// What stands in a parcel's place, as far as it matters before it is packed. What the listing just showed to be free is not looked at.
+    async fn place(&self, bucket: &Bucket, parcel: &Parcel, key: &str) -> Result<Place, TargetError> {
+        if parcel.rule == Rule::New && !self.known.is_foreign(&parcel.package) {
+            return Ok(Place::Free);
+        }
+        let Some(seen) = self.look(bucket, key).await? else { return Ok(Place::Free) };
+        let Some(card) = &seen.card else { return Ok(Place::Settled(in_the_way(key))) };
+        if parcel.rule == Rule::Repair || card.time != parcel.time || card.link.is_some() {
+            return Ok(Place::Ours);
+        }
+        self.note(&parcel.package, &seen.etag, seen.size, What::of(Some(card)));
+        Ok(Place::Settled(Delivery::Already))
     }
 
     /// Copies a package that was replaced over the links that lead to it, the nearest first. What fails is found by the next sync.
@@ -414,6 +416,16 @@ impl S3Target {
             }
         }
     }
+}
+
+/// What is to be done about a package's place.
+enum Place {
+    /// Nothing may be there.
+    Free,
+    /// What is there is ours, and is replaced.
+    Ours,
+    /// Nothing is to be sent.
+    Settled(Delivery),
 }
 
 /// What stands in a package's place.
