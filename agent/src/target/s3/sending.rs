@@ -452,9 +452,10 @@ fn part_size(bytes: u64) -> u64 {
 /// A stretch of a spool.
 async fn read(packed: &Packed, from: u64, length: u64) -> Result<PutPayload, object_store::Error> {
     let spool = packed.spool.clone();
+    // Made on the thread that frees it: the allocator would keep room for it on every other.
+    let mut bytes = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
     let reading = tokio::task::spawn_blocking(move || {
         let mut spool = spool.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut bytes = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
         spool.seek(SeekFrom::Start(from))?;
         spool.read_exact(&mut bytes)?;
         Ok::<_, std::io::Error>(bytes)
