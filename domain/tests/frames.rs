@@ -76,6 +76,7 @@ fn requests() -> Vec<(&'static str, Request<'static>)> {
         ("forget", Request::Forget),
         ("publish", Request::Publish),
         ("sweep", Request::Sweep { keep: vec![id("a@1")] }),
+        ("padding", Request::Padding(b"\0\0")),
     ]
 }
 

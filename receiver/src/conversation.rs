@@ -101,6 +101,7 @@ impl Conversation {
                     greeted = true;
                 }
                 Some(Request::Ping { beat }) => self.pong(beat)?,
+                Some(Request::Padding(_)) if greeted => {}
                 Some(_) | None if !greeted => return Err(Ending::Violation("its first frame was no greeting")),
                 Some(_) | None => self.pass_on(lane, &body)?,
             }

@@ -139,7 +139,7 @@ impl Worker {
 
     fn perform(&mut self, request: Request<'_>) -> Result<(), Ending> {
         match request {
-            Request::Hello { .. } | Request::Ping { .. } => {
+            Request::Hello { .. } | Request::Ping { .. } | Request::Padding(_) => {
                 return Err(Ending::Violation("a greeting or heartbeat came on another lane"));
             }
             Request::Data(_) => return Err(Ending::Violation("data came that belongs to nothing")),

@@ -103,6 +103,8 @@ pub enum Request<'a> {
         /// What somebody still wants.
         keep: Vec<PackageId>,
     },
+    /// Nothing, on the control lane: bytes that fill a packet. Not answered.
+    Padding(#[serde(borrow)] &'a [u8]),
 }
 
 /// What a package may do to a version in its place.

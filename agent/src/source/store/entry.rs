@@ -77,6 +77,7 @@ impl Entry {
             Request::Whole { .. } => {}
             Request::Hello { .. }
             | Request::Ping { .. }
+            | Request::Padding(_)
             | Request::List { .. }
             | Request::Store { .. }
             | Request::Link { .. }
