@@ -33,11 +33,21 @@ pub(super) trait Store: ObjectStore + MultipartStore {}
 
 impl<T: ObjectStore + MultipartStore> Store for T {}
 
+/// Where a page of a listing begins.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Begin<'a> {
+    Start,
+    /// After this key, whether it is there or not.
+    Key(&'a str),
+    /// Where the page before said that this one begins.
+    Page(&'a str),
+}
+
 /// What it does not.
 #[async_trait]
 pub(super) trait Ask: Send + Sync {
     /// A page of the objects whose keys begin with `prefix`, and the server's clock in epoch seconds where it told.
-    async fn objects(&self, prefix: &str, from: Option<&str>) -> Result<(Page, Option<i64>), TargetError>;
+    async fn objects(&self, prefix: &str, from: Begin<'_>) -> Result<(Page, Option<i64>), TargetError>;
 
     /// Whether an upload may have begun that nobody here knows of; asked once for each.
     fn takes_lost_uploads(&self) -> bool;
@@ -184,9 +194,13 @@ impl Server {
 
 #[async_trait]
 impl Ask for Server {
-    async fn objects(&self, prefix: &str, from: Option<&str>) -> Result<(Page, Option<i64>), TargetError> {
+    async fn objects(&self, prefix: &str, from: Begin<'_>) -> Result<(Page, Option<i64>), TargetError> {
         let mut query = vec![("list-type", "2"), ("encoding-type", "url"), ("prefix", prefix)];
-        query.extend(from.map(|from| ("continuation-token", from)));
+        match from {
+            Begin::Start => {}
+            Begin::Key(key) => query.push(("start-after", key)),
+            Begin::Page(token) => query.push(("continuation-token", token)),
+        }
         let (body, clock) = self.list(&query).await?;
         Ok((listing::objects(&body).map_err(unreadable)?, clock))
     }

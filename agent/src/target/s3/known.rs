@@ -101,6 +101,11 @@ impl Known {
         self.lock().entries.get(package).is_some_and(|entry| entry.what == What::Foreign)
     }
 
+    /// Everything that is remembered.
+    pub(super) fn packages(&self) -> Vec<PackageId> {
+        self.lock().entries.keys().cloned().collect()
+    }
+
     /// The versions of a package that are links, with what each addresses.
     pub(super) fn links(&self, name: &PackageName) -> Vec<(Version, Version)> {
         let state = self.lock();

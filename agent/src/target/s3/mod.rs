@@ -7,6 +7,7 @@ mod bucket;
 mod card;
 mod credentials;
 mod fault;
+mod inventory;
 mod keys;
 mod known;
 mod listing;
@@ -18,15 +19,14 @@ mod tests;
 mod wire;
 pub(crate) mod zip;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use blat_config::S3Settings;
-use blat_domain::inventory::{Inventory, Mark};
-use blat_domain::links::LONGEST_CHAIN;
+use blat_domain::inventory::Inventory;
 use blat_domain::manifest::hex;
 use blat_domain::name::PackageId;
 use blat_domain::package_list;
@@ -41,7 +41,7 @@ use super::{Appetite, Delivery, Parcel, Retired, Retirement, Target, TargetError
 use crate::progress::Progress;
 use bucket::Bucket;
 use card::Card;
-use keys::{Keys, Meaning};
+use keys::Keys;
 use known::{Entry, Known, List, What};
 
 /// A stream is what one call takes. Two are under way at once, so that the last packages of one are not sent alone.
@@ -77,6 +77,8 @@ pub(crate) struct S3Target {
     has_warned: AtomicBool,
     /// Whether the server knows writes that replace nothing.
     knows_conditions: AtomicBool,
+    /// Whether the server lists in another order than that of keys, or not from within.
+    lists_otherwise: AtomicBool,
     /// The PackageList's tag and size in the last listing.
     listed: Mutex<Option<(String, u64)>>,
 }
@@ -98,6 +100,7 @@ impl S3Target {
             is_unswept: AtomicBool::new(true),
             has_warned: AtomicBool::new(false),
             knows_conditions: AtomicBool::new(true),
+            lists_otherwise: AtomicBool::new(false),
             listed: Mutex::default(),
         }
     }
@@ -121,49 +124,10 @@ impl S3Target {
         }
     }
 
-    /// All keys below a prefix, one page after the other. The server's clock comes with the last.
-    async fn each(
-        &self,
-        bucket: &Bucket,
-        prefix: &str,
-        mut each: impl FnMut(listing::Object),
-    ) -> Result<Option<i64>, TargetError> {
-        let (mut from, mut pages): (Option<String>, HashSet<String>) = Default::default();
-        loop {
-            let (page, clock) = bucket.ask.objects(prefix, from.as_deref()).await?;
-            page.objects.into_iter().for_each(&mut each);
-            let Some(next) = page.next else { return Ok(clock) };
-            if !pages.insert(next.clone()) {
-                return Err(TargetError::Refused("the server's listing goes round in a circle".to_owned()));
-            }
-            from = Some(next);
-        }
-    }
-
-    /// Asks for the objects that nobody remembers, several at once.
-    async fn look_at(&self, bucket: &Bucket, unknown: Vec<PackageId>) -> Result<Vec<(PackageId, What)>, TargetError> {
-        let looking = unknown.into_iter().map(|package| async move {
-            let Some(seen) = self.look(bucket, &self.keys.package(&package)).await? else { return Ok(None) };
-            let what = What::of(seen.card.as_ref());
-            self.note(&package, &seen.etag, seen.size, what.clone());
-            Ok::<_, TargetError>(Some((package, what)))
-        });
-        let looked = several(looking, LOOKS);
-        looked.try_filter_map(|seen| std::future::ready(Ok(seen))).try_collect().await
-    }
-
     /// Remembers an object, where its tag can be told from the words beside it.
     fn note(&self, package: &PackageId, etag: &str, size: u64, what: What) {
         if !etag.is_empty() && etag.bytes().all(|byte| byte.is_ascii_graphic()) {
             self.known.note(package, Entry { etag: etag.to_owned(), size, what });
-        }
-    }
-
-    fn warn_of_foreign(&self, inventory: &Inventory) {
-        let foreign = &inventory.foreign;
-        if foreign.count > 0 && !self.has_warned.swap(true, Ordering::Relaxed) {
-            let examples = foreign.examples.join(", ");
-            tracing::warn!(bucket = %self.settings.bucket, count = foreign.count, examples, "objects below the prefix are not ours; they are left alone");
         }
     }
 }
@@ -175,70 +139,6 @@ struct Seen {
     size: u64,
 }
 
-/// What a whole listing came to, before its objects are known.
-#[derive(Default)]
-struct Listed {
-    objects: BTreeMap<PackageId, What>,
-    unknown: Vec<PackageId>,
-    marks: BTreeMap<PackageId, Mark>,
-    list: Option<(String, u64)>,
-    inventory: Inventory,
-}
-
-impl Listed {
-    fn add(&mut self, object: listing::Object, keys: &Keys, known: &Known) {
-        match keys.meaning(&object.key) {
-            Meaning::Package(package) => match known.get(&package, &object.etag, object.size) {
-                Some(what) => drop(self.objects.insert(package, what)),
-                None => self.unknown.push(package),
-            },
-            Meaning::Mark(package, mark) => {
-                // Of several, the one that lets it stay longest.
-                let mark =
-                    self.marks.get(&package).map_or(mark, |other| if other.at > mark.at { *other } else { mark });
-                self.marks.insert(package, mark);
-            }
-            Meaning::List => self.list = Some((object.etag, object.size)),
-            Meaning::House => {}
-            Meaning::Foreign => self.inventory.foreign.note(&object.key),
-        }
-    }
-
-    /// The inventory, once every object is known. A link that is not a copy of what it addresses now counts as not there: it is put anew.
-    fn settled(self) -> Inventory {
-        let Self { objects, marks, mut inventory, .. } = self;
-        // The time of the package at the end of a chain of links.
-        let time_of = |mut package: PackageId| {
-            for _ in 0..=LONGEST_CHAIN {
-                match objects.get(&package)? {
-                    What::Package { time } => return Some(*time),
-                    What::Link { to, .. } => package.version = to.clone(),
-                    What::Foreign => return None,
-                }
-            }
-            None
-        };
-        for (package, what) in &objects {
-            match what {
-                What::Package { time } => {
-                    let neighbour = inventory.packages.range(..package).next_back().map(|(neighbour, _)| neighbour);
-                    let package = package.clone().beside(neighbour);
-                    inventory.packages.insert(package, *time);
-                }
-                What::Link { time, to } => {
-                    let addressee = PackageId { name: package.name.clone(), version: to.clone() };
-                    if time_of(addressee) == Some(*time) {
-                        inventory.links.insert(package.clone(), to.to_string());
-                    }
-                }
-                What::Foreign => inventory.foreign.note(&format!("{}/{}.zip", package.name, package.version)),
-            }
-        }
-        inventory.marks = marks;
-        inventory
-    }
-}
-
 #[async_trait]
 impl Target for S3Target {
     async fn appetite(&self) -> Result<Appetite, TargetError> {
@@ -246,18 +146,7 @@ impl Target for S3Target {
     }
 
     async fn inventory(&self) -> Result<Arc<Inventory>, TargetError> {
-        let bucket = self.bucket().await?;
-        let mut listed = Listed::default();
-        let clock = self.each(bucket, self.keys.prefix(), |object| listed.add(object, &self.keys, &self.known)).await?;
-        let unknown = std::mem::take(&mut listed.unknown);
-        listed.objects.extend(self.look_at(bucket, unknown).await?);
-        self.known.keep(|package| listed.objects.contains_key(package));
-        self.known.save();
-        *self.listed.lock().unwrap_or_else(PoisonError::into_inner) = listed.list.take();
-        let mut inventory = listed.settled();
-        inventory.clock = clock;
-        self.warn_of_foreign(&inventory);
-        Ok(Arc::new(inventory))
+        self.take_inventory().await
     }
 
     async fn receive(&self, parcels: &[Parcel], progress: &Arc<Progress>, told: &Told<'_>) -> Result<(), TargetError> {

@@ -11,6 +11,7 @@ use object_store::{PutOptions, PutPayload};
 
 use super::super::valve::Urgency;
 use super::bucket::Bucket;
+use super::inventory::Range;
 use super::keys::Meaning;
 use super::{LOOKS, Retired, Retirement, S3Target, TargetError, fault, keys, listed_packages, several};
 
@@ -46,7 +47,7 @@ impl S3Target {
     async fn marks(&self, bucket: &Bucket) -> Result<Marks, TargetError> {
         let mut marks: BTreeMap<PackageId, Vec<Mark>> = BTreeMap::new();
         let clock = self
-            .each(bucket, &self.keys.marks(), |object| {
+            .each(bucket, &self.keys.marks(), Range::default(), |object| {
                 if let Meaning::Mark(package, mark) = self.keys.meaning(&object.key) {
                     marks.entry(package).or_default().push(mark);
                 }

@@ -30,7 +30,7 @@ use sink::{Sink, Valve};
 /// One read of a file.
 const READ: usize = 128 << 10;
 /// So much of a file's beginning is compressed to see whether that is worth while.
-const SAMPLE: usize = 32 << 10;
+const SAMPLE: usize = 4 << 10;
 /// A fast link waits for the packing, a slow one for the bytes: of the levels that do not hold up the first, the one that saves most.
 const LEVEL: u32 = 3;
 /// From this length on, what comes out might need more than 32 bits: incompressible bytes grow a little.
@@ -72,7 +72,8 @@ impl From<zip::result::ZipError> for ZipError {
 pub(crate) fn zip(root: &Path, progress: &Progress, out: impl Write) -> Result<Zipped, ZipError> {
     let valve = Valve::default();
     let zip = ZipWriter::new_stream(Sink::new(out, valve.clone()));
-    let mut packing = Packing { zip, valve: valve.clone(), progress, buffer: vec![0; READ] };
+    let sampler = DeflateEncoder::new(Vec::new(), Compression::fast());
+    let mut packing = Packing { zip, valve: valve.clone(), progress, buffer: vec![0; READ], sampler };
     let packed = packing.package(root);
     if packed.is_err() {
         valve.shut();
@@ -89,6 +90,8 @@ struct Packing<'a, W: Write> {
     valve: Valve,
     progress: &'a Progress,
     buffer: Vec<u8>,
+    /// One for all files: making one costs more than a sample.
+    sampler: DeflateEncoder<Vec<u8>>,
 }
 
 impl<W: Write> Packing<'_, W> {
@@ -137,7 +140,7 @@ impl<W: Write> Packing<'_, W> {
         }
         let mut filled = self.fill(&mut file, path, metadata.len())?;
         let options = stamp::stamped(&metadata)?.unix_permissions(metadata.mode()).large_file(metadata.len() >= LARGE);
-        let options = if shrinks(&self.buffer[..filled.min(SAMPLE)])? {
+        let options = if self.shrinks(filled.min(SAMPLE))? {
             options.compression_method(CompressionMethod::Deflated).compression_level(Some(LEVEL.into()))
         } else {
             options.compression_method(CompressionMethod::Stored)
@@ -152,6 +155,13 @@ impl<W: Write> Packing<'_, W> {
             filled = self.fill(&mut file, path, left)?;
         }
         unchanged(&file, path, &metadata)
+    }
+
+    /// Whether compressing takes at least a sixteenth off a file that begins like the buffer. What a name ends in does not matter.
+    fn shrinks(&mut self, sample: usize) -> io::Result<bool> {
+        self.sampler.write_all(&self.buffer[..sample])?;
+        let compressed = self.sampler.reset(Vec::with_capacity(sample))?;
+        Ok(compressed.len() < sample - sample / 16)
     }
 
     /// As much of what is `left` as the buffer takes; 0 when nothing is left.
@@ -173,13 +183,6 @@ fn by_path(one: &DirEntry, other: &DirEntry) -> Ordering {
 fn last_part(entry: &DirEntry) -> impl Iterator<Item = &u8> {
     let slash: &[u8] = if entry.file_type().is_dir() { b"/" } else { b"" };
     entry.file_name().as_bytes().iter().chain(slash)
-}
-
-/// Whether compressing takes at least a sixteenth off a file that begins like this. What a name ends in does not matter.
-fn shrinks(sample: &[u8]) -> io::Result<bool> {
-    let mut encoder = DeflateEncoder::new(Vec::with_capacity(sample.len()), Compression::fast());
-    encoder.write_all(sample)?;
-    Ok(encoder.finish()?.len() < sample.len() - sample.len() / 16)
 }
 
 fn unchanged(file: &File, path: &Path, before: &Metadata) -> Result<(), ZipError> {

@@ -2,15 +2,18 @@
 
 mod shelf;
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use blat_domain::bandwidth::Bandwidth;
 use blat_domain::frames::Rule;
+use blat_domain::inventory::Mark;
 use object_store::multipart::MultipartStore as _;
 use object_store::{ObjectStore as _, ObjectStoreExt as _, PutMultipartOptions};
 
+use super::inventory::{Listed, PAGE};
 use super::*;
 use shelf::{NOW, Shelf};
 
@@ -130,6 +133,50 @@ async fn a_page_that_cannot_be_had_is_no_inventory() {
         (whole.packages.len(), whole.foreign.count, whole.foreign.examples.join(" ")),
         (2, 2, "p/x p/y".to_owned())
     );
+}
+
+#[tokio::test]
+async fn a_listing_in_parts_is_the_whole_listing_wherever_they_begin() {
+    let world = World::new();
+    let target = world.filled().await;
+    for key in ["p/PackageList.txt", "p/core/0", "p/core/10.zip", "p/x", "p/x y"] {
+        world.shelf.put_foreign(key).await;
+    }
+    let bucket = target.bucket().await.expect("memory");
+    let of = |listed: Listed| {
+        let mut unknown = listed.unknown;
+        unknown.sort();
+        (listed.objects, unknown, listed.list, listed.inventory.foreign.count)
+    };
+    let (whole, _) = target.listed(bucket, &[]).await.expect("memory");
+    let whole = of(whole);
+    assert_eq!((whole.0.len(), whole.1.len(), whole.3), (2, 1, 3));
+    let bounds = ["o", "p/", "p/core/1.zip", "p/core/10.zip", "p/core/15.zip", "p/x", "q"];
+    for chosen in 0..1u32 << bounds.len() {
+        let chosen: Vec<String> =
+            (0..).zip(bounds).filter(|(bit, _)| chosen & 1 << bit != 0).map(|(_, bound)| bound.to_owned()).collect();
+        let (parts, clock) = target.listed(bucket, &chosen).await.expect("memory");
+        assert_eq!((of(parts), clock), (whole.clone(), Some(NOW)), "{chosen:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_knows_no_parts_is_asked_page_by_page() {
+    let world = World::new();
+    let target = world.filled().await;
+    let first = inventory(&target).await;
+    let remember = || {
+        for number in 0..2 * PAGE {
+            target.note(&id(&format!("p{number}@1")), "e", 5, What::Package { time: 1 });
+        }
+    };
+    remember();
+    assert_eq!((target.bounds().len(), inventory(&target).await), (2, first.clone()));
+    remember();
+    world.shelf.starts_at_the_start.store(true, Ordering::Relaxed);
+    assert_eq!(inventory(&target).await, first);
+    remember();
+    assert!(target.bounds().is_empty(), "it is known now");
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! A bucket in memory that counts what it is asked, and fails where a test wants it.
 
 use std::fmt;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -16,7 +16,7 @@ use object_store::{
 };
 
 use super::super::TargetError;
-use super::super::bucket::Ask;
+use super::super::bucket::{Ask, Begin};
 use super::super::card::Card;
 use super::super::listing::{self, Object, Page, Upload, Uploads};
 
@@ -34,6 +34,8 @@ pub(super) struct Shelf {
     pub(super) puts: AtomicUsize,
     /// The page that cannot be had, from 1; 0: none.
     pub(super) bad_page: AtomicUsize,
+    /// Whether every listing begins at the beginning, whatever key it should begin after.
+    pub(super) starts_at_the_start: AtomicBool,
     /// Uploads that were begun and neither finished nor given up.
     pub(super) unfinished: Mutex<Vec<Upload>>,
 }
@@ -134,11 +136,17 @@ impl MultipartStore for Shelf {
 
 #[async_trait]
 impl Ask for Shelf {
-    async fn objects(&self, prefix: &str, from: Option<&str>) -> std::result::Result<(Page, Option<i64>), TargetError> {
-        let start: usize = from.map_or(0, |from| from.parse().expect("a token of ours"));
+    async fn objects(&self, prefix: &str, from: Begin<'_>) -> std::result::Result<(Page, Option<i64>), TargetError> {
         let mut listed: Vec<ObjectMeta> = self.memory.list(None).map(|object| object.expect("memory")).collect().await;
         listed.retain(|object| object.location.as_ref().starts_with(prefix));
-        listed.sort_by(|a, b| a.location.cmp(&b.location));
+        listed.sort_by(|a, b| a.location.as_ref().cmp(b.location.as_ref()));
+        let start: usize = match from {
+            Begin::Key(after) if !self.starts_at_the_start.load(Ordering::Relaxed) => {
+                listed.partition_point(|object| object.location.as_ref() <= after)
+            }
+            Begin::Start | Begin::Key(_) => 0,
+            Begin::Page(token) => token.parse().expect("a token of ours"),
+        };
         if start / PAGE + 1 == self.bad_page.load(Ordering::Relaxed) {
             return Err(TargetError::Link("cut".into()));
         }

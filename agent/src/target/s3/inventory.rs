@@ -1,0 +1,213 @@
+//! What is there: the listing, in parts that are asked for at once, and of each object what is remembered or has to be asked for.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use blat_domain::inventory::{Inventory, Mark};
+use blat_domain::links::LONGEST_CHAIN;
+use blat_domain::name::PackageId;
+use futures_util::TryStreamExt;
+
+use super::bucket::{Begin, Bucket};
+use super::keys::{Keys, Meaning};
+use super::known::{Known, What};
+use super::{LOOKS, S3Target, TargetError, listing, several};
+
+/// Parts of a listing that are asked for at once.
+const LISTINGS: usize = 8;
+/// Objects in a page of a listing, which is all that S3 gives at once.
+pub(super) const PAGE: usize = 1000;
+
+impl S3Target {
+    /// As [`super::Target::inventory`].
+    pub(super) async fn take_inventory(&self) -> Result<Arc<Inventory>, TargetError> {
+        let bucket = self.bucket().await?;
+        let bounds = self.bounds();
+        let (mut listed, clock) = match self.listed(bucket, &bounds).await {
+            // Some servers list in another order, or begin only at the beginning.
+            Err(error @ (TargetError::Refused(_) | TargetError::Operator(_))) if !bounds.is_empty() => {
+                let whole = self.listed(bucket, &[]).await?;
+                tracing::debug!(%error, "the bucket cannot be listed in parts; it is listed page by page from now on");
+                self.lists_otherwise.store(true, Ordering::Relaxed);
+                whole
+            }
+            listed => listed?,
+        };
+        let unknown = std::mem::take(&mut listed.unknown);
+        listed.objects.extend(self.look_at(bucket, unknown).await?);
+        self.known.keep(|package| listed.objects.contains_key(package));
+        self.known.save();
+        *self.listed.lock().unwrap_or_else(PoisonError::into_inner) = listed.list.take();
+        let mut inventory = listed.settled();
+        inventory.clock = clock;
+        self.warn_of_foreign(&inventory);
+        Ok(Arc::new(inventory))
+    }
+
+    /// All keys below a prefix, or those of a range of them, one page after the other. The server's clock comes with the last.
+    pub(super) async fn each(
+        &self,
+        bucket: &Bucket,
+        prefix: &str,
+        range: Range<'_>,
+        mut each: impl FnMut(listing::Object),
+    ) -> Result<Option<i64>, TargetError> {
+        let (mut next, mut last, mut pages): (Option<String>, Option<String>, HashSet<String>) = Default::default();
+        loop {
+            let begin = range.after.map_or(Begin::Start, Begin::Key);
+            let from = next.as_deref().map_or(begin, Begin::Page);
+            let (page, clock) = bucket.ask.objects(prefix, from).await?;
+            for object in page.objects {
+                if !range.is_whole() {
+                    let former = last.as_deref().or(range.after);
+                    if former.is_some_and(|former| object.key.as_str() <= former) {
+                        return Err(TargetError::Refused(
+                            "the server's listing is not in the order of keys".to_owned(),
+                        ));
+                    }
+                    last = Some(object.key.clone());
+                }
+                if range.until.is_some_and(|until| object.key.as_str() > until) {
+                    return Ok(clock);
+                }
+                each(object);
+            }
+            let is_done = range.until.is_some() && last.as_deref() == range.until;
+            let Some(token) = page.next.filter(|_| !is_done) else { return Ok(clock) };
+            if !pages.insert(token.clone()) {
+                return Err(TargetError::Refused("the server's listing goes round in a circle".to_owned()));
+            }
+            next = Some(token);
+        }
+    }
+
+    /// All that is below the prefix, and the server's clock. The listing is asked for in parts that these keys bound, several at once: a
+    /// page says only at its end where the next one begins, so that one after the other costs a round trip each.
+    pub(super) async fn listed(
+        &self,
+        bucket: &Bucket,
+        bounds: &[String],
+    ) -> Result<(Listed, Option<i64>), TargetError> {
+        let listed = Mutex::new(Listed::default());
+        let listing = (0..=bounds.len()).map(|part| {
+            let after = part.checked_sub(1).map(|before| bounds[before].as_str());
+            let range = Range { after, until: bounds.get(part).map(String::as_str) };
+            self.each(bucket, self.keys.prefix(), range, |object| {
+                listed.lock().unwrap_or_else(PoisonError::into_inner).add(object, &self.keys, &self.known);
+            })
+        });
+        let clocks: Vec<Option<i64>> = several(listing, LISTINGS).try_collect().await?;
+        Ok((listed.into_inner().unwrap_or_else(PoisonError::into_inner), clocks.into_iter().max().flatten()))
+    }
+
+    /// The keys after which pages begin where the bucket is as it is remembered: then no page is asked for in vain.
+    pub(super) fn bounds(&self) -> Vec<String> {
+        if self.lists_otherwise.load(Ordering::Relaxed) {
+            return Vec::new();
+        }
+        let mut keys: Vec<String> = self.known.packages().iter().map(|package| self.keys.package(package)).collect();
+        keys.extend(self.known.list().map(|_| self.keys.list()));
+        keys.sort_unstable();
+        // Nothing follows the last.
+        keys.pop();
+        keys.into_iter().skip(PAGE - 1).step_by(PAGE).collect()
+    }
+
+    /// Asks for the objects that nobody remembers, several at once.
+    async fn look_at(&self, bucket: &Bucket, unknown: Vec<PackageId>) -> Result<Vec<(PackageId, What)>, TargetError> {
+        let looking = unknown.into_iter().map(|package| async move {
+            let Some(seen) = self.look(bucket, &self.keys.package(&package)).await? else { return Ok(None) };
+            let what = What::of(seen.card.as_ref());
+            self.note(&package, &seen.etag, seen.size, what.clone());
+            Ok::<_, TargetError>(Some((package, what)))
+        });
+        let looked = several(looking, LOOKS);
+        looked.try_filter_map(|seen| std::future::ready(Ok(seen))).try_collect().await
+    }
+
+    fn warn_of_foreign(&self, inventory: &Inventory) {
+        let foreign = &inventory.foreign;
+        if foreign.count > 0 && !self.has_warned.swap(true, Ordering::Relaxed) {
+            let examples = foreign.examples.join(", ");
+            tracing::warn!(bucket = %self.settings.bucket, count = foreign.count, examples, "objects below the prefix are not ours; they are left alone");
+        }
+    }
+}
+
+/// The keys after one, up to and with another.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Range<'a> {
+    after: Option<&'a str>,
+    until: Option<&'a str>,
+}
+
+impl Range<'_> {
+    fn is_whole(self) -> bool {
+        self.after.is_none() && self.until.is_none()
+    }
+}
+
+/// What a whole listing came to, before its objects are known.
+#[derive(Default)]
+pub(super) struct Listed {
+    pub(super) objects: BTreeMap<PackageId, What>,
+    pub(super) unknown: Vec<PackageId>,
+    marks: BTreeMap<PackageId, Mark>,
+    pub(super) list: Option<(String, u64)>,
+    pub(super) inventory: Inventory,
+}
+
+impl Listed {
+    fn add(&mut self, object: listing::Object, keys: &Keys, known: &Known) {
+        match keys.meaning(&object.key) {
+            Meaning::Package(package) => match known.get(&package, &object.etag, object.size) {
+                Some(what) => drop(self.objects.insert(package, what)),
+                None => self.unknown.push(package),
+            },
+            Meaning::Mark(package, mark) => {
+                // Of several, the one that lets it stay longest.
+                let mark =
+                    self.marks.get(&package).map_or(mark, |other| if other.at > mark.at { *other } else { mark });
+                self.marks.insert(package, mark);
+            }
+            Meaning::List => self.list = Some((object.etag, object.size)),
+            Meaning::House => {}
+            Meaning::Foreign => self.inventory.foreign.note(&object.key),
+        }
+    }
+
+    /// The inventory, once every object is known. A link that is not a copy of what it addresses now counts as not there: it is put anew.
+    fn settled(self) -> Inventory {
+        let Self { objects, marks, mut inventory, .. } = self;
+        // The time of the package at the end of a chain of links.
+        let time_of = |mut package: PackageId| {
+            for _ in 0..=LONGEST_CHAIN {
+                match objects.get(&package)? {
+                    What::Package { time } => return Some(*time),
+                    What::Link { to, .. } => package.version = to.clone(),
+                    What::Foreign => return None,
+                }
+            }
+            None
+        };
+        for (package, what) in &objects {
+            match what {
+                What::Package { time } => {
+                    let neighbour = inventory.packages.range(..package).next_back().map(|(neighbour, _)| neighbour);
+                    let package = package.clone().beside(neighbour);
+                    inventory.packages.insert(package, *time);
+                }
+                What::Link { time, to } => {
+                    let addressee = PackageId { name: package.name.clone(), version: to.clone() };
+                    if time_of(addressee) == Some(*time) {
+                        inventory.links.insert(package.clone(), to.to_string());
+                    }
+                }
+                What::Foreign => inventory.foreign.note(&format!("{}/{}.zip", package.name, package.version)),
+            }
+        }
+        inventory.marks = marks;
+        inventory
+    }
+}
