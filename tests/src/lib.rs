@@ -13,6 +13,7 @@ pub mod package;
 pub mod process;
 pub mod relay;
 pub mod s3;
+pub mod s3_identity;
 pub mod s3_proxy;
 mod scene;
 pub mod tree;
