@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::fmt;
 
-use blat_domain::text::printable;
+use blat_domain::text::{escaped, printable};
 use serde::Deserialize;
 
 use super::super::TargetError;
@@ -125,7 +125,9 @@ impl fmt::Display for Answer {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unreached(why) | Self::NoCredentials(why) | Self::Nonsense(why) => f.write_str(&printable(why)),
+            Self::Unreached(why) | Self::Nonsense(why) => f.write_str(&printable(why)),
+            // Our own words, whose end says what to do; paths in them may be long.
+            Self::NoCredentials(why) => f.write_str(&escaped(why)),
             Self::Answered(answer) => answer.fmt(f),
         }
     }

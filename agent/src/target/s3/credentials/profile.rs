@@ -152,7 +152,8 @@ mod tests {
     use super::*;
 
     fn read(asked_for: Option<&str>, credentials: &str, config: &str) -> Result<Profile, Fault> {
-        let scratch = tempfile::tempdir().expect("a scratch directory");
+        // Paths of people are long.
+        let scratch = tempfile::Builder::new().prefix(&"long".repeat(40)).tempdir().expect("a scratch directory");
         let (keys, settings) = (scratch.path().join("credentials"), scratch.path().join("config"));
         std::fs::write(&keys, credentials).expect("a file");
         std::fs::write(&settings, config).expect("a file");
