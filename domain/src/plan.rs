@@ -271,7 +271,7 @@ pub fn plan(
         }
     }
     plan.steps.sort_by_key(|step| !step.reasons.contains(&Reason::Pinned));
-    plan.links.sort_by_key(|link| hops(&link.package, survey));
+    plan.links.sort_by_key(|link| hops(&link.package, inventory, survey));
     plan.excess = inventory.packages.keys().filter(|package| !wanted.contains_key(package)).cloned().collect();
     plan
 }
@@ -297,33 +297,50 @@ fn link(
     Ok((!stands).then_some(link))
 }
 
+/// What a version is once all is sent.
+enum Leads {
+    /// A package.
+    There,
+    /// A link to this one.
+    To(Version),
+    /// Nothing.
+    Nowhere,
+}
+
+/// By the source, and where that cannot show the version, by the target.
+fn leads(package: &PackageId, inventory: &Inventory, survey: &BTreeMap<PackageId, Source>) -> Leads {
+    match survey.get(package) {
+        Some(Source::Ready { .. }) => Leads::There,
+        Some(Source::Link { to }) => Leads::To(to.clone()),
+        Some(Source::Held(_)) | None if inventory.packages.contains_key(package) => Leads::There,
+        Some(Source::Held(_)) | None => {
+            let to = inventory.links.get(package).and_then(|to| addressee(package, to).ok());
+            to.map_or(Leads::Nowhere, Leads::To)
+        }
+    }
+}
+
 /// Whether a package, or the one at the end of a chain of links, is on the target or about to be sent there.
 fn arrives(package: &PackageId, inventory: &Inventory, survey: &BTreeMap<PackageId, Source>) -> bool {
     let mut package = package.clone();
     for _ in 0..=LONGEST_CHAIN {
-        package.version = match survey.get(&package) {
-            Some(Source::Ready { .. }) => return true,
-            Some(Source::Link { to }) => to.clone(),
-            Some(Source::Held(_)) | None if inventory.packages.contains_key(&package) => return true,
-            Some(Source::Held(_)) | None => {
-                match inventory.links.get(&package).and_then(|to| addressee(&package, to).ok()) {
-                    Some(to) => to,
-                    None => return false,
-                }
-            }
-        };
+        match leads(&package, inventory, survey) {
+            Leads::There => return true,
+            Leads::To(version) => package.version = version,
+            Leads::Nowhere => return false,
+        }
     }
     false
 }
 
-/// How many links follow each other from this one on.
-fn hops(package: &PackageId, survey: &BTreeMap<PackageId, Source>) -> usize {
+/// How many links follow each other from this one on, those that stay as they are on the target among them.
+fn hops(package: &PackageId, inventory: &Inventory, survey: &BTreeMap<PackageId, Source>) -> usize {
     let mut package = package.clone();
     let mut hops = 0;
-    while let Some(Source::Link { to }) = survey.get(&package)
+    while let Leads::To(version) = leads(&package, inventory, survey)
         && hops <= LONGEST_CHAIN
     {
-        package.version = to.clone();
+        package.version = version;
         hops += 1;
     }
     hops
@@ -401,6 +418,21 @@ mod tests {
             }
             there
         })
+    }
+
+    #[test]
+    fn a_link_comes_after_what_a_link_of_the_target_leads_to() {
+        let wanted = WantedSet::from([(id(0), [Reason::Tag].into())]);
+        let version = |n| id(n).version;
+        let inventory = Inventory {
+            packages: [(id(1), 0)].into(),
+            links: [(id(3), version(2).to_string())].into(),
+            ..Inventory::default()
+        };
+        // The source cannot show the third, which on the target leads to the second.
+        let survey = [(id(0), link_to(3)), (id(2), link_to(1))].into();
+        let (plan, _) = planned(&wanted, &inventory, &survey);
+        assert_eq!(plan.links.iter().map(|link| &link.package).collect::<Vec<_>>(), [&id(2), &id(0)]);
     }
 
     proptest! {
