@@ -113,15 +113,7 @@ impl S3Target {
 
     /// An object's card, its tag and its size; none where there is no object, and no card where it is not ours.
     async fn look(&self, bucket: &Bucket, key: &str) -> Result<Option<Seen>, TargetError> {
-        let options = GetOptions { head: true, ..GetOptions::default() };
-        match bucket.store(Urgency::Tag).get_opts(&keys::path(key)?, options).await {
-            Ok(found) => {
-                let etag = found.meta.e_tag.as_deref().map(listing::bare).unwrap_or_default().to_owned();
-                Ok(Some(Seen { card: Card::read(&found.attributes), etag, size: found.meta.size }))
-            }
-            Err(object_store::Error::NotFound { .. }) => Ok(None),
-            Err(error) => Err(fault::sorted(&error)),
-        }
+        head(bucket, &keys::path(key)?).await.map_err(|error| fault::sorted(&error))
     }
 
     /// Remembers an object, where its tag can be told from the words beside it.
@@ -223,6 +215,19 @@ impl S3Target {
             there if there == card.digest => Verdict::Good(there),
             there => Verdict::Bad(format!("its ZIP has the SHA-256 {there}, and {} was sent", card.digest)),
         })
+    }
+}
+
+/// As [`S3Target::look`], with the library's own error.
+async fn head(bucket: &Bucket, path: &object_store::path::Path) -> Result<Option<Seen>, object_store::Error> {
+    let options = GetOptions { head: true, ..GetOptions::default() };
+    match bucket.store(Urgency::Tag).get_opts(path, options).await {
+        Ok(found) => {
+            let etag = found.meta.e_tag.as_deref().map(listing::bare).unwrap_or_default().to_owned();
+            Ok(Some(Seen { card: Card::read(&found.attributes), etag, size: found.meta.size }))
+        }
+        Err(object_store::Error::NotFound { .. }) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

@@ -25,7 +25,7 @@ use super::fault::{self, Fault};
 use super::keys::Meaning;
 use super::known::What;
 use super::zip::{ZipError, Zipped, zip};
-use super::{Delivery, MEBIBYTES, PACKAGES, Parcel, S3Target, TargetError, Told, keys, listing, several};
+use super::{Delivery, MEBIBYTES, PACKAGES, Parcel, S3Target, TargetError, Told, head, keys, listing, several};
 use crate::progress::Progress;
 
 /// A ZIP of at most so many bytes waits in memory.
@@ -271,7 +271,7 @@ impl S3Target {
         urgency: Urgency,
         is_new: bool,
     ) -> Result<String, object_store::Error> {
-        if is_new && let Some(seen) = self.look(bucket, path.as_ref()).await.ok().flatten() {
+        if is_new && let Some(seen) = head(bucket, path).await? {
             // Parts know no condition, so it is looked at first.
             tracing::debug!(key = path.as_ref(), size = seen.size, "an object is in its place already");
             let source = "it is there already".into();

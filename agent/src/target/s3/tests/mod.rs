@@ -264,13 +264,7 @@ async fn a_large_package_goes_in_parts_and_what_a_dead_agent_left_is_given_up() 
         .create_multipart_opts(&keys::path("p/core/1.zip").expect("a key"), PutMultipartOptions::default())
         .await;
     let (target, left) = (world.target(), left.expect("memory"));
-    // What no compression makes smaller.
-    let mut state = 1u64;
-    let noise = std::iter::repeat_with(|| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 56) as u8
-    });
-    let noise = noise.take(20 << 20).collect::<Vec<u8>>();
+    let noise = noise(20 << 20);
     assert_eq!(world.send(&target, &[world.parcel("big@1", &noise, 100, Rule::New)]).await, [Delivery::Published]);
     assert_eq!(world.shelf.puts.load(Ordering::Relaxed), 0);
     assert_eq!(target.verify(&[id("big@1"), id("none@1")]).await.expect("memory").len(), 2);
@@ -282,6 +276,27 @@ async fn a_large_package_goes_in_parts_and_what_a_dead_agent_left_is_given_up() 
     target.sweep(&BTreeSet::new()).await.expect("memory");
     let unfinished = world.shelf.unfinished.lock().expect("one thread").clone();
     assert_eq!(unfinished.into_iter().map(|upload| upload.id).collect::<Vec<_>>(), [theirs.expect("memory")]);
+}
+
+/// What no compression makes smaller.
+fn noise(bytes: usize) -> Vec<u8> {
+    let mut state = 1u64;
+    let noise = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 56) as u8
+    });
+    noise.take(bytes).collect()
+}
+
+#[tokio::test]
+async fn where_nobody_can_tell_what_is_in_its_place_a_large_package_is_not_sent() {
+    let world = World::new();
+    let target = world.target();
+    world.shelf.heads_fail.store(true, Ordering::Relaxed);
+    let parcel = world.parcel("big@1", &noise(20 << 20), 100, Rule::New);
+    let sent = world.send(&target, &[parcel]).await.remove(0);
+    assert!(matches!(&sent, Delivery::Failed(why) if why.contains("no answer")), "{sent:?}");
+    assert!(world.shelf.keys().await.is_empty() && world.shelf.unfinished.lock().expect("one thread").is_empty());
 }
 
 #[tokio::test]

@@ -30,6 +30,8 @@ pub(super) struct Shelf {
     pub(super) memory: InMemory,
     /// Questions about one object.
     pub(super) heads: AtomicUsize,
+    /// Whether those get an error instead of an answer.
+    pub(super) heads_fail: AtomicBool,
     /// Objects written in one request.
     pub(super) puts: AtomicUsize,
     /// The page that cannot be had, from 1; 0: none.
@@ -86,6 +88,9 @@ impl ObjectStore for Shelf {
 
     async fn get_opts(&self, at: &Path, options: GetOptions) -> Result<GetResult> {
         self.heads.fetch_add(usize::from(options.head), Ordering::Relaxed);
+        if options.head && self.heads_fail.load(Ordering::Relaxed) {
+            return Err(object_store::Error::Generic { store: "shelf", source: "no answer".into() });
+        }
         self.memory.get_opts(at, options).await
     }
 
