@@ -43,11 +43,9 @@ impl Workplace {
         let settings = &self.settings;
         let source_of_releases = settings.release_manager.as_ref().map(|manager| &manager.source);
         let known_up_to = known_up_to(source_of_releases, Timestamp::now().as_second());
-        let (answer, inventory) = tokio::join!(
-            self.desk.ask(settings.release_manager.as_ref(), &settings.selection),
-            self.target.inventory()
-        );
-        let mut answer = answer.map_err(|error| problem(None, error.to_string(), Backoff::PACKAGE))?;
+        // The source is looked at while the target lists.
+        let (asked, inventory) = tokio::join!(self.ask(), self.target.inventory());
+        let (mut answer, glance) = asked?;
         let inventory = inventory.map_err(|error| unreached("cannot list the target's packages", error))?;
         if inventory.foreign.count > 0 {
             let examples = inventory.foreign.examples.join(", ");
@@ -63,7 +61,8 @@ impl Workplace {
         let surveying = tokio::task::spawn_blocking(move || {
             let resolution = &mut answer.resolution;
             source.check(!resolution.wanted.is_empty()).map_err(|error| error.to_string())?;
-            let Followed { wanted, survey } = source.survey(std::mem::take(&mut resolution.wanted), &inventory);
+            let Followed { wanted, survey } =
+                source.survey(std::mem::take(&mut resolution.wanted), &glance, &inventory);
             let mut plan = plan(&wanted, &inventory, &survey, resolution.unknown.clone());
             plan.snapshot = resolution.snapshot;
             plan.fit(Room { disk: inventory.free, archive: source.left_below(max_size, &inventory) });
@@ -82,6 +81,18 @@ impl Workplace {
         });
         let surveyed = surveying.await.unwrap_or_else(|error| Err(format!("looking at the source failed: {error}")));
         surveyed.map_err(|why: String| problem(None, why, Backoff::PACKAGE))
+    }
+
+    /// What the releases want, and a glance at what the source has of it.
+    async fn ask(&self) -> Result<(Answer, Vec<Option<i64>>), Problem> {
+        let answer = self.desk.ask(self.settings.release_manager.as_ref(), &self.settings.selection).await;
+        let answer = answer.map_err(|error| problem(None, error.to_string(), Backoff::PACKAGE))?;
+        let source = self.source.clone();
+        let looking = tokio::task::spawn_blocking(move || {
+            let glance = source.glance(&answer.resolution.wanted);
+            (answer, glance)
+        });
+        looking.await.map_err(|error| problem(None, format!("looking at the source failed: {error}"), Backoff::PACKAGE))
     }
 
     /// Why a package is, or is not, on the target. Changes nothing.
@@ -225,7 +236,7 @@ impl Workplace {
         };
         let looking = tokio::task::spawn_blocking(move || {
             let wanted = packages.iter().map(|package| (package.clone(), [Reason::Tag].into())).collect();
-            let Followed { wanted, survey } = source.survey(wanted, &inventory);
+            let Followed { wanted, survey } = source.survey(wanted, &[], &inventory);
             let mut plan = plan(&wanted, &inventory, &survey, Vec::new());
             plan.fit(Room { disk: None, archive: source.left_below(max_size, &inventory) });
             (packages, plan)

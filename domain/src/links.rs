@@ -42,15 +42,25 @@ pub struct Followed {
     pub survey: BTreeMap<PackageId, Source>,
 }
 
-/// Follows the links among what is `wanted`, asking `look` for each package.
+/// Follows the links among what is `wanted`, asking `look` for each package but those of which a glance has told that the target holds them as
+/// they are: `glance` has the times of their `descpkg` at the source, as far as they are known, in the order of `wanted`.
 ///
 /// A link that the source cannot show at the moment is followed as the target has it: what it addresses there must not
 /// be taken for something that nothing wants.
-pub fn follow(wanted: WantedSet, inventory: &Inventory, look: impl FnMut(&PackageId) -> Source) -> Followed {
+pub fn follow(
+    wanted: WantedSet,
+    glance: &[Option<i64>],
+    inventory: &Inventory,
+    look: impl FnMut(&PackageId) -> Source,
+) -> Followed {
     let mut seen = Seen { survey: BTreeMap::new(), look };
     let mut refused = Vec::new();
     let mut brought = WantedSet::new();
-    for (package, reasons) in &wanted {
+    let times = glance.iter().copied().chain(std::iter::repeat(None));
+    for ((package, reasons), time) in wanted.iter().zip(times) {
+        if time.is_some() && inventory.packages.get(package).copied() == time {
+            continue;
+        }
         let chain = match seen.chain(package, inventory) {
             Ok(chain) => chain,
             Err(hold) => {
@@ -168,16 +178,35 @@ mod tests {
 
     #[test]
     fn a_wanted_link_brings_its_whole_chain_and_says_why() {
-        let found = follow(wanted("a", Reason::Pinned), &Inventory::default(), source(&[("a", "b"), ("b", "1")]));
+        let found = follow(wanted("a", Reason::Pinned), &[], &Inventory::default(), source(&[("a", "b"), ("b", "1")]));
         let versions: Vec<String> = found.wanted.keys().map(PackageId::to_string).collect();
         assert_eq!(versions, ["p@1", "p@a", "p@b"]);
         assert_eq!(found.wanted[&id("p@1")], [Reason::Link { from: id("p@b") }, Reason::Pinned].into());
     }
 
     #[test]
+    fn what_a_glance_finds_to_be_as_the_target_has_it_is_looked_at_no_more() {
+        let held = [("p@1", 5), ("p@2", 5), ("p@3", 5)].map(|(package, time)| (id(package), time));
+        let inventory = Inventory { packages: held.into(), ..Inventory::default() };
+        let wanted: WantedSet =
+            ["p@1", "p@2", "p@3", "p@4", "p@5"].map(|package| (id(package), [Reason::Tag].into())).into();
+        // As the target has it; with another time; not to be told by a glance; nothing that the target has; and nothing known of the rest.
+        let glance = [Some(5), Some(6), None, Some(5)];
+        let mut looked = Vec::new();
+        let look = |package: &PackageId| {
+            looked.push(package.to_string());
+            Source::Ready { time: 5, size: Size::default() }
+        };
+        let found = follow(wanted.clone(), &glance, &inventory, look);
+        assert_eq!(looked, ["p@2", "p@3", "p@4", "p@5"]);
+        assert_eq!(found.wanted, wanted);
+        assert_eq!(found.survey.into_keys().collect::<Vec<_>>(), [id("p@4"), id("p@5")]);
+    }
+
+    #[test]
     fn loops_and_long_chains_are_refused_naming_link_and_addressee() {
         let held = |links: &[(&str, &str)], version: &str| {
-            let found = follow(wanted(version, Reason::Tag), &Inventory::default(), source(links));
+            let found = follow(wanted(version, Reason::Tag), &[], &Inventory::default(), source(links));
             assert_eq!(found.wanted.len(), 1, "a refused link brings nothing");
             match found.survey[&id(&format!("p@{version}"))].clone() {
                 Source::Held(hold) => hold.to_string(),
@@ -191,7 +220,7 @@ mod tests {
         let texts: Vec<String> = (0..=9).map(|n| format!("l{n}")).collect();
         let links: Vec<(&str, &str)> = texts.windows(2).map(|pair| (pair[0].as_str(), pair[1].as_str())).collect();
         assert!(held(&links, "l0").contains("more than 8 links"));
-        let shorter = follow(wanted("l1", Reason::Tag), &Inventory::default(), source(&links));
+        let shorter = follow(wanted("l1", Reason::Tag), &[], &Inventory::default(), source(&links));
         assert_eq!(shorter.wanted.len(), LONGEST_CHAIN + 1);
     }
 
@@ -202,7 +231,7 @@ mod tests {
             "a" => Source::Held(Hold::Missing),
             _ => Source::Ready { time: 1, size: Size::default() },
         };
-        let found = follow(wanted("a", Reason::Pinned), &inventory, look);
+        let found = follow(wanted("a", Reason::Pinned), &[], &inventory, look);
         assert!(found.wanted.contains_key(&id("p@1")));
     }
 
@@ -215,7 +244,7 @@ mod tests {
                 Some(to) => Source::Link { to: to.to_string().parse().expect("a version") },
                 None => Source::Ready { time: 1, size: Size::default() },
             };
-            let found = follow(wanted(&first.to_string(), Reason::Tag), &Inventory::default(), look);
+            let found = follow(wanted(&first.to_string(), Reason::Tag), &[], &Inventory::default(), look);
             let mut steps = 0;
             let mut package = id(&format!("p@{first}"));
             while let Source::Link { to } = &found.survey[&package] {

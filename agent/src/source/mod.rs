@@ -2,6 +2,7 @@
 
 pub(crate) mod ancestor;
 mod encoder;
+mod glance;
 pub(crate) mod pack;
 pub(crate) mod pieces;
 pub(crate) mod store;
@@ -74,12 +75,17 @@ impl SourceArchive {
         }
     }
 
-    /// What is wanted, with all that its links address, as the source has it. Only what the target lacks is measured: for the
-    /// rest one look at its `descpkg` is enough.
-    pub(crate) fn survey(&self, wanted: WantedSet, inventory: &Inventory) -> Followed {
+    /// The times of what is wanted, as far as a glance tells; what the target has needs not be known for that.
+    pub(crate) fn glance(&self, wanted: &WantedSet) -> Vec<Option<i64>> {
+        glance::times(&self.root, wanted)
+    }
+
+    /// What is wanted, with all that its links address, as the source has it after a `glance` at it. Only what the target lacks is
+    /// measured: for the rest the glance is enough.
+    pub(crate) fn survey(&self, wanted: WantedSet, glance: &[Option<i64>], inventory: &Inventory) -> Followed {
         let now = SystemTime::now();
         self.prints().clear();
-        follow(wanted, inventory, |package| self.look(package, inventory.packages.get(package).copied(), now))
+        follow(wanted, glance, inventory, |package| self.look(package, inventory.packages.get(package).copied(), now))
     }
 
     /// A package to be sent in the place of one that is there already, or why it cannot be.

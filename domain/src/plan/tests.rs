@@ -54,7 +54,7 @@ fn apply(plan: &Plan, inventory: &Inventory) -> Inventory {
 /// A plan the way the agent makes it, with the wanted set that it is for.
 fn planned(wanted: &WantedSet, inventory: &Inventory, survey: &BTreeMap<PackageId, Source>) -> (Plan, WantedSet) {
     let look = |package: &PackageId| survey.get(package).cloned().unwrap_or(Source::Held(Hold::Missing));
-    let all = follow(wanted.clone(), inventory, look);
+    let all = follow(wanted.clone(), &[], inventory, look);
     (plan(&all.wanted, inventory, &all.survey, vec![]), all.wanted)
 }
 

@@ -104,7 +104,7 @@ impl Site {
             self.snapshot = Some((taken, catalog.clone()));
         }
         let Followed { wanted, survey } =
-            follow(resolution.wanted.clone(), &inventory, |package| manager.look(package));
+            follow(resolution.wanted.clone(), &[], &inventory, |package| manager.look(package));
         let mut plan = plan(&wanted, &inventory, &survey, resolution.unknown.clone());
         plan.snapshot = resolution.snapshot;
         plan.fit(Room { disk: weather.room, archive: None });
@@ -309,7 +309,7 @@ impl Site {
             self.tagged.insert(package.clone(), now);
             let wanted = WantedSet::from([(package.clone(), [Reason::Tag].into())]);
             let nothing = Inventory::default();
-            let Followed { wanted, survey } = follow(wanted, &nothing, |package| manager.look(package));
+            let Followed { wanted, survey } = follow(wanted, &[], &nothing, |package| manager.look(package));
             let plan = plan(&wanted, &nothing, &survey, Vec::new());
             if self.deliver(&plan, weather, now, dice) && plan.is_complete() {
                 self.tags.remove(&package);

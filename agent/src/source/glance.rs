@@ -1,0 +1,110 @@
+//! The times of many packages' `descpkg` at one glance: a name's versions by one listing, and several names at once.
+
+use std::collections::HashSet;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::thread;
+
+use blat_domain::name::PackageId;
+use blat_domain::release::WantedSet;
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, StatxFlags, openat, statx};
+use rustix::io::Result;
+
+use super::DESCPKG;
+
+/// Names that are looked at at once: a disk that has to be read answers several questions in the time of one.
+const AT_ONCE: usize = 4;
+
+/// The time of each wanted package's `descpkg`, in whole epoch seconds, in the order of what is wanted. None wherever a glance does not tell:
+/// whatever is not simply a directory with a regular file `descpkg` takes a closer look.
+pub(super) fn times(root: &Path, wanted: &WantedSet) -> Vec<Option<i64>> {
+    let Ok(root) = open(CWD, root) else { return Vec::new() };
+    let packages: Vec<&PackageId> = wanted.keys().collect();
+    let names: Vec<&[&PackageId]> = packages.chunk_by(|one, other| one.name == other.name).collect();
+    let looks = names.chunks(names.len().div_ceil(AT_ONCE).max(1));
+    thread::scope(|scope| {
+        let looks: Vec<_> = looks
+            .map(|names| scope.spawn(|| names.iter().flat_map(|versions| of_name(&root, versions)).collect::<Vec<_>>()))
+            .collect();
+        // A thread that fails would leave the others' times in wrong places.
+        let times: thread::Result<Vec<_>> = looks.into_iter().map(thread::ScopedJoinHandle::join).collect();
+        times.map(|times| times.concat()).unwrap_or_default()
+    })
+}
+
+/// The same for versions of one name.
+fn of_name(root: &OwnedFd, versions: &[&PackageId]) -> Vec<Option<i64>> {
+    let Some(first) = versions.first() else { return Vec::new() };
+    let Ok(folder) = open(root, Path::new(first.name.as_str())) else { return vec![None; versions.len()] };
+    let directories = directories(&folder).unwrap_or_default();
+    let time = |package: &&PackageId| {
+        let version = package.version.as_str();
+        directories.contains(version.as_bytes()).then(|| time(&folder, version)).flatten()
+    };
+    versions.iter().map(time).collect()
+}
+
+fn open(at: impl std::os::fd::AsFd, path: &Path) -> Result<OwnedFd> {
+    openat(at, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// What the listing itself calls directories.
+fn directories(folder: &OwnedFd) -> Result<HashSet<Vec<u8>>> {
+    let mut directories = HashSet::new();
+    for entry in Dir::read_from(folder)? {
+        let entry = entry?;
+        if entry.file_type() == FileType::Directory {
+            directories.insert(entry.file_name().to_bytes().to_vec());
+        }
+    }
+    Ok(directories)
+}
+
+fn time(folder: &OwnedFd, version: &str) -> Option<i64> {
+    let wanted = StatxFlags::TYPE | StatxFlags::MTIME;
+    let found = statx(folder, Path::new(version).join(DESCPKG), AtFlags::SYMLINK_NOFOLLOW, wanted).ok()?;
+    (FileType::from_raw_mode(found.stx_mode.into()) == FileType::RegularFile).then_some(found.stx_mtime.tv_sec)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+    use std::os::unix::fs::symlink;
+    use std::time::{Duration, SystemTime};
+
+    use super::*;
+
+    #[test]
+    fn a_glance_tells_the_times_of_plain_packages_and_nothing_of_all_else() {
+        let scratch = tempfile::tempdir().expect("a scratch directory");
+        let root = scratch.path();
+        let package = |id: &str, time: u64| {
+            let folder = root.join(id.replace('@', "/"));
+            fs::create_dir_all(&folder).expect("a package directory");
+            let descpkg = File::create(folder.join(DESCPKG)).expect("a descpkg");
+            descpkg.set_modified(SystemTime::UNIX_EPOCH + Duration::from_millis(time * 1000 + 999)).expect("a time");
+        };
+        for number in 0..20 {
+            package(&format!("p{}@{number}", number % 7), number);
+        }
+        symlink("2", root.join("p2/link")).expect("a link");
+        fs::create_dir(root.join("p2/empty")).expect("a directory");
+        fs::create_dir_all(root.join("p2/odd/descpkg")).expect("a directory");
+        fs::create_dir(root.join("p2/led")).expect("a directory");
+        symlink("../2/descpkg", root.join("p2/led/descpkg")).expect("a link");
+        fs::write(root.join("p2/file"), "").expect("a file");
+
+        let numbered = (0..20).map(|number| (format!("p{}@{number}", number % 7), Some(number)));
+        let others = ["p2@link", "p2@empty", "p2@odd", "p2@led", "p2@file", "p2@gone", "none@1"];
+        let expected: std::collections::BTreeMap<PackageId, Option<i64>> = numbered
+            .chain(others.map(|id| (id.to_owned(), None)))
+            .map(|(id, time)| (id.parse().expect("a package"), time))
+            .collect();
+        for count in 0..=expected.len() {
+            let wanted: WantedSet = expected.keys().take(count).map(|id| (id.clone(), Default::default())).collect();
+            assert_eq!(times(root, &wanted), expected.values().take(count).copied().collect::<Vec<_>>());
+        }
+        let wanted = expected.keys().map(|id| (id.clone(), Default::default())).collect();
+        assert_eq!(times(&root.join("gone"), &wanted), []);
+    }
+}
