@@ -44,7 +44,7 @@ impl Workplace {
         let source_of_releases = settings.release_manager.as_ref().map(|manager| &manager.source);
         let known_up_to = known_up_to(source_of_releases, Timestamp::now().as_second());
         // The source is looked at while the target lists.
-        let (asked, inventory) = tokio::join!(self.ask(), self.target.inventory());
+        let (inventory, asked) = tokio::join!(self.target.inventory(), self.ask());
         let (mut answer, glance) = asked?;
         let inventory = inventory.map_err(|error| unreached("cannot list the target's packages", error))?;
         if inventory.foreign.count > 0 {

@@ -11,20 +11,24 @@ pub const USUAL: usize = 1024;
 pub const MOST: usize = 8192;
 
 /// The buckets of one listing.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Buckets {
     sums: Vec<u128>,
+    /// The name whose lines came last, with its bucket: lines mostly come name by name.
+    last: Option<(String, usize)>,
 }
 
 impl Buckets {
     /// So many buckets, all empty.
     pub fn new(count: usize) -> Self {
-        Self { sums: vec![0; count] }
+        Self { sums: vec![0; count], last: None }
     }
 
     /// Takes in a line of a listing (`package NAME …`, `link NAME …` or `mark NAME …`) that belongs to a name.
     pub fn add(&mut self, name: &str, line: &str) {
-        if let Some(bucket) = bucket(name, self.sums.len()) {
+        let last = self.last.take().filter(|(last, _)| last == name);
+        self.last = last.or_else(|| Some((name.to_owned(), bucket(name, self.sums.len())?)));
+        if let Some((_, bucket)) = self.last {
             self.sums[bucket] = self.sums[bucket].wrapping_add(first_16(line));
         }
     }
@@ -79,6 +83,6 @@ mod tests {
             whole.add("a", line);
         }
         half.merge(&rest);
-        assert_eq!(half, whole);
+        assert_eq!(half.digests(), whole.digests());
     }
 }

@@ -3,6 +3,7 @@
 //! Nothing in this crate does I/O, reads a clock, draws a random number or awaits: time and chance come in as
 //! arguments, so every policy can be tested in simulated time. The executables are shells around these decisions.
 
+mod along;
 pub mod ancestry;
 pub mod bandwidth;
 pub mod buckets;

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
+use crate::along::Along;
 use crate::inventory::Inventory;
 use crate::name::{PackageId, Version};
 use crate::plan::{Hold, Source};
@@ -56,9 +57,10 @@ pub fn follow(
     let mut seen = Seen { survey: BTreeMap::new(), look };
     let mut refused = Vec::new();
     let mut brought = WantedSet::new();
+    let mut held = Along::new(&inventory.packages);
     let times = glance.iter().copied().chain(std::iter::repeat(None));
     for ((package, reasons), time) in wanted.iter().zip(times) {
-        if time.is_some() && inventory.packages.get(package).copied() == time {
+        if time.is_some() && held.get(package).copied() == time {
             continue;
         }
         let chain = match seen.chain(package, inventory) {

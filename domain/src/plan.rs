@@ -7,6 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::along::Along;
 use crate::inventory::{Foreign, Inventory};
 use crate::links::{LONGEST_CHAIN, addressee};
 use crate::name::{PackageId, Version};
@@ -244,8 +245,9 @@ pub fn plan(
 ) -> Plan {
     let foreign = inventory.foreign.clone();
     let mut plan = Plan { wanted: wanted.len() as u64, unknown, foreign, ..Plan::default() };
+    let mut held = Along::new(&inventory.packages);
     for (package, reasons) in wanted {
-        let there = inventory.packages.get(package).copied();
+        let there = held.get(package).copied();
         match survey.get(package) {
             Some(Source::Ready { time, .. }) if there == Some(*time) => plan.present += 1,
             Some(Source::Ready { time, size }) => plan.steps.push(Step {
@@ -265,14 +267,15 @@ pub fn plan(
                 plan.held.push(Held { package: package.clone(), hold: hold.clone() });
             }
             // What the target holds is immutable and complete: it counts even while the source cannot show it.
-            Some(Source::Held(_)) | None if arrives(package, inventory, survey) => plan.present += 1,
+            Some(Source::Held(_)) | None if there.is_some() || arrives(package, inventory, survey) => plan.present += 1,
             Some(Source::Held(hold)) => plan.held.push(Held { package: package.clone(), hold: hold.clone() }),
             None => plan.held.push(Held { package: package.clone(), hold: Hold::Missing }),
         }
     }
     plan.steps.sort_by_key(|step| !step.reasons.contains(&Reason::Pinned));
     plan.links.sort_by_key(|link| hops(&link.package, inventory, survey));
-    plan.excess = inventory.packages.keys().filter(|package| !wanted.contains_key(package)).cloned().collect();
+    let mut wanted = Along::new(wanted);
+    plan.excess = inventory.packages.keys().filter(|package| wanted.get(package).is_none()).cloned().collect();
     plan
 }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::along::Along;
 use crate::clock::Doubt;
 use crate::guard::{MaxDelete, Refusal, judge};
 use crate::inventory::{Inventory, Mark};
@@ -212,13 +213,13 @@ pub fn decide(given: &Circumstances<'_>) -> Upkeep {
     let mut deletions = Vec::new();
     let addressed = given.addressed();
     // Links before what they address, so that none dangles in between.
-    let held = links.keys().map(|link| (link, None)).chain(packages.iter().map(|(id, time)| (id, Some(*time))));
-    let mut seen = BTreeSet::new();
-    for (package, time) in held {
-        seen.insert(package);
+    let (mut among_links, mut among_packages) = (Along::new(given.wanted), Along::new(given.wanted));
+    let links_held = links.keys().map(|link| (link, None, among_links.get(link).is_some()));
+    let packages_held = packages.iter().map(|(id, time)| (id, Some(*time), among_packages.get(id).is_some()));
+    for (package, time, is_wanted) in links_held.chain(packages_held) {
         let mark = marks.get(package).copied();
         let is_spared = given.tagged.get(package).is_some_and(|tagged| is_newer(*tagged, given.known_up_to));
-        let fate = if given.wanted.contains_key(package) || addressed.contains(package) {
+        let fate = if is_wanted || addressed.contains(package) {
             mark.map(|_| (Action::Unmark, Why::Wanted))
         } else if is_spared {
             upkeep.spared.push(package.clone());
@@ -233,7 +234,7 @@ pub fn decide(given: &Circumstances<'_>) -> Upkeep {
             Action::Mark { .. } | Action::Unmark => upkeep.steps.push(step),
         }
     }
-    let gone = marks.keys().filter(|package| !seen.contains(package));
+    let gone = marks.keys().filter(|package| !packages.contains_key(package) && !links.contains_key(package));
     let unmark = |package: &PackageId| Step { action: Action::Unmark, package: package.clone(), why: Why::Gone };
     upkeep.steps.extend(gone.map(unmark));
     upkeep.steps.sort_by_key(|step| step.action != Action::Unmark);

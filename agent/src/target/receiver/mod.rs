@@ -2,6 +2,7 @@
 
 mod conversation;
 mod heart;
+mod known;
 mod marker;
 mod outbox;
 mod road;
@@ -16,7 +17,6 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use blat_domain::ancestry::natural_order;
-use blat_domain::buckets;
 use blat_domain::frames::{Class, FrameError, Lane, MOST_DATA, Reply, Request, decode};
 use blat_domain::inventory::Inventory;
 use blat_domain::name::PackageId;
@@ -26,6 +26,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::Mutex;
 
 use self::conversation::Conversation;
+use self::known::Known;
 use self::sending::{Errand, Held};
 use super::far_end::{Knowledge, Serves};
 use super::lines::{delivery, retired, verdict, with_silent_ones};
@@ -48,8 +49,7 @@ pub(crate) struct ReceiverTarget {
     store: Arc<Store>,
     under_way: AtomicU64,
     conversation: Mutex<Option<Arc<Conversation>>>,
-    /// What the last listing said, and what was published since: the next one brings only what differs.
-    known: std::sync::Mutex<Arc<Inventory>>,
+    known: std::sync::Mutex<Known>,
     numbers: AtomicU32,
 }
 
@@ -110,19 +110,16 @@ impl ReceiverTarget {
 
     /// Remembers what has just been published: the next parcels may refer to it.
     fn note(&self, times: &HashMap<&PackageId, i64>, news: &[(PackageId, Delivery)]) {
-        let mut shared = self.known();
-        let known = Arc::make_mut(&mut shared);
-        for (package, delivery) in news {
-            match delivery {
-                Delivery::Published | Delivery::Replaced | Delivery::Already => {
-                    known.packages.extend(times.get(package).map(|time| (package.clone(), *time)));
-                }
-                Delivery::Linked | Delivery::Differs(_) | Delivery::Failed(_) => {}
+        let published = news.iter().filter_map(|(package, delivery)| match delivery {
+            Delivery::Published | Delivery::Replaced | Delivery::Already => {
+                times.get(package).map(|time| (package.clone(), *time))
             }
-        }
+            Delivery::Linked | Delivery::Differs(_) | Delivery::Failed(_) => None,
+        });
+        self.known().note(published);
     }
 
-    fn known(&self) -> MutexGuard<'_, Arc<Inventory>> {
+    fn known(&self) -> MutexGuard<'_, Known> {
         // It is a memory only: the next listing corrects whatever is wrong with it.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -145,18 +142,12 @@ impl Target for ReceiverTarget {
     }
 
     async fn inventory(&self) -> Result<Arc<Inventory>, TargetError> {
-        let request = Request::List { buckets: self.known().buckets(buckets::USUAL).digests() };
+        let request = Request::List { buckets: self.known().digests() };
         // One text, since it may be as long as the archive is large.
         let mut news = String::new();
         let differing = self.ask(&request, |line| news.extend([line, "\n"])).await?;
-        let mut shared = self.known();
-        let known = Arc::make_mut(&mut shared);
-        known.empty_buckets(&differing, buckets::USUAL);
-        (known.clock, known.free, known.foreign) = (None, None, Default::default());
-        news.lines().for_each(|line| known.add_line(line));
         let taken = self.reserve.saturating_add(UnderWay::total(&self.under_way));
-        known.free = known.free.map(|free| free.saturating_sub(taken));
-        Ok(shared.clone())
+        Ok(self.known().renew(&differing, &news, taken))
     }
 
     async fn receive(&self, parcels: &[Parcel], progress: &Arc<Progress>, told: &Told<'_>) -> Result<(), TargetError> {

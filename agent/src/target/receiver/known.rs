@@ -1,0 +1,77 @@
+//! What is known of a target's packages between two listings.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use blat_domain::buckets::USUAL;
+use blat_domain::inventory::{Foreign, Inventory};
+use blat_domain::name::{PackageId, PackageName, Version};
+
+/// What the last listing said, and what was published since: the next one brings only what differs.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    inventory: Arc<Inventory>,
+    /// Of the inventory, unless it has changed since: they are asked for at each listing, and mostly nothing has changed.
+    digests: Option<Vec<[u8; 16]>>,
+}
+
+impl Known {
+    /// The digests that a listing is compared with.
+    pub(super) fn digests(&mut self) -> Vec<[u8; 16]> {
+        self.digests.get_or_insert_with(|| self.inventory.digests(USUAL)).clone()
+    }
+
+    /// The versions of one package, with the times of their `descpkg`.
+    pub(super) fn versions(&self, name: &PackageName) -> BTreeMap<Version, i64> {
+        self.inventory.versions(name)
+    }
+
+    /// Takes in the lines of a listing, and forgets before what these buckets had. Gives all that is known then, with so many bytes of the
+    /// target's disk taken.
+    pub(super) fn renew(&mut self, differing: &[u16], lines: &str, taken: u64) -> Arc<Inventory> {
+        if !differing.is_empty() {
+            self.digests = None;
+        }
+        let inventory = Arc::make_mut(&mut self.inventory);
+        inventory.empty_buckets(differing, USUAL);
+        (inventory.clock, inventory.free, inventory.foreign) = (None, None, Foreign::default());
+        lines.lines().for_each(|line| inventory.add_line(line));
+        inventory.free = inventory.free.map(|free| free.saturating_sub(taken));
+        self.inventory.clone()
+    }
+
+    /// Takes in packages that have just been published.
+    pub(super) fn note(&mut self, published: impl IntoIterator<Item = (PackageId, i64)>) {
+        self.digests = None;
+        Arc::make_mut(&mut self.inventory).packages.extend(published);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use blat_domain::buckets::bucket;
+
+    use super::*;
+
+    #[test]
+    fn the_digests_are_always_those_of_what_is_known() {
+        let mut known = Known::default();
+        let empty = known.digests();
+        let number = |name| u16::try_from(bucket(name, USUAL).expect("a bucket")).expect("a number");
+
+        let all = known.renew(&[number("a")], "package a 1 5\nfree 100\n", 0);
+        let listed = known.digests();
+        assert_ne!(listed, empty);
+        assert_eq!(listed, all.digests(USUAL));
+
+        known.note([("b@1".parse().expect("a package"), 6)]);
+        let published = known.digests();
+        assert_ne!(published, listed);
+        assert_eq!(published, known.renew(&[], "", 0).digests(USUAL));
+
+        known.renew(&[number("b")], "", 0);
+        assert_eq!(known.digests(), listed);
+        let all = known.renew(&[], "free 90\n", 40);
+        assert_eq!((known.digests(), all.free), (listed, Some(50)));
+    }
+}
