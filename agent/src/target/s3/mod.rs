@@ -16,6 +16,7 @@ mod retiring;
 mod sending;
 #[cfg(test)]
 mod tests;
+mod upload;
 mod wire;
 pub(crate) mod zip;
 

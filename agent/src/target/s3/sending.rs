@@ -1,48 +1,30 @@
-//! Packages on their way: packed beside the loop into a spool, then sent in one request or in parts.
+//! Packages on their way: packed beside the loop into a spool, then put in their places; and links, which are copies there.
 //!
 //! The digest stands in the metadata, which comes before the bytes; so a package is packed to its end before it is sent. Small ones wait in
 //! memory for that, larger ones in an unnamed file below `state/`, which nobody has to clean up.
 
-use std::io::{Read as _, Seek as _, SeekFrom};
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use blat_domain::frames::Rule;
 use blat_domain::name::{PackageId, Version};
 use blat_domain::plan::Link;
 use blat_domain::release::Reasons;
-use futures_util::{StreamExt, TryStreamExt};
-use object_store::multipart::PartId;
-use object_store::path::Path;
-use object_store::{PutMode, PutMultipartOptions, PutOptions, PutPayload};
-use tempfile::SpooledTempFile;
+use futures_util::StreamExt;
 
 use super::super::valve::Urgency;
 use super::bucket::Bucket;
 use super::card::Card;
-use super::fault::{self, Fault};
-use super::keys::Meaning;
+use super::fault;
 use super::known::What;
+use super::upload::{Shipment, Spooled};
 use super::zip::{ZipError, Zipped, zip};
-use super::{Delivery, MEBIBYTES, PACKAGES, Parcel, S3Target, TargetError, Told, head, keys, listing, several};
+use super::{Delivery, PACKAGES, Parcel, S3Target, TargetError, Told, keys, listing, several};
 use crate::progress::Progress;
 
 /// A ZIP of at most so many bytes waits in memory.
 const IN_MEMORY: usize = 1 << 20;
-/// A ZIP of more bytes than this goes in parts of this size.
-const PART: u64 = 8 << 20;
-/// No object has more parts.
-const MOST_PARTS: u64 = 10_000;
-/// Parts of one package that are under way at once.
-const LANES: usize = 4;
-const MEBIBYTE: u64 = 1 << 20;
-
-/// A ZIP, whole.
-struct Packed {
-    spool: Arc<Mutex<SpooledTempFile>>,
-    zipped: Zipped,
-}
 
 impl S3Target {
     /// Sends parcels, several at once. After an error that concerns all of them none is begun any more.
@@ -108,14 +90,14 @@ impl S3Target {
             Place::Ours => false,
             Place::Settled(delivery) => return Ok(delivery),
         };
-        let packed = match self.pack(parcel, progress).await? {
+        let (spooled, zipped) = match self.pack(parcel, progress).await? {
             Ok(packed) => packed,
             Err(why) => return Ok(Delivery::Failed(why)),
         };
-        let card = Card::of(&packed.zipped, parcel.time);
+        let card = Card::of(&zipped, parcel.time);
         let path = keys::path(&key)?;
-        let put = self.put(bucket, &path, &packed, &card, urgency, is_new).await;
-        let etag = match put {
+        let shipment = Shipment { bucket, path: &path, spooled: &spooled, card: &card, urgency };
+        let etag = match self.put(&shipment, is_new).await {
             Ok(etag) => etag,
             Err(error) => match self.against(bucket, &key, &card, &error).await? {
                 Found::Same(etag) => etag,
@@ -135,12 +117,12 @@ impl S3Target {
                 }
                 Found::Other(Some(_)) => {
                     is_new = false;
-                    let again = self.put(bucket, &path, &packed, &card, urgency, false).await;
+                    let again = self.put(&shipment, false).await;
                     again.map_err(|error| fault::sorted(&error))?
                 }
             },
         };
-        self.note(&parcel.package, listing::bare(&etag), packed.zipped.bytes, What::of(Some(&card)));
+        self.note(&parcel.package, listing::bare(&etag), zipped.bytes, What::of(Some(&card)));
         if is_new {
             return Ok(Delivery::Published);
         }
@@ -211,7 +193,11 @@ impl S3Target {
     }
 
     /// Packs a parcel beside the loop. The inner error concerns this package alone.
-    async fn pack(&self, parcel: &Parcel, progress: &Arc<Progress>) -> Result<Result<Packed, String>, TargetError> {
+    async fn pack(
+        &self,
+        parcel: &Parcel,
+        progress: &Arc<Progress>,
+    ) -> Result<Result<(Spooled, Zipped), String>, TargetError> {
         let (root, progress, place) = (parcel.path.clone(), progress.clone(), self.spool.clone());
         progress.begin(&parcel.package, parcel.size);
         let packing = tokio::task::spawn_blocking(move || {
@@ -221,116 +207,12 @@ impl S3Target {
             std::fs::create_dir_all(&place).map_err(unusable)?;
             let mut spool = tempfile::spooled_tempfile_in(IN_MEMORY, &place);
             match zip(&root, &progress, &mut spool) {
-                Ok(zipped) => Ok(Packed { spool: Arc::new(Mutex::new(spool)), zipped }),
+                Ok(zipped) => Ok((Spooled::new(spool, zipped.bytes), zipped)),
                 Err(ZipError::Package(why)) => Err(why),
                 Err(ZipError::Stream(error)) => Err(unusable(error)),
             }
         });
         packing.await.map_err(|error| TargetError::Refused(format!("packing failed: {error}")))
-    }
-
-    /// Puts a ZIP in its place; gives its entity tag. `is_new`: nothing may be there.
-    async fn put(
-        &self,
-        bucket: &Bucket,
-        path: &Path,
-        packed: &Packed,
-        card: &Card,
-        urgency: Urgency,
-        is_new: bool,
-    ) -> Result<String, object_store::Error> {
-        let bytes = packed.zipped.bytes;
-        if bytes > PART {
-            return self.put_parts(bucket, path, packed, card, urgency, is_new).await;
-        }
-        let _room = self.room(urgency, bytes).await;
-        let payload = read(packed, 0, bytes).await?;
-        let is_conditional = is_new && self.knows_conditions.load(Ordering::Relaxed);
-        let put = |mode| {
-            let options = PutOptions { mode, attributes: card.attributes(), ..PutOptions::default() };
-            bucket.store(urgency).put_opts(path, payload.clone(), options)
-        };
-        if is_conditional {
-            match put(PutMode::Create).await {
-                Err(error) if is_not_known(&error) => {
-                    tracing::debug!("the server knows no conditional writes; going on without");
-                    self.knows_conditions.store(false, Ordering::Relaxed);
-                }
-                done => return Ok(done?.e_tag.unwrap_or_default()),
-            }
-        }
-        Ok(put(PutMode::Overwrite).await?.e_tag.unwrap_or_default())
-    }
-
-    async fn put_parts(
-        &self,
-        bucket: &Bucket,
-        path: &Path,
-        packed: &Packed,
-        card: &Card,
-        urgency: Urgency,
-        is_new: bool,
-    ) -> Result<String, object_store::Error> {
-        if is_new && let Some(seen) = head(bucket, path).await? {
-            // Parts know no condition, so it is looked at first.
-            tracing::debug!(key = path.as_ref(), size = seen.size, "an object is in its place already");
-            let source = "it is there already".into();
-            return Err(object_store::Error::AlreadyExists { path: path.to_string(), source });
-        }
-        let store = bucket.store(urgency);
-        let options = PutMultipartOptions { attributes: card.attributes(), ..PutMultipartOptions::default() };
-        let id = {
-            let _beginning = self.uploads.read().await;
-            let id = store.create_multipart_opts(path, options).await?;
-            self.own.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone());
-            id
-        };
-        let done = match self.send_parts(bucket, path, &id, packed, urgency).await {
-            Ok(parts) => store.complete_multipart(path, &id, parts).await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = &done
-            && !matches!(error, object_store::Error::NotFound { .. })
-            && let Err(error) = store.abort_multipart(path, &id).await
-        {
-            tracing::debug!(key = path.as_ref(), %error, "an upload could not be given up; it is looked for later");
-            self.is_unswept.store(true, Ordering::Relaxed);
-        }
-        self.own.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
-        Ok(done?.e_tag.unwrap_or_default())
-    }
-
-    async fn send_parts(
-        &self,
-        bucket: &Bucket,
-        path: &Path,
-        id: &String,
-        packed: &Packed,
-        urgency: Urgency,
-    ) -> Result<Vec<PartId>, object_store::Error> {
-        let bytes = packed.zipped.bytes;
-        let part = part_size(bytes);
-        let sending = (0..bytes.div_ceil(part)).map(|number| async move {
-            let from = number * part;
-            let length = part.min(bytes - from);
-            let _room = self.room(urgency, length).await;
-            let payload = read(packed, from, length).await?;
-            let index = usize::try_from(number).unwrap_or(usize::MAX);
-            bucket.store(urgency).put_part(path, id, index, payload).await
-        });
-        futures_util::stream::iter(sending).buffered(LANES).try_collect().await
-    }
-
-    /// Waits until so many bytes may be held in memory. What tags ask for has room of its own.
-    async fn room(&self, urgency: Urgency, bytes: u64) -> Option<tokio::sync::SemaphorePermit<'_>> {
-        let lane = match urgency {
-            Urgency::Bulk => 0,
-            Urgency::Tag => 1,
-        };
-        let mebibytes = usize::try_from(bytes.div_ceil(MEBIBYTE)).unwrap_or(usize::MAX).min(MEBIBYTES[lane]);
-        let mebibytes = u32::try_from(mebibytes).unwrap_or(u32::MAX);
-        // It is never closed.
-        self.mebibytes[lane].acquire_many(mebibytes).await.ok()
     }
 
     /// Makes versions copies of what they address, each with the card of a link.
@@ -371,51 +253,6 @@ impl S3Target {
         self.note(&link.package, &etag, size, What::of(Some(&card)));
         Ok(Delivery::Linked)
     }
-
-    /// Gives up uploads that nobody will finish: those of an agent that died. Once, and again where one was lost since.
-    pub(super) async fn sweep_uploads(&self) -> Result<(), TargetError> {
-        let bucket = self.bucket().await?;
-        let has_lost_one = bucket.ask.takes_lost_uploads();
-        if !self.is_unswept.swap(false, Ordering::Relaxed) && !has_lost_one {
-            return Ok(());
-        }
-        let swept = self.give_up_uploads(bucket).await;
-        if swept.is_err() {
-            self.is_unswept.store(true, Ordering::Relaxed);
-        }
-        swept
-    }
-
-    async fn give_up_uploads(&self, bucket: &Bucket) -> Result<(), TargetError> {
-        let mut after = None;
-        loop {
-            let page = {
-                // Nobody begins one meanwhile that is not among our own yet.
-                let _nobody_begins = self.uploads.write().await;
-                let mut page = bucket.ask.uploads(self.keys.prefix(), after.as_ref()).await?;
-                let own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
-                page.uploads.retain(|upload| !own.contains(&upload.id));
-                page
-            };
-            for upload in page.uploads {
-                if !matches!(self.keys.meaning(&upload.key), Meaning::Package(_) | Meaning::House) {
-                    continue;
-                }
-                match bucket.store(Urgency::Bulk).abort_multipart(&keys::path(&upload.key)?, &upload.id).await {
-                    Ok(()) => tracing::info!(key = upload.key, "gave up an upload that an earlier agent left"),
-                    Err(object_store::Error::NotFound { .. }) => {}
-                    Err(error) => return Err(fault::sorted(&error)),
-                }
-            }
-            match page.next {
-                None => return Ok(()),
-                next if next == after => {
-                    return Err(TargetError::Refused("the list of uploads goes round in a circle".to_owned()));
-                }
-                next => after = next,
-            }
-        }
-    }
 }
 
 /// What is to be done about a package's place.
@@ -438,45 +275,4 @@ enum Found {
 
 fn in_the_way(key: &str) -> Delivery {
     Delivery::Failed(format!("{key} is an object that Blat did not put there, so it is left alone; move it away"))
-}
-
-fn is_not_known(error: &object_store::Error) -> bool {
-    matches!(fault::fault(error), Some(Fault::Answered(answer)) if answer.is_not_known())
-}
-
-/// The size of a package's parts: the usual one, unless that came to more parts than an object may have.
-fn part_size(bytes: u64) -> u64 {
-    PART.max(bytes.div_ceil(MOST_PARTS).next_multiple_of(MEBIBYTE))
-}
-
-/// A stretch of a spool.
-async fn read(packed: &Packed, from: u64, length: u64) -> Result<PutPayload, object_store::Error> {
-    let spool = packed.spool.clone();
-    // Made on the thread that frees it: the allocator would keep room for it on every other.
-    let mut bytes = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
-    let reading = tokio::task::spawn_blocking(move || {
-        let mut spool = spool.lock().unwrap_or_else(PoisonError::into_inner);
-        spool.seek(SeekFrom::Start(from))?;
-        spool.read_exact(&mut bytes)?;
-        Ok::<_, std::io::Error>(bytes)
-    });
-    let bytes = reading.await.map_err(std::io::Error::other).and_then(|read| read);
-    let unreadable = |error: std::io::Error| Fault::Nonsense(format!("cannot read the spooled ZIP: {error}"));
-    let bytes =
-        bytes.map_err(|error| object_store::Error::Generic { store: "S3", source: Box::new(unreadable(error)) })?;
-    Ok(PutPayload::from(bytes))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_object_has_more_parts_than_it_may() {
-        for bytes in [PART + 1, 80 << 30, (80 << 30) + 1, 5 << 40] {
-            let part = part_size(bytes);
-            assert!(bytes.div_ceil(part) <= MOST_PARTS && part >= PART && part.is_multiple_of(MEBIBYTE), "{bytes}");
-        }
-        assert_eq!(part_size(PART + 1), PART);
-    }
 }
