@@ -1,7 +1,6 @@
 //! The times of many packages' `descpkg` at one glance: a name's versions by one listing, and several names at once.
 
-use std::collections::HashSet;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::thread;
 
@@ -9,6 +8,7 @@ use blat_domain::name::PackageId;
 use blat_domain::release::WantedSet;
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, StatxFlags, openat, statx};
 use rustix::io::Result;
+use rustix::path::Arg;
 
 use super::DESCPKG;
 
@@ -32,37 +32,41 @@ pub(super) fn times(root: &Path, wanted: &WantedSet) -> Vec<Option<i64>> {
     })
 }
 
-/// The same for versions of one name.
+/// The same for versions of one name, which are in their order.
 fn of_name(root: &OwnedFd, versions: &[&PackageId]) -> Vec<Option<i64>> {
-    let Some(first) = versions.first() else { return Vec::new() };
-    let Ok(folder) = open(root, Path::new(first.name.as_str())) else { return vec![None; versions.len()] };
-    let directories = directories(&folder).unwrap_or_default();
-    let time = |package: &&PackageId| {
-        let version = package.version.as_str();
-        directories.contains(version.as_bytes()).then(|| time(&folder, version)).flatten()
-    };
-    versions.iter().map(time).collect()
+    let mut times = vec![None; versions.len()];
+    if let Some(first) = versions.first() {
+        // Whatever cannot be read takes a closer look, which says why.
+        let _ = open(root, first.name.as_str()).and_then(|folder| look(&folder, versions, &mut times));
+    }
+    times
 }
 
-fn open(at: impl std::os::fd::AsFd, path: &Path) -> Result<OwnedFd> {
+fn open(at: impl AsFd, path: impl Arg) -> Result<OwnedFd> {
     openat(at, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }
 
-/// What the listing itself calls directories.
-fn directories(folder: &OwnedFd) -> Result<HashSet<Vec<u8>>> {
-    let mut directories = HashSet::new();
+/// Goes by what the listing itself calls directories: a link to a version is another matter.
+fn look(folder: &OwnedFd, versions: &[&PackageId], times: &mut [Option<i64>]) -> Result<()> {
+    let mut path = Vec::new();
     for entry in Dir::read_from(folder)? {
         let entry = entry?;
-        if entry.file_type() == FileType::Directory {
-            directories.insert(entry.file_name().to_bytes().to_vec());
+        let name = entry.file_name().to_bytes();
+        let place = versions.binary_search_by(|package| package.version.as_str().as_bytes().cmp(name));
+        if let (FileType::Directory, Ok(place)) = (entry.file_type(), place) {
+            path.clear();
+            path.extend_from_slice(name);
+            path.push(b'/');
+            path.extend_from_slice(DESCPKG.as_bytes());
+            times[place] = time(folder, path.as_slice());
         }
     }
-    Ok(directories)
+    Ok(())
 }
 
-fn time(folder: &OwnedFd, version: &str) -> Option<i64> {
+fn time(folder: &OwnedFd, descpkg: &[u8]) -> Option<i64> {
     let wanted = StatxFlags::TYPE | StatxFlags::MTIME;
-    let found = statx(folder, Path::new(version).join(DESCPKG), AtFlags::SYMLINK_NOFOLLOW, wanted).ok()?;
+    let found = statx(folder, descpkg, AtFlags::SYMLINK_NOFOLLOW, wanted).ok()?;
     (FileType::from_raw_mode(found.stx_mode.into()) == FileType::RegularFile).then_some(found.stx_mtime.tv_sec)
 }
 
