@@ -1,6 +1,7 @@
 //! The times of many packages' `descpkg` at one glance: a name's versions by one listing, and several names at once.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::panic::resume_unwind;
 use std::path::Path;
 use std::thread;
 
@@ -26,9 +27,7 @@ pub(super) fn times(root: &Path, wanted: &WantedSet) -> Vec<Option<i64>> {
         let looks: Vec<_> = looks
             .map(|names| scope.spawn(|| names.iter().flat_map(|versions| of_name(&root, versions)).collect::<Vec<_>>()))
             .collect();
-        // A thread that fails would leave the others' times in wrong places.
-        let times: thread::Result<Vec<_>> = looks.into_iter().map(thread::ScopedJoinHandle::join).collect();
-        times.map(|times| times.concat()).unwrap_or_default()
+        looks.into_iter().flat_map(|look| look.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
     })
 }
 
