@@ -11,6 +11,8 @@ export PATH LC_ALL
 
 # The unprivileged account that plays the target's side when the tools run as root.
 LAB_USER=blatlab
+# Those of the tests' other people: the master, Release Manager, and anybody else who may log in.
+LAB_OTHERS='blatmaster blatrm blatother'
 
 # What the tests take from the Python registry stays here, so that a fresh checkout need not fetch it again. The target's user can read it.
 if [ "$(id -u)" = 0 ]; then LAB_CACHE=/var/cache/blat-lab; else LAB_CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/blat-lab; fi

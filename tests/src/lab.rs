@@ -12,6 +12,7 @@ use std::{env, fs};
 use rustix::process::Signal;
 use serde_json::Value;
 
+use crate::accounts::{self, Account};
 use crate::package::Package;
 use crate::process::{self, DEADLINE, Outcome, Process, Running, executable};
 use crate::scene::scene;
@@ -26,7 +27,8 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// A home tree, an empty source, and an empty target whose sshd runs. `name` may be any; it helps to find a kept lab.
+    /// A home tree, an empty source, and an empty target whose sshd runs. `name` may be any; it helps to find a kept lab. Where root runs the
+    /// tests, the home tree belongs to the master's account, and the executables run as that.
     pub fn new(name: &str) -> Self {
         // Short, since ssh's control sockets lie in here and their paths may have 90 bytes.
         let name: String = name.chars().filter(char::is_ascii_alphanumeric).take(16).collect();
@@ -38,6 +40,14 @@ impl Lab {
         }
         fs::set_permissions(&lab.dir, fs::Permissions::from_mode(0o755)).expect("an own folder");
         lab.sshd("start").expect_success();
+        for file in ["id_ed25519", "id_ed25519.pub", "known_hosts"] {
+            let copy = lab.dir.join("client").join(file);
+            fs::create_dir_all(lab.dir.join("client")).expect("a scratch folder");
+            fs::copy(lab.dir.join("sshd").join(file), copy).expect("what a started sshd has");
+        }
+        for folder in ["home", "source", "client"] {
+            Account::Master.own(&lab.dir.join(folder));
+        }
         lab
     }
 
@@ -118,8 +128,8 @@ impl Lab {
             ("host", "127.0.0.1".to_owned()),
             ("port", read("port")),
             ("user", read("user")),
-            ("identity", path("sshd/id_ed25519")),
-            ("known_hosts", path("sshd/known_hosts")),
+            ("identity", path("client/id_ed25519")),
+            ("known_hosts", path("client/known_hosts")),
             ("transport", transport().to_owned()),
             ("receiver", receiver().to_owned()),
             ("source", path("source")),
@@ -142,6 +152,20 @@ impl Lab {
         self.raw_config(target, &self.config_text(extra));
     }
 
+    /// Writes the config of a target on this machine, without ssh: that of a working target, changed by `extra`. Its archive becomes the master's.
+    pub fn local_config(&self, target: &str, extra: &str) {
+        const WAY: [&str; 5] = ["host:", "port:", "user:", "identity:", "known_hosts:"];
+        let text = self.config_text(&format!("transport: local\n{extra}"));
+        let kept: Vec<&str> = text.lines().filter(|line| !WAY.iter().any(|key| line.starts_with(key))).collect();
+        self.raw_config(target, &kept.join("\n"));
+        [self.target_archive(), self.target_bin()].iter().for_each(|folder| Account::Master.own(folder));
+    }
+
+    /// Gives the home tree to the master: for what a test made there by hand, which is root's where root runs it.
+    pub fn hand_over(&self) {
+        Account::Master.own(&self.home());
+    }
+
     /// Writes a target's config, whatever it says, in one step.
     pub fn raw_config(&self, target: &str, text: &str) {
         replace(&self.home().join(format!("config/{target}.conf")), text);
@@ -150,14 +174,32 @@ impl Lab {
     /// Drops a tag as a build server does: written aside, then renamed.
     pub fn drop_tag(&self, target: &str, name: &str, version: &str) -> PathBuf {
         let path = self.home().join("tags").join(target).join(format!("{name}@{version}"));
-        fs::create_dir_all(path.parent().expect("a tag directory")).expect("an own folder");
+        let folder = path.parent().expect("a tag directory");
+        if !folder.exists() {
+            fs::create_dir_all(folder).expect("an own folder");
+            accounts::as_its_folder(folder);
+        }
         replace(&path, "");
         path
     }
 
     /// One of the executables with `--home` set, its processes marked as this lab's.
     pub fn command(&self, name: &str) -> Command {
-        let mut command = Command::new(executable(name));
+        self.command_below(&[], name)
+    }
+
+    /// As [`Self::command`], by a command that ends in executing its further arguments.
+    fn command_below(&self, wrapper: &[&str], name: &str) -> Command {
+        let built = executable(name);
+        let program = accounts::executables(built.parent().expect("a folder of executables")).join(name);
+        let mut command = match wrapper.split_first() {
+            None => Account::Master.command(program),
+            Some((first, rest)) => {
+                let mut wrapped = Account::Master.command(first);
+                wrapped.args(rest).arg(program);
+                wrapped
+            }
+        };
         command.arg("--home").arg(self.home()).env("BLAT_LAB", &self.dir).env_remove("BLAT_HOME").process_group(0);
         command.envs(&self.environment);
         command
@@ -186,16 +228,7 @@ impl Lab {
     /// As [`Self::start_master`], by a command that ends in executing its further arguments.
     pub fn start_master_below(&mut self, wrapper: &[&str]) -> u32 {
         assert!(self.master.is_none(), "one master at a time");
-        let plain = self.command("blatd");
-        let mut command = match wrapper.split_first() {
-            None => plain,
-            Some((first, rest)) => {
-                let mut wrapped = Command::new(first);
-                wrapped.args(rest).arg(plain.get_program()).args(plain.get_args());
-                wrapped.env("BLAT_LAB", &self.dir).env_remove("BLAT_HOME").process_group(0).envs(&self.environment);
-                wrapped
-            }
-        };
+        let mut command = self.command_below(wrapper, "blatd");
         let master = Running::start(&mut command, &self.dir);
         let pid = master.pid();
         self.master = Some(master);
@@ -272,12 +305,13 @@ impl Lab {
 
     /// Runs a command as the target's user, who is never root.
     pub fn as_target_user(&self, argv: &[&str]) -> Outcome {
-        let user = fs::read_to_string(self.dir.join("sshd/user")).expect("a started sshd");
-        let mut command = Command::new(if rustix::process::getuid().is_root() { "setpriv" } else { "env" });
-        if rustix::process::getuid().is_root() {
-            command.args(["--reuid", user.trim(), "--regid", user.trim(), "--init-groups", "--"]);
-        }
-        process::run(command.args(argv), &self.dir)
+        self.run_as(Account::Target, argv)
+    }
+
+    /// Runs a command as one of the people around the lab.
+    pub fn run_as(&self, account: Account, argv: &[&str]) -> Outcome {
+        let (program, arguments) = argv.split_first().expect("a command");
+        process::run(account.command(program).args(arguments), &self.dir)
     }
 
     /// What runs in the target's ssh sessions now, the sshd itself left out.
@@ -378,5 +412,6 @@ fn process_wide_number() -> String {
 fn replace(path: &Path, text: &str) {
     let aside = path.with_file_name(format!(".{}.tmp", path.file_name().expect("a file's path").to_string_lossy()));
     fs::write(&aside, text).unwrap_or_else(|error| panic!("could not write {}: {error}", aside.display()));
+    accounts::as_its_folder(&aside);
     fs::rename(&aside, path).unwrap_or_else(|error| panic!("could not write {}: {error}", path.display()));
 }

@@ -5,6 +5,7 @@
 //! nothing of the product is linked in. Each [`Lab`] is a world of its own, so tests run side by side. A failure prints the
 //! command, both its streams, what lies in the lab and all logs; `BLAT_KEEP=1` keeps the lab itself.
 
+pub mod accounts;
 pub mod database;
 pub mod dice;
 pub mod disk;
@@ -18,6 +19,7 @@ pub mod s3_proxy;
 mod scene;
 pub mod tree;
 
+pub use accounts::Account;
 pub use database::{Database, Kind};
 pub use dice::Dice;
 pub use disk::Disk;

@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
 
+use crate::accounts;
 use crate::dice::Dice;
 
 /// The time of everything in a package, unless it says otherwise: an odd second of 2024.
@@ -109,6 +110,8 @@ impl Package {
         if !self.writable {
             fs::set_permissions(&root, fs::Permissions::from_mode(0o555)).expect("an own folder");
         }
+        accounts::as_its_folder(root.parent().expect("a folder of the name"));
+        accounts::as_its_folder(&root);
         root
     }
 }

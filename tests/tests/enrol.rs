@@ -57,14 +57,6 @@ fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("could not read {}: {error}", path.display()))
 }
 
-/// The config of a target on this machine: no key of the way there may stand beside `transport: local`.
-fn local(lab: &Lab) -> String {
-    const WAY: [&str; 5] = ["host:", "port:", "user:", "identity:", "known_hosts:"];
-    let text = lab.config_text("transport: local");
-    let kept: Vec<&str> = text.lines().filter(|line| !WAY.iter().any(|key| line.starts_with(key))).collect();
-    kept.join("\n")
-}
-
 /// Does what `blat enrol` says is to be done by hand.
 fn let_in_by_hand(lab: &Lab) {
     let public = read(&lab.home().join("ssh/id_ed25519.pub"));
@@ -282,15 +274,17 @@ fn fake_crontab(lab: &Lab) -> PathBuf {
     );
     fs::write(tools.join("crontab"), text).expect("an own folder");
     fs::set_permissions(tools.join("crontab"), fs::Permissions::from_mode(0o755)).expect("an own file");
+    lab.hand_over();
     tools
 }
 
 #[test]
 fn enrol_cron_installs_both_lines_once_and_keeps_the_others() {
     let lab = new_target("cron");
-    lab.raw_config("perth", &local(&lab));
+    lab.local_config("perth", "");
     let tools = fake_crontab(&lab);
     fs::write(tools.join("table"), "# mine\n5 4 * * * true\n").expect("an own folder");
+    lab.hand_over();
     let enrol = || {
         let mut command = lab.command("blat");
         let path = std::env::var("PATH").expect("a path");
@@ -322,7 +316,7 @@ fn ssh_logs_in_as_the_agent_would() {
 
     lab.config("perth", "known_hosts: ssh/none");
     assert_ne!(lab.blat(&["ssh", "perth", "true"]).code, Some(0), "no host is trusted that the agent would not trust");
-    lab.raw_config("here", &local(&lab));
+    lab.local_config("here", "");
     lab.blat(&["ssh", "here"]).expect(1).says("transport: local");
     lab.blat(&["ssh", "nobody"]).expect(2);
 }

@@ -112,10 +112,10 @@ fn as_root_a_tmp_that_takes_nothing_is_not_needed() {
         && mount --no-canonicalize --bind . \"$BLAT_LAB\" && mount -o remount,ro,noexec \"$TEMPORARY\" \
         && cd \"$BLAT_LAB\" && ! touch \"$TEMPORARY/taken\" 2>/dev/null && exec \"$0\" \"$@\"";
     for (target, transport) in [("perth", "openssh"), ("here", "local")] {
-        let text = lab.config_text(&format!("disk_reserve: 0\ntransport: {transport}"));
-        let elsewhere = ["host:", "port:", "user:", "identity:", "known_hosts:"];
-        let fits = |line: &&str| transport == "openssh" || !elsewhere.iter().any(|key| line.starts_with(key));
-        lab.raw_config(target, &text.lines().filter(fits).collect::<Vec<_>>().join("\n"));
+        match transport {
+            "local" => lab.local_config(target, "disk_reserve: 0"),
+            _ => lab.config(target, "disk_reserve: 0"),
+        }
         let mut hidden = Command::new("unshare");
         hidden.args(["--mount", "sh", "-c", hide]).arg(agent.get_program()).args(agent.get_args());
         hidden.args(["--target", target, "--once"]).env("BLAT_LAB", &dir).env("TEMPORARY", std::env::temp_dir());

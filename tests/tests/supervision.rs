@@ -190,6 +190,7 @@ fn a_left_over_pid_file_blocks_nothing_and_nobody_is_killed_by_it() {
     for file in ["blatd.pid", "perth.pid"] {
         fs::write(lab.home().join("run").join(file), format!("{}\n", bystander.0.id())).expect("an own folder");
     }
+    lab.hand_over();
 
     lab.blat(&["stop"]).expect_success();
     let pid = lab.start_master();

@@ -174,11 +174,7 @@ fn without_ssh_the_same_arrives() {
     let lab = Lab::new("local");
     lab.package("core", "1", |p| p.file("a b", "1").exec("run", "x").symlink("to", "a b").empty_dir("empty"));
     lab.release(&[("core", "1")]);
-    // No key of the way there may stand beside `transport: local`, so the lab's own are left out.
-    let text = lab.config_text("transport: local");
-    let kept =
-        |line: &&str| !["host:", "port:", "user:", "identity:", "known_hosts:"].iter().any(|key| line.starts_with(key));
-    lab.raw_config("here", &text.lines().filter(kept).collect::<Vec<_>>().join("\n"));
+    lab.local_config("here", "");
     lab.sshd("stop").expect_success();
 
     lab.agent_once("here").expect_success();

@@ -225,6 +225,7 @@ fn what_is_no_tag_is_set_aside_with_its_reason_and_harms_nobody() {
         make(&tags.join(name));
         hostile.push(tags.join(name));
     }
+    lab.hand_over();
     let good = lab.drop_tag("perth", "core", "1");
 
     lab.wait_until_published("core", "1");
