@@ -10,6 +10,7 @@ mod daemon;
 mod enrol;
 mod history;
 mod memory;
+mod orders;
 mod outcome;
 mod progress;
 mod release;
@@ -33,6 +34,7 @@ use blat_domain::name::{PackageId, TargetName};
 use clap::Parser;
 
 use args::Args;
+use sync::Synced;
 use workplace::Workplace;
 
 /// A sync that left something undone, or anything else that failed.
@@ -123,7 +125,16 @@ async fn once(home: &Home, settings: Settings, allow_delete: bool) -> Result<(),
     let _lock = daemon::lock(home, &settings.name)?;
     let workplace = Workplace::new(home, settings);
     let bars = bars::Bars::new(workplace.progress.clone());
-    let (report, problem) = bars.during(workplace.sync(allow_delete)).await;
+    let (report, problem) = match bars.during(workplace.sync(allow_delete)).await {
+        Synced::Ended(report, problem) => (report, problem),
+        Synced::Superseded => {
+            let name = &workplace.settings.name;
+            return Err(Failure(
+                BUSY,
+                anyhow!("{name}: the config changed during the sync, which ended early; run it again"),
+            ));
+        }
+    };
     println!("{}", bars::summary(&report));
     match problem {
         None => Ok(()),

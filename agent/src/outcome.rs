@@ -8,6 +8,7 @@ use blat_domain::plan::Link;
 use blat_domain::retry::Backoff;
 use jiff::Timestamp;
 
+use crate::orders::Orders;
 use crate::session::{Problem, Sent};
 use crate::target::{Delivery, Parcel, Rule};
 use crate::workplace::Workplace;
@@ -22,6 +23,12 @@ impl Workplace {
         let (mut settled, mut done) = (Vec::with_capacity(parcels.len()), Vec::new());
         for parcel in parcels {
             let Some(delivery) = deliveries.remove(&parcel.package) else { continue };
+            if matches!(delivery, Delivery::Failed(_)) && parcel.is_superseded() {
+                // No failure of the package, and not lost: the sync that follows sends it, if it is wanted still.
+                tracing::debug!(package = %parcel.package, "left to the next sync: the config changed");
+                settled.push((parcel, Sent::Failed(Orders::problem())));
+                continue;
+            }
             let deed = self.deed(&parcel.package, parcel.size.bytes, &delivery);
             let deed = deed.map(|deed| match (deed, parcel.rule) {
                 (Deed::Sent | Deed::Replaced, Rule::Repair) => Deed::Repaired,

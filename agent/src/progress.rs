@@ -62,6 +62,12 @@ impl Progress {
         }
     }
 
+    /// Nothing of what is expected will be done any more.
+    pub(crate) fn clear(&self) {
+        let mut state = self.lock();
+        (state.packages, state.bytes, state.current) = (0, 0, None);
+    }
+
     /// How far it is now.
     pub(crate) fn snapshot(&self) -> State {
         self.lock().clone()

@@ -53,10 +53,12 @@ pub(crate) enum Event {
     SyncAsked { ticket: Option<Ticket>, allow_delete: bool },
     /// A full sync ended.
     SyncEnded(SyncReport, Option<Problem>),
+    /// A full sync ended early, since other settings came into force: the one that follows takes over.
+    SyncSuperseded,
     /// Tagged packages were dealt with.
     TagsSent(Vec<(PackageId, Sent)>),
-    /// Other settings came into force.
-    Reloaded(Pace),
+    /// Other settings came into force. `is_elsewhere`: what is being sent for tags does not go where it would go now.
+    Reloaded { pace: Pace, is_elsewhere: bool },
 }
 
 /// What went wrong.
@@ -252,11 +254,12 @@ impl Session {
             Event::TagsFound(tags) => self.take_tags(tags, now),
             Event::SyncAsked { ticket, allow_delete } => self.ask_for_sync(ticket, allow_delete, now),
             Event::SyncEnded(report, problem) => actions.extend(self.end_sync(report, problem, now, chance)),
+            Event::SyncSuperseded => self.hand_on_sync(now),
             Event::TagsSent(results) => actions.extend(self.settle_tags(&results, now, chance)),
-            Event::Reloaded(pace) => {
+            Event::Reloaded { pace, is_elsewhere } => {
                 self.pace = pace;
                 self.next_look = now;
-                self.ask_for_sync(None, false, now);
+                self.follow_other_settings(is_elsewhere, now);
             }
         }
         actions.extend(self.begin_what_is_due(now));
@@ -337,6 +340,29 @@ impl Session {
             None => SyncLane::Resting { due, asked: Asked::default() },
         };
         Some(Action::Answer(tickets, report, self.sync_failure.clone()))
+    }
+
+    /// Whoever waits for the sync that ended early waits for the next one. What was confirmed for it, nobody has confirmed for that.
+    fn hand_on_sync(&mut self, now: Moment) {
+        let SyncLane::Running { tickets, again, .. } = &mut self.sync else { return };
+        let (mut tickets, again) = (std::mem::take(tickets), again.take().unwrap_or_default());
+        tickets.extend(again.tickets);
+        self.sync = SyncLane::Resting { due: now, asked: Asked { tickets, allow_delete: again.allow_delete } };
+    }
+
+    /// A sync by the new settings is due. What was confirmed before, was confirmed for the former ones; and what is sent elsewhere is not
+    /// where its tags want it now, so that they are dealt with again.
+    fn follow_other_settings(&mut self, is_elsewhere: bool, now: Moment) {
+        match &mut self.sync {
+            SyncLane::Resting { asked, .. } => asked.allow_delete = false,
+            SyncLane::Running { again, .. } => again.iter_mut().for_each(|asked| asked.allow_delete = false),
+        }
+        if let SendLane::Busy(busy) = &mut self.send
+            && is_elsewhere
+        {
+            busy.clear();
+        }
+        self.ask_for_sync(None, false, now);
     }
 
     fn take_tags(&mut self, found: Vec<Tag>, now: Moment) {

@@ -19,11 +19,20 @@ use blat_domain::why::{Why, why};
 use futures_util::StreamExt;
 use jiff::Timestamp;
 
+use crate::orders::Orders;
 use crate::outcome::Dropped;
 use crate::release::{Answer, known_up_to};
 use crate::session::{Problem, Sent};
 use crate::target::{Delivery, Parcel, Rule, TargetError};
 use crate::workplace::Workplace;
+
+/// How a full sync ended.
+pub(crate) enum Synced {
+    /// It went its whole way, or failed.
+    Ended(Box<SyncReport>, Option<Problem>),
+    /// Other settings came into force meanwhile, and a sync by those has to follow.
+    Superseded,
+}
 
 /// A plan, and what it was made from.
 pub(crate) struct Prepared {
@@ -101,8 +110,18 @@ impl Workplace {
         Ok(why(package, &plan, &wanted, &answer.resolution.kept_out, &inventory))
     }
 
-    /// One full sync, from the look to the last deletion. `allow_delete` confirms what the guard would refuse.
-    pub(crate) async fn sync(&self, allow_delete: bool) -> (SyncReport, Option<Problem>) {
+    /// One full sync, from the look to the last deletion. `allow_delete` confirms what the guard would refuse. It ends early where other
+    /// settings come into force.
+    pub(crate) async fn sync(&self, allow_delete: bool) -> Synced {
+        let one = self.afresh();
+        let (report, problem) = one.whole_sync(allow_delete).await;
+        if problem.is_some() && one.orders.are_superseded() {
+            return Synced::Superseded;
+        }
+        Synced::Ended(Box::new(report), problem)
+    }
+
+    async fn whole_sync(&self, allow_delete: bool) -> (SyncReport, Option<Problem>) {
         let mut report = SyncReport {
             started: Timestamp::now(),
             finished: Timestamp::now(),
@@ -143,6 +162,9 @@ impl Workplace {
             excess = plan.excess.len(),
             "planned"
         );
+        if self.orders.are_superseded() {
+            return Some(Orders::problem());
+        }
         let mut first_problem = self.say_what_is_missing(plan, report);
         let marked_still = self.unmark(&plan.upkeep, inventory.clock).await;
         first_problem = first_problem.or(marked_still);
@@ -151,8 +173,13 @@ impl Workplace {
             Action::Send => Rule::New,
             Action::Replace => Rule::Replace,
         };
-        let sent = self.deliver(self.parcels(&plan.steps, rule)).await;
+        let mut parcels = self.parcels(&plan.steps, rule);
+        parcels.iter_mut().for_each(|parcel| parcel.orders = Some(self.orders.clone()));
+        let sent = self.deliver(parcels).await;
         let sent = sent.into_iter().map(|(parcel, sent)| (parcel.package, parcel.size.bytes, sent));
+        if self.orders.are_superseded() {
+            return Some(Orders::problem());
+        }
         let linked = self.put_links(&plan.links, &Dropped::new()).await;
         let linked = linked.into_iter().map(|(package, sent)| (package, 0, sent));
         for (package, bytes, sent) in sent.chain(linked) {
@@ -172,17 +199,22 @@ impl Workplace {
             }
         }
         if first_problem.is_none() && plan.is_complete() {
-            let list = package_list::render(wanted.keys());
-            let stored = self.target.store_list(&list).await;
-            first_problem = match stored {
-                Ok(()) => {
-                    self.forget_tags(wanted, *known_up_to);
-                    self.age(&plan.upkeep, *known_up_to, report).await
-                }
-                Err(error) => Some(unreached("cannot store the PackageList", error)),
+            first_problem = match self.list(wanted, *known_up_to).await {
+                Ok(()) => self.age(&plan.upkeep, *known_up_to, report).await,
+                Err(problem) => Some(problem),
             };
         }
         first_problem
+    }
+
+    /// Replaces the PackageList.
+    async fn list(&self, wanted: &WantedSet, known_up_to: i64) -> Result<(), Problem> {
+        let list = package_list::render(wanted.keys());
+        let _in_force = self.permit().await?;
+        let stored = self.target.store_list(&list).await;
+        stored.map_err(|error| unreached("cannot store the PackageList", error))?;
+        self.forget_tags(wanted, known_up_to);
+        Ok(())
     }
 
     /// Drops what interrupted tries left of packages that are not sent now, nor by a tag. They may take the very space that a held one lacks.
@@ -270,6 +302,7 @@ impl Workplace {
             rule: rule(step),
             tagged: None,
             print: self.source.print(&step.package),
+            orders: None,
         };
         steps.iter().map(parcel).collect()
     }
@@ -315,6 +348,11 @@ impl Workplace {
         let mut waiting = vec![parcels];
         let mut done = Vec::new();
         while let Some(parcels) = waiting.pop() {
+            if parcels.first().is_some_and(Parcel::is_superseded) {
+                self.progress.finish(parcels.len() as u64);
+                done.extend(parcels.into_iter().map(|parcel| (parcel, Sent::Failed(Orders::problem()))));
+                continue;
+            }
             let course = Course::new(self, &parcels);
             let received = self.target.receive(&parcels, &self.progress, &|news| course.hear(news)).await;
             let (settled, mut untold) = course.end();

@@ -21,11 +21,14 @@ const AT_ONCE: usize = 200;
 impl Workplace {
     /// Takes marks away. That is right whatever becomes of the sync, and what is wanted must not stay marked while it runs.
     pub(crate) async fn unmark(&self, upkeep: &Upkeep, clock: Option<i64>) -> Option<Problem> {
-        let steps = upkeep.steps.iter().filter(|step| step.action == Action::Unmark).collect();
-        let problem = match self.retire(Retirement::Unmark, steps).await {
-            Ok(done) => done.problem,
-            Err(problem) => Some(problem),
-        };
+        let steps: Vec<&Step> = upkeep.steps.iter().filter(|step| step.action == Action::Unmark).collect();
+        let mut problem = None;
+        for steps in steps.chunks(AT_ONCE) {
+            match self.retire(Retirement::Unmark, steps.to_vec()).await {
+                Ok(done) => problem = problem.or(done.problem),
+                Err(stopped) => return Some(stopped),
+            }
+        }
         if let (None, Some(clock)) = (&problem, clock) {
             // Not before: a clock that was doubted is doubted until no mark is left that it made.
             self.memory.note_clock(clock);
@@ -87,7 +90,9 @@ impl Workplace {
         }
         let packages: Vec<(PackageId, Option<i64>)> =
             steps.iter().map(|step| (step.package.clone(), listed_time(step))).collect();
+        let in_force = self.permit().await?;
         let answers = self.target.retire(how, &packages).await;
+        drop(in_force);
         let answers = answers.map_err(|error| unreached(&format!("cannot {}", order(how)), error))?;
         let whys: BTreeMap<&PackageId, Why> = steps.iter().map(|step| (&step.package, step.why)).collect();
         let mut told = Vec::new();

@@ -7,8 +7,10 @@ use blat_config::{Home, S3Settings, Settings, Transport as Way};
 use crate::company;
 use crate::history::History;
 use crate::memory::{self, Memory};
+use crate::orders::{Orders, Permit};
 use crate::progress::Progress;
 use crate::release::Desk;
+use crate::session::Problem;
 use crate::source::SourceArchive;
 use crate::source::store::Store;
 use crate::target::Target;
@@ -37,6 +39,8 @@ pub(crate) struct Workplace {
     pub(crate) desk: Desk,
     pub(crate) history: History,
     pub(crate) memory: Arc<Memory>,
+    /// The generation of the settings.
+    pub(crate) orders: Orders,
 }
 
 impl Workplace {
@@ -63,7 +67,19 @@ impl Workplace {
         let (desk, history) = (Desk::new(home, &settings.name), History::new(home, &settings.name));
         let memory = Arc::new(Memory::load(home.target_state_dir(&settings.name).join(memory::FILE)));
         let (home, progress, settings) = (home.clone(), Arc::default(), Arc::new(settings));
-        Self { target, valve, source, store, home, progress, desk, history, memory, settings }
+        Self {
+            target,
+            valve,
+            source,
+            store,
+            home,
+            progress,
+            desk,
+            history,
+            memory,
+            settings,
+            orders: Orders::default(),
+        }
     }
 
     /// Finds out whether another target could use what is packed for this one: else nothing is kept of it.
@@ -73,15 +89,34 @@ impl Workplace {
         self.store.share(has_company.unwrap_or(false));
     }
 
-    /// The same under other settings. The connection is kept where they lead to the same place by the same way.
-    pub(crate) fn with(&self, home: &Home, settings: Settings) -> Self {
+    /// The same for a new piece of work, which finds out for itself whether its settings are those in force.
+    pub(crate) fn afresh(&self) -> Self {
+        Self { orders: self.orders.afresh(), ..self.clone() }
+    }
+
+    /// Leave to do one batch of what only the settings in force may do.
+    ///
+    /// # Errors
+    /// Where others are in force, or the config on disk says something else.
+    pub(crate) async fn permit(&self) -> Result<Permit, Problem> {
+        self.orders.permit(&self.home, &self.settings).await
+    }
+
+    /// The same under other settings, of the generation of `orders`. The connection is kept where they lead to the same place by the same way.
+    pub(crate) fn with(&self, home: &Home, settings: Settings, orders: Orders) -> Self {
         let source = self.source.with(settings.source.clone(), settings.writable);
         if self.leads_where(&settings) {
             // Also for what is on its way now.
             self.valve.set(settings.bandwidth.clone());
-            return Self { source, settings: Arc::new(settings), ..self.clone() };
+            return Self { source, settings: Arc::new(settings), orders, ..self.clone() };
         }
-        Self { source, ..Self::new(home, settings) }
+        Self { source, orders, ..Self::new(home, settings) }
+    }
+
+    /// Whether what a tag asked for is done as well by these settings: they read the same source, the same tags, and serve the same target.
+    pub(crate) fn serves_tags_as(&self, settings: &Settings) -> bool {
+        let ends = |s: &Settings| (s.source.clone(), s.tags.clone());
+        self.leads_where(settings) && ends(&self.settings) == ends(settings)
     }
 
     /// Whether these settings name the same target by the same way, so that what runs may go on.

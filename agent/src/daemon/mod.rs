@@ -21,8 +21,10 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use self::master::Master;
+use crate::orders::{Orders, Pause};
 use crate::outcome::Dropped;
 use crate::session::{Action, Event, Failure, Moment, Pace, Session};
+use crate::sync::Synced;
 use crate::tags::{Found, TagDirectory, shown};
 use crate::watching::DirectoryWatch;
 use crate::workplace::Workplace;
@@ -86,6 +88,7 @@ pub(crate) async fn run(home: Home, settings: Settings, supervised: bool) -> Res
         pid_file,
         log,
         master: Master::new(supervised),
+        coming: None,
     };
     daemon.serve(signals, results).await;
     tracing::info!("agent stopped");
@@ -111,12 +114,18 @@ struct Daemon {
     pid_file: PidFile,
     log: LogHandle,
     master: Master,
+    /// Settings that were accepted, and come into force once the batch in hand is done.
+    coming: Option<(Settings, Orders)>,
 }
 
 /// What the loop woke up for.
 enum Woken {
     By(Event),
     ByOrder(Order),
+    /// The config on disk is another than the one in force.
+    OtherConfig,
+    /// No batch is under way, so that the coming settings can come into force.
+    Pause(Pause),
     RollLog,
     Stop(&'static str),
 }
@@ -126,11 +135,21 @@ impl Daemon {
         let mut woken = Woken::By(Event::Ticked);
         loop {
             let event = match woken {
+                Woken::By(Event::SyncSuperseded) => {
+                    // The next one begins at once, and not by the former settings again.
+                    let noticed = self.workplace.orders.noticed();
+                    if let Some(reloaded) = noticed.and_then(|settings| self.accept(settings)) {
+                        self.decide_and_perform(reloaded).await;
+                    }
+                    Some(Event::SyncSuperseded)
+                }
                 Woken::By(event) => Some(event),
                 Woken::ByOrder(Order::Sync { ticket, allow_delete }) => {
                     Some(Event::SyncAsked { ticket: Some(ticket), allow_delete })
                 }
                 Woken::ByOrder(Order::Reload) => self.reload(),
+                Woken::OtherConfig => self.workplace.orders.noticed().and_then(|settings| self.accept(settings)),
+                Woken::Pause(pause) => self.change_settings(pause),
                 Woken::RollLog | Woken::ByOrder(Order::RollLog) => {
                     self.log.roll();
                     None
@@ -158,7 +177,9 @@ impl Daemon {
                 biased;
                 signal = signals.next() => return signal.map_or(Woken::Stop("signals ended"), woken_by_signal),
                 order = self.master.order() => return order.map_or(Woken::Stop("the master is gone"), Woken::ByOrder),
+                pause = self.workplace.orders.pause(), if self.coming.is_some() => return Woken::Pause(pause),
                 Some(event) = results.recv() => return Woken::By(event),
+                () = self.workplace.orders.notice() => return Woken::OtherConfig,
                 () = tokio::time::sleep(due) => {
                     if self.ticked.elapsed() >= tick {
                         self.ticked = Instant::now();
@@ -186,14 +207,19 @@ impl Daemon {
                     Action::Sync { allow_delete } => {
                         let (workplace, finished) = (self.workplace.clone(), self.finished.clone());
                         work(finished, async move {
-                            let (report, problem) = workplace.sync(allow_delete).await;
-                            Event::SyncEnded(report, problem)
+                            match workplace.orders.unless_cut(workplace.sync(allow_delete)).await {
+                                Some(Synced::Ended(report, problem)) => Event::SyncEnded(*report, problem),
+                                Some(Synced::Superseded) | None => Event::SyncSuperseded,
+                            }
                         });
                     }
                     Action::Send(packages) => {
                         let (workplace, finished) = (self.workplace.clone(), self.finished.clone());
                         let dropped = self.dropped(&packages);
-                        work(finished, async move { Event::TagsSent(workplace.send_tagged(packages, &dropped).await) });
+                        work(finished, async move {
+                            let sending = workplace.send_tagged(packages, &dropped);
+                            Event::TagsSent(workplace.orders.unless_cut(sending).await.unwrap_or_default())
+                        });
                     }
                     Action::Consume(name, stamp) => {
                         // It stays and is dealt with again, which changes nothing on the target.
@@ -255,28 +281,53 @@ impl Daemon {
 
     /// Reads the config again. What is wrong with it leaves everything as it is: the master shows the complaint.
     fn reload(&mut self) -> Option<Event> {
-        let settings = match blat_config::load_target(&self.home, &self.workplace.settings.name) {
-            Ok(settings) => settings,
+        match blat_config::load_target(&self.home, &self.workplace.settings.name) {
+            Ok(settings) => self.accept(settings),
             Err(complaints) => {
                 tracing::warn!(
                     "the config changed and is not valid, so the former settings stay in force: {complaints}"
                 );
-                return None;
+                None
             }
-        };
-        if settings == *self.workplace.settings {
+        }
+    }
+
+    /// Lets other settings come into force, now or when the batch in hand is done.
+    fn accept(&mut self, settings: Settings) -> Option<Event> {
+        if settings == *self.workplace.settings && self.coming.is_none() {
             return None;
         }
+        if settings.kind() != self.workplace.settings.kind() {
+            tracing::info!("the config asks for another type of target, which takes another agent");
+            return None;
+        }
+        self.coming = Some((settings, self.workplace.orders.announce()));
+        let pause = self.workplace.orders.pause_now();
+        if pause.is_none() {
+            tracing::info!("the config changed; it comes into force when the batch in hand is done");
+        }
+        pause.and_then(|pause| self.change_settings(pause))
+    }
+
+    /// Lets the coming settings come into force, while no batch is under way.
+    fn change_settings(&mut self, pause: Pause) -> Option<Event> {
+        let (settings, orders) = self.coming.take()?;
         self.log.set_verbose(settings.verbose);
         self.log.set_limits(settings.log.max, settings.log.keep);
         if settings.tags != self.tags.path() {
             self.tags = TagDirectory::new(settings.tags.clone());
             self.watch = DirectoryWatch::new(self.tags.path());
         }
-        let pace = pace(&settings);
-        self.workplace = self.workplace.with(&self.home, settings);
+        let (pace, is_elsewhere) = (pace(&settings), !self.workplace.serves_tags_as(&settings));
+        let present = self.workplace.with(&self.home, settings, orders);
+        let former = std::mem::replace(&mut self.workplace, present);
+        if is_elsewhere {
+            former.orders.cut();
+            former.progress.clear();
+        }
         tracing::info!("the config changed and is in force");
-        Some(Event::Reloaded(pace))
+        drop(pause);
+        Some(Event::Reloaded { pace, is_elsewhere })
     }
 
     fn log_sync(&self, report: &blat_domain::status::SyncReport, failure: Option<&Failure>) {

@@ -92,6 +92,38 @@ fn a_sync_asked_for_during_another_follows_it_once() {
     assert!(!actions.contains(&SYNC));
 }
 
+fn reloaded(is_elsewhere: bool) -> Event {
+    Event::Reloaded { pace: PACE, is_elsewhere }
+}
+
+#[test]
+fn a_sync_that_others_settings_supersede_is_followed_at_once_by_one_that_answers_for_it() {
+    let mut session = started();
+    session.step(ok(), at(1), CHANCE);
+    let asked = |n| Event::SyncAsked { ticket: Some(Ticket(n)), allow_delete: n == 7 };
+    assert!(session.step(asked(7), at(2), CHANCE).contains(&Action::Sync { allow_delete: true }));
+    session.step(Event::SyncAsked { ticket: Some(Ticket(8)), allow_delete: true }, at(3), CHANCE);
+    session.step(reloaded(false), at(4), CHANCE);
+    let actions = session.step(Event::SyncSuperseded, at(5), CHANCE);
+    assert_eq!(actions, [SYNC], "what was confirmed for the former settings is not for these");
+    assert_eq!(session.failure(), None, "it is no failure");
+    let actions = session.step(ok(), at(6), CHANCE);
+    assert!(matches!(&actions[0], Action::Answer(tickets, ..) if *tickets == [Ticket(7), Ticket(8)]), "{actions:?}");
+}
+
+#[test]
+fn a_tag_in_flight_is_sent_again_only_where_the_new_settings_lead_elsewhere() {
+    for is_elsewhere in [false, true] {
+        let mut session = started();
+        session.step(Event::TagsFound(vec![tag("a@1", 1)]), at(1), CHANCE);
+        session.step(reloaded(is_elsewhere), at(2), CHANCE);
+        let actions = session.step(Event::TagsSent(vec![(id("a@1"), Sent::Done)]), at(3), CHANCE);
+        let is_consumed = actions.iter().any(|action| matches!(action, Action::Consume(..)));
+        assert_eq!(is_consumed, !is_elsewhere, "{actions:?}");
+        assert_eq!(actions.contains(&Action::Send([id("a@1")].into())), is_elsewhere, "{actions:?}");
+    }
+}
+
 #[test]
 fn a_failed_sync_is_tried_again_with_growing_pauses() {
     let mut session = started();
@@ -168,7 +200,7 @@ fn a_burst_of_tags_is_sent_in_portions() {
 }
 
 fn any_event() -> impl Strategy<Value = u8> {
-    0u8..8
+    0u8..10
 }
 
 proptest! {
@@ -209,6 +241,8 @@ proptest! {
                     on_disk.insert(name.clone(), tag(&name, number as u64));
                     Event::TagsHinted
                 }
+                (8, Some(_), _) => { syncing = None; Event::SyncSuperseded }
+                (9, ..) => reloaded(number % 2 == 0),
                 (6, ..) => Event::TagsFound(on_disk.values().cloned().collect()),
                 _ => Event::Ticked,
             };

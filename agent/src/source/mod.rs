@@ -99,6 +99,7 @@ impl SourceArchive {
                 rule: Rule::Repair,
                 tagged: None,
                 print: self.print(package),
+                orders: None,
             }),
             Source::Link { to } => Err(format!("at the source it is a link to {to}")),
             Source::Held(hold) => Err(hold.to_string()),

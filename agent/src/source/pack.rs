@@ -21,6 +21,7 @@ use walkdir::{DirEntry, WalkDir};
 use super::DESCPKG;
 use super::encoder::{Chunks, Encoder};
 use super::tarball::Tarball;
+use crate::orders::Orders;
 use crate::progress::Progress;
 use crate::target::Parcel;
 use crate::target::install::Compression;
@@ -67,6 +68,10 @@ fn pack(
     let mut batch = String::new();
     let mut whole = 0;
     for parcel in parcels {
+        if parcel.is_superseded() {
+            given_up.push((parcel.package.clone(), Orders::problem().text));
+            continue;
+        }
         progress.begin(&parcel.package, parcel.size);
         match stream.package(parcel, progress)? {
             Ok(line) => {

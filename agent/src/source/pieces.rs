@@ -25,6 +25,7 @@ use super::DESCPKG;
 use super::ancestor::Ancestor;
 use super::pack::{GivenUp, below, open, same_version};
 use super::store::Store;
+use crate::orders::Orders;
 use crate::progress::Progress;
 use crate::target::Parcel;
 
@@ -101,6 +102,10 @@ pub(crate) fn pack(
         }
     };
     for attempt in attempts {
+        if attempt.parcel.is_superseded() {
+            given_up.push((attempt.parcel.package, Orders::problem().text));
+            continue;
+        }
         progress.begin(&attempt.parcel.package, attempt.parcel.size);
         match packer.package(&attempt, progress, held) {
             Ok(()) => {}

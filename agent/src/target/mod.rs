@@ -30,6 +30,7 @@ use blat_domain::plan::{Link, Size};
 use blat_domain::status::FarEnd;
 use jiff::Timestamp;
 
+use crate::orders::Orders;
 use crate::progress::Progress;
 use crate::source::pack;
 use crate::source::tree::Print;
@@ -51,6 +52,15 @@ pub(crate) struct Parcel {
     pub(crate) tagged: Option<Timestamp>,
     /// What told it from any other state of itself when it was measured.
     pub(crate) print: Option<Print>,
+    /// The settings that want it, where it is not wanted any more once others are in force.
+    pub(crate) orders: Option<Orders>,
+}
+
+impl Parcel {
+    /// Whether it is left to a sync by other settings.
+    pub(crate) fn is_superseded(&self) -> bool {
+        self.orders.as_ref().is_some_and(Orders::are_superseded)
+    }
 }
 
 /// What a target found when it hashed a package again.

@@ -41,7 +41,16 @@ impl Scratch {
             fs::write(&file, bytes).expect("a file");
         }
         set_time(&path.join("descpkg"), TIME);
-        Parcel { package, path, time: TIME as i64, size: Size::default(), rule: Rule::New, tagged: None, print: None }
+        Parcel {
+            package,
+            path,
+            time: TIME as i64,
+            size: Size::default(),
+            rule: Rule::New,
+            tagged: None,
+            print: None,
+            orders: None,
+        }
     }
 }
 

@@ -314,6 +314,7 @@ fn parcel(archive: &Path, package: &str, held: &[u8]) -> Parcel {
         rule: Rule::New,
         tagged: None,
         print: None,
+        orders: None,
     }
 }
 

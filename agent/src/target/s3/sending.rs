@@ -21,6 +21,7 @@ use super::known::What;
 use super::upload::{Shipment, Spooled};
 use super::zip::{ZipError, Zipped, zip};
 use super::{Delivery, PACKAGES, Parcel, S3Target, TargetError, Told, keys, listing, several};
+use crate::orders::Orders;
 use crate::progress::Progress;
 
 /// A ZIP of at most so many bytes waits in memory.
@@ -45,6 +46,7 @@ impl S3Target {
                 let _turn = self.turn(urgency).await;
                 let outcome = match is_over.load(Ordering::Relaxed) {
                     true => None,
+                    false if parcel.is_superseded() => Some(Ok(Delivery::Failed(Orders::problem().text))),
                     false => Some(self.send(bucket, parcel, urgency, progress).await),
                 };
                 (&parcel.package, outcome)

@@ -52,7 +52,7 @@ impl World {
                 .and_then(|file| file.set_modified(mtime))
                 .expect("a time");
         }
-        Parcel { package, path, time, size: Size::default(), rule, tagged: None, print: None }
+        Parcel { package, path, time, size: Size::default(), rule, tagged: None, print: None, orders: None }
     }
 
     async fn send(&self, target: &S3Target, parcels: &[Parcel]) -> Vec<Delivery> {
