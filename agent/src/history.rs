@@ -4,14 +4,18 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use blat_config::Home;
+use blat_config::{Home, private};
 use blat_domain::history::Entry;
 use blat_domain::name::TargetName;
-use rustix::fs::{FlockOperation, flock};
 
 /// The file is rolled to `.1` at this size; one old one is kept.
 const LARGEST: u64 = 8 << 20;
+/// How long another writer may take: it adds a few lines.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How often it is asked whether it is done.
+const ASK_AGAIN: Duration = Duration::from_millis(5);
 
 /// The file of one target.
 #[derive(Debug, Clone)]
@@ -38,10 +42,9 @@ impl History {
 
     fn write(&self, entries: &[Entry]) -> io::Result<()> {
         let directory = self.path.parent().unwrap_or(Path::new("."));
-        fs::create_dir_all(directory)?;
+        private::directory(directory)?;
         // An agent and somebody's repair may both have something to tell. The lock is not on the file itself, which is renamed.
-        let lock = File::options().append(true).create(true).open(self.path.with_extension("lock"))?;
-        flock(&lock, FlockOperation::LockExclusive)?;
+        let _lock = lock(&self.path.with_extension("lock"))?;
         let mut file = File::options().read(true).append(true).create(true).open(&self.path)?;
         if file.metadata()?.len() >= self.largest {
             fs::rename(&self.path, self.path.with_extension("jsonl.1"))?;
@@ -56,6 +59,21 @@ impl History {
             lines.push(b'\n');
         }
         file.write_all(&lines)
+    }
+}
+
+/// Waits for the writers' lock. One that was stopped with it must not stop the agent.
+fn lock(path: &Path) -> io::Result<File> {
+    let begun = Instant::now();
+    loop {
+        match private::try_lock(path)? {
+            Some(lock) => return Ok(lock),
+            None if begun.elapsed() >= PATIENCE => {
+                let text = format!("another process has held {} for {} s", path.display(), PATIENCE.as_secs());
+                return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+            }
+            None => std::thread::sleep(ASK_AGAIN),
+        }
     }
 }
 

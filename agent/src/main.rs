@@ -82,6 +82,7 @@ async fn run(args: Args) -> Result<(), Failure> {
     }
     let home = Home::locate(args.home.as_deref()).context("cannot find the home tree")?;
     let target = args.target.context("--target is missing: say which target to serve")?;
+    home.close_to_others().context("cannot make a place for the agent's own files")?;
     let settings = load(&home, &target)?;
     if args.enrol {
         let Args { fingerprint, password_file, cron, restrict, .. } = args;

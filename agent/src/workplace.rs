@@ -34,6 +34,8 @@ pub(crate) struct Workplace {
     pub(crate) source: SourceArchive,
     /// Where the agents of the home tree find what one of them has packed.
     store: Arc<Store>,
+    /// Where logins wait for their turn.
+    pub(crate) handshakes: Handshakes,
     home: Home,
     pub(crate) progress: Arc<Progress>,
     pub(crate) desk: Desk,
@@ -62,7 +64,9 @@ impl Workplace {
     fn at(home: &Home, settings: Settings, sockets: SocketDirectory) -> Self {
         let valve = Arc::new(Valve::new(settings.bandwidth.clone()));
         let store = Arc::new(Store::new(home.store_dir()));
-        let target = target(home, &settings, sockets, valve.clone(), store.clone());
+        let handshakes = Handshakes::new(&home.state_dir(), &home.target_state_dir(&settings.name));
+        let transport = transport(&settings, sockets, handshakes.clone());
+        let target = target(home, &settings, transport, valve.clone(), store.clone());
         let source = SourceArchive::new(settings.source.clone(), settings.writable);
         let (desk, history) = (Desk::new(home, &settings.name), History::new(home, &settings.name));
         let memory = Arc::new(Memory::load(home.target_state_dir(&settings.name).join(memory::FILE)));
@@ -72,6 +76,7 @@ impl Workplace {
             valve,
             source,
             store,
+            handshakes,
             home,
             progress,
             desk,
@@ -127,14 +132,8 @@ impl Workplace {
     }
 }
 
-fn target(
-    home: &Home,
-    settings: &Settings,
-    sockets: SocketDirectory,
-    valve: Arc<Valve>,
-    store: Arc<Store>,
-) -> Arc<dyn Target> {
-    let transport = match transport(home, settings, sockets) {
+fn target(home: &Home, settings: &Settings, leads: Leads<'_>, valve: Arc<Valve>, store: Arc<Store>) -> Arc<dyn Target> {
+    let transport = match leads {
         Leads::ToHost(transport) => transport,
         Leads::ToBucket(s3) => return Arc::new(bucket(home, settings, s3, valve)),
     };
@@ -158,7 +157,8 @@ pub(crate) fn scout(settings: &Settings) -> Scout {
 /// # Errors
 /// Where no scratch directory can be made, or the target is no host.
 pub(crate) fn visiting_transport(home: &Home, settings: &Settings) -> std::io::Result<Transport> {
-    match transport(home, settings, SocketDirectory::passing()?) {
+    let handshakes = Handshakes::new(&home.state_dir(), &home.target_state_dir(&settings.name));
+    match transport(settings, SocketDirectory::passing()?, handshakes) {
         Leads::ToHost(transport) => Ok(transport),
         Leads::ToBucket(_) => Err(std::io::Error::other("a bucket runs no commands")),
     }
@@ -173,8 +173,7 @@ enum Leads<'a> {
 }
 
 /// The configured way to the target; it connects when it is first used.
-fn transport<'a>(home: &Home, settings: &'a Settings, sockets: SocketDirectory) -> Leads<'a> {
-    let handshakes = Handshakes::new(&home.state_dir());
+fn transport(settings: &Settings, sockets: SocketDirectory, handshakes: Handshakes) -> Leads<'_> {
     Leads::ToHost(match &settings.transport {
         Way::Local => Transport::Local(Shell::new()),
         Way::Openssh(ssh) => Transport::Openssh(Box::new(Link::new(ssh.clone(), sockets, handshakes))),

@@ -133,6 +133,7 @@ fn notes(target: &TargetStatus) -> Vec<String> {
     if let Some(error) = &target.last_error {
         notes.push(last_error(error));
     }
+    notes.extend(target.waits_for.as_deref().map(escaped));
     if let Some(FarEnd::Scripts { why: Some(why) }) = &target.far_end {
         notes.push(format!("served by scripts: {}", escaped(why)));
     }

@@ -25,6 +25,7 @@ fn target(name: &str, state: State) -> TargetStatus {
         current: None,
         last_error: None,
         far_end: None,
+        waits_for: None,
         config: ConfigStatus { path: format!("config/{name}.conf").into(), loaded: Some(now()), error: None },
     }
 }
@@ -57,6 +58,7 @@ fn three() -> Vec<TargetStatus> {
         queue: Queue { tags: 1, packages: 12, bytes: 3 << 30 },
         current: Some(Current { package: "core_devl@2.1.0.cr".parse().expect("a package"), done: 45, total: 100 }),
         far_end: Some(FarEnd::Receiver { restricted: true }),
+        waits_for: Some("waiting for a login slot: eight logins are under way".into()),
         ..target("sydney", State::Sending)
     };
     let waiting = TargetStatus {
@@ -79,6 +81,7 @@ fn targets_stand_in_a_table_with_their_errors_below() {
 TARGET  STATE    SINCE   VIA            LAST SYNC                                    QUEUE                          CURRENT                 ERROR
 perth   idle     3m 20s  -              ok 3m ago · 512/512 · sent 3                 -                              -                       -
 sydney  sending  3m 20s  receiver only  never                                        12 packages · 3.0 GiB · 1 tag  core_devl@2.1.0.cr 45%  -
+    waiting for a login slot: eight logins are under way
 hobart  waiting  3m 20s  scripts        failed 3m ago · 510/512 · sent 3 · failed 2  -                              -                       retry in 12s
     cannot reach rail.example.com: connection refused
     served by scripts: no build of blat-receiver for Linux armv7l

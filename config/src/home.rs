@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use blat_domain::name::{NameError, TargetName};
 use blat_domain::text::printable;
 
+use crate::private;
+
 /// The root of a home tree, as an absolute path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Home {
@@ -25,7 +27,7 @@ pub enum HomeError {
     #[error("{} is no home tree: it holds no config/; `blat init {}` makes one", .0.display(), .0.display())]
     NotOne(PathBuf),
     /// The file system says no.
-    #[error("cannot use the home tree {}: {error}", path.display())]
+    #[error("cannot use {} of the home tree: {error}", path.display())]
     Io {
         /// What was looked at.
         path: PathBuf,
@@ -159,6 +161,20 @@ impl Home {
     /// `state/store/`: packages as they were packed for one target, for the agents of the others. May be deleted at any time.
     pub fn store_dir(&self) -> PathBuf {
         self.state_dir().join("store")
+    }
+
+    /// Makes `run/`, `state/` and `log/` where they are missing, and closes them to others where a former version left them open:
+    /// `run/` and `state/` altogether, `log/` for writing.
+    ///
+    /// # Errors
+    /// Where that cannot be done, or one of them belongs to somebody else.
+    pub fn close_to_others(&self) -> Result<(), HomeError> {
+        let closed = [(self.run_dir(), true), (self.state_dir(), true), (self.log_dir(), false)];
+        for (path, altogether) in closed {
+            let result = if altogether { private::directory(&path) } else { private::readable_directory(&path) };
+            result.map_err(|error| HomeError::Io { path, error })?;
+        }
+        Ok(())
     }
 
     /// A path below the root as it is shown to people.

@@ -10,6 +10,7 @@ mod home;
 mod keys;
 mod master;
 pub mod pid_file;
+pub mod private;
 pub mod release_file;
 mod release_manager;
 mod s3;

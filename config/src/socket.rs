@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-use crate::Home;
+use crate::{Home, private};
 
 /// Makes the socket, which only its owner may use, in place of one that a former master left behind.
 ///
@@ -21,7 +21,7 @@ use crate::Home;
 pub fn bind(home: &Home) -> io::Result<UnixListener> {
     let path = home.socket();
     if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory)?;
+        private::directory(directory)?;
     }
     match fs::remove_file(&path) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),

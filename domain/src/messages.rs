@@ -70,6 +70,9 @@ pub struct AgentReport {
     /// What serves the archive at the far end, once that is known.
     #[serde(default)]
     pub far_end: Option<FarEnd>,
+    /// What the agent waits for before it can go on, in words for the operator.
+    #[serde(default)]
+    pub waits_for: Option<String>,
 }
 
 /// What `blat` asks of the master.

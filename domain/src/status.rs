@@ -58,6 +58,9 @@ pub struct TargetStatus {
     /// What serves the archive at the far end; none before the agent was there.
     #[serde(default)]
     pub far_end: Option<FarEnd>,
+    /// What the agent waits for before it can go on, such as its turn to log in; none while nothing holds it up.
+    #[serde(default)]
+    pub waits_for: Option<String>,
     /// The target's configuration.
     pub config: ConfigStatus,
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use blat_config::Home;
-use blat_config::pid_file::PidFile;
+use blat_config::pid_file::{PidFile, Presence};
 use blat_domain::messages::{Answer, Request};
 use blat_domain::name::TargetName;
 use blat_domain::status::{Status, SupervisorStatus};
@@ -221,9 +221,15 @@ impl Daemon {
         if Instant::now() >= self.desk.next_second {
             self.desk.next_second = Instant::now() + SECOND;
             self.save();
-            if !self.fleet.is_stopping() && !self.pid_file.is_in_place() {
-                tracing::info!("stopping: the pid file was removed");
-                return Some(Event::StopAsked);
+            match self.pid_file.look() {
+                Presence::Removed if !self.fleet.is_stopping() => {
+                    tracing::info!("stopping: the pid file was removed");
+                    return Some(Event::StopAsked);
+                }
+                Presence::Unclear { error, is_news: true } => {
+                    tracing::warn!(%error, "cannot look at the pid file, which means nothing; looking again");
+                }
+                Presence::InPlace | Presence::Removed | Presence::Unclear { .. } => {}
             }
         }
         Some(Event::Ticked)

@@ -88,6 +88,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let signals = [Signal::USR1, Signal::HUP, Signal::TERM, Signal::INT].map(Signal::as_raw);
     let signals = Signals::new(signals).context("cannot handle signals")?;
     let home = Home::locate(args.home.as_deref()).context("cannot find the home tree")?;
+    home.close_to_others().context("cannot make a place for the master's own files")?;
     let pid_file = PidFile::acquire(&home.master_pid()).map_err(|error| refused(&home, error))?;
     let LogSettings { max, keep } = LogSettings::default();
     let (log, _flushed_when_dropped) =

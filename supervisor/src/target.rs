@@ -250,6 +250,7 @@ impl Target {
             current: report.and_then(|report| report.current.clone()),
             last_error,
             far_end: report.and_then(|report| report.far_end.clone()).map(|far_end| bounded(far_end, room)),
+            waits_for: report.and_then(|report| report.waits_for.as_ref()).map(|text| shorten(text, room)),
             config: ConfigStatus { error: config_error, ..self.config.clone() },
         }
     }

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use blat_config::pid_file::{PidFile, PidFileError};
+use blat_config::pid_file::{PidFile, PidFileError, Presence};
 use blat_config::{Home, Settings};
 use blat_domain::messages::{AgentReport, Event as Told, Order};
 use blat_domain::name::{PackageId, TargetName};
@@ -184,8 +184,13 @@ impl Daemon {
                     if self.ticked.elapsed() >= tick {
                         self.ticked = Instant::now();
                         self.follow_clock();
-                        if !self.pid_file.is_in_place() {
-                            return Woken::Stop("the pid file was removed");
+                        match self.pid_file.look() {
+                            Presence::Removed => return Woken::Stop("the pid file was removed"),
+                            Presence::Unclear { error, is_news: true } => tracing::warn!(
+                                %error,
+                                "cannot look at the pid file, which means nothing; looking again"
+                            ),
+                            Presence::InPlace | Presence::Unclear { .. } => {}
                         }
                         self.master.report(self.report());
                     }
@@ -352,6 +357,7 @@ impl Daemon {
             current: progress.current,
             last_error: self.session.failure().map(|failure| self.last_error(failure)),
             far_end: self.workplace.target.far_end(),
+            waits_for: self.workplace.handshakes.waits_for(),
         }
     }
 

@@ -1,8 +1,8 @@
 //! `blat init`: a home tree with commented samples. What is there already is never touched, and no key is made.
 
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::process::Command;
 
@@ -13,9 +13,10 @@ use crate::args::InitArgs;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::sibling;
 
-/// The tree's directories. Private keys live in ssh/, so that only its owner enters it.
+/// The tree's directories. Private keys live in ssh/, and what is in run/ and state/ is locked by those who use it, so that only its owner
+/// enters them. Nobody else may write in any of them.
 const DIRECTORIES: [(&str, u32); 6] =
-    [("config", 0o755), ("tags", 0o755), ("ssh", 0o700), ("run", 0o755), ("log", 0o755), ("state", 0o755)];
+    [("config", 0o755), ("tags", 0o755), ("ssh", 0o700), ("run", 0o700), ("log", 0o750), ("state", 0o700)];
 /// The tree's samples. Targets are named so that none is active.
 const SAMPLES: [(&str, &str); 4] = [
     ("config/blat.yaml", samples::MASTER),
@@ -29,7 +30,7 @@ pub(crate) fn run(named: Option<&Path>, args: &InitArgs) -> Outcome {
     let root = args.dir.as_deref().or(named).unwrap_or(Path::new("."));
     let home = Home::at(root).map_err(|error| cannot("make the home tree", root, &error))?;
     let root = home.root();
-    fs::create_dir_all(root).map_err(|error| cannot("make", root, &error))?;
+    DirBuilder::new().recursive(true).mode(0o755).create(root).map_err(|error| cannot("make", root, &error))?;
     let mut out = io::stdout().lock();
     writeln!(out, "home tree {}", shown(root))?;
     for (name, mode) in DIRECTORIES {
@@ -58,7 +59,7 @@ fn directory(path: &Path, mode: u32) -> Result<&'static str, Failure> {
 }
 
 fn sample(path: &Path, text: &str) -> Result<&'static str, Failure> {
-    match OpenOptions::new().write(true).create_new(true).open(path) {
+    match OpenOptions::new().write(true).create_new(true).mode(0o644).open(path) {
         Ok(mut file) => match file.write_all(text.as_bytes()) {
             Ok(()) => Ok("made"),
             Err(error) => Err(cannot("write", path, &error)),

@@ -1,6 +1,6 @@
 //! `blat start`: the master in the background, in a session of its own, and not before it answers is it called started.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
@@ -8,7 +8,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use blat_config::Home;
+use blat_config::{Home, private};
 use blat_domain::text::printable;
 
 use crate::args::DETACH;
@@ -60,7 +60,7 @@ fn serving(home: &Home) -> Result<Option<u32>, Failure> {
 /// Where the master's standard error goes: what it says before its log is open, or when it panics. Kept until the next start.
 fn complaints(home: &Home) -> Result<File, Failure> {
     let path = home.state_dir().join("blatd.stderr");
-    fs::create_dir_all(home.state_dir())
+    private::directory(&home.state_dir())
         .and_then(|()| File::create(&path))
         .and_then(|_| OpenOptions::new().read(true).append(true).open(&path))
         .map_err(|error| Failure::failed(format!("cannot write {}: {error}", printable(&path.to_string_lossy()))))

@@ -213,6 +213,7 @@ pub(crate) fn busy(name: &str, config: &Path) -> TargetStatus {
             retry_at: Some(time()),
         }),
         far_end: Some(FarEnd::Receiver { restricted: false }),
+        waits_for: None,
         config: ConfigStatus { path: config.to_owned(), loaded: Some(time()), error: None },
     }
 }

@@ -32,6 +32,7 @@ fn report(state: State) -> Box<Told> {
         current: None,
         last_error: None,
         far_end: None,
+        waits_for: None,
     }))
 }
 
@@ -238,7 +239,15 @@ fn progress_is_told_on_change_and_at_most_five_times_a_second() {
         desk.now += Duration::from_millis(10);
         let queue = Queue { tags: 0, packages: step, bytes: 0 };
         let state = State::Syncing;
-        let report = AgentReport { state, last_sync: None, queue, current: None, last_error: None, far_end: None };
+        let report = AgentReport {
+            state,
+            last_sync: None,
+            queue,
+            current: None,
+            last_error: None,
+            far_end: None,
+            waits_for: None,
+        };
         desk.feed(Event::Said(name("perth"), Box::new(Told::Report(report))));
         told += desk.feed(Event::Ticked).len();
     }

@@ -3,12 +3,13 @@
 //! Nobody waits here for anybody's target. Whoever makes an entry writes it as fast as it can be packed, and its own target gets the frames as
 //! fast as it takes them, in the end from the file. So what the others wait for is work that they are spared.
 
-use std::fs::{DirBuilder, File, Metadata, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use blat_config::private;
 use blat_domain::frames::Lane;
 
 use super::entry::{At, Entry, checksum, end, read_frame, taken};
@@ -118,7 +119,7 @@ impl Store {
         let open = || OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(part);
         match open() {
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                DirBuilder::new().recursive(true).mode(0o700).create(&self.directory)?;
+                private::directory(&self.directory)?;
                 open()
             }
             opened => opened,
@@ -212,12 +213,7 @@ impl Drop for Making {
 
 /// Whether this very file is at that path.
 pub(super) fn is_at(file: &File, path: &Path) -> io::Result<bool> {
-    let id = |found: Metadata| (found.dev(), found.ino());
-    match std::fs::symlink_metadata(path) {
-        Ok(found) => Ok(id(found) == id(file.metadata()?)),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
-    }
+    private::is_at(&file.metadata()?, path)
 }
 
 /// Deletes a file that may be gone already.

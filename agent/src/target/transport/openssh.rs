@@ -148,7 +148,7 @@ impl Link {
         let failed = |what: String| TargetError::Link(format!("cannot connect to {}: {what}", self.place()));
         std::fs::create_dir_all(self.directory.path())
             .map_err(|error| failed(format!("cannot make {}: {error}", self.directory.path().display())))?;
-        let slot = self.handshakes.slot().await.map_err(|error| failed(format!("no handshake slot: {error}")))?;
+        let slot = self.handshakes.slot().await.map_err(|error| failed(error.to_string()))?;
         self.end_former_client().await;
 
         let mut client = self
@@ -171,7 +171,7 @@ impl Link {
             Ok(Err(Silence::Broken(_))) | Err(_) => return Err(self.explain(client, stderr).await),
         }
         let listener = echo.listener;
-        drop(slot);
+        slot.succeeded();
 
         let directory = File::open(self.directory.path()).map_err(|error| failed(error.to_string()))?;
         let socket = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd())).join(SOCKET);

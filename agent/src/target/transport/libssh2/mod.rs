@@ -112,7 +112,7 @@ impl Link {
     async fn connect(&self) -> Result<Connected, TargetError> {
         let place = place(&self.settings);
         let failed = |what: String| TargetError::Link(format!("cannot connect to {place}: {what}"));
-        let slot = self.handshakes.slot().await.map_err(|error| failed(format!("no handshake slot: {error}")))?;
+        let slot = self.handshakes.slot().await.map_err(|error| failed(error.to_string()))?;
         let settings = self.settings.clone();
         let login = tokio::task::spawn_blocking(move || connect::login(&settings));
         let line = match timeout(CONNECT, login).await {
@@ -120,7 +120,7 @@ impl Link {
             Ok(Err(error)) => return Err(failed(error.to_string())),
             Err(_) => return Err(failed(format!("no login within {} s", CONNECT.as_secs()))),
         };
-        drop(slot);
+        slot.succeeded();
         let listener = line.listener;
 
         let thread = |error: std::io::Error| failed(format!("cannot start its thread: {error}"));
