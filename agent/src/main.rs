@@ -29,7 +29,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use blat_config::{Home, Settings};
+use blat_config::{Home, Settings, account};
 use blat_domain::name::{PackageId, TargetName};
 use clap::Parser;
 
@@ -57,6 +57,15 @@ impl From<anyhow::Error> for Failure {
 const WIND_UP: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
+    let args = Args::parse();
+    // Before anything is opened or made. Where there is no home tree, that is said below.
+    if args.create_database.is_none()
+        && let Ok(home) = Home::locate(args.home.as_deref())
+        && let Err(error) = account::be_the_owner_of(home.root(), "blat-agent")
+    {
+        eprintln!("blat-agent: {error}");
+        return ExitCode::from(FAILED);
+    }
     // One thread for the loop; work that takes a processor has threads of its own.
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -65,7 +74,7 @@ fn main() -> ExitCode {
             return ExitCode::from(FAILED);
         }
     };
-    let result = runtime.block_on(run(Args::parse()));
+    let result = runtime.block_on(run(args));
     runtime.shutdown_timeout(WIND_UP);
     match result {
         Ok(()) => ExitCode::SUCCESS,

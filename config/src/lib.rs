@@ -2,6 +2,7 @@
 //!
 //! Also what every executable has to agree on about a home tree: where things lie, and how processes lock it and find each other.
 
+pub mod account;
 mod bandwidth;
 mod complaint;
 mod conflicts;

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use blat_config::pid_file::{PidFile, PidFileError};
-use blat_config::{Home, LogSettings};
+use blat_config::{Home, LogSettings, account};
 use blat_domain::restart::Policy;
 use blat_logging::Log;
 use clap::Parser;
@@ -64,6 +64,13 @@ struct Args {
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    // Before anything is opened or made. Where there is no home tree, that is said below.
+    if let Ok(home) = Home::locate(args.home.as_deref())
+        && let Err(error) = account::be_the_owner_of(home.root(), "blatd")
+    {
+        eprintln!("blatd: {error}");
+        return ExitCode::FAILURE;
+    }
     // One thread: agents are children of this one, and nothing happens between two lines of the loop.
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,

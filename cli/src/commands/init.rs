@@ -10,6 +10,7 @@ use blat_config::{Home, samples};
 use blat_domain::text::printable;
 
 use crate::args::InitArgs;
+use crate::commands::be_the_owner_of;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::sibling;
 
@@ -30,6 +31,10 @@ pub(crate) fn run(named: Option<&Path>, args: &InitArgs) -> Outcome {
     let root = args.dir.as_deref().or(named).unwrap_or(Path::new("."));
     let home = Home::at(root).map_err(|error| cannot("make the home tree", root, &error))?;
     let root = home.root();
+    // What is there belongs to whoever will run the master.
+    if root.exists() {
+        be_the_owner_of(root)?;
+    }
     DirBuilder::new().recursive(true).mode(0o755).create(root).map_err(|error| cannot("make", root, &error))?;
     let mut out = io::stdout().lock();
     writeln!(out, "home tree {}", shown(root))?;

@@ -1,8 +1,9 @@
 //! One module a command. Each says what was done on standard output, and hands its failure up.
 
 use std::ffi::OsString;
+use std::path::Path;
 
-use blat_config::{Home, HomeError};
+use blat_config::{Home, HomeError, account};
 use blat_domain::text::{nearest, printable};
 
 use crate::args::{Cli, Command};
@@ -53,14 +54,24 @@ pub(crate) fn run(cli: &Cli) -> Outcome {
         Command::Why(args) => why::run(&home()?, args),
         Command::History(args) => history::run(&home()?, args),
         Command::Logs(args) => logs::run(&home()?, args),
-        Command::Detach { executable, serve } => Err(start::become_master(executable, serve)),
+        Command::Detach { executable, serve } => {
+            be_the_owner_of(serve)?;
+            Err(start::become_master(executable, serve))
+        }
         Command::Other(words) => Err(other(words)),
     }
 }
 
 /// The home tree this is about. A wrong one is wrong usage: nothing was tried.
 fn locate(cli: &Cli) -> Result<Home, Failure> {
-    Home::locate(cli.home.as_deref()).map_err(|error| unusable(&error))
+    let home = Home::locate(cli.home.as_deref()).map_err(|error| unusable(&error))?;
+    be_the_owner_of(home.root())?;
+    Ok(home)
+}
+
+/// Nothing is done in a home tree but by its owner: no command comes to this twice, since root is its owner the second time.
+fn be_the_owner_of(root: &Path) -> Result<(), Failure> {
+    account::be_the_owner_of(root, "blat").map_err(|error| Failure::failed(error.to_string()))
 }
 
 /// Why a home tree cannot be used, as a failure.
