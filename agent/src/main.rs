@@ -57,6 +57,9 @@ impl From<anyhow::Error> for Failure {
 const WIND_UP: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
+    if let Some(code) = target::transport::tied::become_other(std::env::args_os()) {
+        return code;
+    }
     let args = Args::parse();
     // Before anything is opened or made. Where there is no home tree, that is said below.
     if args.create_database.is_none()

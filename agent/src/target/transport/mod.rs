@@ -5,6 +5,7 @@ pub(crate) mod handshake;
 pub(crate) mod libssh2;
 pub(crate) mod local;
 pub(crate) mod openssh;
+pub(crate) mod tied;
 
 use std::future::Future;
 use std::pin::Pin;

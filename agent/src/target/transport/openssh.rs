@@ -1,8 +1,8 @@
 //! `transport: openssh`: the system's ssh client, one connection for everything, made again when it breaks.
 //!
-//! The client runs as our own child, tied to us by its standard input: it runs `cat` at the far end, whose echo is the heartbeat, and
-//! when this process dies in whatever way, end of file ends `cat`, and the client with it. No ssh is left behind. Where the key can run
-//! nothing but a receiver, that is in the place of `cat`.
+//! The client runs as our own child: it runs `cat` at the far end, whose echo is the heartbeat. Where the key can run nothing but a receiver,
+//! that is in the place of `cat`. When this process dies in whatever way, the client is killed ([`tied`]): the end of its standard input would
+//! end it too, but only at a far end that heeds it.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -25,7 +25,7 @@ use tokio::time::timeout;
 
 use super::greeting::{self, Listener};
 use super::handshake::Handshakes;
-use super::{Exit, Remote, key_refused, place, wrong_host_key};
+use super::{Exit, Remote, key_refused, place, tied, wrong_host_key};
 use crate::target::TargetError;
 
 /// The name of the control socket in the link's directory.
@@ -158,7 +158,7 @@ impl Link {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .map_err(|error| failed(format!("cannot run the ssh client: {error}; install openssh-client")))?;
+            .map_err(|error| failed(format!("cannot start the ssh client: {error}")))?;
         let (Some(stdin), Some(stdout), Some(stderr)) =
             (client.stdin.take(), client.stdout.take(), client.stderr.take())
         else {
@@ -185,14 +185,14 @@ impl Link {
 
     /// The ssh client with our policy in front of everything: no configuration of the user's or the system's is read.
     fn command(&self) -> Command {
-        let mut command = Command::new("ssh");
+        let mut command = tied::command("ssh");
         command.current_dir(self.directory.path()).args(arguments(&self.settings)).args([
             "-o",
             "RequestTTY=no",
             "-o",
             "EscapeChar=none",
         ]);
-        command.process_group(0).kill_on_drop(true);
+        command.kill_on_drop(true);
         command
     }
 

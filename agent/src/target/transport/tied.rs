@@ -1,0 +1,52 @@
+//! The ssh client must not outlive the agent, in whatever way that ends: it holds a connection that our key has opened.
+//!
+//! The system ends a process with its parent where the process itself has asked for that. So our own executable goes first: it asks, looks
+//! whether the parent is still there, and becomes the client. The request stays in force through that.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::process::CommandExt as _;
+use std::process::ExitCode;
+
+use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
+
+/// The first argument by which this executable knows that it is to become another: no option that a person types.
+const BECOME: &str = "--become-tied-to";
+/// This executable as it runs, though its file may have been replaced since.
+const OURSELVES: &str = "/proc/self/exe";
+/// The exit status where the program cannot be run, as a shell has it.
+const CANNOT_RUN: u8 = 127;
+
+/// A command for `program` that ends with this process at the latest: it is killed then. It is of this process's group, so what is sent to the
+/// group reaches it too.
+///
+/// It has to be started by a thread that lives as long as this process: the system takes the end of that thread for its parent's.
+pub(super) fn command(program: &str) -> tokio::process::Command {
+    let mut command = tokio::process::Command::new(OURSELVES);
+    command.arg(BECOME).arg(std::process::id().to_string()).arg(program);
+    command
+}
+
+/// Becomes the program that [`command`] names, where this process was started for that; returns only where it was not, or could not: then with
+/// the exit status.
+pub(crate) fn become_other(arguments: impl IntoIterator<Item = OsString>) -> Option<ExitCode> {
+    let mut arguments = arguments.into_iter().skip(1);
+    if arguments.next().as_deref() != Some(OsStr::new(BECOME)) {
+        return None;
+    }
+    let parent = arguments.next().and_then(|parent| parent.to_str()?.parse().ok()).and_then(Pid::from_raw);
+    let (Some(parent), Some(program)) = (parent, arguments.next()) else {
+        eprintln!("blat-agent: {BECOME} takes the number of the parent and a command; only blat-agent itself uses it");
+        return Some(ExitCode::from(2));
+    };
+    if let Err(error) = set_parent_process_death_signal(Some(Signal::KILL)) {
+        eprintln!("blat-agent: cannot tie {} to its parent: {error}; it is not started", program.display());
+        return Some(ExitCode::from(CANNOT_RUN));
+    }
+    // It may have ended before it was asked about.
+    if getppid() != Some(parent) {
+        return Some(ExitCode::FAILURE);
+    }
+    let error = std::process::Command::new(&program).args(arguments).exec();
+    eprintln!("blat-agent: cannot run {}: {error}; install openssh-client", program.display());
+    Some(ExitCode::from(CANNOT_RUN))
+}
