@@ -104,6 +104,12 @@ impl Workplace {
         looking.await.map_err(|error| problem(None, format!("looking at the source failed: {error}"), Backoff::PACKAGE))
     }
 
+    /// All that may be sent at present: what is wanted with all that its links address, and what tags brought. Changes nothing.
+    pub(crate) async fn sendable(&self) -> Result<BTreeSet<PackageId>, Problem> {
+        let wanted = self.prepare(false).await?.wanted;
+        Ok(wanted.into_keys().chain(self.memory.tagged().into_keys()).collect())
+    }
+
     /// Why a package is, or is not, on the target. Changes nothing.
     pub(crate) async fn why(&self, package: &PackageId) -> Result<Why, Problem> {
         let Prepared { plan, answer, wanted, inventory, .. } = self.prepare(false).await?;

@@ -3,7 +3,7 @@
 //! A sync compares times alone, which costs nothing. This reads everything, on both sides, and so finds what no sync can: bytes that
 //! went bad, and a source that was built again under the same time of `descpkg`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
 
@@ -67,8 +67,10 @@ impl Workplace {
                 }
             }
         }
-        if repair {
-            tally.repaired = self.repair(&wrong).await;
+        if repair && !wrong.is_empty() {
+            // The target claims what it holds: that alone must not have it sent what nobody wants there.
+            let sendable = self.sendable().await?;
+            tally.repaired = self.repair(&wrong, &sendable).await;
         }
         tally.wrong = wrong.len() - tally.repaired;
         Ok(tally)
@@ -101,13 +103,17 @@ impl Workplace {
         Ok(judged.collect())
     }
 
-    /// Sends packages in the place of what is there, and counts those that made it.
-    async fn repair(&self, wrong: &[PackageId]) -> usize {
+    /// Sends packages in the place of what is there, and counts those that made it. What is not `sendable` is left as it is.
+    async fn repair(&self, wrong: &[PackageId], sendable: &BTreeSet<PackageId>) -> usize {
         let left = |package: &PackageId, why: &str| {
             println!("{:<8}  {package}  cannot be repaired: {}", "left", printable(why));
         };
         let mut parcels: Vec<Parcel> = Vec::new();
         for package in wrong {
+            if !sendable.contains(package) {
+                left(package, "nothing wants it on this target; pin it or drop a tag for it, or delete it there");
+                continue;
+            }
             match self.source.repair(package) {
                 Ok(parcel) => parcels.push(parcel),
                 Err(why) => left(package, &why),

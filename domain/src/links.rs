@@ -2,6 +2,9 @@
 //!
 //! A link addresses another version of its own package and nothing else, so that no link on a source can make a target
 //! show what lies outside the package it belongs to.
+//!
+//! Only links on the **source** bring anything. What a target claims of its links may spare what they address there (see
+//! [`crate::retention`]); it never makes a version wanted, or the target's owner could order whatever the source has.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -46,8 +49,7 @@ pub struct Followed {
 /// Follows the links among what is `wanted`, asking `look` for each package but those of which a glance has told that the target holds them as
 /// they are: `glance` has the times of their `descpkg` at the source, as far as they are known, in the order of `wanted`.
 ///
-/// A link that the source cannot show at the moment is followed as the target has it: what it addresses there must not
-/// be taken for something that nothing wants.
+/// A link that the source cannot show at the moment brings nothing, whatever the target says of it.
 pub fn follow(
     wanted: WantedSet,
     glance: &[Option<i64>],
@@ -123,11 +125,7 @@ impl<F: FnMut(&PackageId) -> Source> Seen<F> {
         };
         match source {
             Source::Link { to } => Some(PackageId { name: package.name.clone(), version: to.clone() }),
-            Source::Ready { .. } => None,
-            Source::Held(_) => {
-                let version = addressee(package, inventory.links.get(package)?).ok()?;
-                Some(PackageId { name: package.name.clone(), version })
-            }
+            Source::Ready { .. } | Source::Held(_) => None,
         }
     }
 }
@@ -227,14 +225,20 @@ mod tests {
     }
 
     #[test]
-    fn what_a_link_addresses_on_the_target_stays_wanted_while_the_source_cannot_show_the_link() {
-        let inventory = Inventory { links: [(id("p@a"), "1".to_owned())].into(), ..Inventory::default() };
-        let look = |package: &PackageId| match package.version.as_str() {
-            "a" => Source::Held(Hold::Missing),
-            _ => Source::Ready { time: 1, size: Size::default() },
-        };
-        let found = follow(wanted("a", Reason::Pinned), &[], &inventory, look);
-        assert!(found.wanted.contains_key(&id("p@1")));
+    fn what_a_target_claims_of_its_links_makes_nothing_wanted() {
+        let links = [("a", "2.0-embargoed"), ("1.0", "2.0-embargoed"), ("2.0-embargoed", "3")];
+        let links = links.map(|(from, to)| (id(&format!("p@{from}")), to.to_owned())).into();
+        let inventory = Inventory { packages: [(id("p@2.0-embargoed"), 7)].into(), links, ..Inventory::default() };
+        for hold in [Hold::Missing, Hold::Incomplete, Hold::Unusable { why: "unreadable".into() }] {
+            let look = |package: &PackageId| match package.version.as_str() {
+                "a" | "1.0" => Source::Held(hold.clone()),
+                _ => Source::Ready { time: 1, size: Size::default() },
+            };
+            for version in ["a", "1.0"] {
+                let found = follow(wanted(version, Reason::Tag), &[], &inventory, look);
+                assert_eq!(found.wanted, wanted(version, Reason::Tag), "{hold}");
+            }
+        }
     }
 
     proptest! {

@@ -14,6 +14,7 @@ use crate::along::Along;
 use crate::clock::Doubt;
 use crate::guard::{MaxDelete, Refusal, judge};
 use crate::inventory::{Inventory, Mark};
+use crate::links::{LONGEST_CHAIN, addressee};
 use crate::name::PackageId;
 use crate::release::{Resolution, WantedSet};
 use crate::units::show_duration;
@@ -244,10 +245,19 @@ pub fn decide(given: &Circumstances<'_>) -> Upkeep {
 }
 
 impl Circumstances<'_> {
-    /// What wanted links address directly: it stays as long as they do.
+    /// What wanted links address on the target, one after the other: it stays as long as they do, though it may be wanted by nobody.
     fn addressed(&self) -> BTreeSet<PackageId> {
-        let wanted = self.inventory.links.iter().filter(|(link, _)| self.wanted.contains_key(link));
-        wanted.filter_map(|(link, to)| PackageId::new(link.name.as_str(), to).ok()).collect()
+        let links = &self.inventory.links;
+        let mut found = BTreeSet::new();
+        for link in links.keys().filter(|link| self.wanted.contains_key(link)) {
+            let mut link = link.clone();
+            for _ in 0..=LONGEST_CHAIN {
+                let Some(version) = links.get(&link).and_then(|to| addressee(&link, to).ok()) else { break };
+                link.version = version;
+                found.insert(link.clone());
+            }
+        }
+        found
     }
 
     /// What the policy says of a package that nothing wants.

@@ -72,7 +72,7 @@ fn stands(package: &PackageId, inventory: &Inventory) -> bool {
 
 #[test]
 fn a_link_comes_after_what_a_link_of_the_target_leads_to() {
-    let wanted = WantedSet::from([(id(0), [Reason::Tag].into())]);
+    let mut wanted = WantedSet::from([(id(0), [Reason::Tag].into())]);
     let version = |n| id(n).version;
     let inventory = Inventory {
         packages: [(id(1), 0)].into(),
@@ -81,11 +81,28 @@ fn a_link_comes_after_what_a_link_of_the_target_leads_to() {
     };
     // The source cannot show the third, which on the target leads to the second.
     let survey = [(id(0), link_to(3)), (id(2), link_to(1))].into();
-    let (plan, _) = planned(&wanted, &inventory, &survey);
-    assert_eq!(plan.links.iter().map(|link| &link.package).collect::<Vec<_>>(), [&id(2), &id(0)]);
+    let links = |wanted: &WantedSet| {
+        let (plan, _) = planned(wanted, &inventory, &survey);
+        plan.links.into_iter().map(|link| link.package).collect::<Vec<_>>()
+    };
+    assert_eq!(links(&wanted), [], "the target's word alone brings no second");
+    wanted.insert(id(2), [Reason::Tag].into());
+    assert_eq!(links(&wanted), [id(2), id(0)]);
 }
 
 proptest! {
+    #[test]
+    fn whatever_a_target_claims_only_links_of_the_source_make_anything_wanted(
+        wanted in any_wanted(), inventory in any_inventory(), survey in any_survey(),
+    ) {
+        let (_, all) = planned(&wanted, &inventory, &survey);
+        for (package, reasons) in all.iter().filter(|(package, _)| !wanted.contains_key(package)) {
+            let here = Source::Link { to: package.version.clone() };
+            let leads_here = |reason: &Reason| matches!(reason, Reason::Link { from } if survey.get(from) == Some(&here));
+            prop_assert!(reasons.iter().any(leads_here), "{package}: {reasons:?}");
+        }
+    }
+
     #[test]
     fn applying_a_plan_leaves_nothing_to_do(wanted in any_wanted(), inventory in any_inventory(), survey in any_survey()) {
         let (first, _) = planned(&wanted, &inventory, &survey);

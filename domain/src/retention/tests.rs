@@ -251,6 +251,18 @@ fn what_a_wanted_link_addresses_stays_and_an_unwanted_link_goes_first() {
 }
 
 #[test]
+fn what_a_wanted_links_chain_on_the_target_leads_to_stays_and_a_circle_ends() {
+    let mut world = world(Aging::Immediate);
+    let link = |text: &str| text.parse::<PackageId>().expect("a package");
+    let links = [("p0@now", "newest"), ("p0@newest", "2"), ("p0@ring", "round"), ("p0@round", "ring")];
+    world.inventory.links = links.map(|(from, to)| (link(from), to.into())).into();
+    for wanted in ["p0@now", "p0@ring"] {
+        world.wanted.insert(link(wanted), [Reason::Pinned].into());
+    }
+    assert_eq!(said(&world.decide()), ["delete p0@1", "delete p0@3"], "spared, though nothing makes them wanted");
+}
+
+#[test]
 fn the_guard_keeps_all_and_says_why() {
     let mut world = world(Aging::Immediate);
     world.max_delete = MaxDelete::Count(2);
