@@ -7,12 +7,13 @@ use std::process::Command;
 use anyhow::{Context as _, anyhow, bail};
 use blat_config::{Settings, Transport};
 
+use crate::target::transport::known_hosts::KnownHost;
 use crate::target::transport::openssh::arguments;
 
 /// Becomes the system's ssh client, with the agent's options, for a login or one command. It returns only when it could not.
 ///
 /// # Errors
-/// There is no way in by ssh, or no ssh client.
+/// There is no way in by ssh, or no ssh client, or the known hosts cannot be used.
 pub(crate) fn become_ssh(settings: &Settings, words: &[OsString]) -> anyhow::Result<std::convert::Infallible> {
     let name = &settings.name;
     let ssh = match &settings.transport {
@@ -28,6 +29,7 @@ pub(crate) fn become_ssh(settings: &Settings, words: &[OsString]) -> anyhow::Res
             )
         }
     };
+    KnownHost::read(ssh)?;
     let mut command = Command::new("ssh");
     // The person's terminal is used where there is one, as ssh does by itself.
     command.args(arguments(ssh)).arg("--").arg(&ssh.host).args(words);

@@ -8,8 +8,9 @@ use std::path::Path;
 use anyhow::{Context as _, anyhow, bail};
 use blat_config::SshSettings;
 
+use crate::target::transport::known_hosts::{Verdict, entry_name};
 use crate::target::transport::libssh2::connect::Greeted;
-use crate::target::transport::libssh2::host_key::{HostKey, Verdict, entry_name};
+use crate::target::transport::libssh2::host_key::HostKey;
 use crate::target::transport::place;
 
 /// Makes sure that the host's key is in our known_hosts, with the operator's consent: `expected`, the fingerprint that the host's

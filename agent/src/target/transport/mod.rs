@@ -2,6 +2,7 @@
 
 mod greeting;
 pub(crate) mod handshake;
+pub(crate) mod known_hosts;
 pub(crate) mod libssh2;
 pub(crate) mod local;
 pub(crate) mod openssh;
@@ -94,6 +95,15 @@ pub(crate) fn wrong_host_key(ssh: &SshSettings, offered: Option<&str>) -> Target
     let shown = offered.map(|fingerprint| format!(" (it offers {fingerprint})")).unwrap_or_default();
     TargetError::Operator(format!(
         "the host key of {} is not the one in {}{shown}; nothing is sent until the key is checked and stored there",
+        place(ssh),
+        ssh.known_hosts.display()
+    ))
+}
+
+/// What a person must know when a host shows a key that known_hosts revokes.
+pub(crate) fn revoked_host_key(ssh: &SshSettings) -> TargetError {
+    TargetError::Operator(format!(
+        "the host key of {} is revoked in {}: whoever has a stolen key can pass for that host; nothing is sent until it has a new key that is stored there",
         place(ssh),
         ssh.known_hosts.display()
     ))

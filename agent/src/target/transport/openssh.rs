@@ -25,7 +25,8 @@ use tokio::time::timeout;
 
 use super::greeting::{self, Listener};
 use super::handshake::Handshakes;
-use super::{Exit, Remote, key_refused, place, tied, wrong_host_key};
+use super::known_hosts::KnownHost;
+use super::{Exit, Remote, key_refused, place, revoked_host_key, tied, wrong_host_key};
 use crate::target::TargetError;
 
 /// The name of the control socket in the link's directory.
@@ -146,6 +147,8 @@ impl Link {
 
     async fn connect(&self) -> Result<Connected, TargetError> {
         let failed = |what: String| TargetError::Link(format!("cannot connect to {}: {what}", self.place()));
+        // The client skips revocations that it does not understand: a file with any is for a person.
+        KnownHost::read(&self.settings)?;
         std::fs::create_dir_all(self.directory.path())
             .map_err(|error| failed(format!("cannot make {}: {error}", self.directory.path().display())))?;
         let slot = self.handshakes.slot().await.map_err(|error| failed(error.to_string()))?;
@@ -272,6 +275,9 @@ pub(crate) fn arguments(ssh: &SshSettings) -> Vec<OsString> {
 fn classify(place: &str, settings: &SshSettings, said: &str) -> TargetError {
     let last =
         printable(said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("the ssh client said nothing"));
+    if said.contains("REVOKED HOST KEY") {
+        return revoked_host_key(settings);
+    }
     if said.contains("Host key verification failed") || said.contains("IDENTIFICATION HAS CHANGED") {
         let fingerprint = said.split_whitespace().find(|word| word.starts_with("SHA256:"));
         let offered = fingerprint.map(|fingerprint| printable(fingerprint.trim_end_matches('.')));

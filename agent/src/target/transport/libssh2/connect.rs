@@ -10,10 +10,11 @@ use blat_domain::frames;
 use blat_domain::text::printable;
 use ssh2::{Channel, MethodType, Session};
 
-use super::host_key::{self, HostKey, Verdict};
+use super::host_key::{self, HostKey};
 use crate::target::TargetError;
 use crate::target::transport::greeting::{self, Listener};
-use crate::target::transport::{key_refused, place, wrong_host_key};
+use crate::target::transport::known_hosts::{KnownHost, Verdict};
+use crate::target::transport::{key_refused, place, revoked_host_key, wrong_host_key};
 
 /// For a host to take a connection, for each address that it has.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -51,25 +52,22 @@ pub(super) struct Line {
 ///
 /// # Errors
 /// [`TargetError::Link`] where the host cannot be reached or speaks otherwise, [`TargetError::Operator`] where the
-/// known_hosts file cannot be read.
+/// known_hosts file cannot be used.
 pub(crate) fn greet(settings: &SshSettings) -> Result<Greeted, TargetError> {
     let failed = |what: &str| TargetError::Link(format!("cannot connect to {}: {what}", place(settings)));
-    let known_hosts = host_key::read(&settings.known_hosts).map_err(|error| {
-        TargetError::Operator(format!("cannot read the known hosts in {}: {error}", settings.known_hosts.display()))
-    })?;
+    let known = KnownHost::read(settings)?;
     let socket = dial(settings).map_err(|error| failed(&error.to_string()))?;
     let ours = socket.try_clone().map_err(|error| failed(&error.to_string()))?;
     let ssh = |error: ssh2::Error| failed(&printable(error.message()));
     let mut session = Session::new().map_err(ssh)?;
     session.set_timeout(u32::try_from(ANSWER.as_millis()).unwrap_or(u32::MAX));
-    let name = host_key::entry_name(&settings.host, settings.port);
-    session.method_pref(MethodType::HostKey, &host_key::preferences(&session, &known_hosts, &name)).map_err(ssh)?;
+    session.method_pref(MethodType::HostKey, &host_key::preferences(&known)).map_err(ssh)?;
     session.method_pref(MethodType::CryptCs, CIPHERS).map_err(ssh)?;
     session.method_pref(MethodType::CryptSc, CIPHERS).map_err(ssh)?;
     session.set_tcp_stream(socket);
     session.handshake().map_err(ssh)?;
     let key = HostKey::of(&session).ok_or_else(|| failed("its host key is of a kind that is not trusted any more"))?;
-    let verdict = host_key::judge(&session, &known_hosts, &name, &key.blob);
+    let verdict = known.judge(&key.blob);
     Ok(Greeted { session, key, verdict, socket: ours })
 }
 
@@ -95,9 +93,8 @@ pub(crate) fn greet_trusted(settings: &SshSettings) -> Result<Greeted, TargetErr
     let greeted = greet(settings)?;
     match greeted.verdict {
         Verdict::Trusted => Ok(greeted),
-        Verdict::Unknown | Verdict::Changed | Verdict::Revoked => {
-            Err(wrong_host_key(settings, Some(&greeted.key.fingerprint())))
-        }
+        Verdict::Unknown | Verdict::Changed => Err(wrong_host_key(settings, Some(&greeted.key.fingerprint()))),
+        Verdict::Revoked => Err(revoked_host_key(settings)),
     }
 }
 

@@ -1,0 +1,155 @@
+use super::*;
+
+const ONE: &str = "AAAAC3NzaC1lZDI1NTE5AAAAIKtQoI0yVXDCsnEYvXsFhMWcFhvWJGHvS2eyFhrlTbJb";
+const TWO: &str = "AAAAC3NzaC1lZDI1NTE5AAAAIF7YFGSyeZmwyWXpN1tq0s0tnEItGXq4w1TnZyX3kqWT";
+
+fn judged(known_hosts: &str, host: &str, port: u16, key: &str) -> Result<Verdict, String> {
+    let known = KnownHost::parse(known_hosts.as_bytes(), host, port)?;
+    Ok(known.judge(&STANDARD.decode(key).expect("base64")))
+}
+
+/// The verdict on the key `ONE` of perth, at the usual port.
+fn of_perth(known_hosts: &str) -> Result<Verdict, String> {
+    judged(known_hosts, "perth", 22, ONE)
+}
+
+#[test]
+fn a_key_counts_for_its_host_and_its_port_only() {
+    let known = format!("# ours\nperth ssh-ed25519 {ONE}\n[perth]:2222,[10.0.0.1]:2222 ssh-ed25519 {TWO} comment\n");
+    assert_eq!(judged(&known, "Perth", 22, ONE), Ok(Verdict::Trusted));
+    assert_eq!(judged(&known, "perth", 2222, TWO), Ok(Verdict::Trusted));
+    assert_eq!(judged(&known, "10.0.0.1", 2222, TWO), Ok(Verdict::Trusted));
+    assert_eq!(judged(&known, "perth", 2222, ONE), Ok(Verdict::Changed), "that is another port's key");
+    assert_eq!(judged(&known, "perth", 23, ONE), Ok(Verdict::Unknown));
+    assert_eq!(of_perth(""), Ok(Verdict::Unknown));
+    assert_eq!(of_perth("nonsense\n\u{1b}[31m x\nperth ssh-ed25519\nperth ssh-ed25519 !!\n"), Ok(Verdict::Unknown));
+}
+
+#[test]
+fn hosts_are_matched_as_the_ssh_client_does() {
+    for (hosts, is_perth) in [
+        ("perth", true),
+        ("PERTH", true),
+        ("p?rth", true),
+        ("p*", true),
+        ("*", true),
+        ("sydney,perth", true),
+        ("*,!perth", false),
+        ("!sydney,*", true),
+        ("!perth", false),
+        ("pert", false),
+        ("perth?", false),
+        ("[perth]:22", false),
+        ("", false),
+    ] {
+        let trusted = if is_perth { Verdict::Trusted } else { Verdict::Unknown };
+        assert_eq!(of_perth(&format!("{hosts}\t ssh-ed25519 \t{ONE} me@here\r\n")), Ok(trusted), "{hosts}");
+    }
+    assert!(is_like(&[b'a'; 60], "*a".repeat(40).as_bytes()), "many stars take no time to speak of");
+    assert!(!is_like(&[b'a'; 300], format!("{}b", "*a".repeat(100)).as_bytes()));
+}
+
+#[test]
+fn hashed_names_are_found() {
+    let folder = tempfile::tempdir().expect("a scratch directory");
+    let path = folder.path().join("known_hosts");
+    std::fs::write(&path, format!("perth ssh-ed25519 {ONE}\n[perth]:2222 ssh-ed25519 {TWO}\n")).expect("a file");
+    let hashed = std::process::Command::new("ssh-keygen").arg("-q").arg("-H").arg("-f").arg(&path).output();
+    assert!(hashed.expect("ssh-keygen, of OpenSSH's client").status.success());
+    let known = String::from_utf8(text(&path).expect("a file")).expect("text");
+    assert!(!known.contains("perth"), "{known}");
+    assert_eq!(of_perth(&known), Ok(Verdict::Trusted));
+    assert_eq!(judged(&known, "perth", 2222, TWO), Ok(Verdict::Trusted));
+    assert_eq!(judged(&known, "perth", 22, TWO), Ok(Verdict::Changed));
+    assert_eq!(judged(&known, "sydney", 22, ONE), Ok(Verdict::Unknown));
+
+    let name = known.split(' ').next().expect("a hashed name");
+    assert_eq!(of_perth(&format!("{known}@revoked {name} ssh-ed25519 {ONE}\n")), Ok(Verdict::Revoked));
+    assert!(of_perth(&format!("{known}@revoked |1|nonsense| ssh-ed25519 {ONE}\n")).is_err());
+}
+
+#[test]
+fn a_revocation_counts_wherever_it_stands_and_however_its_hosts_are_written() {
+    let trusted = format!("perth ssh-ed25519 {ONE}\n");
+    for line in [
+        format!("@revoked perth ssh-ed25519 {ONE}"),
+        format!("@revoked  \t perth\tssh-ed25519\t{ONE}\tcomment"),
+        format!("@revoked\tperth\tssh-ed25519\t{ONE}"),
+        format!(" \t@revoked * ssh-ed25519 {ONE} stolen @revoked"),
+        format!("@revoked sydney,PER?H ssh-ed25519 {ONE}\r"),
+        format!("@revoked *,!sydney ssh-ed25519 {ONE}"),
+    ] {
+        assert_eq!(of_perth(&format!("{trusted}{line}\n")), Ok(Verdict::Revoked), "{line:?}");
+        assert_eq!(of_perth(&format!("{line}\n{trusted}")), Ok(Verdict::Revoked), "{line:?}");
+        assert_eq!(of_perth(&line), Ok(Verdict::Revoked), "no other line speaks of the host: {line:?}");
+    }
+    for line in [
+        format!("@revoked sydney ssh-ed25519 {ONE}"),
+        format!("@revoked *,!perth ssh-ed25519 {ONE}"),
+        format!("@revoked perth ssh-ed25519 {TWO}"),
+        format!("#@revoked perth ssh-ed25519 {ONE}"),
+        format!("@cert-authority * ssh-ed25519 {TWO}"),
+    ] {
+        assert_eq!(of_perth(&format!("{trusted}{line}\n")), Ok(Verdict::Trusted), "{line:?}");
+    }
+    let authority = format!("@cert-authority perth ssh-ed25519 {ONE}\n");
+    assert_eq!(of_perth(&authority), Ok(Verdict::Unknown), "an authority's key is no host's");
+    assert_eq!(of_perth(&format!("{authority}{trusted}@revoked * ssh-ed25519 {ONE}\n")), Ok(Verdict::Revoked));
+}
+
+#[test]
+fn a_marker_that_some_client_would_skip_makes_the_file_unusable() {
+    let trusted = format!("perth ssh-ed25519 {ONE}\n");
+    for (line, why) in [
+        (format!("@revoked\tperth ssh-ed25519 {ONE}"), "a tab"),
+        (format!("@Revoked perth ssh-ed25519 {ONE}"), "no marker"),
+        (format!("\u{b}@revoked perth ssh-ed25519 {ONE}"), "no marker"),
+        (format!("\u{feff}@revoked perth ssh-ed25519 {ONE}"), "no marker"),
+        (format!("@revoked,perth ssh-ed25519 {ONE}"), "no marker"),
+        (format!("@revoked @cert-authority perth ssh-ed25519 {ONE}"), "two markers"),
+        (format!("@cert-authority @revoked perth ssh-ed25519 {ONE}"), "two markers"),
+        (format!("perth @revoked ssh-ed25519 {ONE}"), "in the place of its key"),
+        (format!("@revoked perth ssh-rsa {ONE}"), "a key that is none"),
+        (format!("@revoked perth {ONE}"), "a key that is none"),
+        ("@revoked perth ssh-ed25519".to_owned(), "a key that is none"),
+        ("@revoked".to_owned(), "a key that is none"),
+        ("@revoked perth ssh-ed25519 AAAA".to_owned(), "a key that is none"),
+        (format!("@revoked perth,{} ssh-ed25519 {ONE}", "x".repeat(1023)), "hosts that cannot be read"),
+        (format!("@revoked perth ssh-ed25519-cert-v01@openssh.com {ONE}"), "a key that is none"),
+        (format!("\0@revoked perth ssh-ed25519 {ONE}"), "NUL"),
+    ] {
+        let refusal = of_perth(&format!("{trusted}{line}\n")).expect_err(&line);
+        assert!(refusal.contains("line 2 ") && refusal.contains(why), "{line:?}: {refusal}");
+        assert!(!refusal.contains(['\u{b}', '\0']), "{refusal:?}");
+    }
+}
+
+#[test]
+fn a_revocation_by_the_bare_name_is_not_passed_over_at_another_port() {
+    let revoked = format!("@revoked perth ssh-ed25519 {ONE}\n");
+    let known = format!("{revoked}[perth]:2222 ssh-ed25519 {ONE}\n");
+    assert!(
+        judged(&known, "perth", 2222, ONE).is_err_and(|why| why.contains("line 1") && why.contains("[perth]:2222"))
+    );
+    // The same key under another name, and another key of the host, are none of its business.
+    assert_eq!(judged(&format!("{revoked}[perth]:2222 ssh-ed25519 {TWO}\n"), "perth", 2222, TWO), Ok(Verdict::Trusted));
+    assert_eq!(
+        judged(&format!("{revoked}[sydney]:2222 ssh-ed25519 {ONE}\n"), "sydney", 2222, ONE),
+        Ok(Verdict::Trusted)
+    );
+}
+
+#[test]
+fn the_same_number_with_zeros_before_it_is_the_same_key() {
+    let rsa = |zeros: usize| {
+        let mut blob = Vec::new();
+        for part in [b"ssh-rsa".to_vec(), vec![1, 0, 1], [vec![0; zeros], vec![0xc5; 256]].concat()] {
+            blob.extend(u32::try_from(part.len()).expect("a length").to_be_bytes());
+            blob.extend(part);
+        }
+        STANDARD.encode(blob)
+    };
+    let known = format!("perth ssh-rsa {}\n@revoked perth ssh-rsa {}\n", rsa(1), rsa(2));
+    assert_eq!(judged(&known, "perth", 22, &rsa(1)), Ok(Verdict::Revoked));
+    assert_eq!(judged(&known, "perth", 22, &rsa(5)), Ok(Verdict::Revoked));
+}
