@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::thread;
 
 use blat_domain::frames::{self, FrameError, HEADER, LANES, Lane, PROTOCOL, Reply, Request};
+use blat_domain::name::PackageId;
 
 use crate::archive::Archive;
 use crate::failure::Failure;
@@ -110,10 +111,27 @@ impl Conversation {
     }
 
     fn welcome(&self, protocol: u16) -> Result<(), Ending> {
-        let remains = stage::remains(&self.archive)?;
+        let (remains, are_more) = stage::remains(&self.archive)?;
+        let named = if are_more { remains.clone() } else { Vec::new() };
         let welcome = Reply::Welcome { protocol: PROTOCOL, version: env!("CARGO_PKG_VERSION"), remains };
         self.replies.send(Lane::CONTROL, &[welcome])?;
+        if are_more {
+            self.sweep_all_but(named)?;
+        }
         if protocol == PROTOCOL { Ok(()) } else { Err(Ending::Protocol(protocol)) }
+    }
+
+    /// Sweeps what interrupted attempts left of packages that the agent cannot be told of. It may be much, so nobody waits for it.
+    fn sweep_all_but(&self, named: Vec<PackageId>) -> Result<(), Ending> {
+        let archive = self.archive.clone();
+        thread::Builder::new().name("sweeping".into()).spawn(move || {
+            match stage::sweep(&archive, &named) {
+                // What is stuck is named in the answer to each request that sweeps as well.
+                Ok(_) => {}
+                Err(failure) => eprintln!("blat-receiver: {failure}"),
+            }
+        })?;
+        Ok(())
     }
 
     fn pong(&self, beat: u64) -> Result<(), Ending> {

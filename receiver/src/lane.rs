@@ -178,7 +178,10 @@ impl Worker {
             }
             Request::Sweep { keep } => {
                 let swept = crate::stage::sweep(&self.archive, &keep);
-                self.replies.end(self.lane, &swept)?;
+                if let Ok(leftovers) = &swept {
+                    self.replies.lines(self.lane, &leftovers.0)?;
+                }
+                self.replies.end(self.lane, &swept.map(drop))?;
             }
         }
         Ok(())
@@ -192,6 +195,7 @@ impl Worker {
         let ended = match result {
             Ok((lines, scratch)) => {
                 self.replies.lines(self.lane, &lines)?;
+                self.replies.lines(self.lane, &scratch.leftovers.0)?;
                 self.replies.send(self.lane, &[])?;
                 // What could not be deleted is swept by whoever writes next.
                 scratch.clear_away();
@@ -213,6 +217,7 @@ impl Worker {
         }
         let (stored, scratch) = store.finish(&digest);
         if let Some(scratch) = scratch {
+            self.replies.lines(self.lane, &scratch.leftovers.0)?;
             scratch.clear_away();
         }
         Ok(self.replies.end(self.lane, &stored)?)

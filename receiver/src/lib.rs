@@ -7,6 +7,7 @@ mod conversation;
 mod failure;
 mod inbox;
 mod lane;
+mod leftovers;
 mod link;
 mod listing;
 mod locks;

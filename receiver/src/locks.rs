@@ -22,7 +22,7 @@ pub(crate) struct Lock(#[expect(dead_code, reason = "held, not read")] File);
 /// Takes the lock of a name in a directory; none where somebody else holds it.
 pub(crate) fn try_lock(dir: &Dir, name: &str) -> io::Result<Option<Lock>> {
     loop {
-        let file = dir.touch(name)?;
+        let file = dir.lock_file(name)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Ok(None),
@@ -37,6 +37,21 @@ pub(crate) fn try_lock(dir: &Dir, name: &str) -> io::Result<Option<Lock>> {
     }
 }
 
+/// The same, after waiting for whoever holds it, for so long at most.
+pub(crate) fn wait_lock(dir: &Dir, name: &str, patience: Duration) -> io::Result<Option<Lock>> {
+    let since = Instant::now();
+    let mut nap = Duration::from_millis(1);
+    loop {
+        match try_lock(dir, name)? {
+            None if since.elapsed() < patience => {
+                thread::sleep(nap);
+                nap = (nap * 2).min(LONGEST_NAP);
+            }
+            lock => return Ok(lock),
+        }
+    }
+}
+
 /// Lanes wait for each other here, not in naps.
 static PUBLISHING: Mutex<()> = Mutex::new(());
 
@@ -45,20 +60,9 @@ pub(crate) fn publishing<T>(archive: &Archive, rooms: &Rooms, change: impl FnOnc
     // A lane that died in there has ended the process, so a poisoned lock is never seen.
     let _ours = PUBLISHING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let what = || format!("locking {HOUSE}/publish.lock in {}", archive.shown());
-    let since = Instant::now();
-    let mut nap = Duration::from_millis(1);
-    loop {
-        match try_lock(&rooms.house, "publish.lock") {
-            Ok(Some(_lock)) => return Ok(change()),
-            Ok(None) if since.elapsed() < PATIENCE => {
-                thread::sleep(nap);
-                nap = (nap * 2).min(LONGEST_NAP);
-            }
-            Ok(None) => {
-                let why = format!("another process holds it since {} s", PATIENCE.as_secs());
-                return Err(Failure::busy(what(), why));
-            }
-            Err(error) => return Err(Failure::io(what(), &error, CHECK_MODES)),
-        }
+    match wait_lock(&rooms.house, "publish.lock", PATIENCE) {
+        Ok(Some(_lock)) => Ok(change()),
+        Ok(None) => Err(Failure::busy(what(), format_args!("another process holds it since {} s", PATIENCE.as_secs()))),
+        Err(error) => Err(Failure::io(what(), &error, CHECK_MODES)),
     }
 }

@@ -1,18 +1,27 @@
 //! A stage as the scripts make them, for what is no package: with a name that their sweep knows, and a batch that says what it may have to
 //! clear away after us.
 
+use std::collections::BTreeSet;
 use std::io::{self, Write as _};
 
 use blat_domain::name::PackageId;
 use rustix::fs::FileType;
 
 use crate::archive::dir::{Dir, kind};
+use crate::archive::tree::Stuck;
 use crate::archive::{Archive, CHECK_MODES, HOUSE, Rooms, tree};
 use crate::failure::Failure;
-use crate::locks::{self, Lock, try_lock};
+use crate::leftovers::{Leftovers, clear_hidden};
+use crate::locks::{Lock, try_lock};
+use crate::stage::STAGES;
 
 /// Names that are tried: others of the same process id may be at work, on another host or in another lane.
 const TRIES: u32 = 64;
+
+/// Where trash is.
+const TRASH: &str = ".dpkg_archive/trash";
+/// The most of a batch that is read, in bytes.
+const LONGEST_BATCH: u64 = 4 << 20;
 
 /// A stage of ours.
 #[derive(Debug)]
@@ -23,6 +32,8 @@ pub(crate) struct Scratch {
     pub(crate) rooms: Rooms,
     /// Its name, which also hidden names beside packages end with.
     pub(crate) id: String,
+    /// What could not be swept before.
+    pub(crate) leftovers: Leftovers,
     _lock: Lock,
 }
 
@@ -32,13 +43,14 @@ impl Scratch {
         let rooms = archive.rooms()?;
         let failed =
             |error: io::Error| Failure::io(format!("making a stage in {}", archive.shown()), &error, CHECK_MODES);
-        sweep(archive, &rooms).map_err(failed)?;
+        let mut leftovers = Leftovers::default();
+        sweep(archive, &rooms, &mut leftovers)?;
         for number in 1..=TRIES {
             let id = format!("{prefix}-{}-{number}", std::process::id());
             let Some(lock) = try_lock(&rooms.stage, &format!("{id}.lock")).map_err(failed)? else { continue };
             rooms.stage.make(id.as_str(), 0o700).map_err(failed)?;
             let dir = rooms.stage.open(&id).map_err(failed)?;
-            return Ok(Self { dir, rooms, id, _lock: lock });
+            return Ok(Self { dir, rooms, id, leftovers, _lock: lock });
         }
         Err(Failure::busy(format!("making a stage in {}", archive.shown()), "all its names are taken"))
     }
@@ -69,30 +81,40 @@ impl Scratch {
         of_name.rename(hidden, &trash, as_name)
     }
 
-    /// Removes it, with its trash and what is hidden. What cannot be removed is left to the next sweep.
+    /// Removes it, with its trash and what is hidden. What cannot be removed is left to the next sweep, which names it.
     pub(crate) fn clear_away(self) {
         let _ = tree::remove(&self.rooms.trash, &self.id)
             .and_then(|()| tree::remove(&self.rooms.stage, &self.id))
-            .and_then(|()| self.rooms.stage.unlink(format!("{}.lock", self.id)));
+            .map(|()| self.rooms.stage.unlink(lock_name(&self.id)));
     }
 }
 
-/// Clears away all stages and trash of such names whose owners are dead.
-fn sweep(archive: &Archive, rooms: &Rooms) -> io::Result<()> {
+/// Clears away all stages and trash of such names whose owners are dead. What cannot be removed is noted and left.
+pub(crate) fn sweep(archive: &Archive, rooms: &Rooms, leftovers: &mut Leftovers) -> Result<(), Failure> {
+    let failed = |error: io::Error| Failure::io(format!("sweeping {}", archive.shown()), &error, CHECK_MODES);
+    let mut ids = BTreeSet::new();
     for room in [&rooms.stage, &rooms.trash] {
-        for found in room.entries()? {
-            let found = found?;
-            let name = str::from_utf8(&found.name).unwrap_or_default();
-            let id = name.strip_suffix(".lock").unwrap_or(name);
-            if !is_id(id) {
-                continue;
-            }
-            if let Some(_lock) = try_lock(&rooms.stage, &format!("{id}.lock"))? {
-                clear_dead(archive, rooms, id)?;
+        for found in room.entries().map_err(failed)? {
+            let name = String::from_utf8(found.map_err(failed)?.name).unwrap_or_default();
+            let id = name.strip_suffix(".lock").unwrap_or(&name);
+            if is_id(id) {
+                ids.insert(id.to_owned());
             }
         }
     }
+    for id in ids {
+        let lock = lock_name(&id);
+        match try_lock(&rooms.stage, &lock) {
+            Ok(Some(_lock)) => clear_dead(archive, rooms, &id, leftovers),
+            Ok(None) => {}
+            Err(error) => drop(leftovers.note(Err(Stuck::at(lock, error).below(STAGES)))),
+        }
+    }
     Ok(())
+}
+
+fn lock_name(id: &str) -> String {
+    format!("{id}.lock")
 }
 
 /// `[A-Za-z0-9-]{1,64}`.
@@ -102,30 +124,22 @@ fn is_id(name: &str) -> bool {
 
 /// Removes a stage whose lock is ours, its trash and its hidden directories. Its batch may be a hostile or half-written one: names are checked, and
 /// the rest of the path is ours.
-fn clear_dead(archive: &Archive, rooms: &Rooms, id: &str) -> io::Result<()> {
-    let batch = rooms.stage.read(format!("{id}/batch"));
-    for line in batch.map(io::read_to_string).unwrap_or(Ok(String::new())).unwrap_or_default().lines() {
+fn clear_dead(archive: &Archive, rooms: &Rooms, id: &str, leftovers: &mut Leftovers) {
+    let batch = rooms.stage.read(format!("{id}/batch")).map(|batch| io::Read::take(batch, LONGEST_BATCH));
+    let batch = batch.map(io::read_to_string).unwrap_or(Ok(String::new())).unwrap_or_default();
+    let mut is_clear = true;
+    for line in batch.lines() {
         let mut words = line.split(' ');
         let (name, version) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
         let Ok(package) = PackageId::new(name, version) else { continue };
-        let Some(of_name) = archive.root.open_if_there(name)? else { continue };
-        let hidden = format!(".{version}.{id}");
-        let aside = format!("{hidden}.old");
-        if of_name.stat(aside.as_str())?.is_some() {
-            let put_back = || match of_name.stat(package.version.as_str())? {
-                Some(_) => tree::remove(&of_name, &aside),
-                None => of_name.rename(aside.as_str(), &of_name, version),
-            };
-            locks::publishing(archive, rooms, put_back).map_err(io::Error::other)??;
-        }
-        if of_name.stat(hidden.as_str())?.is_some() {
-            tree::remove(&of_name, &hidden)?;
-            archive.root.remove_empty(name);
-        }
+        is_clear &= leftovers.note(clear_hidden(archive, rooms, &package, id));
     }
-    tree::remove(&rooms.trash, id)?;
-    tree::remove(&rooms.stage, id)?;
-    rooms.stage.unlink(format!("{id}.lock"))
+    is_clear &= leftovers.note(tree::remove(&rooms.trash, id).map_err(|stuck| stuck.below(TRASH)));
+    // While something is left that only the batch knows of, the batch stays.
+    if is_clear && leftovers.note(tree::remove(&rooms.stage, id).map_err(|stuck| stuck.below(STAGES))) {
+        let lock = lock_name(id);
+        leftovers.note(rooms.stage.unlink(&lock).map_err(|why| Stuck::at(lock, why).below(STAGES)));
+    }
 }
 
 /// Whether a directory below [`HOUSE`] holds a regular file of this name.

@@ -12,7 +12,7 @@ use crate::failure::is_full;
 use crate::inbox::Inbox;
 use crate::package::digest;
 use crate::publish::Whole;
-use crate::stage::{MANIFEST, OLD, PACKAGE, hidden};
+use crate::stage::{MANIFEST, OLD, PACKAGE, hidden_of};
 
 /// Packages of one batch on their way to their places.
 pub(crate) struct Settling<'a> {
@@ -139,7 +139,7 @@ impl<'a> Settling<'a> {
         // It comes before its package, so that none is ever without.
         stage.rename(MANIFEST, &manifests, version.as_str())?;
         let shown = if whole.mode & 0o200 == 0 {
-            let (hidden, _) = hidden(&whole.package);
+            let (hidden, _) = hidden_of(&whole.package);
             bring_near(whole, &of_name, &hidden).and_then(|()| of_name.rename_new(&hidden, &of_name, version.as_str()))
         } else {
             stage.rename_new(PACKAGE, &of_name, version.as_str())
@@ -155,7 +155,7 @@ impl<'a> Settling<'a> {
     fn replace(&mut self, whole: &Whole, of_name: Dir) -> io::Result<String> {
         let PackageId { name, version } = &whole.package;
         let (manifests, _) = self.rooms.manifests.ensure(name.as_str())?;
-        let (near, aside) = hidden(&whole.package);
+        let (near, aside) = hidden_of(&whole.package);
         let stage = &whole.stage.dir;
         bring_near(whole, &of_name, &near)?;
         // The old one's manifest is kept until its package is gone.

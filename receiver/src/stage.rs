@@ -1,15 +1,20 @@
 //! Where a package is put together: `.dpkg_archive/stage/NAME@VERSION`, with a kernel lock beside it. The `@` keeps the scripts' sweep away, so
 //! what a cut connection leaves waits for the next one.
 
+use std::collections::HashSet;
 use std::io;
+use std::time::Duration;
 
 use blat_domain::name::PackageId;
 use rustix::fs::FileType;
 
 use crate::archive::dir::Dir;
-use crate::archive::{Archive, CHECK_MODES, HOUSE, tree};
+use crate::archive::tree::Stuck;
+use crate::archive::{Archive, CHECK_MODES, Rooms};
 use crate::failure::{Failure, Setback};
-use crate::locks::{self, Lock, try_lock};
+use crate::leftovers::{Leftovers, clear, clear_hidden, hidden};
+use crate::locks::{Lock, try_lock, wait_lock};
+use crate::scratch;
 
 /// The package itself, in its stage.
 pub(crate) const PACKAGE: &str = "package";
@@ -17,6 +22,15 @@ pub(crate) const PACKAGE: &str = "package";
 pub(crate) const MANIFEST: &str = "manifest";
 /// The version that it replaced.
 pub(crate) const OLD: &str = "old";
+
+/// Where stages are.
+pub(crate) const STAGES: &str = ".dpkg_archive/stage";
+/// What hidden names of packages on their way to their places end with.
+const ID: &str = "receiver";
+/// So long a stage's lock may be held by somebody who does not receive that package.
+const A_MOMENT: Duration = Duration::from_secs(1);
+/// The most bytes of names in a greeting, which has to fit into a frame: those beyond are swept.
+const MOST_REMAINS: usize = 64 << 10;
 
 /// A package's stage, ours until it is dropped.
 #[derive(Debug)]
@@ -39,32 +53,32 @@ impl Stage {
             class: "io",
             text: format!("{} failed: another process receives it; try again later", what()),
         };
-        let lock = try_lock(&rooms.stage, &lock_name(&name)).map_err(failed)?.ok_or_else(busy)?;
-        clear_hidden(archive, package).map_err(failed)?;
-        let left = rooms.stage.open_if_there(&name).map_err(failed)?;
+        // Whoever sweeps, or whose link has just been cut, holds it no longer than a moment.
+        let lock = wait_lock(&rooms.stage, &lock_name(&name), A_MOMENT).map_err(failed)?.ok_or_else(busy)?;
+        clear_hidden(archive, &rooms, package, ID).map_err(|stuck| failed(stuck.into()))?;
+        let left = if keep { resumable(&rooms.stage, &name) } else { None };
+        let resumed = left.is_some();
         let dir = match left {
-            Some(dir) if keep => Some(dir),
-            Some(_) | None => None,
+            Some(dir) => Ok(dir),
+            None => clear(&rooms.stage, &name)
+                .map_err(io::Error::from)
+                .and_then(|()| rooms.stage.make(&name, 0o700))
+                .and_then(|()| rooms.stage.open(&name)),
         };
-        let resumed = match &dir {
-            Some(dir) => dir.open_if_there(PACKAGE).map_err(failed)?.is_some(),
-            None => {
-                tree::remove(&rooms.stage, &name).map_err(failed)?;
-                rooms.stage.make(&name, 0o700).map_err(failed)?;
-                false
-            }
-        };
-        let dir = match dir {
-            Some(dir) => dir,
-            None => rooms.stage.open(&name).map_err(failed)?,
-        };
-        Ok((Self { dir, stages: rooms.stage, name, lock }, resumed))
+        Ok((Self { dir: dir.map_err(failed)?, stages: rooms.stage, name, lock }, resumed))
     }
 
-    /// Removes it with all that is in it. What cannot be removed stays for the next sweep, which says why.
+    /// Removes it with all that is in it. What cannot be removed is named by the next sweep.
     pub(crate) fn discard(self) {
         let _ = discard(&self.stages, &self.name, &self.lock);
     }
+}
+
+/// What an interrupted attempt left, if anything can be made of it.
+fn resumable(stages: &Dir, name: &str) -> Option<Dir> {
+    let dir = stages.open(name).ok()?;
+    dir.open(PACKAGE).and_then(|package| package.set_mode(0o700)).ok()?;
+    Some(dir)
 }
 
 fn lock_name(name: &str) -> String {
@@ -72,67 +86,74 @@ fn lock_name(name: &str) -> String {
 }
 
 /// Whoever calls it holds the lock, whose file goes last: while it is there, something may be left.
-fn discard(stages: &Dir, name: &str, _lock: &Lock) -> io::Result<()> {
-    tree::remove(stages, name)?;
-    stages.unlink(lock_name(name))
+fn discard(stages: &Dir, name: &str, _lock: &Lock) -> Result<(), Stuck> {
+    clear(stages, name)?;
+    let lock = lock_name(name);
+    stages.unlink(&lock).map_err(|why| Stuck::at(lock, why))
 }
 
-/// Where a package waits beside its place, and the one that it replaces where they cannot be exchanged.
-pub(crate) fn hidden(package: &PackageId) -> (String, String) {
-    let hidden = format!(".{}.receiver", package.version);
-    let old = format!("{hidden}.old");
-    (hidden, old)
+/// Where packages wait beside their places.
+pub(crate) fn hidden_of(package: &PackageId) -> (String, String) {
+    hidden(package, ID)
 }
 
-/// Removes what a process that died while it published left beside the place, and puts back what it had taken out of it.
-fn clear_hidden(archive: &Archive, package: &PackageId) -> io::Result<()> {
-    let Some(of_name) = archive.root.open_if_there(package.name.as_str())? else { return Ok(()) };
-    let (hidden, old) = hidden(package);
-    let place = package.version.as_str();
-    if of_name.stat(old.as_str())?.is_some() {
-        let put_back = || match of_name.stat(place)? {
-            Some(_) => tree::remove(&of_name, &old),
-            None => of_name.rename(old.as_str(), &of_name, place),
-        };
-        let rooms = archive.rooms().map_err(io::Error::other)?;
-        locks::publishing(archive, &rooms, put_back).map_err(io::Error::other)??;
-    }
-    if of_name.stat(hidden.as_str())?.is_some() {
-        tree::remove(&of_name, &hidden)?;
-        // Where it was to be the first of its name, nothing of the name stays. Only then: others may be about to publish into it.
-        archive.root.remove_empty(package.name.as_str());
-    }
-    Ok(())
-}
-
-/// Packages of which an interrupted attempt left something.
-pub(crate) fn remains(archive: &Archive) -> Result<Vec<PackageId>, Failure> {
+/// Calls `see` with each package of which an interrupted attempt left something, until that says no.
+fn each_remnant(archive: &Archive, mut see: impl FnMut(PackageId) -> bool) -> Result<(), Failure> {
     let what = || format!("looking for interrupted packages in {}", archive.shown());
     let failed = |error: io::Error| Failure::io(what(), &error, CHECK_MODES);
-    let Some(stages) = archive.root.open_if_there(format!("{HOUSE}/stage")).map_err(failed)? else {
-        return Ok(Vec::new());
-    };
-    let mut packages = Vec::new();
+    let Some(stages) = archive.root.open_if_there(STAGES).map_err(failed)? else { return Ok(()) };
     for found in stages.entries().map_err(failed)? {
         let found = found.map_err(failed)?;
         let name = str::from_utf8(&found.name).ok().filter(|_| found.kind != FileType::RegularFile);
-        packages.extend(name.and_then(|name| name.parse::<PackageId>().ok()));
-    }
-    Ok(packages)
-}
-
-/// Drops what interrupted attempts left, but for packages that somebody still wants. What another process works on stays.
-pub(crate) fn sweep(archive: &Archive, keep: &[PackageId]) -> Result<(), Failure> {
-    let remains = remains(archive)?;
-    let rooms = archive.rooms()?;
-    for package in remains.iter().filter(|package| !keep.contains(package)) {
-        let name = package.to_string();
-        let swept = try_lock(&rooms.stage, &lock_name(&name)).and_then(|lock| match lock {
-            Some(lock) => clear_hidden(archive, package).and_then(|()| discard(&rooms.stage, &name, &lock)),
-            None => Ok(()),
-        });
-        let what = || format!("sweeping {HOUSE}/stage/{name} in {}", archive.shown());
-        swept.map_err(|error| Failure::io(what(), &error, CHECK_MODES))?;
+        if let Some(package) = name.and_then(|name| name.parse().ok())
+            && !see(package)
+        {
+            break;
+        }
     }
     Ok(())
+}
+
+/// Packages of which an interrupted attempt left something: as many as a greeting may name, and whether there are more.
+pub(crate) fn remains(archive: &Archive) -> Result<(Vec<PackageId>, bool), Failure> {
+    let (mut packages, mut bytes) = (Vec::new(), 0);
+    each_remnant(archive, |package| {
+        // Its length goes before it.
+        bytes += package.name.as_str().len() + package.version.as_str().len() + 3;
+        let fits = bytes <= MOST_REMAINS;
+        if fits {
+            packages.push(package);
+        }
+        fits
+    })?;
+    Ok((packages, bytes > MOST_REMAINS))
+}
+
+/// Drops what interrupted attempts left, but for packages that somebody still wants, and what dead ones left. What another process works on stays.
+pub(crate) fn sweep(archive: &Archive, keep: &[PackageId]) -> Result<Leftovers, Failure> {
+    let keep: HashSet<&PackageId> = keep.iter().collect();
+    let rooms = archive.rooms()?;
+    let mut leftovers = Leftovers::default();
+    each_remnant(archive, |package| {
+        if !keep.contains(&package) {
+            let swept = sweep_one(archive, &rooms, &package);
+            leftovers.note(swept.map_err(|stuck| stuck.below(STAGES)));
+        }
+        true
+    })?;
+    // Only now: what could not be removed has got another name.
+    scratch::sweep(archive, &rooms, &mut leftovers)?;
+    Ok(leftovers)
+}
+
+fn sweep_one(archive: &Archive, rooms: &Rooms, package: &PackageId) -> Result<(), Stuck> {
+    let name = package.to_string();
+    let lock = lock_name(&name);
+    match try_lock(&rooms.stage, &lock).map_err(|why| Stuck::at(lock, why))? {
+        Some(lock) => {
+            clear_hidden(archive, rooms, package, ID)?;
+            discard(&rooms.stage, &name, &lock)
+        }
+        None => Ok(()),
+    }
 }

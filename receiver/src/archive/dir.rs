@@ -56,11 +56,22 @@ impl Dir {
         self.0.into()
     }
 
-    /// Opens a directory after making it where it is missing; tells whether it was.
+    /// Opens a directory after making it where it is missing; says whether it was.
     pub(crate) fn ensure(&self, name: &str) -> io::Result<(Self, bool)> {
+        self.ensure_with(name, 0o755)
+    }
+
+    /// The same for a directory that its owner alone may enter: one of an older version is closed to others.
+    pub(crate) fn ensure_private(&self, name: &str) -> io::Result<(Self, bool)> {
+        let (dir, made) = self.ensure_with(name, 0o700)?;
+        close_to_others(&dir.0)?;
+        Ok((dir, made))
+    }
+
+    fn ensure_with(&self, name: &str, mode: u16) -> io::Result<(Self, bool)> {
         match self.open(name) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let made = match self.make(name, 0o755) {
+                let made = match self.make(name, mode) {
                     Ok(()) => true,
                     Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
                     Err(error) => return Err(error),
@@ -89,10 +100,13 @@ impl Dir {
         Ok(rustix::fs::openat(&self.0, name, flags, Mode::RUSR | Mode::WUSR)?.into())
     }
 
-    /// A file that is made where it is missing and stays as it is else: for locks.
-    pub(crate) fn touch(&self, name: impl Arg) -> io::Result<File> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        Ok(rustix::fs::openat(&self.0, name, flags, Mode::from_raw_mode(0o644))?.into())
+    /// A file to lock, made where it is missing. Whoever can open it can hold its lock for ever, so its owner alone may; one of an older
+    /// version is closed to others.
+    pub(crate) fn lock_file(&self, name: impl Arg) -> io::Result<File> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&self.0, name, flags, Mode::RUSR | Mode::WUSR)?;
+        close_to_others(&file)?;
+        Ok(file.into())
     }
 
     /// What is under a name, where anything is.
@@ -140,9 +154,18 @@ impl Dir {
         }
     }
 
-    /// Removes an empty directory; true where it is gone.
-    pub(crate) fn remove_empty(&self, name: impl Arg) -> bool {
-        rustix::fs::unlinkat(&self.0, name, AtFlags::REMOVEDIR).is_ok()
+    /// Removes an empty directory; what is not there is no error.
+    pub(crate) fn remove_directory(&self, name: impl Arg) -> io::Result<()> {
+        match rustix::fs::unlinkat(&self.0, name, AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Removes a directory if it is empty.
+    pub(crate) fn remove_empty(&self, name: impl Arg) {
+        // It is for tidiness alone: one that stays is in nobody's way.
+        let _ = self.remove_directory(name);
     }
 
     /// Renames over whatever may be at the new place.
@@ -231,6 +254,18 @@ impl Dir {
 impl AsFd for Dir {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+/// Takes all permissions of group and others away. Where it belongs to somebody else, that one does it.
+fn close_to_others(handle: &OwnedFd) -> io::Result<()> {
+    let mode = rustix::fs::fstat(handle)?.st_mode;
+    match Mode::from_raw_mode(mode & 0o7700) {
+        _ if mode & 0o077 == 0 => Ok(()),
+        closed => match rustix::fs::fchmod(handle, closed) {
+            Err(Errno::PERM) => Ok(()),
+            result => Ok(result?),
+        },
     }
 }
 

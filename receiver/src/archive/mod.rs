@@ -76,14 +76,17 @@ impl Archive {
         }
     }
 
-    /// Our own directories, made where they are missing.
+    /// Our own directories, made where they are missing, durably. Nobody else has any business in stage and trash.
     pub(crate) fn rooms(&self) -> Result<Rooms, Failure> {
-        let open = |dir: &Dir, name: &str| {
+        let open = |dir: &Dir, name: &str, is_private: bool| {
+            let ensured = if is_private { dir.ensure_private(name) } else { dir.ensure(name) };
+            let room = ensured.and_then(|(room, made)| if made { dir.sync().map(|()| room) } else { Ok(room) });
             let what = || format!("making {name} for Blat in {}", self.shown());
-            dir.ensure(name).map(|(room, _)| room).map_err(|error| Failure::io(what(), &error, CHECK_MODES))
+            room.map_err(|error| Failure::io(what(), &error, CHECK_MODES))
         };
-        let house = open(&self.root, HOUSE)?;
-        let (stage, trash, manifests) = (open(&house, "stage")?, open(&house, "trash")?, open(&house, "manifests")?);
+        let house = open(&self.root, HOUSE, false)?;
+        let (stage, trash) = (open(&house, "stage", true)?, open(&house, "trash", true)?);
+        let manifests = open(&house, "manifests", false)?;
         Ok(Rooms { house, stage, trash, manifests })
     }
 

@@ -7,34 +7,76 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use super::dir::{Dir, kind, permissions};
+use crate::failure::shown;
 
 /// Threads that make a tree durable.
 const SYNCING: usize = 8;
 
-/// Removes whatever is under a name, trees with closed directories included. What is not there is no error.
-pub(crate) fn remove(dir: &Dir, name: impl AsRef<[u8]>) -> io::Result<()> {
+/// What cannot be removed, for example since it belongs to root.
+#[derive(Debug)]
+pub(crate) struct Stuck {
+    /// Where it is, below the directory that the tree is in.
+    pub(crate) path: Vec<u8>,
+    /// Why it cannot be removed.
+    pub(crate) why: io::Error,
+}
+
+impl Stuck {
+    /// What one name refuses.
+    pub(crate) fn at(path: impl AsRef<[u8]>, why: io::Error) -> Self {
+        Self { path: path.as_ref().to_vec(), why }
+    }
+
+    /// The same as seen from further up.
+    pub(crate) fn below(self, dir: impl AsRef<[u8]>) -> Self {
+        Self { path: [dir.as_ref(), b"/", &self.path].concat(), ..self }
+    }
+}
+
+impl From<Stuck> for io::Error {
+    fn from(stuck: Stuck) -> Self {
+        Self::new(stuck.why.kind(), format!("removing {}: {}", shown(&stuck.path), stuck.why))
+    }
+}
+
+/// Removes whatever is under a name, trees with closed directories included. What is not there is no error. What cannot be removed does not keep the
+/// rest from going; the first of it is named.
+pub(crate) fn remove(dir: &Dir, name: impl AsRef<[u8]>) -> Result<(), Stuck> {
     let name = name.as_ref();
+    let own = |why: io::Error| Stuck::at(name, why);
+    let inner = match open_up(dir, name) {
+        Ok(Some(inner)) => inner,
+        Ok(None) => return Ok(()),
+        // Somebody else's; it can go as long as it is empty.
+        Err(error) => return dir.remove_directory(name).map_err(|_| own(error)),
+    };
+    let mut first = Ok(());
+    for found in inner.entries().map_err(own)? {
+        let removed =
+            found.map_err(own).and_then(|found| remove(&inner, found.name).map_err(|stuck| stuck.below(name)));
+        first = first.and(removed);
+    }
+    first?;
+    dir.remove_directory(name).map_err(own)
+}
+
+/// Removes what is no directory; else opens it, with all that its owner may do in it.
+fn open_up(dir: &Dir, name: &[u8]) -> io::Result<Option<Dir>> {
     match dir.unlink(name) {
-        Ok(()) => return Ok(()),
+        Ok(()) => return Ok(None),
         Err(error) if is(&error, Errno::ISDIR) || is(&error, Errno::PERM) => {}
         Err(error) => return Err(error),
     }
     let inner = match dir.open(name) {
         Ok(inner) => inner,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) if is(&error, Errno::ACCESS) => dir.open_up(name)?,
         Err(error) => return Err(error),
     };
     if permissions(&inner.own_stat()?) & 0o700 != 0o700 {
         inner.set_mode(0o700)?;
     }
-    let mut first = Ok(());
-    for found in inner.entries()? {
-        let removed = found.and_then(|found| remove(&inner, found.name));
-        first = first.and(removed);
-    }
-    first?;
-    if dir.remove_empty(name) || dir.stat(name)?.is_none() { Ok(()) } else { Err(Errno::NOTEMPTY.into()) }
+    Ok(Some(inner))
 }
 
 fn is(error: &io::Error, errno: Errno) -> bool {
