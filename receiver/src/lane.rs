@@ -9,6 +9,7 @@ use blat_domain::name::PackageId;
 
 use crate::archive::Archive;
 use crate::conversation::Ending;
+use crate::failure::Failure;
 use crate::inbox::Inbox;
 use crate::package::unpacking::{self, Base};
 use crate::package::{Announced, Incoming, Outcome};
@@ -106,7 +107,7 @@ impl Worker {
         if self.lane >= Lane::BULK {
             urgent::give_way();
         }
-        if self.pending.are_due() {
+        if self.pending.are_due(self.archive.syncfs_reports) {
             self.publish()?;
         }
         let patience = if self.lane == Lane::TAGS { Duration::ZERO } else { QUIET };
@@ -188,10 +189,7 @@ impl Worker {
     }
 
     /// Lines at once; `Done` when what came of it is cleared away too, so that nothing is left when the agent goes on.
-    fn answer(
-        &mut self,
-        result: Result<(Vec<String>, crate::scratch::Scratch), crate::failure::Failure>,
-    ) -> Result<(), Ending> {
+    fn answer(&mut self, result: Result<(Vec<String>, crate::scratch::Scratch), Failure>) -> Result<(), Ending> {
         let ended = match result {
             Ok((lines, scratch)) => {
                 self.replies.lines(self.lane, &lines)?;
@@ -250,7 +248,7 @@ impl Worker {
             return Ok(());
         }
         // One that waits to be published would keep us from its stage.
-        if self.pending.packages.iter().any(|whole| whole.package() == &package) {
+        if self.pending.packages.iter().any(|whole| whole.package == package) {
             self.publish()?;
         }
         if self.lane == Lane::TAGS && self.urgent.is_none() {
@@ -335,20 +333,32 @@ impl Worker {
         {
             self.drop_current(outcome)?;
         }
-        self.write_early();
-        Ok(())
+        self.write_early()
     }
 
     /// Lets the system write what a full sync has for the disk, once that is much.
-    fn write_early(&mut self) {
+    fn write_early(&mut self) -> Result<(), Ending> {
         let weight = self.weight();
         if self.lane < Lane::BULK || weight.saturating_sub(self.on_disk) < STRIDE {
-            return;
+            return Ok(());
         }
-        // By a handle of its own: what fails here is told again to whoever makes the packages durable, by theirs, which are older.
-        let _ = self.archive.root.open_again().and_then(|root| root.sync_file_system());
+        // What other lanes have staged has handles of its own, which report the same error to them.
+        let written = self.archive.root.sync_file_system();
         self.inbox.get_on();
         self.on_disk = weight;
+        written.or_else(|error| self.distrust(&error))
+    }
+
+    /// The disk has refused something, perhaps of what is staged here, and will not say so again: all of it is discarded.
+    fn distrust(&mut self, error: &std::io::Error) -> Result<(), Ending> {
+        std::mem::take(&mut self.pending).packages.into_iter().for_each(Whole::clear_away);
+        if let Current::Coming(incoming) = std::mem::replace(&mut self.current, Current::None) {
+            self.current = Current::Dropped { number: incoming.number(), ask: incoming.ask() };
+            incoming.discard();
+        }
+        self.on_disk = 0;
+        let what = format!("writing what is staged in {} to the disk", self.archive.shown());
+        Ok(self.replies.end(self.lane, &Err(Failure::io(what, error, "all of it is discarded; check the disk")))?)
     }
 
     /// What the packages that are not published are for a disk, in bytes.
@@ -367,7 +377,7 @@ impl Worker {
                 let held = Held { archive: &self.archive, pending: &self.pending.packages };
                 match incoming.finish(entries, &manifest, &held, &self.inbox) {
                     Ok(()) => {
-                        self.pending.add(incoming.into_whole(manifest));
+                        self.pending.add(incoming.into_whole(manifest), self.archive.syncfs_reports);
                         Ok(())
                     }
                     Err(outcome) => {
@@ -427,15 +437,20 @@ impl Worker {
 }
 
 impl Pending {
-    fn add(&mut self, whole: Whole) {
-        self.bytes += whole.bytes();
+    fn add(&mut self, whole: Whole, syncfs_reports: bool) {
+        self.bytes += whole.bytes;
         self.weight += whole.weight();
         self.since.get_or_insert_with(Instant::now);
         self.packages.push(whole);
+        if syncfs_reports && !publish::are_few(&self.packages) {
+            self.packages.iter_mut().for_each(|whole| whole.written.give_up());
+        }
     }
 
-    fn are_due(&self) -> bool {
-        self.bytes >= MOST_PENDING
+    /// Whether they have waited long enough. One that has to be made durable by its own handles does not wait, for it keeps many.
+    fn are_due(&self, syncfs_reports: bool) -> bool {
+        (!syncfs_reports && !self.packages.is_empty())
+            || self.bytes >= MOST_PENDING
             || self.packages.len() >= publish::most_at_once()
             || self.since.is_some_and(|since| since.elapsed() >= LONGEST_WAIT)
     }
@@ -443,14 +458,14 @@ impl Pending {
 
 /// Where files of other versions are: published, or whole on this lane.
 pub(crate) struct Held<'a> {
-    archive: &'a Archive,
+    pub(crate) archive: &'a Archive,
     pending: &'a [Whole],
 }
 
 impl Held<'_> {
     /// A file of another version of a package, for reading.
     pub(crate) fn open(&self, package: &PackageId, path: &[u8]) -> std::io::Result<std::fs::File> {
-        match self.pending.iter().find(|whole| whole.package() == package) {
+        match self.pending.iter().find(|whole| whole.package == *package) {
             Some(whole) => whole.open(path),
             None => self.archive.root.read([package.path().as_bytes(), b"/", path].concat()),
         }

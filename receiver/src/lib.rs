@@ -21,5 +21,6 @@ mod stage;
 mod store;
 mod urgent;
 mod verify;
+mod written;
 
 pub use conversation::serve;

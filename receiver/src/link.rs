@@ -56,6 +56,7 @@ fn decide(archive: &Archive, scratch: &Scratch, package: &PackageId, to: &Versio
         Some(_) | None => {}
     }
     if of_name.link_target(version.as_str())?.is_some_and(|there| there == to.as_str().as_bytes()) {
+        archive.sync_names(&of_name)?;
         return Ok(format!("already {name} {version}\n"));
     }
     let hidden = format!(".{version}.{}", scratch.id);
@@ -64,5 +65,6 @@ fn decide(archive: &Archive, scratch: &Scratch, package: &PackageId, to: &Versio
         of_name.unlink(hidden.as_str())?;
         return Err(error);
     }
+    archive.sync_names(&of_name)?;
     Ok(format!("linked {name} {version}\n"))
 }

@@ -6,13 +6,14 @@ use std::io;
 use blat_domain::frames::{LANES, Rule};
 use blat_domain::name::PackageId;
 
+use crate::archive::Archive;
 use crate::archive::dir::Dir;
-use crate::archive::{Archive, tree};
-use crate::failure::Failure;
+use crate::failure::{Failure, Setback};
 use crate::inbox::Inbox;
 use crate::locks;
 use crate::settle::Settling;
 use crate::stage::{PACKAGE, Stage};
+use crate::written::Written;
 
 /// The most packages that wait at once on a lane.
 const MOST: usize = 256;
@@ -20,7 +21,7 @@ const MOST: usize = 256;
 const HANDLES: u64 = 3;
 /// So few packages, of so few entries in all, are made durable file by file: a busy disk need not write everything else first.
 const FEW: usize = 4;
-const FEW_ENTRIES: u64 = 64;
+pub(crate) const FEW_ENTRIES: usize = 64;
 /// What an entry is for a disk beside its bytes, in bytes that take as long.
 const ENTRY: u64 = 16 << 10;
 
@@ -44,43 +45,29 @@ pub(crate) struct Whole {
     pub(crate) rule: Rule,
     /// The digest of its manifest.
     pub(crate) digest: [u8; 32],
-    bytes: u64,
-    entries: u32,
+    /// What it was written by.
+    pub(crate) written: Written,
+    /// Bytes of its files.
+    pub(crate) bytes: u64,
+    /// How many entries it has.
+    pub(crate) entries: u32,
 }
 
 impl Whole {
-    #[expect(clippy::too_many_arguments, reason = "a record's fields, given once")]
-    pub(crate) fn new(
-        stage: Stage,
-        package: PackageId,
-        time: i64,
-        mode: u16,
-        rule: Rule,
-        digest: [u8; 32],
-        bytes: u64,
-        entries: u32,
-    ) -> Self {
-        Self { stage, package, time, mode, rule, digest, bytes, entries }
-    }
-
-    /// Bytes of its files.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
     /// What it is for a disk, in bytes.
     pub(crate) fn weight(&self) -> u64 {
         weight(self.bytes, self.entries)
     }
 
-    /// Which it is.
-    pub(crate) fn package(&self) -> &PackageId {
-        &self.package
-    }
-
     /// Opens one of its files.
     pub(crate) fn open(&self, path: &[u8]) -> io::Result<File> {
         self.stage.dir.read([PACKAGE.as_bytes(), b"/", path].concat())
+    }
+
+    /// Makes it durable, by itself.
+    fn sync(&mut self) -> io::Result<()> {
+        self.written.sync()?;
+        self.stage.sync()
     }
 
     /// Removes its stage, with the version that it replaced.
@@ -96,35 +83,34 @@ pub(crate) fn most_at_once() -> usize {
     usize::try_from(share).unwrap_or(MOST).clamp(1, MOST)
 }
 
+/// Whether packages are so few that each is made durable by itself.
+pub(crate) fn are_few(packages: &[Whole]) -> bool {
+    packages.len() <= FEW
+        && packages.iter().map(|whole| whole.entries as usize).sum::<usize>() <= FEW_ENTRIES
+        && packages.iter().all(|whole| whole.written.is_all())
+}
+
 /// Publishes packages; gives a line for each, and the packages, whose stages are to be cleared away once the lines are sent.
 pub(crate) fn publish(
     archive: &Archive,
     packages: Vec<Whole>,
     inbox: &Inbox,
 ) -> Result<(Vec<String>, Vec<Whole>), Failure> {
-    let few =
-        packages.len() <= FEW && packages.iter().map(|whole| u64::from(whole.entries)).sum::<u64>() <= FEW_ENTRIES;
-    let durable = match few {
-        true => packages.iter().try_for_each(|whole| tree::sync(&whole.stage.dir)),
-        false => packages.first().map_or(Ok(()), |whole| whole.stage.dir.sync_file_system()),
-    };
+    let one_by_one = are_few(&packages) || !archive.syncfs_reports;
+    let (mut lines, packages) =
+        if one_by_one { sync_each(packages) } else { (Vec::new(), sync_together(archive, packages)?) };
     inbox.get_on();
-    if let Err(error) = durable {
-        // The kernel may have dropped what it could not write, and would not say so again.
-        packages.into_iter().for_each(Whole::clear_away);
-        let what = format!("making the stage in {} durable", archive.shown());
-        return Err(Failure::io(what, &error, "all of it is discarded; check the disk"));
-    }
     let rooms = archive.rooms()?;
     let settled = locks::publishing(archive, &rooms, || {
         let mut settling = Settling::new(archive, &rooms, inbox);
-        let lines: Vec<_> = packages.iter().map(|whole| settling.settle(whole)).collect();
-        (lines, settling.changed())
+        let settled: Vec<_> = packages.iter().map(|whole| settling.settle(whole)).collect();
+        (settled, settling.changed())
     });
-    let (lines, changed) = settled?;
+    let (settled, changed) = settled?;
+    lines.extend(settled);
     inbox.get_on();
-    let durable = match few {
-        true => changed.iter().try_for_each(Dir::sync),
+    let durable = match one_by_one {
+        true => changed.and_then(|changed| changed.iter().try_for_each(Dir::sync)),
         false => rooms.house.sync_file_system(),
     };
     if let Err(error) = durable {
@@ -132,4 +118,33 @@ pub(crate) fn publish(
         return Err(Failure::io(what, &error, "check the disk, then sync again"));
     }
     Ok((lines, packages))
+}
+
+/// Makes each package durable by itself. One that the disk refuses fails alone and is discarded: the kernel may have dropped what it could not write,
+/// and would not say so again. Gives the lines of those, and the others.
+fn sync_each(packages: Vec<Whole>) -> (Vec<String>, Vec<Whole>) {
+    let (mut lines, mut durable) = (Vec::new(), Vec::new());
+    for mut whole in packages {
+        match whole.sync() {
+            Ok(()) => durable.push(whole),
+            Err(error) => {
+                lines.push(Setback::io("making it durable", &error).line(&whole.package));
+                whole.clear_away();
+            }
+        }
+    }
+    (lines, durable)
+}
+
+/// Makes packages durable with all else on their file system. Where that fails nobody knows whose bytes are lost: all are discarded.
+fn sync_together(archive: &Archive, packages: Vec<Whole>) -> Result<Vec<Whole>, Failure> {
+    // The first one's handle is older than anything that was written for any of them.
+    match packages.first().map_or(Ok(()), |whole| whole.stage.dir.sync_file_system()) {
+        Ok(()) => Ok(packages),
+        Err(error) => {
+            packages.into_iter().for_each(Whole::clear_away);
+            let what = format!("making the stage in {} durable", archive.shown());
+            Err(Failure::io(what, &error, "all of it is discarded; check the disk"))
+        }
+    }
 }

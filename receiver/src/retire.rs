@@ -136,6 +136,7 @@ impl Retiring<'_> {
             file.set_permissions(PermissionsExt::from_mode(0o644))?;
             file.write_all(format!("{at}\n{wait}\n").as_bytes())?;
             self.scratch.dir.rename("mark", aged, mark_name(package))?;
+            self.archive.sync_names(aged)?;
             Ok(true)
         };
         match marked() {
@@ -196,6 +197,7 @@ impl Retiring<'_> {
             // It is gone now; if it cannot get to the trash, the next sweep clears it away from where it is.
             let _ = self.scratch.throw_away(&of_name, &hidden, &package.to_string());
         }
+        self.archive.sync_names(&of_name)?;
         self.forget(aged, package)?;
         Ok(format!("deleted {name} {version}\n"))
     }
@@ -204,8 +206,11 @@ impl Retiring<'_> {
     fn forget(&self, aged: Option<&Dir>, package: &PackageId) -> io::Result<()> {
         if let Some(manifests) = self.scratch.rooms.manifests.open_if_there(package.name.as_str())? {
             manifests.unlink(package.version.as_str())?;
+            self.archive.sync_names(&manifests)?;
         }
-        aged.map_or(Ok(()), |aged| aged.unlink(mark_name(package)))
+        let Some(aged) = aged else { return Ok(()) };
+        aged.unlink(mark_name(package))?;
+        self.archive.sync_names(aged)
     }
 
     /// Empty names go too, while nobody can be about to publish into them.

@@ -20,8 +20,10 @@ pub(crate) struct Settling<'a> {
     rooms: &'a Rooms,
     inbox: &'a Inbox,
     aged: Option<Dir>,
-    /// Directories whose names changed.
+    /// Directories whose names changed, or may have been changed by somebody who died before he made that durable.
     changed: Vec<Dir>,
+    /// Whether names of packages may have changed too.
+    has_new_names: bool,
 }
 
 /// What is in a place.
@@ -38,12 +40,15 @@ impl<'a> Settling<'a> {
     pub(crate) fn new(archive: &'a Archive, rooms: &'a Rooms, inbox: &'a Inbox) -> Self {
         // Without marks there are none to take away.
         let aged = rooms.house.open("aged").ok();
-        Self { archive, rooms, inbox, aged, changed: Vec::new() }
+        Self { archive, rooms, inbox, aged, changed: Vec::new(), has_new_names: false }
     }
 
-    /// Directories that have to be made durable.
-    pub(crate) fn changed(self) -> Vec<Dir> {
-        self.changed
+    /// Directories that have to be made durable before anything is answered.
+    pub(crate) fn changed(mut self) -> io::Result<Vec<Dir>> {
+        if self.has_new_names {
+            self.changed.extend([self.archive.root.open_again()?, self.rooms.manifests.open_again()?]);
+        }
+        Ok(self.changed)
     }
 
     /// Puts one package in its place, if it may; gives the line for the answer.
@@ -77,21 +82,24 @@ impl<'a> Settling<'a> {
             Some(_) | None => {}
         }
         let (of_name, is_new) = self.archive.root.ensure(name.as_str())?;
-        if is_new {
-            self.changed.push(self.archive.root.open_again()?);
-        }
+        self.has_new_names |= is_new;
         match self.look(&of_name, whole)? {
             There::Nothing => self.publish(whole, of_name),
             There::Link => failed("foreign", "a symbolic link is in its place; remove it"),
             There::Foreign => failed("foreign", "what is in its place is no package of ours; move it away"),
             There::Package(time) if time == whole.time && whole.rule != Rule::Repair => {
-                if self.is_known_to_differ(whole)? {
+                let manifests = self.rooms.manifests.open_if_there(name.as_str())?;
+                if self.is_known_to_differ(manifests.as_ref(), whole)? {
                     return failed(
                         "differs",
                         "the one there has the same time of descpkg and other bytes; it was not touched: blat verify --repair settles it, \
                          or a new time of descpkg at the source",
                     );
                 }
+                // Whoever published it may have died before that was durable.
+                self.has_new_names = true;
+                self.changed.push(of_name);
+                self.changed.extend(manifests);
                 Ok(format!("already {name} {version}\n"))
             }
             There::Package(time) => match whole.rule {
@@ -123,18 +131,16 @@ impl<'a> Settling<'a> {
     }
 
     /// Whether there is a manifest of the one in place, and it says that its bytes are others.
-    fn is_known_to_differ(&self, whole: &Whole) -> io::Result<bool> {
-        let Some(of_name) = self.rooms.manifests.open_if_there(whole.package.name.as_str())? else { return Ok(false) };
-        let Ok(mut manifest) = of_name.read(whole.package.version.as_str()) else { return Ok(false) };
+    fn is_known_to_differ(&self, manifests: Option<&Dir>, whole: &Whole) -> io::Result<bool> {
+        let Some(manifests) = manifests else { return Ok(false) };
+        let Ok(mut manifest) = manifests.read(whole.package.version.as_str()) else { return Ok(false) };
         Ok(digest(&mut manifest, self.inbox)? != whole.digest)
     }
 
     fn publish(&mut self, whole: &Whole, of_name: Dir) -> io::Result<String> {
         let PackageId { name, version } = &whole.package;
         let (manifests, is_new) = self.rooms.manifests.ensure(name.as_str())?;
-        if is_new {
-            self.changed.push(self.rooms.manifests.open_again()?);
-        }
+        self.has_new_names |= is_new;
         let stage = &whole.stage.dir;
         // It comes before its package, so that none is ever without.
         stage.rename(MANIFEST, &manifests, version.as_str())?;

@@ -68,6 +68,17 @@ impl Stage {
         Ok((Self { dir: dir.map_err(failed)?, stages: rooms.stage, name, lock }, resumed))
     }
 
+    /// Makes durable what lies beside the package, and all their names.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        for found in self.dir.entries()? {
+            let found = found?;
+            if found.kind != FileType::Directory {
+                self.dir.read(&found.name)?.sync_all()?;
+            }
+        }
+        self.dir.sync()
+    }
+
     /// Removes it with all that is in it. What cannot be removed is named by the next sweep.
     pub(crate) fn discard(self) {
         let _ = discard(&self.stages, &self.name, &self.lock);

@@ -97,6 +97,41 @@ fn as_root_no_other_account_can_hold_a_lock_so_nobody_stops_publishing() {
     assert_eq!(agent.ask(Lane::BULK, &Request::Publish), Ok(vec!["published q 1".into()]));
 }
 
+/// A small ext4 over a directory, whose inodes hold no time after 2038 or before 1901.
+struct SmallInodes<'a>(&'a Path);
+
+impl<'a> SmallInodes<'a> {
+    fn mount(archive: &'a Archive) -> Self {
+        let image = archive.beside("disk");
+        fs::File::create(&image).and_then(|file| file.set_len(16 << 20)).expect("a file");
+        let made = Command::new("mkfs.ext4").args(["-q", "-F", "-I", "128"]).arg(&image).status();
+        assert!(made.expect("a command of the lab").success());
+        let mounted = Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&archive.path).status();
+        assert!(mounted.expect("a command of every Linux").success());
+        Self(&archive.path)
+    }
+}
+
+impl Drop for SmallInodes<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(self.0).status();
+    }
+}
+
+#[test]
+fn as_root_a_time_that_the_file_system_cannot_hold_is_a_failure_that_says_so_and_nothing_is_published() {
+    let archive = Archive::new();
+    let _disk = SmallInodes::mount(&archive);
+    let mut agent = Agent::start(&archive.path);
+    for (time, got) in [(4_300_000_000, 2_147_483_647), (-3_000_000_000, -2_147_483_648_i64)] {
+        let line = Package::new("p", "1").time(time).deliver(&mut agent, &How::default());
+        let why = format!("cannot have the time {time} on this file system, which makes {got} of it");
+        assert!(line.starts_with("failed p 1 foreign ") && line.contains(&why), "{line}");
+        assert!(!archive.path.join("p").exists());
+    }
+    assert_eq!(Package::new("p", "1").deliver(&mut agent, &How::default()), "published p 1");
+}
+
 /// Something that only root can remove.
 fn plant(path: &Path) {
     fs::create_dir_all(path).expect("a directory");

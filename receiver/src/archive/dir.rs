@@ -52,7 +52,7 @@ impl Dir {
     }
 
     /// The handle alone.
-    pub(super) fn into_file(self) -> File {
+    pub(crate) fn into_file(self) -> File {
         self.0.into()
     }
 

@@ -4,6 +4,8 @@ pub(crate) mod dir;
 mod resolve;
 pub(crate) mod tree;
 
+use std::ffi::CStr;
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -26,6 +28,8 @@ pub(crate) const CHECK_MODES: &str = "check the owner and the modes in the archi
 pub(crate) struct Archive {
     /// Its directory.
     pub(crate) root: Dir,
+    /// Whether this kernel says what it could not write when a whole file system is made durable.
+    pub(crate) syncfs_reports: bool,
     path: PathBuf,
 }
 
@@ -49,7 +53,12 @@ impl Archive {
             let what = format!("entering the archive {}", printable(&path.to_string_lossy()));
             Failure::io(what, &error, "create it or mount it, for nobody here makes it, and check its owner and mode")
         })?;
-        Ok(Self { root, path: path.to_owned() })
+        Ok(Self { root, syncfs_reports: syncfs_reports(rustix::system::uname().release()), path: path.to_owned() })
+    }
+
+    /// Makes names in a directory durable, where making the whole file system durable later will not do.
+    pub(crate) fn sync_names(&self, dir: &Dir) -> io::Result<()> {
+        if self.syncfs_reports { Ok(()) } else { dir.sync() }
     }
 
     /// Its path, fit for an answer.
@@ -94,8 +103,7 @@ impl Archive {
     pub(crate) fn room_for(&self, bytes: u64, entries: u64, reserve: u64) -> Result<(), Failure> {
         let rooms = self.rooms()?;
         let shown = self.shown();
-        let look =
-            |error: std::io::Error| Failure::io(format!("finding space in {shown}"), &error, "check df -Pk there");
+        let look = |error: io::Error| Failure::io(format!("finding space in {shown}"), &error, "check df -Pk there");
         if rooms.stage.own_stat().map_err(look)?.st_dev != self.root.own_stat().map_err(look)?.st_dev {
             let why = format!("{HOUSE}/stage is on another file system");
             return Err(Failure::refused(format!("staging in {shown}"), why, "make it a plain directory"));
@@ -117,4 +125,28 @@ impl Archive {
 /// The mark of a package that is to be deleted, below [`HOUSE`].
 pub(crate) fn mark_name(package: &PackageId) -> String {
     package.to_string()
+}
+
+/// From Linux 5.8 on `syncfs` reports what could not be written; before, it reports success. A release that cannot be read counts as an old one.
+fn syncfs_reports(release: &CStr) -> bool {
+    let mut numbers = release
+        .to_bytes()
+        .split(|byte| !byte.is_ascii_digit())
+        .map(|number| str::from_utf8(number).ok().and_then(|number| number.parse::<u32>().ok()).unwrap_or(0));
+    (numbers.next(), numbers.next()) >= (Some(5), Some(8))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_before_5_8_are_not_trusted_with_a_whole_file_system() {
+        for release in [c"5.8.0", c"5.10.1-arm", c"5.15", c"6.1.0-rc1+", c"6.18.44-fc", c"10.0"] {
+            assert!(syncfs_reports(release), "{release:?}");
+        }
+        for release in [c"5.7.19", c"4.18.0-553.el8_10.x86_64", c"3.10.0-1160", c"2.6.78-fc", c"5", c"", c"five.8"] {
+            assert!(!syncfs_reports(release), "{release:?}");
+        }
+    }
 }

@@ -1,6 +1,5 @@
-//! Whole trees: removing them, counting and syncing what they hold. Links are never followed.
+//! Whole trees: removing them and counting what they hold. Links are never followed.
 
-use std::fs::File;
 use std::io;
 
 use rustix::fs::FileType;
@@ -8,9 +7,6 @@ use rustix::io::Errno;
 
 use super::dir::{Dir, kind, permissions};
 use crate::failure::shown;
-
-/// Threads that make a tree durable.
-const SYNCING: usize = 8;
 
 /// What cannot be removed, for example since it belongs to root.
 #[derive(Debug)]
@@ -97,30 +93,4 @@ pub(crate) fn walk(dir: &Dir, see: &mut impl FnMut(&Dir, &[u8], FileType) -> io:
         }
     }
     Ok(())
-}
-
-/// Makes everything below a directory durable, and the directory itself. Holds a handle of all of it, so it is for small trees.
-pub(crate) fn sync(dir: &Dir) -> io::Result<()> {
-    let mut all = vec![dir.open_again()?.into_file()];
-    walk(dir, &mut |parent, name, of| {
-        match of {
-            FileType::RegularFile => all.push(parent.read(name)?),
-            FileType::Directory => all.push(parent.open(name)?.into_file()),
-            _ => {}
-        }
-        Ok(())
-    })?;
-    // Those that are synced at the same time share the journal's commits.
-    let share = all.len().div_ceil(SYNCING);
-    std::thread::scope(|scope| {
-        let sync = |files: &[File]| files.iter().try_for_each(File::sync_all);
-        let mut shares = all.chunks(share);
-        let own = shares.next().unwrap_or_default();
-        let helpers: Vec<_> = shares.map(|files| scope.spawn(move || sync(files))).collect();
-        let synced = sync(own);
-        helpers.into_iter().fold(synced, |synced, helper| match helper.join() {
-            Ok(result) => synced.and(result),
-            Err(panic) => std::panic::resume_unwind(panic),
-        })
-    })
 }

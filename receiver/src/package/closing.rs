@@ -1,6 +1,7 @@
 //! Modes and times of a package's directories, which are set at the very end, from the leaves up: making what is in them changes their times, and
 //! a closed one could not be filled.
 
+use std::fs::File;
 use std::io;
 
 use blat_domain::frames::Time;
@@ -27,12 +28,18 @@ impl Closing {
         self.records.extend(u32::try_from(path.len()).unwrap_or(u32::MAX).to_le_bytes());
     }
 
-    /// Gives all of them their times and modes. The root may have to stay open for its owner, for it is yet to be moved.
-    pub(super) fn close(&self, places: &Places, root_stays_open: bool) -> io::Result<()> {
+    /// Gives all of them their times and modes, and each one's handle to `keep`. The root may have to stay open for its owner, for it is yet to be
+    /// moved.
+    pub(super) fn close(
+        &self,
+        places: &Places,
+        root_stays_open: bool,
+        keep: &mut dyn FnMut(File) -> io::Result<()>,
+    ) -> io::Result<()> {
         let mut rest = &self.records[..];
         while let Some((path, mode, time, before)) = last(rest) {
             let mode = if path.is_empty() && root_stays_open { mode | 0o700 } else { mode };
-            places.close_directory(path, mode, time)?;
+            keep(places.close_directory(path, mode, time)?)?;
             rest = before;
         }
         Ok(())

@@ -2,7 +2,7 @@
 
 use std::fs::{File, Permissions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
 use blat_domain::frames::{Copy, MOST_BASE, MOST_PIECE, Piece};
 use blat_domain::name::PackageId;
@@ -69,7 +69,7 @@ impl Incoming {
             self.part_left -= u32::try_from(now.len()).unwrap_or(self.part_left);
             bytes = later;
             if self.part_left == 0 {
-                self.end_part()?;
+                self.end_part(held)?;
                 self.next_part(held, inbox)?;
             }
         }
@@ -100,7 +100,7 @@ impl Incoming {
             if part.bytes > 0 {
                 return Ok(());
             }
-            self.end_part()?;
+            self.end_part(held)?;
         }
         Ok(())
     }
@@ -121,10 +121,10 @@ impl Incoming {
         Ok(())
     }
 
-    fn end_part(&mut self) -> Result<(), Outcome> {
+    fn end_part(&mut self, held: &Held<'_>) -> Result<(), Outcome> {
         self.parts.pop_front();
         match self.writing.take_if(|writing| writing.left == 0) {
-            Some(Writing { file, digest, of, .. }) => self.finish_file(&file, &of, &digest.finalize().into()),
+            Some(Writing { file, digest, of, .. }) => self.finish_file(file, &of, &digest.finalize().into(), held),
             None if self.parts.is_empty() => Ok(()),
             None => Err(self.spoiled("a piece ends a file in its middle")),
         }
@@ -161,10 +161,11 @@ impl Incoming {
                 self.made_use_of_held = true;
                 self.copy(&file, copy, held, inbox)
             }
-            Content::Staged(digest) => {
+            // Whoever wrote it is gone, and what the disk refused of it was reported to him alone: so it is written again.
+            Content::Staged => {
                 self.made_use_of_held = true;
                 let staged = self.places.open_file(&file.path).map_err(|error| self.unmakable(&file.path, &error))?;
-                self.finish_file(&staged, &file, digest)
+                self.copy_from(staged, &file, held, inbox)
             }
         }
     }
@@ -172,27 +173,43 @@ impl Incoming {
     /// Copies a file of another version. What is not there any more, or has another size, is to be sent.
     fn copy(&mut self, file: &Waiting, copy: &Copy, held: &Held<'_>, inbox: &Inbox) -> Result<(), Outcome> {
         let version = PackageId { name: self.announced.package.name.clone(), version: copy.version.clone() };
-        let Ok(mut from) = held.open(&version, copy.path.as_ref().unwrap_or(&file.path)) else {
-            return Err(Outcome::Lacks);
-        };
+        let from = held.open(&version, copy.path.as_ref().unwrap_or(&file.path)).map_err(|_| Outcome::Lacks)?;
+        self.copy_from(from, file, held, inbox)
+    }
+
+    fn copy_from(&mut self, mut from: File, file: &Waiting, held: &Held<'_>, inbox: &Inbox) -> Result<(), Outcome> {
         let mut to =
             self.places.make_file(&file.path, self.resumed).map_err(|error| self.unmakable(&file.path, &error))?;
         let copied = copy_bytes(&mut from, &mut to, file.size, inbox);
         let digest = copied.map_err(|error| Setback::io(format!("copying {}", shown(&file.path)), &error))?;
-        self.finish_file(&to, file, &digest.ok_or(Outcome::Lacks)?)
+        self.finish_file(to, file, &digest.ok_or(Outcome::Lacks)?, held)
     }
 
-    fn finish_file(&mut self, file: &File, of: &Waiting, digest: &[u8; 32]) -> Result<(), Outcome> {
-        let finished = file
-            .set_permissions(Permissions::from_mode((of.mode & 0o777).into()))
-            .and_then(|()| Ok(rustix::fs::futimens(file, &timestamps(of.time))?))
-            .and_then(|()| self.manifest.add(digest, &of.path));
-        finished.map_err(|error| Setback::io(format!("finishing {}", shown(&of.path)), &error))?;
-        self.bytes += of.size;
+    /// Gives a file that is written to its end its mode and time, and keeps its handle.
+    fn finish_file(&mut self, file: File, of: &Waiting, digest: &[u8; 32], held: &Held<'_>) -> Result<(), Outcome> {
+        let failed = |error: io::Error| Setback::io(format!("finishing {}", shown(&of.path)), &error);
+        file.set_permissions(Permissions::from_mode((of.mode & 0o777).into())).map_err(failed)?;
+        rustix::fs::futimens(&file, &timestamps(of.time)).map_err(|error| failed(error.into()))?;
         if of.path == DESCPKG.as_bytes() {
-            self.descpkg = Some(of.time.seconds);
+            let (wanted, got) = (of.time.seconds, file.metadata().map_err(failed)?.mtime());
+            if got != wanted {
+                return Err(unholdable(wanted, got).into());
+            }
+            self.descpkg = Some(wanted);
         }
+        self.manifest.add(digest, &of.path).and_then(|()| self.written.keep(file, held.archive)).map_err(failed)?;
+        self.bytes += of.size;
         Ok(())
+    }
+}
+
+/// A package that shows another time than the source's would be replaced at each sync.
+fn unholdable(wanted: i64, got: i64) -> Setback {
+    Setback {
+        class: "foreign",
+        text: format!(
+            "its {DESCPKG} cannot have the time {wanted} on this file system, which makes {got} of it; give it another time at the source"
+        ),
     }
 }
 

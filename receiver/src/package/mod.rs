@@ -20,6 +20,7 @@ use crate::inbox::Inbox;
 use crate::lane::Held;
 use crate::publish::{Whole, weight};
 use crate::stage::{PACKAGE, Stage};
+use crate::written::Written;
 use closing::Closing;
 use files::Writing;
 use manifest::Manifest;
@@ -81,8 +82,8 @@ enum Content {
     Fresh,
     /// Another version.
     Copy(Copy),
-    /// An interrupted attempt: they are there and have this digest, unless pieces bring others.
-    Staged([u8; 32]),
+    /// An interrupted attempt: they are there, unless pieces bring others.
+    Staged,
 }
 
 /// A package on its way.
@@ -102,6 +103,7 @@ pub(crate) struct Incoming {
     writing: Option<Writing>,
     closing: Closing,
     manifest: Manifest,
+    written: Written,
     /// Bytes of all files that are finished.
     bytes: u64,
     /// The time of its descpkg, once that is there.
@@ -115,13 +117,19 @@ pub(crate) struct Incoming {
 impl Incoming {
     /// Takes the package's stage.
     pub(crate) fn begin(archive: &Archive, announced: Announced) -> Result<Self, Setback> {
+        if announced.mode & 0o500 != 0o500 {
+            // Listings could not look into it: all that follow would fail, for every package.
+            let mode = announced.mode & 0o777;
+            return Err(Setback::foreign(format!(
+                "its own directory has the mode {mode:03o}, which closes it to its owner"
+            )));
+        }
         let (stage, resumed) = Stage::take(archive, &announced.package, announced.ask)?;
         let failed = |error| Setback::io(format!("staging {} in {}", announced.package, archive.shown()), &error);
         if !resumed {
             stage.dir.make(PACKAGE, 0o700).map_err(failed)?;
         }
         let root = stage.dir.open(PACKAGE).map_err(failed)?;
-        root.set_mode(0o700).map_err(failed)?;
         let manifest = Manifest::begin(&stage.dir).map_err(failed)?;
         Ok(Self {
             announced,
@@ -135,6 +143,7 @@ impl Incoming {
             writing: None,
             closing: Closing::default(),
             manifest,
+            written: Written::default(),
             bytes: 0,
             descpkg: None,
             resumed,
@@ -190,6 +199,10 @@ impl Incoming {
     }
 
     fn directory(&mut self, number: u32, path: &[u8], mode: u16, time: Time) -> Result<(), Outcome> {
+        let mode = match number {
+            0 => self.announced.mode,
+            _ => mode,
+        };
         if number > 0 {
             self.places.make_directory(path, self.resumed).map_err(|error| self.unmakable(path, &error))?;
         }
@@ -217,7 +230,7 @@ impl Incoming {
         } else if self.resumed {
             let staged = self.places.staged(&file.path, file.size, inbox);
             if let Some(digest) = staged.map_err(|error| self.unmakable(&file.path, &error))? {
-                file.content = Content::Staged(digest);
+                file.content = Content::Staged;
                 held = Some((file.number, digest));
             }
         }
@@ -282,7 +295,7 @@ impl Incoming {
         }
         let root_stays_open = self.announced.mode & 0o200 == 0;
         self.closing
-            .close(&self.places, root_stays_open)
+            .close(&self.places, root_stays_open, &mut |dir| self.written.keep(dir, held.archive))
             .map_err(|error| Setback::io("closing its directories", &error))?;
         Ok(())
     }
@@ -301,15 +314,16 @@ impl Incoming {
 
     /// The package, ready to be published.
     pub(crate) fn into_whole(self: Box<Self>, manifest: [u8; 32]) -> Whole {
-        let Announced { package, time, mode, rule, .. } = self.announced;
-        Whole::new(self.stage, package, time, mode & 0o777, rule, manifest, self.bytes, self.entries)
+        let Self { announced, stage, written, bytes, entries, .. } = *self;
+        let Announced { package, time, mode, rule, .. } = announced;
+        Whole { stage, package, time, mode: mode & 0o777, rule, digest: manifest, written, bytes, entries }
     }
 }
 
 fn memory_of(file: &Waiting) -> usize {
     let copy = match &file.content {
         Content::Copy(copy) => copy.path.as_ref().map_or(0, Vec::len),
-        Content::Fresh | Content::Staged(_) => 0,
+        Content::Fresh | Content::Staged => 0,
     };
     size_of::<Waiting>() + file.path.len() + copy
 }

@@ -96,17 +96,12 @@ impl Places {
         Ok(Some(digest(&mut file, inbox)?))
     }
 
-    /// Gives a directory its last time and mode.
-    pub(super) fn close_directory(&self, path: &[u8], mode: u16, time: Time) -> io::Result<()> {
-        let opened;
-        let dir = if path.is_empty() {
-            &self.root
-        } else {
-            opened = self.root.open(path)?;
-            &opened
-        };
+    /// Gives a directory its last time and mode; gives its handle.
+    pub(super) fn close_directory(&self, path: &[u8], mode: u16, time: Time) -> io::Result<File> {
+        let dir = if path.is_empty() { self.root.open_again()? } else { self.root.open(path)? };
         dir.set_time(time)?;
-        dir.set_mode(mode)
+        dir.set_mode(mode)?;
+        Ok(dir.into_file())
     }
 }
 
