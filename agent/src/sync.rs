@@ -302,7 +302,7 @@ impl Workplace {
     fn parcels(&self, steps: &[Step], rule: impl Fn(&Step) -> Rule) -> Vec<Parcel> {
         let parcel = |step: &Step| Parcel {
             package: step.package.clone(),
-            path: self.source.path(&step.package),
+            archive: self.source.archive(),
             time: step.time,
             size: step.size,
             rule: rule(step),

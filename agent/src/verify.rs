@@ -5,12 +5,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::path::Path;
 
 use blat_domain::name::PackageId;
 use blat_domain::text::printable;
 
 use crate::session::{Problem, Sent};
+use crate::source::walker::Root;
 use crate::sync::unreached;
 use crate::target::{Parcel, Verdict};
 use crate::workplace::Workplace;
@@ -81,7 +81,7 @@ impl Workplace {
         let names: Vec<PackageId> = some.iter().map(|(package, _)| package.clone()).collect();
         let (source, target, here) = (self.source.clone(), self.target.clone(), some.to_vec());
         let hashing = tokio::task::spawn_blocking(move || {
-            let by = |root: &Path| target.digest(root);
+            let by = |root: &Root| target.digest(root);
             let digest =
                 |(package, time): (PackageId, i64)| Some((package.clone(), source.digest(&package, time, by)?));
             here.into_iter().filter_map(digest).collect::<BTreeMap<_, _>>()

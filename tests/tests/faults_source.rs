@@ -85,7 +85,7 @@ fn a_file_that_changes_while_its_package_is_sent_is_never_published_mixed() {
     });
 
     only_big_failed(&lab, &outcome);
-    outcome.says("changed while it was sent");
+    outcome.says("changed while it was read");
     open_up(&path, 0o444);
     lab.agent_once("perth").expect_success();
     lab.assert_published("big", "1");

@@ -1,22 +1,19 @@
 //! A version that the target holds already, as the source has it: files of it that the next version repeats or resembles.
 
 use std::collections::HashMap;
-use std::ffi::OsStr;
 use std::io::{self, Read};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
 
 use blat_domain::ancestry::stem;
 use blat_domain::frames::{Base, Copy, MOST_BASE};
 use blat_domain::name::{PackageId, Version};
 use sha2::{Digest, Sha256};
-use walkdir::WalkDir;
 
 use super::DESCPKG;
-use super::pack::{below, open};
-use super::tree::Print;
+use super::tree::{Print, Tree};
+use super::walker::{Node, Order, Root, SourceError};
 
 /// Bytes that are compared at once.
 const BLOCK: usize = 256 << 10;
@@ -31,13 +28,15 @@ const MOST_OF_A_STEM: usize = 64;
 /// One version of a package, beside a later one that is to be sent.
 #[derive(Debug, Clone)]
 pub(crate) struct Ancestor {
-    version: Version,
-    root: PathBuf,
+    package: PackageId,
+    archive: Arc<Path>,
     time: i64,
     /// The later version.
     next: Version,
     /// Its tree, where that was looked at a moment ago.
     print: Option<Print>,
+    /// Its directory, opened when it is first needed; none where that fails.
+    root: OnceLock<Option<Arc<Root>>>,
     kin: OnceLock<Kin>,
 }
 
@@ -48,33 +47,48 @@ type Kin = HashMap<Vec<u8>, Vec<(Vec<u8>, u64)>>;
 #[derive(Debug)]
 pub(super) struct Relative {
     version: Version,
-    path: Vec<u8>,
-    here: PathBuf,
-    size: u64,
+    root: Arc<Root>,
+    node: Node,
 }
 
 impl Ancestor {
     /// `version` of a package, whose `descpkg` has this time on the target, and which lies beside `next` in the archive.
-    pub(crate) fn new(version: Version, time: i64, print: Option<Print>, next: &PackageId, next_root: &Path) -> Self {
-        let root = next_root.with_file_name(version.as_str());
-        Self { version, root, time, next: next.version.clone(), print, kin: OnceLock::new() }
+    pub(crate) fn new(
+        version: Version,
+        time: i64,
+        print: Option<Print>,
+        next: &PackageId,
+        archive: &Arc<Path>,
+    ) -> Self {
+        let (package, archive) = (PackageId { name: next.name.clone(), version }, archive.clone());
+        let (root, kin) = (OnceLock::new(), OnceLock::new());
+        Self { package, archive, time, next: next.version.clone(), print, root, kin }
     }
 
     /// Whether the source has that very version still.
     pub(super) fn is_here(&self) -> bool {
-        let is_the_same = |descpkg: std::fs::Metadata| descpkg.is_file() && descpkg.mtime() == self.time;
-        std::fs::symlink_metadata(self.root.join(DESCPKG)).is_ok_and(is_the_same)
+        let descpkg = self.root().and_then(|root| root.stat_of(DESCPKG).ok()?);
+        descpkg.is_some_and(|stat| stat.is_file() && stat.modified.0 == self.time)
     }
 
-    /// Which version it is, the time of its `descpkg`, where it lies here, and its tree where that is known.
-    pub(super) fn place(&self) -> (&Version, i64, &Path, Option<Print>) {
-        (&self.version, self.time, &self.root, self.print)
+    /// Which version it is, and the time of its `descpkg`.
+    pub(super) fn identity(&self) -> (&Version, i64) {
+        (&self.package.version, self.time)
+    }
+
+    /// Its tree; none where it cannot be walked.
+    pub(super) fn print(&self) -> Option<Print> {
+        self.print.or_else(|| Some(Tree::look(self.root()?).ok()?.print))
+    }
+
+    fn root(&self) -> Option<&Arc<Root>> {
+        self.root.get_or_init(|| Root::open(&self.archive, &self.package).ok().map(Arc::new)).as_ref()
     }
 
     /// The file that one with this path and size most likely came from: the same path, else that with the version in it replaced, else
     /// the one of the same stem that is nearest in size.
     pub(super) fn relative(&self, path: &[u8], size: u64) -> Option<Relative> {
-        let renamed = replaced(path, self.next.as_str().as_bytes(), self.version.as_str().as_bytes());
+        let renamed = replaced(path, self.next.as_str().as_bytes(), self.package.version.as_str().as_bytes());
         let same_place = [Some(path.to_vec()), renamed].into_iter().flatten().find_map(|path| self.file(path));
         same_place.or_else(|| {
             let stem = stem(path.rsplit(|byte| *byte == b'/').next().unwrap_or(path));
@@ -87,36 +101,34 @@ impl Ancestor {
     /// Walks over the ancestor. What cannot be read is no help, and no harm either.
     fn look_for_kin(&self) -> Kin {
         let mut kin = Kin::new();
-        let files = WalkDir::new(&self.root).into_iter().flatten().filter(|entry| entry.file_type().is_file());
-        for entry in files.take(MOST_KIN) {
-            let size = entry.metadata().map_or(0, |metadata| metadata.len());
-            let of_stem = kin.entry(stem(entry.file_name().as_bytes())).or_default();
+        let Some(root) = self.root() else { return kin };
+        let files = root.walk(Order::Name).map_while(Result::ok).filter(|node| node.stat.is_file());
+        for node in files.take(MOST_KIN) {
+            let of_stem = kin.entry(stem(node.name())).or_default();
             if of_stem.len() < MOST_OF_A_STEM {
-                of_stem.push((below(entry.path(), &self.root), size));
+                of_stem.push((node.path, node.stat.size));
             }
         }
         kin
     }
 
     fn file(&self, path: Vec<u8>) -> Option<Relative> {
-        let here = self.root.join(OsStr::from_bytes(&path));
+        let root = self.root()?;
         // What cannot be read here is no help, and no harm either.
-        let metadata = std::fs::symlink_metadata(&here).ok()?;
-        let relative = || Relative { version: self.version.clone(), path, here, size: metadata.len() };
-        (metadata.is_file() && metadata.len() > 0).then(relative)
+        let node = root.look(path).filter(|node| node.stat.is_file() && node.stat.size > 0)?;
+        Some(Relative { version: self.package.version.clone(), root: root.clone(), node })
     }
 }
 
 impl Relative {
-    /// How the target is told to copy it, and the digest of both, if it holds the same bytes as the file at `path`, whose size is `size`, and
-    /// which is `below` its package's root.
-    pub(super) fn copy_of(&self, path: &Path, below: &[u8], size: u64) -> Option<(Copy, [u8; 32])> {
-        if size != self.size {
+    /// How the target is told to copy it, and the digest of both, if it holds the same bytes as this file of a package.
+    pub(super) fn copy_of(&self, root: &Root, node: &Node) -> Option<(Copy, [u8; 32])> {
+        if node.stat.size != self.node.stat.size {
             return None;
         }
         // Where either cannot be read, the bytes are sent, and what is wrong shows then.
-        let digest = same_bytes(path, &self.here, size).ok()??;
-        let there = (self.path != below).then(|| self.path.clone());
+        let digest = same_bytes((root, node), (&self.root, &self.node)).ok()??;
+        let there = (self.node.path != node.path).then(|| self.node.path.clone());
         Some((Copy { version: self.version.clone(), path: there }, digest))
     }
 
@@ -125,44 +137,51 @@ impl Relative {
         &self,
         (offset, bytes, size): (u64, u64, u64),
         prefix: &mut Vec<u8>,
-    ) -> io::Result<Option<Base>> {
+    ) -> Result<Option<Base>, SourceError> {
         let room = MOST_BASE.saturating_sub(prefix.len() as u64);
         // Where the bytes would be if the file had grown evenly.
-        let even =
-            |at: u64| u64::try_from(u128::from(at) * u128::from(self.size) / u128::from(size.max(1))).unwrap_or(0);
+        let even = |at: u64| {
+            u64::try_from(u128::from(at) * u128::from(self.node.stat.size) / u128::from(size.max(1))).unwrap_or(0)
+        };
         let start = even(offset).saturating_sub(REACH);
-        let end = (even(offset.saturating_add(bytes)) + REACH).min(self.size).min(start.saturating_add(room));
+        let end = (even(offset.saturating_add(bytes)) + REACH).min(self.node.stat.size).min(start.saturating_add(room));
         let length = u32::try_from(end.saturating_sub(start)).unwrap_or(0);
         if length == 0 {
             return Ok(None);
         }
+        let file = self.root.file(&self.node)?;
         let before = prefix.len();
         prefix.resize(before + length as usize, 0);
-        let (file, _) = open(&self.here)?;
-        if let Err(error) = file.read_exact_at(&mut prefix[before..], start) {
+        let read = file.read_exact_at(&mut prefix[before..], start);
+        let read = read.map_err(|error| self.root.unreadable(&self.node.path, error));
+        if let Err(error) = read.and_then(|()| self.root.check_unchanged(&self.node, &file)) {
             prefix.truncate(before);
             return Err(error);
         }
-        Ok(Some(Base { version: self.version.clone(), path: self.path.clone(), offset: start, bytes: length }))
+        Ok(Some(Base { version: self.version.clone(), path: self.node.path.clone(), offset: start, bytes: length }))
     }
 }
 
-/// The digest of both files, if they hold the same bytes.
-fn same_bytes(path: &Path, other: &Path, size: u64) -> io::Result<Option<[u8; 32]>> {
-    let ((mut one, _), (mut two, _)) = (open(path)?, open(other)?);
-    let most = usize::try_from(size).unwrap_or(usize::MAX).min(BLOCK);
-    let (mut ours, mut theirs) = (vec![0; most], vec![0; most]);
-    let (mut digest, mut left) = (Sha256::new(), size);
+/// The digest of both files, whose sizes are the same, if they hold the same bytes.
+fn same_bytes(ours: (&Root, &Node), theirs: (&Root, &Node)) -> Result<Option<[u8; 32]>, SourceError> {
+    let (mut one, mut two) = (ours.0.file(ours.1)?, theirs.0.file(theirs.1)?);
+    let mut left = ours.1.stat.size;
+    let most = usize::try_from(left).unwrap_or(usize::MAX).min(BLOCK);
+    let (mut one_block, mut other_block) = (vec![0; most], vec![0; most]);
+    let mut digest = Sha256::new();
+    let broken = |(root, node): (&Root, &Node), error: io::Error| root.unreadable(&node.path, error);
     while left > 0 {
         let block = usize::try_from(left).unwrap_or(usize::MAX).min(BLOCK);
-        one.read_exact(&mut ours[..block])?;
-        two.read_exact(&mut theirs[..block])?;
-        if ours[..block] != theirs[..block] {
+        one.read_exact(&mut one_block[..block]).map_err(|error| broken(ours, error))?;
+        two.read_exact(&mut other_block[..block]).map_err(|error| broken(theirs, error))?;
+        if one_block[..block] != other_block[..block] {
             return Ok(None);
         }
-        digest.update(&ours[..block]);
+        digest.update(&one_block[..block]);
         left -= block as u64;
     }
+    ours.0.check_unchanged(ours.1, &one)?;
+    theirs.0.check_unchanged(theirs.1, &two)?;
     Ok(Some(digest.finalize().into()))
 }
 

@@ -1,48 +1,48 @@
 //! The times of many packages' `descpkg` at one glance: a name's versions by one listing, and several names at once.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::panic::resume_unwind;
-use std::path::Path;
 use std::thread;
 
 use blat_domain::name::PackageId;
 use blat_domain::release::WantedSet;
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, StatxFlags, openat, statx};
+use rustix::fs::{AtFlags, Dir, FileType, StatxFlags, statx};
 use rustix::io::Result;
-use rustix::path::Arg;
 
 use super::DESCPKG;
+use super::walker::Archive;
 
 /// Names that are looked at at once: a disk that has to be read answers several questions in the time of one.
 const AT_ONCE: usize = 4;
 
 /// The time of each wanted package's `descpkg`, in whole epoch seconds, in the order of what is wanted. None wherever a glance does not tell:
 /// whatever is not simply a directory with a regular file `descpkg` takes a closer look.
-pub(super) fn times(root: &Path, wanted: &WantedSet) -> Vec<Option<i64>> {
-    let Ok(root) = open(CWD, root) else { return Vec::new() };
+///
+/// A version that is exchanged for a link meanwhile may get the time of what that addresses: it is compared with the target's and goes nowhere.
+pub(super) fn times(archive: &Archive, wanted: &WantedSet) -> Vec<Option<i64>> {
     let packages: Vec<&PackageId> = wanted.keys().collect();
     let names: Vec<&[&PackageId]> = packages.chunk_by(|one, other| one.name == other.name).collect();
     let looks = names.chunks(names.len().div_ceil(AT_ONCE).max(1));
     thread::scope(|scope| {
         let looks: Vec<_> = looks
-            .map(|names| scope.spawn(|| names.iter().flat_map(|versions| of_name(&root, versions)).collect::<Vec<_>>()))
+            .map(|names| {
+                scope.spawn(|| names.iter().flat_map(|versions| of_name(archive, versions)).collect::<Vec<_>>())
+            })
             .collect();
         looks.into_iter().flat_map(|look| look.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
     })
 }
 
 /// The same for versions of one name, which are in their order.
-fn of_name(root: &OwnedFd, versions: &[&PackageId]) -> Vec<Option<i64>> {
+fn of_name(archive: &Archive, versions: &[&PackageId]) -> Vec<Option<i64>> {
     let mut times = vec![None; versions.len()];
     if let Some(first) = versions.first() {
         // Whatever cannot be read takes a closer look, which says why.
-        let _ = open(root, first.name.as_str()).and_then(|folder| look(&folder, versions, &mut times));
+        if let Ok(Some(folder)) = archive.versions(first.name.as_str()) {
+            let _ = look(&folder, versions, &mut times);
+        }
     }
     times
-}
-
-fn open(at: impl AsFd, path: impl Arg) -> Result<OwnedFd> {
-    openat(at, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }
 
 /// Goes by what the listing itself calls directories: a link to a version is another matter.
@@ -98,16 +98,16 @@ mod tests {
         fs::write(root.join("p2/file"), "").expect("a file");
 
         let numbered = (0..20).map(|number| (format!("p{}@{number}", number % 7), Some(number)));
-        let others = ["p2@link", "p2@empty", "p2@odd", "p2@led", "p2@file", "p2@gone", "none@1"];
+        symlink("p2", root.join("alias")).expect("a link");
+        let others = ["alias@2", "p2@link", "p2@empty", "p2@odd", "p2@led", "p2@file", "p2@gone", "none@1"];
         let expected: std::collections::BTreeMap<PackageId, Option<i64>> = numbered
             .chain(others.map(|id| (id.to_owned(), None)))
             .map(|(id, time)| (id.parse().expect("a package"), time))
             .collect();
+        let archive = Archive::open(root).expect("an archive");
         for count in 0..=expected.len() {
             let wanted: WantedSet = expected.keys().take(count).map(|id| (id.clone(), Default::default())).collect();
-            assert_eq!(times(root, &wanted), expected.values().take(count).copied().collect::<Vec<_>>());
+            assert_eq!(times(&archive, &wanted), expected.values().take(count).copied().collect::<Vec<_>>());
         }
-        let wanted = expected.keys().map(|id| (id.clone(), Default::default())).collect();
-        assert_eq!(times(&root.join("gone"), &wanted), []);
     }
 }

@@ -8,11 +8,10 @@ pub(crate) mod pieces;
 pub(crate) mod store;
 mod tarball;
 pub(crate) mod tree;
+pub(crate) mod walker;
 
 use std::collections::HashMap;
-use std::fs::{self, Metadata};
-use std::io::{self, ErrorKind};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -23,6 +22,7 @@ use blat_domain::name::PackageId;
 use blat_domain::plan::{Hold, Size, Source};
 use blat_domain::release::WantedSet;
 use tree::{Print, Tree};
+use walker::{Archive, Found, Root, SourceError, Stat};
 
 use crate::target::{Parcel, Rule};
 
@@ -32,7 +32,7 @@ pub(crate) const DESCPKG: &str = "descpkg";
 /// The package archive of this master.
 #[derive(Debug, Clone)]
 pub(crate) struct SourceArchive {
-    root: PathBuf,
+    root: Arc<Path>,
     /// How long a package may stay writable before it is taken for finished.
     patience: Duration,
     /// What was measured once: packages are immutable, so it holds as long as the time of their `descpkg`.
@@ -52,12 +52,12 @@ pub(crate) struct ArchiveError {
 impl SourceArchive {
     /// The archive at `root`, where a package that is still writable waits for `patience`.
     pub(crate) fn new(root: PathBuf, patience: Duration) -> Self {
-        Self { root, patience, measured: Arc::default(), prints: Arc::default() }
+        Self { root: root.into(), patience, measured: Arc::default(), prints: Arc::default() }
     }
 
     /// The same under other settings; what was measured is known still where the place is the same.
     pub(crate) fn with(&self, root: PathBuf, patience: Duration) -> Self {
-        if root == self.root {
+        if *root == *self.root {
             return Self { patience, ..self.clone() };
         }
         Self::new(root, patience)
@@ -65,7 +65,7 @@ impl SourceArchive {
 
     /// An archive that is gone, or empty where something is wanted of it, must not be mistaken for one that lacks every package.
     pub(crate) fn check(&self, wanted: bool) -> Result<(), ArchiveError> {
-        let fail = |why: String| ArchiveError { path: self.root.clone(), why };
+        let fail = |why: String| ArchiveError { path: self.root.to_path_buf(), why };
         let mut entries = fs::read_dir(&self.root).map_err(|error| fail(error.to_string()))?;
         match entries.next() {
             Some(Ok(_)) => Ok(()),
@@ -77,7 +77,8 @@ impl SourceArchive {
 
     /// The times of what is wanted, as far as a glance tells; what the target has needs not be known for that.
     pub(crate) fn glance(&self, wanted: &WantedSet) -> Vec<Option<i64>> {
-        glance::times(&self.root, wanted)
+        // An archive that cannot be opened takes a closer look, which says why.
+        Archive::open(&self.root).map_or_else(|_| Vec::new(), |archive| glance::times(&archive, wanted))
     }
 
     /// What is wanted, with all that its links address, as the source has it after a `glance` at it. Only what the target lacks is
@@ -85,7 +86,10 @@ impl SourceArchive {
     pub(crate) fn survey(&self, wanted: WantedSet, glance: &[Option<i64>], inventory: &Inventory) -> Followed {
         let now = SystemTime::now();
         self.prints().clear();
-        follow(wanted, glance, inventory, |package| self.look(package, inventory.packages.get(package).copied(), now))
+        let archive = Archive::open(&self.root);
+        follow(wanted, glance, inventory, |package| {
+            self.look_in(&archive, package, inventory.packages.get(package).copied(), now)
+        })
     }
 
     /// A package to be sent in the place of one that is there already, or why it cannot be.
@@ -93,7 +97,7 @@ impl SourceArchive {
         match self.look(package, None, SystemTime::now()) {
             Source::Ready { time, size } => Ok(Parcel {
                 package: package.clone(),
-                path: self.path(package),
+                archive: self.root.clone(),
                 time,
                 size,
                 rule: Rule::Repair,
@@ -112,10 +116,12 @@ impl SourceArchive {
         &self,
         package: &PackageId,
         time: i64,
-        by: impl FnOnce(&Path) -> Result<String, String>,
+        by: impl FnOnce(&Root) -> Result<String, String>,
     ) -> Option<Result<String, String>> {
         match self.look(package, Some(time), SystemTime::now()) {
-            Source::Ready { time: here, .. } if here == time => Some(by(&self.path(package))),
+            Source::Ready { time: here, .. } if here == time => {
+                Some(Root::open(&self.root, package).map_err(|error| error.to_string()).and_then(|root| by(&root)))
+            }
             Source::Ready { .. } | Source::Link { .. } | Source::Held(_) => None,
         }
     }
@@ -133,7 +139,8 @@ impl SourceArchive {
             return *size;
         }
         // What cannot be measured now is asked again next time.
-        let Ok(Tree { size, .. }) = Tree::look(&self.path(package)) else { return Size::default() };
+        let tree = Root::open(&self.root, package).and_then(|root| Tree::look(&root));
+        let Ok(Tree { size, .. }) = tree else { return Size::default() };
         measured.insert(package.clone(), (time, size));
         size
     }
@@ -148,60 +155,67 @@ impl SourceArchive {
         self.prints.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Where a package lives.
-    pub(crate) fn path(&self, package: &PackageId) -> PathBuf {
-        self.root.join(package.path())
+    /// The archive's directory.
+    pub(crate) fn archive(&self) -> Arc<Path> {
+        self.root.clone()
     }
 
     fn look(&self, package: &PackageId, on_target: Option<i64>, now: SystemTime) -> Source {
-        let path = self.path(package);
-        let unusable = |what: &Path, error: &io::Error| {
-            Source::Held(Hold::Unusable { why: format!("cannot read {} at the source: {error}", what.display()) })
+        self.look_in(&Archive::open(&self.root), package, on_target, now)
+    }
+
+    fn look_in(
+        &self,
+        archive: &Result<Archive, SourceError>,
+        package: &PackageId,
+        on_target: Option<i64>,
+        now: SystemTime,
+    ) -> Source {
+        let found = match archive {
+            Ok(archive) => archive.find(package),
+            Err(error) => return Source::Held(Hold::Unusable { why: error.to_string() }),
         };
-        let root = match fs::symlink_metadata(&path) {
-            Ok(root) => root,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Source::Held(Hold::Missing),
-            Err(error) => return unusable(&path, &error),
-        };
-        if root.is_symlink() {
-            return match fs::read_link(&path) {
-                Ok(to) => linked(package, &to.to_string_lossy()),
-                Err(error) => unusable(&path, &error),
-            };
-        }
-        if !root.is_dir() {
-            return Source::Held(Hold::Unusable { why: format!("{} is not a directory", path.display()) });
-        }
-        let descpkg_path = path.join(DESCPKG);
-        let descpkg = match fs::symlink_metadata(&descpkg_path) {
-            Ok(descpkg) => descpkg,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Source::Held(Hold::Incomplete),
-            Err(error) => return unusable(&descpkg_path, &error),
-        };
-        if !descpkg.is_file() {
-            let why = format!("{} is not a regular file", descpkg_path.display());
-            return Source::Held(Hold::Unusable { why });
-        }
-        let time = descpkg.mtime();
-        if on_target == Some(time) {
-            return Source::Ready { time, size: Size::default() };
-        }
-        if let Some(ready_in) = self.still_writable(&root, &descpkg, now) {
-            return Source::Held(Hold::Writable { ready_in });
-        }
-        match Tree::look(&path) {
-            Ok(Tree { size, print }) => {
-                self.prints().insert(package.clone(), print);
-                Source::Ready { time, size }
-            }
-            Err(why) => Source::Held(Hold::Unusable { why }),
+        match found {
+            Ok(Found::Missing) => Source::Held(Hold::Missing),
+            Ok(Found::Link(to)) => linked(package, &String::from_utf8_lossy(&to)),
+            Ok(Found::Package(root)) => self
+                .look_at(&root, package, on_target, now)
+                .unwrap_or_else(|error| Source::Held(Hold::Unusable { why: error.to_string() })),
+            Err(error) => Source::Held(Hold::Unusable { why: error.to_string() }),
         }
     }
 
+    fn look_at(
+        &self,
+        root: &Root,
+        package: &PackageId,
+        on_target: Option<i64>,
+        now: SystemTime,
+    ) -> Result<Source, SourceError> {
+        let Some(descpkg) = root.stat_of(DESCPKG)? else { return Ok(Source::Held(Hold::Incomplete)) };
+        if !descpkg.is_file() {
+            let why = format!("{} is not a regular file", root.shown(DESCPKG.as_bytes()));
+            return Ok(Source::Held(Hold::Unusable { why }));
+        }
+        let (time, _) = descpkg.modified;
+        if on_target == Some(time) {
+            return Ok(Source::Ready { time, size: Size::default() });
+        }
+        if let Some(ready_in) = self.still_writable(root.stat(), &descpkg, now) {
+            return Ok(Source::Held(Hold::Writable { ready_in }));
+        }
+        let Tree { size, print } = Tree::look(root)?;
+        self.prints().insert(package.clone(), print);
+        Ok(Source::Ready { time, size })
+    }
+
     /// Seconds until a writable package is taken for finished; none when it is read-only or was left alone long enough.
-    fn still_writable(&self, root: &Metadata, descpkg: &Metadata, now: SystemTime) -> Option<u64> {
-        let writable = [root, descpkg].iter().any(|metadata| metadata.permissions().mode() & 0o222 != 0);
-        let newest = root.modified().ok().max(descpkg.modified().ok())?;
+    fn still_writable(&self, root: &Stat, descpkg: &Stat, now: SystemTime) -> Option<u64> {
+        let writable = [root, descpkg].iter().any(|stat| stat.mode & 0o222 != 0);
+        let (seconds, nanoseconds) = root.modified.max(descpkg.modified);
+        // Before 1970 is long ago, whenever it was.
+        let since_1970 = Duration::new(u64::try_from(seconds).unwrap_or(0), nanoseconds);
+        let newest = SystemTime::UNIX_EPOCH.checked_add(since_1970)?;
         // A time in the future counts as now: the wait starts over rather than lasting for ever.
         let left_alone = now.duration_since(newest).unwrap_or_default();
         (writable && left_alone < self.patience).then(|| (self.patience - left_alone).as_secs().max(1))
@@ -219,7 +233,7 @@ fn linked(package: &PackageId, to: &str) -> Source {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
 
     struct Scratch {
         directory: tempfile::TempDir,

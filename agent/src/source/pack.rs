@@ -5,22 +5,17 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
 use std::sync::Arc;
 
 use blat_domain::manifest::{hex, line as manifest_line};
 use blat_domain::name::PackageId;
-use blat_domain::text::printable;
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use walkdir::{DirEntry, WalkDir};
 
-use super::DESCPKG;
 use super::encoder::{Chunks, Encoder};
 use super::tarball::Tarball;
+use super::walker::{FileType, Node, Order, Root, SourceError};
 use crate::orders::Orders;
 use crate::progress::Progress;
 use crate::target::Parcel;
@@ -91,169 +86,118 @@ struct Stream {
     buffer: Vec<u8>,
 }
 
-/// What one package comes to: its line of the batch, or why it was given up. Only the stream itself breaking is an `Err` outside.
-type Packed<T> = io::Result<Result<T, String>>;
+/// Why a package does not get into the stream.
+enum Trouble {
+    /// It cannot be sent; the stream goes on without it.
+    Package(SourceError),
+    /// Its descpkg is not there.
+    NoDescpkg,
+    /// The stream itself broke.
+    Stream(io::Error),
+}
+
+impl From<SourceError> for Trouble {
+    fn from(error: SourceError) -> Self {
+        Self::Package(error)
+    }
+}
+
+impl From<io::Error> for Trouble {
+    fn from(error: io::Error) -> Self {
+        Self::Stream(error)
+    }
+}
 
 impl Stream {
-    fn package(&mut self, parcel: &Parcel, progress: &Progress) -> Packed<String> {
-        let unreadable = |error: &dyn std::fmt::Display| format!("cannot read it at the source: {error}");
-        let prefix = format!("packages/{}", parcel.package.path());
-        let mut manifest = Vec::new();
-        let mut directories = Vec::new();
-        let mut descpkg = None;
-        let mut entries = 0u64;
-
-        for entry in WalkDir::new(&parcel.path).sort_by_file_name() {
-            let entry = match entry {
-                Ok(entry) => entry,
-                Err(error) => return Ok(Err(unreadable(&error))),
-            };
-            entries += u64::from(entry.depth() > 0);
-            if entry.file_type().is_dir() {
-                if let Err(why) = self.directory(&prefix, &entry, parcel)? {
-                    return Ok(Err(why));
-                }
-                directories.push(entry);
-            } else if entry.depth() == 1 && entry.file_name() == DESCPKG {
-                descpkg = Some(entry);
-            } else if let Err(why) = self.leaf(&prefix, &entry, parcel, progress, &mut manifest)? {
-                return Ok(Err(why));
-            }
+    /// What one package comes to: its line of the batch, or why it was given up. Only the stream itself breaking is an `Err` outside.
+    fn package(&mut self, parcel: &Parcel, progress: &Progress) -> io::Result<Result<String, String>> {
+        match self.read(parcel, progress) {
+            Ok(line) => Ok(Ok(line)),
+            Err(Trouble::Package(error)) => Ok(Err(error.to_string())),
+            Err(Trouble::NoDescpkg) => Ok(Err("its descpkg vanished from the source".to_owned())),
+            Err(Trouble::Stream(error)) => Err(error),
         }
-        let Some(descpkg) = descpkg else { return Ok(Err("its descpkg vanished from the source".to_owned())) };
-        if let Err(why) = self.leaf(&prefix, &descpkg, parcel, progress, &mut manifest)? {
-            return Ok(Err(why));
-        }
-        for entry in directories.iter().rev() {
-            if let Err(why) = self.likeness(entry, parcel)? {
-                return Ok(Err(why));
-            }
-        }
-        let root_mode = match directories.first().map(DirEntry::metadata) {
-            Some(Ok(root)) => root.mode() & 0o777,
-            Some(Err(error)) => return Ok(Err(unreadable(&error))),
-            None => return Ok(Err("it vanished from the source".to_owned())),
-        };
-        self.tar.text(&format!("manifests/{}", parcel.package.path()), &manifest)?;
-        let rule = parcel.rule.word();
-        let (name, version) = (&parcel.package.name, &parcel.package.version);
-        let digest = hex(&Sha256::digest(&manifest));
-        Ok(Ok(format!("{name} {version} {entries} {} {root_mode:o} {digest} {rule}\n", parcel.time)))
     }
 
-    /// A directory to be filled: it must be writable whatever it will be in the end.
-    fn directory(&mut self, prefix: &str, entry: &DirEntry, parcel: &Parcel) -> Packed<()> {
-        self.empty_directory(&path_in(prefix, entry.path(), &parcel.path), entry, OWNER)
+    fn read(&mut self, parcel: &Parcel, progress: &Progress) -> Result<String, Trouble> {
+        let root = Root::open(&parcel.archive, &parcel.package)?;
+        let mut manifest = Vec::new();
+        let path = parcel.package.path();
+        let prefix = format!("packages/{path}");
+        let (mut directories, mut descpkg, mut entries) = (Vec::new(), None, 0u64);
+        for node in root.walk(Order::Name) {
+            let node = node?;
+            entries += u64::from(!node.path.is_empty());
+            if node.stat.is_directory() {
+                // To be filled: it must be writable whatever it will be in the end.
+                self.tar.directory(&path_in(&prefix, &node.path), &node.stat, OWNER)?;
+                directories.push(node);
+            } else if node.is_descpkg() {
+                descpkg = Some(node);
+            } else {
+                manifest.extend(self.leaf(&prefix, &root, &node, progress)?);
+            }
+        }
+        manifest.extend(self.leaf(&prefix, &root, &descpkg.ok_or(Trouble::NoDescpkg)?, progress)?);
+        for node in directories.iter().rev() {
+            self.likeness(node, &path)?;
+        }
+        self.tar.text(&format!("manifests/{path}"), &manifest)?;
+        let PackageId { name, version } = &parcel.package;
+        let (root_mode, rule) = (root.stat().permissions(), parcel.rule.word());
+        let digest = hex(&Sha256::digest(&manifest));
+        Ok(format!("{name} {version} {entries} {} {root_mode:o} {digest} {rule}\n", parcel.time))
     }
 
     /// How a directory is to be in the end, told apart from the directory itself: the target's tar finishes some links only after all
     /// directories, and would find them closed or change their times. Inner ones come first, since making them changes the outer ones' times.
     /// The package's own root stays writable, since it has yet to be moved; the batch says its mode.
-    fn likeness(&mut self, entry: &DirEntry, parcel: &Parcel) -> Packed<()> {
-        let prefix = format!("dirs/{}", parcel.package.path());
-        let closed = entry.depth() > 0 && entry.metadata().is_ok_and(|metadata| metadata.mode() & 0o200 == 0);
+    fn likeness(&mut self, node: &Node, package: &str) -> io::Result<()> {
+        let closed = !node.path.is_empty() && node.stat.mode & 0o200 == 0;
         let widen = if closed { OWNER | CLOSED } else { OWNER };
-        self.empty_directory(&path_in(&prefix, entry.path(), &parcel.path), entry, widen)
+        self.tar.directory(&path_in(&format!("dirs/{package}"), &node.path), &node.stat, widen)
     }
 
-    fn empty_directory(&mut self, path: &[u8], entry: &DirEntry, widen: u32) -> Packed<()> {
-        match entry.metadata() {
-            Ok(metadata) => self.tar.directory(path, &metadata, widen).map(Ok),
-            Err(error) => Ok(Err(format!("cannot read it at the source: {error}"))),
+    /// Writes a file or a link; gives the line of the manifest, which links have none of.
+    fn leaf(&mut self, prefix: &str, root: &Root, node: &Node, progress: &Progress) -> Result<Vec<u8>, Trouble> {
+        let path = path_in(prefix, &node.path);
+        if node.stat.kind() == FileType::Symlink {
+            self.tar.link(&path, &root.link(node)?, &node.stat)?;
+            return Ok(Vec::new());
         }
-    }
-
-    fn leaf(
-        &mut self,
-        prefix: &str,
-        entry: &DirEntry,
-        parcel: &Parcel,
-        progress: &Progress,
-        manifest: &mut Vec<u8>,
-    ) -> Packed<()> {
-        let path = path_in(prefix, entry.path(), &parcel.path);
-        let shown = printable(&entry.path().to_string_lossy());
-        if entry.file_type().is_symlink() {
-            return match (entry.metadata(), std::fs::read_link(entry.path())) {
-                (Ok(metadata), Ok(to)) => {
-                    let to = to.as_os_str().as_bytes();
-                    self.tar.link(&path, to, &metadata).map(Ok)
-                }
-                (Err(error), _) => Ok(Err(format!("cannot read {shown}: {error}"))),
-                (_, Err(error)) => Ok(Err(format!("cannot read the link {shown}: {error}"))),
-            };
-        }
-        let (file, metadata) = match open(entry.path()) {
-            Ok(opened) => opened,
-            Err(error) => return Ok(Err(format!("cannot read {shown} at the source: {error}"))),
-        };
-        if !metadata.is_file() {
-            return Ok(Err(format!("{shown} is neither file, directory nor symbolic link")));
-        }
-        let mut reader = FileReader::new(&file, metadata.len(), progress);
-        self.tar.file(&path, &metadata, &mut reader, &mut self.buffer)?;
-        let FileReader { digest, fault, .. } = reader;
-        if let Some(fault) = fault {
-            return Ok(Err(format!("cannot read {shown} at the source: {fault}")));
-        }
-        match file.metadata() {
-            Ok(after) if same_version(&metadata, &after) => {}
-            Ok(_) => return Ok(Err(format!("{shown} changed while it was sent"))),
-            Err(error) => return Ok(Err(format!("cannot read {shown} at the source: {error}"))),
-        }
-        manifest.extend(manifest_line(&digest.finalize(), &below(entry.path(), &parcel.path)));
-        Ok(Ok(()))
+        let file = root.file(node)?;
+        let mut reader = FileReader::new(&file, node.stat.size, progress);
+        self.tar.file(&path, &node.stat, &mut reader, &mut self.buffer)?;
+        let digest = reader.finish(root, node)?;
+        Ok(manifest_line(&digest, &node.path))
     }
 }
 
 /// The digest of the manifest that a package would be sent with, made by reading all of it.
-pub(crate) fn digest(path: &Path) -> Result<String, String> {
-    let unreadable = |error: &dyn std::fmt::Display| format!("cannot read it at the source: {error}");
+pub(crate) fn digest(root: &Root) -> Result<String, SourceError> {
     let mut files = Vec::new();
-    for entry in WalkDir::new(path).sort_by_file_name() {
-        let entry = entry.map_err(|error| unreadable(&error))?;
-        if entry.file_type().is_file() {
-            files.push(entry);
+    for node in root.walk(Order::Name) {
+        let node = node?;
+        if node.stat.is_file() {
+            files.push(node);
         }
     }
     // In the order of the stream: descpkg last.
-    files.sort_by_key(|entry| entry.depth() == 1 && entry.file_name() == DESCPKG);
+    files.sort_by_key(Node::is_descpkg);
     let mut manifest = Sha256::new();
-    for entry in files {
-        let (file, metadata) = open(entry.path()).map_err(|error| unreadable(&error))?;
+    for node in files {
+        let file = root.file(&node)?;
         let unwatched = Progress::default();
-        let mut reader = FileReader::new(&file, metadata.len(), &unwatched);
-        io::copy(&mut reader, &mut io::sink()).map_err(|error| unreadable(&error))?;
-        if let Some(fault) = &reader.fault {
-            return Err(unreadable(fault));
-        }
-        manifest.update(manifest_line(&reader.digest.finalize(), &below(entry.path(), path)));
+        let mut reader = FileReader::new(&file, node.stat.size, &unwatched);
+        io::copy(&mut reader, &mut io::sink()).map_err(|error| root.unreadable(&node.path, error))?;
+        manifest.update(manifest_line(&reader.finish(root, &node)?, &node.path));
     }
     Ok(hex(&manifest.finalize()))
 }
 
-/// Never follows a link, and never waits for whoever has the other end of a pipe.
-pub(crate) fn open(path: &Path) -> io::Result<(File, std::fs::Metadata)> {
-    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
-    let file = File::options().read(true).custom_flags(flags.bits() as i32).open(path)?;
-    let metadata = file.metadata()?;
-    Ok((file, metadata))
-}
-
-pub(crate) fn same_version(before: &std::fs::Metadata, after: &std::fs::Metadata) -> bool {
-    let version = |m: &std::fs::Metadata| (m.len(), m.mtime(), m.mtime_nsec());
-    version(before) == version(after)
-}
-
-/// A path below a package's root, as bytes; empty for the root itself.
-pub(super) fn below(path: &Path, root: &Path) -> Vec<u8> {
-    path.strip_prefix(root).unwrap_or(path).as_os_str().as_bytes().to_vec()
-}
-
-fn path_in(prefix: &str, path: &Path, root: &Path) -> Vec<u8> {
-    let below = below(path, root);
+fn path_in(prefix: &str, below: &[u8]) -> Vec<u8> {
     let slash: &[u8] = if below.is_empty() { b"" } else { b"/" };
-    [prefix.as_bytes(), slash, &below].concat()
+    [prefix.as_bytes(), slash, below].concat()
 }
 
 /// Exactly as many bytes as the header said, hashed on the way. A file that has fewer, or breaks, is filled up with zeros, so that
@@ -262,13 +206,32 @@ struct FileReader<'a> {
     file: &'a File,
     left: u64,
     digest: Sha256,
-    fault: Option<String>,
+    fault: Option<Fault>,
     progress: &'a Progress,
+}
+
+/// Why a file gave fewer bytes than it should.
+#[derive(Debug)]
+enum Fault {
+    Shrunk,
+    Broken(io::Error),
 }
 
 impl<'a> FileReader<'a> {
     fn new(file: &'a File, size: u64, progress: &'a Progress) -> Self {
         Self { file, left: size, digest: Sha256::new(), fault: None, progress }
+    }
+
+    /// The digest of what was read, if that was the whole file as the walk met it.
+    fn finish(self, root: &Root, node: &Node) -> Result<[u8; 32], SourceError> {
+        match self.fault {
+            Some(Fault::Shrunk) => Err(root.changed(&node.path)),
+            Some(Fault::Broken(error)) => Err(root.unreadable(&node.path, error)),
+            None => {
+                root.check_unchanged(node, self.file)?;
+                Ok(self.digest.finalize().into())
+            }
+        }
     }
 }
 
@@ -282,13 +245,13 @@ impl Read for FileReader<'_> {
             Some(_) => 0,
             None => match self.file.read(&mut buffer[..wanted]) {
                 Ok(0) => {
-                    self.fault = Some("it became shorter while it was sent".into());
+                    self.fault = Some(Fault::Shrunk);
                     0
                 }
                 Ok(read) => read,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => return self.read(buffer),
                 Err(error) => {
-                    self.fault = Some(error.to_string());
+                    self.fault = Some(Fault::Broken(error));
                     0
                 }
             },

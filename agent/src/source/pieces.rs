@@ -6,25 +6,20 @@ mod course;
 mod outlet;
 mod sharing;
 
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 
 use blat_domain::frames::{Base, Entry, Kind, LONGEST_BODY, MOST_DATA, Part, Piece, Request, Time};
 use blat_domain::manifest::line as manifest_line;
-use blat_domain::text::printable;
 use sha2::{Digest, Sha256};
-use walkdir::{DirEntry, WalkDir};
 use zstd::stream::raw::CParameter;
 
 use self::course::{Course, Waiting, path_of, permissions};
 pub(crate) use self::outlet::Outlet;
-use super::DESCPKG;
 use super::ancestor::Ancestor;
-use super::pack::{GivenUp, below, open, same_version};
+use super::pack::GivenUp;
 use super::store::Store;
+use super::walker::{FileType, Node, Order, SourceError};
 use crate::orders::Orders;
 use crate::progress::Progress;
 use crate::target::Parcel;
@@ -138,8 +133,10 @@ enum Trouble {
 
 type Packed<T> = Result<T, Trouble>;
 
-fn unreadable(what: &Path, error: &dyn std::fmt::Display) -> Trouble {
-    Trouble::Package(format!("cannot read {} at the source: {error}", printable(&what.to_string_lossy())))
+impl From<SourceError> for Trouble {
+    fn from(error: SourceError) -> Self {
+        Self::Package(error.to_string())
+    }
 }
 
 struct Packer<'a> {
@@ -169,43 +166,39 @@ impl<'a> Packer<'a> {
     /// Packs a package, from its root to its end.
     fn make(&mut self, mut course: Course<'_>) -> Packed<()> {
         self.begin_piece();
-        let Parcel { path: root, size, .. } = &course.attempt.parcel;
+        let Parcel { size, .. } = &course.attempt.parcel;
         let is_hard = self.codec == Codec::Referring || self.store.takes(size.bytes);
         let level = if is_hard { REFERRING_LEVEL } else { ZSTD_LEVEL };
         let zstd_trouble = |error: io::Error| Trouble::Package(format!("zstd cannot be set up: {error}"));
         self.zstd.set_compression_level(level).map_err(zstd_trouble)?;
         let mut descpkg = None;
-        for entry in WalkDir::new(root).sort_by_file_name() {
-            let entry = entry.map_err(|error| unreadable(root, &error))?;
-            if entry.depth() == 1 && entry.file_name() == DESCPKG {
-                descpkg = Some(entry);
+        for node in course.root.walk(Order::Name) {
+            let node = node?;
+            if node.is_descpkg() {
+                descpkg = Some(node);
             } else {
-                self.entry(&mut course, &entry)?;
+                self.entry(&mut course, node)?;
             }
         }
         let descpkg = descpkg.ok_or_else(|| Trouble::Package("its descpkg vanished from the source".into()))?;
-        self.entry(&mut course, &descpkg)?;
+        self.entry(&mut course, descpkg)?;
         self.tell(&mut course)?;
         self.say(&Request::Whole { entries: course.count.into(), manifest: course.lines.finalize().into() })
     }
 
-    fn entry(&mut self, course: &mut Course<'_>, entry: &DirEntry) -> Packed<()> {
-        let path = entry.path();
-        let metadata = entry.metadata().map_err(|error| unreadable(path, &error))?;
-        let kind = if metadata.is_dir() {
-            Kind::Directory { mode: permissions(metadata.mode()) }
-        } else if metadata.is_symlink() {
-            let to = std::fs::read_link(path).map_err(|error| unreadable(path, &error))?;
-            Kind::Link { to: to.as_os_str().as_bytes().to_vec() }
-        } else if metadata.is_file() {
-            course.file(path, &metadata)
-        } else {
-            let shown = printable(&path.to_string_lossy());
-            return Err(Trouble::Package(format!("{shown} is neither file, directory nor symbolic link")));
+    fn entry(&mut self, course: &mut Course<'_>, node: Node) -> Packed<()> {
+        let kind = match node.stat.kind() {
+            FileType::Directory => Kind::Directory { mode: permissions(&node.stat) },
+            FileType::Symlink => Kind::Link { to: course.root.link(&node)? },
+            FileType::RegularFile => course.file(&node),
+            FileType::Fifo
+            | FileType::Socket
+            | FileType::CharacterDevice
+            | FileType::BlockDevice
+            | FileType::Unknown => return Err(SourceError::Odd(course.root.shown(&node.path)).into()),
         };
-        let seconds_below = u32::try_from(metadata.mtime_nsec()).unwrap_or_default();
-        let time = Time { seconds: metadata.mtime(), nanoseconds: seconds_below };
-        let below = below(path, &course.attempt.parcel.path);
+        let (seconds, nanoseconds) = node.stat.modified;
+        let (time, below) = (Time { seconds, nanoseconds }, node.path);
         course.told_bytes += below.len() + path_of(&kind).len() + 64;
         course.entries.push(Entry { path: below, kind, time });
         course.count += 1;
@@ -248,10 +241,11 @@ impl<'a> Packer<'a> {
 
     /// A file of which the target has something: sent only if it is not the same.
     fn held_file(&mut self, course: &Course<'_>, file: &Waiting, there: &[u8; 32]) -> Packed<[u8; 32]> {
-        let (mut opened, _) = open(&file.path).map_err(|error| unreadable(&file.path, &error))?;
-        let digest = digest_of(&mut opened).map_err(|error| unreadable(&file.path, &error))?;
+        let mut opened = course.root.file(&file.node)?;
+        let digest = digest_of(&mut opened).map_err(|error| course.root.unreadable(&file.node.path, error))?;
+        course.root.check_unchanged(&file.node, &opened)?;
         if digest == *there {
-            course.progress.advance(file.size);
+            course.progress.advance(file.node.stat.size);
             return Ok(digest);
         }
         self.file(course, file)
@@ -259,12 +253,8 @@ impl<'a> Packer<'a> {
 
     /// Puts a file's bytes into pieces.
     fn file(&mut self, course: &Course<'_>, waiting: &Waiting) -> Packed<[u8; 32]> {
-        let Waiting { number, path, size, relative, .. } = waiting;
-        let (mut file, before) = open(path).map_err(|error| unreadable(path, &error))?;
-        let changed = || Trouble::Package(format!("{} changed while it was sent", printable(&path.to_string_lossy())));
-        if !before.is_file() || before.len() != *size {
-            return Err(changed());
-        }
+        let Waiting { number, node, relative, .. } = waiting;
+        let (size, mut file) = (&node.stat.size, course.root.file(node)?);
         let relative = relative.as_ref().filter(|_| self.codec == Codec::Referring && *size >= WORTH_REFERRING);
         let most = if relative.is_some() { REFERRING_PIECE } else { PIECE };
         let (mut digest, mut left) = (Sha256::new(), *size);
@@ -280,13 +270,16 @@ impl<'a> Packer<'a> {
                 self.base.extend(base.unwrap_or_default());
             }
             self.raw.resize(start + take, 0);
-            file.read_exact(&mut self.raw[start..]).map_err(|error| unreadable(path, &error))?;
+            file.read_exact(&mut self.raw[start..]).map_err(|error| match error.kind() {
+                io::ErrorKind::UnexpectedEof => course.root.changed(&node.path),
+                _ => course.root.unreadable(&node.path, error),
+            })?;
             digest.update(&self.raw[start..]);
             course.progress.advance(take as u64);
             left -= take as u64;
             self.parts.push(Part { entry: *number, bytes: u32::try_from(take).unwrap_or(u32::MAX) });
             if left == 0 {
-                check_unchanged(&file, &before).map_err(|()| changed())?;
+                course.root.check_unchanged(node, &file)?;
                 return Ok(digest.finalize().into());
             }
         }
@@ -359,13 +352,6 @@ fn digest_of(file: &mut File) -> io::Result<[u8; 32]> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
-    }
-}
-
-fn check_unchanged(file: &File, before: &Metadata) -> Result<(), ()> {
-    match file.metadata() {
-        Ok(after) if same_version(before, &after) => Ok(()),
-        Ok(_) | Err(_) => Err(()),
     }
 }
 

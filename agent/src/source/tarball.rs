@@ -1,13 +1,12 @@
 //! Entries of a tar stream in GNU's format, with what the `tar` crate's builder would bend: names and link targets are written byte for byte,
 //! times keep their fraction.
 
-use std::fs::Metadata;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::MetadataExt;
 
 use tar::{EntryType, Header};
 
 use super::encoder::Encoder;
+use super::walker::Stat;
 
 /// The longest name that fits into a header; a longer one goes before it in an entry of its own.
 const HEADER_NAME: usize = 100;
@@ -28,15 +27,15 @@ impl Tarball {
         self.out.into_inner()?.finish()
     }
 
-    /// A regular file whose bytes `reader` gives: exactly as many as `metadata` says.
+    /// A regular file whose bytes `reader` gives: exactly as many as `stat` says.
     pub(super) fn file(
         &mut self,
         path: &[u8],
-        metadata: &Metadata,
+        stat: &Stat,
         reader: &mut impl Read,
         buffer: &mut [u8],
     ) -> io::Result<()> {
-        self.header(EntryType::Regular, path, None, metadata, 0)?;
+        self.header(EntryType::Regular, path, None, stat, 0)?;
         let out = self.out.get_mut();
         loop {
             let read = reader.read(buffer)?;
@@ -46,18 +45,18 @@ impl Tarball {
             out.write_all(&buffer[..read])?;
         }
         // Contents fill whole blocks of 512 bytes.
-        let over = (metadata.len() % 512) as usize;
+        let over = (stat.size % 512) as usize;
         if over > 0 { out.write_all(&[0; 512][over..]) } else { Ok(()) }
     }
 
     /// A directory, with the bits of `widen` added to its mode.
-    pub(super) fn directory(&mut self, path: &[u8], metadata: &Metadata, widen: u32) -> io::Result<()> {
-        self.header(EntryType::Directory, path, None, metadata, widen)
+    pub(super) fn directory(&mut self, path: &[u8], stat: &Stat, widen: u32) -> io::Result<()> {
+        self.header(EntryType::Directory, path, None, stat, widen)
     }
 
     /// A symbolic link to `target`.
-    pub(super) fn link(&mut self, path: &[u8], target: &[u8], metadata: &Metadata) -> io::Result<()> {
-        self.header(EntryType::Symlink, path, Some(target), metadata, 0)
+    pub(super) fn link(&mut self, path: &[u8], target: &[u8], stat: &Stat) -> io::Result<()> {
+        self.header(EntryType::Symlink, path, Some(target), stat, 0)
     }
 
     /// A small regular file of our own making.
@@ -73,23 +72,17 @@ impl Tarball {
     }
 
     /// The header of one entry, with what does not fit into it before it: long names, and times that are not whole seconds after 1970.
-    fn header(
-        &mut self,
-        kind: EntryType,
-        path: &[u8],
-        link: Option<&[u8]>,
-        metadata: &Metadata,
-        widen: u32,
-    ) -> io::Result<()> {
-        if metadata.mtime_nsec() != 0 || metadata.mtime() < 0 {
-            let time = pax_time(metadata.mtime(), metadata.mtime_nsec());
+    fn header(&mut self, kind: EntryType, path: &[u8], link: Option<&[u8]>, stat: &Stat, widen: u32) -> io::Result<()> {
+        let (seconds, nanoseconds) = stat.modified;
+        if nanoseconds != 0 || seconds < 0 {
+            let time = pax_time(seconds, nanoseconds);
             self.out.append_pax_extensions([("mtime", time.as_bytes())])?;
         }
         let mut header = Header::new_gnu();
         header.set_entry_type(kind);
-        header.set_mode(metadata.mode() & 0o777 | widen);
-        header.set_mtime(u64::try_from(metadata.mtime()).unwrap_or(0));
-        header.set_size(if kind == EntryType::Regular { metadata.len() } else { 0 });
+        header.set_mode(stat.permissions() | widen);
+        header.set_mtime(u64::try_from(seconds).unwrap_or(0));
+        header.set_size(if kind == EntryType::Regular { stat.size } else { 0 });
         self.long_name(b'L', path)?;
         put_name(&mut header.as_gnu_mut().ok_or_else(not_gnu)?.name, path);
         if let Some(link) = link {
@@ -125,7 +118,7 @@ fn put_name(field: &mut [u8; HEADER_NAME], name: &[u8]) {
 }
 
 /// Seconds with a fraction, as a pax header writes them; before 1970 both count backwards.
-fn pax_time(seconds: i64, nanoseconds: i64) -> String {
+fn pax_time(seconds: i64, nanoseconds: u32) -> String {
     if seconds < 0 && nanoseconds > 0 {
         let (whole, rest) = (seconds + 1, 1_000_000_000 - nanoseconds);
         return format!("-{}.{rest:09}", whole.unsigned_abs());

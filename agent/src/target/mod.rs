@@ -19,7 +19,7 @@ pub(crate) mod transport;
 pub(crate) mod valve;
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -34,14 +34,15 @@ use crate::orders::Orders;
 use crate::progress::Progress;
 use crate::source::pack;
 use crate::source::tree::Print;
+use crate::source::walker::Root;
 
 /// A package to be delivered, as the source has it.
 #[derive(Debug, Clone)]
 pub(crate) struct Parcel {
     /// Which.
     pub(crate) package: PackageId,
-    /// Its directory at the source.
-    pub(crate) path: PathBuf,
+    /// The source archive that it lies in.
+    pub(crate) archive: Arc<Path>,
     /// Modification time of its `descpkg`, in whole epoch seconds.
     pub(crate) time: i64,
     /// How much it is.
@@ -164,8 +165,8 @@ pub(crate) trait Target: Send + Sync {
     async fn verify(&self, packages: &[PackageId]) -> Result<Vec<(PackageId, Verdict)>, TargetError>;
 
     /// The digest that a package is verified by, as it would come out were it sent now from `root`. Reads all of it, and blocks.
-    fn digest(&self, root: &Path) -> Result<String, String> {
-        pack::digest(root)
+    fn digest(&self, root: &Root) -> Result<String, String> {
+        pack::digest(root).map_err(|error| error.to_string())
     }
 
     /// Takes versions out of the archive or marks them, each only if that is still right when its turn comes. One outcome each,

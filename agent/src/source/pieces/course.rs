@@ -1,22 +1,17 @@
 //! What is known of a package while it is packed: entries that gather until they are told, and the files among them.
 
-use std::fs::Metadata;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-
 use blat_domain::frames::{Entry, Kind};
 use sha2::{Digest, Sha256};
 
 use super::{Attempt, Held};
 use crate::progress::Progress;
 use crate::source::ancestor::{Ancestor, Relative};
-use crate::source::pack::below;
+use crate::source::walker::{Node, Root, Stat};
 
 /// A file that has been told of, or will be next.
 pub(super) struct Waiting {
     pub(super) number: u32,
-    pub(super) path: PathBuf,
-    pub(super) size: u64,
+    pub(super) node: Node,
     /// Its digest, where the target copies it from what it holds.
     pub(super) copied: Option<[u8; 32]>,
     /// What it most likely came from.
@@ -25,6 +20,7 @@ pub(super) struct Waiting {
 
 /// A package on its way.
 pub(super) struct Course<'a> {
+    pub(super) root: &'a Root,
     pub(super) attempt: &'a Attempt,
     pub(super) ancestor: Option<&'a Ancestor>,
     pub(super) progress: &'a Progress,
@@ -41,12 +37,14 @@ pub(super) struct Course<'a> {
 impl<'a> Course<'a> {
     /// Nothing is known yet. `ancestor` is a version that the target holds, which may be made use of.
     pub(super) fn new(
+        root: &'a Root,
         attempt: &'a Attempt,
         ancestor: Option<&'a Ancestor>,
         progress: &'a Progress,
         held: &'a std::sync::mpsc::Receiver<Held>,
     ) -> Self {
         Self {
+            root,
             attempt,
             ancestor,
             progress,
@@ -61,24 +59,23 @@ impl<'a> Course<'a> {
     }
 
     /// A file, which is copied at the target where it holds the same bytes already.
-    pub(super) fn file(&mut self, path: &Path, metadata: &Metadata) -> Kind {
-        let size = metadata.len();
-        let below = below(path, &self.attempt.parcel.path);
-        let relative = self.ancestor.and_then(|ancestor| ancestor.relative(&below, size));
-        let copy = relative.as_ref().and_then(|relative| relative.copy_of(path, &below, size));
+    pub(super) fn file(&mut self, node: &Node) -> Kind {
+        let size = node.stat.size;
+        let relative = self.ancestor.and_then(|ancestor| ancestor.relative(&node.path, size));
+        let copy = relative.as_ref().and_then(|relative| relative.copy_of(self.root, node));
         match &copy {
             Some(_) => self.progress.advance(size),
             None => self.waiting_bytes += size,
         }
         let (copy, copied) = copy.unzip();
-        self.files.push(Waiting { number: self.count, path: path.to_owned(), size, copied, relative });
-        Kind::File { mode: permissions(metadata.mode()), size, copy }
+        self.files.push(Waiting { number: self.count, node: node.clone(), copied, relative });
+        Kind::File { mode: permissions(&node.stat), size, copy }
     }
 }
 
 /// The nine bits that a package keeps.
-pub(super) fn permissions(mode: u32) -> u16 {
-    (mode & 0o777) as u16
+pub(super) fn permissions(stat: &Stat) -> u16 {
+    stat.permissions() as u16
 }
 
 pub(super) fn path_of(kind: &Kind) -> &[u8] {

@@ -1,19 +1,17 @@
 //! A package that was packed for another target comes from the store; one that is packed first goes there.
 
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
-
 use blat_domain::frames::{MOST_DATA, Request};
 
 use super::course::{Course, permissions};
 use super::{
     Attempt, Codec, ENTRIES, Held, PIECE, Packed, Packer, REFERRING_LEVEL, REFERRING_PIECE, TABLE, THOROUGH_LEVEL,
-    THOROUGH_WINDOW, TOLD, WORTH_REFERRING, unreadable,
+    THOROUGH_WINDOW, TOLD, WORTH_REFERRING,
 };
 use crate::progress::Progress;
 use crate::source::ancestor::Ancestor;
 use crate::source::store::{Ingredients, Key, Turn};
 use crate::source::tree::Tree;
+use crate::source::walker::Root;
 
 /// The names of a package's frames in the store.
 struct Keys {
@@ -32,18 +30,18 @@ impl Packer<'_> {
         held: &std::sync::mpsc::Receiver<Held>,
     ) -> Packed<()> {
         let Attempt { number, parcel, ask, ancestor } = attempt;
-        let root = std::fs::symlink_metadata(&parcel.path).map_err(|error| unreadable(&parcel.path, &error))?;
+        let root = Root::open(&parcel.archive, &parcel.package)?;
         let begin = Request::Package {
             number: *number,
             package: parcel.package.clone(),
             time: parcel.time,
-            mode: permissions(root.mode()),
+            mode: permissions(root.stat()),
             rule: parcel.rule,
             manifest: None,
             ask: *ask,
         };
         let ancestor = ancestor.as_ref().filter(|ancestor| ancestor.is_here());
-        let mut keys = self.keys(attempt, ancestor);
+        let mut keys = self.keys(&root, attempt, ancestor);
         loop {
             self.say(&begin)?;
             match keys.as_ref().map(|keys| self.turn(keys)) {
@@ -59,10 +57,10 @@ impl Packer<'_> {
                 Some(Turn::Make(making)) => {
                     tracing::debug!(package = %parcel.package, "packed for the store as well");
                     self.outlet.record(making);
-                    let made = self.make(Course::new(attempt, ancestor, progress, held));
+                    let made = self.make(Course::new(&root, attempt, ancestor, progress, held));
                     return self.outlet.settle(made, self.store);
                 }
-                Some(Turn::Alone) | None => return self.make(Course::new(attempt, ancestor, progress, held)),
+                Some(Turn::Alone) | None => return self.make(Course::new(&root, attempt, ancestor, progress, held)),
             }
         }
     }
@@ -76,17 +74,19 @@ impl Packer<'_> {
 
     /// The names that the frames of this package have in the store; none where they do not belong there. What an interrupted try left concerns one
     /// target alone, and bytes that are sent as they are cost nothing to make.
-    fn keys(&self, attempt: &Attempt, ancestor: Option<&Ancestor>) -> Option<Keys> {
+    fn keys(&self, root: &Root, attempt: &Attempt, ancestor: Option<&Ancestor>) -> Option<Keys> {
         let Attempt { parcel, ask, .. } = attempt;
         if *ask || self.codec == Codec::Plain || !self.store.takes(parcel.size.bytes) {
             return None;
         }
         // What cannot be walked cannot be packed either, which is told then.
-        let walked = |root: &Path| Tree::look(root).ok().map(|tree| tree.print);
-        let tree = parcel.print.or_else(|| walked(&parcel.path))?;
-        let base = match ancestor.map(Ancestor::place) {
+        let tree = parcel.print.or_else(|| Some(Tree::look(root).ok()?.print))?;
+        let base = match ancestor {
             None => None,
-            Some((version, time, root, print)) => Some((version, time, print.or_else(|| walked(root))?)),
+            Some(ancestor) => {
+                let (version, time) = ancestor.identity();
+                Some((version, time, ancestor.print()?))
+            }
         };
         let key = |codec: Codec| {
             Key::of(&Ingredients {

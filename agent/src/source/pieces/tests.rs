@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileExt as _, symlink};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -41,17 +43,14 @@ impl Scratch {
             fs::write(&file, bytes).expect("a file");
         }
         set_time(&path.join("descpkg"), TIME);
-        Parcel {
-            package,
-            path,
-            time: TIME as i64,
-            size: Size::default(),
-            rule: Rule::New,
-            tagged: None,
-            print: None,
-            orders: None,
-        }
+        let (archive, size) = (self.0.path().into(), Size::default());
+        Parcel { package, archive, time: TIME as i64, size, rule: Rule::New, tagged: None, print: None, orders: None }
     }
+}
+
+/// Where a package lies.
+fn place(parcel: &Parcel) -> PathBuf {
+    parcel.archive.join(parcel.package.path())
 }
 
 fn set_time(path: &Path, seconds: u64) {
@@ -101,7 +100,7 @@ fn sent_by(store: &Store, parcel: &Parcel, codec: Codec, held: Option<&Parcel>) 
 /// The same on another lane.
 fn sent_on(lane: Lane, store: &Store, parcel: &Parcel, codec: Codec, held: Option<&Parcel>) -> Unpacked {
     let ancestor =
-        held.map(|held| Ancestor::new(held.package.version.clone(), held.time, None, &parcel.package, &parcel.path));
+        held.map(|held| Ancestor::new(held.package.version.clone(), held.time, None, &parcel.package, &parcel.archive));
     let attempt = Attempt { number: 1, parcel: parcel.clone(), ask: false, ancestor };
     let (frames, packed) = mpsc::channel(100_000);
     let (_answers, held_files) = std::sync::mpsc::channel();
@@ -151,7 +150,7 @@ impl Unpacked {
             Kind::Link { to } => drop(self.links.insert(entry.path.clone(), to.clone())),
             Kind::File { copy: Some(copy), .. } => {
                 let from = copy.path.as_ref().unwrap_or(&entry.path);
-                let bytes = fs::read(held.expect("an ancestor").path.join(OsStr::from_bytes(from)));
+                let bytes = fs::read(place(held.expect("an ancestor")).join(OsStr::from_bytes(from)));
                 let bytes = bytes.expect("a held file");
                 self.files.insert(entry.path.clone(), bytes);
                 self.copied.push(entry.path.clone());
@@ -176,7 +175,7 @@ impl Unpacked {
         let mut prefix = Vec::new();
         for base in &piece.base {
             let mut part = vec![0; base.bytes as usize];
-            let path = held.expect("an ancestor").path.join(OsStr::from_bytes(&base.path));
+            let path = place(held.expect("an ancestor")).join(OsStr::from_bytes(&base.path));
             File::open(path).and_then(|file| file.read_exact_at(&mut part, base.offset)).expect("a held file");
             prefix.extend(part);
         }
@@ -224,8 +223,8 @@ fn what_is_unpacked_is_the_package_whatever_the_codec() {
     ];
     let scratch = Scratch::new();
     let parcel = scratch.package("p@1", files);
-    symlink("../..//x \n", parcel.path.join("a/link")).expect("a link");
-    fs::create_dir(parcel.path.join("a/hollow")).expect("a directory");
+    symlink("../..//x \n", place(&parcel).join("a/link")).expect("a link");
+    fs::create_dir(place(&parcel).join("a/hollow")).expect("a directory");
     for codec in [Codec::Plain, Codec::Zstd, Codec::Referring] {
         let unpacked = sent(&parcel, codec, None);
         assert_is(&unpacked, files, "1");
@@ -306,7 +305,7 @@ fn an_ancestor_that_is_another_here_than_at_the_target_is_not_used() {
     let held = scratch.package("p@1", files);
     let parcel = scratch.package("p@2", files);
     assert_eq!(sent(&parcel, Codec::Referring, Some(&held)).copied.len(), 1);
-    set_time(&held.path.join("descpkg"), TIME + 1);
+    set_time(&place(&held).join("descpkg"), TIME + 1);
     let unpacked = sent(&parcel, Codec::Referring, Some(&held));
     assert_is(&unpacked, files, "2");
     assert!(unpacked.copied.is_empty() && unpacked.pieces.1 == 0);
@@ -316,9 +315,9 @@ fn an_ancestor_that_is_another_here_than_at_the_target_is_not_used() {
 fn a_package_that_cannot_be_read_or_is_no_package_is_forgotten() {
     let scratch = Scratch::new();
     let socket = scratch.package("socket@1", &[(b"a", b"a")]);
-    let _listener = std::os::unix::net::UnixListener::bind(socket.path.join("socket")).expect("a socket");
+    let _listener = std::os::unix::net::UnixListener::bind(place(&socket).join("socket")).expect("a socket");
     let without = scratch.package("without@1", &[(b"a", b"a")]);
-    fs::remove_file(without.path.join("descpkg")).expect("a file");
+    fs::remove_file(place(&without).join("descpkg")).expect("a file");
     for (parcel, words) in [(socket, "neither file"), (without, "descpkg vanished")] {
         let unpacked = sent(&parcel, Codec::Zstd, None);
         assert!(unpacked.forgotten && !unpacked.whole);
@@ -344,12 +343,12 @@ fn a_file_that_changes_while_it_is_sent_spoils_its_package_and_not_the_next() {
     let mut ends = Vec::new();
     while let Some(frame) = packed.blocking_recv() {
         match decode(&frame[HEADER..]).expect("a request") {
-            Request::Piece(_) => set_time(&first.path.join("large"), TIME + 5),
+            Request::Piece(_) => set_time(&place(&first).join("large"), TIME + 5),
             end @ (Request::Whole { .. } | Request::Forget) => ends.push(matches!(end, Request::Whole { .. })),
             _ => {}
         }
     }
     assert_eq!(ends, [false, true]);
     let given_up = packing.join().expect("packing");
-    assert!(given_up.len() == 1 && given_up[0].1.contains("changed while it was sent"), "{given_up:?}");
+    assert!(given_up.len() == 1 && given_up[0].1.contains("changed while it was read"), "{given_up:?}");
 }

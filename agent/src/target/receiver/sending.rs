@@ -134,7 +134,7 @@ fn ancestor(parcel: &Parcel, held: &mut Held, prints: &HashMap<PackageId, Print>
     let nearest = nearest(version, versions.keys()).and_then(|nearest| versions.get_key_value(nearest));
     let ancestor = nearest.map(|(nearest, time)| {
         let print = prints.get(&PackageId { name: name.clone(), version: nearest.clone() }).copied();
-        Ancestor::new(nearest.clone(), *time, print, &parcel.package, &parcel.path)
+        Ancestor::new(nearest.clone(), *time, print, &parcel.package, &parcel.archive)
     });
     versions.insert(version.clone(), parcel.time);
     ancestor

@@ -308,7 +308,7 @@ fn parcel(archive: &Path, package: &str, held: &[u8]) -> Parcel {
     descpkg.set_modified(std::time::UNIX_EPOCH + Duration::from_secs(TIME)).expect("a time");
     Parcel {
         package,
-        path,
+        archive: archive.into(),
         time: TIME as i64,
         size: Size { bytes: 9, entries: 3 },
         rule: Rule::New,

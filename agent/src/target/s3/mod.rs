@@ -40,6 +40,7 @@ use tokio::sync::{OnceCell, RwLock, Semaphore};
 use super::valve::{Urgency, Valve};
 use super::{Appetite, Delivery, Parcel, Retired, Retirement, Target, TargetError, Told, Verdict};
 use crate::progress::Progress;
+use crate::source::walker::Root;
 use bucket::Bucket;
 use card::Card;
 use keys::Keys;
@@ -150,7 +151,7 @@ impl Target for S3Target {
         self.put_links(links).await
     }
 
-    fn digest(&self, root: &Path) -> Result<String, String> {
+    fn digest(&self, root: &Root) -> Result<String, String> {
         let zipped = zip::zip(root, &Progress::default(), std::io::sink()).map_err(|error| error.to_string())?;
         Ok(hex(&zipped.digest))
     }

@@ -23,6 +23,7 @@ use super::zip::{ZipError, Zipped, zip};
 use super::{Delivery, PACKAGES, Parcel, S3Target, TargetError, Told, keys, listing, several};
 use crate::orders::Orders;
 use crate::progress::Progress;
+use crate::source::walker::Root;
 
 /// A ZIP of at most so many bytes waits in memory.
 const IN_MEMORY: usize = 1 << 20;
@@ -200,12 +201,13 @@ impl S3Target {
         parcel: &Parcel,
         progress: &Arc<Progress>,
     ) -> Result<Result<(Spooled, Zipped), String>, TargetError> {
-        let (root, progress, place) = (parcel.path.clone(), progress.clone(), self.spool.clone());
+        let (parcel, progress, place) = (parcel.clone(), progress.clone(), self.spool.clone());
         progress.begin(&parcel.package, parcel.size);
         let packing = tokio::task::spawn_blocking(move || {
             let unusable = |error: std::io::Error| {
                 format!("cannot keep the ZIP below {}: {error}; make space there", place.display())
             };
+            let root = Root::open(&parcel.archive, &parcel.package).map_err(|error| error.to_string())?;
             std::fs::create_dir_all(&place).map_err(unusable)?;
             let mut spool = tempfile::spooled_tempfile_in(IN_MEMORY, &place);
             match zip(&root, &progress, &mut spool) {

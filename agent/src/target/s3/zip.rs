@@ -8,23 +8,16 @@ mod stamp;
 #[cfg(test)]
 mod tests;
 
-use std::cmp::Ordering;
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 
-use blat_domain::text::printable;
 use flate2::Compression;
 use flate2::write::DeflateEncoder;
-use walkdir::{DirEntry, WalkDir};
 use zip::write::StreamWriter;
 use zip::{CompressionMethod, ZipWriter};
 
 use crate::progress::Progress;
-use crate::source::DESCPKG;
-use crate::source::pack::{open, same_version};
+use crate::source::walker::{FileType, Node, Order, Root, SourceError};
 use sink::{Sink, Valve};
 
 /// One read of a file.
@@ -58,18 +51,24 @@ pub(crate) enum ZipError {
     Stream(#[from] io::Error),
 }
 
+impl From<SourceError> for ZipError {
+    fn from(error: SourceError) -> Self {
+        Self::Package(error.to_string())
+    }
+}
+
 impl From<zip::result::ZipError> for ZipError {
     fn from(error: zip::result::ZipError) -> Self {
         Self::Stream(error.into())
     }
 }
 
-/// Writes the package at `root` to `out` as a ZIP of paths relative to `root`. Blocks. Memory grows with the number of entries, never
+/// Writes the package `root` to `out` as a ZIP of paths relative to `root`. Blocks. Memory grows with the number of entries, never
 /// with their lengths. `progress` hears of the bytes that were read.
 ///
 /// # Errors
 /// The package's or the stream's. Only when this returns well, `out` got a whole ZIP.
-pub(crate) fn zip(root: &Path, progress: &Progress, out: impl Write) -> Result<Zipped, ZipError> {
+pub(crate) fn zip(root: &Root, progress: &Progress, out: impl Write) -> Result<Zipped, ZipError> {
     let valve = Valve::default();
     let zip = ZipWriter::new_stream(Sink::new(out, valve.clone()));
     let sampler = DeflateEncoder::new(Vec::new(), Compression::fast());
@@ -96,65 +95,55 @@ struct Packing<'a, W: Write> {
 
 impl<W: Write> Packing<'_, W> {
     /// All of a package; gives the number of its files.
-    fn package(&mut self, root: &Path) -> Result<u64, ZipError> {
+    fn package(&mut self, root: &Root) -> Result<u64, ZipError> {
         let (mut files, mut described) = (0, false);
-        for entry in WalkDir::new(root).min_depth(1).sort_by(by_path) {
-            let entry = entry.map_err(|error| unreadable(root, &error))?;
-            let path = entry.path();
-            let name = text(path, path.strip_prefix(root).unwrap_or(path).as_os_str().as_bytes())?;
-            let kind = entry.file_type();
-            if kind.is_dir() {
-                self.directory(&entry, name)?;
-            } else if kind.is_symlink() {
-                self.link(&entry, name)?;
-            } else {
-                self.file(path, name)?;
-                files += 1;
-                described |= entry.depth() == 1 && entry.file_name() == DESCPKG;
+        for node in root.walk(Order::Path).skip_while(|node| node.as_ref().is_ok_and(|node| node.path.is_empty())) {
+            let node = node?;
+            let name = text(root, &node, &node.path)?;
+            match node.stat.kind() {
+                FileType::Directory => {
+                    let options = stamp::stamped(&node.stat)?.unix_permissions(node.stat.mode);
+                    self.zip.add_directory(format!("{name}/"), options)?;
+                }
+                FileType::Symlink => {
+                    let to = root.link(&node)?;
+                    let options = stamp::stamped(&node.stat)?.unix_permissions(0o777);
+                    self.zip.add_symlink(name, text(root, &node, &to)?, options)?;
+                }
+                FileType::RegularFile
+                | FileType::Fifo
+                | FileType::Socket
+                | FileType::CharacterDevice
+                | FileType::BlockDevice
+                | FileType::Unknown => {
+                    self.file(root, &node, name)?;
+                    files += 1;
+                    described |= node.is_descpkg();
+                }
             }
             self.valve.check()?;
         }
         if described { Ok(files) } else { Err(ZipError::Package("its descpkg vanished from the source".into())) }
     }
 
-    fn directory(&mut self, entry: &DirEntry, name: &str) -> Result<(), ZipError> {
-        let metadata = entry.metadata().map_err(|error| unreadable(entry.path(), &error))?;
-        let options = stamp::stamped(&metadata)?.unix_permissions(metadata.mode());
-        Ok(self.zip.add_directory(format!("{name}/"), options)?)
-    }
-
-    fn link(&mut self, entry: &DirEntry, name: &str) -> Result<(), ZipError> {
-        let metadata = entry.metadata().map_err(|error| unreadable(entry.path(), &error))?;
-        let to = std::fs::read_link(entry.path()).map_err(|error| unreadable(entry.path(), &error))?;
-        let to = text(entry.path(), to.as_os_str().as_bytes())?;
-        let options = stamp::stamped(&metadata)?.unix_permissions(0o777);
-        Ok(self.zip.add_symlink(name, to, options)?)
-    }
-
-    fn file(&mut self, path: &Path, name: &str) -> Result<(), ZipError> {
-        let (mut file, metadata) = open(path).map_err(|error| unreadable(path, &error))?;
-        if !metadata.is_file() {
-            let why =
-                format!("{} is neither file, directory nor symbolic link; remove it from the package", shown(path));
-            return Err(ZipError::Package(why));
-        }
-        let mut filled = self.fill(&mut file, path, metadata.len())?;
-        let options = stamp::stamped(&metadata)?.unix_permissions(metadata.mode()).large_file(metadata.len() >= LARGE);
+    fn file(&mut self, root: &Root, node: &Node, name: &str) -> Result<(), ZipError> {
+        let (mut file, mut left) = (root.file(node)?, node.stat.size);
+        let mut filled = self.fill(&mut file, root, node, left)?;
+        let options = stamp::stamped(&node.stat)?.unix_permissions(node.stat.mode).large_file(left >= LARGE);
         let options = if self.shrinks(filled.min(SAMPLE))? {
             options.compression_method(CompressionMethod::Deflated).compression_level(Some(LEVEL.into()))
         } else {
             options.compression_method(CompressionMethod::Stored)
         };
         self.zip.start_file(name, options)?;
-        let mut left = metadata.len();
         while filled > 0 {
             self.zip.write_all(&self.buffer[..filled])?;
             self.valve.check()?;
             self.progress.advance(filled as u64);
             left -= filled as u64;
-            filled = self.fill(&mut file, path, left)?;
+            filled = self.fill(&mut file, root, node, left)?;
         }
-        unchanged(&file, path, &metadata)
+        Ok(root.check_unchanged(node, &file)?)
     }
 
     /// Whether compressing takes at least a sixteenth off a file that begins like the buffer. What a name ends in does not matter.
@@ -165,52 +154,22 @@ impl<W: Write> Packing<'_, W> {
     }
 
     /// As much of what is `left` as the buffer takes; 0 when nothing is left.
-    fn fill(&mut self, file: &mut File, path: &Path, left: u64) -> Result<usize, ZipError> {
+    fn fill(&mut self, file: &mut File, root: &Root, node: &Node, left: u64) -> Result<usize, ZipError> {
         let wanted = self.buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
         match file.read_exact(&mut self.buffer[..wanted]) {
             Ok(()) => Ok(wanted),
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(changed(path)),
-            Err(error) => Err(unreadable(path, &error)),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(root.changed(&node.path).into()),
+            Err(error) => Err(root.unreadable(&node.path, error).into()),
         }
     }
 }
 
-/// The order of whole paths, bytewise; a directory's ends in a slash.
-fn by_path(one: &DirEntry, other: &DirEntry) -> Ordering {
-    last_part(one).cmp(last_part(other))
-}
-
-fn last_part(entry: &DirEntry) -> impl Iterator<Item = &u8> {
-    let slash: &[u8] = if entry.file_type().is_dir() { b"/" } else { b"" };
-    entry.file_name().as_bytes().iter().chain(slash)
-}
-
-fn unchanged(file: &File, path: &Path, before: &Metadata) -> Result<(), ZipError> {
-    match file.metadata() {
-        Ok(after) if same_version(before, &after) => Ok(()),
-        Ok(_) => Err(changed(path)),
-        Err(error) => Err(unreadable(path, &error)),
-    }
-}
-
 /// ZIPs say names in UTF-8, and readers make other names of anything else.
-fn text<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a str, ZipError> {
+fn text<'a>(root: &Root, node: &Node, bytes: &'a [u8]) -> Result<&'a str, ZipError> {
     std::str::from_utf8(bytes).map_err(|_| {
-        let shown = shown(path);
+        let shown = root.shown(&node.path);
         ZipError::Package(format!(
             "{shown} or what it links to is not named in UTF-8, which a ZIP cannot keep; rename it"
         ))
     })
-}
-
-fn changed(path: &Path) -> ZipError {
-    ZipError::Package(format!("{} changed while it was packed", shown(path)))
-}
-
-fn unreadable(path: &Path, error: &dyn std::fmt::Display) -> ZipError {
-    ZipError::Package(format!("cannot read {} at the source: {error}", shown(path)))
-}
-
-fn shown(path: &Path) -> String {
-    printable(&path.to_string_lossy()).to_string()
 }

@@ -1,7 +1,5 @@
 //! What was packed for one target, given to another.
 
-use std::path::PathBuf;
-
 use super::*;
 
 /// A store that others share, and where it lies.
@@ -61,7 +59,7 @@ fn progress_counts_what_comes_from_the_store() {
     let parcel = scratch.package("p@2", &[(b"same", &[1; 700]), (b"more", &[2; 900])]);
     let mut counted = Vec::new();
     for _ in 0..2 {
-        let ancestor = Ancestor::new(held.package.version.clone(), held.time, None, &parcel.package, &parcel.path);
+        let ancestor = Ancestor::new(held.package.version.clone(), held.time, None, &parcel.package, &parcel.archive);
         let attempt = Attempt { number: 1, parcel: parcel.clone(), ask: false, ancestor: Some(ancestor) };
         let (progress, (frames, _taken)) = (Progress::default(), mpsc::channel(1000));
         let (_answers, held_files) = std::sync::mpsc::channel();
@@ -125,7 +123,7 @@ fn what_cannot_be_packed_is_asked_for_plain_or_resumed_leaves_no_entry() {
     let scratch = Scratch::new();
     let (store, directory) = shared(&scratch);
     let broken = scratch.package("broken@1", &[(b"a", b"a")]);
-    fs::remove_file(broken.path.join("descpkg")).expect("a file");
+    fs::remove_file(place(&broken).join("descpkg")).expect("a file");
     let unpacked = sent_by(&store, &broken, Codec::Zstd, None);
     assert!(unpacked.forgotten && unpacked.given_up.len() == 1);
     assert!(entries(&directory).is_empty(), "nothing unfinished stays either");

@@ -52,7 +52,8 @@ impl World {
                 .and_then(|file| file.set_modified(mtime))
                 .expect("a time");
         }
-        Parcel { package, path, time, size: Size::default(), rule, tagged: None, print: None, orders: None }
+        let archive = self.scratch.path().join("source").into();
+        Parcel { package, archive, time, size: Size::default(), rule, tagged: None, print: None, orders: None }
     }
 
     async fn send(&self, target: &S3Target, parcels: &[Parcel]) -> Vec<Delivery> {
@@ -269,7 +270,8 @@ async fn a_large_package_goes_in_parts_and_what_a_dead_agent_left_is_given_up() 
     assert_eq!(world.shelf.puts.load(Ordering::Relaxed), 0);
     assert_eq!(target.verify(&[id("big@1"), id("none@1")]).await.expect("memory").len(), 2);
     let verdict = target.verify(&[id("big@1")]).await.expect("memory").remove(0).1;
-    let here = target.digest(&world.scratch.path().join("source/big/1")).expect("a package");
+    let here = Root::open(&world.scratch.path().join("source"), &id("big@1")).expect("a package");
+    let here = target.digest(&here).expect("a package");
     assert_eq!(verdict, Verdict::Good(here), "what is there is what the source would send");
 
     assert!(world.shelf.unfinished.lock().expect("one thread").iter().any(|upload| upload.id == left));

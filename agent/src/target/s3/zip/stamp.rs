@@ -1,12 +1,11 @@
 //! Times as a ZIP keeps them, from a package's own: never from a clock, or the same package would give other bytes.
 
-use std::fs::Metadata;
-use std::os::unix::fs::MetadataExt;
-
 use jiff::Timestamp;
 use jiff::tz::Offset;
 use zip::DateTime;
 use zip::write::FullFileOptions;
+
+use crate::source::walker::Stat;
 
 /// The extra field with seconds since 1970, from which readers restore times whatever their time zone; its header's number and the flag
 /// that says that there is a time of change in it.
@@ -15,8 +14,8 @@ const HAS_MTIME: u8 = 1;
 
 /// Options that carry an entry's time: in the old form, which counts two seconds each from 1980 to 2107, here in UTC, and where seconds
 /// since 1970 fit into 32 bits also exactly.
-pub(super) fn stamped(metadata: &Metadata) -> zip::result::ZipResult<FullFileOptions<'static, 'static>> {
-    let seconds = metadata.mtime();
+pub(super) fn stamped(stat: &Stat) -> zip::result::ZipResult<FullFileOptions<'static, 'static>> {
+    let (seconds, _) = stat.modified;
     let mut options = FullFileOptions::default().last_modified_time(dos_time(seconds));
     if let Ok(exact) = i32::try_from(seconds) {
         let [a, b, c, d] = exact.to_le_bytes();

@@ -1,14 +1,17 @@
 //! What was packed is read back by programs that know nothing of ours: `unzip`, and Python's own reader.
 
 use std::fs::{self, Permissions};
-use std::os::unix::fs::{PermissionsExt as _, symlink};
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use sha2::{Digest as _, Sha256};
+use walkdir::WalkDir;
 
 use super::*;
+use crate::source::DESCPKG;
 
 /// A package in a scratch folder.
 struct Scratch {
@@ -19,8 +22,8 @@ struct Scratch {
 impl Scratch {
     fn new() -> Self {
         let dir = tempfile::tempdir().expect("a scratch directory");
-        let root = dir.path().join("package");
-        fs::create_dir(&root).expect("a folder");
+        let root = dir.path().join("p/1");
+        fs::create_dir_all(&root).expect("a folder");
         fs::write(root.join(DESCPKG), "Package: p\n").expect("a file");
         Self { dir, root }
     }
@@ -36,8 +39,12 @@ impl Scratch {
 
     fn zip(&self) -> Result<(Vec<u8>, Zipped), ZipError> {
         let mut bytes = Vec::new();
-        let zipped = zip(&self.root, &Progress::default(), &mut bytes)?;
+        let zipped = zip(&self.opened(), &Progress::default(), &mut bytes)?;
         Ok((bytes, zipped))
+    }
+
+    fn opened(&self) -> Root {
+        Root::open(self.dir.path(), &"p@1".parse().expect("a package")).expect("a package")
     }
 
     /// The package as a ZIP in a file beside it.
@@ -212,7 +219,7 @@ fn a_file_that_changes_while_it_is_read_spoils_the_zip() {
         let scratch = Scratch::new();
         scratch.file("big", &noise(1_000_000), 0o644, 1_700_000_000);
         let meddler = Meddler(&scratch.root.join("big"), length);
-        let result = zip(&scratch.root, &Progress::default(), meddler);
+        let result = zip(&scratch.opened(), &Progress::default(), meddler);
         assert!(matches!(&result, Err(ZipError::Package(why)) if why.contains("big changed while")), "{result:?}");
     }
 }
@@ -236,7 +243,7 @@ impl Write for HangsUp {
 fn a_stream_that_breaks_is_told_from_a_package_that_cannot_be_read() {
     let scratch = Scratch::new();
     scratch.file("big", &noise(1_000_000), 0o644, 1_700_000_000);
-    let result = zip(&scratch.root, &Progress::default(), HangsUp(false));
+    let result = zip(&scratch.opened(), &Progress::default(), HangsUp(false));
     assert!(
         matches!(&result, Err(ZipError::Stream(error)) if error.kind() == io::ErrorKind::ConnectionReset),
         "{result:?}"

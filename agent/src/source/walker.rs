@@ -1,0 +1,480 @@
+//! The one way to read a package at the source: by handles, entry by entry.
+//!
+//! Whoever writes packages is a stranger who may exchange a directory for a link at any instant. So no path is ever looked up from the
+//! outside: the package's root is opened beneath the archive's handle, everything else beneath the package's, and no part of a way may be a
+//! symbolic link. What is opened is compared with what was seen before: another inode or another time of change fails the package. Pipes,
+//! sockets and devices are never opened. At most two directories are open at a time, however deep
+//! the tree is.
+
+mod beneath;
+#[cfg(test)]
+mod tests;
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::vec;
+
+use blat_domain::name::PackageId;
+use blat_domain::text::printable;
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RawDir, StatxFlags, openat, readlinkat, statx};
+use rustix::io::Errno;
+
+pub(super) use self::beneath::Way;
+
+pub(crate) use rustix::fs::FileType;
+
+/// The longest path below a package's root, in bytes: no system takes a longer one in one piece.
+const LONGEST_PATH: usize = 4095;
+/// What one call that lists a directory may fill, in bytes.
+const LISTING: usize = 32 << 10;
+
+const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+/// Neither follows a link nor waits for whoever has the other end of a pipe.
+const FILE: OFlags =
+    OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
+/// Names something without opening it.
+const NAMED: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// Why something at the source cannot be sent. Each concerns one package.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SourceError {
+    /// The system refuses to read it.
+    #[error("cannot read {what} at the source: {why}")]
+    Unreadable {
+        /// Which file or directory, printable.
+        what: String,
+        /// The system's reason.
+        why: io::Error,
+    },
+    /// It is another one than a moment ago, or the same with other bytes.
+    #[error("{0} changed while it was read; the package is sent once it is left alone")]
+    Changed(String),
+    /// A pipe, a socket or a device.
+    #[error("{0} is neither file, directory nor symbolic link; remove it from the package")]
+    Odd(String),
+    /// A package's directory, or the one that holds its versions, is something else.
+    #[error("{0} is not a directory, and only a version may be a link; replace it by a directory")]
+    NoDirectory(String),
+    /// Nothing on a target could be called by that path.
+    #[error("{0} … lies too deep: its path below the package has more than {LONGEST_PATH} bytes; shorten it")]
+    TooDeep(String),
+}
+
+fn unreadable(what: &Path, why: Errno) -> SourceError {
+    SourceError::Unreadable { what: shown(what), why: why.into() }
+}
+
+fn shown(path: &Path) -> String {
+    printable(&path.to_string_lossy()).to_string()
+}
+
+/// What the system says of a file, a directory or a link: all that tells it from any other, and from any other state of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stat {
+    /// Kind and permissions, as `st_mode`.
+    pub(crate) mode: u32,
+    /// Length in bytes.
+    pub(crate) size: u64,
+    /// When its bytes changed last: epoch seconds, and nanoseconds within the second.
+    pub(crate) modified: (i64, u32),
+    /// When anything about it changed last, which nobody can set back.
+    pub(crate) changed: (i64, u32),
+    /// Major and minor number of its device.
+    pub(crate) device: (u32, u32),
+    /// Its inode's number.
+    pub(crate) inode: u64,
+}
+
+impl Stat {
+    /// Of `name` in the directory `at`; never of what a link addresses.
+    fn of(at: impl AsFd, name: &[u8]) -> rustix::io::Result<Self> {
+        Self::ask(at, name, AtFlags::SYMLINK_NOFOLLOW)
+    }
+
+    /// Of what is open.
+    fn of_handle(handle: impl AsFd) -> rustix::io::Result<Self> {
+        Self::ask(handle, b"", AtFlags::EMPTY_PATH)
+    }
+
+    fn ask(at: impl AsFd, name: &[u8], flags: AtFlags) -> rustix::io::Result<Self> {
+        let wanted = StatxFlags::TYPE
+            | StatxFlags::MODE
+            | StatxFlags::SIZE
+            | StatxFlags::MTIME
+            | StatxFlags::CTIME
+            | StatxFlags::INO;
+        let found = statx(at, name, flags, wanted)?;
+        Ok(Self {
+            mode: found.stx_mode.into(),
+            size: found.stx_size,
+            modified: (found.stx_mtime.tv_sec, found.stx_mtime.tv_nsec),
+            changed: (found.stx_ctime.tv_sec, found.stx_ctime.tv_nsec),
+            device: (found.stx_dev_major, found.stx_dev_minor),
+            inode: found.stx_ino,
+        })
+    }
+
+    /// What it is.
+    pub(crate) fn kind(&self) -> FileType {
+        FileType::from_raw_mode(self.mode)
+    }
+
+    /// Whether it is a regular file.
+    pub(crate) fn is_file(&self) -> bool {
+        self.kind() == FileType::RegularFile
+    }
+
+    /// Whether it is a directory.
+    pub(crate) fn is_directory(&self) -> bool {
+        self.kind() == FileType::Directory
+    }
+
+    /// The nine bits of its mode that a package keeps.
+    pub(crate) fn permissions(&self) -> u32 {
+        self.mode & 0o777
+    }
+}
+
+/// The source archive, by its handle. Its configured path may lead over links, which are the operator's.
+#[derive(Debug)]
+pub(super) struct Archive {
+    handle: OwnedFd,
+    path: PathBuf,
+}
+
+/// What lies where a package should.
+#[derive(Debug)]
+pub(super) enum Found {
+    /// Nothing.
+    Missing,
+    /// A symbolic link, with the bytes of its target.
+    Link(Vec<u8>),
+    /// A directory.
+    Package(Root),
+}
+
+impl Archive {
+    /// Opens the archive at `path`.
+    ///
+    /// # Errors
+    /// It cannot be opened, or is no directory.
+    pub(super) fn open(path: &Path) -> Result<Self, SourceError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let handle = openat(CWD, path, flags, Mode::empty()).map_err(|error| unreadable(path, error))?;
+        Ok(Self { handle, path: path.to_owned() })
+    }
+
+    /// The directory that holds the versions of a package's name; none where there is no such name.
+    pub(super) fn versions(&self, name: &str) -> Result<Option<OwnedFd>, SourceError> {
+        let here = || self.path.join(name);
+        match openat(&self.handle, name, DIRECTORY, Mode::empty()) {
+            Ok(handle) => Ok(Some(handle)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(Errno::LOOP | Errno::NOTDIR) => Err(SourceError::NoDirectory(shown(&here()))),
+            Err(error) => Err(unreadable(&here(), error)),
+        }
+    }
+
+    /// What lies where `package` should.
+    pub(super) fn find(&self, package: &PackageId) -> Result<Found, SourceError> {
+        let Some(versions) = self.versions(package.name.as_str())? else { return Ok(Found::Missing) };
+        let (path, version) = (self.path.join(package.path()), package.version.as_str().as_bytes());
+        let stat = match Stat::of(&versions, version) {
+            Ok(stat) => stat,
+            Err(Errno::NOENT) => return Ok(Found::Missing),
+            Err(error) => return Err(unreadable(&path, error)),
+        };
+        match stat.kind() {
+            FileType::Symlink => match readlinkat(&versions, version, Vec::new()) {
+                Ok(to) => Ok(Found::Link(to.into_bytes())),
+                Err(error) => Err(unreadable(&path, error)),
+            },
+            FileType::Directory => {
+                let handle = openat(&versions, version, DIRECTORY, Mode::empty());
+                let root = Root::new(handle, path, Way::of_this_system())?;
+                if root.stat == stat { Ok(Found::Package(root)) } else { Err(SourceError::Changed(shown(&root.path))) }
+            }
+            FileType::RegularFile
+            | FileType::Fifo
+            | FileType::Socket
+            | FileType::CharacterDevice
+            | FileType::BlockDevice
+            | FileType::Unknown => Err(SourceError::NoDirectory(shown(&path))),
+        }
+    }
+}
+
+/// A package's directory, by its handle.
+#[derive(Debug)]
+pub(crate) struct Root {
+    handle: OwnedFd,
+    stat: Stat,
+    /// Where it was opened, for messages alone.
+    path: PathBuf,
+    way: Way,
+}
+
+impl Root {
+    /// Opens the directory of `package` beneath the archive at `archive`.
+    ///
+    /// # Errors
+    /// It is not there, cannot be opened, or a part of the way below the archive is no directory of its own.
+    pub(crate) fn open(archive: &Path, package: &PackageId) -> Result<Self, SourceError> {
+        Self::open_by(Way::of_this_system(), archive, package)
+    }
+
+    /// The same this way.
+    fn open_by(way: Way, archive: &Path, package: &PackageId) -> Result<Self, SourceError> {
+        let archive = Archive::open(archive)?;
+        let below = format!("{}/{}", package.name, package.version);
+        Self::new(way.open(&archive.handle, below.as_bytes(), DIRECTORY), archive.path.join(below), way)
+    }
+
+    fn new(handle: rustix::io::Result<OwnedFd>, path: PathBuf, way: Way) -> Result<Self, SourceError> {
+        match handle.and_then(|handle| Ok((Stat::of_handle(&handle)?, handle))) {
+            Ok((stat, handle)) => Ok(Self { handle, stat, path, way }),
+            Err(Errno::LOOP | Errno::NOTDIR) => Err(SourceError::NoDirectory(shown(&path))),
+            Err(error) => Err(unreadable(&path, error)),
+        }
+    }
+
+    /// What the system says of the directory itself.
+    pub(crate) fn stat(&self) -> &Stat {
+        &self.stat
+    }
+
+    /// All of the package, the root first, each directory before what is in it.
+    pub(crate) fn walk(&self, order: Order) -> Walk<'_> {
+        let (folders, buffer) = (Vec::new(), Vec::with_capacity(LISTING));
+        Walk { root: self, order, folders, next: None, is_begun: false, listed: None, buffer }
+    }
+
+    /// What the system says of `name` in the package's directory; none where there is no such name.
+    ///
+    /// # Errors
+    /// Nobody can say.
+    pub(crate) fn stat_of(&self, name: &str) -> Result<Option<Stat>, SourceError> {
+        match Stat::of(&self.handle, name.as_bytes()) {
+            Ok(stat) => Ok(Some(stat)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(self.unreadable(name.as_bytes(), error)),
+        }
+    }
+
+    /// What lies at `path` below the package; none where there is nothing, or it cannot be looked at.
+    pub(crate) fn look(&self, path: Vec<u8>) -> Option<Node> {
+        let handle = self.way.open(&self.handle, &path, NAMED).ok()?;
+        Some(Node { stat: Stat::of_handle(handle).ok()?, path })
+    }
+
+    /// Opens a regular file.
+    ///
+    /// # Errors
+    /// It is no regular file, cannot be opened, or is another one than it was.
+    pub(crate) fn file(&self, node: &Node) -> Result<File, SourceError> {
+        if !node.stat.is_file() {
+            return Err(SourceError::Odd(self.shown(&node.path)));
+        }
+        Ok(self.open_node(node, FILE)?.into())
+    }
+
+    /// What a symbolic link addresses, byte for byte.
+    ///
+    /// # Errors
+    /// As [`Root::file`].
+    pub(crate) fn link(&self, node: &Node) -> Result<Vec<u8>, SourceError> {
+        let handle = self.open_node(node, NAMED)?;
+        let to = readlinkat(&handle, c"", Vec::new());
+        Ok(to.map_err(|error| self.unreadable(&node.path, error))?.into_bytes())
+    }
+
+    /// Makes sure that a file is still as it was when the walk met it.
+    ///
+    /// # Errors
+    /// It is not, or nobody can say.
+    pub(crate) fn check_unchanged(&self, node: &Node, file: &File) -> Result<(), SourceError> {
+        match Stat::of_handle(file) {
+            Ok(stat) if stat == node.stat => Ok(()),
+            Ok(_) => Err(self.changed(&node.path)),
+            Err(error) => Err(self.unreadable(&node.path, error)),
+        }
+    }
+
+    fn open_node(&self, node: &Node, flags: OFlags) -> Result<OwnedFd, SourceError> {
+        self.open_from(&self.handle, &node.path, node, flags)
+    }
+
+    /// Opens an entry that lies at `path` beneath `at`.
+    fn open_from(&self, at: &OwnedFd, path: &[u8], node: &Node, flags: OFlags) -> Result<OwnedFd, SourceError> {
+        let opened = match path {
+            b"" => openat(at, c".", flags, Mode::empty()),
+            path => self.way.open(at, path, flags),
+        };
+        let changed = || self.changed(&node.path);
+        match opened.and_then(|handle| Ok((Stat::of_handle(&handle)?, handle))) {
+            Ok((stat, handle)) if stat == node.stat => Ok(handle),
+            Ok(_) => Err(changed()),
+            // It was there a moment ago, and no link led to it.
+            Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR | Errno::NXIO) => Err(changed()),
+            Err(error) => Err(self.unreadable(&node.path, error)),
+        }
+    }
+
+    /// The error for what the system cannot read.
+    pub(crate) fn unreadable(&self, path: &[u8], why: impl Into<io::Error>) -> SourceError {
+        SourceError::Unreadable { what: self.shown(path), why: why.into() }
+    }
+
+    /// The error for what is not the same any more.
+    pub(crate) fn changed(&self, path: &[u8]) -> SourceError {
+        SourceError::Changed(self.shown(path))
+    }
+
+    /// Where something below the package lies, printable.
+    pub(crate) fn shown(&self, path: &[u8]) -> String {
+        match path {
+            b"" => shown(&self.path),
+            path => shown(&self.path.join(std::ffi::OsStr::from_bytes(path))),
+        }
+    }
+}
+
+/// One entry of a package, as it was when the walk met it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Node {
+    /// Below the package's root, byte for byte; empty for the root itself.
+    pub(crate) path: Vec<u8>,
+    /// What the system says of it.
+    pub(crate) stat: Stat,
+}
+
+impl Node {
+    /// Its name in its directory.
+    pub(crate) fn name(&self) -> &[u8] {
+        self.path.rsplit(|byte| *byte == b'/').next().unwrap_or_default()
+    }
+
+    /// Whether it is the file that makes the directory a package.
+    pub(crate) fn is_descpkg(&self) -> bool {
+        self.path == super::DESCPKG.as_bytes()
+    }
+}
+
+/// In which order a directory's entries come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// By their names, bytewise.
+    Name,
+    /// By their paths, bytewise, where a directory's ends in a slash.
+    Path,
+}
+
+/// An entry of a directory, with its name there.
+type Named = (Vec<u8>, Stat);
+
+/// A walk over a package. It ends after its first error.
+#[derive(Debug)]
+pub(crate) struct Walk<'a> {
+    root: &'a Root,
+    order: Order,
+    /// What is left of each directory on the way to the present one, with the length of its path.
+    folders: Vec<(usize, vec::IntoIter<Named>)>,
+    /// The entry that was given last.
+    next: Option<Node>,
+    is_begun: bool,
+    /// The directory that was listed last, with its handle: the way from there to one within it is short, however deep the tree is.
+    listed: Option<(Vec<u8>, OwnedFd)>,
+    buffer: Vec<u8>,
+}
+
+impl Iterator for Walk<'_> {
+    type Item = Result<Node, SourceError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let last = match self.next.take() {
+            None if self.is_begun => return None,
+            None => {
+                self.is_begun = true;
+                return self.give(Node { path: Vec::new(), stat: self.root.stat });
+            }
+            Some(last) => last,
+        };
+        let Node { mut path, stat } = last;
+        if stat.is_directory() {
+            let folder = Node { path, stat };
+            match self.list(&folder) {
+                Ok(entries) => self.folders.push((folder.path.len(), entries.into_iter())),
+                Err(error) => return Some(Err(error)),
+            }
+            path = folder.path;
+        }
+        let (name, stat) = loop {
+            let (length, rest) = self.folders.last_mut()?;
+            path.truncate(*length);
+            match rest.next() {
+                Some(entry) => break entry,
+                None => drop(self.folders.pop()),
+            }
+        };
+        if !path.is_empty() {
+            path.push(b'/');
+        }
+        path.extend_from_slice(&name);
+        if path.len() > LONGEST_PATH {
+            return Some(Err(SourceError::TooDeep(self.root.shown(&path[..100]))));
+        }
+        self.give(Node { path, stat })
+    }
+}
+
+impl Walk<'_> {
+    fn give(&mut self, node: Node) -> Option<Result<Node, SourceError>> {
+        self.next = Some(node.clone());
+        Some(Ok(node))
+    }
+
+    /// What is in a directory, in order. Everything is looked at while its handle is open.
+    fn list(&mut self, folder: &Node) -> Result<Vec<Named>, SourceError> {
+        let near = self.listed.take().and_then(|(path, handle)| {
+            let rest = folder.path.strip_prefix(&path[..])?;
+            Some((if path.is_empty() { rest } else { rest.strip_prefix(b"/")? }, handle))
+        });
+        let handle = match &near {
+            Some((rest, near)) => self.root.open_from(near, rest, folder, DIRECTORY)?,
+            None => self.root.open_node(folder, DIRECTORY)?,
+        };
+        let unreadable = |error| self.root.unreadable(&folder.path, error);
+        let mut entries = Vec::new();
+        let mut listing = RawDir::new(&handle, self.buffer.spare_capacity_mut());
+        while let Some(entry) = listing.next() {
+            let entry = entry.map_err(unreadable)?;
+            let name = entry.file_name().to_bytes();
+            if !matches!(name, b"." | b"..") {
+                entries.push(name.to_vec());
+            }
+        }
+        entries.sort_unstable();
+        let stat = |name: Vec<u8>| match Stat::of(&handle, &name) {
+            Ok(stat) => Ok((name, stat)),
+            Err(error) => {
+                let path = [&folder.path[..], b"/", &name].concat();
+                let path = path.strip_prefix(b"/").unwrap_or(&path);
+                Err(if error == Errno::NOENT { self.root.changed(path) } else { self.root.unreadable(path, error) })
+            }
+        };
+        let mut entries = entries.into_iter().map(stat).collect::<Result<Vec<_>, _>>()?;
+        if self.order == Order::Path {
+            entries.sort_by(|one, other| last_part(one).cmp(last_part(other)));
+        }
+        self.listed = Some((folder.path.clone(), handle));
+        Ok(entries)
+    }
+}
+
+fn last_part((name, stat): &Named) -> impl Iterator<Item = &u8> {
+    let slash: &[u8] = if stat.is_directory() { b"/" } else { b"" };
+    name.iter().chain(slash)
+}
