@@ -5,9 +5,6 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::fs::{FileType, OpenOptions};
-use std::io::{self, Read};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use blat_domain::text::printable;
@@ -17,6 +14,7 @@ use serde_yaml::{DuplicateKeyPolicy, Error, Location, NonFiniteFloatPolicy, Opti
 
 use crate::complaint::{Complaint, Place};
 use crate::home::Home;
+use crate::trust::{self, Distrust};
 
 /// The most a config file may hold, in bytes.
 const LARGEST: u64 = 1 << 20;
@@ -64,11 +62,15 @@ impl Document {
     /// Reads and parses a file. None where there is no such file.
     pub(crate) fn load(home: &Home, path: &Path, complaints: &mut Vec<Complaint>) -> Option<Self> {
         let shown = home.shown(path).to_owned();
-        match read(path) {
+        match trust::read(home.root(), path, LARGEST) {
             Ok(text) => Self::parse(shown, text, complaints),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => {
+            Err(error) if error.is_absence() => None,
+            Err(Distrust::Io(error)) => {
                 complaints.push(Complaint::whole(shown, format!("cannot read the file: {error}")));
+                None
+            }
+            Err(error @ Distrust::OpenToOthers { .. }) => {
+                complaints.push(Complaint::whole(shown, error.to_string()));
                 None
             }
         }
@@ -192,35 +194,6 @@ const START: Place = Place { line: 1, column: 1, length: 1 };
 fn place(location: Location, length: usize) -> Place {
     let number = |n: u64| usize::try_from(n).unwrap_or(usize::MAX).max(1);
     Place { line: number(location.line()), column: number(location.column()), length: length.max(1) }
-}
-
-/// Reads without ever waiting: a FIFO in the place of a config must not stop anybody, not even one that takes the
-/// file's place between our looking and our opening.
-fn read(path: &Path) -> io::Result<String> {
-    regular(path.metadata()?.file_type())?;
-    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-    let file = OpenOptions::new().read(true).custom_flags(nonblocking).open(path)?;
-    regular(file.metadata()?.file_type())?;
-    let mut bytes = Vec::new();
-    file.take(LARGEST + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > LARGEST {
-        return Err(io::Error::other("it is larger than 1 MiB"));
-    }
-    String::from_utf8(bytes).map_err(|error| {
-        let line =
-            error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|byte| **byte == b'\n').count() + 1;
-        io::Error::other(format!("it is not UTF-8 text: see line {line}"))
-    })
-}
-
-fn regular(kind: FileType) -> io::Result<()> {
-    let what = match (kind.is_file(), kind.is_dir(), kind.is_fifo()) {
-        (true, _, _) => return Ok(()),
-        (_, true, _) => "a directory",
-        (_, _, true) => "a named pipe",
-        (false, false, false) => "not a regular file",
-    };
-    Err(io::Error::other(format!("it is {what}, where a regular file is expected")))
 }
 
 fn parse(text: &str, duplicate_keys: DuplicateKeyPolicy) -> Result<Option<Spanned<Raw>>, Box<serde_yaml::Error>> {

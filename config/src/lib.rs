@@ -19,6 +19,7 @@ pub mod samples;
 mod settings;
 pub mod socket;
 mod target;
+pub mod trust;
 mod values;
 
 pub use complaint::{Complaint, Complaints, Place};

@@ -1,7 +1,7 @@
 //! What the configuration means, once it is known to be valid.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use blat_domain::bandwidth::Bandwidth;
@@ -9,6 +9,8 @@ use blat_domain::guard::MaxDelete;
 use blat_domain::name::TargetName;
 use blat_domain::release::Selection;
 use blat_domain::retention::Aging;
+
+use crate::trust::{self, Distrust};
 
 /// One target's settings: every value is valid, every path of this machine absolute.
 #[derive(Debug, Clone, PartialEq)]
@@ -145,6 +147,22 @@ pub struct SshSettings {
     pub identity: PathBuf,
     /// The file of host keys that are trusted.
     pub known_hosts: PathBuf,
+    /// The home tree whose owner is believed, besides root, in these two files.
+    pub home: PathBuf,
+}
+
+impl SshSettings {
+    /// Looks whether the private key and the host keys are files that nobody can have written but root and the home's owner. To be called
+    /// before they are used: they may have been changed since the settings were read. One that is not there is none.
+    ///
+    /// # Errors
+    /// Where others may write one of them, or it cannot be looked at.
+    pub fn check_files(&self) -> Result<(), Distrust> {
+        [&self.identity, &self.known_hosts].into_iter().try_for_each(|path| match trust::check(&self.home, path) {
+            Err(why) if !why.is_absence() => Err(why),
+            Ok(()) | Err(_) => Ok(()),
+        })
+    }
 }
 
 /// Where the wanted set is looked up.
@@ -156,6 +174,18 @@ pub struct ReleaseManager {
     pub mode: Mode,
     /// How long it may take to answer.
     pub timeout: Duration,
+}
+
+impl ReleaseManager {
+    /// The file of this machine that acts or speaks for the master: a program that is named by its path, or a password. What holds releases
+    /// may be anybody's.
+    pub fn obeyed(&self) -> Option<&Path> {
+        match &self.source {
+            ReleaseSource::Postgres(database) | ReleaseSource::MySql(database) => database.password_file.as_deref(),
+            ReleaseSource::Command { argv } => argv.first().map(Path::new).filter(|program| program.is_absolute()),
+            ReleaseSource::Sqlite { .. } | ReleaseSource::File { .. } | ReleaseSource::PackageList { .. } => None,
+        }
+    }
 }
 
 /// What knows the wanted set.

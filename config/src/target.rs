@@ -18,7 +18,8 @@ use crate::keys::{Found, Keys, Wrong};
 use crate::master;
 use crate::release_manager;
 use crate::s3;
-use crate::settings::{Kind, LogSettings, Receiver, Settings, SshSettings, Transport};
+use crate::settings::{Kind, LogSettings, Receiver, ReleaseManager, Settings, SshSettings, Transport};
+use crate::trust::{self, Distrust};
 use crate::values;
 
 /// The keys of a target that the master has not.
@@ -150,7 +151,30 @@ fn read(home: &Home, name: &TargetName, keys: &mut Keys<'_>) -> Option<Settings>
         source: source.unwrap_or_default(),
     };
     contradictions(&settings, keys);
+    distrust(&settings, home, keys);
     Some(settings)
+}
+
+/// Complains about files that decide for us and that others may write: keys, passwords and programs.
+fn distrust(settings: &Settings, home: &Home, keys: &mut Keys<'_>) {
+    let mut files: Vec<(&'static str, &Path)> = Vec::new();
+    if let Some(ssh) = settings.transport.ssh() {
+        files.extend([("identity", &*ssh.identity), ("known_hosts", &*ssh.known_hosts)]);
+    }
+    if let Receiver::Build(build) = &settings.receiver {
+        files.push(("receiver", build));
+    }
+    files.extend(
+        settings.release_manager.as_ref().and_then(ReleaseManager::obeyed).map(|path| ("release_manager", path)),
+    );
+    for (key, path) in files {
+        // What is missing or cannot be looked at is for whoever uses it: an identity may be made later.
+        let Err(why @ Distrust::OpenToOthers { .. }) = trust::check(home.root(), path) else { continue };
+        match keys.find(key) {
+            Some(found) => keys.complain_about(found, why.to_string(), None),
+            None => keys.complaints.push(Complaint::whole(home.shown(path).to_owned(), why.to_string())),
+        }
+    }
 }
 
 /// What is right in each key and wrong between them.
@@ -203,6 +227,7 @@ fn transport(home: &Home, keys: &mut Keys<'_>) -> Option<Transport> {
         user: keys.value("user", "pkgadmin".into(), values::user),
         identity: keys.value("identity", home.ssh_dir().join("id_ed25519"), &path),
         known_hosts: keys.value("known_hosts", home.ssh_dir().join("known_hosts"), &path),
+        home: home.root().to_owned(),
     };
     match (way?, host) {
         (Way::Local, _) => Some(Transport::Local),

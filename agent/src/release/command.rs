@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 
-use blat_config::release_file;
+use blat_config::{release_file, trust};
 use blat_domain::release::Catalog;
 use blat_domain::text::printable;
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -20,6 +20,10 @@ const SHOWN: usize = 200;
 /// Runs the program in `root` and reads what it prints.
 pub(super) async fn load(argv: &[String], root: &Path) -> Result<Catalog, String> {
     let Some((program, arguments)) = argv.split_first() else { return Err("it names no program".into()) };
+    if Path::new(program).is_absolute() {
+        // It may have been changed since the config was read.
+        trust::check(root, Path::new(program)).map_err(|why| format!("cannot start it: {why}"))?;
+    }
     let mut command = Command::new(program);
     command.args(arguments).current_dir(root).process_group(0).kill_on_drop(true);
     let spawned = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();

@@ -3,6 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use rustix::process::geteuid;
 use tokio::io::AsyncReadExt;
 
 use crate::release::file;
@@ -16,6 +17,11 @@ pub(super) async fn read(path: &Path) -> Result<String, String> {
     let (file, found) = file::open(path).await.map_err(|why| failed(&why))?;
     if found.mode() & 0o007 != 0 {
         return Err(failed("everybody may read or write it; take that away with chmod o="));
+    }
+    if found.mode() & 0o020 != 0 || ![0, geteuid().as_raw()].contains(&found.uid()) {
+        return Err(failed(
+            "others may write it; it must be the home's owner's or root's, and nobody else's to write: chmod g-w",
+        ));
     }
     let mut text = String::new();
     // The error may quote what it cannot read, so it is not shown.
@@ -40,10 +46,10 @@ mod tests {
         write(&path, " s3cret word \nanother line\n").expect("written");
         set_permissions(&path, Permissions::from_mode(0o640)).expect("an own file");
         assert_eq!(read(&path).await.as_deref(), Ok(" s3cret word "));
-        for mode in [0o644, 0o602] {
+        for (mode, who) in [(0o644, "everybody"), (0o602, "everybody"), (0o660, "others may write it")] {
             set_permissions(&path, Permissions::from_mode(mode)).expect("an own file");
-            let why = read(&path).await.expect_err("open to everybody");
-            assert!(why.contains("everybody") && !why.contains("s3cret"), "{why}");
+            let why = read(&path).await.expect_err("open to others");
+            assert!(why.contains(who) && !why.contains("s3cret"), "{why}");
         }
     }
 

@@ -12,6 +12,7 @@ use std::future::Future;
 use std::pin::Pin;
 
 use blat_config::SshSettings;
+use blat_config::trust::Distrust;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use self::greeting::Listener;
@@ -107,6 +108,11 @@ pub(crate) fn revoked_host_key(ssh: &SshSettings) -> TargetError {
         place(ssh),
         ssh.known_hosts.display()
     ))
+}
+
+/// What a person must know when one of our own files is open to others.
+pub(crate) fn distrusted(ssh: &SshSettings, why: &Distrust) -> TargetError {
+    TargetError::Operator(format!("cannot log in to {}: {why}", place(ssh)))
 }
 
 /// What a person must know when our key is refused. `why` is fit for printing.

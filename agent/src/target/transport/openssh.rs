@@ -26,7 +26,7 @@ use tokio::time::timeout;
 use super::greeting::{self, Listener};
 use super::handshake::Handshakes;
 use super::known_hosts::KnownHost;
-use super::{Exit, Remote, key_refused, place, revoked_host_key, tied, wrong_host_key};
+use super::{Exit, Remote, distrusted, key_refused, place, revoked_host_key, tied, wrong_host_key};
 use crate::target::TargetError;
 
 /// The name of the control socket in the link's directory.
@@ -147,6 +147,7 @@ impl Link {
 
     async fn connect(&self) -> Result<Connected, TargetError> {
         let failed = |what: String| TargetError::Link(format!("cannot connect to {}: {what}", self.place()));
+        self.settings.check_files().map_err(|why| distrusted(&self.settings, &why))?;
         // The client skips revocations that it does not understand: a file with any is for a person.
         KnownHost::read(&self.settings)?;
         std::fs::create_dir_all(self.directory.path())
@@ -419,6 +420,7 @@ mod tests {
             user: "u".into(),
             identity: "/k/id".into(),
             known_hosts: "/k/known".into(),
+            home: "/".into(),
         }
     }
 

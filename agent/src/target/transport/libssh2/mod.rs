@@ -24,7 +24,7 @@ use self::conversation::{Conversation, Pipes};
 use self::driver::Driver;
 use super::greeting::Listener;
 use super::handshake::Handshakes;
-use super::{Exit, Remote, place};
+use super::{Exit, Remote, distrusted, place};
 use crate::target::TargetError;
 
 /// From the first packet to the first echo; each step of it has a shorter limit of its own.
@@ -112,6 +112,7 @@ impl Link {
     async fn connect(&self) -> Result<Connected, TargetError> {
         let place = place(&self.settings);
         let failed = |what: String| TargetError::Link(format!("cannot connect to {place}: {what}"));
+        self.settings.check_files().map_err(|why| distrusted(&self.settings, &why))?;
         let slot = self.handshakes.slot().await.map_err(|error| failed(error.to_string()))?;
         let settings = self.settings.clone();
         let login = tokio::task::spawn_blocking(move || connect::login(&settings));

@@ -1,0 +1,335 @@
+//! Which files are obeyed: those that nobody can have written but root and the home's owner.
+//!
+//! What a config names runs programs with the rights of the master, and what lies in `ssh/` says whom it trusts. So before such a file counts,
+//! everything on the way to it is looked at by handles, part by part: each folder and link below the home tree, or from the root where a path
+//! or a link leads out of the tree, and at last the file, which is read from the very handle that was looked at. Links are followed, since
+//! operators keep configs in a checkout elsewhere, but only those of root and the owner.
+
+use std::collections::VecDeque;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Component, Path, PathBuf};
+
+use blat_domain::text::printable;
+use rustix::fs::{CWD, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat};
+use rustix::process::geteuid;
+
+/// The most links on one way: what the system itself follows.
+const MOST_LINKS: usize = 40;
+
+/// Why a file is not obeyed.
+#[derive(Debug, thiserror::Error)]
+pub enum Distrust {
+    /// Somebody else may have written it.
+    #[error("{} {what}, so others may change what is read here; {remedy}", printable(&path.to_string_lossy()))]
+    OpenToOthers {
+        /// The file, or the folder or link on the way to it.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+        /// What the operator does about it.
+        remedy: String,
+    },
+    /// It cannot be read or looked at.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+impl Distrust {
+    /// Whether there is no such file.
+    pub fn is_absence(&self) -> bool {
+        matches!(self, Self::Io(error) if error.kind() == io::ErrorKind::NotFound)
+    }
+}
+
+/// The text of a regular file of at most `most` bytes, which `home`, the root of the home tree, leads to or not. Never waits for the other
+/// end of a pipe.
+///
+/// # Errors
+/// Where others may write it or anything on the way to it, or where it is no such file.
+pub fn read(home: &Path, path: &Path, most: u64) -> Result<String, Distrust> {
+    let file = open(home, path)?;
+    let mut bytes = Vec::new();
+    file.take(most + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > most {
+        return Err(io::Error::other(format!("it is larger than {} KiB", most >> 10)).into());
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let line =
+            error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|byte| **byte == b'\n').count() + 1;
+        io::Error::other(format!("it is not UTF-8 text: see line {line}")).into()
+    })
+}
+
+/// The regular file at `path`, opened for reading.
+///
+/// # Errors
+/// As [`read`].
+pub fn open(home: &Path, path: &Path) -> Result<File, Distrust> {
+    let Found { folder, name, path, .. } = Walk::to(home, path)?;
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = openat(&folder, &name, flags, Mode::empty()).map_err(io::Error::from)?;
+    // It may be another one by now.
+    judge(&fstat(&file).map_err(io::Error::from)?, &path)?;
+    Ok(file.into())
+}
+
+/// Looks whether the regular file at `path` is one to be obeyed, for whoever opens it by its name afterwards: ssh, or the system that runs it.
+/// Once nobody else can write there, nobody else can exchange it.
+///
+/// # Errors
+/// As [`read`].
+pub fn check(home: &Path, path: &Path) -> Result<(), Distrust> {
+    let Found { handle, path, .. } = Walk::to(home, path)?;
+    judge(&fstat(&handle).map_err(io::Error::from)?, &path)
+}
+
+/// A file at the end of its way.
+struct Found {
+    folder: OwnedFd,
+    name: OsString,
+    handle: OwnedFd,
+    path: PathBuf,
+}
+
+/// The way to a file: the folders entered, each one in the one before it, and what is still to go.
+struct Walk {
+    entered: Vec<OwnedFd>,
+    path: PathBuf,
+    ahead: VecDeque<OsString>,
+    links: usize,
+}
+
+impl Walk {
+    fn to(home: &Path, path: &Path) -> Result<Found, Distrust> {
+        // By its real path, since `..` may lead out of it.
+        let (start, ahead) = match path.strip_prefix(home) {
+            Ok(below) => (std::fs::canonicalize(home)?, below),
+            Err(_) => (PathBuf::from("/"), path),
+        };
+        let mut walk = Self { entered: Vec::new(), path: PathBuf::new(), ahead: parts(ahead), links: 0 };
+        walk.begin_at(&start)?;
+        while let Some(name) = walk.ahead.pop_front() {
+            if let Some(found) = walk.step(name)? {
+                return Ok(found);
+            }
+        }
+        Err(io::Error::other("it is a directory, where a regular file is expected").into())
+    }
+
+    fn begin_at(&mut self, start: &Path) -> Result<(), Distrust> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let folder = openat(CWD, start, flags, Mode::empty()).map_err(io::Error::from)?;
+        start.clone_into(&mut self.path);
+        judge_folder(&fstat(&folder).map_err(io::Error::from)?, start)?;
+        self.entered = vec![folder];
+        Ok(())
+    }
+
+    /// One part of the way; the file, where it is one.
+    fn step(&mut self, name: OsString) -> Result<Option<Found>, Distrust> {
+        if name == ".." {
+            // Above the folder that the way began at its own path leads on.
+            if self.entered.len() > 1 {
+                self.entered.pop();
+                self.path.pop();
+                return Ok(None);
+            }
+            let above = self.path.parent().unwrap_or(Path::new("/")).to_owned();
+            return self.restart(&above).map(|()| None);
+        }
+        let Some(folder) = self.entered.last() else { return Err(io::Error::from(io::ErrorKind::NotFound).into()) };
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let handle = openat(folder, &name, flags, Mode::empty()).map_err(io::Error::from)?;
+        let found = fstat(&handle).map_err(io::Error::from)?;
+        let path = self.path.join(&name);
+        match FileType::from_raw_mode(found.st_mode) {
+            FileType::Directory => {
+                judge_folder(&found, &path)?;
+                self.entered.push(handle);
+                self.path = path;
+                Ok(None)
+            }
+            FileType::Symlink => self.follow(&handle, &found, &path).map(|()| None),
+            _ if self.ahead.is_empty() => {
+                let folder = folder.try_clone()?;
+                Ok(Some(Found { folder, name, handle, path }))
+            }
+            _ => Err(io::Error::from(io::ErrorKind::NotADirectory).into()),
+        }
+    }
+
+    fn follow(&mut self, link: &OwnedFd, found: &Stat, path: &Path) -> Result<(), Distrust> {
+        judge_owner(found, path)?;
+        self.links += 1;
+        if self.links > MOST_LINKS {
+            return Err(io::Error::other("it leads through too many links").into());
+        }
+        let target = readlinkat(link.as_fd(), "", Vec::new()).map_err(io::Error::from)?;
+        let target = PathBuf::from(OsString::from_vec(target.into_bytes()));
+        for part in parts(&target).into_iter().rev() {
+            self.ahead.push_front(part);
+        }
+        if target.is_absolute() { self.begin_at(Path::new("/")) } else { Ok(()) }
+    }
+
+    /// Goes on from another folder, whose way is looked at from the root.
+    fn restart(&mut self, at: &Path) -> Result<(), Distrust> {
+        for part in parts(at).into_iter().rev() {
+            self.ahead.push_front(part);
+        }
+        self.begin_at(Path::new("/"))
+    }
+}
+
+/// What a path goes through, without its root.
+fn parts(path: &Path) -> VecDeque<OsString> {
+    let part = |component: Component<'_>| match component {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some(OsStr::new("..").to_owned()),
+        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+    };
+    path.components().filter_map(part).collect()
+}
+
+/// The file itself.
+fn judge(found: &Stat, path: &Path) -> Result<(), Distrust> {
+    let what = match FileType::from_raw_mode(found.st_mode) {
+        FileType::RegularFile => None,
+        FileType::Directory => Some("a directory"),
+        FileType::Fifo => Some("a named pipe"),
+        _ => Some("not a regular file"),
+    };
+    if let Some(what) = what {
+        return Err(io::Error::other(format!("it is {what}, where a regular file is expected")).into());
+    }
+    judge_owner(found, path)?;
+    judge_mode(found, path)
+}
+
+/// A folder on the way. In one such as `/tmp` others can make files, but exchange none of ours.
+fn judge_folder(found: &Stat, path: &Path) -> Result<(), Distrust> {
+    judge_owner(found, path)?;
+    if Mode::from_raw_mode(found.st_mode).contains(Mode::SVTX) { Ok(()) } else { judge_mode(found, path) }
+}
+
+/// Whoever runs this is the home's owner: nobody else works in one.
+fn judge_owner(found: &Stat, path: &Path) -> Result<(), Distrust> {
+    let (owner, us) = (found.st_uid, geteuid().as_raw());
+    if owner == us || owner == 0 {
+        return Ok(());
+    }
+    Err(Distrust::OpenToOthers {
+        path: path.to_owned(),
+        what: format!("belongs to user {owner}, neither root nor the home's owner"),
+        remedy: format!("chown -h {us} {}", printable(&path.to_string_lossy())),
+    })
+}
+
+fn judge_mode(found: &Stat, path: &Path) -> Result<(), Distrust> {
+    let mode = Mode::from_raw_mode(found.st_mode);
+    if !mode.intersects(Mode::WGRP | Mode::WOTH) {
+        return Ok(());
+    }
+    let who = if mode.contains(Mode::WOTH) { "everybody" } else { "its group" };
+    Err(Distrust::OpenToOthers {
+        path: path.to_owned(),
+        what: format!("has mode {:04o}: {who} may write it", mode.bits()),
+        remedy: format!("chmod go-w {}", printable(&path.to_string_lossy())),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, Permissions, set_permissions};
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    struct Tree(tempfile::TempDir);
+
+    impl Tree {
+        fn new() -> Self {
+            let tree = Self(tempfile::tempdir().expect("a scratch directory"));
+            fs::create_dir_all(tree.at("home/config")).expect("a home tree");
+            fs::create_dir_all(tree.at("elsewhere")).expect("a checkout");
+            fs::write(tree.at("elsewhere/x.conf"), "elsewhere").expect("a file");
+            fs::write(tree.at("home/config/x.conf"), "here").expect("a file");
+            for open in ["home", "home/config", "home/config/x.conf", "elsewhere", "elsewhere/x.conf"] {
+                tree.set(open, 0o755);
+            }
+            tree
+        }
+
+        fn at(&self, below: &str) -> PathBuf {
+            self.0.path().join(below)
+        }
+
+        fn set(&self, below: &str, mode: u32) {
+            set_permissions(self.at(below), Permissions::from_mode(mode)).expect("an own file");
+        }
+
+        fn read(&self, below: &str) -> Result<String, String> {
+            let (home, path) = (self.at("home"), self.at(below));
+            let opened = read(&home, &path, 100).map_err(|why| why.to_string());
+            let checked = check(&home, &path).map_err(|why| why.to_string());
+            assert_eq!(opened.is_ok(), checked.is_ok(), "{opened:?}, {checked:?}");
+            opened
+        }
+    }
+
+    #[test]
+    fn what_others_may_write_is_not_read() {
+        let tree = Tree::new();
+        assert_eq!(tree.read("home/config/x.conf").as_deref(), Ok("here"));
+        for open in ["home/config/x.conf", "home/config", "home"] {
+            for (mode, who) in [(0o775, "its group"), (0o757, "everybody")] {
+                tree.set(open, mode);
+                let why = tree.read("home/config/x.conf").expect_err(open);
+                let named = tree.at(open).display().to_string();
+                assert!(why.contains(who) && why.ends_with(&format!("; chmod go-w {named}")), "{why}");
+                tree.set(open, 0o755);
+            }
+        }
+        tree.set("home/config", 0o1777);
+        assert_eq!(tree.read("home/config/x.conf").as_deref(), Ok("here"), "nobody can exchange it there");
+    }
+
+    #[test]
+    fn a_link_is_followed_where_all_of_its_way_is_trusted() {
+        let tree = Tree::new();
+        for (name, target) in [("relative", "../../elsewhere/x.conf".into()), ("absolute", tree.at("elsewhere/x.conf"))]
+        {
+            let link = format!("home/config/{name}.conf");
+            symlink(target, tree.at(&link)).expect("a link");
+            assert_eq!(tree.read(&link).as_deref(), Ok("elsewhere"));
+            tree.set("elsewhere", 0o777);
+            assert!(tree.read(&link).expect_err("open").contains("elsewhere has mode 0777"));
+            tree.set("elsewhere", 0o755);
+        }
+        symlink("loop.conf", tree.at("home/config/loop.conf")).expect("a loop");
+        assert!(tree.read("home/config/loop.conf").expect_err("a loop").contains("too many links"));
+    }
+
+    #[test]
+    fn only_regular_files_of_bounded_size_are_read() {
+        let tree = Tree::new();
+        rustix::fs::mkfifoat(CWD, tree.at("home/config/pipe"), Mode::from_raw_mode(0o600)).expect("a FIFO");
+        fs::write(tree.at("home/config/large"), vec![b'x'; 101]).expect("a file");
+        fs::write(tree.at("home/config/binary"), b"a\n\xff").expect("a file");
+        assert!(read(&tree.at("home"), &tree.at("home/config/pipe"), 100).is_err());
+        assert!(
+            read(&tree.at("home"), &tree.at("home/config/large"), 100)
+                .expect_err("large")
+                .to_string()
+                .contains("larger")
+        );
+        let why = read(&tree.at("home"), &tree.at("home/config/binary"), 100).expect_err("no text").to_string();
+        assert!(why.contains("see line 2"), "{why}");
+        assert!(read(&tree.at("home"), &tree.at("home/config"), 100).is_err());
+        assert!(check(&tree.at("home"), &tree.at("home/config/none")).expect_err("none").is_absence());
+    }
+}
