@@ -14,6 +14,7 @@ mod orders;
 mod outcome;
 mod progress;
 mod release;
+mod rival;
 mod session;
 mod shell;
 mod source;
@@ -132,10 +133,16 @@ fn load(home: &Home, target: &TargetName) -> Result<Settings, Failure> {
     blat_config::load_target(home, target).map_err(|complaints| Failure(BAD_CONFIG, anyhow!(complaints)))
 }
 
+/// What the master does for its agents: of two targets with one archive the later one is not served.
+fn refuse_rivals(home: &Home, settings: &Settings) -> Result<(), Failure> {
+    rival::find(home, settings).map_or(Ok(()), |why| Err(Failure(BAD_CONFIG, anyhow!(why))))
+}
+
 /// One sync in the foreground.
 async fn once(home: &Home, settings: Settings, allow_delete: bool) -> Result<(), Failure> {
     warn_on_stderr();
     let _lock = daemon::lock(home, &settings.name)?;
+    refuse_rivals(home, &settings)?;
     let workplace = Workplace::new(home, settings);
     let bars = bars::Bars::new(workplace.progress.clone());
     let (report, problem) = match bars.during(workplace.sync(allow_delete)).await {

@@ -23,7 +23,7 @@ pub mod trust;
 mod values;
 
 pub use complaint::{Complaint, Complaints, Place};
-pub use conflicts::conflicts;
+pub use conflicts::{Claim, conflicts};
 pub use home::{Home, HomeError, TargetFile};
 pub use master::{MasterSettings, load_master};
 pub use settings::{

@@ -67,6 +67,8 @@ pub enum Change {
     OtherType,
     /// It is not valid: whatever runs goes on with the settings it has.
     Invalid,
+    /// It claims what another target has. Whatever runs goes on with the settings it has, and nothing is started with these.
+    Conflicting,
 }
 
 /// What happened.
@@ -216,13 +218,15 @@ pub struct Restart {
     record: Record,
     unspawnable: u32,
     restarts: u64,
+    /// Whether a new process would take what another target has.
+    is_barred: bool,
 }
 
 impl Restart {
     /// A target that nothing is known of yet; the first [`Event::ConfigChanged`] sets it going.
     pub fn new(policy: Policy) -> Self {
         let record = Record::clean();
-        Self { policy, want: Want::ValidConfig, is: Is::Down, record, unspawnable: 0, restarts: 0 }
+        Self { policy, want: Want::ValidConfig, is: Is::Down, record, unspawnable: 0, restarts: 0, is_barred: false }
     }
 
     /// How often an agent was started in place of one that ended unasked.
@@ -296,6 +300,8 @@ impl Restart {
         }
         self.is = Is::Up { since: now, heard: now, changed: then == Then::Reload };
         match (self.want, then) {
+            // It has read what came between.
+            (Want::Running, _) if self.is_barred => self.end(Cause::Asked, now),
             (Want::Running, Then::Nothing) => Vec::new(),
             (Want::Running, Then::Reload) => vec![Action::Reload],
             (Want::Running, Then::Replace) | (Want::ValidConfig | Want::Gone | Want::Stopped | Want::Killed, _) => {
@@ -323,6 +329,10 @@ impl Restart {
         };
         if self.want != Want::Running {
             return self.settle_down();
+        }
+        if self.is_barred {
+            self.is = Is::Refused { exited: now };
+            return Vec::new();
         }
         if asked {
             return self.spawn(Start::Asked);
@@ -356,10 +366,18 @@ impl Restart {
     }
 
     fn config_changed(&mut self, change: Change, now: Duration) -> Vec<Action> {
+        self.is_barred = match change {
+            Change::Conflicting => true,
+            Change::Valid | Change::OtherType => false,
+            Change::Invalid => self.is_barred,
+        };
+        if let (true, Is::Waiting { exited, .. }) = (self.is_barred, self.is) {
+            self.is = Is::Refused { exited };
+        }
         match (self.want, change) {
             (Want::Stopped | Want::Killed, _) => return Vec::new(),
-            (Want::Running | Want::ValidConfig, Change::Invalid) => return Vec::new(),
-            (Want::Gone, Change::Invalid) => {
+            (Want::Running | Want::ValidConfig, Change::Invalid | Change::Conflicting) => return Vec::new(),
+            (Want::Gone, Change::Invalid | Change::Conflicting) => {
                 self.want = Want::ValidConfig;
                 return Vec::new();
             }
@@ -382,12 +400,12 @@ impl Restart {
                 *then = Then::Replace;
                 Vec::new()
             }
-            (Is::Spawning { then, .. }, Change::Valid | Change::Invalid) => {
+            (Is::Spawning { then, .. }, Change::Valid | Change::Invalid | Change::Conflicting) => {
                 *then = if *then == Then::Nothing { Then::Reload } else { *then };
                 Vec::new()
             }
             (Is::Up { .. }, Change::OtherType) => self.end(Cause::Asked, now),
-            (Is::Up { changed, .. }, Change::Valid | Change::Invalid) => {
+            (Is::Up { changed, .. }, Change::Valid | Change::Invalid | Change::Conflicting) => {
                 *changed = true;
                 vec![Action::Reload]
             }

@@ -222,6 +222,29 @@ fn a_silent_agent_is_ended_and_started_again_with_a_wait() {
     assert_eq!(desk.restart.restarts(), 1);
 }
 
+#[test]
+fn what_claims_another_targets_place_goes_on_as_it_was_and_is_not_started_anew() {
+    let mut desk = Desk::running();
+    assert_eq!(desk.feed(Event::ConfigChanged(Change::Conflicting)), []);
+    assert_eq!(desk.restart.phase(), Phase::Running, "with the settings it has");
+    assert_eq!((desk.feed(CRASH), desk.restart.phase(), desk.restart.deadline()), (vec![], Phase::Misconfigured, None));
+    desk.now += Duration::from_secs(10);
+    assert_eq!(desk.feed(Event::ConfigChanged(Change::Valid)), [Action::Spawn], "the other one gave way");
+
+    let mut desk = Desk::new();
+    assert_eq!(desk.feed(Event::ConfigChanged(Change::Conflicting)), []);
+    assert_eq!(desk.restart.phase(), Phase::Misconfigured);
+    assert_eq!(desk.feed(Event::ConfigChanged(Change::Valid)), [Action::Spawn]);
+    desk.feed(Event::ConfigChanged(Change::Conflicting));
+    assert_eq!(desk.feed(Event::Spawned), [Action::Terminate], "it may have read what came meanwhile");
+    assert_eq!((desk.feed(CLEAN), desk.restart.phase()), (vec![], Phase::Misconfigured));
+
+    let mut desk = Desk::running();
+    desk.feed(CRASH);
+    desk.feed(Event::ConfigChanged(Change::Conflicting));
+    assert_eq!((desk.restart.phase(), desk.restart.deadline()), (Phase::Misconfigured, None));
+}
+
 /// One thing that may happen in a random life.
 #[derive(Debug, Clone, Copy)]
 enum Happening {
@@ -239,7 +262,8 @@ enum Happening {
 fn happening() -> impl Strategy<Value = Happening> {
     let exits =
         prop_oneof![Just(Exit::Code(0)), Just(Exit::Code(1)), Just(Exit::Code(BAD_CONFIG)), Just(Exit::Signal(9))];
-    let changes = prop_oneof![3 => Just(Change::Valid), 1 => Just(Change::OtherType), 1 => Just(Change::Invalid)];
+    let changes = prop_oneof![3 => Just(Change::Valid), 1 => Just(Change::OtherType), 1 => Just(Change::Invalid),
+        1 => Just(Change::Conflicting)];
     prop_oneof![
         6 => prop::bool::weighted(0.8).prop_map(Happening::SpawnAnswered),
         4 => exits.prop_map(Happening::Ends),

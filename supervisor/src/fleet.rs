@@ -213,6 +213,12 @@ impl Fleet {
                 text: format!("the config is not valid, so it changes nothing: {error}"),
                 retry_at: None,
             }),
+            Seen::Conflicting { error } => Note::Trouble(LastError {
+                at: now.wall,
+                package: None,
+                text: format!("the config is in another target's way, so it changes nothing: {error}"),
+                retry_at: None,
+            }),
             Seen::Removed => Note::Info("config removed; the agent is being stopped".to_owned()),
         };
         actions.push(Action::Note(name.clone(), note));

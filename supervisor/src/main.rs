@@ -7,6 +7,7 @@ mod daemon;
 mod ears;
 mod errands;
 mod fleet;
+mod in_force;
 mod lines;
 mod server;
 mod settle;

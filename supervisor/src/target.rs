@@ -44,6 +44,11 @@ pub(crate) enum Seen {
         /// For the operator, with positions.
         error: String,
     },
+    /// Valid settings that claim what another target has.
+    Conflicting {
+        /// For the operator.
+        error: String,
+    },
     /// No file.
     Removed,
 }
@@ -104,6 +109,10 @@ impl Target {
             Seen::Invalid { error } => {
                 self.config.error = Some(error);
                 Event::ConfigChanged(Change::Invalid)
+            }
+            Seen::Conflicting { error } => {
+                self.config.error = Some(error);
+                Event::ConfigChanged(Change::Conflicting)
             }
             Seen::Removed => Event::Removed,
         };

@@ -3,21 +3,22 @@
 //! It has a thread of its own, so a file system that hangs holds up nothing else. What cannot be looked at changes
 //! nothing: a directory that is gone or unreadable is not an empty one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, ErrorKind, Read};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc as threads;
 use std::time::Duration;
 
-use blat_config::{Home, TargetFile};
+use blat_config::{Claim, Home, TargetFile};
 use blat_domain::name::TargetName;
 use notify::event::{AccessKind, AccessMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 
+use crate::in_force::{InForce, Loaded};
 use crate::settle::Settle;
 use crate::target::Seen;
 
@@ -71,6 +72,7 @@ pub(crate) fn start(home: Home, found: mpsc::Sender<Found>) -> io::Result<()> {
 struct Watch {
     home: Home,
     settle: Settle<Name, (Mark, Mark)>,
+    in_force: InForce,
     wakes: threads::Receiver<()>,
     watcher: Option<RecommendedWatcher>,
     /// The directory that the watcher watches; a new one of the same name must be watched anew.
@@ -91,15 +93,23 @@ impl Watch {
         if let Err(error) = &watcher {
             tracing::warn!(%error, "no notifications for config/; changes are found by looking every {POLL:?}");
         }
-        Self { home, settle: Settle::new(), wakes, watcher: watcher.ok(), watched: None, complaint: String::new() }
+        Self {
+            home,
+            settle: Settle::new(),
+            in_force: InForce::default(),
+            wakes,
+            watcher: watcher.ok(),
+            watched: None,
+            complaint: String::new(),
+        }
     }
 
     fn run(mut self, found: &mpsc::Sender<Found>) {
         let mut is_first = true;
         loop {
             self.watch_directory();
-            for (name, mark) in self.look(is_first) {
-                let Some(event) = self.read(name, mark.as_ref()) else { continue };
+            let changed = self.look(is_first);
+            for event in self.read(changed) {
                 if found.blocking_send(event).is_err() {
                     return;
                 }
@@ -162,30 +172,47 @@ impl Watch {
         if is_first { self.settle.first_look(&found) } else { self.settle.look(&found) }
     }
 
-    fn read(&self, name: Name, mark: Option<&(Mark, Mark)>) -> Option<Found> {
-        match (name, mark) {
-            (Name::Target(target), None) => {
-                let path = self.home.target_config(&target);
-                Some(Found::Target(target, path, Seen::Removed))
+    /// Reads what changed, and what is not in force although nothing of it changed: a key that was open to others, or another target's claim.
+    fn read(&mut self, changed: Vec<(Name, Option<(Mark, Mark)>)>) -> Vec<Found> {
+        let mut found = Vec::new();
+        let mut loaded = BTreeMap::new();
+        for (name, mark) in changed {
+            match (name, mark) {
+                (Name::Master, _) => found.extend(self.read_master()),
+                (Name::Target(target), None) => drop(loaded.insert(target, Loaded::Removed)),
+                (Name::Target(target), Some(_)) => drop(loaded.insert(target.clone(), self.load(&target))),
             }
-            (Name::Target(target), Some(_)) => {
-                let seen = match blat_config::load_target(&self.home, &target) {
-                    Ok(settings) => Seen::Valid { kind: settings.kind().to_string() },
-                    Err(complaints) => Seen::Invalid { error: complaints.to_string() },
-                };
-                let path = self.home.target_config(&target);
-                Some(Found::Target(target, path, seen))
+        }
+        let changed: BTreeSet<TargetName> = loaded.keys().cloned().collect();
+        if !self.settle.is_doubtful() {
+            for target in self.in_force.refused().filter(|target| !changed.contains(*target)) {
+                loaded.insert(target.clone(), self.load(target));
             }
-            (Name::Master, _) => match blat_config::load_master(&self.home) {
-                Ok(settings) => {
-                    let log = settings.log;
-                    Some(Found::Master { verbose: settings.verbose, max: log.max, keep: log.keep })
-                }
-                Err(complaints) => {
-                    tracing::warn!("blat.yaml is not valid, so it changes nothing: {complaints}");
-                    None
-                }
-            },
+        }
+        for (target, seen) in self.in_force.judge(loaded, &changed) {
+            let path = self.home.target_config(&target);
+            found.push(Found::Target(target, path, seen));
+        }
+        found
+    }
+
+    fn load(&self, target: &TargetName) -> Loaded {
+        match blat_config::load_target(&self.home, target) {
+            Ok(settings) => Loaded::Valid(Box::new(Claim::new(settings))),
+            Err(complaints) => Loaded::Invalid(complaints.to_string()),
+        }
+    }
+
+    fn read_master(&self) -> Option<Found> {
+        match blat_config::load_master(&self.home) {
+            Ok(settings) => {
+                let log = settings.log;
+                Some(Found::Master { verbose: settings.verbose, max: log.max, keep: log.keep })
+            }
+            Err(complaints) => {
+                tracing::warn!("blat.yaml is not valid, so it changes nothing: {complaints}");
+                None
+            }
         }
     }
 
@@ -215,12 +242,14 @@ fn mark(path: &Path) -> Mark {
 }
 
 fn content(path: &Path) -> io::Result<Mark> {
-    let metadata = fs::metadata(path)?;
+    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let file = File::options().read(true).custom_flags(nonblocking).open(path)?;
+    let metadata = file.metadata()?;
     if !metadata.is_file() {
         return Ok(Mark::Unreadable(ErrorKind::InvalidInput));
     }
     let mut bytes = Vec::new();
-    File::open(path)?.take(COMPARED).read_to_end(&mut bytes)?;
+    file.take(COMPARED).read_to_end(&mut bytes)?;
     let mut hasher = DefaultHasher::new();
     (bytes, metadata.len()).hash(&mut hasher);
     Ok(Mark::Content {

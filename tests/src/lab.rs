@@ -188,6 +188,28 @@ impl Lab {
         self.command_below(&[], name)
     }
 
+    /// As [`Self::command`], run by somebody else: by root where root runs the tests, or by one of the people around the lab.
+    pub fn command_by(&self, account: Option<Account>, name: &str) -> Command {
+        let built = executable(name);
+        let program = accounts::executables(built.parent().expect("a folder of executables")).join(name);
+        let mut command = account.map_or_else(|| Command::new(&program), |account| account.command(&program));
+        command.arg("--home").arg(self.home()).env("BLAT_LAB", &self.dir).env_remove("BLAT_HOME").process_group(0);
+        command
+    }
+
+    /// Runs a command of [`Self::command_by`] to its end.
+    pub fn blat_by(&self, account: Option<Account>, arguments: &[&str]) -> Outcome {
+        process::run(self.command_by(account, "blat").args(arguments), &self.dir)
+    }
+
+    /// An archive for one target alone, as its config names it.
+    pub fn own_archive(&self, target: &str) -> String {
+        let folder = self.target_archive().with_file_name(format!("archive-of-{target}"));
+        fs::create_dir_all(&folder).expect("a scratch folder");
+        Account::Target.own(&folder);
+        format!("archive: {}", folder.display())
+    }
+
     /// As [`Self::command`], by a command that ends in executing its further arguments.
     fn command_below(&self, wrapper: &[&str], name: &str) -> Command {
         let built = executable(name);

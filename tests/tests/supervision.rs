@@ -13,8 +13,9 @@ fn lab_with(name: &str, targets: &[&str]) -> Lab {
     let mut lab = Lab::new(name);
     lab.package("core", "1", |p| p.file("a", "1"));
     lab.release(&[("core", "1")]);
-    for target in targets {
-        lab.config(target, "");
+    for (index, target) in targets.iter().enumerate() {
+        let archive = if index == 0 { String::new() } else { lab.own_archive(target) };
+        lab.config(target, &archive);
     }
     lab.start_master();
     for target in targets {
@@ -139,13 +140,15 @@ fn configs_that_come_change_and_go_touch_nobody_else() {
     let lab = lab_with("configs", &["perth"]);
     let perth = agent_pid(&lab, "perth");
 
-    lab.config("sydney", "");
+    let archive = lab.own_archive("sydney");
+    lab.config("sydney", &archive);
     wait_until_idle(&lab, "sydney");
     let sydney = agent_pid(&lab, "sydney");
 
     lab.package("tools", "1", |p| p.file("a", "1"));
-    lab.config("sydney", "pkg: {tools: 1}");
-    lab.wait_until_published("tools", "1");
+    lab.config("sydney", &format!("{archive}\npkg: {{tools: 1}}"));
+    let there = lab.target_archive().with_file_name("archive-of-sydney/tools/1");
+    lab.wait_for("tools@1 at sydney", || there.exists().then_some(()));
     assert_eq!(agent_pid(&lab, "sydney"), sydney, "a change is read by the running agent");
 
     fs::remove_file(lab.home().join("config/sydney.conf")).expect("the config");
@@ -173,7 +176,7 @@ fn a_bad_config_changes_nothing_and_is_shown() {
     lab.wait_for_status("broken", "misconfigured", |s| s["state"] == "misconfigured" && s["pid"].is_null());
 
     lab.config("perth", "");
-    lab.config("broken", "");
+    lab.config("broken", &lab.own_archive("broken"));
     lab.wait_for_status("perth", "well again", |s| s["config"]["error"].is_null());
     wait_until_idle(&lab, "broken");
     assert_eq!(agent_pid(&lab, "perth"), perth);

@@ -66,6 +66,9 @@ pub(crate) async fn run(home: Home, settings: Settings, supervised: bool) -> Res
     let signals = [Signal::USR1, Signal::HUP, Signal::TERM, Signal::INT].map(Signal::as_raw);
     let signals = Signals::new(signals).context("cannot handle signals")?;
     let pid_file = lock_in_time(&home, &settings.name).await?;
+    if !supervised {
+        crate::refuse_rivals(&home, &settings)?;
+    }
     let limits = &settings.log;
     let (log, _flushed_when_dropped) =
         Log::open(&home.agent_log(&settings.name), limits.max, limits.keep, settings.verbose)

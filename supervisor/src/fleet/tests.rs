@@ -304,6 +304,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         4 => Just(valid()),
         1 => Just(Seen::Valid { kind: "other".to_owned() }),
         1 => Just(Seen::Invalid { error: "bad".to_owned() }),
+        1 => Just(Seen::Conflicting { error: "taken".to_owned() }),
         1 => Just(Seen::Removed),
     ];
     let exit = prop_oneof![Just(Exit::Code(0)), Just(Exit::Code(78)), Just(Exit::Signal(9))];

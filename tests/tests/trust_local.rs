@@ -1,0 +1,351 @@
+//! The master's own machine is full of strangers: their files are not obeyed, their locks stop nobody, root makes nothing of its own in
+//! another account's home, and of two targets with one archive the later one waits.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use blat_tests::accounts::Account;
+use blat_tests::{Lab, process, tree};
+use rustix::process::Signal;
+
+/// A lab with one release and one target, whose config is in place. No master runs.
+fn lab(name: &str) -> Lab {
+    let lab = Lab::new(name);
+    lab.package("core", "1", |p| p.file("a", "1"));
+    lab.release(&[("core", "1")]);
+    lab.config("perth", "");
+    lab
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).mode() & 0o7777
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, Permissions::from_mode(mode))
+        .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+}
+
+/// A process of a stranger's that ends with the test.
+struct Intruder(Child);
+
+impl Intruder {
+    /// Takes a lock on this file, which it can only read, and holds it.
+    fn with_lock_on(path: &Path) -> Self {
+        let mut command = Account::Stranger.command("flock");
+        command.args(["--shared", "--no-fork"]).arg(path).args(["sleep", "1000"]);
+        let child = command.stdin(Stdio::null()).spawn().expect("flock, which the lab installs");
+        let intruder = Self(child);
+        // Whoever asks for the lock himself is refused once the stranger has it.
+        let is_held = || {
+            let file = fs::File::open(path).expect("it can be read");
+            file.try_lock().is_err().then_some(())
+        };
+        process::poll(process::DEADLINE, is_held).expect("the stranger gets his lock");
+        intruder
+    }
+}
+
+impl Drop for Intruder {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.kill().and_then(|()| self.0.wait()) {
+            eprintln!("could not end the intruder: {error}");
+        }
+    }
+}
+
+/// Every file and folder below this one.
+fn everything(folder: &Path) -> Vec<PathBuf> {
+    let mut found = vec![folder.to_owned()];
+    for entry in fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())).flatten() {
+        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        if is_folder { found.extend(everything(&entry.path())) } else { found.push(entry.path()) }
+    }
+    found
+}
+
+/// Line 1, defence in depth.
+#[test]
+fn as_root_a_config_of_a_strangers_is_not_obeyed() {
+    let mut lab = lab("evilconf");
+    let ran = lab.home().join("ran");
+    let archive = lab.own_archive("evil");
+    let text = lab.config_text(&format!("{archive}\nrelease_manager: {{command: [touch, {}]}}", ran.display()));
+    lab.raw_config("evil", &text);
+    let evil = lab.home().join("config/evil.conf");
+    Account::Stranger.own(&evil);
+
+    lab.blat(&["check"]).expect(78).says("evil.conf belongs to user").says("neither root nor the home's owner");
+    lab.start_master();
+    let status = lab.wait_for_status("evil", "refused", |s| s["state"] == "misconfigured");
+    assert!(status["config"]["error"].as_str().is_some_and(|error| error.contains("chown")), "{status:#}");
+    lab.wait_for_status("perth", "idle", |s| s["state"] == "idle");
+    assert!(!ran.exists(), "the stranger's command ran");
+
+    // The same text in the owner's name counts.
+    Account::Master.own(&evil);
+    lab.wait_for("the command to run", || ran.exists().then_some(()));
+}
+
+#[test]
+fn a_file_that_others_may_write_is_a_complaint_and_changes_nothing() {
+    let mut lab = lab("openfiles");
+    lab.start_master();
+    lab.wait_for_status("perth", "idle", |s| s["state"] == "idle" && s["last_sync"]["result"] == "ok");
+    let config = lab.home().join("config/perth.conf");
+    lab.package("tools", "1", |p| p.file("a", "1"));
+    lab.raw_config("perth", &lab.config_text("pkg: {tools: 1}"));
+    lab.wait_until_published("tools", "1");
+
+    for (path, open) in [(&config, 0o664), (&lab.home().join("config"), 0o757), (&lab.home(), 0o777)] {
+        let before = mode(path);
+        set_mode(path, open);
+        lab.blat(&["check"]).expect(78).says("so others may change what is read here; chmod go-w ");
+        // Something new for the master to look at.
+        lab.raw_config("sydney", &lab.config_text(&lab.own_archive("sydney")));
+        if *path == config {
+            let status = lab.wait_for_status("perth", "complaining", |s| s["config"]["error"].is_string());
+            assert!(status["pid"].is_u64() && status["state"] != "misconfigured", "{status:#}");
+        } else {
+            lab.wait_for_status("sydney", "refused", |s| s["state"] == "misconfigured");
+        }
+        set_mode(path, before);
+        lab.blat(&["check"]).expect_success();
+        lab.wait_for_status("perth", "well", |s| s["config"]["error"].is_null());
+        lab.wait_for_status("sydney", "well", |s| s["state"] == "idle");
+        fs::remove_file(lab.home().join("config/sydney.conf")).expect("the config");
+        lab.wait_for("sydney to be forgotten", || lab.target_status("sydney").is_null().then_some(()));
+    }
+}
+
+#[test]
+fn keys_and_programs_that_others_may_write_are_not_used() {
+    let mut lab = lab("openkeys");
+    let known_hosts = lab.home().join("ssh/known_hosts");
+    let client = lab.home().parent().expect("the lab").join("client/known_hosts");
+    fs::copy(client, &known_hosts).expect("what the lab trusts");
+    let program = lab.home().join("export");
+    fs::write(&program, "#!/bin/sh\necho '{\"projects\": [{\"name\": \"Lab\"}]}'\n").expect("an own folder");
+    set_mode(&program, 0o755);
+    lab.hand_over();
+    let extra =
+        format!("known_hosts: {}\npkg: {{core: 1}}\nrelease_manager: {{command: [./export]}}", known_hosts.display());
+    lab.config("perth", &extra);
+    lab.start_master();
+    lab.wait_for_status("perth", "idle", |s| s["state"] == "idle" && s["last_sync"]["result"] == "ok");
+
+    // The config was good when it was read; each is looked at again before it is used.
+    for (path, open, good) in [(&known_hosts, 0o666, 0o644), (&program, 0o775, 0o755)] {
+        set_mode(path, open);
+        lab.blat(&["check"]).expect(78).says("so others may change what is read here");
+        // A new connection is made by this.
+        let pid = lab.target_status("perth")["pid"].as_u64().expect("an agent");
+        lab.link_processes().into_iter().for_each(|pid| process::signal(pid, Signal::KILL));
+        lab.blat(&["sync", "perth"]).expect_success();
+        let status = lab.wait_for_status("perth", "refusing it", |s| {
+            s["last_error"]["text"].as_str().is_some_and(|text| text.contains("so others may change"))
+        });
+        assert_eq!(status["pid"].as_u64(), Some(pid), "{status:#}");
+        set_mode(path, good);
+        lab.blat(&["sync", "perth", "--wait"]).expect_success();
+    }
+}
+
+/// Line 15, the master's part.
+#[test]
+fn of_two_targets_with_one_archive_the_later_one_waits() {
+    let mut lab = lab("rivals");
+    lab.start_master();
+    let perth = lab.wait_for_status("perth", "idle", |s| s["state"] == "idle" && s["last_sync"]["result"] == "ok");
+    // It comes later, though its name does not; the host's other name and another user's do not make it another archive.
+    lab.config("hobart", "host: localhost\nuser: somebody-else");
+    let status = lab.wait_for_status("hobart", "refused", |s| s["config"]["error"].is_string());
+    assert_eq!((&status["state"], status["pid"].is_null()), (&"misconfigured".into(), true), "{status:#}");
+    let error = status["config"]["error"].as_str().expect("a complaint");
+    assert!(error.contains("are the same archive") && error.contains("config/hobart.conf"), "{error}");
+    lab.blat(&["check"]).expect(78).says("are the same archive");
+    let by_hand = lab.agent_once("hobart");
+    by_hand.expect(78).says("are the same archive").says("that one's agent runs");
+    assert_eq!(lab.target_status("perth")["pid"], perth["pid"]);
+
+    lab.config("hobart", "");
+    lab.wait_for_status("hobart", "refused", |s| s["state"] == "misconfigured");
+    fs::remove_file(lab.home().join("config/perth.conf")).expect("the config");
+    lab.wait_for_status("hobart", "started in its place", |s| s["state"] == "idle" && s["config"]["error"].is_null());
+}
+
+#[test]
+fn two_names_of_one_local_directory_are_one_archive() {
+    let lab = lab("onedir");
+    fs::remove_file(lab.home().join("config/perth.conf")).expect("the config");
+    let archive = lab.home().parent().expect("the lab").join("archive");
+    fs::create_dir_all(archive.join("inner")).expect("a scratch folder");
+    symlink(&archive, archive.with_file_name("link")).expect("a scratch folder");
+    Account::Master.own(&archive);
+    let config = |target: &str, place: &str| {
+        let place = archive.with_file_name(place);
+        lab.raw_config(
+            target,
+            &format!("transport: local\nsource: {}\narchive: {}\n", lab.source().display(), place.display()),
+        );
+    };
+    config("a", "archive");
+    config("b", "link");
+    lab.blat(&["check"]).expect(78).says("a and b are the same archive");
+    config("b", "link/inner");
+    lab.blat(&["check"]).expect(78).says("lies inside a's");
+}
+
+/// Line 21.
+#[test]
+fn as_root_a_strangers_locks_stop_nobody() {
+    let mut lab = lab("locks");
+    // As a former version left it: open to all.
+    let files = ["run/blatd.pid", "run/perth.pid", "state/handshakes/0", "state/history/perth.lock"];
+    let files: Vec<PathBuf> = files
+        .into_iter()
+        .map(str::to_owned)
+        .chain((1..8).map(|slot| format!("state/handshakes/{slot}")))
+        .map(|file| lab.home().join(file))
+        .collect();
+    for path in &files {
+        fs::create_dir_all(path.parent().expect("a folder")).expect("an own folder");
+        fs::write(path, "").expect("an own folder");
+    }
+    lab.hand_over();
+    let intruders: Vec<Intruder> = files.iter().map(|path| Intruder::with_lock_on(path)).collect();
+
+    lab.start_master();
+    lab.wait_until_published("core", "1");
+    lab.wait_for_status("perth", "idle", |s| s["state"] == "idle" && s["last_sync"]["result"] == "ok");
+    lab.blat(&["history"]).expect_success().says("core@1");
+    for folder in ["run", "state"] {
+        assert_eq!(mode(&lab.home().join(folder)), 0o700);
+        for path in everything(&lab.home().join(folder)) {
+            let path = path.display().to_string();
+            assert_ne!(lab.run_as(Account::Stranger, &["test", "-r", &path]).code, Some(0), "{path} can be opened");
+        }
+    }
+    drop(intruders);
+    lab.end_master(Signal::TERM).expect_success();
+    lab.wait_until_nothing_runs();
+}
+
+#[test]
+fn a_new_home_is_closed_to_others() {
+    let lab = lab("newhome");
+    let new = lab.home().join("new");
+    lab.blat(&["init", &new.display().to_string()]).expect_success();
+    let modes =
+        ["", "config", "tags", "ssh", "run", "log", "state", "config/blat.yaml"].map(|path| mode(&new.join(path)));
+    assert_eq!(modes, [0o755, 0o755, 0o755, 0o700, 0o700, 0o750, 0o700, 0o644]);
+}
+
+/// Line 22.
+#[test]
+fn a_pid_file_that_cannot_be_looked_at_stops_nobody() {
+    let mut lab = lab("eacces");
+    let pid = lab.start_master();
+    let agent = lab.wait_for_status("perth", "idle", |s| s["state"] == "idle")["pid"].as_u64().expect("an agent");
+    let run = lab.home().join("run");
+    let logged = |log: &str| {
+        let text = fs::read_to_string(lab.home().join("log").join(log)).unwrap_or_default();
+        text.matches("cannot look at the pid file").count()
+    };
+    if !can_be_shut_out() {
+        return;
+    }
+    set_mode(&run, 0);
+    for log in ["blatd.log", "perth.log"] {
+        lab.wait_for(&format!("a line in {log}"), || (logged(log) > 0).then_some(()));
+    }
+    set_mode(&run, 0o700);
+    // It goes on: what is tagged now is sent by the same agent of the same master.
+    lab.package("tools", "1", |p| p.file("a", "1"));
+    lab.drop_tag("perth", "tools", "1");
+    lab.wait_until_published("tools", "1");
+    assert_eq!(lab.status()["supervisor"]["pid"], pid);
+    assert_eq!(lab.target_status("perth")["pid"].as_u64(), Some(agent));
+    assert_eq!((logged("blatd.log"), logged("perth.log")), (1, 1), "one line is enough");
+    // What is certainly gone still means that it is to stop.
+    fs::remove_file(run.join("blatd.pid")).expect("the pid file");
+    lab.wait_until_nothing_runs();
+}
+
+/// Whether modes say anything to the master: it is not root.
+fn can_be_shut_out() -> bool {
+    let id = Account::Master.command("id").arg("-u").output().expect("a command of every Linux");
+    id.stdout != b"0\n"
+}
+
+/// Line 23.
+#[test]
+fn as_root_what_root_types_is_done_by_the_owner() {
+    let lab = lab("rootblat");
+    let owner = fs::metadata(lab.home()).expect("the home tree").uid();
+    assert_ne!(owner, 0, "the lab's home belongs to the master's account");
+    lab.blat_by(None, &["check"]).expect_success();
+    lab.blat_by(None, &["tag", "core", "1"]).expect_success();
+    let started = lab.blat_by(None, &["start"]);
+    let pid = started.expect_success().stdout.trim().rsplit(' ').next().map(str::to_owned).expect("a number");
+    assert_eq!(fs::metadata(format!("/proc/{pid}")).expect("the master").uid(), owner);
+    lab.wait_until_published("core", "1");
+    lab.wait_for("the tag to go", || (lab.target_status("perth")["queue"]["tags"] == 0).then_some(()));
+    for arguments in
+        [&["status"][..], &["sync", "perth", "--wait"], &["plan", "perth"], &["history"], &["logs", "perth"]]
+    {
+        lab.blat_by(None, arguments).expect_success();
+    }
+    lab.blat_by(None, &["stop"]).expect_success();
+    let once = process::run(lab.command_by(None, "blat-agent").args(["--target", "perth", "--once"]), &lab.home());
+    once.expect_success();
+    let roots: Vec<PathBuf> = everything(&lab.home())
+        .into_iter()
+        .filter(|path| fs::symlink_metadata(path).is_ok_and(|f| f.uid() != owner))
+        .collect();
+    assert!(roots.is_empty(), "left behind by root: {roots:?}");
+}
+
+#[test]
+fn as_root_a_master_started_by_root_is_the_owners() {
+    let lab = lab("rootmaster");
+    let owner = fs::metadata(lab.home()).expect("the home tree").uid();
+    let master = process::Running::start(&mut lab.command_by(None, "blatd"), &lab.home());
+    lab.wait_for("the master to answer", || (lab.blat(&["status"]).code == Some(0)).then_some(()));
+    assert_eq!(fs::metadata(format!("/proc/{}", master.pid())).expect("the master").uid(), owner, "the same process");
+    let groups = fs::read_to_string(format!("/proc/{}/status", master.pid())).expect("the master");
+    let groups = groups.lines().find_map(|line| line.strip_prefix("Groups:")).expect("its groups").to_owned();
+    assert!(!groups.split_whitespace().any(|group| group == "0"), "root's groups are left: {groups}");
+    process::signal(master.pid(), Signal::TERM);
+    master.finish().expect_success();
+}
+
+#[test]
+fn as_root_anybody_else_is_refused_and_told_how() {
+    let lab = lab("strangers");
+    for arguments in [&["status"][..], &["tag", "core", "1"], &["start"], &["check"], &["stop"]] {
+        let refused = lab.blat_by(Some(Account::Stranger), arguments);
+        refused.expect(1).says("belongs to blatmaster").says("`sudo -u blatmaster blat …`");
+    }
+    for name in ["blatd", "blat-agent"] {
+        let mut command = lab.command_by(Some(Account::Stranger), name);
+        if name == "blat-agent" {
+            command.args(["--target", "perth", "--once"]);
+        }
+        process::run(&mut command, &lab.home()).expect(1).says(&format!("`sudo -u blatmaster {name} …`"));
+    }
+    tree::assert_never_partial(&lab.source(), &lab.target_archive());
+    assert!(!lab.home().join("run").exists(), "nothing was made");
+}
+
+/// What the lab's own account can do is done by plain commands: the tools that the tests above rest on are there.
+#[test]
+fn the_tools_of_these_tests_are_there() {
+    let found = Command::new("flock").arg("--version").output();
+    assert!(
+        found.is_ok_and(|output| output.status.success()),
+        "flock of util-linux is missing: run tests/lab/setup test"
+    );
+}
