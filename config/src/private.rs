@@ -40,7 +40,7 @@ fn without(path: &Path, denied: u32, mode: u32) -> io::Result<()> {
     // A link is fine here: nobody else can put one into a folder of ours.
     let folder = File::from(rustix::fs::open(path, flags, Mode::empty())?);
     let found = folder.metadata()?;
-    own(&found)?;
+    own(&found, denied)?;
     close(&folder, &found, denied)
 }
 
@@ -61,7 +61,7 @@ pub fn try_lock(path: &Path) -> io::Result<Option<File>> {
         if !found.is_file() {
             return Err(io::Error::other("it is not a regular file; remove it"));
         }
-        own(&found)?;
+        own(&found, NOTHING)?;
         let was_open = found.mode() & NOTHING != 0;
         close(&file, &found, NOTHING)?;
         match file.try_lock() {
@@ -108,13 +108,13 @@ pub fn is_at(found: &Metadata, path: &Path) -> io::Result<bool> {
     }
 }
 
-/// What belongs to somebody else can be opened to strangers again by him.
-fn own(found: &Metadata) -> io::Result<()> {
+/// What belongs to somebody else can be opened to strangers again by him. Root's is well as long as it is closed, which only root can do.
+fn own(found: &Metadata, denied: u32) -> io::Result<()> {
     let (owner, us) = (found.uid(), geteuid().as_raw());
-    if owner == us || owner == 0 {
+    if owner == us || (owner == 0 && found.mode() & denied == 0) {
         return Ok(());
     }
-    let text = format!("it belongs to user {owner}, not to user {us} or root; give it back with chown {us}");
+    let text = format!("it belongs to user {owner}, and only user {us} may have it; give it back with chown -R {us}");
     Err(io::Error::new(ErrorKind::PermissionDenied, text))
 }
 

@@ -34,6 +34,8 @@ impl Lab {
         let name: String = name.chars().filter(char::is_ascii_alphanumeric).take(16).collect();
         let dir = env::temp_dir().join(format!("blat-{name}-{}", process_wide_number()));
         tree::remove(&dir);
+        // A config that its group may write does not count, and that is what files are on some systems.
+        rustix::process::umask(rustix::fs::Mode::WGRP | rustix::fs::Mode::WOTH);
         let lab = Self { dir, master: None, environment: BTreeMap::new() };
         for folder in ["home/config", "home/tags", "home/ssh", "source"] {
             fs::create_dir_all(lab.dir.join(folder)).expect("a scratch folder");

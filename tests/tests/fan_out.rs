@@ -179,6 +179,7 @@ fn as_root_where_the_store_s_disk_is_full_packages_are_sent_all_the_same() {
     lab.package("large", "1", |p| p.noise("large", 12 * MIB));
     lab.package("small", "1", |p| p.noise("small", MIB));
     fs::create_dir_all(lab.home().join("state/store")).expect("an own directory");
+    lab.hand_over();
     let _disk = Disk::mount(lab.home().join("state/store"), "size=3m");
     for target in TARGETS {
         lab.agent_once(target).expect_success().says("cannot write to the store");

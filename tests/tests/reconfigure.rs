@@ -174,6 +174,7 @@ fn another_type_takes_a_new_agent_and_the_others_do_not_notice() {
     let bucket = Bucket::new(&mut lab, Store::Moto);
     let (source, beside) = (lab.source(), lab.home().join("beside"));
     fs::create_dir_all(beside.join("archive")).expect("an own folder");
+    lab.hand_over();
     let (source, beside) = (source.display(), beside.display());
     let local =
         format!("transport: local\nsource: {source}\narchive: {beside}/archive\nbin: {beside}/bin\npkg: {{core: 1}}\n");

@@ -286,6 +286,8 @@ fn as_root_what_root_types_is_done_by_the_owner() {
     let lab = lab("rootblat");
     let owner = fs::metadata(lab.home()).expect("the home tree").uid();
     assert_ne!(owner, 0, "the lab's home belongs to the master's account");
+    let home = lab.home().display().to_string();
+    lab.blat_by(None, &["init", &home]).expect_success().says("made  run/");
     lab.blat_by(None, &["check"]).expect_success();
     lab.blat_by(None, &["tag", "core", "1"]).expect_success();
     let started = lab.blat_by(None, &["start"]);
