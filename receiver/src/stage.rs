@@ -72,7 +72,7 @@ impl Stage {
     pub(crate) fn sync(&self) -> io::Result<()> {
         for found in self.dir.entries()? {
             let found = found?;
-            if found.kind != FileType::Directory {
+            if self.dir.kind_of(&found)? == FileType::RegularFile {
                 self.dir.read(&found.name)?.sync_all()?;
             }
         }
@@ -115,10 +115,8 @@ fn each_remnant(archive: &Archive, mut see: impl FnMut(PackageId) -> bool) -> Re
     let Some(stages) = archive.root.open_if_there(STAGES).map_err(failed)? else { return Ok(()) };
     for found in stages.entries().map_err(failed)? {
         let found = found.map_err(failed)?;
-        let name = str::from_utf8(&found.name).ok().filter(|_| found.kind != FileType::RegularFile);
-        if let Some(package) = name.and_then(|name| name.parse().ok())
-            && !see(package)
-        {
+        let Some(package) = str::from_utf8(&found.name).ok().and_then(|name| name.parse().ok()) else { continue };
+        if stages.kind_of(&found).map_err(failed)? == FileType::Directory && !see(package) {
             break;
         }
     }

@@ -127,6 +127,14 @@ impl Dir {
         }
     }
 
+    /// What something that was found in it is, also where the directory itself does not know.
+    pub(crate) fn kind_of(&self, found: &Found) -> io::Result<FileType> {
+        match found.kind {
+            FileType::Unknown => Ok(self.stat(found.name.as_slice())?.map_or(FileType::Unknown, |stat| kind(&stat))),
+            known => Ok(known),
+        }
+    }
+
     /// The directory itself.
     pub(crate) fn own_stat(&self) -> io::Result<Stat> {
         Ok(rustix::fs::fstat(&self.0)?)

@@ -5,7 +5,7 @@ use std::io;
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
-use super::dir::{Dir, kind, permissions};
+use super::dir::{Dir, permissions};
 use crate::failure::shown;
 
 /// What cannot be removed, for example since it belongs to root.
@@ -83,10 +83,7 @@ fn is(error: &io::Error, errno: Errno) -> bool {
 pub(crate) fn walk(dir: &Dir, see: &mut impl FnMut(&Dir, &[u8], FileType) -> io::Result<()>) -> io::Result<()> {
     for found in dir.entries()? {
         let found = found?;
-        let of = match found.kind {
-            FileType::Unknown => dir.stat(found.name.as_slice())?.map_or(FileType::Unknown, |stat| kind(&stat)),
-            known => known,
-        };
+        let of = dir.kind_of(&found)?;
         see(dir, &found.name, of)?;
         if of == FileType::Directory {
             walk(&dir.open(&found.name)?, see)?;
