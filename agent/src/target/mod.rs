@@ -5,6 +5,7 @@
 pub(crate) mod answer;
 pub(crate) mod far_end;
 pub(crate) mod install;
+mod leftovers;
 mod lines;
 pub(crate) mod receiver;
 mod room;

@@ -29,6 +29,7 @@ use self::conversation::Conversation;
 use self::known::Known;
 use self::sending::{Errand, Held};
 use super::far_end::{Knowledge, Serves};
+use super::leftovers::Leftovers;
 use super::lines::{delivery, retired, verdict, with_silent_ones};
 use super::room::UnderWay;
 use super::{Appetite, Delivery, Parcel, Retired, Retirement, Target, TargetError, Told, Verdict};
@@ -51,13 +52,15 @@ pub(crate) struct ReceiverTarget {
     conversation: Mutex<Option<Arc<Conversation>>>,
     known: std::sync::Mutex<Known>,
     numbers: AtomicU32,
+    leftovers: Leftovers,
 }
 
 impl ReceiverTarget {
     /// A target whose far end is a receiver. `reserve` bytes stay free on its disk; `store` is what it shares with other targets.
     pub(crate) fn new(knowledge: Arc<Knowledge>, reserve: u64, store: Arc<Store>) -> Self {
         let (conversation, known) = (Mutex::new(None), std::sync::Mutex::default());
-        Self { knowledge, reserve, store, under_way: AtomicU64::new(0), conversation, known, numbers: 0.into() }
+        let (under_way, numbers, leftovers) = (AtomicU64::new(0), 0.into(), Leftovers::default());
+        Self { knowledge, reserve, store, under_way, conversation, known, numbers, leftovers }
     }
 
     /// The conversation that goes on, or a new one.
@@ -125,11 +128,17 @@ impl ReceiverTarget {
     }
 
     /// One question on the control lane, its answer to the end.
-    async fn ask(&self, request: &Request<'_>, each: impl FnMut(&str)) -> Result<Vec<u16>, TargetError> {
+    async fn ask(&self, request: &Request<'_>, mut each: impl FnMut(&str)) -> Result<Vec<u16>, TargetError> {
         let conversation = self.conversation().await?;
         let mut strand = conversation.lane(Lane::CONTROL).await;
         strand.say(request).await?;
-        let listed = strand.answer(each).await?;
+        let listed = strand
+            .answer(|line| {
+                if !self.leftovers.hear(line) {
+                    each(line);
+                }
+            })
+            .await?;
         strand.settled();
         Ok(listed)
     }
@@ -142,6 +151,7 @@ impl Target for ReceiverTarget {
     }
 
     async fn inventory(&self) -> Result<Arc<Inventory>, TargetError> {
+        self.leftovers.begin();
         let request = Request::List { buckets: self.known().digests() };
         // One text, since it may be as long as the archive is large.
         let mut news = String::new();
@@ -218,7 +228,11 @@ impl Target for ReceiverTarget {
         tracing::debug!(of = remains.len() - kept.len(), "sweeping what interrupted tries left");
         let mut strand = conversation.lane(Lane::CONTROL).await;
         strand.say(&Request::Sweep { keep: kept.iter().cloned().collect() }).await?;
-        strand.answer(|_| {}).await?;
+        strand
+            .answer(|line| {
+                self.leftovers.hear(line);
+            })
+            .await?;
         strand.settled();
         conversation.set_remains(kept);
         Ok(())
@@ -232,7 +246,11 @@ impl Target for ReceiverTarget {
         for chunk in list.as_bytes().chunks(MOST_DATA) {
             strand.say(&Request::Data(chunk)).await?;
         }
-        strand.answer(|_| {}).await?;
+        strand
+            .answer(|line| {
+                self.leftovers.hear(line);
+            })
+            .await?;
         strand.settled();
         Ok(())
     }
