@@ -28,6 +28,7 @@ pub mod status;
 pub mod tag;
 pub mod text;
 pub mod throttle;
+pub mod tree;
 pub mod units;
 pub mod why;
 pub mod window;

@@ -5,15 +5,7 @@ use std::fmt::Write as _;
 /// One file's line, with its line end and the escapes of `sha256sum`: a leading backslash says that backslashes, line ends and carriage returns are
 /// escaped.
 pub fn line(digest: &[u8], path: &[u8]) -> Vec<u8> {
-    let mut escaped = Vec::with_capacity(path.len());
-    for byte in path {
-        match byte {
-            b'\\' => escaped.extend(b"\\\\"),
-            b'\n' => escaped.extend(b"\\n"),
-            b'\r' => escaped.extend(b"\\r"),
-            other => escaped.push(*other),
-        }
-    }
+    let escaped = escaped(path, OF_SUMS);
     let mark: &[u8] = if escaped == path { b"" } else { b"\\" };
     // A file called `-` would be taken for the standard input.
     let here: &[u8] = if path == b"-" { b"./" } else { b"" };
@@ -28,21 +20,38 @@ pub fn parse(line: &[u8]) -> Option<([u8; 32], Vec<u8>)> {
     };
     let (digest, path) = line.split_at_checked(64)?;
     let path = path.strip_prefix(b"  ").filter(|path| !path.is_empty())?;
-    let path = if escaped { unescaped(path)? } else { path.to_vec() };
+    let path = if escaped { unescaped(path, OF_SUMS)? } else { path.to_vec() };
     Some((digest_of(digest)?, path))
 }
 
-fn unescaped(path: &[u8]) -> Option<Vec<u8>> {
-    let mut plain = Vec::with_capacity(path.len());
-    let mut bytes = path.iter();
+/// Bytes that are written as a backslash and a letter.
+pub(crate) type Escapes = [(u8, u8)];
+
+/// Those of `sha256sum`.
+const OF_SUMS: &Escapes = &[(b'\\', b'\\'), (b'\n', b'n'), (b'\r', b'r')];
+
+/// Bytes with these escapes.
+pub(crate) fn escaped(bytes: &[u8], escapes: &Escapes) -> Vec<u8> {
+    let mut escaped = Vec::with_capacity(bytes.len());
+    for byte in bytes {
+        match escapes.iter().find(|(odd, _)| odd == byte) {
+            Some((_, letter)) => escaped.extend([b'\\', *letter]),
+            None => escaped.push(*byte),
+        }
+    }
+    escaped
+}
+
+/// What [`escaped`] was given; none where a backslash stands before anything else than a letter of these.
+pub(crate) fn unescaped(text: &[u8], escapes: &Escapes) -> Option<Vec<u8>> {
+    let mut plain = Vec::with_capacity(text.len());
+    let mut bytes = text.iter();
     while let Some(byte) = bytes.next() {
         plain.push(match byte {
-            b'\\' => match bytes.next()? {
-                b'\\' => b'\\',
-                b'n' => b'\n',
-                b'r' => b'\r',
-                _ => return None,
-            },
+            b'\\' => {
+                let letter = bytes.next()?;
+                escapes.iter().find(|(_, known)| known == letter)?.0
+            }
             other => *other,
         });
     }
