@@ -90,7 +90,7 @@ take_out() {
         return 0
     fi
     # By now there is no package that they could belong to.
-    ! { real_dir "$house/manifests/$1" && exists "$house/manifests/$1/$2"; } || rm -f "$house/manifests/$1/$2"
+    ! real_dir "$house/manifests/$1" || rm -f "$house/manifests/$1/$2" "$house/manifests/$1/.$2.tree"
     ! exists "$marks/$1@$2" || rm -f "$marks/$1@$2"
 }
 

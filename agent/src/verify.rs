@@ -1,4 +1,4 @@
-//! `blat verify`: every byte on the target, against the manifests that came with it and against the source.
+//! `blat verify`: every byte, link, mode and directory on the target, against the manifests and tree files that came with it and against the source.
 //!
 //! A sync compares times alone, which costs nothing. This reads everything, on both sides, and so finds what no sync can: bytes that
 //! went bad, and a source that was built again under the same time of `descpkg`.
@@ -10,6 +10,7 @@ use blat_domain::name::PackageId;
 use blat_domain::text::printable;
 
 use crate::session::{Problem, Sent};
+use crate::source::pack::Digests;
 use crate::source::walker::Root;
 use crate::sync::unreached;
 use crate::target::{Parcel, Verdict};
@@ -29,12 +30,21 @@ pub(crate) struct Tally {
     pub(crate) repaired: usize,
     /// Packages that are not as they should be, now.
     pub(crate) wrong: usize,
+    /// Of the good ones, those of which the files alone were verified: they were published without a tree file.
+    pub(crate) files_only: usize,
 }
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { looked_at, good, repaired, wrong } = self;
-        write!(f, "verified {looked_at} packages: {good} good, {repaired} repaired, {wrong} wrong")
+        let Self { looked_at, good, repaired, wrong, files_only } = self;
+        write!(f, "verified {looked_at} packages: {good} good, {repaired} repaired, {wrong} wrong")?;
+        if *files_only > 0 {
+            write!(
+                f,
+                "\nof {files_only} good packages only the files were verified: an older version published them, which did not record links, modes and directories"
+            )?;
+        }
+        Ok(())
     }
 }
 
@@ -45,6 +55,16 @@ struct Finding {
     kind: &'static str,
     why: String,
 }
+
+/// How much of a good package was verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Seen {
+    Everything,
+    FilesOnly,
+}
+
+/// What is wrong with a package, or how much of it was verified.
+type Judgement = Result<Seen, Finding>;
 
 impl Workplace {
     /// Looks at all packages on the target, prints what is wrong with which, and with `repair` sends those again.
@@ -59,8 +79,11 @@ impl Workplace {
             for (package, finding) in self.look_closely(some).await? {
                 tally.looked_at += 1;
                 match finding {
-                    None => tally.good += 1,
-                    Some(Finding { kind, why }) => {
+                    Ok(seen) => {
+                        tally.good += 1;
+                        tally.files_only += usize::from(seen == Seen::FilesOnly);
+                    }
+                    Err(Finding { kind, why }) => {
                         println!("{kind:<8}  {package}  {}", printable(&why));
                         wrong.push(package);
                     }
@@ -77,13 +100,13 @@ impl Workplace {
     }
 
     /// The target hashes its side while we hash ours.
-    async fn look_closely(&self, some: &[(PackageId, i64)]) -> Result<Vec<(PackageId, Option<Finding>)>, Problem> {
+    async fn look_closely(&self, some: &[(PackageId, i64)]) -> Result<Vec<(PackageId, Judgement)>, Problem> {
         let names: Vec<PackageId> = some.iter().map(|(package, _)| package.clone()).collect();
         let (source, target, here) = (self.source.clone(), self.target.clone(), some.to_vec());
         let hashing = tokio::task::spawn_blocking(move || {
-            let by = |root: &Root| target.digest(root);
+            let by = |root: &Root| target.digests(root);
             let digest =
-                |(package, time): (PackageId, i64)| Some((package.clone(), source.digest(&package, time, by)?));
+                |(package, time): (PackageId, i64)| Some((package.clone(), source.digests(&package, time, by)?));
             here.into_iter().filter_map(digest).collect::<BTreeMap<_, _>>()
         });
         let (verdicts, digests) = tokio::join!(self.target.verify(&names), hashing);
@@ -135,17 +158,24 @@ impl Workplace {
 }
 
 /// What the target says of a package, and what the source says where it has the same one. None for a package that went away meanwhile.
-fn judge(verdict: Verdict, source: Option<&Result<String, String>>) -> Option<Option<Finding>> {
-    let finding = |kind, why: &str| Some(Some(Finding { kind, why: why.to_owned() }));
-    match (verdict, source) {
-        (Verdict::Absent, _) => None,
-        (Verdict::Bad(why), _) => finding("bad", &why),
-        (Verdict::Unknown(why), _) => finding("unknown", &why),
-        (Verdict::Good(there), Some(Ok(here))) if there != *here => {
+fn judge(verdict: Verdict, source: Option<&Result<Digests, String>>) -> Option<Judgement> {
+    let finding = |kind, why: &str| Some(Err(Finding { kind, why: why.to_owned() }));
+    let there = match verdict {
+        Verdict::Absent => return None,
+        Verdict::Bad(why) => return finding("bad", &why),
+        Verdict::Unknown(why) => return finding("unknown", &why),
+        Verdict::Good(there) => there,
+    };
+    let seen = if there.tree.is_some() { Seen::Everything } else { Seen::FilesOnly };
+    match source {
+        Some(Err(why)) => finding("unread", why),
+        Some(Ok(here)) if there.bytes != here.bytes => {
             finding("differs", "the source has other bytes under the same time of descpkg")
         }
-        (Verdict::Good(_), Some(Err(why))) => finding("unread", why),
-        (Verdict::Good(_), Some(Ok(_)) | None) => Some(None),
+        Some(Ok(here)) if there.tree.is_some() && there.tree != here.tree => {
+            finding("differs", "the source has other links, modes or directories under the same time of descpkg")
+        }
+        Some(Ok(_)) | None => Some(Ok(seen)),
     }
 }
 
@@ -153,19 +183,33 @@ fn judge(verdict: Verdict, source: Option<&Result<String, String>>) -> Option<Op
 mod tests {
     use super::*;
 
+    fn digests(bytes: &str, tree: Option<&str>) -> Digests {
+        Digests { bytes: bytes.to_owned(), tree: tree.map(str::to_owned) }
+    }
+
     #[test]
     fn a_package_is_good_only_where_target_manifest_and_source_agree() {
         let kind = |verdict, source: Option<Result<&str, &str>>| {
-            let source = source.map(|digest| digest.map(str::to_owned).map_err(str::to_owned));
-            judge(verdict, source.as_ref()).map(|finding| finding.map(|finding| finding.kind))
+            let source = source.map(|tree| tree.map(|tree| digests("ab", Some(tree))).map_err(str::to_owned));
+            judge(verdict, source.as_ref()).map(|judgement| judgement.map_err(|finding| finding.kind))
         };
-        let good = || Verdict::Good("ab".into());
-        assert_eq!(kind(good(), Some(Ok("ab"))), Some(None));
-        assert_eq!(kind(good(), None), Some(None), "the source need not keep what it has sent");
-        assert_eq!(kind(good(), Some(Ok("cd"))), Some(Some("differs")));
-        assert_eq!(kind(good(), Some(Err("closed"))), Some(Some("unread")));
-        assert_eq!(kind(Verdict::Bad("a".into()), Some(Ok("ab"))), Some(Some("bad")));
-        assert_eq!(kind(Verdict::Unknown("a".into()), None), Some(Some("unknown")));
+        let good = || Verdict::Good(digests("ab", Some("cd")));
+        assert_eq!(kind(good(), Some(Ok("cd"))), Some(Ok(Seen::Everything)));
+        assert_eq!(kind(good(), None), Some(Ok(Seen::Everything)), "the source need not keep what it has sent");
+        assert_eq!(kind(good(), Some(Ok("ef"))), Some(Err("differs")), "other links, modes or directories");
+        assert_eq!(kind(Verdict::Good(digests("x", Some("cd"))), Some(Ok("cd"))), Some(Err("differs")), "other bytes");
+        assert_eq!(kind(good(), Some(Err("closed"))), Some(Err("unread")));
+        assert_eq!(kind(Verdict::Bad("a".into()), Some(Ok("cd"))), Some(Err("bad")));
+        assert_eq!(kind(Verdict::Unknown("a".into()), None), Some(Err("unknown")));
         assert_eq!(kind(Verdict::Absent, None), None);
+    }
+
+    #[test]
+    fn a_package_that_was_published_without_a_tree_file_is_judged_by_its_files_and_counted() {
+        let source = Ok(digests("ab", Some("cd")));
+        assert_eq!(judge(Verdict::Good(digests("ab", None)), Some(&source)), Some(Ok(Seen::FilesOnly)));
+        let tally = Tally { looked_at: 3, good: 3, files_only: 2, ..Tally::default() };
+        assert!(tally.to_string().contains("of 2 good packages only the files were verified"), "{tally}");
+        assert!(!Tally::default().to_string().contains("only the files"));
     }
 }

@@ -9,6 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use blat_domain::frames::Retirement;
 use blat_domain::name::PackageId;
 use blat_domain::package_list;
+use blat_domain::tree;
 use rustix::fs::FileType;
 
 use crate::archive::dir::{Dir, kind};
@@ -202,10 +203,11 @@ impl Retiring<'_> {
         Ok(format!("deleted {name} {version}\n"))
     }
 
-    /// Manifest and mark of what is not there any more.
+    /// Manifest, tree file and mark of what is not there any more.
     fn forget(&self, aged: Option<&Dir>, package: &PackageId) -> io::Result<()> {
         if let Some(manifests) = self.scratch.rooms.manifests.open_if_there(package.name.as_str())? {
             manifests.unlink(package.version.as_str())?;
+            manifests.unlink(tree::file_name(&package.version))?;
             self.archive.sync_names(&manifests)?;
         }
         let Some(aged) = aged else { return Ok(()) };

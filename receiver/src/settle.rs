@@ -3,7 +3,8 @@
 use std::io;
 
 use blat_domain::frames::Rule;
-use blat_domain::name::PackageId;
+use blat_domain::name::{PackageId, Version};
+use blat_domain::tree as tree_file;
 use rustix::fs::FileType;
 
 use crate::archive::dir::{Dir, kind};
@@ -12,7 +13,7 @@ use crate::failure::is_full;
 use crate::inbox::Inbox;
 use crate::package::digest;
 use crate::publish::Whole;
-use crate::stage::{MANIFEST, OLD, PACKAGE, hidden_of};
+use crate::stage::{MANIFEST, OLD, PACKAGE, TREE, hidden_of};
 
 /// Packages of one batch on their way to their places.
 pub(crate) struct Settling<'a> {
@@ -142,8 +143,10 @@ impl<'a> Settling<'a> {
         let (manifests, is_new) = self.rooms.manifests.ensure(name.as_str())?;
         self.has_new_names |= is_new;
         let stage = &whole.stage.dir;
-        // It comes before its package, so that none is ever without.
-        stage.rename(MANIFEST, &manifests, version.as_str())?;
+        // They come before their package, so that none is ever without.
+        for (staged, name) in &papers(version) {
+            stage.rename(*staged, &manifests, name.as_str())?;
+        }
         let shown = if whole.mode & 0o200 == 0 {
             let (hidden, _) = hidden_of(&whole.package);
             bring_near(whole, &of_name, &hidden).and_then(|()| of_name.rename_new(&hidden, &of_name, version.as_str()))
@@ -151,7 +154,9 @@ impl<'a> Settling<'a> {
             stage.rename_new(PACKAGE, &of_name, version.as_str())
         };
         if let Err(error) = shown {
-            manifests.unlink(version.as_str())?;
+            for (_, name) in &papers(version) {
+                manifests.unlink(name.as_str())?;
+            }
             return Err(error);
         }
         self.changed.extend([of_name, manifests]);
@@ -164,12 +169,19 @@ impl<'a> Settling<'a> {
         let (near, aside) = hidden_of(&whole.package);
         let stage = &whole.stage.dir;
         bring_near(whole, &of_name, &near)?;
-        // The old one's manifest is kept until its package is gone.
-        let had_manifest = manifests.stat(version.as_str())?.is_some();
-        swap(stage, MANIFEST, &manifests, version.as_str(), "manifest.old", had_manifest)?;
+        // The old one's are kept until its package is gone.
+        let papers = papers(version);
+        let mut had = [false; 2];
+        for (had, (staged, name)) in had.iter_mut().zip(&papers) {
+            *had = manifests.stat(name.as_str())?.is_some();
+            swap(stage, staged, &manifests, name, "paper.old", *had)?;
+        }
         if let Err(error) = swap(&of_name, &near, &of_name, version.as_str(), &aside, true) {
-            if had_manifest {
-                swap(stage, MANIFEST, &manifests, version.as_str(), "manifest.old", true)?;
+            for (had, (staged, name)) in had.iter().zip(&papers) {
+                match had {
+                    true => swap(stage, staged, &manifests, name, "paper.old", true)?,
+                    false => manifests.unlink(name.as_str())?,
+                }
             }
             tree::remove(&of_name, &near)?;
             return Err(error);
@@ -182,6 +194,11 @@ impl<'a> Settling<'a> {
         self.changed.extend([of_name, manifests]);
         Ok(format!("replaced {name} {version}\n"))
     }
+}
+
+/// Manifest and tree file: their names in a stage, and among the manifests of a package's name.
+fn papers(version: &Version) -> [(&'static str, String); 2] {
+    [(MANIFEST, version.to_string()), (TREE, tree_file::file_name(version))]
 }
 
 /// Moves a package beside its place and gives it its last mode: a directory that its owner may not write can be renamed within its parent, but

@@ -20,6 +20,8 @@ use crate::scratch;
 pub(crate) const PACKAGE: &str = "package";
 /// Its manifest.
 pub(crate) const MANIFEST: &str = "manifest";
+/// Its tree file.
+pub(crate) const TREE: &str = "tree";
 /// The version that it replaced.
 pub(crate) const OLD: &str = "old";
 

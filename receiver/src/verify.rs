@@ -1,14 +1,17 @@
-//! Hashing a package again and comparing it with its manifest. Changes nothing and takes no lock. The words of the answer are those of
-//! `get_plist --verify`.
+//! Hashing a package again and comparing it with its manifest and its tree file. Changes nothing and takes no lock. The words of the answer are
+//! those of `get_plist --verify`.
+
+mod entries;
 
 use std::io::{self, BufRead as _, BufReader};
 
 use blat_domain::manifest::{hex, parse};
 use blat_domain::name::PackageId;
+use blat_domain::tree as tree_file;
 use rustix::fs::FileType;
 use sha2::{Digest as _, Sha256};
 
-use crate::archive::dir::{Dir, kind};
+use crate::archive::dir::{Dir, is_absence, kind};
 use crate::archive::{Archive, DESCPKG, HOUSE, tree};
 use crate::failure::shown;
 use crate::inbox::Inbox;
@@ -31,6 +34,9 @@ pub(crate) fn verify(archive: &Archive, package: &PackageId, inbox: &Inbox) -> S
     let (word, why) = verdict;
     format!("{word} {} {} {why}\n", package.name, package.version)
 }
+
+/// The most of a finding that is said, in bytes.
+const LONGEST_FINDING: usize = 300;
 
 /// What tells one package and manifest from others in their places.
 type Stamp = [Option<(u64, i64, i64, i64)>; 2];
@@ -93,15 +99,30 @@ impl Checked {
                 return Ok(Self::Bad(why));
             }
         }
-        let mut files = 0u64;
-        tree::walk(&root, &mut |_, _, of| {
-            files += u64::from(of == FileType::RegularFile);
-            Ok(())
-        })?;
-        if files != listed {
-            return Ok(Self::Bad("it holds more or fewer files than its manifest says".into()));
+        let digest = hex(&whole.finalize());
+        let path = format!("{HOUSE}/manifests/{}/{}", package.name, tree_file::file_name(&package.version));
+        match archive.root.read(path) {
+            Ok(file) => Ok(match entries::check(root, file, inbox)? {
+                Ok(tree) => Self::Good(format!("{digest} {}", hex(&tree))),
+                Err(mut why) => {
+                    why.truncate(LONGEST_FINDING);
+                    Self::Bad(why)
+                }
+            }),
+            Err(error) if is_absence(&error) => {
+                // It was published before trees were recorded.
+                let mut files = 0u64;
+                tree::walk(&root, &mut |_, _, of| {
+                    files += u64::from(of == FileType::RegularFile);
+                    Ok(())
+                })?;
+                Ok(match files == listed {
+                    true => Self::Good(digest),
+                    false => Self::Bad("it holds more or fewer files than its manifest says".into()),
+                })
+            }
+            Err(error) => Err(error),
         }
-        Ok(Self::Good(hex(&whole.finalize())))
     }
 }
 

@@ -3,7 +3,8 @@
 mod support;
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
 
 use blat_domain::frames::{Class, Lane, MOST_DATA, Request, Retirement};
 use blat_domain::name::PackageId;
@@ -156,43 +157,87 @@ fn linking_answers_and_leaves_behind_what_receive_file_does() {
     assert_eq!(shown(&ours), shown(&scripts));
 }
 
+/// What may happen to a package, by the version that it happens to.
+const CHANGES: [(&str, fn(&Path)); 15] = [
+    ("good", |_| {}),
+    ("changed", |p| fs::write(p.join("d/f"), "other text").expect("a file")),
+    ("missing", |p| fs::remove_file(p.join("a")).expect("a file")),
+    ("more", |p| fs::write(p.join("d/new"), "").expect("a file")),
+    ("nodesc", |p| fs::remove_file(p.join("descpkg")).expect("a file")),
+    ("elsewhere", |p| relink(&p.join("l"), "elsewhere")),
+    ("nolink", |p| fs::remove_file(p.join("l")).expect("a link")),
+    ("morelinks", |p| relink(&p.join("d/l\tm"), "a")),
+    ("filemode", |p| set_mode(&p.join("a"), 0o600)),
+    ("setuid", |p| set_mode(&p.join("a"), 0o4644)),
+    ("dirmode", |p| set_mode(&p.join("d"), 0o700)),
+    ("rootmode", |p| set_mode(p, 0o1755)),
+    ("nodir", |p| fs::remove_dir(p.join("e")).expect("a directory")),
+    ("moredirs", |p| fs::create_dir(p.join("d/g")).expect("a directory")),
+    ("linkforfile", |p| relink(&p.join("e/../a"), "d/f")),
+];
+
+fn relink(path: &Path, to: &str) {
+    let _ = fs::remove_file(path);
+    symlink(to, path).expect("a link");
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, PermissionsExt::from_mode(mode)).expect("a mode");
+}
+
 #[test]
 fn verifying_answers_what_get_plist_does() {
     let odd = Package::new("odd", "1")
         .node(b"a\\b\nc", Node::File(b"x".to_vec(), 0o644))
+        .node(b"t\tb", Node::Link(b"\\ \n".to_vec()))
         .node(b"-", Node::File(b"y".to_vec(), 0o644));
     let (scripts, ours) = twins(|archive| {
-        for version in ["good", "changed", "missing", "more", "unlisted", "nodesc"] {
-            archive.put("p", version, &[("a", "text"), ("d/f", "more text")], 100);
+        for (version, change) in CHANGES {
+            let package = Package::new("p", version).file("a", "text").file("d/f", "text").directory("e", 0o755);
+            change(&package.link("l", "nowhere").write(&archive.path));
         }
-        let path = |path: &str| archive.path.join(path);
-        fs::write(path("p/changed/d/f"), "other text").expect("a file");
-        fs::remove_file(path("p/missing/a")).expect("a file");
-        fs::write(path("p/more/d/new"), "").expect("a file");
+        for version in ["unlisted", "notree", "notree-more", "damaged"] {
+            archive.put("p", version, &[("a", "text")], 100);
+        }
         fs::remove_file(archive.house("manifests/p/unlisted")).expect("a manifest");
-        fs::remove_file(path("p/nodesc/descpkg")).expect("a file");
-        symlink("good", path("p/link")).expect("a link");
+        fs::remove_file(archive.house("manifests/p/.notree.tree")).expect("a tree file");
+        fs::remove_file(archive.house("manifests/p/.notree-more.tree")).expect("a tree file");
+        fs::write(archive.path.join("p/notree-more/new"), "").expect("a file");
+        fs::write(archive.house("manifests/p/.damaged.tree"), "dir 755\t.\n# end\n").expect("a tree file");
+        symlink("good", archive.path.join("p/link")).expect("a link");
         odd.write(&archive.path);
         let damaged = Package { id: id("odd@2"), ..odd.clone() };
         fs::write(damaged.write(&archive.path).join("a\\b\nc"), "z").expect("a file");
+        let relinked = Package { id: id("odd@3"), ..odd.clone() };
+        relink(&relinked.write(&archive.path).join("t\tb"), "\\n");
     });
-    let packages = ids(&[
-        "p@good",
-        "p@changed",
-        "p@missing",
-        "p@more",
+    let more = [
         "p@unlisted",
-        "p@nodesc",
+        "p@notree",
+        "p@notree-more",
+        "p@damaged",
         "p@link",
         "p@absent",
         "q@1",
         "odd@1",
         "odd@2",
-    ]);
+        "odd@3",
+    ];
+    let packages = CHANGES.iter().map(|(version, _)| id(&format!("p@{version}"))).chain(ids(&more)).collect::<Vec<_>>();
     let list: String = packages.iter().map(|package| format!("{} {}\n", package.name, package.version)).collect();
     let expected = scripts.script("get_plist", &["--verify"], &list);
     let mut agent = Agent::start(&ours.path);
-    assert_eq!(agent.ask(Lane::CONTROL, &Request::Verify { packages }), Ok(expected));
+    let lines = agent.ask(Lane::CONTROL, &Request::Verify { packages }).expect("an answer");
+    // What became of a file may be said in other words.
+    let (is_relinked, expected_others): (Vec<_>, Vec<_>) =
+        expected.into_iter().partition(|line| line.contains(" linkforfile "));
+    assert!(is_relinked[0].starts_with("bad p linkforfile a: is link d/f"), "{is_relinked:?}");
+    let (is_relinked, lines): (Vec<_>, Vec<_>) = lines.into_iter().partition(|line| line.contains(" linkforfile "));
+    assert!(is_relinked[0].starts_with("bad p linkforfile a: FAILED"), "{is_relinked:?}");
+    assert_eq!(lines, expected_others);
+    let good =
+        lines.iter().filter(|line| line.starts_with("good ")).map(|line| line.split(' ').nth(2).unwrap_or_default());
+    assert_eq!(good.collect::<Vec<_>>(), ["good", "notree", "1"], "{lines:#?}");
 }
 
 #[test]

@@ -62,6 +62,8 @@ fn assert_published(archive: &Archive, package: &Package) {
     assert_eq!(count, package.nodes.len());
     let manifest = archive.house(&format!("manifests/{}", package.id.path()));
     assert_eq!(fs::read(manifest).expect("a manifest"), package.manifest());
+    let tree = archive.house(&format!("manifests/{}/.{}.tree", package.id.name, package.id.version));
+    assert_eq!(fs::read(tree).expect("a tree file"), package.tree());
     let stages =
         fs::read_dir(archive.house("stage")).expect("a stage").map(|stage| stage.expect("a stage").file_name());
     assert_eq!(stages.collect::<Vec<_>>(), Vec::<std::ffi::OsString>::new());

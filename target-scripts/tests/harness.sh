@@ -57,7 +57,7 @@ ended() {
 
 # nothing_staged: no stage, lock, trash or hidden directory is left.
 nothing_staged() {
-    [ -z "$(find "$arch" -mindepth 2 \( -path '*/stage/*' -o -path '*/trash/*' -o -name '.?*.?*' \) -print)" ]
+    [ -z "$(find "$arch" -mindepth 2 \( -path '*/stage/*' -o -path '*/trash/*' -o -name '.?*.?*' ! -path '*/manifests/*' \) -print)" ]
 }
 
 # ---- runs
@@ -182,6 +182,12 @@ pack() {
     tar -C "$work/pack" -rf "$stream" manifests batch
 }
 
+# tree_of DIR: a package's tree file.
+tree_of() {
+    (cd "$1" && find . \( -type d -printf 'dir %m\t%P\0' -o -type l -printf 'link %l\t%P\0' -o -printf 'file %m\t%P\0' \)) |
+        sed -z 's/\\/\\\\/g; s/\n/\\n/g; s/\t$/\t./; s/^\(dir\|file\) [0-7]\([0-7]\{3\}\)\t/\1 \2\t/' | tr '\0' '\n'
+}
+
 pack_one() {
     entries=$(($(find "$src/$place//." ! -name . | grep -c //) + ${lie_entries:-0}))
     mode=$(stat -c %a "$src/$place")
@@ -189,7 +195,10 @@ pack_one() {
     (cd "$src/$place" && find . -type f -print0 | sort -z | sed -z 's,^\./\(.\),\1,; s,^-,./-,' | xargs -0 sha256sum) \
         >"$work/pack/manifests/$place"
     digest=$(sha256sum <"$work/pack/manifests/$place")
-    echo "${place%/*} ${place#*/} $entries $(stat -c %Y "$src/$place/descpkg") $mode ${lie_digest:-${digest%% *}} $rule" >>"$work/pack/batch"
+    tree_of "$src/$place" >"$work/pack/manifests/${place%/*}/.${place#*/}.tree"
+    tree=$(sha256sum <"$work/pack/manifests/${place%/*}/.${place#*/}.tree")
+    echo "${place%/*} ${place#*/} $entries $(stat -c %Y "$src/$place/descpkg") $mode ${lie_digest:-${digest%% *}}" \
+        "${lie_tree:-${tree%% *}} $rule" >>"$work/pack/batch"
     (
         like=$work/pack/like
         export like place

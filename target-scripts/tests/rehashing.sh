@@ -18,8 +18,11 @@ spoiled() {
     shift 2
     fresh
     receive "$work/both"
-    chmod -R u+w "$arch/odd"
+    # What a change needs to be possible is put back.
+    find "$arch/odd/1" -type d ! -perm -200 -exec chmod u+w {} + -exec sh -c 'printf "%s\0" "$@" >>"$0"' "$work/closed" {} +
     (cd "$arch/odd/1" && "$@")
+    xargs -0 chmod -f u-w <"$work/closed"
+    rm "$work/closed"
     touch "$work/asked"
     rehash 'odd 1' 'even 2.0~rc1+x'
     check "$title" verdict "$judged"
@@ -27,12 +30,29 @@ spoiled() {
 }
 
 check_rehashing() {
-    spoiled 'a package as it was sent is good, odd names included, and says the digest of its manifest' 'good odd 1 [0-9a-f]\{64\}$' true
+    spoiled 'a package as it was sent is good, odd names included, and says the digests of its manifest and its tree' \
+        'good odd 1 [0-9a-f]\{64\} [0-9a-f]\{64\}$' true
     spoiled 'another byte is bad, and the file is named' 'bad odd 1 bin/tool: FAILED' sh -c 'chmod u+w bin/tool; echo x >>bin/tool'
     spoiled 'a file that is gone is bad' 'bad odd 1 lib/deep/er/plain: FAILED' rm lib/deep/er/plain
     spoiled 'another byte under an odd name is bad' 'bad odd 1 ' sh -c 'echo x >>"back\\slash"'
-    spoiled 'a file too many is bad' 'bad odd 1 it holds more' touch extra
-    spoiled 'a link in the place of a file is bad' 'bad odd 1 it holds more' sh -c 'mv bin/tool ../elsewhere; ln -s ../../elsewhere bin/tool'
+    spoiled 'a file too many is bad' 'bad odd 1 extra: was not sent' touch extra
+    spoiled 'a link in the place of a file is bad' 'bad odd 1 bin/tool: is link ../../elsewhere, was sent as file 555' \
+        sh -c 'mv bin/tool ../elsewhere; ln -s ../../elsewhere bin/tool'
+    spoiled 'a pipe in the place of a file is bad, and nobody waits at it' 'bad odd 1 bin/tool: is something else, was sent as file 555' \
+        sh -c 'rm lib/dangling bin/tool; mkfifo bin/tool'
+    spoiled 'a link that leads elsewhere is bad' 'bad odd 1 lib/dangling: is link elsewhere, was sent as link nowhere' ln -sfn elsewhere lib/dangling
+    spoiled 'a link that is gone is bad' 'bad odd 1 lib/dangling: missing' rm lib/dangling
+    spoiled 'a link too many is bad' 'bad odd 1 lib/more: was not sent' ln -s x lib/more
+    spoiled 'another mode of a file is bad' 'bad odd 1 bin/tool: is file 755, was sent as file 555' chmod 755 bin/tool
+    spoiled 'setuid is another mode' 'bad odd 1 bin/tool: is file 4555, was sent as file 555' chmod 4555 bin/tool
+    spoiled 'another mode of a directory is bad' 'bad odd 1 bin: is dir 700, was sent as dir 755' chmod 700 bin
+    spoiled 'another mode of the package itself is bad' 'bad odd 1 \.: is dir 511, was sent as dir 555' chmod 711 .
+    spoiled 'a directory that is gone is bad' 'bad odd 1 empty: missing' rmdir empty
+    spoiled 'a directory too many is bad' 'bad odd 1 bin/more: was not sent' mkdir bin/more
+    spoiled 'a pipe too many is bad' 'bad odd 1 pipe: was not sent' mkfifo pipe
+    spoiled 'odd names are shown as they are written' 'bad odd 1 new\\nline: is dir 700' sh -c 'chmod 700 new*'
+    spoiled 'a damaged tree file is told' 'bad odd 1 its tree file is damaged' sh -c 'echo x >>../../.dpkg_archive/manifests/odd/.1.tree'
+    spoiled 'without a tree file the files alone are compared' 'good odd 1 [0-9a-f]\{64\}$' rm ../../.dpkg_archive/manifests/odd/.1.tree
     spoiled 'a package without its manifest is told' 'unknown odd 1 its manifest is gone' rm "$arch/.dpkg_archive/manifests/odd/1"
     spoiled 'a package that is gone is told' 'absent odd 1 ' rm descpkg
     fresh
@@ -44,7 +64,7 @@ check_rehashing() {
     # Its successor comes while the old one is hashed.
     wrap sha256sum '"$real" "$@"
         status=$?
-        [ -e "$BLAT_TEST/hashed" ] || { : >"$BLAT_TEST/hashed"; cat "$BLAT_TEST/tool" >bin/tool; chmod 755 .; touch .; }
+        [ -e "$BLAT_TEST/hashed" ] || { : >"$BLAT_TEST/hashed"; cat "$BLAT_TEST/tool" >bin/tool; chmod 555 bin/tool; touch .; }
         exit $status'
     rehash 'odd 1'
     unwrap

@@ -39,6 +39,11 @@ check_verifying() {
     lie_digest=
     receive "$work/lie"
     check 'another digest of the manifest fails the package' refused digest 'bytes differ'
+    lie_tree=$(printf '%064d' 0)
+    pack "$work/lie" new odd/1
+    lie_tree=
+    receive "$work/lie"
+    check 'another digest of the tree file fails the package' refused digest 'bytes differ'
     lie_entries=1
     pack "$work/lie" new odd/1
     lie_entries=0
@@ -116,7 +121,7 @@ EOF
     mkdir -p "$work/extra/manifests/odd"
     mkfifo "$work/extra/manifests/odd/1"
     with_extra manifests/odd/1
-    check 'a pipe for a manifest fails the package, and nobody waits at it' refused digest 'its manifest is a link or missing'
+    check 'a pipe for a manifest fails the package, and nobody waits at it' refused digest 'its manifest or its tree file is a link or missing'
 
     rm -rf "$work/extra"
     mkdir -p "$work/extra"

@@ -52,6 +52,89 @@ fn verify_names_a_package_whose_bytes_went_bad_and_repair_sends_it_again_atomica
     lab.blat(&["verify", "perth"]).expect_success().says("2 good");
 }
 
+/// What may happen to a package on its target beside its bytes, as its owner does it, and how `blat verify` says it.
+const CHANGES: [(&str, &str); 8] = [
+    (
+        "chmod 755 lib; ln -sfn elsewhere lib/link; chmod 555 lib",
+        "lib/link: is link elsewhere, was sent as link ../bin/a",
+    ),
+    ("chmod 755 lib; rm lib/link; chmod 555 lib", "lib/link: missing"),
+    ("chmod 700 bin/a", "bin/a: is file 700, was sent as file 555"),
+    ("chmod 700 bin", "bin: is dir 700, was sent as dir 555"),
+    ("chmod 755 .; rmdir empty; chmod 555 .", "empty: missing"),
+    ("chmod 755 bin; mkdir bin/more; chmod 555 bin", "bin/more: was not sent"),
+    ("chmod 755 bin; ln -s a bin/more; chmod 555 bin", "bin/more: was not sent"),
+    ("chmod 755 bin; touch bin/more; chmod 555 bin", "bin/more: was not sent"),
+];
+
+#[test]
+fn verify_sees_links_modes_directories_and_entries_that_changed_and_repair_brings_them_back() {
+    let lab = Lab::new("entries");
+    lab.package("core", "1", |p| p.exec("bin/a", "1").symlink("lib/link", "../bin/a").empty_dir("empty"));
+    lab.release(&[("core", "1")]);
+    lab.config("perth", "");
+    lab.agent_once("perth").expect_success();
+    lab.blat(&["verify", "perth"]).expect_success().says("verified 1 packages: 1 good");
+    let place = lab.on_target("core", "1");
+    for (change, finding) in CHANGES {
+        let text = format!("cd {} && {change}", place.display());
+        lab.as_target_user(&["sh", "-c", &text]).expect_success();
+
+        lab.blat(&["verify", "perth"]).expect(1).says(&format!("bad       core@1  {finding}"));
+        lab.blat(&["verify", "perth", "--repair"]).expect_success().says("repaired  core@1");
+
+        lab.assert_published("core", "1");
+    }
+    lab.blat(&["verify", "perth"]).expect_success().says("1 good, 0 repaired, 0 wrong");
+}
+
+#[test]
+fn the_manifest_is_read_by_every_sha256sum() {
+    let lab = Lab::new("sums");
+    lab.package("core", "1", |p| p.file("bin/a", "1").symlink("lib/link", "../bin/a").empty_dir("empty"));
+    lab.release(&[("core", "1")]);
+    lab.config("perth", "");
+    lab.agent_once("perth").expect_success();
+    let manifest = lab.target_archive().join(".dpkg_archive/manifests/core/1");
+    for tool in ["sha256sum", "busybox sha256sum"] {
+        let text = format!("cd {} && {tool} -c {}", lab.on_target("core", "1").display(), manifest.display());
+        lab.as_target_user(&["sh", "-c", &text]).expect_success().says("bin/a: OK");
+    }
+}
+
+/// What an older version published has no tree file.
+#[test]
+fn a_package_without_a_tree_file_is_verified_by_its_files_neither_alarms_nor_is_sent_again_and_that_is_said() {
+    let lab = synced("notree");
+    let manifests = lab.target_archive().join(".dpkg_archive/manifests");
+    fs::remove_file(manifests.join("core/.1.tree")).expect("a tree file");
+
+    lab.blat(&["verify", "perth"])
+        .expect_success()
+        .says("verified 2 packages: 2 good, 0 repaired, 0 wrong")
+        .says("of 1 good packages only the files were verified");
+    lab.agent_once("perth").expect_success().says("0 sent");
+    lab.blat(&["tag", "core", "1", "--target", "perth"]).expect_success();
+    lab.agent_once("perth").expect_success().says("0 sent");
+
+    spoil(&lab, &lab.on_target("core", "1").join("bin/a"));
+    lab.blat(&["verify", "perth", "--repair"]).expect_success().says("bad       core@1  bin/a: FAILED");
+    assert!(manifests.join("core/.1.tree").is_file(), "what is sent now has a tree file");
+    lab.blat(&["verify", "perth"]).expect_success().says("2 good, 0 repaired, 0 wrong");
+}
+
+#[test]
+fn a_source_with_other_links_or_modes_under_the_same_time_differs() {
+    let lab = synced("sourcemode");
+    let file = lab.source().join("core/1/bin/a");
+    fs::set_permissions(file, fs::Permissions::from_mode(0o600)).expect("an own file");
+
+    lab.blat(&["verify", "perth"]).expect(1).says("differs   core@1  the source has other links, modes or directories");
+    lab.blat(&["verify", "perth", "--repair"]).expect_success().says("repaired  core@1");
+
+    lab.assert_published("core", "1");
+}
+
 #[test]
 fn verify_tells_of_a_package_without_manifest_and_repair_brings_it_one() {
     let lab = synced("nomanifest");

@@ -21,6 +21,7 @@ use blat_domain::links::{Followed, addressee, follow};
 use blat_domain::name::PackageId;
 use blat_domain::plan::{Hold, Size, Source};
 use blat_domain::release::WantedSet;
+use pack::Digests;
 use tree::{Print, Tree};
 use walker::{Archive, Found, Root, SourceError, Stat};
 
@@ -110,14 +111,14 @@ impl SourceArchive {
         }
     }
 
-    /// The digest that a package would be sent with now, `by` the target's way; none where the source has not got it with the same time
+    /// The digests that a package would be sent with now, `by` the target's way; none where the source has not got it with the same time
     /// of `descpkg`. Reads all of it.
-    pub(crate) fn digest(
+    pub(crate) fn digests(
         &self,
         package: &PackageId,
         time: i64,
-        by: impl FnOnce(&Root) -> Result<String, String>,
-    ) -> Option<Result<String, String>> {
+        by: impl FnOnce(&Root) -> Result<Digests, String>,
+    ) -> Option<Result<Digests, String>> {
         match self.look(package, Some(time), SystemTime::now()) {
             Source::Ready { time: here, .. } if here == time => {
                 Some(Root::open(&self.root, package).map_err(|error| error.to_string()).and_then(|root| by(&root)))

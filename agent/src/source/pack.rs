@@ -1,4 +1,4 @@
-//! Packages as the stream that `receive_package` unpacks: a tar of files, then a manifest for each package, and at the very end the batch,
+//! Packages as the stream that `receive_package` unpacks: a tar of files, then a manifest and a tree file for each package, and at the very end the batch,
 //! which names the packages that are whole. What the batch does not name never happened.
 //!
 //! Digests are made of the bytes as they are sent, so what is verified on the target is what was read here.
@@ -9,11 +9,13 @@ use std::sync::Arc;
 
 use blat_domain::manifest::{hex, line as manifest_line};
 use blat_domain::name::PackageId;
+use blat_domain::tree;
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::encoder::{Chunks, Encoder};
+use super::pieces::permissions;
 use super::tarball::Tarball;
 use super::walker::{FileType, Node, Order, Root, SourceError};
 use crate::orders::Orders;
@@ -86,6 +88,24 @@ struct Stream {
     buffer: Vec<u8>,
 }
 
+/// What is said of a package beside its entries.
+#[derive(Default)]
+struct Papers {
+    /// The digests of its files.
+    manifest: Vec<u8>,
+    /// What its entries are.
+    tree: Vec<u8>,
+}
+
+/// What tells a package's content from any other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Digests {
+    /// Of its manifest, or of what else stands for all its bytes there.
+    pub(crate) bytes: String,
+    /// Of its tree file; none where there is none.
+    pub(crate) tree: Option<String>,
+}
+
 /// Why a package does not get into the stream.
 enum Trouble {
     /// It cannot be sent; the stream goes on without it.
@@ -121,7 +141,7 @@ impl Stream {
 
     fn read(&mut self, parcel: &Parcel, progress: &Progress) -> Result<String, Trouble> {
         let root = Root::open(&parcel.archive, &parcel.package)?;
-        let mut manifest = Vec::new();
+        let mut papers = Papers::default();
         let path = parcel.package.path();
         let prefix = format!("packages/{path}");
         let (mut directories, mut descpkg, mut entries) = (Vec::new(), None, 0u64);
@@ -131,22 +151,24 @@ impl Stream {
             if node.stat.is_directory() {
                 // To be filled: it must be writable whatever it will be in the end.
                 self.tar.directory(&path_in(&prefix, &node.path), &node.stat, OWNER)?;
+                papers.tree.extend(entry_line(&root, &node)?);
                 directories.push(node);
             } else if node.is_descpkg() {
                 descpkg = Some(node);
             } else {
-                manifest.extend(self.leaf(&prefix, &root, &node, progress)?);
+                self.leaf(&prefix, &root, &node, progress, &mut papers)?;
             }
         }
-        manifest.extend(self.leaf(&prefix, &root, &descpkg.ok_or(Trouble::NoDescpkg)?, progress)?);
+        self.leaf(&prefix, &root, &descpkg.ok_or(Trouble::NoDescpkg)?, progress, &mut papers)?;
         for node in directories.iter().rev() {
             self.likeness(node, &path)?;
         }
-        self.tar.text(&format!("manifests/{path}"), &manifest)?;
         let PackageId { name, version } = &parcel.package;
+        self.tar.text(&format!("manifests/{path}"), &papers.manifest)?;
+        self.tar.text(&format!("manifests/{name}/{}", tree::file_name(version)), &papers.tree)?;
         let (root_mode, rule) = (root.stat().permissions(), parcel.rule.word());
-        let digest = hex(&Sha256::digest(&manifest));
-        Ok(format!("{name} {version} {entries} {} {root_mode:o} {digest} {rule}\n", parcel.time))
+        let [digest, tree] = [&papers.manifest, &papers.tree].map(|paper| hex(&Sha256::digest(paper)));
+        Ok(format!("{name} {version} {entries} {} {root_mode:o} {digest} {tree} {rule}\n", parcel.time))
     }
 
     /// How a directory is to be in the end, told apart from the directory itself: the target's tar finishes some links only after all
@@ -158,41 +180,60 @@ impl Stream {
         self.tar.directory(&path_in(&format!("dirs/{package}"), &node.path), &node.stat, widen)
     }
 
-    /// Writes a file or a link; gives the line of the manifest, which links have none of.
-    fn leaf(&mut self, prefix: &str, root: &Root, node: &Node, progress: &Progress) -> Result<Vec<u8>, Trouble> {
+    /// Writes a file or a link.
+    fn leaf(
+        &mut self,
+        prefix: &str,
+        root: &Root,
+        node: &Node,
+        progress: &Progress,
+        papers: &mut Papers,
+    ) -> Result<(), Trouble> {
         let path = path_in(prefix, &node.path);
         if node.stat.kind() == FileType::Symlink {
-            self.tar.link(&path, &root.link(node)?, &node.stat)?;
-            return Ok(Vec::new());
+            let to = root.link(node)?;
+            self.tar.link(&path, &to, &node.stat)?;
+            papers.tree.extend(tree::line(&node.path, tree::Node::Link(&to)));
+            return Ok(());
         }
         let file = root.file(node)?;
         let mut reader = FileReader::new(&file, node.stat.size, progress);
         self.tar.file(&path, &node.stat, &mut reader, &mut self.buffer)?;
-        let digest = reader.finish(root, node)?;
-        Ok(manifest_line(&digest, &node.path))
+        papers.manifest.extend(manifest_line(&reader.finish(root, node)?, &node.path));
+        papers.tree.extend(entry_line(root, node)?);
+        Ok(())
     }
 }
 
-/// The digest of the manifest that a package would be sent with, made by reading all of it.
-pub(crate) fn digest(root: &Root) -> Result<String, SourceError> {
-    let mut files = Vec::new();
-    for node in root.walk(Order::Name) {
-        let node = node?;
-        if node.stat.is_file() {
-            files.push(node);
-        }
-    }
+/// An entry's line in the tree file.
+fn entry_line(root: &Root, node: &Node) -> Result<Vec<u8>, SourceError> {
+    let mode = permissions(&node.stat);
+    Ok(match node.stat.kind() {
+        FileType::Symlink => tree::line(&node.path, tree::Node::Link(&root.link(node)?)),
+        FileType::Directory => tree::line(&node.path, tree::Node::Directory(mode)),
+        // The walk gives nothing else.
+        _ => tree::line(&node.path, tree::Node::File(mode)),
+    })
+}
+
+/// The digests of the manifest and of the tree file that a package would be sent with, made by reading all of it.
+pub(crate) fn digests(root: &Root) -> Result<Digests, SourceError> {
+    let mut nodes = root.walk(Order::Name).collect::<Result<Vec<_>, _>>()?;
     // In the order of the stream: descpkg last.
-    files.sort_by_key(Node::is_descpkg);
-    let mut manifest = Sha256::new();
-    for node in files {
+    nodes.sort_by_key(Node::is_descpkg);
+    let (mut manifest, mut tree) = (Sha256::new(), Sha256::new());
+    for node in nodes {
+        tree.update(entry_line(root, &node)?);
+        if !node.stat.is_file() {
+            continue;
+        }
         let file = root.file(&node)?;
         let unwatched = Progress::default();
         let mut reader = FileReader::new(&file, node.stat.size, &unwatched);
         io::copy(&mut reader, &mut io::sink()).map_err(|error| root.unreadable(&node.path, error))?;
         manifest.update(manifest_line(&reader.finish(root, &node)?, &node.path));
     }
-    Ok(hex(&manifest.finalize()))
+    Ok(Digests { bytes: hex(&manifest.finalize()), tree: Some(hex(&tree.finalize())) })
 }
 
 fn path_in(prefix: &str, below: &[u8]) -> Vec<u8> {

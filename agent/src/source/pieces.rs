@@ -14,7 +14,8 @@ use blat_domain::manifest::line as manifest_line;
 use sha2::{Digest, Sha256};
 use zstd::stream::raw::CParameter;
 
-use self::course::{Course, Waiting, path_of, permissions};
+pub(super) use self::course::permissions;
+use self::course::{Course, Waiting, path_of};
 pub(crate) use self::outlet::Outlet;
 use super::ancestor::Ancestor;
 use super::pack::GivenUp;

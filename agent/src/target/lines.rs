@@ -6,6 +6,7 @@ use blat_domain::name::PackageId;
 use blat_domain::text::printable;
 
 use super::{Delivery, Retired, Verdict};
+use crate::source::pack::Digests;
 
 /// Adds a failure for each package of which the target said nothing.
 pub(super) fn with_silent_ones<'a>(
@@ -36,13 +37,16 @@ pub(super) fn delivery(line: &str) -> Option<(PackageId, Delivery)> {
     PackageId::new(name, version).ok().map(|package| (package, what))
 }
 
-/// One line of what `get_plist --verify` says: `good NAME VERSION DIGEST`, `bad NAME VERSION WHY`, `unknown …` or `absent …`.
+/// One line of what `get_plist --verify` says: `good NAME VERSION DIGEST [TREE_DIGEST]`, `bad NAME VERSION WHY`, `unknown …` or `absent …`.
 pub(super) fn verdict(line: &str) -> Option<(PackageId, Verdict)> {
     let mut words = line.splitn(4, ' ');
     let (word, name, version) = (words.next()?, words.next()?, words.next()?);
     let rest = printable(words.next().unwrap_or_default());
     let verdict = match word {
-        "good" => Verdict::Good(rest),
+        "good" => {
+            let (bytes, tree) = rest.split_once(' ').map_or((&rest[..], None), |(bytes, tree)| (bytes, Some(tree)));
+            Verdict::Good(Digests { bytes: bytes.to_owned(), tree: tree.map(str::to_owned) })
+        }
         "bad" => Verdict::Bad(rest),
         "unknown" => Verdict::Unknown(rest),
         "absent" => Verdict::Absent,
@@ -91,7 +95,9 @@ mod tests {
     #[test]
     fn verdicts_are_read_and_nonsense_is_not() {
         let package: PackageId = "core@1".parse().expect("a package");
-        assert_eq!(verdict("good core 1 ab"), Some((package.clone(), Verdict::Good("ab".into()))));
+        let good = |tree: Option<&str>| Verdict::Good(Digests { bytes: "ab".into(), tree: tree.map(str::to_owned) });
+        assert_eq!(verdict("good core 1 ab"), Some((package.clone(), good(None))), "published before trees were kept");
+        assert_eq!(verdict("good core 1 ab cd"), Some((package.clone(), good(Some("cd")))));
         assert_eq!(verdict("bad core 1 bin/a: FAILED"), Some((package, Verdict::Bad("bin/a: FAILED".into()))));
         assert_eq!(verdict("good ../x 1 ab"), None);
         assert_eq!(verdict("fine core 1"), None);

@@ -33,7 +33,7 @@ use jiff::Timestamp;
 
 use crate::orders::Orders;
 use crate::progress::Progress;
-use crate::source::pack;
+use crate::source::pack::{self, Digests};
 use crate::source::tree::Print;
 use crate::source::walker::Root;
 
@@ -68,8 +68,8 @@ impl Parcel {
 /// What a target found when it hashed a package again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// It is as its manifest says, whose digest this is.
-    Good(String),
+    /// It is as its manifest says, and as its tree file says where it has one: the digests of both.
+    Good(Digests),
     /// It is not, and what is wrong.
     Bad(String),
     /// Its manifest is gone, so nobody can tell.
@@ -165,9 +165,9 @@ pub(crate) trait Target: Send + Sync {
     /// Hashes packages again, and compares them with the manifests that came with them. Changes nothing.
     async fn verify(&self, packages: &[PackageId]) -> Result<Vec<(PackageId, Verdict)>, TargetError>;
 
-    /// The digest that a package is verified by, as it would come out were it sent now from `root`. Reads all of it, and blocks.
-    fn digest(&self, root: &Root) -> Result<String, String> {
-        pack::digest(root).map_err(|error| error.to_string())
+    /// The digests that a package is verified by, as they would come out were it sent now from `root`. Reads all of it, and blocks.
+    fn digests(&self, root: &Root) -> Result<Digests, String> {
+        pack::digests(root).map_err(|error| error.to_string())
     }
 
     /// Takes versions out of the archive or marks them, each only if that is still right when its turn comes. One outcome each,

@@ -13,6 +13,7 @@ use std::collections::VecDeque;
 
 use blat_domain::frames::{Copy, Entry, Kind, Part, Rule, Time};
 use blat_domain::name::PackageId;
+use blat_domain::tree::Node;
 
 use crate::archive::{Archive, DESCPKG, is_plain, tree};
 use crate::failure::{Setback, shown};
@@ -24,8 +25,7 @@ use crate::written::Written;
 use closing::Closing;
 use files::Writing;
 use manifest::Manifest;
-use place::Places;
-pub(crate) use place::digest;
+pub(crate) use place::{Places, digest};
 
 /// The deepest that a package may be, in directories: each one is a handle when the package is removed.
 const DEEPEST: usize = 256;
@@ -184,6 +184,7 @@ impl Incoming {
             self.entries =
                 number.checked_add(1).ok_or_else(|| Setback::foreign("it has more entries than can be counted"))?;
             check_path(number, &entry)?;
+            self.note(&entry)?;
             match entry.kind {
                 Kind::Directory { mode } => self.directory(number, &entry.path, mode, entry.time)?,
                 Kind::Link { to } => self.link(&entry.path, &to, entry.time)?,
@@ -196,6 +197,17 @@ impl Incoming {
             inbox.get_on();
         }
         Ok(held)
+    }
+
+    /// Writes down what an entry is, for the tree file.
+    fn note(&mut self, entry: &Entry) -> Result<(), Outcome> {
+        let node = match &entry.kind {
+            Kind::Directory { .. } if entry.path.is_empty() => Node::Directory(self.announced.mode & 0o777),
+            Kind::Directory { mode } => Node::Directory(mode & 0o777),
+            Kind::File { mode, .. } => Node::File(mode & 0o777),
+            Kind::Link { to } => Node::Link(to),
+        };
+        self.manifest.entry(&entry.path, node).map_err(|error| Setback::io("writing its tree file", &error).into())
     }
 
     fn directory(&mut self, number: u32, path: &[u8], mode: u16, time: Time) -> Result<(), Outcome> {

@@ -17,22 +17,22 @@ const READ: usize = 128 << 10;
 
 /// A package's root, and the directory that the last entry was in: the next one mostly is in it too.
 #[derive(Debug)]
-pub(super) struct Places {
+pub(crate) struct Places {
     root: Dir,
     last: Option<(Vec<u8>, Dir)>,
 }
 
 impl Places {
-    pub(super) fn new(root: Dir) -> Self {
+    pub(crate) fn new(root: Dir) -> Self {
         Self { root, last: None }
     }
 
-    pub(super) fn root(&self) -> &Dir {
+    pub(crate) fn root(&self) -> &Dir {
         &self.root
     }
 
     /// The directory that an entry is in, and the entry's own name.
-    fn parent<'a, 'b>(&'a mut self, path: &'b [u8]) -> io::Result<(&'a Dir, &'b [u8])> {
+    pub(crate) fn parent<'a, 'b>(&'a mut self, path: &'b [u8]) -> io::Result<(&'a Dir, &'b [u8])> {
         let Some(slash) = path.iter().rposition(|byte| *byte == b'/') else { return Ok((&self.root, path)) };
         let (parent, name) = (&path[..slash], &path[slash + 1..]);
         if self.last.as_ref().is_none_or(|(last, _)| last != parent) {

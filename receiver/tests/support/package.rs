@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use blat_domain::frames::{Base, Copy, Entry, Kind, Lane, MOST_DATA, Part, Piece, Request, Rule, Time};
 use blat_domain::manifest;
 use blat_domain::name::PackageId;
+use blat_domain::tree;
 use sha2::{Digest as _, Sha256};
 
 use super::Agent;
@@ -122,7 +123,20 @@ impl Package {
         Sha256::digest(self.manifest()).into()
     }
 
-    /// Writes it into an archive by hand, with its manifest.
+    pub fn tree(&self) -> Vec<u8> {
+        let root = tree::line(b"", tree::Node::Directory(self.mode));
+        let lines = self.ordered().into_iter().map(|(path, node)| {
+            let node = match node {
+                Node::Directory(mode) => tree::Node::Directory(*mode),
+                Node::Link(to) => tree::Node::Link(to),
+                Node::File(_, mode) => tree::Node::File(mode & 0o777),
+            };
+            tree::line(path, node)
+        });
+        std::iter::once(root).chain(lines).collect::<Vec<_>>().concat()
+    }
+
+    /// Writes it into an archive by hand, with its manifest and its tree file.
     pub fn write(&self, archive: &Path) -> PathBuf {
         use std::os::unix::ffi::OsStrExt as _;
         let root = archive.join(self.id.path());
@@ -145,9 +159,17 @@ impl Package {
                 }
             }
         }
+        for (path, node) in self.ordered().into_iter().rev() {
+            if let Node::Directory(mode) = node {
+                let path = root.join(std::ffi::OsStr::from_bytes(path));
+                fs::set_permissions(path, Permissions::from_mode((*mode).into())).expect("a mode");
+            }
+        }
+        fs::set_permissions(&root, Permissions::from_mode(self.mode.into())).expect("a mode");
         let manifests = archive.join(".dpkg_archive/manifests").join(self.id.name.as_str());
         fs::create_dir_all(&manifests).expect("a directory");
         fs::write(manifests.join(self.id.version.as_str()), self.manifest()).expect("a manifest");
+        fs::write(manifests.join(tree::file_name(&self.id.version)), self.tree()).expect("a tree file");
         root
     }
 

@@ -74,7 +74,7 @@ impl<'a> Course<'a> {
 }
 
 /// The nine bits that a package keeps.
-pub(super) fn permissions(stat: &Stat) -> u16 {
+pub(in crate::source) fn permissions(stat: &Stat) -> u16 {
     stat.permissions() as u16
 }
 

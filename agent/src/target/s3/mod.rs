@@ -40,6 +40,7 @@ use tokio::sync::{OnceCell, RwLock, Semaphore};
 use super::valve::{Urgency, Valve};
 use super::{Appetite, Delivery, Parcel, Retired, Retirement, Target, TargetError, Told, Verdict};
 use crate::progress::Progress;
+use crate::source::pack::Digests;
 use crate::source::walker::Root;
 use bucket::Bucket;
 use card::Card;
@@ -151,9 +152,9 @@ impl Target for S3Target {
         self.put_links(links).await
     }
 
-    fn digest(&self, root: &Root) -> Result<String, String> {
+    fn digests(&self, root: &Root) -> Result<Digests, String> {
         let zipped = zip::zip(root, &Progress::default(), std::io::sink()).map_err(|error| error.to_string())?;
-        Ok(hex(&zipped.digest))
+        Ok(of_zip(hex(&zipped.digest)))
     }
 
     async fn verify(&self, packages: &[PackageId]) -> Result<Vec<(PackageId, Verdict)>, TargetError> {
@@ -214,10 +215,15 @@ impl S3Target {
             digest.update(some.map_err(|error| fault::sorted(&error))?);
         }
         Ok(match hex(&digest.finalize()) {
-            there if there == card.digest => Verdict::Good(there),
+            there if there == card.digest => Verdict::Good(of_zip(there)),
             there => Verdict::Bad(format!("its ZIP has the SHA-256 {there}, and {} was sent", card.digest)),
         })
     }
+}
+
+/// A ZIP holds links, modes and directories beside the bytes of the files, so its digest stands for both.
+fn of_zip(digest: String) -> Digests {
+    Digests { tree: Some(digest.clone()), bytes: digest }
 }
 
 /// As [`S3Target::look`], with the library's own error.

@@ -271,7 +271,7 @@ async fn a_large_package_goes_in_parts_and_what_a_dead_agent_left_is_given_up() 
     assert_eq!(target.verify(&[id("big@1"), id("none@1")]).await.expect("memory").len(), 2);
     let verdict = target.verify(&[id("big@1")]).await.expect("memory").remove(0).1;
     let here = Root::open(&world.scratch.path().join("source"), &id("big@1")).expect("a package");
-    let here = target.digest(&here).expect("a package");
+    let here = target.digests(&here).expect("a package");
     assert_eq!(verdict, Verdict::Good(here), "what is there is what the source would send");
 
     assert!(world.shelf.unfinished.lock().expect("one thread").iter().any(|upload| upload.id == left));
