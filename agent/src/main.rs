@@ -13,6 +13,7 @@ mod memory;
 mod orders;
 mod outcome;
 mod progress;
+mod recheck;
 mod release;
 mod rival;
 mod session;

@@ -1,5 +1,5 @@
-//! What an agent remembers from one cycle to the next so that aging does no harm: which packages tags brought, and what the
-//! target's clock said. Without it a package may be deleted and sent again, which costs time and nothing else.
+//! What an agent remembers from one cycle to the next so that aging does no harm: which packages tags brought, which releases had packages, and
+//! what the target's clock said. Without it a package may be deleted and sent again, which costs time and nothing else.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use blat_domain::clock::{Doubt, Reading, doubt};
 use blat_domain::name::PackageId;
+use blat_domain::release::KnownReleases;
 use blat_domain::retention::is_newer;
 use jiff::Timestamp;
 use rustix::time::{ClockId, clock_gettime};
@@ -32,6 +33,16 @@ struct Kept {
     tagged: BTreeMap<PackageId, i64>,
     /// The last look at the target's clock.
     clock: Option<Reading>,
+    /// Releases that brought packages.
+    releases: Releases,
+}
+
+/// Releases as one source has them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Releases {
+    /// Which source.
+    origin: String,
+    known: KnownReleases,
 }
 
 impl Memory {
@@ -58,6 +69,17 @@ impl Memory {
         self.change(|kept| kept.tagged.retain(|package, at| is_newer(*at, known_up_to) && !is_known(package)));
     }
 
+    /// The releases of this source that brought packages when its answer was good.
+    pub(crate) fn releases(&self, origin: &str) -> KnownReleases {
+        let kept = &self.lock().releases;
+        if kept.origin == origin { kept.known.clone() } else { KnownReleases::default() }
+    }
+
+    /// These releases of this source brought packages.
+    pub(crate) fn note_releases(&self, origin: &str, known: &KnownReleases) {
+        self.change(|kept| kept.releases = Releases { origin: origin.to_owned(), known: known.clone() });
+    }
+
     /// What speaks against the target's clock, which says `target`.
     pub(crate) fn doubt(&self, target: Option<i64>) -> Option<Doubt> {
         match target {
@@ -79,7 +101,7 @@ impl Memory {
             && let Err(error) = store(&self.path, &kept)
         {
             let file = self.path.display();
-            tracing::warn!(%file, %error, "cannot note down what tags brought and what the clock said; going on without");
+            tracing::warn!(%file, %error, "cannot note down what tags brought, what releases had and what the clock said; going on without");
         }
     }
 

@@ -52,7 +52,7 @@ pub(crate) enum Event {
     /// Somebody wants a full sync; `allow_delete`: and lets it take more away than `max_delete`.
     SyncAsked { ticket: Option<Ticket>, allow_delete: bool },
     /// A full sync ended.
-    SyncEnded(SyncReport, Option<Problem>),
+    SyncEnded(Box<SyncReport>, Option<Problem>),
     /// A full sync ended early, since other settings came into force: the one that follows takes over.
     SyncSuperseded,
     /// Tagged packages were dealt with.
@@ -253,7 +253,7 @@ impl Session {
             Event::TagsHinted => self.next_look = now,
             Event::TagsFound(tags) => self.take_tags(tags, now),
             Event::SyncAsked { ticket, allow_delete } => self.ask_for_sync(ticket, allow_delete, now),
-            Event::SyncEnded(report, problem) => actions.extend(self.end_sync(report, problem, now, chance)),
+            Event::SyncEnded(report, problem) => actions.extend(self.end_sync(*report, problem, now, chance)),
             Event::SyncSuperseded => self.hand_on_sync(now),
             Event::TagsSent(results) => actions.extend(self.settle_tags(&results, now, chance)),
             Event::Reloaded { pace, is_elsewhere } => {

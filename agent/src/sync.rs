@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use blat_domain::inventory::Inventory;
 use blat_domain::links::Followed;
@@ -11,7 +12,6 @@ use blat_domain::name::PackageId;
 use blat_domain::package_list;
 use blat_domain::plan::{Action, Hold, Link, Plan, Size, Step, plan};
 use blat_domain::release::{Reason, WantedSet};
-use blat_domain::retention::{Circumstances, Distrust, decide};
 use blat_domain::retry::Backoff;
 use blat_domain::room::Room;
 use blat_domain::status::{SyncReport, SyncResult};
@@ -21,7 +21,8 @@ use jiff::Timestamp;
 
 use crate::orders::Orders;
 use crate::outcome::Dropped;
-use crate::release::{Answer, known_up_to};
+use crate::recheck::Facts;
+use crate::release::{Answer, known_up_to, origin};
 use crate::session::{Problem, Sent};
 use crate::target::{Delivery, Parcel, Rule, TargetError};
 use crate::workplace::Workplace;
@@ -41,9 +42,11 @@ pub(crate) struct Prepared {
     answer: Answer,
     /// What the answer wants, with all that its links address.
     wanted: WantedSet,
-    inventory: Arc<Inventory>,
-    /// Up to which epoch second Release Manager knows all.
-    known_up_to: i64,
+    pub(crate) inventory: Arc<Inventory>,
+    /// What else decides about extra packages.
+    pub(crate) facts: Facts,
+    /// When Release Manager was asked, by [`Workplace::uptime`].
+    pub(crate) asked: Duration,
 }
 
 impl Workplace {
@@ -52,9 +55,10 @@ impl Workplace {
         let settings = &self.settings;
         let source_of_releases = settings.release_manager.as_ref().map(|manager| &manager.source);
         let known_up_to = known_up_to(source_of_releases, Timestamp::now().as_second());
+        let asked = (self.uptime)();
         // The source is looked at while the target lists.
-        let (inventory, asked) = tokio::join!(self.target.inventory(), self.ask());
-        let (mut answer, glance) = asked?;
+        let (inventory, answered) = tokio::join!(self.target.inventory(), self.ask());
+        let (mut answer, glance) = answered?;
         let inventory = inventory.map_err(|error| unreached("cannot list the target's packages", error))?;
         if inventory.foreign.count > 0 {
             let examples = inventory.foreign.examples.join(", ");
@@ -65,8 +69,14 @@ impl Workplace {
             );
         }
         let (source, max_size) = (self.source.clone(), settings.max_size);
-        let (clock_doubt, tagged) = (self.memory.doubt(inventory.clock), self.memory.tagged());
-        let (aging, max_delete) = (settings.aging, settings.max_delete);
+        let facts = Facts {
+            aging: settings.aging,
+            max_delete: settings.max_delete,
+            is_confirmed,
+            clock_doubt: self.memory.doubt(inventory.clock),
+            tagged: self.memory.tagged(),
+            known_up_to,
+        };
         let surveying = tokio::task::spawn_blocking(move || {
             let resolution = &mut answer.resolution;
             source.check(!resolution.wanted.is_empty()).map_err(|error| error.to_string())?;
@@ -75,26 +85,18 @@ impl Workplace {
             let mut plan = plan(&wanted, &inventory, &survey, resolution.unknown.clone());
             plan.snapshot = resolution.snapshot;
             plan.fit(Room { disk: inventory.free, archive: source.left_below(max_size, &inventory) });
-            plan.upkeep = decide(&Circumstances {
-                aging,
-                max_delete,
-                is_confirmed,
-                wanted: &wanted,
-                inventory: &inventory,
-                clock_doubt,
-                distrust: Distrust::of(resolution, plan.is_complete()),
-                tagged: &tagged,
-                known_up_to,
-            });
-            Ok(Prepared { plan, answer, wanted, inventory, known_up_to })
+            plan.upkeep = facts.upkeep(&wanted, &inventory, resolution, plan.is_complete());
+            Ok(Prepared { plan, answer, wanted, inventory, facts, asked })
         });
         let surveyed = surveying.await.unwrap_or_else(|error| Err(format!("looking at the source failed: {error}")));
         surveyed.map_err(|why: String| problem(None, why, Backoff::PACKAGE))
     }
 
     /// What the releases want, and a glance at what the source has of it.
-    async fn ask(&self) -> Result<(Answer, Vec<Option<i64>>), Problem> {
-        let answer = self.desk.ask(self.settings.release_manager.as_ref(), &self.settings.selection).await;
+    pub(crate) async fn ask(&self) -> Result<(Answer, Vec<Option<i64>>), Problem> {
+        let manager = self.settings.release_manager.as_ref();
+        let known = self.memory.releases(&origin(manager));
+        let answer = self.desk.ask(manager, &self.settings.selection, &known).await;
         let answer = answer.map_err(|error| problem(None, error.to_string(), Backoff::PACKAGE))?;
         let source = self.source.clone();
         let looking = tokio::task::spawn_blocking(move || {
@@ -140,6 +142,7 @@ impl Workplace {
             deleted: 0,
             bytes: 0,
             snapshot: None,
+            held_back: None,
         };
         self.look_for_company().await;
         let problem = match self.prepare(allow_delete).await {
@@ -155,8 +158,9 @@ impl Workplace {
     }
 
     async fn execute(&self, prepared: &Prepared, report: &mut SyncReport) -> Option<Problem> {
-        let Prepared { plan, wanted, inventory, known_up_to, answer: _ } = prepared;
+        let Prepared { plan, wanted, inventory, facts, answer, asked: _ } = prepared;
         (report.wanted, report.present, report.snapshot) = (plan.wanted, plan.present, plan.snapshot);
+        report.held_back = plan.upkeep.held_back();
         let size = plan.size();
         tracing::debug!(
             wanted = plan.wanted,
@@ -188,29 +192,26 @@ impl Workplace {
         }
         let linked = self.put_links(&plan.links, &Dropped::new()).await;
         let linked = linked.into_iter().map(|(package, sent)| (package, 0, sent));
-        for (package, bytes, sent) in sent.chain(linked) {
-            match sent {
-                Sent::Done => {
-                    (report.sent, report.present) = (report.sent + 1, report.present + 1);
-                    report.bytes += bytes;
-                }
-                Sent::Waiting(text) | Sent::Hopeless(text) => {
-                    report.failed += 1;
-                    first_problem.get_or_insert(problem(Some(package), text, Backoff::PACKAGE));
-                }
-                Sent::Failed(failed) => {
-                    report.failed += 1;
-                    first_problem.get_or_insert(Problem { package: failed.package.or(Some(package)), ..failed });
-                }
-            }
-        }
+        let failed = count(sent.chain(linked), report);
+        first_problem = first_problem.or(failed);
         if first_problem.is_none() && plan.is_complete() {
-            first_problem = match self.list(wanted, *known_up_to).await {
-                Ok(()) => self.age(&plan.upkeep, *known_up_to, report).await,
+            first_problem = match self.list(wanted, facts.known_up_to).await {
+                Ok(()) => {
+                    let aged = self.age(prepared, report).await;
+                    self.recollect(answer, facts.is_confirmed && aged.is_none());
+                    aged
+                }
                 Err(problem) => Some(problem),
             };
         }
         first_problem
+    }
+
+    /// Notes down which releases brought packages.
+    fn recollect(&self, answer: &Answer, is_confirmed: bool) {
+        let Some(known) = &answer.known else { return };
+        let releases = if is_confirmed { &known.once_confirmed } else { &known.as_it_is };
+        self.memory.note_releases(&known.origin, releases);
     }
 
     /// Replaces the PackageList.
@@ -454,6 +455,28 @@ pub(crate) fn unreached(what: &str, error: TargetError) -> Problem {
         TargetError::Refused(_) => Backoff::PACKAGE,
     };
     problem(None, format!("{what}: {error}"), retry)
+}
+
+/// Counts what was sent, and gives the first problem among it.
+fn count(sent: impl Iterator<Item = (PackageId, u64, Sent)>, report: &mut SyncReport) -> Option<Problem> {
+    let mut first_problem = None;
+    for (package, bytes, sent) in sent {
+        match sent {
+            Sent::Done => {
+                (report.sent, report.present) = (report.sent + 1, report.present + 1);
+                report.bytes += bytes;
+            }
+            Sent::Waiting(text) | Sent::Hopeless(text) => {
+                report.failed += 1;
+                first_problem.get_or_insert(problem(Some(package), text, Backoff::PACKAGE));
+            }
+            Sent::Failed(failed) => {
+                report.failed += 1;
+                first_problem.get_or_insert(Problem { package: failed.package.or(Some(package)), ..failed });
+            }
+        }
+    }
+    first_problem
 }
 
 /// Cuts parcels into streams of at most `most`, in their order.

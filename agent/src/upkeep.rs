@@ -10,8 +10,9 @@ use blat_domain::status::SyncReport;
 use jiff::Timestamp;
 
 use crate::outcome::Dropped;
+use crate::recheck::Recheck;
 use crate::session::{Problem, Sent};
-use crate::sync::{problem, unreached};
+use crate::sync::{Prepared, problem, unreached};
 use crate::target::{Retired, Retirement};
 use crate::workplace::Workplace;
 
@@ -36,15 +37,21 @@ impl Workplace {
         problem
     }
 
-    /// Marks and deletes, after a sync in which everything else succeeded. `known_up_to` is what the decision rested on:
-    /// what a tag brought since then stays.
-    pub(crate) async fn age(&self, upkeep: &Upkeep, known_up_to: i64, report: &mut SyncReport) -> Option<Problem> {
+    /// Marks and deletes, after a sync in which everything else succeeded. What a tag brought since Release Manager was asked stays, and an
+    /// answer that is too old by now is asked for again.
+    pub(crate) async fn age(&self, prepared: &Prepared, report: &mut SyncReport) -> Option<Problem> {
+        let (upkeep, known_up_to) = (&prepared.plan.upkeep, prepared.facts.known_up_to);
         self.say_why_nothing_goes(upkeep);
         let mut first_problem = None;
+        let mut recheck = Recheck::of(prepared);
         for (how, steps) in groups(&upkeep.steps) {
             for steps in steps.chunks(AT_ONCE) {
+                if let Err(problem) = recheck.renew(self, prepared, report).await {
+                    return first_problem.or(Some(problem));
+                }
                 let spared = self.tagged_since(known_up_to);
-                let steps = steps.iter().copied().filter(|step| !spared.contains(&step.package)).collect();
+                let goes = |step: &&Step| recheck.lets_go(step) && !spared.contains(&step.package);
+                let steps = steps.iter().copied().filter(goes).collect();
                 let done = match self.retire(how, steps).await {
                     Ok(done) => done,
                     Err(problem) => return Some(problem),
@@ -60,8 +67,8 @@ impl Workplace {
                 }
             }
         }
-        let refused = upkeep.refusal.as_ref().map(|refusal| problem(None, refusal.to_string(), Backoff::NEXT_SYNC));
-        first_problem.or(refused)
+        let refused = upkeep.refusal.as_ref().map(ToString::to_string).or_else(|| upkeep.alarm());
+        first_problem.or(refused.map(|why| problem(None, why, Backoff::NEXT_SYNC)))
     }
 
     fn tagged_since(&self, known_up_to: i64) -> BTreeSet<PackageId> {
@@ -72,7 +79,8 @@ impl Workplace {
     fn say_why_nothing_goes(&self, upkeep: &Upkeep) {
         let target = &self.settings.name;
         if let Some(distrust) = &upkeep.distrust {
-            tracing::warn!(target_name = %target, "nothing is marked or deleted: {distrust}");
+            let told = upkeep.held_back().unwrap_or_else(|| format!("nothing is marked or deleted: {distrust}"));
+            tracing::warn!(target_name = %target, "{told}");
         }
         if let Some(doubt) = &upkeep.clock_doubt {
             tracing::warn!(target_name = %target, "nothing ages: {doubt}");

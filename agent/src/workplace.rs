@@ -1,8 +1,10 @@
 //! What a worker needs to serve one target: its settings, the way there, the source, and where to tell how far it is.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use blat_config::{Home, S3Settings, Settings, Transport as Way};
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::company;
 use crate::history::History;
@@ -43,6 +45,8 @@ pub(crate) struct Workplace {
     pub(crate) memory: Arc<Memory>,
     /// The generation of the settings.
     pub(crate) orders: Orders,
+    /// Time since the start of the machine, while it slept as well.
+    pub(crate) uptime: fn() -> Duration,
 }
 
 impl Workplace {
@@ -71,6 +75,7 @@ impl Workplace {
         let (desk, history) = (Desk::new(home, &settings.name), History::new(home, &settings.name));
         let memory = Arc::new(Memory::load(home.target_state_dir(&settings.name).join(memory::FILE)));
         let (home, progress, settings) = (home.clone(), Arc::default(), Arc::new(settings));
+        let orders = Orders::default();
         Self {
             target,
             valve,
@@ -83,7 +88,8 @@ impl Workplace {
             history,
             memory,
             settings,
-            orders: Orders::default(),
+            orders,
+            uptime,
         }
     }
 
@@ -130,6 +136,11 @@ impl Workplace {
             |s: &Settings| (s.transport.clone(), s.archive.clone(), s.bin.clone(), s.disk_reserve, s.receiver.clone());
         place(&self.settings) == place(settings)
     }
+}
+
+fn uptime() -> Duration {
+    let now = clock_gettime(ClockId::Boottime);
+    Duration::from_secs(u64::try_from(now.tv_sec).unwrap_or(0))
 }
 
 fn target(home: &Home, settings: &Settings, leads: Leads<'_>, valve: Arc<Valve>, store: Arc<Store>) -> Arc<dyn Target> {

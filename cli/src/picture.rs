@@ -130,6 +130,11 @@ fn notes(target: &TargetStatus) -> Vec<String> {
     if let Some(taken) = target.last_sync.as_ref().and_then(|report| report.snapshot) {
         notes.push(stand_in(taken));
     }
+    if let Some(why) = target.last_sync.as_ref().and_then(|report| report.held_back.as_ref())
+        && target.last_error.as_ref().is_none_or(|error| error.text != *why)
+    {
+        notes.push(escaped(why));
+    }
     if let Some(error) = &target.last_error {
         notes.push(last_error(error));
     }

@@ -43,6 +43,7 @@ fn report(result: SyncResult) -> SyncReport {
         deleted: 0,
         bytes: 1 << 20,
         snapshot: None,
+        held_back: None,
     }
 }
 

@@ -1,7 +1,7 @@
 //! The form in which `file:` and `command:` give projects, releases and packages: as YAML, or as JSON.
 
 use blat_domain::name::PackageId;
-use blat_domain::release::{Catalog, Project, Release, ReleaseState};
+use blat_domain::release::{About, Catalog, OddRow, Project, Release, ReleaseState};
 use blat_domain::text::printable;
 use serde::Deserialize;
 use serde_yaml::Options;
@@ -75,7 +75,10 @@ fn catalog(file: File) -> Catalog {
             for text in release.packages {
                 match text.parse::<PackageId>() {
                     Ok(package) => packages.push(package.beside(packages.last())),
-                    Err(error) => catalog.rejected.push(format!("release {}: {error}", printable(&release.name))),
+                    Err(error) => catalog.rejected.push(OddRow::invalid(
+                        About::PackagesOf(release.id),
+                        format!("release {} ({}): {error}", printable(&release.name), release.id),
+                    )),
                 }
             }
             releases.push(Release {
@@ -88,7 +91,7 @@ fn catalog(file: File) -> Catalog {
         }
         catalog.projects.push(Project { name: project.name, releases });
     }
-    catalog
+    catalog.united()
 }
 
 #[cfg(test)]

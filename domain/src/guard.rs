@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -73,6 +74,9 @@ impl fmt::Display for Refusal {
         )
     }
 }
+
+/// A sync marks and deletes by an answer of Release Manager that is at most so old; an older one is asked for again.
+pub const ANSWER_HOLDS: Duration = Duration::from_secs(300);
 
 /// Whether a target that holds `held` packages may lose `touched` of them, now or later, in one sync.
 pub fn judge(touched: u64, held: u64, limit: MaxDelete) -> Result<(), Refusal> {

@@ -1,5 +1,8 @@
 //! The wanted set: what a target should hold, from what Release Manager knows and what the config selects.
 
+mod known;
+mod odd;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
@@ -8,7 +11,10 @@ use globset::{Glob, GlobSet, GlobSetBuilder};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+pub use self::known::KnownReleases;
+pub use self::odd::{About, OddRow, Oddity};
 use crate::name::{PackageId, PackageName};
+use crate::retention::Distrust;
 use crate::text::{nearest, printable};
 
 /// What Release Manager knows, whichever source it was read from.
@@ -19,8 +25,17 @@ pub struct Catalog {
     pub projects: Vec<Project>,
     /// Packages that belong to no release: a PackageList names them.
     pub listed: Vec<PackageId>,
-    /// Entries whose names are not valid, for the log: they are never acted on.
-    pub rejected: Vec<String>,
+    /// Rows that cannot be taken as they stand: what is not valid in them is never acted on.
+    pub rejected: Vec<OddRow>,
+}
+
+impl Catalog {
+    /// The releases that a selection chooses; one that is in several projects, once for each that is selected.
+    pub fn chosen(&self, selection: &Selection) -> impl Iterator<Item = &Release> {
+        self.projects
+            .iter()
+            .flat_map(move |project| project.releases.iter().filter(move |release| selection.chooses(project, release)))
+    }
 }
 
 /// A project: a group of releases.
@@ -50,7 +65,7 @@ pub struct Release {
 }
 
 /// The life of a release.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ReleaseState {
     /// Being worked on.
@@ -59,6 +74,17 @@ pub enum ReleaseState {
     Restricted,
     /// Done with: a project no longer brings it.
     Closed,
+}
+
+impl ReleaseState {
+    /// As Release Manager writes it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Restricted => "restricted",
+            Self::Closed => "closed",
+        }
+    }
 }
 
 /// A release as the config names it.
@@ -278,8 +304,10 @@ pub struct Resolution {
     /// Releases and projects that the config names and Release Manager does not know. While there are any, the wanted
     /// set is not the whole one: nothing may be deleted by it, and no PackageList made of it.
     pub unknown: Vec<String>,
-    /// How many entries of Release Manager's have no valid name or state, and so may be missing from the wanted set.
-    pub rejected: u64,
+    /// Rows of Release Manager's that cannot be taken as they stand, and may hide that something is wanted here.
+    pub odd: Vec<OddRow>,
+    /// Releases that are chosen, had packages and have none now, each with what to do.
+    pub emptied: Vec<String>,
     /// Whether releases or projects are selected and bring no package at all: more likely a mistake than a wish, and a few pins
     /// beside them must not hide it.
     pub brings_nothing: bool,
@@ -287,11 +315,36 @@ pub struct Resolution {
     pub snapshot: Option<Timestamp>,
 }
 
-/// Which packages `selection` means, given `catalog`.
-pub fn resolve(catalog: &Catalog, selection: &Selection) -> Resolution {
+/// What is shown of a list of rows or releases.
+const SHOWN: usize = 20;
+
+impl Resolution {
+    /// The rows or releases for which an answer is distrusted, fit for printing; nothing where the distrust says all.
+    pub fn because(&self, distrust: &Distrust) -> Vec<String> {
+        let mut all: Vec<String> = match distrust {
+            Distrust::Rejected | Distrust::Contradicting => {
+                // Contradictions first, since those come first among what is distrusted.
+                let (first, rest): (Vec<&OddRow>, Vec<&OddRow>) =
+                    self.odd.iter().partition(|row| row.oddity == Oddity::Contradiction);
+                first.into_iter().chain(rest).map(|row| printable(&row.text)).collect()
+            }
+            Distrust::Emptied => self.emptied.clone(),
+            Distrust::Snapshot | Distrust::Incomplete | Distrust::NothingWanted => Vec::new(),
+        };
+        if let Some(more @ 1..) = all.len().checked_sub(SHOWN) {
+            all.truncate(SHOWN);
+            all.push(format!("and {more} more"));
+        }
+        all
+    }
+}
+
+/// Which packages `selection` means, given `catalog`; `known` are releases that brought packages before.
+pub fn resolve(catalog: &Catalog, selection: &Selection, known: &KnownReleases) -> Resolution {
     let mut resolution = Resolution {
         unknown: unknown_names(catalog, selection),
-        rejected: catalog.rejected.len() as u64,
+        odd: catalog.rejected.iter().filter(|row| row.hinders(catalog, selection, known)).cloned().collect(),
+        emptied: known.emptied(catalog, selection),
         ..Resolution::default()
     };
     let mut bring = |package: &PackageId, reason: Reason| {
@@ -299,12 +352,10 @@ pub fn resolve(catalog: &Catalog, selection: &Selection) -> Resolution {
         let packages = if is_let_in { &mut resolution.wanted } else { &mut resolution.kept_out };
         packages.entry(package.clone()).or_default().insert(reason);
     };
-    for project in &catalog.projects {
-        for release in project.releases.iter().filter(|release| selection.chooses(project, release)) {
-            let name: Arc<str> = release.name.as_str().into();
-            for package in &release.packages {
-                bring(package, Reason::Release { id: release.id, name: name.clone() });
-            }
+    for release in catalog.chosen(selection) {
+        let name: Arc<str> = release.name.as_str().into();
+        for package in &release.packages {
+            bring(package, Reason::Release { id: release.id, name: name.clone() });
         }
     }
     for package in &catalog.listed {
@@ -337,135 +388,4 @@ fn unknown<'a>(what: &str, quoted: &str, known: impl Iterator<Item = &'a str>) -
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::retention::Distrust;
-
-    fn release(id: i64, name: &str, state: ReleaseState, packages: &[&str]) -> Release {
-        let packages = packages.iter().map(|p| p.parse().expect("a package")).collect();
-        Release { id, name: name.into(), state, s3sync: false, packages }
-    }
-
-    fn catalog() -> Catalog {
-        let perth = vec![
-            release(1, "Perth 7.0", ReleaseState::Closed, &["old@1"]),
-            release(2, "Perth 7.1", ReleaseState::Open, &["core@2", "tools@1"]),
-            release(3, "Perth 7.2", ReleaseState::Restricted, &["core@3", "tools@1"]),
-        ];
-        let oslo = vec![release(4, "Oslo 1", ReleaseState::Open, &["core@1"])];
-        Catalog {
-            projects: vec![
-                Project { name: "Perth Metro".into(), releases: perth },
-                Project { name: "Oslo".into(), releases: oslo },
-            ],
-            ..Catalog::default()
-        }
-    }
-
-    fn wanted(selection: &Selection) -> Vec<String> {
-        resolve(&catalog(), selection).wanted.keys().map(PackageId::to_string).collect()
-    }
-
-    #[test]
-    fn a_project_means_its_releases_that_are_not_closed() {
-        let selection = Selection { projects: vec!["Perth Metro".into()], ..Selection::default() };
-        assert_eq!(wanted(&selection), ["core@2", "core@3", "tools@1"]);
-    }
-
-    #[test]
-    fn releases_are_named_by_id_or_name_and_joined() {
-        let releases = vec![ReleaseKey::Id(1), ReleaseKey::Name("Oslo 1".into())];
-        assert_eq!(wanted(&Selection { releases, ..Selection::default() }), ["core@1", "old@1"]);
-    }
-
-    #[test]
-    fn a_bucket_takes_only_releases_with_s3sync_set_however_they_are_selected() {
-        let mut catalog = catalog();
-        catalog.projects[0].releases[1].s3sync = true;
-        let selection = Selection {
-            projects: vec!["Perth Metro".into()],
-            releases: vec![ReleaseKey::Id(1), ReleaseKey::Id(4)],
-            pinned: ["core@9".parse().expect("a package")].into(),
-            only_s3sync: true,
-            ..Selection::default()
-        };
-        let resolution = resolve(&catalog, &selection);
-        let wanted: Vec<String> = resolution.wanted.keys().map(PackageId::to_string).collect();
-        assert_eq!(wanted, ["core@2", "core@9", "tools@1"]);
-        assert_eq!(resolution.unknown, Vec::<String>::new(), "a release that does not count is known all the same");
-        catalog.projects[0].releases[1].s3sync = false;
-        assert!(resolve(&catalog, &selection).brings_nothing, "a flag taken away everywhere deletes nothing");
-    }
-
-    #[test]
-    fn globs_narrow_releases_but_not_pins() {
-        let filter = NameFilter::new(vec!["*o*".into()], vec!["core".into()]).expect("globs");
-        let pinned = ["core@9".parse().expect("a package")].into();
-        let projects = vec!["Perth Metro".into()];
-        let selection = Selection { projects, filter, pinned, ..Selection::default() };
-        assert_eq!(wanted(&selection), ["core@9", "tools@1"]);
-        let kept_out = resolve(&catalog(), &selection).kept_out;
-        assert_eq!(kept_out.keys().map(PackageId::to_string).collect::<Vec<_>>(), ["core@2", "core@3"]);
-    }
-
-    #[test]
-    fn what_release_manager_does_not_know_is_said_with_a_suggestion() {
-        let selection = Selection {
-            releases: vec![ReleaseKey::Name("Perth 7,1".into())],
-            projects: vec!["Berlin".into()],
-            ..Selection::default()
-        };
-        let unknown = resolve(&catalog(), &selection).unknown;
-        assert_eq!(unknown[0], "Release Manager knows no release \"Perth 7,1\"; did you mean \"Perth 7.1\"?");
-        assert_eq!(unknown[1], "Release Manager knows no project \"Berlin\"");
-    }
-
-    #[test]
-    fn every_wanted_package_says_why() {
-        let selection = Selection { projects: vec!["Perth Metro".into()], ..Selection::default() };
-        let resolution = resolve(&catalog(), &selection);
-        let tools = &resolution.wanted[&"tools@1".parse::<PackageId>().expect("a package")];
-        assert_eq!(
-            tools.iter().map(Reason::to_string).collect::<Vec<_>>(),
-            ["release Perth 7.1 (2)", "release Perth 7.2 (3)"]
-        );
-    }
-
-    #[test]
-    fn pins_do_not_hide_that_releases_bring_nothing() {
-        let pinned: BTreeSet<PackageId> = ["core@9".parse().expect("a package")].into();
-        let projects = vec!["Oslo".to_owned()];
-        let selection = Selection { projects, pinned, ..Selection::default() };
-        let pins_only = Selection { projects: vec![], ..selection.clone() };
-        let mut emptied = catalog();
-        emptied.projects[1].releases[0].packages.clear();
-        assert!(!resolve(&catalog(), &selection).brings_nothing);
-        assert!(resolve(&emptied, &selection).brings_nothing);
-        assert!(!resolve(&emptied, &pins_only).brings_nothing, "nothing else is asked for");
-    }
-
-    #[test]
-    fn a_package_list_is_narrowed_as_releases_are() {
-        let listed = ["core@1", "tools@1"].map(|p| p.parse().expect("a package")).into();
-        let filter = NameFilter::new(vec![], vec!["tools".into()]).expect("globs");
-        let selection = Selection { filter, ..Selection::default() };
-        let wanted = resolve(&Catalog { listed, ..Catalog::default() }, &selection).wanted;
-        assert_eq!(wanted, WantedSet::from([("core@1".parse().expect("a package"), [Reason::Listed].into())]));
-    }
-
-    #[test]
-    fn nothing_is_deleted_by_an_old_unsure_or_empty_wanted_set() {
-        let sure = resolve(&catalog(), &Selection { projects: vec!["Oslo".into()], ..Selection::default() });
-        assert_eq!(Distrust::of(&sure, true), None);
-        assert_eq!(Distrust::of(&sure, false), Some(Distrust::Incomplete));
-        for (unsure, distrust) in [
-            (Resolution { snapshot: Some(Timestamp::UNIX_EPOCH), ..sure.clone() }, Distrust::Snapshot),
-            (Resolution { rejected: 1, ..sure.clone() }, Distrust::Rejected),
-            (Resolution { brings_nothing: true, ..sure.clone() }, Distrust::NothingWanted),
-        ] {
-            assert_eq!(Distrust::of(&unsure, true), Some(distrust));
-        }
-        let hostile = Catalog { rejected: vec!["release x: package name \"..\" is not valid".into()], ..catalog() };
-        assert_eq!(resolve(&hostile, &Selection::default()).rejected, 1);
-    }
-}
+mod tests;

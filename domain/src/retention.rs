@@ -16,7 +16,7 @@ use crate::guard::{MaxDelete, Refusal, judge};
 use crate::inventory::{Inventory, Mark};
 use crate::links::{LONGEST_CHAIN, addressee};
 use crate::name::PackageId;
-use crate::release::{Resolution, WantedSet};
+use crate::release::{OddRow, Oddity, Resolution, WantedSet};
 use crate::units::show_duration;
 
 /// A mark up to this many seconds ahead of the target's clock was made just now; one further ahead is from another time.
@@ -60,19 +60,29 @@ pub enum Distrust {
     NothingWanted,
     /// Release Manager lists entries that are not valid: what they mean may be wanted.
     Rejected,
+    /// Release Manager's rows contradict each other: what one of them means may be wanted.
+    Contradicting,
+    /// A release that had packages has none now, which is more likely a mistake; an operator may confirm it.
+    Emptied,
 }
 
 impl Distrust {
-    /// What is wrong with a cycle that goes by this resolution, and whose plan brings all that is wanted or does not.
-    pub fn of(resolution: &Resolution, is_complete: bool) -> Option<Self> {
+    /// What is wrong with a cycle that goes by this resolution, and whose plan brings all that is wanted or does not. `is_confirmed`: whether an
+    /// operator has confirmed this cycle's deletions.
+    pub fn of(resolution: &Resolution, is_complete: bool, is_confirmed: bool) -> Option<Self> {
+        let contradicts = |row: &OddRow| row.oddity == Oddity::Contradiction;
         if resolution.snapshot.is_some() {
             Some(Self::Snapshot)
-        } else if resolution.rejected > 0 {
+        } else if resolution.odd.iter().any(contradicts) {
+            Some(Self::Contradicting)
+        } else if !resolution.odd.is_empty() {
             Some(Self::Rejected)
         } else if resolution.brings_nothing {
             Some(Self::NothingWanted)
+        } else if !is_complete {
+            Some(Self::Incomplete)
         } else {
-            (!is_complete).then_some(Self::Incomplete)
+            (!resolution.emptied.is_empty() && !is_confirmed).then_some(Self::Emptied)
         }
     }
 }
@@ -84,6 +94,8 @@ impl fmt::Display for Distrust {
             Self::Incomplete => "not all that is wanted is on the target",
             Self::NothingWanted => "nothing is wanted, or nothing but pins",
             Self::Rejected => "Release Manager lists entries that are not valid",
+            Self::Contradicting => "Release Manager's rows contradict each other",
+            Self::Emptied => "a release lost all its packages",
         })
     }
 }
@@ -120,10 +132,45 @@ pub struct Upkeep {
     pub spared: Vec<PackageId>,
     /// Why nothing is marked or deleted although the policy would have it: the cycle.
     pub distrust: Option<Distrust>,
+    /// The rows or releases for which the cycle is distrusted, fit for printing.
+    #[serde(default)]
+    pub because: Vec<String>,
     /// The same: the target's clock.
     pub clock_doubt: Option<Doubt>,
     /// The same: the guard. An operator has to look.
     pub refusal: Option<Refusal>,
+}
+
+/// What is told of a list of rows in one line.
+const TOLD: usize = 3;
+
+impl Upkeep {
+    /// What holds all marks and deletions back for the sake of Release Manager's answer, in one line; nothing where nothing does, and where the
+    /// sync itself tells more of it.
+    pub fn held_back(&self) -> Option<String> {
+        let distrust = self.distrust.as_ref()?;
+        match distrust {
+            Distrust::Snapshot | Distrust::Incomplete => return None,
+            Distrust::Rejected | Distrust::Contradicting | Distrust::Emptied | Distrust::NothingWanted => {}
+        }
+        let mut text = format!("nothing is marked or deleted: {distrust}");
+        let told: Vec<&str> = self.because.iter().take(TOLD).map(String::as_str).collect();
+        if !told.is_empty() {
+            text += &format!(": {}", told.join("; "));
+        }
+        if self.because.len() > TOLD {
+            text += "; blat plan tells all";
+        }
+        Some(text)
+    }
+
+    /// The same where somebody has to look, so that the sync counts as failed.
+    pub fn alarm(&self) -> Option<String> {
+        match self.distrust.as_ref()? {
+            Distrust::Contradicting | Distrust::Emptied => self.held_back(),
+            Distrust::Snapshot | Distrust::Incomplete | Distrust::Rejected | Distrust::NothingWanted => None,
+        }
+    }
 }
 
 /// One thing to do to one package that nothing wants, or to its mark.

@@ -135,6 +135,9 @@ pub struct SyncReport {
     /// nothing.
     #[serde(default)]
     pub snapshot: Option<Timestamp>,
+    /// Why this sync marked and deleted nothing although the config asks for it, where that is for Release Manager's answer.
+    #[serde(default)]
+    pub held_back: Option<String>,
 }
 
 /// The outcome of a sync in one word.
@@ -229,6 +232,6 @@ mod tests {
         let text = r#"{"started": "2026-11-21T12:00:00Z", "finished": "2026-11-21T12:01:00Z", "result": "ok", "wanted": 1, "present": 1,
             "sent": 0, "failed": 0, "marked": 0, "deleted": 0, "bytes": 0}"#;
         let report: SyncReport = serde_json::from_str(text).expect("a report");
-        assert_eq!((report.wanted, report.snapshot), (1, None));
+        assert_eq!((report.wanted, report.snapshot, report.held_back), (1, None, None));
     }
 }

@@ -216,7 +216,7 @@ impl Daemon {
                         let (workplace, finished) = (self.workplace.clone(), self.finished.clone());
                         work(finished, async move {
                             match workplace.orders.unless_cut(workplace.sync(allow_delete)).await {
-                                Some(Synced::Ended(report, problem)) => Event::SyncEnded(*report, problem),
+                                Some(Synced::Ended(report, problem)) => Event::SyncEnded(report, problem),
                                 Some(Synced::Superseded) | None => Event::SyncSuperseded,
                             }
                         });

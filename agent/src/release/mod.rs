@@ -14,7 +14,7 @@ use std::path::PathBuf;
 
 use blat_config::{Home, Mode, ReleaseManager, ReleaseSource};
 use blat_domain::name::TargetName;
-use blat_domain::release::{Catalog, Resolution, Selection, resolve};
+use blat_domain::release::{Catalog, KnownReleases, Resolution, Selection, resolve};
 use blat_domain::text::printable;
 use blat_domain::units::show_duration;
 use jiff::Timestamp;
@@ -60,7 +60,24 @@ pub(crate) struct Desk {
 /// What the target should hold.
 pub(crate) struct Answer {
     pub(crate) resolution: Resolution,
+    /// What is known of releases from now on; none where Release Manager was not asked.
+    pub(crate) known: Option<Recollection>,
     fresh: Option<Snapshot>,
+}
+
+/// The releases that brought packages, by one answer.
+pub(crate) struct Recollection {
+    /// Where they are looked up.
+    pub(crate) origin: String,
+    /// After a sync whose deletions nobody confirmed.
+    pub(crate) as_it_is: KnownReleases,
+    /// After one whose deletions an operator confirmed.
+    pub(crate) once_confirmed: KnownReleases,
+}
+
+/// Which source releases are looked up in: text that is compared. The number of a release means nothing in another one.
+pub(crate) fn origin(manager: Option<&ReleaseManager>) -> String {
+    manager.map(|manager| format!("{:?}", manager.source)).unwrap_or_default()
 }
 
 impl Desk {
@@ -69,20 +86,22 @@ impl Desk {
         Self { root: home.root().to_owned(), snapshot: home.target_state_dir(target).join(snapshot::FILE) }
     }
 
-    /// What the target should hold, asked anew.
+    /// What the target should hold, asked anew. `known` are the releases that brought packages before.
     pub(crate) async fn ask(
         &self,
         manager: Option<&ReleaseManager>,
         selection: &Selection,
+        known: &KnownReleases,
     ) -> Result<Answer, ReleaseError> {
         let Some(manager) = manager.filter(|manager| needs_catalog(manager, selection)) else {
             if selection.needs_catalog() {
                 return Err(ReleaseError::NoSource);
             }
-            return Ok(Answer { resolution: resolve(&Catalog::default(), selection), fresh: None });
+            let resolution = resolve(&Catalog::default(), selection, known);
+            return Ok(Answer { resolution, known: None, fresh: None });
         };
         match self.load(manager, selection).await {
-            Ok(catalog) => Ok(understood(manager, selection, catalog)),
+            Ok(catalog) => Ok(understood(manager, selection, known, catalog)),
             Err(unreadable) => match manager.mode {
                 Mode::Strict => Err(unreadable),
                 Mode::Fallback => self.fall_back(manager, selection, unreadable).await,
@@ -127,8 +146,9 @@ impl Desk {
         match Snapshot::read(self.snapshot.clone(), question).await {
             Ok(Snapshot { taken, catalog, .. }) => {
                 tracing::warn!("{unreadable}; going by its answer of {taken:.0}: nothing is deleted or marked");
-                let resolution = Resolution { snapshot: Some(taken), ..resolve(&catalog, selection) };
-                Ok(Answer { resolution, fresh: None })
+                let nothing = KnownReleases::default();
+                let resolution = Resolution { snapshot: Some(taken), ..resolve(&catalog, selection, &nothing) };
+                Ok(Answer { resolution, known: None, fresh: None })
             }
             Err(why) => Err(ReleaseError::NoFallback { unreadable: Box::new(unreadable), why }),
         }
@@ -152,14 +172,23 @@ fn needs_catalog(manager: &ReleaseManager, selection: &Selection) -> bool {
 }
 
 /// What a catalog means for this target, and whether it is good enough to be kept.
-fn understood(manager: &ReleaseManager, selection: &Selection, catalog: Catalog) -> Answer {
-    for rejected in catalog.rejected.iter().take(MOST_LOGGED) {
-        tracing::warn!(entry = printable(rejected), "Release Manager lists something that is not valid");
+fn understood(manager: &ReleaseManager, selection: &Selection, known: &KnownReleases, catalog: Catalog) -> Answer {
+    let resolution = resolve(&catalog, selection, known);
+    for row in resolution.odd.iter().take(MOST_LOGGED) {
+        tracing::warn!(entry = printable(&row.text), "Release Manager lists something that is not valid");
     }
-    if let Some(more @ 1..) = catalog.rejected.len().checked_sub(MOST_LOGGED) {
+    if let Some(more @ 1..) = resolution.odd.len().checked_sub(MOST_LOGGED) {
         tracing::warn!(more, "Release Manager lists more that is not valid");
     }
-    let resolution = resolve(&catalog, selection);
+    if let Some(elsewhere @ 1..) = catalog.rejected.len().checked_sub(resolution.odd.len()) {
+        tracing::debug!(
+            elsewhere,
+            "Release Manager lists what is not valid and concerns nothing that is selected here"
+        );
+    }
+    let after = |is_confirmed| known.after(&catalog, selection, &resolution, is_confirmed);
+    let recollection =
+        Recollection { origin: origin(Some(manager)), as_it_is: after(false), once_confirmed: after(true) };
     // An answer that lacks what it was asked for, or says that nothing is wanted, must not replace one that knows better.
     let good = resolution.unknown.is_empty() && !resolution.wanted.is_empty();
     let keep = manager.mode == Mode::Fallback && good;
@@ -167,7 +196,7 @@ fn understood(manager: &ReleaseManager, selection: &Selection, catalog: Catalog)
         let question = snapshot::question(&manager.source, selection);
         Snapshot::new(Timestamp::now(), question, catalog)
     });
-    Answer { resolution, fresh }
+    Answer { resolution, known: Some(recollection), fresh }
 }
 
 #[cfg(test)]
@@ -186,7 +215,7 @@ mod tests {
         let release = serde_json::json!({"id": 1, "name": "R", "packages": packages});
         let text = serde_json::json!({"projects": [{"name": "P", "releases": [release]}]}).to_string();
         let catalog = blat_config::release_file::parse(&text).expect("the form");
-        understood(&manager, &selection, catalog).fresh.is_some()
+        understood(&manager, &selection, &KnownReleases::default(), catalog).fresh.is_some()
     }
 
     #[test]

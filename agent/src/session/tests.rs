@@ -33,6 +33,7 @@ fn report(result: SyncResult) -> SyncReport {
         deleted: 0,
         bytes: 0,
         snapshot: None,
+        held_back: None,
     }
 }
 
@@ -41,7 +42,7 @@ fn problem(retry: Backoff) -> Problem {
 }
 
 fn ok() -> Event {
-    Event::SyncEnded(report(SyncResult::Ok), None)
+    Event::SyncEnded(Box::new(report(SyncResult::Ok)), None)
 }
 
 fn at(seconds: u64) -> Moment {
@@ -130,7 +131,7 @@ fn a_failed_sync_is_tried_again_with_growing_pauses() {
     let mut now = at(0);
     let mut pauses = Vec::new();
     for _ in 0..9 {
-        session.step(Event::SyncEnded(report(SyncResult::Failed), Some(problem(Backoff::LINK))), now, CHANCE);
+        session.step(Event::SyncEnded(Box::new(report(SyncResult::Failed)), Some(problem(Backoff::LINK))), now, CHANCE);
         let retry_at = session.failure().expect("it failed").retry_at;
         pauses.push((retry_at - now).as_secs());
         now = retry_at;
@@ -223,7 +224,7 @@ proptest! {
                 (1, Some(_), _) => { syncing = None; ok() }
                 (2, Some(_), _) => {
                     syncing = None;
-                    Event::SyncEnded(report(SyncResult::Failed), Some(problem(Backoff::LINK)))
+                    Event::SyncEnded(Box::new(report(SyncResult::Failed)), Some(problem(Backoff::LINK)))
                 }
                 (3, _, Some(packages)) => {
                     let done = packages.iter().map(|package| (package.clone(), Sent::Done)).collect();

@@ -138,6 +138,9 @@ fn upkeep(upkeep: &Upkeep, style: Style) -> String {
     for reason in reasons.iter().flatten() {
         text += &format!("{}  {}\n", style.paint(Tone::Bad, "stop"), printable(reason));
     }
+    for row in &upkeep.because {
+        text += &format!("{}  {}\n", style.paint(Tone::Bad, "row"), printable(row));
+    }
     text
 }
 

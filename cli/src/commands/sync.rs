@@ -130,6 +130,7 @@ mod tests {
             deleted: 0,
             bytes: 12_687_770,
             snapshot: None,
+            held_back: None,
         }
     }
 

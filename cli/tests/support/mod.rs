@@ -191,6 +191,7 @@ pub(crate) fn report(result: SyncResult) -> SyncReport {
         deleted: 0,
         bytes: 1024,
         snapshot: Some(time()),
+        held_back: Some("nothing is marked or deleted: a release lost all its packages".into()),
     }
 }
 

@@ -11,7 +11,7 @@ use blat_domain::links::{Followed, follow};
 use blat_domain::name::PackageId;
 use blat_domain::package_list;
 use blat_domain::plan::{Action as Send, Plan, plan};
-use blat_domain::release::{Catalog, Reason, Resolution, Selection, WantedSet, resolve};
+use blat_domain::release::{Catalog, KnownReleases, Reason, Resolution, Selection, WantedSet, resolve};
 use blat_domain::retention::{Action, Aging, Circumstances, Deleter, Distrust, Step, Why, decide, is_newer};
 use blat_domain::room::Room;
 use blat_domain::why;
@@ -43,6 +43,8 @@ pub(crate) struct Site {
     tagged: BTreeMap<PackageId, i64>,
     reading: Option<Reading>,
     snapshot: Option<(Timestamp, Catalog)>,
+    /// Releases that brought packages.
+    releases: KnownReleases,
     /// What was wanted truly when Release Manager answered well and the target was told last.
     known: BTreeSet<PackageId>,
     /// By how many seconds the clock was set in all, in steps that no look can notice.
@@ -55,6 +57,8 @@ pub(crate) struct Prepared {
     pub(crate) wanted: WantedSet,
     pub(crate) inventory: Inventory,
     resolution: Resolution,
+    /// What is known of releases once all is done.
+    releases: KnownReleases,
     known_up_to: i64,
 }
 
@@ -74,6 +78,7 @@ impl Site {
             tagged: BTreeMap::new(),
             reading: None,
             snapshot: None,
+            releases: KnownReleases::default(),
             known: BTreeSet::new(),
             unnoticed: 0,
         }
@@ -87,7 +92,7 @@ impl Site {
         now: i64,
         is_confirmed: bool,
     ) -> Option<Prepared> {
-        let (catalog, snapshot) = match weather.answer(&manager.catalog) {
+        let (catalog, snapshot) = match weather.answer(&manager.catalog, &self.releases) {
             Some(catalog) => (catalog, None),
             None => self.snapshot.clone().map(|(taken, catalog)| (catalog, Some(taken)))?,
         };
@@ -98,7 +103,7 @@ impl Site {
         if weather.clock_is_silent {
             inventory.clock = None;
         }
-        let resolution = Resolution { snapshot, ..resolve(&catalog, &self.selection) };
+        let resolution = Resolution { snapshot, ..resolve(&catalog, &self.selection, &self.releases) };
         if snapshot.is_none() && resolution.unknown.is_empty() && !resolution.wanted.is_empty() {
             let taken = Timestamp::from_second(now).expect("a time");
             self.snapshot = Some((taken, catalog.clone()));
@@ -119,11 +124,15 @@ impl Site {
             wanted: &wanted,
             inventory: &inventory,
             clock_doubt,
-            distrust: Distrust::of(&resolution, plan.is_complete()),
+            distrust: Distrust::of(&resolution, plan.is_complete(), is_confirmed),
             tagged: &self.tagged,
             known_up_to: now - TRAILS,
         });
-        Some(Prepared { plan, wanted, inventory, resolution, known_up_to: now - TRAILS })
+        let releases = match snapshot {
+            Some(_) => self.releases.clone(),
+            None => self.releases.after(&catalog, &self.selection, &resolution, is_confirmed),
+        };
+        Some(Prepared { plan, wanted, inventory, resolution, releases, known_up_to: now - TRAILS })
     }
 
     fn read(&self, clock: i64, now: i64) -> Reading {
@@ -156,7 +165,11 @@ impl Site {
         let wanted = &prepared.wanted;
         let is_listed = |package: &PackageId| wanted.get(package).is_some_and(|why| why.iter().any(by_release));
         self.tagged.retain(|package, at| is_newer(*at, prepared.known_up_to) && !is_listed(package));
-        self.age(&prepared, &truth, weather, now, dice)
+        let is_aged = self.age(&prepared, &truth, weather, now, dice);
+        if is_aged {
+            self.releases = prepared.releases;
+        }
+        is_aged
     }
 
     /// Marks go first. Only then the clock is believed: no mark is left that it made.
@@ -269,7 +282,7 @@ impl Site {
         assert!(!self.selection.pinned.contains(package), "{site}: {package} is pinned");
         let Prepared { plan, resolution, inventory, .. } = prepared;
         assert!(
-            resolution.snapshot.is_none() && resolution.rejected == 0,
+            resolution.snapshot.is_none() && resolution.odd.is_empty(),
             "{site}: {package} goes by an old or unsure answer"
         );
         assert!(plan.is_complete() && plan.upkeep.refusal.is_none(), "{site}: {package} goes in a cycle that failed");

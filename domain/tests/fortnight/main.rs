@@ -187,7 +187,9 @@ fn a_fortnight_of_faults_ends_with_every_target_as_it_is_wanted_and_an_explained
 fn every_mood_of_release_manager_comes_about() {
     let mut dice = Dice::seeded(1);
     let moods: Vec<Mood> = (0..500).map(|_| Weather::of(&mut dice).mood).collect();
-    for mood in [Mood::Well, Mood::Down, Mood::Emptied, Mood::Garbled, Mood::Forgetful] {
+    for mood in
+        [Mood::Well, Mood::Down, Mood::Emptied, Mood::Garbled, Mood::Forgetful, Mood::Contradicting, Mood::Hollow]
+    {
         assert!(moods.contains(&mood), "{mood:?}");
     }
 }

@@ -1,6 +1,6 @@
 //! What goes wrong in one cycle.
 
-use blat_domain::release::Catalog;
+use blat_domain::release::{About, Catalog, KnownReleases, OddRow, Release, ReleaseState};
 use blat_tests::Dice;
 
 /// How Release Manager feels.
@@ -16,6 +16,10 @@ pub(crate) enum Mood {
     Garbled,
     /// A project is gone.
     Forgetful,
+    /// Some releases have another row that says that they are closed, which a source reads last.
+    Contradicting,
+    /// Some releases have lost their packages, and others have not.
+    Hollow,
 }
 
 /// All faults of one cycle.
@@ -60,6 +64,8 @@ impl Weather {
             1 => Mood::Emptied,
             2 => Mood::Garbled,
             3 => Mood::Forgetful,
+            4 => Mood::Contradicting,
+            5 => Mood::Hollow,
             _ => Mood::Well,
         };
         let mut one_in = |count: u64| dice.below(count) == 0;
@@ -81,7 +87,7 @@ impl Weather {
     }
 
     /// What Release Manager answers; nothing where it does not.
-    pub(crate) fn answer(&self, truth: &Catalog) -> Option<Catalog> {
+    pub(crate) fn answer(&self, truth: &Catalog, known: &KnownReleases) -> Option<Catalog> {
         let mut catalog = truth.clone();
         let releases = catalog.projects.iter_mut().flat_map(|project| &mut project.releases);
         match self.mood {
@@ -90,9 +96,23 @@ impl Weather {
             Mood::Emptied => releases.for_each(|release| release.packages.clear()),
             Mood::Garbled => {
                 releases.step_by(7).for_each(|release| release.packages.clear());
-                catalog.rejected.push("release R1: package name \"..\" is not valid".into());
+                let text = "release R1: package name \"..\" is not valid".to_owned();
+                catalog.rejected.push(OddRow::invalid(About::Anything, text));
             }
             Mood::Forgetful => catalog.projects.truncate(1),
+            Mood::Contradicting => {
+                for project in &mut catalog.projects {
+                    let closed = |release: &Release| Release { state: ReleaseState::Closed, ..release.clone() };
+                    let more: Vec<Release> = project.releases.iter().step_by(3).map(closed).collect();
+                    project.releases.extend(more);
+                }
+                catalog = catalog.united();
+            }
+            // That a release is empty which nobody knew with packages, nobody can tell.
+            Mood::Hollow => {
+                let known = releases.filter(|release| known.have(Some(release.id), &[]));
+                known.step_by(3).for_each(|release| release.packages.clear());
+            }
         }
         Some(catalog)
     }

@@ -52,6 +52,7 @@ fn sync_report() -> SyncReport {
         deleted,
         bytes,
         snapshot: None,
+        held_back: None,
     }
 }
 

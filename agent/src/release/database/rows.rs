@@ -1,9 +1,9 @@
 //! What the rows of a Release Manager's database mean. Nothing in them is trusted: what is not valid is told, not used.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use blat_domain::name::PackageId;
-use blat_domain::release::{Catalog, Project, Release, ReleaseState, Selection};
+use blat_domain::release::{About, Catalog, OddRow, Project, Release, ReleaseState, Selection};
 use blat_domain::text::printable;
 
 /// The values of one row, as text; none where it is NULL.
@@ -19,73 +19,120 @@ pub(super) const PACKAGE: [&str; 3] = ["release_id", "package_name", "package_ve
 /// A catalog that is being read: first the projects, then the releases, then packages.
 #[derive(Default)]
 pub(super) struct Reading {
-    projects: BTreeMap<i64, String>,
-    /// Releases with their project.
-    releases: BTreeMap<i64, (i64, Release)>,
-    rejected: Vec<String>,
+    /// All names that rows give a project: one, unless they contradict each other.
+    projects: BTreeMap<i64, BTreeSet<String>>,
+    /// What each row of a release says, with its project. It has no packages there.
+    releases: BTreeMap<i64, Vec<(i64, Release)>>,
+    packages: BTreeMap<i64, Vec<PackageId>>,
+    rejected: Vec<OddRow>,
 }
 
 impl Reading {
     pub(super) fn project(&mut self, [id, name]: Cells<2>) {
         match (number(id.as_deref()), name) {
             (Ok(id), Some(name)) => {
-                self.projects.insert(id, name);
+                self.projects.entry(id).or_default().insert(name);
             }
-            (Err(why), name) => self.rejected.push(format!("project {}: its project_id {why}", shown(name.as_deref()))),
-            (Ok(id), None) => self.rejected.push(format!("project {id}: it has no project_name")),
+            (Err(why), name) => {
+                let text = format!("project {}: its project_id {why}", shown(name.as_deref()));
+                let about = About::Named { id: None, names: Vec::new(), projects: name.into_iter().collect() };
+                self.rejected.push(OddRow::invalid(about, text));
+            }
+            // Nobody can select it by name; who selects a release of it is hindered by that.
+            (Ok(id), None) => {
+                let about = About::Named { id: None, names: Vec::new(), projects: Vec::new() };
+                self.rejected.push(OddRow::invalid(about, format!("project {id}: it has no project_name")));
+            }
         }
     }
 
     pub(super) fn release(&mut self, [project, id, name, state, s3sync]: Cells<5>) {
+        let (project, id) = (number(project.as_deref()), number(id.as_deref()));
         let read = || -> Result<(i64, i64, ReleaseState, bool), String> {
-            let project = number(project.as_deref()).map_err(|why| format!("its project_id {why}"))?;
-            let id = number(id.as_deref()).map_err(|why| format!("its release_id {why}"))?;
+            let project = project.clone().map_err(|why| format!("its project_id {why}"))?;
+            let id = id.clone().map_err(|why| format!("its release_id {why}"))?;
             if !self.projects.contains_key(&project) {
                 return Err(format!("there is no project {project}, which it is said to be of"));
             }
             Ok((project, id, release_state(state.as_deref())?, flag(s3sync.as_deref())?))
         };
-        match (read(), name) {
+        let why = match (read(), name.clone()) {
             (Ok((project, id, state, s3sync)), Some(name)) => {
-                self.releases.insert(id, (project, Release { id, name, state, s3sync, packages: Vec::new() }));
+                let row = (project, Release { id, name, state, s3sync, packages: Vec::new() });
+                let rows = self.releases.entry(id).or_default();
+                if !rows.contains(&row) {
+                    rows.push(row);
+                }
+                return;
             }
-            (Ok((_, id, ..)), None) => self.rejected.push(format!("release {id}: it has no release_name")),
-            (Err(why), name) => self.rejected.push(format!("release {}: {why}", shown(name.as_deref()))),
-        }
+            (Ok(_), None) => "it has no release_name".to_owned(),
+            (Err(why), _) => why,
+        };
+        let number = id.as_ref().map(|id| format!(" ({id})")).unwrap_or_default();
+        let text = format!("release {}{number}: {why}", shown(name.as_deref()));
+        let projects = project.ok().and_then(|project| self.projects.get(&project)).into_iter().flatten().cloned();
+        let (names, projects): (Vec<_>, Vec<_>) = (name.into_iter().collect(), projects.collect());
+        let about = match id {
+            // It says neither which release it is nor whose.
+            Err(_) if names.is_empty() && projects.is_empty() => About::Anything,
+            id => About::Named { id: id.ok(), names, projects },
+        };
+        self.rejected.push(OddRow::invalid(about, text));
     }
 
     /// The releases whose packages are to be read.
     pub(super) fn chosen(&self, selection: &Selection) -> Vec<i64> {
-        let chosen = self.releases.values().filter(|(project, release)| {
-            let name = self.projects.get(project).cloned().unwrap_or_default();
-            selection.chooses(&Project { name, releases: Vec::new() }, release)
-        });
-        chosen.map(|(_, release)| release.id).collect()
+        let chooses = |(project, release): &(i64, Release)| {
+            let of = |name: &String| Project { name: name.clone(), releases: Vec::new() };
+            self.projects.get(project).into_iter().flatten().any(|name| selection.chooses(&of(name), release))
+        };
+        self.releases.iter().filter(|(_, rows)| rows.iter().any(chooses)).map(|(id, _)| *id).collect()
     }
 
     pub(super) fn package(&mut self, [release, name, version]: Cells<3>) {
-        let release = number(release.as_deref()).ok().and_then(|id| self.releases.get_mut(&id));
-        let Some((_, release)) = release else {
+        let release = number(release.as_deref()).ok().and_then(|id| self.releases.get_key_value(&id));
+        let Some((id, rows)) = release else {
             // Only rows of known releases were asked for.
-            self.rejected.push(format!("package {}: it is of no release that was asked for", shown(name.as_deref())));
+            let text = format!("package {}: it is of no release that was asked for", shown(name.as_deref()));
+            self.rejected.push(OddRow::invalid(About::Anything, text));
             return;
         };
         match PackageId::new(name.as_deref().unwrap_or_default(), version.as_deref().unwrap_or_default()) {
-            Ok(package) => release.packages.push(package),
-            Err(error) => self.rejected.push(format!("release {}: {error}", printable(&release.name))),
+            Ok(package) => self.packages.entry(*id).or_default().push(package),
+            Err(error) => {
+                let of = rows.first().map(|(_, release)| printable(&release.name)).unwrap_or_default();
+                let text = format!("release {of} ({id}): {error}");
+                self.rejected.push(OddRow::invalid(About::PackagesOf(*id), text));
+            }
         }
     }
 
     /// All that was read.
-    pub(super) fn catalog(self) -> Catalog {
-        let mut projects: BTreeMap<i64, Project> =
-            self.projects.into_iter().map(|(id, name)| (id, Project { name, releases: Vec::new() })).collect();
-        for (project, release) in self.releases.into_values() {
-            if let Some(project) = projects.get_mut(&project) {
-                project.releases.push(release);
+    pub(super) fn catalog(mut self) -> Catalog {
+        for (id, names) in self.projects.iter().filter(|(_, names)| names.len() > 1) {
+            let said: Vec<String> = names.iter().map(|name| printable(name)).collect();
+            let about = About::Named { id: None, names: Vec::new(), projects: names.iter().cloned().collect() };
+            let text = format!("project {id}: its rows differ in project_name ({}); make them agree", said.join(", "));
+            self.rejected.push(OddRow::contradiction(about, text));
+        }
+        let mut projects: BTreeMap<(i64, &String), Project> = BTreeMap::new();
+        for (id, names) in &self.projects {
+            for name in names {
+                projects.insert((*id, name), Project { name: name.clone(), releases: Vec::new() });
             }
         }
-        Catalog { projects: projects.into_values().collect(), rejected: self.rejected, ..Catalog::default() }
+        for (id, rows) in self.releases {
+            let packages = self.packages.remove(&id).unwrap_or_default();
+            for (project, release) in rows {
+                for name in self.projects.get(&project).into_iter().flatten() {
+                    if let Some(project) = projects.get_mut(&(project, name)) {
+                        project.releases.push(Release { packages: packages.clone(), ..release.clone() });
+                    }
+                }
+            }
+        }
+        let projects = projects.into_values().collect();
+        Catalog { projects, rejected: self.rejected, ..Catalog::default() }.united()
     }
 }
 
@@ -149,7 +196,7 @@ mod tests {
         }
         let catalog = reading.catalog();
         assert_eq!(catalog.rejected.len(), 3 + 7 + 4, "{:#?}", catalog.rejected);
-        assert!(!catalog.rejected.concat().contains('\u{1b}'));
+        assert!(!catalog.rejected.iter().any(|row| row.text.contains('\u{1b}')));
         let [project] = &catalog.projects[..] else { panic!("{:?}", catalog.projects) };
         let [release] = &project.releases[..] else { panic!("{project:?}") };
         assert_eq!((release.id, release.s3sync, release.packages.len()), (10, true, 1));

@@ -38,7 +38,7 @@ mod tests {
     use std::time::Duration;
 
     use blat_config::{Queries, ReleaseSource};
-    use blat_domain::release::{Catalog, ReleaseKey, Selection, resolve};
+    use blat_domain::release::{Catalog, KnownReleases, ReleaseKey, Selection, resolve};
 
     use super::super::load;
     use super::*;
@@ -59,7 +59,7 @@ mod tests {
     }
 
     fn wanted(catalog: &Catalog, selection: &Selection) -> Vec<String> {
-        resolve(catalog, selection).wanted.keys().map(ToString::to_string).collect()
+        resolve(catalog, selection, &KnownReleases::default()).wanted.keys().map(ToString::to_string).collect()
     }
 
     #[tokio::test]
@@ -74,7 +74,7 @@ mod tests {
         let selection = Selection { projects: vec!["Perth".into(), "Empty".into()], ..Selection::default() };
         let catalog = ask(&path, Queries::default(), &selection).await.expect("a catalog");
         assert_eq!(catalog.rejected.len(), 3, "{:?}", catalog.rejected);
-        assert!(resolve(&catalog, &selection).unknown.is_empty());
+        assert!(resolve(&catalog, &selection, &KnownReleases::default()).unknown.is_empty());
         assert_eq!(wanted(&catalog, &selection), ["b@2"]);
         assert!(catalog.projects[0].releases[1].s3sync);
 

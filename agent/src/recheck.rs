@@ -1,0 +1,156 @@
+//! What decides about extra packages, and asking Release Manager again where its answer is too old for that.
+//!
+//! A sync may take days. What became wanted meanwhile must not go: before a batch is marked or deleted by an answer that is older than five
+//! minutes, the releases are asked for again, and only what goes by both answers goes. Where that fails, nothing more goes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use blat_domain::clock::Doubt;
+use blat_domain::guard::{ANSWER_HOLDS, MaxDelete};
+use blat_domain::inventory::Inventory;
+use blat_domain::links::Followed;
+use blat_domain::name::PackageId;
+use blat_domain::release::{Resolution, WantedSet};
+use blat_domain::retention::{Action, Aging, Circumstances, Distrust, Step, Upkeep, decide};
+use blat_domain::retry::Backoff;
+use blat_domain::status::SyncReport;
+
+use crate::session::Problem;
+use crate::sync::{Prepared, problem};
+use crate::workplace::Workplace;
+
+/// What decides about extra packages, beside what is wanted and what is there.
+#[derive(Debug, Clone)]
+pub(crate) struct Facts {
+    pub(crate) aging: Aging,
+    pub(crate) max_delete: MaxDelete,
+    /// Whether an operator has confirmed this sync's deletions.
+    pub(crate) is_confirmed: bool,
+    pub(crate) clock_doubt: Option<Doubt>,
+    /// Packages that tags brought, with the epoch second.
+    pub(crate) tagged: BTreeMap<PackageId, i64>,
+    /// Up to which epoch second Release Manager knows all.
+    pub(crate) known_up_to: i64,
+}
+
+impl Facts {
+    /// What becomes of extra packages.
+    pub(crate) fn upkeep(
+        &self,
+        wanted: &WantedSet,
+        inventory: &Inventory,
+        resolution: &Resolution,
+        is_complete: bool,
+    ) -> Upkeep {
+        let mut upkeep = decide(&Circumstances {
+            aging: self.aging,
+            max_delete: self.max_delete,
+            is_confirmed: self.is_confirmed,
+            wanted,
+            inventory,
+            clock_doubt: self.clock_doubt.clone(),
+            distrust: Distrust::of(resolution, is_complete, self.is_confirmed),
+            tagged: &self.tagged,
+            known_up_to: self.known_up_to,
+        });
+        upkeep.because = upkeep.distrust.as_ref().map(|distrust| resolution.because(distrust)).unwrap_or_default();
+        upkeep
+    }
+}
+
+/// Which of the planned steps still hold.
+pub(crate) struct Recheck {
+    /// When Release Manager was asked last.
+    asked: Duration,
+    /// What goes by the later answers too; none before there was one.
+    goes: Option<BTreeSet<PackageId>>,
+}
+
+impl Recheck {
+    /// As it was planned.
+    pub(crate) fn of(prepared: &Prepared) -> Self {
+        Self { asked: prepared.asked, goes: None }
+    }
+
+    /// Whether this step holds by all answers.
+    pub(crate) fn lets_go(&self, step: &Step) -> bool {
+        self.goes.as_ref().is_none_or(|goes| goes.contains(&step.package))
+    }
+
+    /// Asks again where the last answer is too old.
+    ///
+    /// # Errors
+    /// Why nothing more may go.
+    pub(crate) async fn renew(
+        &mut self,
+        workplace: &Workplace,
+        prepared: &Prepared,
+        report: &mut SyncReport,
+    ) -> Result<(), Problem> {
+        let now = (workplace.uptime)();
+        if now.saturating_sub(self.asked) <= ANSWER_HOLDS {
+            return Ok(());
+        }
+        let (upkeep, resolution) = workplace.decide_again(prepared).await?;
+        if let Some(distrust) = &upkeep.distrust {
+            report.snapshot = report.snapshot.or(resolution.snapshot);
+            report.held_back = upkeep.held_back();
+            let why = upkeep.held_back().unwrap_or_else(|| format!("nothing more is marked or deleted: {distrust}"));
+            return Err(problem(None, why, Backoff::PACKAGE));
+        }
+        if let Some(refusal) = &upkeep.refusal {
+            return Err(problem(None, refusal.to_string(), Backoff::NEXT_SYNC));
+        }
+        let goes: BTreeSet<PackageId> = upkeep.steps.into_iter().filter(is_taking).map(|step| step.package).collect();
+        let spared: Vec<&PackageId> = prepared
+            .plan
+            .upkeep
+            .steps
+            .iter()
+            .filter(|step| is_taking(step))
+            .map(|step| &step.package)
+            .filter(|package| self.goes.as_ref().is_none_or(|goes| goes.contains(package)))
+            .filter(|package| !goes.contains(package))
+            .collect();
+        for package in spared {
+            tracing::info!(%package, "stays: it became wanted while the sync ran");
+        }
+        self.goes = Some(match self.goes.take() {
+            Some(before) => &before & &goes,
+            None => goes,
+        });
+        self.asked = now;
+        Ok(())
+    }
+}
+
+fn is_taking(step: &Step) -> bool {
+    match step.action {
+        Action::Unmark => false,
+        Action::Mark { .. } | Action::Delete { .. } => true,
+    }
+}
+
+impl Workplace {
+    /// What would become of extra packages by what Release Manager says now.
+    async fn decide_again(&self, prepared: &Prepared) -> Result<(Upkeep, Resolution), Problem> {
+        let (mut answer, glance) = self.ask().await?;
+        let (source, inventory, facts) = (self.source.clone(), prepared.inventory.clone(), prepared.facts.clone());
+        let deciding = tokio::task::spawn_blocking(move || {
+            let resolution = &mut answer.resolution;
+            let wanted = std::mem::take(&mut resolution.wanted);
+            let Followed { wanted, .. } = source.survey(wanted, &glance, &inventory);
+            let inventory: &Arc<Inventory> = &inventory;
+            let is_complete = resolution.unknown.is_empty();
+            (facts.upkeep(&wanted, inventory, resolution, is_complete), answer.resolution)
+        });
+        deciding
+            .await
+            .map_err(|error| problem(None, format!("looking at the source failed: {error}"), Backoff::PACKAGE))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,136 @@
+//! A sync that takes long, by a clock of its own and a target that keeps what it is told.
+
+use std::cell::Cell;
+use std::fs;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use async_trait::async_trait;
+use blat_config::{Home, load_target};
+use blat_domain::plan::{Link, Size};
+use blat_domain::status::SyncResult;
+
+use super::*;
+use crate::progress::Progress;
+use crate::sync::Synced;
+use crate::target::{Appetite, Delivery, Parcel, Retired, Retirement, Target, TargetError, Told, Verdict};
+
+thread_local! {
+    static UPTIME: Cell<u64> = const { Cell::new(1_000) };
+}
+
+/// A target that holds `a@1` and two extra packages. What happens while the PackageList goes there is up to the test.
+struct Slow {
+    during: Box<dyn Fn() + Send + Sync>,
+    deleted: Mutex<Vec<String>>,
+}
+
+#[async_trait]
+impl Target for Slow {
+    async fn appetite(&self) -> Result<Appetite, TargetError> {
+        Ok(Appetite { size: Size::default(), streams: 1 })
+    }
+
+    async fn inventory(&self) -> Result<Arc<Inventory>, TargetError> {
+        let packages = ["a@1", "b@1", "c@1"].map(|package| (package.parse().expect("a package"), 5)).into();
+        Ok(Arc::new(Inventory { packages, clock: Some(1_700_000_000), ..Inventory::default() }))
+    }
+
+    async fn receive(&self, _: &[Parcel], _: &Arc<Progress>, _: &Told<'_>) -> Result<(), TargetError> {
+        Ok(())
+    }
+
+    async fn link(&self, _: &[Link]) -> Result<Vec<(PackageId, Delivery)>, TargetError> {
+        Ok(Vec::new())
+    }
+
+    async fn verify(&self, _: &[PackageId]) -> Result<Vec<(PackageId, Verdict)>, TargetError> {
+        Ok(Vec::new())
+    }
+
+    async fn retire(
+        &self,
+        _: Retirement,
+        packages: &[(PackageId, Option<i64>)],
+    ) -> Result<Vec<(PackageId, Retired)>, TargetError> {
+        let mut deleted = self.deleted.lock().unwrap_or_else(PoisonError::into_inner);
+        deleted.extend(packages.iter().map(|(package, _)| package.to_string()));
+        Ok(packages.iter().map(|(package, _)| (package.clone(), Retired::Done)).collect())
+    }
+
+    async fn store_list(&self, _: &str) -> Result<(), TargetError> {
+        (self.during)();
+        Ok(())
+    }
+}
+
+/// What Release Manager says: one release of these packages.
+fn release(path: &Path, packages: &str) {
+    let text = format!("projects:\n  - name: Lab\n    releases:\n      - {{id: 1, name: R, packages: [{packages}]}}\n");
+    fs::write(path, text).expect("a file");
+}
+
+/// One sync that lasts so many seconds, in which `during` happens; how it ended, and what was deleted.
+async fn sync(
+    seconds: u64,
+    during: impl Fn(&Path) + Send + Sync + 'static,
+) -> (SyncReport, Option<Problem>, Vec<String>) {
+    let scratch = tempfile::tempdir().expect("a scratch directory");
+    let root = scratch.path();
+    for folder in ["config", "source/a/1", "archive"] {
+        fs::create_dir_all(root.join(folder)).expect("an own folder");
+    }
+    fs::write(root.join("source/a/1/descpkg"), "a").expect("a file");
+    let releases = root.join("releases.yaml");
+    release(&releases, "a@1");
+    let home = Home::at(root).expect("a path");
+    let name = "perth".parse().expect("a name");
+    let config = format!(
+        "transport: local\nsource: {0}/source\narchive: {0}/archive\nrelease_manager: {{file: {0}/releases.yaml}}\nprojects: [Lab]\n\
+         aging: immediate\nmax_delete: 100%\n",
+        root.display()
+    );
+    fs::write(home.target_config(&name), config).expect("a config");
+    let settings = load_target(&home, &name).expect("valid settings");
+    let slow = Arc::new(Slow {
+        during: Box::new(move || {
+            UPTIME.set(UPTIME.get() + seconds);
+            during(&releases);
+        }),
+        deleted: Mutex::default(),
+    });
+    let mut workplace = Workplace::new(&home, settings);
+    (workplace.target, workplace.uptime) = (slow.clone(), || Duration::from_secs(UPTIME.get()));
+    let Synced::Ended(report, problem) = workplace.sync(false).await else { panic!("no other settings are there") };
+    let deleted = slow.deleted.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    (*report, problem, deleted)
+}
+
+#[tokio::test]
+async fn what_became_wanted_while_a_long_sync_ran_stays() {
+    let (report, problem, deleted) = sync(301, |releases| release(releases, "a@1, b@1")).await;
+    assert_eq!((problem, report.result, report.deleted), (None, SyncResult::Ok, 1));
+    assert_eq!(deleted, ["c@1"]);
+}
+
+#[tokio::test]
+async fn a_short_sync_goes_by_the_answer_that_it_has() {
+    let (report, _, deleted) = sync(299, |releases| fs::remove_file(releases).expect("a file")).await;
+    assert_eq!((report.result, deleted.len()), (SyncResult::Ok, 2));
+}
+
+#[tokio::test]
+async fn where_the_releases_cannot_be_read_again_nothing_goes() {
+    let (_, problem, deleted) = sync(301, |releases| fs::remove_file(releases).expect("a file")).await;
+    let problem = problem.expect("the second question failed");
+    assert!(problem.text.contains("cannot read the releases"), "{}", problem.text);
+    assert_eq!(deleted, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_second_answer_that_is_not_trusted_takes_nothing() {
+    let (report, problem, deleted) = sync(301, |releases| release(releases, "a@1, ../x@1")).await;
+    let held_back = report.held_back.expect("the status says so");
+    assert!(held_back.contains("release R (1)") && problem.is_some(), "{held_back}");
+    assert_eq!(deleted, Vec::<String>::new());
+}
