@@ -3,30 +3,33 @@
 //! The library's listing takes a truncated answer for a whole one where the server forgets to say how it goes on, and gives up at keys that
 //! others chose badly. It knows no list of unfinished uploads, and no copy with other metadata.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use base64::Engine as _;
 use blat_config::S3Settings;
+use bytes::Bytes;
 use http::{Method, Request};
 use jiff::fmt::rfc2822::DateTimeParser;
+use md5::Md5;
 use object_store::aws::{AmazonS3, AmazonS3Builder, AwsAuthorizer, Checksum};
 use object_store::client::{HttpRequestBody, HttpResponse};
 use object_store::multipart::MultipartStore;
 use object_store::{CredentialProvider, ObjectStore, RetryConfig};
 use reqwest::Url;
 use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
 
 use super::super::TargetError;
 use super::super::valve::{Urgency, Valve};
 use super::card::{Card, ZIP};
 use super::credentials::profile::Profile;
 use super::credentials::{Credentials, variable};
+use super::deleting;
 use super::fault::{Answer, Fault};
 use super::listing::{self, Page, Uploads};
-use super::wire::{Wire, limited};
-
-/// The most that is read of an answer of ours, in bytes: a page of a thousand of the longest keys takes less.
-const LONGEST: usize = 16 << 20;
+use super::wire::{LONGEST, Wire, limited};
 
 /// What the library does for us.
 pub(super) trait Store: ObjectStore + MultipartStore {}
@@ -49,8 +52,11 @@ pub(super) trait Ask: Send + Sync {
     /// A page of the objects whose keys begin with `prefix`, and the server's clock in epoch seconds where it told.
     async fn objects(&self, prefix: &str, from: Begin<'_>) -> Result<(Page, Option<i64>), TargetError>;
 
-    /// Whether an upload may have begun that nobody here knows of; asked once for each.
-    fn takes_lost_uploads(&self) -> bool;
+    /// Whether an upload to this key may have begun that nobody here knows of; asked once for each.
+    fn takes_lost_upload(&self, key: &str) -> bool;
+
+    /// Deletes objects, at most [`deleting::MOST`]; gives those that are not known to be gone, each with what the server says of it.
+    async fn delete(&self, keys: &[String]) -> Result<BTreeMap<String, Answer>, TargetError>;
 
     /// A page of the unfinished uploads to such keys.
     async fn uploads(&self, prefix: &str, after: Option<&(String, String)>) -> Result<Uploads, TargetError>;
@@ -85,6 +91,7 @@ impl Bucket {
         let endpoint = endpoint.or_else(|| variable("AWS_ENDPOINT_URL")).or(profile.endpoint);
         let url = address(settings, endpoint.as_deref(), &region)?;
         let credentials = Arc::new(Credentials::new(&wire, &region)?);
+        let wire = wire.signing(credentials.clone(), &region);
         let store = |wire: Wire| -> Result<Arc<AmazonS3>, Fault> {
             let builder = AmazonS3Builder::new()
                 .with_bucket_name(&settings.bucket)
@@ -157,6 +164,7 @@ impl Server {
         key: &str,
         query: &[(&str, &str)],
         headers: &[(String, String)],
+        body: Bytes,
     ) -> Result<HttpResponse, TargetError> {
         let mut url = self.url.clone();
         if !key.is_empty() {
@@ -171,7 +179,7 @@ impl Server {
         for (name, value) in headers {
             request = request.header(name, value);
         }
-        let mut request = request.body(HttpRequestBody::empty()).map_err(|error| odd(&error))?;
+        let mut request = request.body(HttpRequestBody::from(body)).map_err(|error| odd(&error))?;
         let credential = self.credentials.get_credential().await.map_err(|error| super::fault::sorted(&error))?;
         let signer = AwsAuthorizer::new(&credential, "s3", &self.region);
         signer.try_authorize(&mut request, None).map_err(|error| super::fault::sorted(&error))?;
@@ -185,7 +193,7 @@ impl Server {
     }
 
     async fn list(&self, query: &[(&str, &str)]) -> Result<(Vec<u8>, Option<i64>), TargetError> {
-        let response = self.send(Method::GET, "", query, &[]).await?;
+        let response = self.send(Method::GET, "", query, &[], Bytes::new()).await?;
         let date = response.headers().get(http::header::DATE).and_then(|date| date.to_str().ok());
         let clock = date.and_then(|date| DateTimeParser::new().parse_timestamp(date).ok()).map(|date| date.as_second());
         Ok((limited(response.into_body(), LONGEST).await?, clock))
@@ -214,8 +222,23 @@ impl Ask for Server {
         listing::uploads(&body).map_err(unreadable)
     }
 
-    fn takes_lost_uploads(&self) -> bool {
-        self.wire.takes_lost_uploads()
+    fn takes_lost_upload(&self, key: &str) -> bool {
+        self.wire.takes_lost_upload(&format!("/{}", encoded(key)))
+    }
+
+    async fn delete(&self, keys: &[String]) -> Result<BTreeMap<String, Answer>, TargetError> {
+        let body = deleting::request(keys);
+        let digest = |digest: &[u8]| base64::engine::general_purpose::STANDARD.encode(digest);
+        let headers = [
+            ("content-type", "application/xml".to_owned()),
+            ("content-md5", digest(&Md5::digest(&body))),
+            ("x-amz-checksum-sha256", digest(&Sha256::digest(&body))),
+        ];
+        let headers = headers.map(|(name, value)| (name.to_owned(), value));
+        let response = self.send(Method::POST, "", &[("delete", "")], &headers, body.into()).await?;
+        let body = limited(response.into_body(), LONGEST).await?;
+        deleting::not_deleted(keys, &body)
+            .map_err(|why| TargetError::Link(format!("the server's answer to s3:DeleteObject cannot be used: {why}")))
     }
 
     async fn copy(&self, from: &str, to: &str, card: &Card) -> Result<String, TargetError> {
@@ -234,7 +257,7 @@ impl Ask for Server {
         let fixed = fixed.into_iter().map(|(name, value)| (name.to_owned(), value));
         let pairs = card.pairs().into_iter().map(|(name, value)| (format!("x-amz-meta-{name}"), value));
         let headers: Vec<(String, String)> = fixed.chain(pairs).collect();
-        let response = self.send(Method::PUT, to, &[], &headers).await?;
+        let response = self.send(Method::PUT, to, &[], &headers, Bytes::new()).await?;
         let body = limited(response.into_body(), LONGEST).await?;
         // It may say 200 first and that it failed afterwards.
         match quick_xml::de::from_str::<Copied>(&String::from_utf8_lossy(&body)) {

@@ -100,7 +100,7 @@ impl Answer {
             }
             (_, "RequestTimeTooSkewed") => operator("this machine's clock is wrong: set it"),
             (_, "NoSuchBucket") => operator("there is no such bucket: make it, or correct bucket, region and endpoint"),
-            (403, _) => {
+            (403, _) | (_, "AccessDenied") => {
                 operator(&format!("the credentials are not allowed {}: let their policy allow it", self.action))
             }
             (507, _) | (_, "QuotaExceeded" | "InsufficientStorage" | "XMinioStorageFull") => TargetError::Space(said),

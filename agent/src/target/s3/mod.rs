@@ -3,9 +3,11 @@
 //! What is there is told by the listing alone, and by what is remembered of objects that have not changed since. Whatever lies below the
 //! prefix and is not ours is left alone.
 
+mod begun;
 mod bucket;
 mod card;
 mod credentials;
+mod deleting;
 mod fault;
 mod inventory;
 mod keys;
@@ -42,6 +44,7 @@ use super::{Appetite, Delivery, Parcel, Retired, Retirement, Target, TargetError
 use crate::progress::Progress;
 use crate::source::pack::Digests;
 use crate::source::walker::Root;
+use begun::Begun;
 use bucket::Bucket;
 use card::Card;
 use keys::Keys;
@@ -74,11 +77,13 @@ pub(crate) struct S3Target {
     /// Our own uploads under way. Whoever begins one holds this for reading until it is among them.
     uploads: RwLock<()>,
     own: Mutex<HashSet<String>>,
+    /// All uploads that were begun here, by this agent or an earlier one.
+    begun: Begun,
     /// Whether nobody looked for left-over uploads yet.
     is_unswept: AtomicBool,
     /// Whether somebody was told of what is not ours.
     has_warned: AtomicBool,
-    /// Whether the server knows writes that replace nothing.
+    /// Whether the server knows writes that replace nothing; found out anew with each call that sends packages.
     knows_conditions: AtomicBool,
     /// Whether the server lists in another order than that of keys, or not from within.
     lists_otherwise: AtomicBool,
@@ -100,6 +105,7 @@ impl S3Target {
             mebibytes: MEBIBYTES.map(Semaphore::new),
             uploads: RwLock::default(),
             own: Mutex::default(),
+            begun: Begun::at(state.join(begun::FILE)),
             is_unswept: AtomicBool::new(true),
             has_warned: AtomicBool::new(false),
             knows_conditions: AtomicBool::new(true),
@@ -111,6 +117,7 @@ impl S3Target {
     async fn bucket(&self) -> Result<&Bucket, TargetError> {
         let bucket = self.bucket.get_or_try_init(|| async { Bucket::open(&self.settings, &self.valve) }).await?;
         self.known.load(&bucket.place);
+        self.begun.load(&bucket.place);
         Ok(bucket)
     }
 

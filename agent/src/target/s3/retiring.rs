@@ -2,15 +2,17 @@
 //! listing tells all marks, and no other request is made for them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use blat_domain::inventory::Mark;
 use blat_domain::name::PackageId;
-use futures_util::{StreamExt, TryStreamExt};
-use object_store::path::Path;
+use futures_util::TryStreamExt;
 use object_store::{PutOptions, PutPayload};
 
 use super::super::valve::Urgency;
 use super::bucket::Bucket;
+use super::deleting;
+use super::fault::Answer;
 use super::inventory::Range;
 use super::keys::Meaning;
 use super::{LOOKS, Retired, Retirement, S3Target, TargetError, fault, keys, listed_packages, several};
@@ -177,24 +179,37 @@ impl S3Target {
     }
 }
 
-/// Removes objects in batches; gives those that could not be, with why. One that is not there is removed.
+/// How often a key is asked to be deleted of which the server does not say that it is gone.
+const TRIES: u32 = 4;
+/// The wait before the second try; it doubles.
+const FIRST_WAIT: Duration = Duration::from_millis(300);
+
+/// Removes objects in batches; gives those that are not known to be gone, with why. One that is not there is removed.
 pub(super) async fn remove(bucket: &Bucket, keys: Vec<String>) -> Result<BTreeMap<String, String>, TargetError> {
     let mut failed = BTreeMap::new();
-    if keys.is_empty() {
-        return Ok(failed);
-    }
-    let paths: Vec<Path> = keys.iter().map(|key| keys::path(key)).collect::<Result<_, _>>()?;
-    let paths = futures_util::stream::iter(paths.into_iter().map(Ok)).boxed();
-    // One answer for each, in their order.
-    let mut answers = bucket.store(Urgency::Bulk).delete_stream(paths).zip(futures_util::stream::iter(keys));
-    while let Some((answer, key)) = answers.next().await {
-        match answer {
-            Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
-            Err(error) => match (fault::fault(&error), fault::sorted(&error)) {
-                (Some(_), error) => return Err(error),
-                (None, error) => drop(failed.insert(key, format!("s3:DeleteObject: {error}"))),
-            },
-        }
+    for batch in keys.chunks(deleting::MOST) {
+        let left = remove_batch(bucket, batch).await?;
+        failed.extend(left.into_iter().map(|(key, answer)| (key, answer.to_string())));
     }
     Ok(failed)
+}
+
+async fn remove_batch(bucket: &Bucket, batch: &[String]) -> Result<BTreeMap<String, Answer>, TargetError> {
+    let mut left = bucket.ask.delete(batch).await?;
+    let mut wait = FIRST_WAIT;
+    for _ in 1..TRIES {
+        let may_pass =
+            |(key, answer): (&String, &Answer)| (answer.code.is_empty() || answer.will_pass()).then(|| key.clone());
+        let again: Vec<String> = left.iter().filter_map(may_pass).collect();
+        if again.is_empty() {
+            break;
+        }
+        tracing::debug!(keys = again.len(), "objects that are not known to be gone are deleted again");
+        tokio::time::sleep(wait).await;
+        wait *= 2;
+        let still = bucket.ask.delete(&again).await?;
+        left.retain(|key, _| !again.contains(key));
+        left.extend(still);
+    }
+    Ok(left)
 }

@@ -39,6 +39,8 @@ impl S3Target {
         let bucket = self.bucket().await?;
         let is_tagged = parcels.iter().any(|parcel| parcel.tagged.is_some());
         let urgency = if is_tagged { Urgency::Tag } else { Urgency::Bulk };
+        // It may have been another fault that the server refused a condition for.
+        self.knows_conditions.store(true, Ordering::Relaxed);
         let is_over = AtomicBool::new(false);
         // By their numbers, so that none is begun before its turn: a stream may have many thousand.
         let sending = (0..parcels.len()).map(|number| {

@@ -11,10 +11,10 @@ use object_store::{PutMode, PutMultipartOptions, PutOptions, PutPayload};
 use tempfile::SpooledTempFile;
 
 use super::super::valve::Urgency;
-use super::bucket::Bucket;
+use super::bucket::{Bucket, Store};
 use super::card::Card;
 use super::fault::{self, Fault};
-use super::keys::{self, Meaning};
+use super::keys;
 use super::{MEBIBYTES, S3Target, TargetError, head};
 
 /// A ZIP of more bytes than this goes in parts of this size.
@@ -57,30 +57,29 @@ impl S3Target {
         if is_conditional {
             match put(PutMode::Create).await {
                 Err(error) if is_not_known(&error) => {
-                    tracing::debug!("the server knows no conditional writes; going on without");
+                    tracing::debug!("the server refuses a conditional write; for now it is looked first");
                     self.knows_conditions.store(false, Ordering::Relaxed);
                 }
                 done => return Ok(done?.e_tag.unwrap_or_default()),
             }
+        }
+        if is_new {
+            fail_if_taken(bucket, path).await?;
         }
         Ok(put(PutMode::Overwrite).await?.e_tag.unwrap_or_default())
     }
 
     async fn put_parts(&self, shipment: &Shipment<'_>, is_new: bool) -> Result<String, object_store::Error> {
         let &Shipment { bucket, path, card, urgency, .. } = shipment;
-        if is_new && let Some(seen) = head(bucket, path).await? {
-            // Parts know no condition, so it is looked at first.
-            tracing::debug!(key = path.as_ref(), size = seen.size, "an object is in its place already");
-            let source = "it is there already".into();
-            return Err(object_store::Error::AlreadyExists { path: path.to_string(), source });
+        if is_new {
+            // Parts know no condition.
+            fail_if_taken(bucket, path).await?;
         }
         let store = bucket.store(urgency);
         let options = PutMultipartOptions { attributes: card.attributes(), ..PutMultipartOptions::default() };
         let id = {
             let _beginning = self.uploads.read().await;
-            let id = store.create_multipart_opts(path, options).await?;
-            self.own.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone());
-            id
+            self.begin(bucket, store.as_ref(), path, options).await?
         };
         let done = match self.send_parts(shipment, &id).await {
             Ok(parts) => store.complete_multipart(path, &id, parts).await,
@@ -92,9 +91,37 @@ impl S3Target {
         {
             tracing::debug!(key = path.as_ref(), %error, "an upload could not be given up; it is looked for later");
             self.is_unswept.store(true, Ordering::Relaxed);
+        } else {
+            self.begun.ended(path.as_ref(), &id);
         }
         self.own.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
         Ok(done?.e_tag.unwrap_or_default())
+    }
+
+    /// Begins an upload, which is known to be ours from before on.
+    async fn begin(
+        &self,
+        bucket: &Bucket,
+        store: &dyn Store,
+        path: &Path,
+        options: PutMultipartOptions,
+    ) -> Result<String, object_store::Error> {
+        self.begun.begins(path.as_ref());
+        let begun = store.create_multipart_opts(path, options).await;
+        // Of an answer that got lost, the upload may be there.
+        let is_lost = bucket.ask.takes_lost_upload(path.as_ref());
+        if is_lost {
+            self.is_unswept.store(true, Ordering::Relaxed);
+        }
+        match &begun {
+            Ok(id) => {
+                self.own.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone());
+                self.begun.has_begun(path.as_ref(), id, !is_lost);
+            }
+            Err(_) if !is_lost => self.begun.has_not_begun(path.as_ref()),
+            Err(_) => {}
+        }
+        begun
     }
 
     async fn send_parts(&self, shipment: &Shipment<'_>, id: &String) -> Result<Vec<PartId>, object_store::Error> {
@@ -127,8 +154,7 @@ impl S3Target {
     /// Gives up uploads that nobody will finish: those of an agent that died. Once, and again where one was lost since.
     pub(super) async fn sweep_uploads(&self) -> Result<(), TargetError> {
         let bucket = self.bucket().await?;
-        let has_lost_one = bucket.ask.takes_lost_uploads();
-        if !self.is_unswept.swap(false, Ordering::Relaxed) && !has_lost_one {
+        if !self.is_unswept.swap(false, Ordering::Relaxed) {
             return Ok(());
         }
         let swept = self.give_up_uploads(bucket).await;
@@ -139,20 +165,17 @@ impl S3Target {
     }
 
     async fn give_up_uploads(&self, bucket: &Bucket) -> Result<(), TargetError> {
-        let mut after = None;
+        let (mut after, turn) = (None, self.begun.turn());
         loop {
             let page = {
                 // Nobody begins one meanwhile that is not among our own yet.
                 let _nobody_begins = self.uploads.write().await;
                 let mut page = bucket.ask.uploads(self.keys.prefix(), after.as_ref()).await?;
                 let own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
-                page.uploads.retain(|upload| !own.contains(&upload.id));
+                page.uploads.retain(|upload| !own.contains(&upload.id) && self.begun.is_ours(upload));
                 page
             };
             for upload in page.uploads {
-                if !matches!(self.keys.meaning(&upload.key), Meaning::Package(_) | Meaning::House) {
-                    continue;
-                }
                 match bucket.store(Urgency::Bulk).abort_multipart(&keys::path(&upload.key)?, &upload.id).await {
                     Ok(()) => tracing::info!(key = upload.key, "gave up an upload that an earlier agent left"),
                     Err(object_store::Error::NotFound { .. }) => {}
@@ -160,7 +183,11 @@ impl S3Target {
                 }
             }
             match page.next {
-                None => return Ok(()),
+                None => {
+                    let own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+                    self.begun.forget(turn, |id| own.contains(id));
+                    return Ok(());
+                }
                 next if next == after => {
                     return Err(TargetError::Refused("the list of uploads goes round in a circle".to_owned()));
                 }
@@ -193,6 +220,13 @@ impl Spooled {
             bytes.map_err(|error| object_store::Error::Generic { store: "S3", source: Box::new(unreadable(error)) })?;
         Ok(PutPayload::from(bytes))
     }
+}
+
+/// Fails where an object is in the place of a new one.
+async fn fail_if_taken(bucket: &Bucket, path: &Path) -> Result<(), object_store::Error> {
+    let Some(seen) = head(bucket, path).await? else { return Ok(()) };
+    tracing::debug!(key = path.as_ref(), size = seen.size, "an object is in its place already");
+    Err(object_store::Error::AlreadyExists { path: path.to_string(), source: "it is there already".into() })
 }
 
 fn is_not_known(error: &object_store::Error) -> bool {

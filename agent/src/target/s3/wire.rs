@@ -3,27 +3,31 @@
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use http::StatusCode;
+use http::{Method, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::BodyExt as _;
 use object_store::ClientOptions;
+use object_store::aws::{AwsAuthorizer, AwsCredentialProvider};
 use object_store::client::{
     HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpResponseBody, HttpService,
 };
+use quick_xml::events::Event;
 use reqwest::redirect;
+use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::super::valve::{Urgency, Valve};
-use super::fault::{Answer, Fault};
+use super::fault::{Answer, Fault, fault};
 
 /// A connection that takes longer to come about never will.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -37,6 +41,8 @@ const TRIES: u32 = 4;
 const FIRST_WAIT: Duration = Duration::from_millis(300);
 /// The most that is sent in one go, in bytes.
 const PORTION: usize = 64 << 10;
+/// The most that is read of a document, in bytes: a page of a thousand of the longest keys takes less.
+pub(super) const LONGEST: usize = 16 << 20;
 /// The most that is read of an error's body, in bytes.
 const EXPLANATION: usize = 64 << 10;
 
@@ -47,8 +53,17 @@ pub(super) struct Wire {
     valve: Arc<Valve>,
     urgency: Urgency,
     tries: u32,
-    /// Whether an upload in parts may have begun without anybody here knowing.
-    has_lost_uploads: Arc<AtomicBool>,
+    /// The paths of uploads in parts that may have begun without anybody here knowing.
+    lost_uploads: Arc<Mutex<BTreeSet<String>>>,
+    /// Who signs a request again before it is sent again.
+    signer: Option<Signer>,
+}
+
+/// What a signature takes.
+#[derive(Debug, Clone)]
+struct Signer {
+    credentials: AwsCredentialProvider,
+    region: String,
 }
 
 impl Wire {
@@ -60,7 +75,7 @@ impl Wire {
         // Whoever was first has set the same; no other provider is compiled in.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = client(CONNECT)?;
-        Ok(Self { client, valve, urgency: Urgency::Bulk, tries: TRIES, has_lost_uploads: Arc::default() })
+        Ok(Self { client, valve, urgency: Urgency::Bulk, tries: TRIES, lost_uploads: Arc::default(), signer: None })
     }
 
     /// A way to what is next door or not there at all: one short try.
@@ -71,9 +86,18 @@ impl Wire {
         Ok(Self { client: client(NEXT_DOOR)?, tries: 1, ..self.clone() })
     }
 
-    /// Whether an upload may have begun whose answer got lost; asked once for each.
-    pub(super) fn takes_lost_uploads(&self) -> bool {
-        self.has_lost_uploads.swap(false, Ordering::Relaxed)
+    /// The same for requests that these credentials sign: one that is sent again is signed anew, since a signature is good for minutes and a
+    /// token may have run out.
+    pub(super) fn signing(&self, credentials: AwsCredentialProvider, region: &str) -> Self {
+        Self { signer: Some(Signer { credentials, region: region.to_owned() }), ..self.clone() }
+    }
+
+    /// Whether an upload may have begun whose answer got lost, to a path that ends so; asked once for each.
+    pub(super) fn takes_lost_upload(&self, path: &str) -> bool {
+        let mut lost = self.lost_uploads.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = lost.len();
+        lost.retain(|one| !one.ends_with(path));
+        lost.len() < before
     }
 
     /// The same client for what a tag asks for.
@@ -86,24 +110,45 @@ impl Wire {
     /// # Errors
     /// What the last try came to. Answers that the library has a use for, such as 404 and 412, are no errors here.
     pub(super) async fn send(&self, request: &HttpRequest) -> Result<HttpResponse, Fault> {
-        let mut wait = FIRST_WAIT;
-        for _ in 1..self.tries {
-            match self.send_once(request).await {
-                Err(Fault::Unreached(why)) => {
-                    if request.method() == http::Method::POST && asks(request, "uploads") {
-                        self.has_lost_uploads.store(true, Ordering::Relaxed);
-                    }
-                    tracing::debug!(why, "a request is tried again");
-                }
-                Err(Fault::Answered(answer)) if answer.will_pass() => {
-                    tracing::debug!(%answer, "a request is tried again")
+        let (mut wait, mut left) = (FIRST_WAIT, self.tries);
+        let mut again: Option<HttpRequest> = None;
+        loop {
+            left = left.saturating_sub(1);
+            let outcome = self.send_once(again.as_ref().unwrap_or(request)).await;
+            if matches!(outcome, Err(Fault::Unreached(_)))
+                && request.method() == Method::POST
+                && asks(request, "uploads")
+            {
+                let mut lost = self.lost_uploads.lock().unwrap_or_else(PoisonError::into_inner);
+                lost.insert(request.uri().path().to_owned());
+            }
+            match outcome {
+                Err(Fault::Unreached(why)) if left > 0 => tracing::debug!(why, "a request is tried again"),
+                Err(Fault::Answered(answer)) if left > 0 && answer.will_pass() => {
+                    tracing::debug!(%answer, "a request is tried again");
                 }
                 done => return done,
             }
             tokio::time::sleep(wait).await;
             wait *= 2;
+            again = self.signed_anew(request).await?;
         }
-        self.send_once(request).await
+    }
+
+    /// The same request with a signature of now; none where nobody signs it.
+    async fn signed_anew(&self, request: &HttpRequest) -> Result<Option<HttpRequest>, Fault> {
+        let Some(Signer { credentials, region }) = &self.signer else { return Ok(None) };
+        let unsigned = |error: object_store::Error| match fault(&error) {
+            Some(fault) => fault.clone(),
+            None => Fault::NoCredentials(format!("cannot sign a request: {error}")),
+        };
+        let credential = credentials.get_credential().await.map_err(unsigned)?;
+        let mut again = request.clone();
+        ["authorization", "x-amz-security-token"].iter().for_each(|name| drop(again.headers_mut().remove(*name)));
+        // What the body comes to does not change.
+        let digest = request.headers().get("x-amz-content-sha256").and_then(|digest| unhex(digest.as_bytes()));
+        AwsAuthorizer::new(&credential, "s3", region).try_authorize(&mut again, digest.as_deref()).map_err(unsigned)?;
+        Ok(Some(again))
     }
 
     async fn send_once(&self, request: &HttpRequest) -> Result<HttpResponse, Fault> {
@@ -118,6 +163,10 @@ impl Wire {
         let response = watched(&pulse, self.client.execute(wired)).await?.map_err(unreached)?;
         let (parts, body) = http::Response::<reqwest::Body>::from(response).into_parts();
         let body = HttpResponseBody::new(Watched::new(body));
+        if parts.status.is_success() && is_answered_by_document(request) {
+            let body = document(request, limited(body, LONGEST).await?, action)?;
+            return Ok(HttpResponse::from_parts(parts, body.into()));
+        }
         if parts.status.is_success() || parts.status == StatusCode::NOT_MODIFIED {
             return Ok(HttpResponse::from_parts(parts, body));
         }
@@ -192,6 +241,60 @@ fn own_certificates() -> Result<Vec<reqwest::Certificate>, Fault> {
     let unusable = |why: String| Fault::NoCredentials(format!("cannot use AWS_CA_BUNDLE, {}: {why}", path.display()));
     let pem = std::fs::read(&path).map_err(|error| unusable(error.to_string()))?;
     reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| unusable(whole(&error)))
+}
+
+/// Whether a success of this request is an XML document that says what came of it, and not an object's bytes.
+fn is_answered_by_document(request: &HttpRequest) -> bool {
+    match request.method().as_str() {
+        "POST" => ["delete", "uploads", "uploadId"].iter().any(|word| asks(request, word)),
+        "GET" => ["list-type", "uploads"].iter().any(|word| asks(request, word)),
+        "PUT" => request.headers().contains_key("x-amz-copy-source"),
+        _ => false,
+    }
+}
+
+/// A document that comes with a success. The server may say 200 first and that it failed afterwards: then the document is an error.
+fn document(request: &HttpRequest, body: Vec<u8>, action: &'static str) -> Result<Vec<u8>, Fault> {
+    if root(&body).as_deref() == Some(b"Error") {
+        return Err(Fault::Answered(Answer::read(StatusCode::OK.as_u16(), &body, None, action)));
+    }
+    if request.method() != Method::POST || !asks(request, "uploadId") {
+        return Ok(body);
+    }
+    // The library takes the names of errors anywhere in it for errors, and a package may be called so: it gets the one thing that it reads.
+    match quick_xml::de::from_str::<Completed>(&String::from_utf8_lossy(&body)) {
+        Ok(Completed { etag }) => {
+            let etag = quick_xml::escape::escape(&etag);
+            let name = "CompleteMultipartUploadResult";
+            Ok(format!("<{name}><ETag>{etag}</ETag></{name}>").into_bytes())
+        }
+        Err(error) => Err(Fault::Unreached(format!("the answer to {action} cannot be read: {error}"))),
+    }
+}
+
+/// The end of an upload in parts.
+#[derive(Deserialize)]
+struct Completed {
+    #[serde(rename = "ETag")]
+    etag: String,
+}
+
+/// The name of a document's outermost element; none where it has none.
+fn root(document: &[u8]) -> Option<Vec<u8>> {
+    let mut reader = quick_xml::Reader::from_reader(document);
+    loop {
+        match reader.read_event() {
+            Ok(Event::Start(element) | Event::Empty(element)) => return Some(element.local_name().as_ref().to_vec()),
+            Ok(Event::Eof) | Err(_) => return None,
+            Ok(_) => {}
+        }
+    }
+}
+
+/// The bytes that hexadecimal digits stand for; none where they are none.
+fn unhex(digits: &[u8]) -> Option<Vec<u8>> {
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    digits.chunks(2).map(byte).collect()
 }
 
 /// A whole body of at most so many bytes.

@@ -264,7 +264,11 @@ async fn a_large_package_goes_in_parts_and_what_a_dead_agent_left_is_given_up() 
         .shelf
         .create_multipart_opts(&keys::path("p/core/1.zip").expect("a key"), PutMultipartOptions::default())
         .await;
-    let (target, left) = (world.target(), left.expect("memory"));
+    let left = left.expect("memory");
+    let dead = world.target();
+    dead.bucket().await.expect("memory");
+    dead.begun.has_begun("p/core/1.zip", &left, true);
+    let target = world.target();
     let noise = noise(20 << 20);
     assert_eq!(world.send(&target, &[world.parcel("big@1", &noise, 100, Rule::New)]).await, [Delivery::Published]);
     assert_eq!(world.shelf.puts.load(Ordering::Relaxed), 0);
@@ -374,5 +378,44 @@ async fn marks_keep_their_time_and_only_what_is_due_unlisted_and_unchanged_goes(
     world.shelf.put_foreign("p/core/2.zip").await;
     assert!(
         matches!(retire(Retirement::Delete, "core@2", Some(100)).await, Retired::Kept(why) if why.contains("not one of ours"))
+    );
+}
+
+#[tokio::test]
+async fn a_condition_that_was_refused_once_is_made_again_and_without_it_nothing_is_replaced() {
+    let world = World::new();
+    let target = world.target();
+    world.shelf.refused_conditions.store(1, Ordering::Relaxed);
+    let first = world.send(&target, &[world.parcel("core@1", b"1", 100, Rule::New)]).await;
+    assert_eq!((first, world.shelf.conditions.load(Ordering::Relaxed)), (vec![Delivery::Published], 0));
+    let second = world.send(&target, &[world.parcel("core@2", b"2", 100, Rule::New)]).await;
+    assert_eq!((second, world.shelf.conditions.load(Ordering::Relaxed)), (vec![Delivery::Published], 1));
+
+    // It came after the listing, and the server knows no conditions.
+    world.shelf.put_foreign("p/core/3.zip").await;
+    world.shelf.refused_conditions.store(1, Ordering::Relaxed);
+    let third = world.send(&target, &[world.parcel("core@3", b"3", 100, Rule::New)]).await.remove(0);
+    assert!(matches!(third, Delivery::Failed(why) if why.contains("left alone")));
+    assert_eq!(world.shelf.bytes("p/core/3.zip").await, b"theirs");
+}
+
+#[tokio::test]
+async fn a_package_that_could_not_be_deleted_keeps_its_mark() {
+    let world = World::new();
+    let target = world.filled().await;
+    let packages = [(id("core@1"), Some(100)), (id("core@2"), Some(100))];
+    let marked = target.retire(Retirement::Mark(0), &packages).await.expect("memory");
+    assert!(marked.iter().all(|(_, retired)| *retired == Retired::Done));
+    let of = |text: &str, keys: &[String]| keys.iter().filter(|key| key.contains(text)).count();
+    world.shelf.stuck.lock().expect("one thread").push("p/core/1.zip".into());
+    let mut deleted = target.retire(Retirement::DeleteDue, &packages).await.expect("memory");
+    deleted.sort_by(|a, b| a.0.cmp(&b.0));
+    assert!(matches!(&deleted[0].1, Retired::Failed(why) if why.contains("AccessDenied")), "{deleted:?}");
+    assert_eq!(deleted[1].1, Retired::Done);
+    let keys = world.shelf.keys().await;
+    assert_eq!(
+        (of("marks/core/1/", &keys), of("marks/core/2/", &keys), of("core/1.zip", &keys)),
+        (1, 0, 1),
+        "{keys:?}"
     );
 }

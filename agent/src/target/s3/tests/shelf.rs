@@ -1,5 +1,6 @@
 //! A bucket in memory that counts what it is asked, and fails where a test wants it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -12,12 +13,13 @@ use object_store::multipart::{MultipartStore, PartId};
 use object_store::path::Path;
 use object_store::{
     CopyOptions, GetOptions, GetResult, ListResult, MultipartId, MultipartUpload, ObjectMeta, ObjectStore,
-    ObjectStoreExt as _, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    ObjectStoreExt as _, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
 use super::super::TargetError;
 use super::super::bucket::{Ask, Begin};
 use super::super::card::Card;
+use super::super::fault::{Answer, Fault};
 use super::super::listing::{self, Object, Page, Upload, Uploads};
 
 /// Objects on one page of a listing.
@@ -34,6 +36,12 @@ pub(super) struct Shelf {
     pub(super) heads_fail: AtomicBool,
     /// Objects written in one request.
     pub(super) puts: AtomicUsize,
+    /// Conditional writes that are refused from now on, as by a server that does not know them.
+    pub(super) refused_conditions: AtomicUsize,
+    /// Conditional writes that were not.
+    pub(super) conditions: AtomicUsize,
+    /// Keys that cannot be deleted.
+    pub(super) stuck: Mutex<Vec<String>>,
     /// The page that cannot be had, from 1; 0: none.
     pub(super) bad_page: AtomicUsize,
     /// Whether every listing begins at the beginning, whatever key it should begin after.
@@ -79,6 +87,14 @@ impl fmt::Display for Shelf {
 impl ObjectStore for Shelf {
     async fn put_opts(&self, at: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
         self.puts.fetch_add(1, Ordering::Relaxed);
+        if options.mode == PutMode::Create {
+            let less = |left: usize| left.checked_sub(1);
+            if self.refused_conditions.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok() {
+                let answer = Answer { status: 501, code: "NotImplemented".into(), ..Answer::default() };
+                return Err(object_store::Error::Generic { store: "shelf", source: Fault::Answered(answer).into() });
+            }
+            self.conditions.fetch_add(1, Ordering::Relaxed);
+        }
         self.memory.put_opts(at, payload, options).await
     }
 
@@ -165,8 +181,21 @@ impl Ask for Shelf {
         Ok((Page { objects, next }, Some(NOW)))
     }
 
-    fn takes_lost_uploads(&self) -> bool {
+    fn takes_lost_upload(&self, _key: &str) -> bool {
         false
+    }
+
+    async fn delete(&self, keys: &[String]) -> std::result::Result<BTreeMap<String, Answer>, TargetError> {
+        let stuck = self.stuck.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (stuck, keys): (Vec<_>, Vec<_>) = keys.iter().cloned().partition(|key| stuck.contains(key));
+        for key in &keys {
+            match self.memory.delete(&path(key)).await {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) => panic!("memory: {error}"),
+            }
+        }
+        let denied = || Answer { status: 200, code: "AccessDenied".into(), ..Answer::default() };
+        Ok(stuck.into_iter().map(|key| (key, denied())).collect())
     }
 
     async fn uploads(&self, prefix: &str, _: Option<&(String, String)>) -> std::result::Result<Uploads, TargetError> {

@@ -24,7 +24,11 @@ struct Server {
     asked: Arc<AtomicUsize>,
     /// Bytes of bodies that arrived.
     bytes: Arc<AtomicUsize>,
+    /// Heads of requests, in small letters.
+    heads: Heads,
 }
+
+type Heads = Arc<Mutex<Vec<String>>>;
 
 impl Server {
     /// Gives these answers, one after the other, and the last one for ever.
@@ -32,10 +36,11 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}/b/k", listener.local_addr().expect("an address"));
         let (asked, bytes) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-        let server = Self { url, asked: asked.clone(), bytes: bytes.clone() };
+        let heads = Heads::default();
+        let server = Self { url, asked: asked.clone(), bytes: bytes.clone(), heads: heads.clone() };
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(converse(stream, answers, asked.clone(), bytes.clone()));
+                tokio::spawn(converse(stream, answers, asked.clone(), bytes.clone(), heads.clone()));
             }
         });
         server
@@ -50,6 +55,13 @@ impl Server {
         request.header("content-length", body.content_length()).body(body).expect("a request")
     }
 
+    /// The same to another address on it.
+    fn to(&self, method: Method, query: &str, body: &[u8]) -> HttpRequest {
+        let mut request = self.request(method, body);
+        *request.uri_mut() = format!("{}?{query}", self.url).parse().expect("a URL");
+        request
+    }
+
     fn asked(&self) -> usize {
         self.asked.load(Ordering::SeqCst)
     }
@@ -60,6 +72,7 @@ async fn converse(
     answers: &[&str],
     asked: Arc<AtomicUsize>,
     bytes: Arc<AtomicUsize>,
+    heads: Heads,
 ) -> Option<()> {
     loop {
         let mut head = Vec::new();
@@ -68,6 +81,7 @@ async fn converse(
         }
         let number = asked.fetch_add(1, Ordering::SeqCst);
         let head = String::from_utf8(head).ok()?.to_lowercase();
+        heads.lock().expect("one at a time").push(head.clone());
         let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse::<usize>().ok());
         for _ in 0..length.unwrap_or(0) {
             stream.read_u8().await.ok()?;
@@ -132,4 +146,81 @@ async fn a_server_that_falls_silent_is_given_up() {
     tokio::time::pause();
     let fault = wire.send(&server.request(Method::PUT, &[1; 10])).await.expect_err("never");
     assert!(matches!(fault, Fault::Unreached(_)), "{fault}");
+}
+
+const FAILED_AFTERWARDS: &str =
+    "HTTP/1.1 200 OK\r\nContent-Length: 64\r\n\r\n  <?xml version=\"1.0\"?><Error><Code>InternalError</Code></Error>";
+const DENIED_AFTERWARDS: &str = "HTTP/1.1 200 OK\r\nContent-Length: 40\r\n\r\n<Error><Code>AccessDenied</Code></Error>";
+const COMPLETED: &str = "HTTP/1.1 200 OK\r\nContent-Length: 136\r\n\r\n<CompleteMultipartUploadResult>\
+    <Key>p/InternalError/SlowDown.zip</Key><ETag>&quot;ab-2&quot;</ETag></CompleteMultipartUploadResult>     ";
+
+/// Each request that is answered by a document, and none whose answer is an object.
+#[tokio::test]
+async fn an_error_that_comes_with_a_success_is_one_and_is_tried_again() {
+    let (wire, _) = wire(None);
+    for (method, query) in [
+        (Method::POST, "delete"),
+        (Method::POST, "uploads"),
+        (Method::GET, "list-type=2"),
+        (Method::GET, "uploads"),
+        (Method::POST, "uploadId=1"),
+    ] {
+        let server = Server::answering(&[FAILED_AFTERWARDS, FAILED_AFTERWARDS, COMPLETED]).await;
+        wire.send(&server.to(method.clone(), query, b"")).await.expect("the third try");
+        assert_eq!(server.asked(), 3, "{method} {query}");
+        let server = Server::answering(&[DENIED_AFTERWARDS]).await;
+        let fault = wire.send(&server.to(method.clone(), query, b"")).await.expect_err("an error");
+        assert_eq!(server.asked(), 1, "{method} {query}");
+        assert!(matches!(TargetError::from(fault), TargetError::Operator(why) if why.contains("AccessDenied")));
+    }
+    let server = Server::answering(&[FAILED_AFTERWARDS]).await;
+    wire.send(&server.request(Method::GET, b"")).await.expect("an object may say what it likes");
+    let mut copy = server.request(Method::PUT, b"");
+    copy.headers_mut().insert("x-amz-copy-source", "/b/k".parse().expect("a value"));
+    assert!(matches!(wire.send(&copy).await, Err(Fault::Answered(answer)) if answer.code == "InternalError"));
+}
+
+#[tokio::test]
+async fn a_package_called_like_an_error_is_none() {
+    let (wire, _) = wire(None);
+    let server = Server::answering(&[COMPLETED]).await;
+    let answer = wire.send(&server.to(Method::POST, "uploadId=1", b"")).await.expect("a success");
+    let text = limited(answer.into_body(), LONGEST).await.expect("a document");
+    assert_eq!(text, b"<CompleteMultipartUploadResult><ETag>&quot;ab-2&quot;</ETag></CompleteMultipartUploadResult>");
+}
+
+/// Credentials that are others each time.
+#[derive(Debug, Default)]
+struct Rolling(AtomicUsize);
+
+#[async_trait]
+impl object_store::CredentialProvider for Rolling {
+    type Credential = object_store::aws::AwsCredential;
+
+    async fn get_credential(&self) -> object_store::Result<Arc<Self::Credential>> {
+        let number = self.0.fetch_add(1, Ordering::SeqCst);
+        let token = (number == 0).then(|| "first".to_owned());
+        Ok(Arc::new(Self::Credential { key_id: format!("key{number}"), secret_key: "secret".into(), token }))
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_is_sent_again_is_signed_anew() {
+    let (wire, _) = wire(None);
+    let credentials: Arc<Rolling> = Arc::default();
+    let wire = wire.signing(credentials, "eu-west-1");
+    let server = Server::answering(&[BUSY, BUSY, FINE]).await;
+    let request = server.request(Method::PUT, b"body");
+    let request = wire.signed_anew(&request).await.expect("credentials").expect("a signer");
+    wire.send(&request).await.expect("the third try");
+    let heads = server.heads.lock().expect("one at a time").clone();
+    for (number, head) in heads.iter().enumerate() {
+        assert!(head.contains(&format!("credential=key{number}/")), "{head}");
+        assert_eq!(head.contains("x-amz-security-token"), number == 0, "an old token does not go along: {head}");
+        assert_eq!(head.matches("authorization:").count(), 1, "{head}");
+    }
+    let digest = |head: &String| {
+        head.lines().find(|line| line.starts_with("x-amz-content-sha256")).map(str::to_owned).expect("a digest")
+    };
+    assert!(heads.len() == 3 && digest(&heads[0]) == digest(&heads[2]), "the body is the same: {heads:#?}");
 }

@@ -1,0 +1,174 @@
+//! Uploads in parts that this agent began, noted down before they are: so the next one gives up what a dead one left, and nobody else's.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::listing::Upload;
+
+/// Where the notes are, below `state/`.
+pub(super) const FILE: &str = "uploads.txt";
+/// Their first line begins so, and ends with the bucket's place.
+const TITLE: &str = "# blat uploads 1 ";
+
+/// The notes, in memory and in a file.
+#[derive(Debug)]
+pub(super) struct Begun {
+    path: PathBuf,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    place: String,
+    /// Keys with the number that the server gave the upload, or with none where its answer has not come or got lost. Each with its turn.
+    uploads: BTreeMap<(String, Option<String>), u64>,
+    turn: u64,
+}
+
+impl Begun {
+    /// What the file at `path` has, once [`Begun::load`] is called.
+    pub(super) fn at(path: PathBuf) -> Self {
+        Self { path, state: Mutex::default() }
+    }
+
+    /// Reads the file, unless that was done before for this place. What was begun in another bucket does not count.
+    pub(super) fn load(&self, place: &str) {
+        let mut state = self.lock();
+        if state.place != place {
+            *state = State { place: place.to_owned(), ..State::default() };
+            let text = fs::read_to_string(&self.path).unwrap_or_default();
+            let mut lines = text.lines();
+            if lines.next().and_then(|title| title.strip_prefix(TITLE)) == Some(place) {
+                for line in lines {
+                    let (key, id) = line.split_once('\t').unwrap_or((line, ""));
+                    state.note(key, (!id.is_empty()).then_some(id));
+                }
+            }
+        }
+    }
+
+    /// An upload to this key is about to begin.
+    pub(super) fn begins(&self, key: &str) {
+        self.change(|state| state.note(key, None));
+    }
+
+    /// It has begun, with this number. `is_alone`: no other try to begin one can have reached the server.
+    pub(super) fn has_begun(&self, key: &str, id: &str, is_alone: bool) {
+        self.change(|state| {
+            if is_alone {
+                state.forget(key, None);
+            }
+            state.note(key, Some(id));
+        });
+    }
+
+    /// None has begun: the server has said so.
+    pub(super) fn has_not_begun(&self, key: &str) {
+        self.change(|state| state.forget(key, None));
+    }
+
+    /// It is finished or given up.
+    pub(super) fn ended(&self, key: &str, id: &str) {
+        self.change(|state| state.forget(key, Some(id)));
+    }
+
+    /// Whether an upload that the server lists was begun here.
+    pub(super) fn is_ours(&self, upload: &Upload) -> bool {
+        let state = self.lock();
+        let has = |id: Option<&str>| state.uploads.contains_key(&(upload.key.clone(), id.map(str::to_owned)));
+        has(Some(&upload.id)) || has(None)
+    }
+
+    /// The turn of the last note.
+    pub(super) fn turn(&self) -> u64 {
+        self.lock().turn
+    }
+
+    /// All notes up to this turn are dealt with, but for those of uploads under way.
+    pub(super) fn forget(&self, turn: u64, is_under_way: impl Fn(&str) -> bool) {
+        self.change(|state| {
+            state.uploads.retain(|(_, id), noted| *noted > turn || id.as_ref().is_some_and(|id| is_under_way(id)));
+        });
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        let mut state = self.lock();
+        let before = state.uploads.clone();
+        change(&mut state);
+        if state.uploads == before {
+            return;
+        }
+        if let Err(error) = store(&self.path, &state) {
+            let file = self.path.display();
+            tracing::warn!(%file, %error, "cannot note down an upload; if this agent dies now, the bucket's lifecycle rule has to remove its parts");
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Each change is whole in itself.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn note(&mut self, key: &str, id: Option<&str>) {
+        self.turn += 1;
+        self.uploads.insert((key.to_owned(), id.map(str::to_owned)), self.turn);
+    }
+
+    fn forget(&mut self, key: &str, id: Option<&str>) {
+        self.uploads.remove(&(key.to_owned(), id.map(str::to_owned)));
+    }
+}
+
+fn store(path: &Path, state: &State) -> io::Result<()> {
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory)?;
+    }
+    let mut text = format!("{TITLE}{}\n", state.place);
+    for (key, id) in state.uploads.keys() {
+        text.push_str(&format!("{key}\t{}\n", id.as_deref().unwrap_or_default()));
+    }
+    let aside = path.with_extension(format!("{}.tmp", std::process::id()));
+    let mut file = File::create(&aside)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&aside, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_agent_knows_what_this_one_began_and_nothing_else_is_ours() {
+        let scratch = tempfile::tempdir().expect("a scratch directory");
+        let open = |place: &str| {
+            let begun = Begun::at(scratch.path().join("state").join(FILE));
+            begun.load(place);
+            begun
+        };
+        let upload = |key: &str, id: &str| Upload { key: key.into(), id: id.into() };
+        let begun = open("here");
+        ["p/a/1.zip", "p/b/1.zip", "p/c/1.zip"].iter().for_each(|key| begun.begins(key));
+        begun.has_begun("p/a/1.zip", "1", true);
+        begun.has_not_begun("p/c/1.zip");
+        let next = open("here");
+        for begun in [&begun, &next] {
+            assert!(begun.is_ours(&upload("p/a/1.zip", "1")) && !begun.is_ours(&upload("p/a/1.zip", "2")));
+            assert!(begun.is_ours(&upload("p/b/1.zip", "7")), "its answer got lost");
+            assert!(!begun.is_ours(&upload("p/c/1.zip", "1")) && !begun.is_ours(&upload("p/d/1.zip", "1")));
+        }
+        assert!(!open("elsewhere").is_ours(&upload("p/a/1.zip", "1")));
+        let turn = next.turn();
+        next.begins("p/d/1.zip");
+        next.forget(turn, |id| id == "1");
+        assert!(next.is_ours(&upload("p/a/1.zip", "1")) && next.is_ours(&upload("p/d/1.zip", "9")));
+        assert!(!next.is_ours(&upload("p/b/1.zip", "7")));
+        next.ended("p/a/1.zip", "1");
+        assert!(!open("here").is_ours(&upload("p/a/1.zip", "1")));
+    }
+}

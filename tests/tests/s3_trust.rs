@@ -1,0 +1,109 @@
+//! A bucket's server is a stranger whose answers are read by what they say, and other people's objects and uploads are theirs.
+
+use blat_tests::s3::BUCKET;
+use blat_tests::s3_proxy::{Asks, Fault, Proxy};
+use blat_tests::{Bucket, Lab, Store};
+
+const DELETING: &str = "aging: immediate\nmax_delete: 100%";
+
+/// A bucket that holds these packages, three of which nobody wants any more.
+fn lab(name: &str) -> (Lab, Bucket, Proxy) {
+    let mut lab = Lab::new(name);
+    let bucket = Bucket::new(&mut lab, Store::SeaweedFs);
+    let proxy = Proxy::to(bucket.port());
+    bucket.config_through(proxy.port, &lab, "cloud", &[], DELETING);
+    let all = ["a", "b", "c", "stays"].map(|name| (name, "1"));
+    all.iter().for_each(|(name, version)| drop(lab.package(name, version, |p| p.file("a", "1"))));
+    lab.release_for_buckets(&all);
+    lab.agent_once("cloud").expect_success();
+    lab.release_for_buckets(&all[3..]);
+    (lab, bucket, proxy)
+}
+
+const ALL: [&str; 5] =
+    ["archive/PackageList.txt", "archive/a/1.zip", "archive/b/1.zip", "archive/c/1.zip", "archive/stays/1.zip"];
+const LEFT: [&str; 2] = ["archive/PackageList.txt", "archive/stays/1.zip"];
+
+#[test]
+fn a_success_that_carries_an_error_deletes_nothing_and_says_so() {
+    let (lab, bucket, proxy) = lab("s3never");
+    proxy.spoils(usize::MAX, Asks::DeleteMany, Fault::Refused(200, "InternalError"));
+    let outcome = lab.agent_once("cloud");
+
+    outcome.expect(1).says("InternalError");
+    assert!(!outcome.stdout.contains("3 deleted") && !outcome.stderr.contains("3 deleted"), "{outcome}");
+    assert!(!outcome.stdout.contains("2 deleted") && !outcome.stderr.contains("2 deleted"), "{outcome}");
+    assert_eq!(bucket.keys(), ALL);
+    proxy.heals();
+    lab.agent_once("cloud").expect_success().says("3 deleted");
+    assert_eq!(bucket.keys(), LEFT);
+}
+
+#[test]
+fn an_error_in_a_success_and_a_key_without_an_answer_are_tried_again() {
+    let without_b = |text: String| {
+        let deleted = |part: &&str| !part.contains("archive/b/1.zip");
+        text.split_inclusive("</Deleted>").filter(deleted).collect::<String>()
+    };
+    for fault in [
+        Fault::Refused(200, "SlowDown"),
+        Fault::Answered(200, without_b),
+        Fault::Answered(200, |_| "<DeleteResult></DeleteResult>".to_owned()),
+        Fault::Answered(200, |_| {
+            "<DeleteResult><Error><Code>InternalError</Code><Message>m</Message></Error></DeleteResult>".to_owned()
+        }),
+        Fault::Answered(200, |_| {
+            "<DeleteResult><Deleted><Key>theirs</Key></Deleted><Error><Key>theirs</Key><Code>AccessDenied</Code>\
+             <Message>m</Message></Error></DeleteResult>"
+                .to_owned()
+        }),
+    ] {
+        let (lab, bucket, proxy) = lab("s3again");
+        proxy.spoils(1, Asks::DeleteMany, fault);
+        proxy.forget();
+        lab.agent_once("cloud").expect_success().says("3 deleted");
+        assert!(proxy.all_spoiled() && proxy.count(Asks::DeleteMany) == 2, "{fault:?}: {:#?}", proxy.log());
+        assert_eq!(bucket.keys(), LEFT, "{fault:?}");
+    }
+}
+
+#[test]
+fn an_upload_whose_end_is_a_success_with_an_error_is_ended_again() {
+    let (lab, bucket, proxy) = lab("s3end");
+    lab.package("big", "1", |p| p.noise("data", 20 << 20));
+    lab.release_for_buckets(&[("big", "1")]);
+    proxy.spoils(1, Asks::Complete, Fault::Refused(200, "InternalError"));
+    lab.agent_once("cloud").expect_success();
+    assert!(proxy.all_spoiled());
+    bucket.assert_published(&lab, "big", "1");
+    assert_eq!(bucket.unfinished(), [] as [&str; 0]);
+}
+
+#[test]
+fn packages_called_like_errors_come_and_go() {
+    let (lab, bucket, _proxy) = lab("s3names");
+    let names = ["InternalError", "SlowDown", "Error", "Deleted"];
+    for name in names {
+        let bytes = if name == "InternalError" { 20 << 20 } else { 1000 };
+        lab.package(name, "1", |p| p.noise("data", bytes));
+    }
+    lab.release_for_buckets(&names.map(|name| (name, "1")));
+    lab.agent_once("cloud").expect_success();
+    names.iter().for_each(|name| bucket.assert_published(&lab, name, "1"));
+    lab.release_for_buckets(&[("stays", "1")]);
+    lab.agent_once("cloud").expect_success().says("4 deleted");
+    assert_eq!(bucket.keys(), LEFT);
+}
+
+#[test]
+fn an_unfinished_upload_of_somebody_else_is_left_alone_even_where_a_package_goes() {
+    let (lab, bucket, _proxy) = lab("s3others");
+    for key in ["archive/big/1.zip", "archive/stays/1.zip", "archive/.blat/check"] {
+        bucket.aws(&["s3api", "create-multipart-upload", "--bucket", BUCKET, "--key", key]);
+    }
+    lab.package("big", "1", |p| p.noise("data", 20 << 20));
+    lab.release_for_buckets(&[("big", "1"), ("stays", "1")]);
+    lab.agent_once("cloud").expect_success();
+    lab.agent_once("cloud").expect_success();
+    assert_eq!(bucket.unfinished(), ["archive/.blat/check", "archive/big/1.zip", "archive/stays/1.zip"]);
+}
