@@ -55,7 +55,7 @@ fn status_json_has_just_the_documented_keys() {
         .targets.last_sync .targets.last_sync.started .targets.last_sync.finished .targets.last_sync.result
         .targets.last_sync.wanted .targets.last_sync.present .targets.last_sync.sent .targets.last_sync.failed
         .targets.last_sync.marked .targets.last_sync.deleted .targets.last_sync.bytes
-        .targets.last_sync.snapshot
+        .targets.last_sync.snapshot .targets.last_sync.held_back
         .targets.queue .targets.queue.tags .targets.queue.packages .targets.queue.bytes
         .targets.current .targets.current.package .targets.current.done .targets.current.total
         .targets.last_error .targets.last_error.at .targets.last_error.package .targets.last_error.text
