@@ -10,6 +10,7 @@ use blat_domain::text::printable;
 use blat_domain::units::show_size;
 
 use crate::target::answer::{Input, ask};
+use crate::target::bounded::Bounds;
 use crate::target::far_end::Outlook;
 use crate::target::install::shell_word;
 use crate::target::transport::Transport as Way;
@@ -73,8 +74,12 @@ pub(crate) async fn run(home: &Home, settings: &Settings) -> Findings {
         Err(error) => return findings.and_wrong(error.to_string()),
     }
     let mut lines = Vec::new();
+    let each = |line: &str| {
+        lines.push(line.to_owned());
+        Ok(())
+    };
     let asked = match transport.exec("exec /bin/sh").await {
-        Ok(remote) => ask(remote, Input::Bytes(probe(settings).into_bytes()), |line| lines.push(line.to_owned())).await,
+        Ok(remote) => ask(remote, Input::Bytes(probe(settings).into_bytes()), Bounds::FEW, each).await,
         Err(error) => Err(error),
     };
     match asked {

@@ -8,6 +8,48 @@ use crate::buckets::{Buckets, bucket};
 use crate::name::{PackageId, PackageName, Version};
 use crate::text::printable;
 
+/// The most lines of one target's listing.
+pub const MOST_LISTED: u64 = 1_000_000;
+/// The most memory that one target's inventory may take, in bytes: as much as some 250,000 packages with names of an ordinary length. A target
+/// that lists more could make an agent hold whatever it likes.
+pub const MOST_MEMORY: usize = 32 << 20;
+/// What an entry of an inventory takes beside its texts, in bytes.
+const ENTRY: usize = 80;
+/// What a text takes beside its bytes.
+const TEXT: usize = 24;
+
+/// A listing that is longer than any that is taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the target lists more than {} MiB of packages, links and marks, and an agent keeps no more of one target in mind: delete what nobody wants there, or \
+     spread it over several archives",
+    MOST_MEMORY >> 20
+)]
+pub struct TooLarge;
+
+/// A listing on its way in, which becomes no larger than [`MOST_MEMORY`].
+#[derive(Debug, Default)]
+pub struct Listing {
+    inventory: Inventory,
+    memory: usize,
+}
+
+impl Listing {
+    /// Takes one line, as [`Inventory::add_line`] does.
+    ///
+    /// # Errors
+    /// [`TooLarge`] where there have been too many.
+    pub fn add_line(&mut self, line: &str) -> Result<(), TooLarge> {
+        self.memory += self.inventory.take(line);
+        if self.memory > MOST_MEMORY { Err(TooLarge) } else { Ok(()) }
+    }
+
+    /// All that was taken.
+    pub fn finish(self) -> Inventory {
+        self.inventory
+    }
+}
+
 /// The packages of one archive.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Inventory {
@@ -68,13 +110,18 @@ impl Inventory {
     /// `mark NAME VERSION EPOCHSECOND WAIT`, `clock EPOCHSECOND` or `free BYTES`.
     /// A line that is none of these is foreign: a target's archive may hold what others put there.
     pub fn add_line(&mut self, line: &str) {
+        self.take(line);
+    }
+
+    /// As [`Self::add_line`]; gives how much memory what was added takes, in bytes.
+    fn take(&mut self, line: &str) -> usize {
         if let Some(free) = line.strip_prefix("free ").and_then(|free| free.parse().ok()) {
             self.free = Some(free);
-            return;
+            return 0;
         }
         if let Some(second) = line.strip_prefix("clock ").and_then(|second| second.parse().ok()) {
             self.clock = Some(second);
-            return;
+            return 0;
         }
         let mut words = line.splitn(4, ' ');
         let (kind, name, version, rest) = (words.next(), words.next(), words.next(), words.next());
@@ -82,21 +129,50 @@ impl Inventory {
         let taken = match (kind, id, rest) {
             (Some("package"), Ok(id), Some(time)) => time.parse().ok().map(|time| {
                 let neighbour = self.packages.range(..&id).next_back().map(|(neighbour, _)| neighbour);
+                let memory = memory(neighbour, &id, 0);
                 self.packages.insert(id.beside(neighbour), time);
+                memory
             }),
             (Some("link"), Ok(id), Some(to)) => {
+                let memory = memory(None, &id, TEXT + to.len());
                 self.links.insert(id, to.to_owned());
-                Some(())
+                Some(memory)
             }
             (Some("mark"), Ok(id), Some(mark)) => Mark::parse(mark).map(|mark| {
+                let memory = memory(None, &id, 0);
                 self.marks.insert(id, mark);
+                memory
             }),
             _ => None,
         };
-        if taken.is_none() {
+        taken.unwrap_or_else(|| {
             self.foreign.note(line);
-        }
+            0
+        })
     }
+
+    /// How much memory all of it takes, about, in bytes.
+    pub fn memory(&self) -> usize {
+        let mut neighbour = None;
+        let packages = self.packages.keys().map(|id| memory(neighbour.replace(id), id, 0)).sum::<usize>();
+        let links = self.links.iter().map(|(id, to)| memory(None, id, TEXT + to.len())).sum::<usize>();
+        packages + links + self.marks.keys().map(|id| memory(None, id, 0)).sum::<usize>()
+    }
+
+    /// Adds all of `news`, whose clock, space and foreign entries hold from now on.
+    pub fn merge(&mut self, mut news: Self) {
+        self.packages.append(&mut news.packages);
+        self.links.append(&mut news.links);
+        self.marks.append(&mut news.marks);
+        (self.free, self.clock, self.foreign) = (news.free, news.clock, news.foreign);
+    }
+}
+
+/// How much memory an entry takes, `more` with it, whose name is shared with that of the neighbour where it is the same.
+fn memory(neighbour: Option<&PackageId>, id: &PackageId, more: usize) -> usize {
+    let is_shared = neighbour.is_some_and(|neighbour| neighbour.name == id.name);
+    let name = if is_shared { 0 } else { TEXT + id.name.as_str().len() };
+    ENTRY + name + TEXT + id.version.as_str().len() + more
 }
 
 /// The line of a listing for a package.
@@ -140,10 +216,14 @@ impl Inventory {
         if numbers.is_empty() {
             return;
         }
-        let stays = |package: &PackageId| {
-            bucket(package.name.as_str(), count)
-                .is_some_and(|bucket| !numbers.iter().any(|n| usize::from(*n) == bucket))
-        };
+        let mut is_emptied = vec![false; count];
+        for number in numbers {
+            if let Some(bucket) = is_emptied.get_mut(usize::from(*number)) {
+                *bucket = true;
+            }
+        }
+        let stays =
+            |package: &PackageId| bucket(package.name.as_str(), count).is_some_and(|bucket| !is_emptied[bucket]);
         self.packages.retain(|package, _| stays(package));
         self.links.retain(|package, _| stays(package));
         self.marks.retain(|package, _| stays(package));
@@ -186,6 +266,25 @@ mod tests {
         assert_eq!(marks, [("old@1".to_owned(), 1_700_000_000, 2_592_000)]);
         assert_eq!(inventory.foreign.count, 9);
         assert!(inventory.foreign.examples.iter().all(|e| !e.contains('\u{1b}')));
+    }
+
+    #[test]
+    fn an_endless_listing_is_refused_before_it_takes_much_memory_and_a_large_one_is_taken() {
+        for line in
+            [|n: u64| format!("package p{n} 1 5"), |n| format!("link p{n} now 1"), |n| format!("mark p{n} 1 5 5")]
+        {
+            let mut listing = Listing::default();
+            let taken = (0..MOST_LISTED).take_while(|n| listing.add_line(&line(*n)).is_ok()).count();
+            assert!((150_000..400_000).contains(&taken), "{taken}");
+            let inventory = listing.finish();
+            assert!(inventory.memory() <= MOST_MEMORY + 1000 && inventory.memory() > MOST_MEMORY / 2);
+        }
+        let mut listing = Listing::default();
+        let versions = (0..250_000).map(|n| format!("package some_package_{} 1.{}.{n} 1700000000", n / 40, n % 40));
+        assert!(
+            versions.into_iter().all(|line| listing.add_line(&line).is_ok()),
+            "40 versions of each of 6,250 packages"
+        );
     }
 
     #[test]

@@ -13,6 +13,8 @@
 pub const MARKER: &str = "# blat 1";
 /// Most noise that is skipped while looking for the marker, in bytes.
 pub const MOST_NOISE: usize = 64 << 10;
+/// The most `alive` lines of one answer: scripts print one every 10 s, so these are for more than a day.
+pub const MOST_ALIVE: u32 = 10_000;
 /// The longest line of an answer, in bytes.
 pub const LONGEST_LINE: usize = 8 << 10;
 
@@ -38,6 +40,11 @@ pub enum ReplyError {
         /// What the end mark says.
         said: String,
     },
+    /// A script that works and works, and never comes to an end.
+    #[error(
+        "the target says {MOST_ALIVE} times that it is at work, and does not come to an end; look at what runs there"
+    )]
+    Endless,
     /// Something after the end mark.
     #[error("the target's answer goes on after its end mark")]
     AfterEnd,
@@ -52,7 +59,7 @@ pub struct ReplyReader {
 #[derive(Debug)]
 enum Phase {
     Noise { bytes: usize, first: String },
-    Lines { counted: u64 },
+    Lines { counted: u64, alive: u32 },
     Ended,
 }
 
@@ -69,7 +76,7 @@ impl ReplyReader {
             Phase::Noise { bytes, first } => {
                 // A banner that ends without a line end sticks to the marker.
                 if line.ends_with(MARKER) {
-                    self.phase = Phase::Lines { counted: 0 };
+                    self.phase = Phase::Lines { counted: 0, alive: 0 };
                     return Ok(None);
                 }
                 *bytes += line.len() + 1;
@@ -78,7 +85,7 @@ impl ReplyReader {
                 }
                 if *bytes > MOST_NOISE { Err(ReplyError::NoMarker(first.clone())) } else { Ok(None) }
             }
-            Phase::Lines { counted } => {
+            Phase::Lines { counted, alive } => {
                 if let Some(said) = line.strip_prefix("# end ") {
                     if said.parse() != Ok(*counted) {
                         return Err(ReplyError::WrongCount { counted: *counted, said: crate::text::printable(said) });
@@ -87,7 +94,8 @@ impl ReplyReader {
                     return Ok(None);
                 }
                 if line == "alive" {
-                    return Ok(None);
+                    *alive += 1;
+                    return if *alive > MOST_ALIVE { Err(ReplyError::Endless) } else { Ok(None) };
                 }
                 *counted += 1;
                 Ok(Some(line))
@@ -100,7 +108,7 @@ impl ReplyReader {
     pub fn finish(self) -> Result<(), ReplyError> {
         match self.phase {
             Phase::Noise { first, .. } => Err(ReplyError::NoMarker(first)),
-            Phase::Lines { counted } => Err(ReplyError::NoEnd(counted)),
+            Phase::Lines { counted, .. } => Err(ReplyError::NoEnd(counted)),
             Phase::Ended => Ok(()),
         }
     }
@@ -133,6 +141,14 @@ mod tests {
         assert_eq!(read("# blat 1\n# end 0\nmore\n"), Err(ReplyError::AfterEnd));
         assert!(matches!(read("sh: not found\n"), Err(ReplyError::NoMarker(_))));
         assert!(matches!(read(""), Err(ReplyError::NoMarker(_))));
+    }
+
+    #[test]
+    fn a_script_that_is_only_ever_alive_is_given_up_on() {
+        let mut reader = ReplyReader::default();
+        assert_eq!(reader.line(MARKER), Ok(None));
+        let alive = (0..1_000_000).take_while(|_| reader.line("alive").is_ok()).count();
+        assert_eq!(alive, 10_000, "for a day and more, at one in 10 s");
     }
 
     #[test]

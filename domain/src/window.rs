@@ -110,9 +110,9 @@ impl Window {
         self.questions.push_back(Question { after: self.written, at: now });
     }
 
-    /// The first question that was not answered is.
-    pub fn answer(&mut self, now: Duration) {
-        let Some(Question { after, at }) = self.questions.pop_front() else { return };
+    /// The first question that was not answered is. Gives false where there is none.
+    pub fn answer(&mut self, now: Duration) -> bool {
+        let Some(Question { after, at }) = self.questions.pop_front() else { return false };
         self.arrived = after;
         let took = now.saturating_sub(at);
         for known in [&mut self.round.quickest, &mut self.shortest[0]] {
@@ -121,6 +121,7 @@ impl Window {
         if after >= self.round.until {
             self.look(now);
         }
+        true
     }
 
     /// Bytes that may be on their way at the moment.

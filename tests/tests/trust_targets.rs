@@ -1,9 +1,11 @@
 //! Targets are strangers: whatever one answers or claims, it costs the agent little, orders nothing, and keeps no connection open.
 
 use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
-use blat_tests::Lab;
 use blat_tests::process::{self, Running};
+use blat_tests::{Lab, Outcome};
 use rustix::process::Signal;
 
 /// A lab with one small package that is wanted.
@@ -95,4 +97,276 @@ fn group_of(pid: u32) -> String {
         .and_then(|(_, fields)| fields.split(' ').nth(2))
         .expect("the form that Linux gives")
         .to_owned()
+}
+
+/// More than an agent at rest may a target never make it hold, in bytes.
+const MOST_MORE: u64 = 64 << 20;
+
+/// One sync by hand, to its end; and the most memory that it held.
+fn watched_sync(lab: &Lab) -> (Outcome, u64) {
+    let mut agent = lab.start_agent_once("perth");
+    let (pid, mut peak) = (agent.pid(), 0);
+    let most = || {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        Some(line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number of KiB") << 10)
+    };
+    let ended = process::poll(process::DEADLINE, || {
+        peak = most().unwrap_or(0).max(peak);
+        // Before it takes the whole machine.
+        (agent.ended() || peak > 16 * MOST_MORE).then_some(())
+    });
+    if ended.is_none() || peak > 16 * MOST_MORE {
+        process::signal(pid, Signal::KILL);
+    }
+    (agent.finish(), peak)
+}
+
+/// Fails unless a sync with this target ends by itself, fails with these words, and takes little more memory than `rest`.
+fn assert_harmless(lab: &Lab, rest: u64, what: &str, words: &str) {
+    let (outcome, peak) = watched_sync(lab);
+    println!(
+        "{what}: {} KiB at most, {} at rest: {}",
+        peak >> 10,
+        rest >> 10,
+        outcome.stderr.lines().last().unwrap_or_default()
+    );
+    assert!(peak < rest + MOST_MORE, "{what}: {peak} bytes, and {rest} at rest\n{outcome}");
+    outcome.expect(1).says(words);
+    assert_eq!(lab.visible(), Vec::<String>::new(), "{what}");
+}
+
+/// How much memory an agent takes with a target that is well; its lab is gone then.
+fn at_rest(extra: &str) -> u64 {
+    let lab = lab("atrest");
+    lab.config("perth", extra);
+    let (outcome, rest) = watched_sync(&lab);
+    outcome.expect_success();
+    rest
+}
+
+#[test]
+fn endless_answers_of_scripts_take_neither_memory_nor_time() {
+    const BEGIN: &str = "echo '# blat 1'";
+    let packages = "awk 'BEGIN { for (i = 0; ; i++) print \"package p\" i \" 1 5\" }'";
+    let foreign = "awk 'BEGIN { for (;;) print \"no package at all\" }'";
+    let cases = [
+        ("packages", format!("{BEGIN}; {packages}"), "the target lists more than"),
+        ("foreign lines", format!("{BEGIN}; {foreign}"), "longer than any"),
+        ("alive", format!("{BEGIN}; while :; do echo alive; done"), "does not come to an end"),
+        ("one line", format!("{BEGIN}; tr '\\0' x </dev/zero"), "longer than 8192 bytes"),
+        ("noise", "while :; do echo noise; done".to_owned(), "does not begin with"),
+        ("complaints", format!("{BEGIN}; tr '\\0' x </dev/zero >&2"), "complains without end"),
+    ];
+    for transport in ["openssh", "libssh2"] {
+        let config = format!("transport: {transport}\nreceiver: never");
+        let rest = at_rest(&config);
+        let lab = lab("endless");
+        lab.config("perth", &config);
+        for (what, answer, words) in &cases {
+            force(&lab, &format!("*get_plist*) {answer} ;;"));
+            assert_harmless(&lab, rest, &format!("{what} over {transport}"), words);
+        }
+    }
+}
+
+#[test]
+fn a_login_that_complains_or_speaks_without_end_takes_neither_memory_nor_time() {
+    for transport in ["openssh", "libssh2"] {
+        let config = format!("transport: {transport}\nreceiver: never");
+        let rest = at_rest(&config);
+        let lab = lab("endlesslogin");
+        lab.config("perth", &config);
+        force(&lab, "*'exec cat') while :; do echo noise; done ;;");
+        assert_harmless(&lab, rest, &format!("noise at the login over {transport}"), "cannot");
+
+        // The heartbeat is answered; beside it there are complaints, which the ssh client passes on, for as long as the listing takes.
+        force(
+            &lab,
+            "*'exec cat') echo '# blat 1'; tr '\\0' x </dev/zero >&2 & exec cat ;;\n*get_plist*) sleep 5; exit 1 ;;",
+        );
+        assert_harmless(&lab, rest, &format!("complaints at the login over {transport}"), "");
+    }
+}
+
+/// A receiver's frames, as docs/protocol.md has them.
+mod frames {
+    pub(crate) fn number(mut number: u64) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while number >= 0x80 {
+            bytes.push(number as u8 | 0x80);
+            number >>= 7;
+        }
+        bytes.push(number as u8);
+        bytes
+    }
+
+    pub(crate) fn frame(lane: u8, body: &[u8]) -> Vec<u8> {
+        [&u32::try_from(body.len()).expect("a short body").to_le_bytes()[..], &[lane], body].concat()
+    }
+
+    pub(crate) fn text(text: &str) -> Vec<u8> {
+        [number(text.len() as u64), text.into()].concat()
+    }
+
+    pub(crate) fn welcome(protocol: u8, version: &str, remains: &[String]) -> Vec<u8> {
+        let remains: Vec<u8> = remains.iter().flat_map(|package| text(package)).collect();
+        [&[0, protocol], &text(version)[..], &number(remains.len() as u64 / 6)[..], &remains].concat()
+    }
+
+    pub(crate) fn lines(all: &str) -> Vec<u8> {
+        [vec![3], text(all)].concat()
+    }
+
+    pub(crate) fn held(number: u8, files: u64) -> Vec<u8> {
+        let files: Vec<u8> =
+            std::iter::once(self::number(files)).chain((0..files).map(|_| vec![1; 33])).flatten().collect();
+        [&[5, number], &files[..]].concat()
+    }
+
+    pub(crate) const DONE: &[u8] = &[7];
+}
+
+/// The version of the protocol and of the receiver that agents carry.
+fn versions() -> (u8, String) {
+    use std::io::Write as _;
+    let scratch = std::env::temp_dir();
+    let version = process::run(Command::new(process::carried_receiver()).arg("--version"), &scratch);
+    let mut receiver = Command::new(process::carried_receiver());
+    receiver.arg("--archive").arg(&scratch).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = receiver.spawn().expect("the carried receiver");
+    // It greets whomever of whatever version.
+    child.stdin.take().expect("a pipe").write_all(&frames::frame(0, &[0, 0])).expect("a receiver that reads");
+    let said = child.wait_with_output().expect("its end").stdout;
+    let body = said.iter().position(|byte| *byte == b'\n').expect("a marker") + 6;
+    (said[body + 1], version.expect_success().stdout.trim().to_owned())
+}
+
+/// A receiver that greets and answers what an agent asks first of all; then each time that so many bytes were asked, it gives the reply beside their
+/// number, and at last says `flood` for ever.
+fn hostile_receiver(lab: &Lab, before: &[(usize, &[u8])], flood: &[u8]) {
+    let (protocol, version) = versions();
+    let folder = fs::canonicalize(lab.home().join("../sshd/daemon")).expect("the lab's own");
+    let number = version.rsplit(' ').next().expect("a number");
+    let greeting = frames::frame(0, &frames::welcome(protocol, number, &[]));
+    // `Hello` and the first `Ping`; the question by which the way is measured.
+    let first: [(usize, &[u8]); 2] = [(14, &greeting), (6, &frames::frame(0, frames::DONE))];
+    fs::write(folder.join("flood"), flood.repeat((60_000 / flood.len()).max(1))).expect("the lab's own folder");
+    let mut script = format!("#!/bin/sh\n[ \"$1\" = --version ] && exec echo '{version}'\necho '# blat-receiver 1'\n");
+    for (number, (bytes, reply)) in first.iter().chain(before).enumerate() {
+        let path = folder.join(format!("reply{number}"));
+        fs::write(&path, reply).expect("the lab's own folder");
+        // Nobody takes it for near, who then would be asked less.
+        script += &format!("head -c {bytes} >/dev/null\nsleep 0.1\ncat '{}'\n", path.display());
+    }
+    script += &format!("while :; do cat '{}/flood' || exit 0; done\n", folder.display());
+    fs::write(lab.home().join("hostile"), script).expect("an own folder");
+    lab.config("perth", "receiver: ./hostile");
+}
+
+#[test]
+fn endless_replies_of_a_receiver_take_neither_memory_nor_time() {
+    let rest = at_rest("receiver: auto");
+    // Most of the question for the listing, which is 16 KiB long.
+    let asked: (usize, &[u8]) = (16_000, &[]);
+    let packages = |from: u32| (from..from + 2_000).map(|n| format!("package p{n} 1 5\n")).collect::<String>();
+    let remains: Vec<String> = (10..90).map(|n| format!("ab@{n}")).collect();
+    for (what, flood, words) in [
+        ("lines", frames::lines(&packages(0)), "the target lists more than"),
+        ("lines without an end", frames::lines(&"x".repeat(60_000)), "longer than 8192 bytes"),
+        ("empty lines", frames::lines(""), "nothing asked for"),
+        ("listed", vec![4, 1, 1], "nothing asked for"),
+        ("greetings", frames::welcome(1, "9", &remains), "nothing asked for"),
+        ("held", frames::held(0, 1_000), "nothing asked for"),
+        ("lacks", vec![6, 0], "nothing asked for"),
+        ("credit of nothing", vec![2, 0], "nothing asked for"),
+        ("pongs", vec![1, 1, 0], "nothing asked for"),
+    ] {
+        let lab = lab("flood");
+        hostile_receiver(&lab, &[asked], &frames::frame(0, &flood));
+        assert_harmless(&lab, rest, what, words);
+    }
+    // While packages are sent, on the first lane for them; the listing was answered well, and so was how far it is.
+    let listing = ["clock 1\nfree 9999999999\n"].map(|lines| frames::frame(0, &frames::lines(lines))).concat();
+    let listing = [listing, frames::frame(0, &[4, 0]), frames::frame(0, frames::DONE)].concat();
+    let (done, room) = (frames::frame(0, frames::DONE), frames::frame(2, frames::DONE));
+    for (what, flood, words) in [
+        ("held while packages are sent", frames::held(0, 1_000), "nothing asked for"),
+        ("lacks while packages are sent", vec![6, 77], "nothing asked for"),
+        ("outcomes while packages are sent", frames::lines("failed core 1.0 io no\n"), "io"),
+        ("outcomes of others while packages are sent", frames::lines("published tools 1\n"), "not asked about"),
+    ] {
+        let lab = lab("bulkflood");
+        let served: [(usize, &[u8]); 4] = [(16_390, &listing), (6, &done), (6, &done), (10, &room)];
+        hostile_receiver(&lab, &served, &frames::frame(2, &flood));
+        assert_harmless(&lab, rest, what, words);
+    }
+}
+
+/// Whether the system's ssh client alone trusts the lab's host by this file.
+fn ssh_trusts(lab: &Lab, known_hosts: &Path) -> bool {
+    let read = |file: &str| fs::read_to_string(lab.home().join("../sshd").join(file)).expect("a started sshd");
+    let mut ssh = Command::new("ssh");
+    ssh.args([
+        "-F",
+        "none",
+        "-o",
+        "BatchMode=yes",
+        "-o",
+        "StrictHostKeyChecking=yes",
+        "-o",
+        "GlobalKnownHostsFile=/dev/null",
+    ]);
+    ssh.arg("-o").arg(format!("UserKnownHostsFile={}", known_hosts.display()));
+    ssh.arg("-i").arg(lab.home().join("../sshd/id_ed25519")).args(["-o", "IdentitiesOnly=yes"]);
+    ssh.args(["-p", read("port").trim(), "-l", read("user").trim(), "127.0.0.1", "true"]);
+    process::run(&mut ssh, &lab.home()).code == Some(0)
+}
+
+#[test]
+fn both_ssh_transports_and_the_ssh_client_read_known_hosts_alike_and_no_revocation_is_passed_over() {
+    let lab = lab("knownalike");
+    let own = fs::read_to_string(lab.home().join("../sshd/known_hosts")).expect("the lab's own");
+    let (name, key) = own.trim().split_once(' ').expect("a name and a key");
+    let (kind, blob) = key.split_once(' ').expect("a type and a key");
+    let trusted = format!("{name} {key}\n");
+    let known_hosts = lab.home().join("ssh/known_hosts");
+    let hashed = {
+        fs::write(&known_hosts, &trusted).expect("an own folder");
+        process::run(Command::new("ssh-keygen").arg("-H").arg("-f").arg(&known_hosts), &lab.home()).expect_success();
+        fs::read_to_string(&known_hosts).expect("an own file")
+    };
+    // What the client says of each, and whether it is a file that not every client understands.
+    for (text, is_trusted, is_usable) in [
+        (trusted.clone(), true, true),
+        (format!("[127.0.*]:*,!nobody {key}\n"), true, true),
+        (format!("*,!{name},!127.0.0.1 {key}\n"), false, true),
+        (hashed.clone(), true, true),
+        (format!("@cert-authority * {key}\n"), false, true),
+        (format!("{trusted}@revoked * {key}\n"), false, true),
+        (format!("{trusted}@revoked  {name}\t{kind}\t{blob}\n"), false, true),
+        (format!("{trusted}@revoked\t{name}\t{kind}\t{blob}\n"), false, true),
+        (format!(" @revoked sydney,{name} {key} me@here\n{trusted}"), false, true),
+        (format!("{trusted}@revoked {hashed}"), false, true),
+        (format!("{trusted}@revoked *,!{name} {key}\n"), true, true),
+        (format!("{trusted}@revoked\t{name} {key}\n"), true, false),
+        (format!("{trusted}@Revoked {name} {key}\n"), true, false),
+        (format!("{trusted}@revoked {name} ssh-rsa {blob}\n"), true, false),
+        (format!("{trusted}@revoked 127.0.0.1 {key}\n"), true, false),
+    ] {
+        fs::write(&known_hosts, &text).expect("an own file");
+        assert_eq!(ssh_trusts(&lab, &known_hosts), is_trusted, "the ssh client, of\n{text}");
+        for transport in ["openssh", "libssh2"] {
+            lab.config("perth", &format!("known_hosts: ssh/known_hosts\ntransport: {transport}"));
+            let outcome = lab.blat(&["check", "--connect", "perth"]);
+            if is_trusted && is_usable {
+                assert_eq!(outcome.code, Some(0), "{transport}, by\n{text}\n{outcome}");
+            } else {
+                let words = if is_usable { "the host key of" } else { "cannot use the known hosts in" };
+                outcome.expect(1).says(words).says("nothing is sent until");
+            }
+        }
+    }
+    let outcome = lab.blat(&["ssh", "perth", "true"]);
+    outcome.expect(1).says("cannot use the known hosts in").says("line 2 ");
 }

@@ -1,21 +1,26 @@
 //! The two crontab lines on the target, between markers that name the archive: other lines, and other archives', stay.
 
 use blat_config::Settings;
+use blat_domain::text::printable;
 
 use crate::target::TargetError;
 use crate::target::answer::{Input, ask};
+use crate::target::bounded::Bounds;
 use crate::target::install::shell_word;
 use crate::target::transport::Transport;
 
 /// What is run, and when.
 const JOBS: [(&str, &str); 2] = [("pkg_mon", "0 3 * * *"), ("pkg_purge", "0 6 * * 1")];
 
-/// Installs the lines, and says what was done.
+/// Installs the lines, and says what was done, fit for printing.
 pub(super) async fn install(transport: &Transport, settings: &Settings) -> Result<String, TargetError> {
     let script = script(&settings.archive, &settings.bin);
     let mut outcome = String::new();
-    ask(transport.exec("exec /bin/sh").await?, Input::Bytes(script.into_bytes()), |line| outcome = line.to_owned())
-        .await?;
+    let each = |line: &str| {
+        outcome = printable(line);
+        Ok(())
+    };
+    ask(transport.exec("exec /bin/sh").await?, Input::Bytes(script.into_bytes()), Bounds::FEW, each).await?;
     Ok(outcome)
 }
 

@@ -8,6 +8,7 @@ use blat_config::{Home, Settings, SshSettings};
 
 use crate::target::TargetError;
 use crate::target::answer::{Input, ask};
+use crate::target::bounded::Bounds;
 use crate::target::far_end::start;
 use crate::target::install::{EXECUTABLE, shell_word};
 use crate::target::transport::{Transport, place};
@@ -94,7 +95,7 @@ chmod 600 $new && cp -p $file {BEFORE} && mv -f $new $file || exit 1
 
 async fn run(transport: &Transport, script: String) -> Result<(), TargetError> {
     let script = format!("set -e\n{script}echo '# blat 1'\necho '# end 0'\n");
-    ask(transport.exec("exec /bin/sh").await?, Input::Bytes(script.into_bytes()), |_| {}).await
+    ask(transport.exec("exec /bin/sh").await?, Input::Bytes(script.into_bytes()), Bounds::NONE, |_| Ok(())).await
 }
 
 #[cfg(test)]

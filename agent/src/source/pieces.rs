@@ -232,12 +232,11 @@ impl<'a> Packer<'a> {
     }
 
     fn hear_held(&self, course: &Course<'_>) -> Packed<Vec<(u32, [u8; 32])>> {
-        loop {
-            let held = course.held.recv().map_err(|_| Trouble::HungUp)?;
-            if held.number == course.attempt.number {
-                return Ok(held.files);
-            }
+        let held = course.held.recv().map_err(|_| Trouble::HungUp)?;
+        if held.number == course.attempt.number {
+            return Ok(held.files);
         }
+        Err(Trouble::Package("protocol error: the target tells what it holds of another package".into()))
     }
 
     /// A file of which the target has something: sent only if it is not the same.

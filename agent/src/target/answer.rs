@@ -1,24 +1,23 @@
 //! Running one command of ours on a target: its input fed, its answer read to the counted end, its failure classified.
 //!
-//! Everything that comes back is untrusted: lines are bounded, what the command complains is bounded and made printable.
+//! Everything that comes back is untrusted, and bounded by what was asked ([`bounded`](super::bounded)). An answer that is none, or too long, ends the
+//! command at once.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use blat_domain::reply::{LONGEST_LINE, ReplyError, ReplyReader};
-use blat_domain::text::printable;
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncRead, AsyncWriteExt, BufReader};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use super::TargetError;
+use super::bounded::{Bounds, Complaints, read_line};
 use super::transport::{Exit, Remote};
 use super::valve::{Urgency, Valve};
 
 /// A command that neither takes nor says anything for this long stands still.
 const STANDSTILL: Duration = Duration::from_secs(120);
-/// The most of a command's complaints that is kept, in bytes.
-const MOST_COMPLAINT: u64 = 4 << 10;
 /// The exit status by which our scripts say that there is no space (the number of ENOSPC).
 const NO_SPACE: i32 = 28;
 /// The exit status by which our scripts say that somebody else holds the lock (sysexits' EX_TEMPFAIL).
@@ -39,23 +38,37 @@ pub(crate) enum Input {
     },
 }
 
-/// Feeds `input` to the command and gives each line of its answer to `each`.
-pub(crate) async fn ask(remote: Remote, input: Input, mut each: impl FnMut(&str)) -> Result<(), TargetError> {
+/// Feeds `input` to the command and gives each line of its answer to `each`, as many as `bounds` allow. An error of `each` says why nothing asked for
+/// a line.
+pub(crate) async fn ask(
+    remote: Remote,
+    input: Input,
+    bounds: Bounds,
+    mut each: impl FnMut(&str) -> Result<(), String>,
+) -> Result<(), TargetError> {
     let Remote { stdin, stdout, stderr, exit } = remote;
     let (moved, mut movement) = watch::channel(());
-    let feeding = feed(stdin, input, &moved);
-    let reading = read(stdout, &mut each, &moved);
-    let complaining = complaints(stderr);
+    let feeding = async {
+        feed(stdin, input, &moved).await;
+        Ok(())
+    };
+    let reading = read(stdout, bounds, &mut each, &moved);
+    let complaining = async {
+        let mut complaints = Complaints::default();
+        complaints.read(stderr).await.map_err(|why| TargetError::Refused(format!("the command is ended: {why}")))?;
+        Ok(complaints.all())
+    };
     let whole = async {
-        let ((), answer, complaint) = tokio::join!(feeding, reading, complaining);
-        (answer, complaint, exit.await)
+        // What is no answer ends it all: nobody waits for the rest of it.
+        let ((), answer, complaint) = tokio::try_join!(feeding, reading, complaining)?;
+        judge(answer, &complaint, exit.await?)
     };
     let stands_still = async {
         // The sender lives as long as the command is being talked to, so only the pause ends this.
         while let Ok(Ok(())) = timeout(STANDSTILL, movement.changed()).await {}
     };
     tokio::select! {
-        (answer, complaint, exit) = whole => judge(answer, &complaint, exit?),
+        judged = whole => judged,
         () = stands_still => Err(TargetError::Link(format!("no progress for {} s; given up", STANDSTILL.as_secs()))),
     }
 }
@@ -94,52 +107,44 @@ async fn feed(
     moved.send_replace(());
 }
 
-/// The answer itself can be wrong, or reading it can fail.
+/// How the answer ended: whole, cut, or because it could not be read.
 type Answer = Result<Result<(), ReplyError>, std::io::Error>;
 
-async fn read(stdout: impl AsyncRead + Unpin, each: &mut impl FnMut(&str), moved: &watch::Sender<()>) -> Answer {
+/// Reads an answer to its end. An error says that it is none, whatever may still come.
+async fn read(
+    stdout: impl AsyncRead + Unpin,
+    mut bounds: Bounds,
+    each: &mut impl FnMut(&str) -> Result<(), String>,
+    moved: &watch::Sender<()>,
+) -> Result<Answer, TargetError> {
     let mut lines = BufReader::with_capacity(64 << 10, stdout);
     let mut reply = ReplyReader::default();
     let mut line = Vec::new();
     loop {
-        line.clear();
-        let limit = LONGEST_LINE as u64 + 1;
-        if (&mut lines).take(limit).read_until(b'\n', &mut line).await? == 0 {
-            return Ok(reply.finish());
-        }
-        moved.send_replace(());
-        if line.last() == Some(&b'\n') {
-            line.pop();
-        } else if line.len() as u64 == limit {
-            return Ok(Err(ReplyError::LineTooLong));
-        }
-        match reply.line(&String::from_utf8_lossy(&line)) {
-            Ok(Some(text)) => each(text),
-            Ok(None) => {}
+        match read_line(&mut lines, LONGEST_LINE, &mut line).await {
+            Ok(true) => {}
+            Ok(false) => return Ok(Ok(reply.finish())),
             Err(error) => return Ok(Err(error)),
         }
+        moved.send_replace(());
+        let wrong = |error: ReplyError| TargetError::Refused(error.to_string());
+        if line.last() == Some(&b'\n') {
+            line.pop();
+        } else if line.len() > LONGEST_LINE {
+            return Err(wrong(ReplyError::LineTooLong));
+        }
+        if let Some(text) = reply.line(&String::from_utf8_lossy(&line)).map_err(wrong)? {
+            bounds
+                .take(text)
+                .and_then(|()| each(text))
+                .map_err(|why| TargetError::Refused(format!("protocol error: {why}")))?;
+        }
     }
-}
-
-/// The first of what the command complains; the rest is read and dropped, so that the command never blocks on it.
-pub(super) async fn complaints(mut stderr: impl AsyncRead + Unpin) -> String {
-    let mut kept = Vec::new();
-    // A stream that breaks has said what it could.
-    let _ = (&mut stderr).take(MOST_COMPLAINT).read_to_end(&mut kept).await;
-    let _ = tokio::io::copy(&mut stderr, &mut tokio::io::sink()).await;
-    let text = String::from_utf8_lossy(&kept);
-    text.lines().filter(|line| !line.trim().is_empty()).map(printable).collect::<Vec<_>>().join("; ")
 }
 
 /// What a command's end means.
 fn judge(answer: Answer, complaint: &str, exit: Exit) -> Result<(), TargetError> {
     let said = |otherwise: &str| if complaint.is_empty() { otherwise.to_owned() } else { complaint.to_owned() };
-    // A command that talks nonsense is cut off, so how it ended then says nothing.
-    if let Ok(Err(nonsense @ (ReplyError::LineTooLong | ReplyError::WrongCount { .. } | ReplyError::AfterEnd))) =
-        &answer
-    {
-        return Err(TargetError::Refused(nonsense.to_string()));
-    }
     match exit {
         Exit::Code(0) => match answer {
             Ok(Ok(())) => Ok(()),
@@ -163,7 +168,11 @@ mod tests {
         let shell = super::super::transport::Transport::Local(super::super::transport::local::Shell::new());
         let remote = shell.exec(script).await.expect("a shell");
         let mut lines = Vec::new();
-        let result = ask(remote, Input::Bytes(input.to_vec()), |line| lines.push(line.to_owned())).await;
+        let each = |line: &str| {
+            lines.push(line.to_owned());
+            Ok(())
+        };
+        let result = ask(remote, Input::Bytes(input.to_vec()), Bounds::packages(2), each).await;
         (lines, result)
     }
 
@@ -201,5 +210,23 @@ mod tests {
         assert!(matches!(result, Err(TargetError::Refused(text)) if text.len() < 1000));
         let (_, result) = run("echo '# blat 1'; head -c 3000000 /dev/zero | tr '\\0' x", b"").await;
         assert!(matches!(&result, Err(TargetError::Refused(text)) if text.contains("longer")), "{result:?}");
+    }
+
+    /// None of these commands ends by itself, nor heeds that nobody reads it.
+    #[tokio::test]
+    async fn what_has_no_end_is_ended() {
+        let for_ever = |what: &str| format!("trap '' PIPE; while :; do {what}; done");
+        for (script, why) in [
+            (for_ever("echo noise"), "does not begin with"),
+            (format!("echo '# blat 1'; {}", for_ever("echo line")), "longer than any"),
+            (format!("echo '# blat 1'; {}", for_ever("echo alive")), "does not come to an end"),
+            (format!("echo '# blat 1'; {}", for_ever("printf 0123456789abcdef")), "longer than"),
+            (for_ever("printf %65536s complaint >&2"), "complains without end"),
+            (format!("echo '# blat 1'; echo '# end 0'; {}", for_ever("echo more")), "goes on after its end"),
+        ] {
+            let (lines, result) = run(&script, b"").await;
+            assert!(matches!(&result, Err(TargetError::Refused(text)) if text.contains(why)), "{script}: {result:?}");
+            assert!(lines.len() <= 22);
+        }
     }
 }

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::TargetError;
 use super::answer::{Input, ask};
+use super::bounded::Bounds;
 use super::transport::Transport;
 
 /// The scripts, as they were when this executable was built. The libraries are first: the others read them.
@@ -130,7 +131,7 @@ pub(super) async fn ensure_installed(transport: &Transport, bin: &str, known: &[
     if !outdated.is_empty() {
         let names: Vec<&str> = outdated.iter().map(|(name, _)| *name).collect();
         tracing::info!(scripts = names.join(" "), bin, "installing target scripts");
-        run(transport, installation(bin, &outdated), |_| {}).await.map_err(|error| about(error, bin))?;
+        run(transport, installation(bin, &outdated), Bounds::NONE, |_| {}).await.map_err(|error| about(error, bin))?;
         probe = run_probe(transport, bin, known).await?;
         if !probe.outdated().is_empty() {
             return Err(TargetError::Refused(format!(
@@ -174,7 +175,7 @@ pub(super) async fn run_probe(transport: &Transport, bin: &str, known: &[&str]) 
         bin = shell_word(bin),
     );
     let mut probe = Probe::default();
-    run(transport, script, |line| probe.add_line(line)).await?;
+    run(transport, script, Bounds::FEW, |line| probe.add_line(line)).await?;
     Ok(probe)
 }
 
@@ -191,8 +192,17 @@ fn installation(bin: &str, scripts: &[(&str, &str)]) -> String {
     script
 }
 
-async fn run(transport: &Transport, script: String, each: impl FnMut(&str)) -> Result<(), TargetError> {
-    ask(transport.exec("exec /bin/sh").await?, Input::Bytes(script.into_bytes()), each).await
+async fn run(
+    transport: &Transport,
+    script: String,
+    bounds: Bounds,
+    mut each: impl FnMut(&str),
+) -> Result<(), TargetError> {
+    let each = |line: &str| {
+        each(line);
+        Ok(())
+    };
+    ask(transport.exec("exec /bin/sh").await?, Input::Bytes(script.into_bytes()), bounds, each).await
 }
 
 /// `text` as one word of a shell's command line.

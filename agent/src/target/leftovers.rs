@@ -29,6 +29,18 @@ impl Leftovers {
         true
     }
 
+    /// Takes a line that may be nothing else.
+    ///
+    /// # Errors
+    /// That nothing asked for it, fit for printing.
+    pub(super) fn take(&self, line: &str) -> Result<(), String> {
+        if self.hear(line) {
+            Ok(())
+        } else {
+            Err(format!("it answers \"{}\", which nothing asked for", printable(line)))
+        }
+    }
+
     /// What is to be logged, if it has not been.
     fn note(&self, named: &str) -> Option<String> {
         let named: String = printable(named).chars().take(LONGEST).collect();

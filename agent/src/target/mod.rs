@@ -3,6 +3,7 @@
 //! A target is told packages, never plans: it knows how to do one thing, not whether it should be done.
 
 pub(crate) mod answer;
+pub(crate) mod bounded;
 pub(crate) mod far_end;
 pub(crate) mod install;
 mod leftovers;

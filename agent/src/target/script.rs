@@ -5,15 +5,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
-use blat_domain::inventory::Inventory;
+use blat_domain::inventory::{Inventory, Listing};
 use blat_domain::manifest::hex;
 use blat_domain::name::PackageId;
+use blat_domain::package_list::FILE;
 use blat_domain::plan::{Link, Size};
 use sha2::{Digest, Sha256};
 
 use super::answer::{Input, ask};
+use super::bounded::{Awaited, Bounds};
 use super::far_end::Knowledge;
 use super::install::{Compression, shell_word};
+use super::leftovers::Leftovers;
 use super::lines::{delivery, retired, verdict, with_silent_ones};
 use super::room::UnderWay;
 use super::valve::Urgency;
@@ -37,12 +40,14 @@ pub(crate) struct ScriptTarget {
     /// What the streams under way will take on the target's disk, in bytes.
     under_way: AtomicU64,
     batches: AtomicU64,
+    leftovers: Leftovers,
 }
 
 impl ScriptTarget {
     /// A target whose archive and scripts are at these paths there. `reserve` bytes stay free on its disk.
     pub(crate) fn new(knowledge: Arc<Knowledge>, archive: String, bin: String, reserve: u64) -> Self {
-        Self { knowledge, archive, bin, reserve, under_way: AtomicU64::new(0), batches: AtomicU64::new(0) }
+        let (under_way, batches, leftovers) = (AtomicU64::new(0), AtomicU64::new(0), Leftovers::default());
+        Self { knowledge, archive, bin, reserve, under_way, batches, leftovers }
     }
 
     /// Makes sure that the scripts are there, and says how packages may be packed for them.
@@ -50,13 +55,20 @@ impl ScriptTarget {
         Ok(self.knowledge.far_end().await?.compression)
     }
 
-    async fn run(&self, verb: &str, arguments: &str, input: Input, each: impl FnMut(&str)) -> Result<(), TargetError> {
+    async fn run(
+        &self,
+        verb: &str,
+        arguments: &str,
+        input: Input,
+        bounds: Bounds,
+        each: impl FnMut(&str) -> Result<(), String>,
+    ) -> Result<(), TargetError> {
         let script = shell_word(&format!("{}/{verb}", self.bin));
         if let Input::Bytes(bytes) = &input {
             self.knowledge.valve().spend(bytes.len());
         }
         let command = format!("exec /bin/sh {script} --archive {}{arguments}", shell_word(&self.archive));
-        let result = ask(self.knowledge.transport().exec(&command).await?, input, each).await;
+        let result = ask(self.knowledge.transport().exec(&command).await?, input, bounds, each).await;
         if matches!(result, Err(TargetError::Refused(_))) {
             // It may have refused because a script is gone or changed: look before the next request.
             self.knowledge.doubt().await;
@@ -64,11 +76,28 @@ impl ScriptTarget {
         result
     }
 
-    async fn receive_file(&self, name: &str, content: &str, each: impl FnMut(&str)) -> Result<(), TargetError> {
-        self.compression().await?;
+    /// As [`Self::run`], with an outcome for each of these packages and nothing else.
+    async fn outcomes<T>(
+        &self,
+        verb: &str,
+        arguments: &str,
+        input: Input,
+        packages: &[&PackageId],
+        read: impl Fn(&str) -> Option<(PackageId, T)>,
+    ) -> Result<Vec<(PackageId, T)>, TargetError> {
+        let (mut awaited, mut outcomes) = (Awaited::of(packages.iter().copied()), Vec::new());
+        let each = |line: &str| {
+            outcomes.extend(awaited.take(line, &read, &self.leftovers)?);
+            Ok(())
+        };
+        self.run(verb, arguments, input, Bounds::packages(packages.len()), each).await?;
+        Ok(outcomes)
+    }
+
+    /// What sends this file.
+    fn file_arguments(name: &str, content: &str) -> String {
         let digest = hex(&Sha256::digest(content));
-        let arguments = format!(" --name {name} --bytes {} --sha256 {digest}", content.len());
-        self.run("receive_file", &arguments, Input::Bytes(content.as_bytes().to_vec()), each).await
+        format!(" --name {name} --bytes {} --sha256 {digest}", content.len())
     }
 
     /// A name for one batch's stage, not used before by anybody.
@@ -86,10 +115,13 @@ impl Target for ScriptTarget {
     }
 
     async fn inventory(&self) -> Result<Arc<Inventory>, TargetError> {
+        self.leftovers.begin();
         self.knowledge.doubt().await;
         self.compression().await?;
-        let mut inventory = Inventory::default();
-        self.run("get_plist", "", Input::Bytes(Vec::new()), |line| inventory.add_line(line)).await?;
+        let mut listing = Listing::default();
+        let each = |line: &str| listing.add_line(line).map_err(|error| error.to_string());
+        self.run("get_plist", "", Input::Bytes(Vec::new()), Bounds::LISTING, each).await?;
+        let mut inventory = listing.finish();
         let taken = self.reserve.saturating_add(UnderWay::total(&self.under_way));
         inventory.free = inventory.free.map(|free| free.saturating_sub(taken));
         Ok(Arc::new(inventory))
@@ -112,10 +144,10 @@ impl Target for ScriptTarget {
         let tagged = parcels.iter().any(|parcel| parcel.tagged.is_some());
         let urgency = if tagged { Urgency::Tag } else { Urgency::Bulk };
         let input = Input::Stream { chunks, valve: self.knowledge.valve().clone(), urgency };
-        let mut deliveries = Vec::new();
-        let asked = self.run("receive_package", &arguments, input, |line| deliveries.extend(delivery(line))).await;
+        let packages: Vec<&PackageId> = parcels.iter().map(|parcel| &parcel.package).collect();
+        let asked = self.outcomes("receive_package", &arguments, input, &packages, delivery).await;
         let given_up = packing.await.map_err(|error| TargetError::Refused(format!("packing failed: {error}")))?;
-        asked?;
+        let mut deliveries = asked?;
         deliveries.extend(given_up.into_iter().map(|(package, why)| (package, Delivery::Failed(why))));
         told(deliveries);
         Ok(())
@@ -124,18 +156,18 @@ impl Target for ScriptTarget {
     async fn link(&self, links: &[Link]) -> Result<Vec<(PackageId, Delivery)>, TargetError> {
         let line = |link: &Link| format!("{} {} {}\n", link.package.name, link.package.version, link.to);
         let lines: String = links.iter().map(line).collect();
-        let mut deliveries = Vec::new();
-        self.receive_file("links", &lines, |line| deliveries.extend(delivery(line))).await?;
+        self.compression().await?;
+        let (arguments, input) = (Self::file_arguments("links", &lines), Input::Bytes(lines.into_bytes()));
+        let packages: Vec<&PackageId> = links.iter().map(|link| &link.package).collect();
+        let deliveries = self.outcomes("receive_file", &arguments, input, &packages, delivery).await?;
         Ok(with_silent_ones(deliveries, links.iter().map(|link| &link.package)))
     }
 
     async fn verify(&self, packages: &[PackageId]) -> Result<Vec<(PackageId, Verdict)>, TargetError> {
         self.compression().await?;
         let lines: String = packages.iter().map(|package| format!("{} {}\n", package.name, package.version)).collect();
-        let mut verdicts = Vec::new();
-        let each = |line: &str| verdicts.extend(verdict(line));
-        self.run("get_plist", " --verify", Input::Bytes(lines.into_bytes()), each).await?;
-        Ok(verdicts)
+        let packages: Vec<&PackageId> = packages.iter().collect();
+        self.outcomes("get_plist", " --verify", Input::Bytes(lines.into_bytes()), &packages, verdict).await
     }
 
     async fn retire(
@@ -159,13 +191,15 @@ impl Target for ScriptTarget {
             };
         }
         let _ = writeln!(list, "# end {}", packages.len());
-        let mut answers = Vec::new();
-        let input = Input::Bytes(list.into_bytes());
-        self.run("delete_package", &arguments, input, |line| answers.extend(retired(line))).await?;
-        Ok(answers)
+        let packages: Vec<&PackageId> = packages.iter().map(|(package, _)| package).collect();
+        self.outcomes("delete_package", &arguments, Input::Bytes(list.into_bytes()), &packages, retired).await
     }
 
     async fn store_list(&self, list: &str) -> Result<(), TargetError> {
-        self.receive_file(blat_domain::package_list::FILE, list, |_| {}).await
+        self.compression().await?;
+        let arguments = Self::file_arguments(FILE, list);
+        let input = Input::Bytes(list.as_bytes().to_vec());
+        let each = |line: &str| if line == format!("stored {FILE}") { Ok(()) } else { self.leftovers.take(line) };
+        self.run("receive_file", &arguments, input, Bounds::packages(1), each).await
     }
 }

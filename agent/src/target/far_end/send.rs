@@ -2,6 +2,7 @@
 
 use crate::target::TargetError;
 use crate::target::answer::{Input, ask};
+use crate::target::bounded::Bounds;
 use crate::target::install::{EXECUTABLE, Ran, shell_word};
 use crate::target::transport::Transport;
 
@@ -32,8 +33,9 @@ pub(super) async fn send(transport: &Transport, bin: &str, build: Build) -> Resu
         if let ["ran", ref words @ ..] = line.split(' ').collect::<Vec<_>>()[..] {
             ran = Ran::parse(words);
         }
+        Ok(())
     };
-    let asked = ask(transport.exec(&command).await?, Input::Bytes(build.bytes), each).await;
+    let asked = ask(transport.exec(&command).await?, Input::Bytes(build.bytes), Bounds::FEW, each).await;
     match (asked, ran) {
         (Ok(()), Some(ran)) => Ok(why_not(&ran, bin).map_or(Ok(()), Err)),
         (Ok(()), None) => Ok(Err(format!("whether {EXECUTABLE} runs in {bin} was not said"))),

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use blat_domain::buckets::USUAL;
 use blat_domain::frames::{FIRST_CREDIT, HEADER, LANES, Lane, PROTOCOL, Reply, Request, append, header};
 use blat_domain::name::PackageId;
 use blat_domain::text::printable;
@@ -22,10 +23,10 @@ use super::marker::skip_noise;
 use super::outbox::Outbox;
 use super::road::{self, Road};
 use super::speed::Speed;
-use super::{broke, out_of_turn, refused, understand};
+use super::{broke, out_of_turn, protocol_error, refused, understand};
 use crate::target::TargetError;
-use crate::target::answer::complaints;
-use crate::target::transport::Remote;
+use crate::target::bounded::{Bounds, Complaints};
+use crate::target::transport::{Exit, Remote};
 use crate::target::valve::Valve;
 
 /// From starting the receiver to its greeting.
@@ -36,8 +37,9 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 const FAST: u64 = 40 << 20;
 /// Whoever answers within this is near, and near ends have fast links.
 const NEAR: Duration = Duration::from_millis(5);
-/// Replies that may wait for whoever listens on a lane.
-const REPLIES: usize = 64;
+/// Replies that may wait for whoever listens on a lane: nobody listens on more than four at once, and none is longer than a frame, so all of them
+/// take 16 MiB at the most.
+const REPLIES: usize = 16;
 
 /// A receiver that answers.
 #[derive(Debug)]
@@ -145,7 +147,7 @@ impl Conversation {
         let mut strand = self.lane(Lane::CONTROL).await;
         let asked = Instant::now();
         strand.say(&Request::Publish).await?;
-        strand.answer(|_| {}).await?;
+        strand.answer(Bounds::NONE, |_| Ok(())).await?;
         strand.settled();
         let took = u64::try_from(asked.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.round_trip.fetch_min(took, Ordering::Relaxed);
@@ -235,21 +237,48 @@ impl Strand<'_> {
         }
     }
 
-    /// Hears the answer to its end: every line of it to `each`, and the buckets it was of where it is a listing.
-    pub(crate) async fn answer(&mut self, mut each: impl FnMut(&str)) -> Result<Vec<u16>, TargetError> {
-        let mut listed = Vec::new();
+    /// Hears the answer to its end: every line of it to `each`, as many as `bounds` allow. An error of `each` says why nothing asked for a line.
+    pub(crate) async fn answer(
+        &mut self,
+        bounds: Bounds,
+        each: impl FnMut(&str) -> Result<(), String>,
+    ) -> Result<(), TargetError> {
+        match self.whole_answer(bounds, each).await? {
+            None => Ok(()),
+            Some(_) => Err(out_of_turn()),
+        }
+    }
+
+    /// The same for a listing; gives the numbers of the buckets that it was of.
+    pub(crate) async fn listing(
+        &mut self,
+        each: impl FnMut(&str) -> Result<(), String>,
+    ) -> Result<Vec<u16>, TargetError> {
+        self.whole_answer(Bounds::LISTING, each).await?.ok_or_else(out_of_turn)
+    }
+
+    async fn whole_answer(
+        &mut self,
+        mut bounds: Bounds,
+        mut each: impl FnMut(&str) -> Result<(), String>,
+    ) -> Result<Option<Vec<u16>>, TargetError> {
+        let mut listed = None;
         loop {
             let body = self.hear().await?;
             match understand(&body)? {
-                Reply::Lines(lines) => lines.lines().for_each(&mut each),
-                Reply::Listed { buckets } => listed = buckets,
+                Reply::Lines(lines) => take_lines(lines, &mut bounds, &mut each)?,
+                Reply::Listed { buckets } if listed.is_none() && buckets.len() <= USUAL => listed = Some(buckets),
                 Reply::Done => return Ok(listed),
                 Reply::Failed { class, text } => {
                     self.settle();
                     return Err(super::failed(class, text));
                 }
-                Reply::Welcome { .. } | Reply::Held { .. } | Reply::Lacks { .. } => return Err(out_of_turn()),
-                Reply::Pong { .. } | Reply::Credit { .. } => {}
+                Reply::Welcome { .. }
+                | Reply::Listed { .. }
+                | Reply::Held { .. }
+                | Reply::Lacks { .. }
+                | Reply::Pong { .. }
+                | Reply::Credit { .. } => return Err(out_of_turn()),
             }
         }
     }
@@ -269,8 +298,24 @@ impl Drop for Strand<'_> {
         self.shared.lane(self.lane).busy.store(false, Ordering::Release);
         if !self.is_settled {
             self.shared.end(broke("a request was given up before its answer"));
+        } else if self.replies.try_recv().is_ok() {
+            // It would be taken for the answer to the next request.
+            self.shared.end(out_of_turn());
         }
     }
+}
+
+/// Gives each line of a reply to `each`, if there may be so many.
+pub(super) fn take_lines(
+    lines: &str,
+    bounds: &mut Bounds,
+    mut each: impl FnMut(&str) -> Result<(), String>,
+) -> Result<(), TargetError> {
+    if lines.is_empty() {
+        return Err(out_of_turn());
+    }
+    let mut lines = lines.lines();
+    lines.try_for_each(|line| bounds.take(line).and_then(|()| each(line))).map_err(|why| protocol_error(&why))
 }
 
 /// Speaks on a lane.
@@ -315,23 +360,59 @@ async fn talk(remote: Remote, shared: Arc<Shared>, lanes: Vec<mpsc::Sender<Vec<u
     let Remote { stdin, stdout, stderr, exit } = remote;
     let heart = Heart::default();
     // Read all the time, so that it never blocks on them.
-    let complaining = tokio::spawn(complaints(stderr));
+    let mut complaining = tokio::spawn(async move {
+        let mut complaints = Complaints::default();
+        complaints.read(stderr).await.map(|()| complaints.all())
+    });
+    let mut said = None;
     let mut ended = shared.ended.subscribe();
     let why = tokio::select! {
         Err(why) = read(stdout, &shared, &lanes, &heart) => why,
         Err(why) = write(stdin, &shared) => why,
         why = heart.beat(&shared.outbox, |lane| shared.duty(lane)) => why,
+        why = endless(&mut complaining, &mut said) => protocol_error(&why),
         Ok(why) = ended.wait_for(Option::is_some) => why.clone().unwrap_or_else(|| broke("nobody knows why")),
     };
-    // What it complained of, or how it ended, says more than that its output has ended.
-    let last_words = async { (complaining.await.unwrap_or_default(), exit.await) };
-    let why = match (why, timeout(LAST_WORDS, last_words).await) {
-        (TargetError::Link(_), Ok((said, _))) if !said.is_empty() => broke(&said),
-        (TargetError::Link(why), Ok((_, Err(TargetError::Link(link))))) => TargetError::Link(format!("{why}; {link}")),
-        (why, Ok(_) | Err(_)) => why,
+    let why = match why {
+        TargetError::Link(why) => last_words(why, complaining, said, exit).await,
+        other @ (TargetError::Space(_) | TargetError::Refused(_) | TargetError::Operator(_)) => other,
     };
     shared.end(why);
     shared.lanes.iter().for_each(|lane| lane.credit.close());
+}
+
+/// What a receiver complained of, being read.
+type Complaining = JoinHandle<Result<String, String>>;
+
+/// Why complaints have no end; never ends where they do, and puts them into `said`.
+async fn endless(complaining: &mut Complaining, said: &mut Option<String>) -> String {
+    match complaining.await {
+        Ok(Err(why)) => return why,
+        Ok(Ok(all)) => *said = Some(all),
+        // It is read by nobody any more, and ends with its conversation.
+        Err(_) => *said = Some(String::new()),
+    }
+    std::future::pending().await
+}
+
+/// Why a link broke: what the receiver has `said` or says now, or how its command ended, tells more than `why`.
+async fn last_words(
+    why: String,
+    complaining: Complaining,
+    said: Option<String>,
+    exit: impl Future<Output = Result<Exit, TargetError>>,
+) -> TargetError {
+    let all = async {
+        match said {
+            Some(said) => (said, exit.await),
+            None => (complaining.await.unwrap_or_else(|_| Ok(String::new())).unwrap_or_else(|why| why), exit.await),
+        }
+    };
+    match timeout(LAST_WORDS, all).await {
+        Ok((said, _)) if !said.is_empty() => broke(&said),
+        Ok((_, Err(TargetError::Link(link)))) => TargetError::Link(format!("{why}; {link}")),
+        Ok(_) | Err(_) => TargetError::Link(why),
+    }
 }
 
 async fn write(mut stdin: Pin<Box<dyn AsyncWrite + Send>>, shared: &Shared) -> Result<(), TargetError> {
@@ -364,12 +445,14 @@ async fn read(
         input.read_exact(&mut body).await.map_err(cut)?;
         match understand(&body)? {
             Reply::Pong { beat, work } => {
-                heart.felt(&work);
-                if beat == road::QUESTION {
-                    shared.road.answer();
-                    shared.outbox.look_again();
+                let is_asked = if beat == road::QUESTION { shared.road.answer() } else { heart.is_next(beat) };
+                if !is_asked || work.len() > usize::from(LANES) {
+                    return Err(out_of_turn());
                 }
+                heart.felt(&work);
+                shared.outbox.look_again();
             }
+            Reply::Credit { bytes: 0 } => return Err(out_of_turn()),
             Reply::Credit { bytes } => {
                 let credit = &shared.lane(lane).credit;
                 if credit.available_permits() as u64 + u64::from(bytes) > FIRST_CREDIT {
@@ -384,6 +467,10 @@ async fn read(
             | Reply::Lacks { .. }
             | Reply::Done
             | Reply::Failed { .. } => {
+                // Nobody asked for anything on a lane that nobody has.
+                if !shared.lane(lane).busy.load(Ordering::Acquire) {
+                    return Err(out_of_turn());
+                }
                 if lanes[usize::from(lane.0)].send(body).await.is_err() {
                     return Err(broke("nobody listens any more"));
                 }

@@ -18,6 +18,8 @@ const BEAT: Duration = Duration::from_secs(10);
 const DEAD: Duration = Duration::from_secs(45);
 /// A lane that has work and does not get on for this long stands still.
 const STANDSTILL: Duration = Duration::from_secs(120);
+/// A lane that was given nothing for this long is not believed any more that it gets on with what it was given before.
+const LONGEST_CLAIM: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What is asked of a lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,19 +44,32 @@ struct Pulse {
     answered: u64,
     /// Since when it stands still.
     since: Instant,
+    /// The frames that had been written at the last look, and since when it is so many.
+    given: (u64, Instant),
 }
 
 impl Pulse {
+    fn new(now: Instant) -> Self {
+        Self { work: 0, answered: 0, since: now, given: (0, now) }
+    }
+
     /// Looks at the lane and tells whether it has stood still for too long. A lane that got on after the last frame that it was given, and is
     /// given no other because of the bandwidth, does not stand still.
     fn stands_still(&mut self, work: u64, duty: Duty, now: Instant) -> bool {
         match duty {
+            Duty::Free | Duty::Busy { held_back: true, .. } => self.given.1 = now,
+            Duty::Busy { written, .. } if written != self.given.0 => self.given = (written, now),
+            Duty::Busy { .. } => {}
+        }
+        match duty {
             Duty::Free => *self = Self { work, since: now, ..*self },
-            Duty::Busy { written, .. } if work != self.work => *self = Self { work, answered: written, since: now },
+            Duty::Busy { written, .. } if work != self.work => {
+                *self = Self { work, answered: written, since: now, ..*self };
+            }
             Duty::Busy { written, held_back: true } if written == self.answered => self.since = now,
             Duty::Busy { .. } => {}
         }
-        now.duration_since(self.since) > STANDSTILL
+        now.duration_since(self.since) > STANDSTILL || now.duration_since(self.given.1) > LONGEST_CLAIM
     }
 }
 
@@ -62,16 +77,26 @@ impl Pulse {
 #[derive(Debug)]
 pub(super) struct Heart {
     felt: watch::Sender<(Instant, Vec<u64>)>,
+    /// The number of the next question.
     beats: AtomicU64,
+    /// The number of the next answer.
+    answers: AtomicU64,
 }
 
 impl Default for Heart {
     fn default() -> Self {
-        Self { felt: watch::Sender::new((Instant::now(), Vec::new())), beats: AtomicU64::new(road::QUESTION + 1) }
+        let first = || AtomicU64::new(road::QUESTION + 1);
+        Self { felt: watch::Sender::new((Instant::now(), Vec::new())), beats: first(), answers: first() }
     }
 }
 
 impl Heart {
+    /// Whether the question of this number is the next to be answered: they are answered in their order, each once.
+    pub(super) fn is_next(&self, beat: u64) -> bool {
+        let is_asked = beat < self.beats.load(Ordering::Relaxed);
+        is_asked && self.answers.compare_exchange(beat, beat + 1, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
     /// A sign of life came, with the lanes' numbers.
     pub(super) fn felt(&self, work: &[u64]) {
         self.felt.send_replace((Instant::now(), work.to_vec()));
@@ -80,7 +105,7 @@ impl Heart {
     /// Asks for signs of life until there is none.
     pub(super) async fn beat(&self, outbox: &Outbox, duty: impl Fn(usize) -> Duty) -> TargetError {
         let mut ticks = interval(BEAT);
-        let mut lanes = [Pulse { work: 0, answered: 0, since: Instant::now() }; LANES as usize];
+        let mut lanes = [Pulse::new(Instant::now()); LANES as usize];
         loop {
             ticks.tick().await;
             let (last, work) = self.felt.borrow().clone();
@@ -107,11 +132,11 @@ impl Heart {
 mod tests {
     use super::*;
 
-    /// Looks at a lane at each heartbeat; gives after how many seconds it stands still, if within an hour.
+    /// Looks at a lane at each heartbeat; gives after how many seconds it stands still, if within 28 hours.
     fn standstill(look: impl Fn(u64) -> (u64, Duty)) -> Option<u64> {
         let begin = Instant::now();
-        let mut pulse = Pulse { work: 0, answered: 0, since: begin };
-        let mut beats = (0..3_600).step_by(10);
+        let mut pulse = Pulse::new(begin);
+        let mut beats = (0..100_000).step_by(10);
         beats.find(|seconds| {
             let (work, duty) = look(*seconds);
             pulse.stands_still(work, duty, begin + Duration::from_secs(*seconds))
@@ -122,7 +147,10 @@ mod tests {
     fn a_lane_that_does_not_get_on_stands_still_and_a_free_one_does_not() {
         let busy = |written| Duty::Busy { written, held_back: false };
         assert_eq!(standstill(|_| (7, Duty::Free)), None);
-        assert_eq!(standstill(|seconds| (seconds / 100, busy(1))), None);
+        let ever_more = |seconds| (seconds / 100, busy(seconds / 1_000));
+        assert_eq!(standstill(ever_more), None);
+        let claim = standstill(|seconds| (seconds / 100, busy(1)));
+        assert_eq!(claim, Some(86_410), "it claims to get on with the same frame for more than a day");
         assert_eq!(standstill(|_| (0, busy(1))), Some(130));
         assert_eq!(standstill(|seconds| (seconds.min(500), busy(1))), Some(630));
     }

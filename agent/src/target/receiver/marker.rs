@@ -3,19 +3,18 @@
 use blat_domain::frames::MARKER;
 use blat_domain::reply::MOST_NOISE;
 use blat_domain::text::printable;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt};
+use tokio::io::AsyncBufRead;
 
 use super::broke;
 use crate::target::TargetError;
+use crate::target::bounded::read_line;
 
 /// Past whatever a login shell prints, to the line after which a receiver speaks in frames.
-pub(super) async fn skip_noise(input: &mut (impl AsyncBufReadExt + Unpin)) -> Result<(), TargetError> {
+pub(super) async fn skip_noise(input: &mut (impl AsyncBufRead + Unpin)) -> Result<(), TargetError> {
     let (mut noise, mut line) = (0, Vec::new());
     loop {
-        line.clear();
-        let limit = (MOST_NOISE - noise) as u64 + 1;
-        let read = (&mut *input).take(limit).read_until(b'\n', &mut line).await;
-        noise += read.map_err(|error| broke(&error.to_string()))?;
+        read_line(input, MOST_NOISE - noise, &mut line).await.map_err(|error| broke(&error.to_string()))?;
+        noise += line.len();
         // A banner that ends without a line end sticks to the marker.
         if line.strip_suffix(b"\n").is_some_and(|line| line.ends_with(MARKER.as_bytes())) {
             return Ok(());

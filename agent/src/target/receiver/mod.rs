@@ -18,7 +18,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use blat_domain::ancestry::natural_order;
 use blat_domain::frames::{Class, FrameError, Lane, MOST_DATA, Reply, Request, decode};
-use blat_domain::inventory::Inventory;
+use blat_domain::inventory::{Inventory, Listing};
 use blat_domain::name::PackageId;
 use blat_domain::plan::{Link, Size};
 use blat_domain::text::printable;
@@ -28,6 +28,7 @@ use tokio::sync::Mutex;
 use self::conversation::Conversation;
 use self::known::Known;
 use self::sending::{Errand, Held};
+use super::bounded::{Awaited, Bounds};
 use super::far_end::{Knowledge, Serves};
 use super::leftovers::Leftovers;
 use super::lines::{delivery, retired, verdict, with_silent_ones};
@@ -127,20 +128,25 @@ impl ReceiverTarget {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One question on the control lane, its answer to the end.
-    async fn ask(&self, request: &Request<'_>, mut each: impl FnMut(&str)) -> Result<Vec<u16>, TargetError> {
+    /// One question on the control lane about these packages: an outcome for each, and nothing else.
+    async fn outcomes<T>(
+        &self,
+        request: &Request<'_>,
+        packages: impl ExactSizeIterator<Item = &PackageId>,
+        read: impl Fn(&str) -> Option<(PackageId, T)>,
+    ) -> Result<Vec<(PackageId, T)>, TargetError> {
         let conversation = self.conversation().await?;
         let mut strand = conversation.lane(Lane::CONTROL).await;
         strand.say(request).await?;
-        let listed = strand
-            .answer(|line| {
-                if !self.leftovers.hear(line) {
-                    each(line);
-                }
-            })
-            .await?;
+        let bounds = Bounds::packages(packages.len());
+        let (mut awaited, mut outcomes) = (Awaited::of(packages), Vec::new());
+        let each = |line: &str| {
+            outcomes.extend(awaited.take(line, &read, &self.leftovers)?);
+            Ok(())
+        };
+        strand.answer(bounds, each).await?;
         strand.settled();
-        Ok(listed)
+        Ok(outcomes)
     }
 }
 
@@ -153,11 +159,15 @@ impl Target for ReceiverTarget {
     async fn inventory(&self) -> Result<Arc<Inventory>, TargetError> {
         self.leftovers.begin();
         let request = Request::List { buckets: self.known().digests() };
-        // One text, since it may be as long as the archive is large.
-        let mut news = String::new();
-        let differing = self.ask(&request, |line| news.extend([line, "\n"])).await?;
+        let conversation = self.conversation().await?;
+        let mut strand = conversation.lane(Lane::CONTROL).await;
+        strand.say(&request).await?;
+        let mut listing = Listing::default();
+        let differing = strand.listing(|line| listing.add_line(line).map_err(|error| error.to_string())).await?;
+        strand.settled();
         let taken = self.reserve.saturating_add(UnderWay::total(&self.under_way));
-        Ok(self.known().renew(&differing, &news, taken))
+        let renewed = self.known().renew(&differing, listing.finish(), taken);
+        renewed.map_err(|error| TargetError::Refused(error.to_string()))
     }
 
     async fn receive(&self, parcels: &[Parcel], progress: &Arc<Progress>, told: &Told<'_>) -> Result<(), TargetError> {
@@ -177,7 +187,8 @@ impl Target for ReceiverTarget {
             told(news);
         };
         let on = |lane, parcels: Vec<Parcel>| {
-            let errand = Errand { conversation: &conversation, lane, reserve, codec, held: &held, store: &self.store };
+            let (store, leftovers) = (&self.store, &self.leftovers);
+            let errand = Errand { conversation: &conversation, lane, reserve, codec, held: &held, store, leftovers };
             async move { errand.send(parcels, &self.numbers, progress, told).await }
         };
         if is_tagged {
@@ -190,8 +201,9 @@ impl Target for ReceiverTarget {
     async fn link(&self, links: &[Link]) -> Result<Vec<(PackageId, Delivery)>, TargetError> {
         let mut deliveries = Vec::new();
         for links in links.chunks(AT_ONCE) {
-            let links = links.iter().map(|link| (link.package.clone(), link.to.clone())).collect();
-            self.ask(&Request::Link { links }, |line| deliveries.extend(delivery(line))).await?;
+            let request =
+                Request::Link { links: links.iter().map(|link| (link.package.clone(), link.to.clone())).collect() };
+            deliveries.extend(self.outcomes(&request, links.iter().map(|link| &link.package), delivery).await?);
         }
         Ok(with_silent_ones(deliveries, links.iter().map(|link| &link.package)))
     }
@@ -200,7 +212,7 @@ impl Target for ReceiverTarget {
         let mut verdicts = Vec::new();
         for packages in packages.chunks(AT_ONCE) {
             let request = Request::Verify { packages: packages.to_vec() };
-            self.ask(&request, |line| verdicts.extend(verdict(line))).await?;
+            verdicts.extend(self.outcomes(&request, packages.iter(), verdict).await?);
         }
         Ok(verdicts)
     }
@@ -213,7 +225,7 @@ impl Target for ReceiverTarget {
         let mut answers = Vec::new();
         for packages in packages.chunks(AT_ONCE) {
             let request = Request::Retire { how, packages: packages.to_vec() };
-            self.ask(&request, |line| answers.extend(retired(line))).await?;
+            answers.extend(self.outcomes(&request, packages.iter().map(|(package, _)| package), retired).await?);
         }
         Ok(answers)
     }
@@ -228,11 +240,7 @@ impl Target for ReceiverTarget {
         tracing::debug!(of = remains.len() - kept.len(), "sweeping what interrupted tries left");
         let mut strand = conversation.lane(Lane::CONTROL).await;
         strand.say(&Request::Sweep { keep: kept.iter().cloned().collect() }).await?;
-        strand
-            .answer(|line| {
-                self.leftovers.hear(line);
-            })
-            .await?;
+        strand.answer(Bounds::packages(0), |line| self.leftovers.take(line)).await?;
         strand.settled();
         conversation.set_remains(kept);
         Ok(())
@@ -246,11 +254,7 @@ impl Target for ReceiverTarget {
         for chunk in list.as_bytes().chunks(MOST_DATA) {
             strand.say(&Request::Data(chunk)).await?;
         }
-        strand
-            .answer(|line| {
-                self.leftovers.hear(line);
-            })
-            .await?;
+        strand.answer(Bounds::packages(0), |line| self.leftovers.take(line)).await?;
         strand.settled();
         Ok(())
     }
@@ -265,7 +269,11 @@ fn broke(why: &str) -> TargetError {
 }
 
 fn out_of_turn() -> TargetError {
-    TargetError::Refused("talking to blat-receiver failed: it gives an answer that nothing asked for".into())
+    protocol_error("it gives an answer that nothing asked for")
+}
+
+fn protocol_error(why: &str) -> TargetError {
+    TargetError::Refused(format!("talking to blat-receiver failed: protocol error: {why}"))
 }
 
 fn understand(body: &[u8]) -> Result<Reply<'_>, TargetError> {

@@ -58,9 +58,9 @@ impl Road {
         Ok(())
     }
 
-    /// The first question that was not answered is.
-    pub(super) fn answer(&self) {
-        lock(&self.window).answer(self.begun.elapsed());
+    /// The first question that was not answered is. Gives false where there is none.
+    pub(super) fn answer(&self) -> bool {
+        lock(&self.window).answer(self.begun.elapsed())
     }
 }
 

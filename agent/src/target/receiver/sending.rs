@@ -1,6 +1,7 @@
 //! Sending packages on one lane: a thread packs ahead of the link, answers are heard while it does.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -10,13 +11,15 @@ use blat_domain::name::{PackageId, PackageName, Version};
 use blat_domain::plan::Size;
 use tokio::sync::{mpsc, oneshot};
 
-use super::conversation::{Conversation, Strand};
+use super::conversation::{Conversation, Strand, take_lines};
 use super::{out_of_turn, understand};
 use crate::progress::Progress;
 use crate::source::ancestor::Ancestor;
 use crate::source::pieces::{self, Attempt, Codec, Outlet};
 use crate::source::store::Store;
 use crate::source::tree::Print;
+use crate::target::bounded::{Awaited, Bounds};
+use crate::target::leftovers::Leftovers;
 use crate::target::lines::delivery;
 use crate::target::{Delivery, Parcel, TargetError, Told};
 
@@ -38,6 +41,8 @@ pub(super) struct Errand<'a> {
     pub(super) held: &'a Held,
     /// What was packed for other targets, and what is packed for them to find.
     pub(super) store: &'a Arc<Store>,
+    /// What the target cannot remove.
+    pub(super) leftovers: &'a Leftovers,
 }
 
 /// Versions that a target holds, with the times of their `descpkg`.
@@ -72,7 +77,11 @@ impl Errand<'_> {
             }
             let lacking = self.round(&mut strand, attempts.clone(), progress, told).await?;
             attempts.retain(|attempt| lacking.contains(&attempt.number));
-            let why = || Delivery::Failed("the target says it lacks what it was not told to make use of".to_owned());
+            let why = || {
+                Delivery::Failed(
+                    "protocol error: the target asks for the package without what was not offered to it".to_owned(),
+                )
+            };
             told(attempts.into_iter().map(|attempt| (attempt.parcel.package, why())).collect());
         }
         strand.settled();
@@ -91,15 +100,10 @@ impl Errand<'_> {
         attempts.iter().for_each(|attempt| size += attempt.parcel.size);
         strand.say(&Request::Begin { bytes: size.bytes, entries: size.entries, reserve: self.reserve }).await?;
 
-        let expected: BTreeMap<u32, _> = attempts.iter().map(|a| (a.number, a.parcel.package.clone())).collect();
-        let sent: BTreeSet<PackageId> = expected.values().cloned().collect();
-        // A far end can name whatever it likes.
-        let told = &|mut news: Vec<(PackageId, Delivery)>| {
-            news.retain(|(package, _)| sent.contains(package));
-            told(news);
-        };
+        let expected = attempts.iter().map(|attempt| (attempt.number, attempt.parcel.package.clone())).collect();
         let (frames, mut packed) = mpsc::channel::<Vec<u8>>(AHEAD);
-        let (held, answers) = std::sync::mpsc::channel();
+        // Files are asked about one batch after the other: of answers that nobody waits for, there is no second.
+        let (held, answers) = std::sync::mpsc::sync_channel(1);
         let (lane, codec, store, watched) = (self.lane, self.codec, self.store.clone(), progress.clone());
         let in_vain = Arc::new(AtomicBool::new(false));
         let told_so = in_vain.clone();
@@ -114,16 +118,15 @@ impl Errand<'_> {
             }
             voice.say(&Request::Publish).await
         };
-        let (fed, heard) = tokio::join!(feeding, hear(strand, held, &in_vain, told));
+        let Heard { lacking, failure } =
+            until_heard(feeding, hear(strand, expected, held, (&in_vain, self.leftovers), told)).await?;
         let given_up =
             packing.await.map_err(|_| TargetError::Refused("packing failed: its thread broke down".into()))?;
-        let Heard { lacking, failure } = heard?;
-        fed?;
         if let Some(failure) = failure {
             return Err(failure);
         }
         told(given_up.into_iter().map(|(package, why)| (package, Delivery::Failed(why))).collect());
-        Ok(lacking.into_iter().filter(|number| expected.contains_key(number)).collect())
+        Ok(lacking)
     }
 }
 
@@ -161,37 +164,77 @@ fn apart<T: Send + 'static>(
     Ok(result)
 }
 
+/// What was heard, once all is fed as well. Where the hearing fails nothing more is fed: then there is nobody for it.
+async fn until_heard<T>(
+    feeding: impl Future<Output = Result<(), TargetError>>,
+    hearing: impl Future<Output = Result<T, TargetError>>,
+) -> Result<T, TargetError> {
+    let (mut feeding, mut hearing) = (pin!(feeding), pin!(hearing));
+    let fed = tokio::select! {
+        fed = &mut feeding => fed,
+        heard = &mut hearing => {
+            let heard = heard?;
+            return feeding.await.map(|()| heard);
+        }
+    };
+    // What the target had said before the conversation broke is heard all the same.
+    let heard = hearing.await?;
+    fed.map(|()| heard)
+}
+
 /// What came back for one round.
 struct Heard {
     lacking: Vec<u32>,
     failure: Option<TargetError>,
 }
 
-/// Hears what becomes of the packages, until the receiver has dealt with all of them.
+/// Hears what becomes of the packages, by the numbers of their attempts, until the receiver has dealt with all of them: one outcome each, and
+/// nothing of others.
 async fn hear(
     strand: &mut Strand<'_>,
-    held: std::sync::mpsc::Sender<pieces::Held>,
-    in_vain: &AtomicBool,
+    expected: BTreeMap<u32, PackageId>,
+    held: std::sync::mpsc::SyncSender<pieces::Held>,
+    (in_vain, leftovers): (&AtomicBool, &Leftovers),
     told: &Told<'_>,
 ) -> Result<Heard, TargetError> {
     let mut heard = Heard { lacking: Vec::new(), failure: None };
+    let (mut awaited, mut bounds) = (Awaited::of(expected.values()), Bounds::packages(expected.len()));
+    // One for the room that is asked for, then at most one for each package.
+    let mut failures = expected.len() + 2;
     let mut has_begun = false;
     loop {
         let body = strand.hear().await?;
         match understand(&body)? {
-            Reply::Lines(lines) => told(lines.lines().filter_map(delivery).collect()),
-            // A packing thread that has ended does not need it.
-            Reply::Held { number, files } => drop(held.send(pieces::Held { number, files })),
-            Reply::Lacks { number } => heard.lacking.push(number),
-            Reply::Failed { class, text } => {
+            Reply::Lines(lines) => {
+                let mut news = Vec::new();
+                let taken = take_lines(lines, &mut bounds, |line| {
+                    news.extend(awaited.take(line, delivery, leftovers)?);
+                    Ok(())
+                });
+                told(news);
+                taken?;
+            }
+            Reply::Held { number, files } if expected.contains_key(&number) => {
+                held.try_send(pieces::Held { number, files }).map_err(|_| out_of_turn())?;
+            }
+            Reply::Lacks { number } if expected.get(&number).is_some_and(|package| awaited.take_package(package)) => {
+                heard.lacking.push(number);
+            }
+            Reply::Failed { class, text } if failures > 0 => {
+                failures -= 1;
                 has_begun = true;
                 heard.failure.get_or_insert_with(|| super::failed(class, text));
                 in_vain.store(true, Ordering::Release);
             }
             Reply::Done if !has_begun => has_begun = true,
             Reply::Done => return Ok(heard),
-            Reply::Welcome { .. } | Reply::Listed { .. } => return Err(out_of_turn()),
-            Reply::Pong { .. } | Reply::Credit { .. } => {}
+            Reply::Welcome { .. }
+            | Reply::Listed { .. }
+            | Reply::Held { .. }
+            | Reply::Lacks { .. }
+            | Reply::Failed { .. }
+            | Reply::Pong { .. }
+            | Reply::Credit { .. } => return Err(out_of_turn()),
         }
     }
 }

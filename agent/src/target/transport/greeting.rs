@@ -74,6 +74,41 @@ pub(super) fn is_answer(body: &[u8], count: u64) -> Result<bool, String> {
     }
 }
 
+/// The longest answer of a receiver to a question, in bytes: most of it is a number for each lane.
+const LONGEST_ANSWER: usize = 1 << 10;
+
+/// The answer to one question, on its way in: exactly that and nothing more.
+#[derive(Debug, Default)]
+pub(super) struct Answer(Vec<u8>);
+
+impl Answer {
+    /// Takes in what has come; tells whether the `count`th question is answered. The error says what is wrong, fit for printing.
+    pub(super) fn take(&mut self, listener: Listener, count: u64, bytes: &[u8]) -> Result<bool, String> {
+        self.0.extend_from_slice(bytes);
+        let other = || Err("the far end says something else than what it was asked for".to_owned());
+        match listener {
+            Listener::Shell => {
+                let echo = question(listener, count);
+                if !echo.starts_with(&self.0) {
+                    return other();
+                }
+                Ok(self.0.len() == echo.len())
+            }
+            Listener::Receiver => {
+                let Some((head, body)) = self.0.split_first_chunk() else { return Ok(false) };
+                let (length, _) = frames::header(*head).map_err(|error| error.to_string())?;
+                if length > LONGEST_ANSWER || body.len() > length {
+                    return other();
+                }
+                if body.len() < length {
+                    return Ok(false);
+                }
+                if is_answer(body, count)? { Ok(true) } else { other() }
+            }
+        }
+    }
+}
+
 /// What a person must know when a key can run only a receiver that we cannot talk to. `why` is fit for printing.
 pub(super) fn unusable(ssh: &SshSettings, why: &str) -> TargetError {
     TargetError::Operator(format!(
@@ -94,6 +129,30 @@ mod tests {
         assert_eq!(greeted(b"\xff\n"), Ok(None));
         let other = greeted(b"# blat-receiver 2\x1b\n").expect_err("another framing");
         assert!(other.contains("# blat-receiver 2") && !other.contains('\x1b'), "{other}");
+    }
+
+    #[test]
+    fn an_answer_may_come_in_parts_and_nothing_may_follow_it() {
+        let mut answer = Answer::default();
+        assert_eq!(answer.take(Listener::Shell, 7, b"blat heart"), Ok(false));
+        assert_eq!(answer.take(Listener::Shell, 7, b"beat 7\n"), Ok(true));
+        assert!(answer.take(Listener::Shell, 7, b"more").is_err());
+        assert!(Answer::default().take(Listener::Shell, 7, b"anything\n").is_err());
+
+        let pong = |beat, lanes| {
+            let mut frame = Vec::new();
+            frames::append(&mut frame, Lane::CONTROL, &Reply::Pong { beat, work: vec![0; lanes] }).expect("a frame");
+            frame
+        };
+        let (mut answer, frame) = (Answer::default(), pong(7, 8));
+        for byte in &frame[..frame.len() - 1] {
+            assert_eq!(answer.take(Listener::Receiver, 7, &[*byte]), Ok(false));
+        }
+        assert_eq!(answer.take(Listener::Receiver, 7, &frame[frame.len() - 1..]), Ok(true));
+        assert!(answer.take(Listener::Receiver, 7, &frame).is_err());
+        assert!(Answer::default().take(Listener::Receiver, 7, &pong(6, 8)).is_err());
+        assert!(Answer::default().take(Listener::Receiver, 7, &pong(7, 5000)).is_err());
+        assert!(Answer::default().take(Listener::Receiver, 7, &[9, 0, 0, 0, 0, 99]).is_ok_and(|is_whole| !is_whole));
     }
 
     #[test]

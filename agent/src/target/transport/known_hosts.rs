@@ -78,7 +78,9 @@ impl KnownHost {
                 Some(Entry { marker: Marker::Revoked, hosts, key }) if matches(&hosts, &name) => {
                     known.revoked.push(key)
                 }
-                Some(Entry { marker: Marker::Revoked, hosts, key }) if matches(&hosts, &bare) => {
+                Some(Entry { marker: Marker::Revoked, hosts, key })
+                    if !excludes(&hosts, &name) && matches(&hosts, &bare) =>
+                {
                     unheeded.push((number, key))
                 }
                 Some(Entry { marker: Marker::None, hosts, key }) if matches(&hosts, &name) => known.trusted.push(key),
@@ -271,20 +273,12 @@ fn matches(hosts: &str, name: &str) -> bool {
         mac.update(name.as_bytes());
         return mac.verify_slice(&digest).is_ok();
     }
-    let mut is_one = false;
-    for pattern in hosts.split(',') {
-        let (is_negated, pattern) = pattern.strip_prefix('!').map_or((false, pattern), |pattern| (true, pattern));
-        if pattern.len() >= LONGEST_PATTERN {
-            return false;
-        }
-        if is_like(name.as_bytes(), pattern.to_ascii_lowercase().as_bytes()) {
-            if is_negated {
-                return false;
-            }
-            is_one = true;
-        }
-    }
-    is_one
+    is_understood(hosts) && !excludes(hosts, name) && hosts.split(',').any(|pattern| is_like(name, pattern))
+}
+
+/// Whether the hosts of a line leave this one out by name.
+fn excludes(hosts: &str, name: &str) -> bool {
+    hosts.split(',').filter_map(|pattern| pattern.strip_prefix('!')).any(|pattern| is_like(name, pattern))
 }
 
 /// Salt and digest of a hashed name, `|1|SALT|DIGEST`.
@@ -295,7 +289,9 @@ fn hashed(hosts: &str) -> Option<(Vec<u8>, Vec<u8>)> {
 }
 
 /// Whether a name is like a pattern, in which `*` stands for any characters and `?` for one. Takes time by the product of their lengths at most.
-fn is_like(name: &[u8], pattern: &[u8]) -> bool {
+fn is_like(name: &str, pattern: &str) -> bool {
+    let pattern = pattern.to_ascii_lowercase();
+    let (name, pattern) = (name.as_bytes(), pattern.as_bytes());
     let (mut at, mut of, mut star) = (0, 0, None);
     while at < name.len() {
         match pattern.get(of) {

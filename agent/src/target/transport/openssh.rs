@@ -14,11 +14,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use blat_config::SshSettings;
-use blat_domain::frames;
 use blat_domain::text::printable;
 use openssh::{Error as SshError, Session, Stdio as SshStdio};
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
@@ -28,6 +27,7 @@ use super::handshake::Handshakes;
 use super::known_hosts::KnownHost;
 use super::{Exit, Remote, distrusted, key_refused, place, revoked_host_key, tied, wrong_host_key};
 use crate::target::TargetError;
+use crate::target::bounded::{Complaints, read_line};
 
 /// The name of the control socket in the link's directory.
 const SOCKET: &str = "mux";
@@ -40,7 +40,7 @@ const STANDSTILL: Duration = Duration::from_secs(120);
 /// Opening a channel on a live connection.
 const OPEN_CHANNEL: Duration = Duration::from_secs(30);
 /// Most of what a login shell may print before our first echo, in bytes.
-const MOST_NOISE: u64 = 64 << 10;
+const MOST_NOISE: usize = 64 << 10;
 
 /// One target's connection.
 #[derive(Debug)]
@@ -220,14 +220,13 @@ impl Link {
 
     /// Why the client gave up, from what it said.
     async fn explain(&self, mut client: Child, stderr: ChildStderr) -> TargetError {
-        let mut said = String::new();
-        let mut bounded = stderr.take(4 << 10);
+        let mut said = Complaints::default();
         // What it has said by now is all that helps; when it says nothing, that is the answer.
-        let _ = timeout(Duration::from_secs(1), bounded.read_to_string(&mut said)).await;
+        let _ = timeout(Duration::from_secs(1), said.read(stderr)).await;
         if let Err(error) = client.start_kill() {
             tracing::debug!(%error, "the ssh client had already ended");
         }
-        classify(&self.place(), &self.settings, said.trim())
+        classify(&self.place(), &self.settings, said.raw().trim())
     }
 
     fn broken(&self, what: &str) -> TargetError {
@@ -332,7 +331,7 @@ impl Echo {
                 self.listener = listener;
                 return self.ask().await;
             }
-            noise += line.len() as u64;
+            noise += line.len();
             if noise > MOST_NOISE {
                 return Err(std::io::Error::other("the login shell prints without end").into());
             }
@@ -348,30 +347,23 @@ impl Echo {
         let question = greeting::question(self.listener, self.count);
         self.stdin.write_all(&question).await?;
         self.stdin.flush().await?;
-        let is_answer = match self.listener {
-            Listener::Shell => self.line().await? == question,
-            Listener::Receiver => {
-                let body = self.frame().await?;
-                greeting::is_answer(&body, self.count).map_err(Silence::Unusable)?
+        let mut answer = greeting::Answer::default();
+        let mut some = [0; 256];
+        loop {
+            let count = self.stdout.read(&mut some).await?;
+            if count == 0 {
+                return Err(Silence::Broken(std::io::ErrorKind::UnexpectedEof.into()));
             }
-        };
-        if is_answer { Ok(()) } else { Err(std::io::Error::other("the far end says something else").into()) }
+            if answer.take(self.listener, self.count, &some[..count]).map_err(Silence::Unusable)? {
+                return Ok(());
+            }
+        }
     }
 
     async fn line(&mut self) -> std::io::Result<Vec<u8>> {
         let mut line = Vec::new();
-        let read = (&mut self.stdout).take(MOST_NOISE).read_until(b'\n', &mut line).await?;
-        if read == 0 { Err(std::io::ErrorKind::UnexpectedEof.into()) } else { Ok(line) }
-    }
-
-    /// A frame's body.
-    async fn frame(&mut self) -> std::io::Result<Vec<u8>> {
-        let mut header = [0; frames::HEADER];
-        self.stdout.read_exact(&mut header).await?;
-        let (length, _) = frames::header(header).map_err(std::io::Error::other)?;
-        let mut body = vec![0; length];
-        self.stdout.read_exact(&mut body).await?;
-        Ok(body)
+        let is_there = read_line(&mut self.stdout, MOST_NOISE, &mut line).await?;
+        if is_there { Ok(line) } else { Err(std::io::ErrorKind::UnexpectedEof.into()) }
     }
 }
 
@@ -390,12 +382,9 @@ async fn watch(mut client: Child, stderr: ChildStderr, mut echo: Echo, alive: Ar
     };
     // Whatever the client says while it runs is read, so that it never blocks on it; the last line tells why it ended.
     let sayings = async {
-        let mut lines = BufReader::new(stderr).split(b'\n');
-        let mut last = String::from("the ssh client ended");
-        while let Ok(Some(line)) = lines.next_segment().await {
-            last = printable(String::from_utf8_lossy(&line).trim());
-        }
-        last
+        let mut complaints = Complaints::default();
+        let read = complaints.read(stderr).await;
+        read.err().or_else(|| complaints.last()).unwrap_or_else(|| "the ssh client ended".into())
     };
     let why = tokio::select! {
         why = beats => why,

@@ -6,7 +6,6 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use blat_config::SshSettings;
-use blat_domain::frames;
 use blat_domain::text::printable;
 use ssh2::{Channel, MethodType, Session};
 
@@ -171,24 +170,16 @@ fn first_line(heart: &mut Channel) -> std::io::Result<Result<Listener, String>> 
 fn first_answer(heart: &mut Channel, listener: Listener) -> std::io::Result<Result<(), String>> {
     let question = greeting::question(listener, 0);
     heart.write_all(&question)?;
-    let is_answer = match listener {
-        Listener::Shell => {
-            let mut echo = vec![0; question.len()];
-            heart.read_exact(&mut echo)?;
-            Ok(echo == question)
+    let (mut answer, mut byte) = (greeting::Answer::default(), [0]);
+    loop {
+        // Byte by byte: what follows the answer is for others to read.
+        if heart.read(&mut byte)? == 0 {
+            return Err(std::io::Error::other("the login ended before it answered"));
         }
-        Listener::Receiver => {
-            let mut header = [0; frames::HEADER];
-            heart.read_exact(&mut header)?;
-            let (length, _) = frames::header(header).map_err(std::io::Error::other)?;
-            let mut body = vec![0; length];
-            heart.read_exact(&mut body)?;
-            greeting::is_answer(&body, 0)
+        match answer.take(listener, 0, &byte) {
+            Ok(true) => return Ok(Ok(())),
+            Ok(false) => {}
+            Err(why) => return Ok(Err(why)),
         }
-    };
-    match is_answer {
-        Ok(true) => Ok(Ok(())),
-        Ok(false) => Err(std::io::Error::other("the far end says something else")),
-        Err(why) => Ok(Err(why)),
     }
 }

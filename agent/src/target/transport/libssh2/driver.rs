@@ -19,7 +19,7 @@ use ssh2::{BlockDirections, Channel, Session};
 
 use super::connect::Line;
 use super::conversation::Conversation;
-use crate::target::transport::greeting::{self, Listener};
+use crate::target::transport::greeting::{self, Answer, Listener};
 
 /// How often the far end is asked for an echo.
 const BEAT: Duration = Duration::from_secs(10);
@@ -232,6 +232,8 @@ struct Heart {
     /// What is not sent yet of the question.
     question: Vec<u8>,
     asked: Option<Instant>,
+    /// What has come of the answer.
+    answer: Answer,
     next: Instant,
     /// When anything arrived on the connection.
     heard: Instant,
@@ -241,7 +243,8 @@ struct Heart {
 impl Heart {
     fn new(channel: Channel, listener: Listener) -> Self {
         let now = Instant::now();
-        Self { channel, listener, question: Vec::new(), asked: None, next: now + BEAT, heard: now, count: 0 }
+        let (question, answer) = (Vec::new(), Answer::default());
+        Self { channel, listener, question, asked: None, answer, next: now + BEAT, heard: now, count: 0 }
     }
 
     /// When there is something to do, or to find out, even if nothing happens.
@@ -258,13 +261,11 @@ impl Heart {
             if count == 0 && self.channel.eof() {
                 return Err("its heartbeat ended".into());
             }
-            let is_answer = match self.listener {
-                Listener::Shell => echo[..count].contains(&b'\n'),
-                // It says nothing that it was not asked.
-                Listener::Receiver => count > 0,
-            };
-            if is_answer {
-                self.asked = None;
+            if count > 0 && self.asked.is_none() {
+                return Err("the far end of its heartbeat speaks without being asked".into());
+            }
+            if count > 0 && self.answer.take(self.listener, self.count, &echo[..count])? {
+                (self.asked, self.answer) = (None, Answer::default());
             }
         }
         match self.asked {
