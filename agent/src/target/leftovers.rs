@@ -64,7 +64,7 @@ mod tests {
         assert!(!leftovers.hear("published core 1") && leftovers.hear("leftover a b"));
         assert_eq!(leftovers.note("a b"), None);
         assert_eq!(leftovers.note("c \u{1b}[31m").as_deref(), Some(printable("c \u{1b}[31m").as_str()));
-        assert_eq!(leftovers.note(&"x".repeat(4000)).map(|text| text.len()), Some(LONGEST));
+        assert!(leftovers.note(&"x".repeat(4000)).is_some_and(|text| text.chars().count() <= LONGEST));
         let said = (0..1000).filter_map(|number| leftovers.note(&number.to_string())).count();
         assert_eq!(said, MOST - 3);
         leftovers.begin();
