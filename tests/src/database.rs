@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::{fmt, fs};
 
+use crate::accounts::Account;
 use crate::lab::Lab;
 use crate::process;
 
@@ -137,6 +138,7 @@ impl Database {
         fs::write(&path, format!("{password}\n")).expect("an own folder");
         let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
         fs::set_permissions(&path, private).expect("an own file");
+        Account::Master.own(&path);
         self.config(&format!(", password_file: {}{more}", path.display()))
     }
 }

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 
+use blat_tests::accounts::Account;
 use blat_tests::database::PASSWORD;
 use blat_tests::process::{self, lives};
 use blat_tests::{Database, Kind, Lab, Outcome};
@@ -217,6 +218,7 @@ fn postgres_takes_its_password_from_pgpass() {
     let pgpass = lab.source().with_file_name("pgpass");
     fs::write(&pgpass, format!("otherhost:*:*:*:no\n127.0.0.1:*:rm:blat:{PASSWORD}\n")).expect("an own folder");
     fs::set_permissions(&pgpass, fs::Permissions::from_mode(0o600)).expect("an own file");
+    Account::Master.own(&pgpass);
 
     let outcome = once_with(&lab, &[("PGPASSFILE", pgpass.to_str().expect("a plain path"))]);
 
