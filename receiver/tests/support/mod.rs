@@ -65,7 +65,9 @@ impl Agent {
         let mut command = Command::new(env!("CARGO_BIN_EXE_blat-receiver"));
         if rustix::process::geteuid().is_root() {
             let own = archive.beside("blat-receiver");
-            fs::copy(env!("CARGO_BIN_EXE_blat-receiver"), &own).expect("an executable");
+            // By another process: a test beside this one that starts something just now would keep our own copy open for writing, and busy.
+            let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_blat-receiver")).arg(&own).status();
+            assert!(copied.expect("a command of every Linux").success());
             fs::set_permissions(archive.scratch.path(), fs::Permissions::from_mode(0o755)).expect("a mode");
             let chown = Command::new("chown").args(["-R", &format!("{NOBODY}:{NOBODY}")]).arg(&archive.path).status();
             assert!(chown.expect("a command of every Linux").success());
