@@ -10,6 +10,8 @@
 # `return` always says a number: in a trap, a bare one would give the status from before the trap.
 
 set -u
+line_end='
+'
 unset IFS CDPATH ENV TAR_OPTIONS GZIP POSIXLY_CORRECT BLOCK_SIZE BLOCKSIZE DF_BLOCK_SIZE PERL5LIB PERL5OPT
 LC_ALL=C
 PATH=${PATH:+$PATH:}/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin
@@ -25,6 +27,8 @@ lock_wait=60
 stage_id= # the name of our own stage, once there is one
 alive=    # process id of the loop that prints `alive`
 why=      # what the last tool that failed complained
+leftovers= # lines for the answer about what cannot be removed
+most_leftovers=20
 
 # ---- ends and errors
 
@@ -151,20 +155,35 @@ own_file() {
 }
 
 # furnish: makes our own directories in the archive where they are missing. A link in the place of one would lead what we write and remove
-# out of the archive.
+# out of the archive. Whoever can open a lock can hold it, so locks and the rooms with locks are closed to strangers; older versions left
+# them open.
 furnish() {
     for room in "$house" "$house/stage" "$house/trash" "$house/manifests" "$house/aged"; do
         [ ! -L "$room" ] || fail 1 "making $room in $archive failed: a link is in its place; put a directory there"
     done
-    for room in "$house" "$house/stage" "$house/trash" "$house/manifests"; do
-        [ -d "$room" ] || mkdir "$room" 2>/dev/null || [ -d "$room" ] || attempt "making $room in $archive" mkdir "$room"
+    for room in "$house" "$house/manifests"; do
+        make_room "$room"
     done
+    umask 077
+    for room in "$house/stage" "$house/trash"; do
+        make_room "$room"
+    done
+    umask 022
+    find "$house/stage" "$house/trash" "$house"/*.lock -prune \( -type d ! -perm 700 ! -perm 2700 -o -type f ! -perm 600 \) \
+        -exec chmod go-rwx {} + 2>/dev/null
+    return 0
+}
+
+make_room() {
+    [ -d "$1" ] || mkdir "$1" 2>/dev/null || [ -d "$1" ] || attempt "making $1 in $archive" mkdir "$1"
 }
 
 # ---- locks
 
-# open_lock PATH: makes a lock file that can then be opened for sure. A failing `exec` would end the shell with a status of its own.
+# open_lock PATH: makes a lock file, for its owner alone, that can then be opened for sure. A failing `exec` would end the shell with a status
+# of its own. Whoever opens it keeps the umask closed until then: somebody who sweeps may have removed the file meanwhile.
 open_lock() {
+    umask 077
     { true >>"$1"; } 2>/dev/null && return 0
     said=$({ true >>"$1"; } 2>&1)
     said=${said##*: }
@@ -177,6 +196,7 @@ take_stage() {
     tries=1
     open_lock "$house/stage/$1.lock"
     exec 8>>"$house/stage/$1.lock"
+    umask 022
     # Somebody who sweeps may hold the new lock for a moment, or may have removed the file just after we opened it.
     until flock -n 8 8>&8 && [ -e "$house/stage/$1.lock" ]; do
         [ "$tries" -lt 3 ] || return 1
@@ -184,12 +204,14 @@ take_stage() {
         sleep 1
         open_lock "$house/stage/$1.lock"
         exec 8>>"$house/stage/$1.lock"
+        umask 022
     done
     stage_id=$1
     if exists "$house/stage/$1" || exists "$house/trash/$1"; then
         clear_away "$1"
         open_lock "$house/stage/$1.lock"
         exec 8>>"$house/stage/$1.lock"
+        umask 022
         flock -n 8 8>&8 || return 1
     fi
     # Closed to others, because tar works in it with an open umask.
@@ -210,6 +232,7 @@ take_any_stage() {
 lock_publish() {
     open_lock "$house/publish.lock"
     exec 9>>"$house/publish.lock"
+    umask 022
     waited=0
     until flock -n 9 9>&9; do
         [ "$waited" -lt "$lock_wait" ] ||
@@ -231,6 +254,7 @@ unlock_publish() {
 lock_alone() {
     open_lock "$house/$1.lock"
     exec 6>>"$house/$1.lock"
+    umask 022
     flock -n 6 6>&6 || fail 75 "locking $house/$1.lock in $archive failed: another $verb runs; try again later"
 }
 
@@ -273,14 +297,36 @@ rename() {
     why=$(mv -f -- "$1" "$2" 2>&1)
 }
 
-# wipe PATH...: removes trees, read-only directories included. Links are removed, never followed.
+# wipe PATH...: removes trees, read-only directories included. Links are removed, never followed. Leaves in `why` what rm complained.
 wipe() {
     rm -rf -- "$@" 2>/dev/null && return 0
     find "$@" -type d ! -perm -700 -exec chmod u+rwx {} + 2>/dev/null
     rm -rf -- "$@" 2>/dev/null && return 0
     # Directories that could not even be listed: chmod opens one level after the other.
     chmod -R u+rwX "$@" 2>/dev/null
-    rm -rf -- "$@" 2>/dev/null
+    why=$(rm -rf -- "$@" 2>&1)
+}
+
+# discard PATH: wipes it, or names it as a leftover.
+discard() {
+    wipe "$1" && return 0
+    note_leftover "$1 cannot be removed: $(printf '%.500s' "$why" | head -n 1 | tr -c ' -~' '?'); look at its owner and modes, and remove it by hand"
+    return 1
+}
+
+# note_leftover TEXT: TEXT begins with a path of ours, which holds no blank. It goes into the answer and to standard error: whatever takes space
+# for good must not do so in silence.
+note_leftover() {
+    leftovers="$leftovers${leftovers:+$line_end}leftover $1"
+    printf '%s: %s\n' "$verb" "$1" >&2
+}
+
+# tell_leftovers: prints their lines, and adds their number to `answered`.
+tell_leftovers() {
+    [ -n "$leftovers" ] || return 0
+    printf '%s\n' "$leftovers" | head -n "$most_leftovers"
+    count=$(printf '%s\n' "$leftovers" | head -n "$most_leftovers" | wc -l)
+    answered=$((answered + count))
 }
 
 # flush PATH: makes the file system that holds PATH durable. A failure may have lost data and is never tried again, so the plain
@@ -319,19 +365,23 @@ odd_digests_agree() {
 # clear_away ID: removes the stage ID, its trash and its hidden directories; its lock has to be ours. The stage's own batch says where
 # hidden ones can be. It may be a hostile or half-written one: names are checked, and the rest of the path is ours.
 clear_away() {
+    kept=
     if real_file "$house/stage/$1/batch"; then
         while read -r left_name left_version _; do
             { is_name "$left_name" && is_name "$left_version" && real_dir "$left_name"; } || continue
             left_hidden=$left_name/.$left_version.$1
             ! exists "$left_hidden.old" || put_back "$left_hidden.old" "$left_name/$left_version"
             exists "$left_hidden" || continue
-            wipe "$left_hidden"
+            discard "$left_hidden" || kept=yes
             # Where it was to be the first of its name, nothing of the name stays.
             rmdir "$left_name" 2>/dev/null
         done <"$house/stage/$1/batch"
     fi
+    discard "$house/trash/$1" || kept=yes
+    # The batch says where hidden ones are, so it stays as long as they do.
+    [ -n "$kept" ] || discard "$house/stage/$1" || kept=yes
     # The lock goes last: while it is there, whoever comes after us knows that something may be left.
-    wipe "$house/stage/$1" "$house/trash/$1" && rm -f "$house/stage/$1.lock"
+    [ -n "$kept" ] || rm -f "$house/stage/$1.lock"
 }
 
 # put_back HIDDEN PLACE: a version that was being replaced without an exchange, by someone who died between two renames.
@@ -341,7 +391,7 @@ put_back() {
         exists "$2" || rename "$1" "$2"
         unlock_publish
     fi
-    ! exists "$1" || wipe "$1"
+    ! exists "$1" || discard "$1" || kept=yes
 }
 
 # sweep: clears away all stages and trash whose owners are dead.
@@ -352,13 +402,17 @@ sweep() {
         left=${left%.lock}
         is_id "$left" || continue
         # In a process of its own, whose end gives the lock back.
-        (
+        said=$(
             trap - EXIT
+            leftovers=
             open_lock "$house/stage/$left.lock"
             exec 7>>"$house/stage/$left.lock"
+            umask 022
             flock -n 7 7>&7 || exit 0
             clear_away "$left"
+            printf '%s\n' "$leftovers"
         )
+        leftovers="$leftovers${leftovers:+${said:+$line_end}}$said"
     done
 }
 

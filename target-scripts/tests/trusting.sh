@@ -1,0 +1,97 @@
+# shellcheck shell=sh disable=SC2154,SC2034,SC2016 # the harness is what sets and reads the names
+# What strangers on the target, its disk and its leftovers must not be able to do.
+
+# closed: locks and the rooms with locks are for their owner alone; others may read the rest.
+closed() {
+    [ -z "$(find "$arch/.dpkg_archive" -maxdepth 1 -name '*.lock' -perm /077)" ] && [ -z "$(find "$arch/.dpkg_archive"/stage "$arch/.dpkg_archive"/trash -perm /077)" ] &&
+        [ "$(stat -c %a "$arch/.dpkg_archive" "$arch/.dpkg_archive/manifests" "$arch/.dpkg_archive/manifests/odd" "$arch/.dpkg_archive/manifests/odd/1" | sort -u | tr '\n' ' ')" = '644 755 ' ]
+}
+
+# named PATH: the answer names a leftover, and so does standard error; the answer is whole.
+named() {
+    ended_well=$(grep -c '^# end' "$work/out")
+    grep -q "^leftover $1 cannot be removed: .*not permitted.*by hand" "$work/out" && grep -q "^$verb: $1 cannot be removed" "$work/err" &&
+        [ "$status" -eq 0 ] && [ "$ended_well" -eq 1 ] && [ "$(tail -n 1 "$work/out")" = "# end $(($(wc -l <"$work/out") - 2))" ]
+}
+
+# stuck PATTERN: rm cannot remove what fits the pattern.
+stuck() {
+    wrap rm 'case "$*" in '"$1"') echo "rm: cannot remove $*: Operation not permitted" >&2; exit 1 ;; esac
+        exec "$real" "$@"'
+}
+
+# held_by_file_system SECOND: a file system that makes SECOND of every time after it.
+held_by_file_system() {
+    wrap touch 'exit 0'
+    wrap stat '"$real" "$@" | sed "s/1600000000/'"$1"'/"'
+}
+
+check_trusting() {
+    fresh
+    receive "$work/odd"
+    check 'locks are closed to strangers' closed
+    chmod 644 "$arch/.dpkg_archive/publish.lock"
+    chmod 755 "$arch/.dpkg_archive/stage" "$arch/.dpkg_archive/trash"
+    receive "$work/even"
+    check 'those of an older version are closed by the next run' closed
+    check 'which publishes' said 'published even 2.0~rc1+x'
+    wrap rm 'case "$*" in *.lock*) stat -c %a "$BLAT_TEST"/lock-seen/* >>"$BLAT_TEST/modes" 2>/dev/null; stat -c %a "${3:-$2}" >>"$BLAT_TEST/modes" ;; esac
+        exec "$real" "$@"'
+    rm -f "$work/modes"
+    run pkg_mon --archive "$arch" </dev/null
+    run pkg_purge --archive "$arch" </dev/null
+    receive "$work/odd-replace"
+    unwrap
+    check 'so is each lock of a stage' [ "$(sort -u "$work/modes")" = 600 ]
+    check 'and those of pkg_mon and pkg_purge' closed
+
+    fresh
+    receive "$work/odd"
+    mkdir "$arch/.dpkg_archive/trash/dead-1" "$arch/.dpkg_archive/trash/dead-2"
+    stuck '*trash/dead-1*'
+    receive "$work/even"
+    check 'a trash that cannot be removed is named' named .dpkg_archive/trash/dead-1
+    check 'and hinders nothing' grep -q '^published even' "$work/out"
+    check 'and the others are removed' [ ! -e "$arch/.dpkg_archive/trash/dead-2" ]
+    run delete_package --archive "$arch" odd/1 </dev/null
+    check 'delete_package names it too' named .dpkg_archive/trash/dead-1
+    printf '# end 0\n' >"$work/list"
+    run receive_file --archive "$arch" --name PackageList.txt --bytes 8 --sha256 "$(sha256sum <"$work/list" | cut -d ' ' -f 1)" <"$work/list"
+    check 'and receive_file' named .dpkg_archive/trash/dead-1
+    unwrap
+    receive "$work/odd"
+    check 'what can be removed in the end is, and nothing is named' said 'published odd 1'
+    check 'and nothing is left' nothing_staged
+
+    fresh
+    receive "$work/odd"
+    mkdir -p "$arch/.dpkg_archive/stage/dead/x" "$arch/odd/.1.dead"
+    echo 'odd 1' >"$arch/.dpkg_archive/stage/dead/batch"
+    stuck '*odd/.1.dead*'
+    receive "$work/even"
+    check 'a hidden directory that cannot be removed is named' named odd/.1.dead
+    receive "$work/even"
+    check 'and again by the next run' named odd/.1.dead
+    unwrap
+    receive "$work/even"
+    check 'until it is gone' nothing_staged
+
+    fresh
+    held_by_file_system 1500000000
+    receive "$work/odd"
+    unwrap
+    check 'a time of descpkg that the file system cannot hold fails the package for good, and says so' \
+        said 'failed odd 1 foreign its descpkg cannot have the time 1600000000 on this file system, which makes 1500000000 of it; give it another time at the source'
+    check 'and it is not published' absent odd
+
+    fresh
+    receive "$work/odd"
+    wrap sync '[ -e "$BLAT_TEST/broken" ] && exit 1
+        [ "$2" != "$BLAT_TEST" ] || exit 0
+        case $2 in .dpkg_archive/stage/*) ls "$2" | grep -q answer && exit 1 ;; esac
+        exec "$real" "$@"'
+    receive "$work/odd"
+    unwrap
+    check 'nothing is already there before it is durable' ended 1 'making the renames .* durable failed'
+    check 'and is not said to be' eval '! grep -q already "$work/out"'
+}

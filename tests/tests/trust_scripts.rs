@@ -1,0 +1,73 @@
+//! What other accounts at a target that scripts serve can do to it: nothing that stops it, and what only root can clear away is said.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+
+use blat_tests::accounts::Account;
+use blat_tests::{Lab, tree};
+
+/// A lab with three versions of a package, served by scripts; the first version is wanted.
+fn lab(name: &str) -> Lab {
+    let lab = Lab::new(name);
+    for version in ["1", "2", "3"] {
+        lab.package("core", version, |p| p.file("a", version).file("bin/tool", "x"));
+    }
+    lab.release(&[("core", "1")]);
+    lab.config("perth", "receiver: never\naging: immediate\nmax_delete: 100%");
+    lab
+}
+
+fn house(lab: &Lab, path: &str) -> String {
+    lab.target_archive().join(".dpkg_archive").join(path).display().to_string()
+}
+
+#[test]
+fn as_root_a_stranger_who_takes_every_lock_that_he_can_open_stops_no_sync_by_scripts() {
+    let lab = lab("scriptflocks");
+    lab.agent_once("perth").expect_success();
+    // As an older version left them.
+    for (path, mode) in [("publish.lock", 0o644), ("stage", 0o755), ("trash", 0o755)] {
+        fs::set_permissions(house(&lab, path), fs::Permissions::from_mode(mode)).expect("root may");
+    }
+    lab.release(&[("core", "1"), ("core", "2")]);
+    lab.agent_once("perth").expect_success();
+    let read = lab.run_as(Account::Stranger, &["cat", &house(&lab, "PackageList.txt")]);
+    read.expect_success().says("core 2");
+
+    for path in ["publish.lock", "stage", "trash"] {
+        let tried = lab.run_as(Account::Stranger, &["flock", "--nonblock", &house(&lab, path), "true"]);
+        assert_ne!(tried.code, Some(0), "{path}: {tried}");
+        tried.says("Permission denied");
+    }
+    lab.release(&[("core", "3")]);
+    lab.agent_once("perth").expect_success().says("2 deleted");
+    assert_eq!(lab.visible(), ["core@3"]);
+    assert_eq!(fs::metadata(lab.on_target("core", "3")).expect("a package").mode() & 0o055, 0o055, "for all to read");
+}
+
+#[test]
+fn as_root_a_folder_that_scripts_cannot_remove_is_named_once_a_sync_and_everything_goes_on() {
+    let lab = lab("scriptrootfolder");
+    lab.agent_once("perth").expect_success();
+    let planted = lab.on_target("core", "1").join("work");
+    fs::create_dir(&planted).expect("root may");
+    fs::write(planted.join("file"), "root's").expect("root may");
+    lab.release(&[("core", "2")]);
+    lab.agent_once("perth").expect_success().says("1 deleted");
+    assert_eq!(lab.visible(), ["core@2"]);
+
+    for version in ["3", "2"] {
+        lab.release(&[("core", version)]);
+        let outcome = lab.agent_once("perth");
+        outcome.expect_success().says("1 deleted").says(".dpkg_archive/trash/").says("core@1/work/file");
+        let said = outcome.to_string().matches("cannot remove a leftover").count();
+        assert_eq!(said, 1, "{outcome}");
+        assert_eq!(lab.visible(), [format!("core@{version}")]);
+    }
+    let trash = lab.target_archive().join(".dpkg_archive/trash");
+    let left = fs::read_dir(&trash).expect("root may").map(|entry| entry.expect("an entry").path());
+    left.for_each(|path| tree::remove(&path));
+    let outcome = lab.agent_once("perth");
+    assert!(!outcome.expect_success().to_string().contains("leftover"), "{outcome}");
+    assert_eq!(fs::read_dir(&trash).expect("root may").count(), 0);
+}
