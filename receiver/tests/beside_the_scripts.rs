@@ -157,8 +157,11 @@ fn linking_answers_and_leaves_behind_what_receive_file_does() {
     assert_eq!(shown(&ours), shown(&scripts));
 }
 
+/// What is done to a package's directory.
+type Change = fn(&Path);
+
 /// What may happen to a package, by the version that it happens to.
-const CHANGES: [(&str, fn(&Path)); 15] = [
+const CHANGES: [(&str, Change); 15] = [
     ("good", |_| {}),
     ("changed", |p| fs::write(p.join("d/f"), "other text").expect("a file")),
     ("missing", |p| fs::remove_file(p.join("a")).expect("a file")),
