@@ -3,7 +3,7 @@
 mod support;
 
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
 use blat_domain::frames::{Lane, Request, Retirement, Rule};
 use support::package::{How, Node, Package, noise};
@@ -100,6 +100,51 @@ fn a_package_of_every_kind_of_entry_is_published_as_it_was() {
         assert_published(&archive, &package);
         assert!(agent.end().success());
     }
+}
+
+/// A group that nobody is a member of on any machine, by its number.
+const TEAM: u32 = 54_321;
+
+/// What a package that a setgid archive gets looks like to the group, served as an ordinary user whose groups are these.
+fn groups_of_published(groups: &str, archive_group: u32, name_group: Option<u32>) -> Vec<(u32, u32)> {
+    let archive = Archive::new();
+    let mut agent = Agent::start_with_groups(&archive, groups, archive_group);
+    if let Some(group) = name_group {
+        let name = archive.path.join("core_devl");
+        fs::create_dir(&name).expect("a directory");
+        std::os::unix::fs::chown(&name, Some(support::NOBODY), Some(group)).expect("root may");
+        fs::set_permissions(&name, fs::Permissions::from_mode(0o2755)).expect("root may");
+    }
+    let package = every_kind().mode(0o555);
+    assert_eq!(package.deliver(&mut agent, &How::default()), "published core_devl 2.1.0.cr");
+    assert_published(&archive, &package);
+    let name = fs::metadata(archive.path.join("core_devl")).expect("a directory");
+    let root = archive.path.join(package.id.path());
+    let mut seen = vec![(name.gid(), name.mode() & 0o7777)];
+    for path in ["", "a b", "deep/link", "closed", "closed/tight/file"] {
+        let there = fs::symlink_metadata(root.join(path)).expect("an entry");
+        seen.push((there.gid(), there.mode() & 0o7000));
+    }
+    seen
+}
+
+/// The groups of its name, and of five entries of it.
+fn all_of(name: u32, entries: u32) -> Vec<(u32, u32)> {
+    let mut expected = vec![(name, 0o2755)];
+    expected.extend([(entries, 0); 5]);
+    expected
+}
+
+#[test]
+fn as_root_a_package_gets_the_group_of_the_setgid_directory_that_it_goes_into() {
+    let nobody = support::NOBODY;
+    let both = format!("{TEAM},{}", TEAM + 1);
+    assert_eq!(groups_of_published(&both, TEAM, None), all_of(TEAM, TEAM), "of the archive");
+    assert_eq!(groups_of_published(&both, TEAM, Some(TEAM + 1)), all_of(TEAM + 1, TEAM + 1), "of its name");
+    let stranger = groups_of_published(&nobody.to_string(), TEAM, None);
+    assert_eq!(stranger, all_of(TEAM, TEAM), "whoever is no member has it from the stage, which is in the archive");
+    let stranger = groups_of_published(&nobody.to_string(), TEAM, Some(TEAM + 1));
+    assert_eq!(stranger, all_of(TEAM + 1, nobody), "and goes on with his own where it is refused");
 }
 
 #[test]

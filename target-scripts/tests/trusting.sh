@@ -26,7 +26,59 @@ held_by_file_system() {
     wrap stat '"$real" "$@" | sed "s/1600000000/'"$1"'/"'
 }
 
+# of_group NAME_GROUP GROUP: odd is setgid and of the first group, all of odd@1 is of the other one, and has no such bit.
+of_group() {
+    [ "$(stat -c '%g %a' "$arch/odd")" = "$1 2755" ] && [ "$(find "$arch/odd/1" -exec stat -c %g {} + | sort -u)" = "$2" ] && no_special_bits_of odd
+}
+
+no_special_bits_of() { [ -z "$(find "$arch/$1/1" -perm /7000)" ]; }
+
+check_groups() {
+    own=$(id -g)
+    other=$(id -G | tr ' ' '\n' | grep -vx "$own" | head -n 1)
+    [ -n "$other" ] || {
+        echo "not run: groups, since this user has but one"
+        return
+    }
+    fresh
+    chgrp "$other" "$arch"
+    chmod g+s "$arch"
+    receive "$work/both"
+    check 'a package gets the group of a setgid archive' of_group "$other" "$other"
+    check 'and is what it was' whole odd/1
+    receive "$work/odd-replace"
+    check 'so does the one that replaces it' of_group "$other" "$other"
+    fresh
+    receive "$work/even"
+    mkdir "$arch/odd"
+    chgrp "$other" "$arch/odd"
+    chmod g+s "$arch/odd"
+    receive "$work/both"
+    check 'or of the setgid directory of its name' of_group "$other" "$other"
+    check 'and others keep our own' [ "$(find "$arch/even" -exec stat -c %g {} + | sort -u)" = "$own" ]
+    fresh
+    chgrp "$other" "$arch"
+    chmod g+s "$arch"
+    # As for somebody who is no member.
+    wrap chgrp '[ "$2" = '"$own"' ] || exit 1
+        exec "$real" "$@"'
+    receive "$work/odd"
+    unwrap
+    check 'where the group is refused, all of it gets our own' of_group "$other" "$own"
+    check 'and it is published' whole odd/1
+    fresh
+    chgrp "$other" "$arch"
+    chmod g+s "$arch"
+    receive "$work/even"
+    chmod g-s "$arch"
+    receive "$work/odd"
+    check 'a stage of another group leaves no trace' [ "$(find "$arch/odd" -exec stat -c %g {} + | sort -u)" = "$own" ]
+    chmod 755 "$arch"
+    chgrp "$own" "$arch"
+}
+
 check_trusting() {
+    check_groups
     fresh
     receive "$work/odd"
     check 'locks are closed to strangers' closed

@@ -71,3 +71,39 @@ fn as_root_a_folder_that_scripts_cannot_remove_is_named_once_a_sync_and_everythi
     assert!(!outcome.expect_success().to_string().contains("leftover"), "{outcome}");
     assert_eq!(fs::read_dir(&trash).expect("root may").count(), 0);
 }
+
+/// A group's archive: what comes by scripts belongs to the same groups as what comes by the receiver.
+#[test]
+fn as_root_groups_at_the_target_are_the_same_by_scripts_and_receiver() {
+    blat_tests::process::carried_receiver();
+    let lab = lab("groups");
+    let (_, other) = Account::Stranger.ids();
+    let (owner, own) = Account::Target.ids();
+    let groups = |version: &str| -> Vec<(String, u32, u32)> {
+        let root = lab.on_target("core", version);
+        let mut seen: Vec<_> = ["..", "", "a", "bin", "bin/tool", "descpkg"]
+            .iter()
+            .map(|path| {
+                let there = fs::symlink_metadata(root.join(path)).expect("an entry");
+                ((*path).to_owned(), there.gid(), there.mode() & 0o7777)
+            })
+            .collect();
+        seen.sort();
+        seen
+    };
+    // One group that the target's account is a member of, and one that it is not.
+    for (group, name) in [(own, "own"), (other, "another")] {
+        let mut seen = Vec::new();
+        for receiver in ["never", "auto"] {
+            tree::remove(&lab.target_archive());
+            fs::create_dir(lab.target_archive()).expect("root may");
+            std::os::unix::fs::chown(lab.target_archive(), Some(owner), Some(group)).expect("root may");
+            fs::set_permissions(lab.target_archive(), fs::Permissions::from_mode(0o2755)).expect("root may");
+            lab.config("perth", &format!("receiver: {receiver}"));
+            lab.agent_once("perth").expect_success().says("1 sent");
+            seen.push(groups("1"));
+        }
+        assert_eq!(seen[0], seen[1], "{name}: by scripts, and by the receiver");
+        assert!(seen[0].iter().all(|(_, gid, _)| *gid == group), "{seen:#?}");
+    }
+}

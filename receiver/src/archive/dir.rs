@@ -8,6 +8,7 @@ use std::path::Path;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps};
 use rustix::io::Errno;
 use rustix::path::Arg;
+use rustix::process::Gid;
 
 use super::resolve::open_beneath;
 use blat_domain::frames::Time;
@@ -220,6 +221,16 @@ impl Dir {
     /// Gives the directory itself these permission bits.
     pub(crate) fn set_mode(&self, mode: u16) -> io::Result<()> {
         Ok(rustix::fs::fchmod(&self.0, Mode::from_raw_mode(mode.into()))?)
+    }
+
+    /// Gives the directory itself a group.
+    pub(crate) fn set_group(&self, group: Gid) -> io::Result<()> {
+        Ok(rustix::fs::fchown(&self.0, None, Some(group))?)
+    }
+
+    /// Gives a file, a directory or a link in it a group.
+    pub(crate) fn set_group_of(&self, name: impl Arg, group: Gid) -> io::Result<()> {
+        Ok(rustix::fs::chownat(&self.0, name, None, Some(group), AtFlags::SYMLINK_NOFOLLOW)?)
     }
 
     /// Gives the directory itself this time.

@@ -5,6 +5,7 @@
 
 mod closing;
 mod files;
+mod group;
 mod manifest;
 mod place;
 pub(crate) mod unpacking;
@@ -305,6 +306,8 @@ impl Incoming {
         if self.resumed {
             self.nothing_else_is_staged()?;
         }
+        group::settle(held.archive, &self.announced.package.name, self.places.root())
+            .map_err(|error| Setback::io("giving it its group", &error))?;
         let root_stays_open = self.announced.mode & 0o200 == 0;
         self.closing
             .close(&self.places, root_stays_open, &mut |dir| self.written.keep(dir, held.archive))

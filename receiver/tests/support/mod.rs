@@ -20,7 +20,7 @@ use blat_domain::name::PackageId;
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// An ordinary user: of the usual number of nobody.
-const NOBODY: u32 = 65534;
+pub const NOBODY: u32 = 65534;
 
 /// A reply that owns what it says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,6 +74,22 @@ impl Agent {
             command = Command::new(own);
             command.uid(NOBODY).gid(NOBODY);
         }
+        command.arg("--archive").arg(&archive.path);
+        let mut agent = Self::start_command(command);
+        agent.send(Lane::CONTROL, &Request::Hello { protocol: PROTOCOL });
+        agent
+    }
+
+    /// The same with these groups beside its own, in a setgid archive of a group.
+    pub fn start_with_groups(archive: &Archive, groups: &str, archive_group: u32) -> Self {
+        let own = archive.beside("blat-receiver");
+        fs::copy(env!("CARGO_BIN_EXE_blat-receiver"), &own).expect("an executable");
+        fs::set_permissions(archive.scratch.path(), fs::Permissions::from_mode(0o755)).expect("a mode");
+        std::os::unix::fs::chown(&archive.path, Some(NOBODY), Some(archive_group)).expect("root may");
+        fs::set_permissions(&archive.path, fs::Permissions::from_mode(0o2755)).expect("root may");
+        let mut command = Command::new("setpriv");
+        let id = NOBODY.to_string();
+        command.args(["--reuid", &id, "--regid", &id, "--groups", groups, "--"]).arg(own);
         command.arg("--archive").arg(&archive.path);
         let mut agent = Self::start_command(command);
         agent.send(Lane::CONTROL, &Request::Hello { protocol: PROTOCOL });
