@@ -18,6 +18,9 @@ use serde::{Deserialize, Serialize};
 /// The file's name in the target's part of `state/`.
 pub(crate) const FILE: &str = "memory.json";
 
+/// Packages that tags asked for and the source lacks are noted while fewer than this are.
+const MOST_MISSING: usize = 10_000;
+
 /// One target's memory, shared by both lanes.
 #[derive(Debug)]
 pub(crate) struct Memory {
@@ -57,10 +60,21 @@ impl Memory {
         self.lock().tagged.clone()
     }
 
-    /// Tags are about to bring these packages.
-    pub(crate) fn note_tags(&self, packages: &BTreeSet<PackageId>) {
+    /// Tags are about to bring these packages. Of those that are `missing` on the source, only as many are noted as do not make the
+    /// memory endless: tags may name any.
+    pub(crate) fn note_tags(&self, packages: &BTreeSet<PackageId>, missing: &BTreeSet<&PackageId>) {
         let now = Timestamp::now().as_second();
-        self.change(|kept| kept.tagged.extend(packages.iter().map(|package| (package.clone(), now))));
+        let mut kept = self.lock();
+        let mut is_new = false;
+        for package in packages {
+            if missing.contains(package) && kept.tagged.len() >= MOST_MISSING && !kept.tagged.contains_key(package) {
+                continue;
+            }
+            is_new |= kept.tagged.insert(package.clone(), now) != Some(now);
+        }
+        if is_new {
+            self.store(&kept);
+        }
     }
 
     /// Release Manager is asked for what it knows up to this epoch second, and answered with these packages: tags
@@ -97,9 +111,13 @@ impl Memory {
         let mut kept = self.lock();
         let before = kept.clone();
         change(&mut kept);
-        if *kept != before
-            && let Err(error) = store(&self.path, &kept)
-        {
+        if *kept != before {
+            self.store(&kept);
+        }
+    }
+
+    fn store(&self, kept: &Kept) {
+        if let Err(error) = store(&self.path, kept) {
             let file = self.path.display();
             tracing::warn!(%file, %error, "cannot note down what tags brought, what releases had and what the clock said; going on without");
         }
@@ -111,7 +129,8 @@ impl Memory {
     }
 }
 
-fn store(path: &Path, kept: &Kept) -> io::Result<()> {
+/// Puts a value at `path` as JSON, in one step.
+pub(crate) fn store(path: &Path, kept: &impl Serialize) -> io::Result<()> {
     if let Some(directory) = path.parent() {
         fs::create_dir_all(directory)?;
     }
@@ -142,13 +161,26 @@ mod tests {
     fn what_is_noted_outlives_the_process_until_release_manager_has_caught_up() {
         let (_scratch, path) = scratch();
         let packages: BTreeSet<PackageId> = ["a@1", "b@1", "c@1"].map(|p| p.parse().expect("a package")).into();
-        Memory::load(path.clone()).note_tags(&packages);
+        Memory::load(path.clone()).note_tags(&packages, &BTreeSet::new());
         let memory = Memory::load(path.clone());
         assert_eq!(memory.tagged().into_keys().collect::<BTreeSet<_>>(), packages);
         memory.forget_tags(0, |package| package.name.as_str() == "a");
         assert_eq!(Memory::load(path.clone()).tagged().len(), 2);
         memory.forget_tags(Timestamp::now().as_second() + 1, |_| false);
         assert!(Memory::load(path).tagged().is_empty());
+    }
+
+    #[test]
+    fn tags_that_name_what_nobody_has_make_no_endless_memory() {
+        let (_scratch, path) = scratch();
+        let memory = Memory::load(path);
+        let all: BTreeSet<PackageId> =
+            (0..MOST_MISSING + 5).map(|n| format!("p{n}@1").parse().expect("a package")).collect();
+        memory.note_tags(&all, &all.iter().collect());
+        assert_eq!(memory.tagged().len(), MOST_MISSING);
+        let there: BTreeSet<PackageId> = ["there@1".parse().expect("a package")].into();
+        memory.note_tags(&there, &BTreeSet::new());
+        assert_eq!(memory.tagged().len(), MOST_MISSING + 1, "what the source has is noted in any case");
     }
 
     #[test]

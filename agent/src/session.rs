@@ -3,7 +3,10 @@
 //! Two lanes run side by side: full syncs, and tagged packages, which never wait behind a sync. Each lane does one thing
 //! at a time. A notification only makes the session look at the directory; what it acts on is what lies there.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod pass;
+mod tags;
+
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::time::Duration;
 
@@ -12,33 +15,11 @@ use blat_domain::name::PackageId;
 use blat_domain::retry::Backoff;
 use blat_domain::status::{State, SyncReport};
 
-/// How long a tag may wait for a package that the source does not have.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(86_400);
-/// Tagged packages sent in one go: few enough that a burst of tags does not make the next one wait.
-const AT_ONCE: usize = 200;
+use self::tags::TagLane;
+pub(crate) use self::tags::{Found, Leave, Look, Removal, Removed, Tag, TagStamp};
 
 /// Time since the start of the process.
 pub(crate) type Moment = Duration;
-
-/// Tells one file from another that later took its name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct TagStamp {
-    pub(crate) inode: u64,
-    pub(crate) seconds: i64,
-    pub(crate) nanoseconds: i64,
-    pub(crate) size: u64,
-}
-
-/// A file in the tag directory.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Tag {
-    pub(crate) name: OsString,
-    pub(crate) stamp: TagStamp,
-    /// How long ago it was dropped.
-    pub(crate) age: Duration,
-    /// What it asks for; none where it was read before and has not changed.
-    pub(crate) packages: Option<BTreeSet<PackageId>>,
-}
 
 /// What happens to an agent.
 #[derive(Debug, Clone)]
@@ -47,8 +28,12 @@ pub(crate) enum Event {
     Ticked,
     /// Something may have changed in the tag directory.
     TagsHinted,
-    /// The tag directory was looked at: these are its tags.
-    TagsFound(Vec<Tag>),
+    /// The tag directory was looked at.
+    TagsFound(Found),
+    /// What was to be done in the tag directory takes too long, since then, and will be asked about again at `retry_at`.
+    TagsHang { since: Moment, retry_at: Moment },
+    /// Tags were removed from it, or could not be.
+    TagsRemoved(Vec<(OsString, TagStamp, Removed)>),
     /// Somebody wants a full sync; `allow_delete`: and lets it take more away than `max_delete`.
     SyncAsked { ticket: Option<Ticket>, allow_delete: bool },
     /// A full sync ended.
@@ -89,15 +74,13 @@ pub(crate) enum Sent {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Action {
     /// Look at the tag directory; answer with [`Event::TagsFound`].
-    LookAtTags,
+    LookAtTags(Look),
     /// Run a full sync, which may take more away than `max_delete` where that is allowed; answer with [`Event::SyncEnded`].
     Sync { allow_delete: bool },
     /// Send these packages; answer with [`Event::TagsSent`].
     Send(BTreeSet<PackageId>),
-    /// All that this tag asked for is published.
-    Consume(OsString, TagStamp),
-    /// This tag can never succeed.
-    SetAside(OsString, String),
+    /// Remove these tags from the directory; answer with [`Event::TagsRemoved`].
+    RemoveTags(Vec<Removal>),
     /// Tell those who hold these tickets how their sync went.
     Answer(Vec<Ticket>, SyncReport, Option<Failure>),
 }
@@ -143,78 +126,6 @@ impl Asked {
     }
 }
 
-/// The lane of tagged packages.
-#[derive(Debug)]
-enum SendLane {
-    /// Nothing is being sent.
-    Free,
-    /// These tags' packages are; the answer may come after the tags have changed.
-    Busy(BTreeMap<OsString, TagStamp>),
-}
-
-/// A tag that lies in the directory.
-#[derive(Debug)]
-struct Known {
-    stamp: TagStamp,
-    /// When it was first seen, and how old it was then.
-    read_at: Moment,
-    age: Duration,
-    left: BTreeSet<PackageId>,
-    failures: u32,
-    not_before: Moment,
-}
-
-/// Where a tag stands after some of its packages were dealt with.
-enum Settled {
-    Published,
-    Hopeless(String),
-    Later(Failure),
-    MoreToSend,
-}
-
-impl Known {
-    fn age(&self, now: Moment) -> Duration {
-        self.age + now.saturating_sub(self.read_at)
-    }
-
-    fn settle(&mut self, results: &[(PackageId, Sent)], now: Moment, tag_poll: Duration, chance: f64) -> Settled {
-        let failure = |package: &PackageId, text: &str, retry_at| {
-            Some(Failure { at: now, package: Some(package.clone()), text: text.to_owned(), retry_at })
-        };
-        let mut trouble = None;
-        for (package, sent) in results {
-            if !self.left.contains(package) {
-                continue;
-            }
-            match sent {
-                Sent::Done => {
-                    self.left.remove(package);
-                }
-                Sent::Hopeless(why) => return Settled::Hopeless(format!("{package}: {why}")),
-                Sent::Waiting(why) if self.age(now) > PATIENCE => {
-                    return Settled::Hopeless(format!("{package}: {why}, for more than a day"));
-                }
-                Sent::Waiting(why) => trouble = failure(package, why, now + tag_poll),
-                Sent::Failed(problem) => {
-                    trouble = failure(package, &problem.text, now + problem.retry.wait(self.failures + 1, chance));
-                }
-            }
-        }
-        match trouble {
-            Some(failure) => {
-                self.failures = self.failures.saturating_add(1);
-                self.not_before = failure.retry_at;
-                Settled::Later(failure)
-            }
-            None if self.left.is_empty() => Settled::Published,
-            None => {
-                (self.failures, self.not_before) = (0, now);
-                Settled::MoreToSend
-            }
-        }
-    }
-}
-
 /// One agent's state.
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -223,10 +134,7 @@ pub(crate) struct Session {
     sync_failures: u32,
     sync_failure: Option<Failure>,
     last_sync: Option<SyncReport>,
-    send: SendLane,
-    tags: BTreeMap<OsString, Known>,
-    tag_failure: Option<Failure>,
-    next_look: Moment,
+    tags: TagLane,
 }
 
 impl Session {
@@ -238,10 +146,7 @@ impl Session {
             sync_failures: 0,
             sync_failure: None,
             last_sync: None,
-            send: SendLane::Free,
-            tags: BTreeMap::new(),
-            tag_failure: None,
-            next_look: Moment::ZERO,
+            tags: TagLane::new(),
         }
     }
 
@@ -250,15 +155,16 @@ impl Session {
         let mut actions = Vec::new();
         match event {
             Event::Ticked => {}
-            Event::TagsHinted => self.next_look = now,
-            Event::TagsFound(tags) => self.take_tags(tags, now),
+            Event::TagsHinted => self.tags.next_look = now,
+            Event::TagsFound(found) => self.tags.take(found, now),
+            Event::TagsHang { since, retry_at } => self.tags.hang(since, retry_at, now),
+            Event::TagsRemoved(results) => self.tags.settle_removals(results, now, chance),
             Event::SyncAsked { ticket, allow_delete } => self.ask_for_sync(ticket, allow_delete, now),
             Event::SyncEnded(report, problem) => actions.extend(self.end_sync(*report, problem, now, chance)),
             Event::SyncSuperseded => self.hand_on_sync(now),
-            Event::TagsSent(results) => actions.extend(self.settle_tags(&results, now, chance)),
+            Event::TagsSent(results) => self.tags.settle(&results, now, self.pace.tag_poll, chance),
             Event::Reloaded { pace, is_elsewhere } => {
                 self.pace = pace;
-                self.next_look = now;
                 self.follow_other_settings(is_elsewhere, now);
             }
         }
@@ -272,26 +178,22 @@ impl Session {
             SyncLane::Resting { due, .. } => *due,
             SyncLane::Running { .. } => Moment::MAX,
         };
-        let tags = match &self.send {
-            SendLane::Free => self.tags.values().map(|tag| tag.not_before).min().unwrap_or(Moment::MAX),
-            SendLane::Busy(_) => Moment::MAX,
-        };
-        sync.min(tags).min(self.next_look)
+        sync.min(self.tags.deadline())
     }
 
     /// What the agent is doing, in one word.
     pub(crate) fn state(&self) -> State {
-        match (&self.sync, &self.send) {
-            (SyncLane::Running { .. }, _) => State::Syncing,
-            (SyncLane::Resting { .. }, SendLane::Busy(_)) => State::Sending,
-            (SyncLane::Resting { .. }, SendLane::Free) if self.failure().is_some() => State::Waiting,
-            (SyncLane::Resting { .. }, SendLane::Free) => State::Idle,
+        match &self.sync {
+            SyncLane::Running { .. } => State::Syncing,
+            SyncLane::Resting { .. } if self.tags.is_sending() => State::Sending,
+            SyncLane::Resting { .. } if self.failure().is_some() => State::Waiting,
+            SyncLane::Resting { .. } => State::Idle,
         }
     }
 
     /// The latest failure that still stands.
     pub(crate) fn failure(&self) -> Option<&Failure> {
-        self.sync_failure.iter().chain(&self.tag_failure).max_by_key(|failure| failure.at)
+        self.sync_failure.iter().chain(self.tags.failures()).max_by_key(|failure| failure.at)
     }
 
     /// How the last full sync went.
@@ -301,17 +203,12 @@ impl Session {
 
     /// How many tags wait.
     pub(crate) fn tags_waiting(&self) -> u64 {
-        self.tags.len() as u64
+        self.tags.count()
     }
 
-    /// How long ago the oldest tag was dropped that asks for this package.
+    /// How long ago the oldest tag was dropped for which this package is being sent.
     pub(crate) fn asked_for_since(&self, package: &PackageId, now: Moment) -> Option<Duration> {
-        self.tags.values().filter(|tag| tag.left.contains(package)).map(|tag| tag.age(now)).max()
-    }
-
-    /// Whether this very tag has been read already.
-    pub(crate) fn knows(&self, name: &std::ffi::OsStr, stamp: TagStamp) -> bool {
-        self.tags.get(name).is_some_and(|known| known.stamp == stamp)
+        self.tags.asked_for_since(package, now)
     }
 
     fn ask_for_sync(&mut self, ticket: Option<Ticket>, allow_delete: bool, now: Moment) {
@@ -357,71 +254,13 @@ impl Session {
             SyncLane::Resting { asked, .. } => asked.allow_delete = false,
             SyncLane::Running { again, .. } => again.iter_mut().for_each(|asked| asked.allow_delete = false),
         }
-        if let SendLane::Busy(busy) = &mut self.send
-            && is_elsewhere
-        {
-            busy.clear();
-        }
+        self.tags.follow_other_settings(is_elsewhere, now);
         self.ask_for_sync(None, false, now);
-    }
-
-    fn take_tags(&mut self, found: Vec<Tag>, now: Moment) {
-        let mut former = std::mem::take(&mut self.tags);
-        for tag in found {
-            let known = former.remove(&tag.name).filter(|known| known.stamp == tag.stamp);
-            let fresh = || {
-                let Tag { stamp, age, packages, .. } = &tag;
-                let left = packages.clone()?;
-                Some(Known { stamp: *stamp, read_at: now, age: *age, left, failures: 0, not_before: now })
-            };
-            // A tag that was not read again and is not known either will be read at the next look.
-            if let Some(known) = known.or_else(fresh) {
-                self.tags.insert(tag.name, known);
-            }
-        }
-        self.forget_healed_failure();
-    }
-
-    fn settle_tags(&mut self, results: &[(PackageId, Sent)], now: Moment, chance: f64) -> Vec<Action> {
-        let busy = match std::mem::replace(&mut self.send, SendLane::Free) {
-            SendLane::Busy(busy) => busy,
-            SendLane::Free => return Vec::new(),
-        };
-        let mut actions = Vec::new();
-        for (name, stamp) in busy {
-            let Some(tag) = self.tags.get_mut(&name).filter(|tag| tag.stamp == stamp) else { continue };
-            match tag.settle(results, now, self.pace.tag_poll, chance) {
-                Settled::Published => {
-                    self.tags.remove(&name);
-                    actions.push(Action::Consume(name, stamp));
-                }
-                Settled::Hopeless(why) => {
-                    self.tags.remove(&name);
-                    actions.push(Action::SetAside(name, why));
-                }
-                Settled::Later(failure) => self.tag_failure = Some(failure),
-                Settled::MoreToSend => {}
-            }
-        }
-        self.forget_healed_failure();
-        // What was dropped again under the same name is read now.
-        self.next_look = now;
-        actions
-    }
-
-    /// A failure of tags stands as long as some tag that failed is left.
-    fn forget_healed_failure(&mut self) {
-        if self.tags.values().all(|tag| tag.failures == 0) {
-            self.tag_failure = None;
-        }
     }
 
     fn begin_what_is_due(&mut self, now: Moment) -> Vec<Action> {
         let mut actions = Vec::new();
-        if self.next_look <= now {
-            self.next_look = now + self.pace.tag_poll.max(Duration::from_millis(100));
-            actions.push(Action::LookAtTags);
-        }
+        actions.extend(self.tags.look(now, self.pace.tag_poll).map(Action::LookAtTags));
         if let SyncLane::Resting { due, asked } = &mut self.sync
             && *due <= now
         {
@@ -429,30 +268,12 @@ impl Session {
             self.sync = SyncLane::Running { since: now, tickets, again: None };
             actions.push(Action::Sync { allow_delete });
         }
-        if matches!(self.send, SendLane::Free) {
-            let (busy, packages) = self.due_packages(now);
-            if !packages.is_empty() {
-                self.send = SendLane::Busy(busy);
-                actions.push(Action::Send(packages));
-            }
+        let removals = self.tags.removals(now);
+        if !removals.is_empty() {
+            actions.push(Action::RemoveTags(removals));
         }
+        actions.extend(self.tags.send(now).map(Action::Send));
         actions
-    }
-
-    /// Tags that failed least go first, so that one bad tag never holds up the good ones.
-    fn due_packages(&self, now: Moment) -> (BTreeMap<OsString, TagStamp>, BTreeSet<PackageId>) {
-        let mut due: Vec<(&OsString, &Known)> = self.tags.iter().filter(|(_, tag)| tag.not_before <= now).collect();
-        due.sort_by_key(|(_, tag)| tag.failures);
-        let mut busy = BTreeMap::new();
-        let mut packages = BTreeSet::new();
-        for (name, tag) in due {
-            if packages.len() >= AT_ONCE {
-                break;
-            }
-            packages.extend(tag.left.iter().take(AT_ONCE).cloned());
-            busy.insert(name.clone(), tag.stamp);
-        }
-        (busy, packages)
     }
 }
 

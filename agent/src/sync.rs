@@ -130,20 +130,7 @@ impl Workplace {
     }
 
     async fn whole_sync(&self, allow_delete: bool) -> (SyncReport, Option<Problem>) {
-        let mut report = SyncReport {
-            started: Timestamp::now(),
-            finished: Timestamp::now(),
-            result: SyncResult::Failed,
-            wanted: 0,
-            present: 0,
-            sent: 0,
-            failed: 0,
-            marked: 0,
-            deleted: 0,
-            bytes: 0,
-            snapshot: None,
-            held_back: None,
-        };
+        let mut report = sync_report(Timestamp::now());
         self.look_for_company().await;
         let problem = match self.prepare(allow_delete).await {
             Ok(mut prepared) => {
@@ -262,8 +249,6 @@ impl Workplace {
     /// Sends packages because tags ask for them, with what they address where they are links. Only a limit on the archive makes it
     /// necessary to list the target; else it says itself what it has already, and the disk's space is asked for with every stream.
     pub(crate) async fn send_tagged(&self, packages: BTreeSet<PackageId>, dropped: &Dropped) -> Vec<(PackageId, Sent)> {
-        // Before anything is sent: from then on it must not be taken for extra.
-        self.memory.note_tags(&packages);
         let (source, max_size) = (self.source.clone(), self.settings.max_size);
         let inventory = if max_size == 0 { Ok(Arc::default()) } else { self.target.inventory().await };
         let inventory = match inventory {
@@ -273,6 +258,7 @@ impl Workplace {
                 return packages.into_iter().map(|package| (package, failed.clone())).collect();
             }
         };
+        let asked: Vec<PackageId> = packages.iter().cloned().collect();
         let looking = tokio::task::spawn_blocking(move || {
             let wanted = packages.iter().map(|package| (package.clone(), [Reason::Tag].into())).collect();
             let Followed { wanted, survey } = source.survey(wanted, &[], &inventory);
@@ -283,11 +269,14 @@ impl Workplace {
         let (packages, plan) = match looking.await {
             Ok(looked) => looked,
             Err(error) => {
-                // A panic while looking: the tags stay and are tried again, the log says what to report.
-                tracing::error!(%error, "looking at the source failed");
-                return Vec::new();
+                let text = format!("looking at the source failed: {error}; report this as a bug");
+                let failed = Sent::Failed(problem(None, text, Backoff::PACKAGE));
+                return asked.into_iter().map(|package| (package, failed.clone())).collect();
             }
         };
+        // Before anything is sent: from then on it must not be taken for extra.
+        let missing = plan.held.iter().filter(|held| held.hold == Hold::Missing).map(|held| &held.package).collect();
+        self.memory.note_tags(&packages, &missing);
         let mut results: Vec<_> = plan.held.iter().map(|held| (held.package.clone(), sent_of(&held.hold))).collect();
         let mut parcels = self.parcels(&plan.steps, |_| Rule::Replace);
         parcels.iter_mut().for_each(|parcel| parcel.tagged = dropped.get(&parcel.package).copied());
@@ -477,6 +466,24 @@ fn count(sent: impl Iterator<Item = (PackageId, u64, Sent)>, report: &mut SyncRe
         }
     }
     first_problem
+}
+
+/// The report of a sync that begins now and has done nothing yet.
+pub(crate) fn sync_report(now: Timestamp) -> SyncReport {
+    SyncReport {
+        started: now,
+        finished: now,
+        result: SyncResult::Failed,
+        wanted: 0,
+        present: 0,
+        sent: 0,
+        failed: 0,
+        marked: 0,
+        deleted: 0,
+        bytes: 0,
+        snapshot: None,
+        held_back: None,
+    }
 }
 
 /// Cuts parcels into streams of at most `most`, in their order.

@@ -1,114 +1,218 @@
-//! Notifications that something may have happened in a directory. They only wake the loop: polling alone suffices.
+//! Notifications from the tag directory. They wake the loop, and say which files were closed or moved in: those count at once. Polling
+//! alone suffices, only later.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::mem;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use notify::event::{AccessKind, AccessMode};
+use blat_domain::tag::is_ignored;
+use notify::event::{AccessKind, AccessMode, ModifyKind, RenameMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use std::os::unix::ffi::OsStrExt;
 use tokio::sync::Notify;
+
+/// Files of which something is remembered between two looks. More are as good as a notification that was lost.
+const MOST_FILES: usize = 65_536;
+
+/// The last that was heard of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Heard {
+    /// Somebody wrote into it, and has not closed it since.
+    Writing,
+    /// It was closed after writing, or moved in.
+    Whole,
+}
+
+/// What was heard since it was asked for last.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct News {
+    pub(crate) files: HashMap<OsString, Heard>,
+    /// Notifications were lost: what was heard before may not be true any more.
+    pub(crate) is_broken: bool,
+    /// The directory was removed: what is at its path now may be another one, even under the same inode number.
+    is_gone: bool,
+}
 
 /// Watches one directory, also after it was removed and made again.
 pub(crate) struct DirectoryWatch {
-    path: PathBuf,
     hint: Arc<Notify>,
+    news: Arc<Mutex<News>>,
     watcher: Option<(RecommendedWatcher, Inode)>,
-    /// The watched directory was removed: what is at the path now may be another one, even under the same inode number.
-    lost: Arc<AtomicBool>,
     complained: bool,
 }
 
 type Inode = (u64, u64);
 
 impl DirectoryWatch {
-    /// A watch on `path`, as far as the system allows one.
-    pub(crate) fn new(path: &Path) -> Self {
-        let (hint, lost) = (Arc::default(), Arc::default());
-        let mut watch = Self { path: path.to_owned(), hint, watcher: None, lost, complained: false };
-        watch.renew();
-        watch
+    /// A watch that gives `hint` whenever something happens. It watches nothing yet.
+    pub(crate) fn new(hint: Arc<Notify>) -> Self {
+        Self { hint, news: Arc::default(), watcher: None, complained: false }
     }
 
-    /// Waits for a hint. Any number of events while nobody waits is one hint.
-    pub(crate) async fn hinted(&self) {
-        self.hint.notified().await;
-    }
-
-    /// Watches the directory that is at the path now, where that is another one. To be called at every poll.
-    pub(crate) fn renew(&mut self) {
-        let inode = fs::metadata(&self.path).ok().map(|metadata| (metadata.dev(), metadata.ino()));
-        let is_lost = self.lost.swap(false, Ordering::AcqRel);
-        if !is_lost && inode == self.watcher.as_ref().map(|(_, watched)| *watched) {
+    /// Watches this directory, where it is another one than before. To be called at every look, before it. `path` leads to it now and
+    /// `inode` is its own; `shown` is its name for people.
+    pub(crate) fn renew(&mut self, path: &Path, inode: Inode, shown: &str) {
+        let is_gone = mem::take(&mut lock(&self.news).is_gone);
+        if !is_gone && Some(inode) == self.watcher.as_ref().map(|(_, watched)| *watched) {
             return;
         }
         self.watcher = None;
-        let Some(inode) = inode else { return };
-        match self.start() {
+        *lock(&self.news) = News { is_broken: true, ..News::default() };
+        match self.start(path) {
             Ok(watcher) => {
                 self.watcher = Some((watcher, inode));
                 self.complained = false;
-                // What came between the last look and this watch was not told.
-                self.hint.notify_one();
             }
             Err(error) if !self.complained => {
                 self.complained = true;
-                tracing::warn!(directory = %self.path.display(), %error, "no notifications; tags are found by polling alone");
+                tracing::warn!(directory = shown, %error, "no notifications; tags are found by polling alone");
             }
             Err(_) => {}
         }
     }
 
-    fn start(&self) -> notify::Result<RecommendedWatcher> {
-        let (hint, lost, path) = (self.hint.clone(), self.lost.clone(), self.path.clone());
+    /// What was heard since the last time.
+    pub(crate) fn news(&self) -> News {
+        let mut news = lock(&self.news);
+        let is_gone = news.is_gone;
+        mem::replace(&mut *news, News { is_gone, ..News::default() })
+    }
+
+    fn start(&self, path: &Path) -> notify::Result<RecommendedWatcher> {
+        let (hint, news, root) = (self.hint.clone(), self.news.clone(), path.to_owned());
         let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            if let Ok(event) = event {
-                if is_only_a_look(event.kind) {
-                    return;
-                }
-                if event.kind.is_remove() && event.paths.contains(&path) {
-                    lost.store(true, Ordering::Release);
-                }
+            if hear(&event, &root, &mut lock(&news)) {
+                hint.notify_one();
             }
-            // Whatever else it is, an overflow or an error too, is a reason to look.
-            hint.notify_one();
         })?;
-        watcher.watch(&self.path, RecursiveMode::NonRecursive)?;
+        watcher.watch(path, RecursiveMode::NonRecursive)?;
         Ok(watcher)
     }
 }
 
-/// Whether somebody only read there. We do at every look: taken for a change, each look would bring about the next.
-fn is_only_a_look(kind: EventKind) -> bool {
-    matches!(kind, EventKind::Access(access) if access != AccessKind::Close(AccessMode::Write))
+/// Takes in one notification. Whether it is a reason to look.
+fn hear(event: &notify::Result<notify::Event>, root: &PathBuf, news: &mut News) -> bool {
+    let event = match event {
+        Ok(event) if !event.need_rescan() => event,
+        Ok(_) | Err(_) => {
+            lose_track(news);
+            return true;
+        }
+    };
+    if event.kind.is_remove() && event.paths.contains(root) {
+        news.is_gone = true;
+        return true;
+    }
+    let heard = match event.kind {
+        EventKind::Access(AccessKind::Close(AccessMode::Write))
+        | EventKind::Modify(ModifyKind::Name(RenameMode::To)) => Heard::Whole,
+        EventKind::Modify(ModifyKind::Data(_)) => Heard::Writing,
+        // We read at every look: taken for a change, each look would bring about the next.
+        EventKind::Access(_) => return false,
+        EventKind::Any | EventKind::Create(_) | EventKind::Modify(_) | EventKind::Remove(_) | EventKind::Other => {
+            return true;
+        }
+    };
+    let inside = event.paths.iter().filter(|path| path.parent() == Some(root)).filter_map(|path| path.file_name());
+    let mut is_of_use = false;
+    for name in inside.filter(|name| !is_ignored(name.as_bytes())) {
+        if news.files.len() >= MOST_FILES {
+            lose_track(news);
+            return true;
+        }
+        news.files.insert(name.to_owned(), heard);
+        // It is of no use yet while somebody writes.
+        is_of_use |= heard == Heard::Whole;
+    }
+    is_of_use
+}
+
+fn lose_track(news: &mut News) {
+    news.files.clear();
+    news.is_broken = true;
+}
+
+fn lock(news: &Mutex<News>) -> MutexGuard<'_, News> {
+    // Each notification is whole in itself: a panic elsewhere does not make them unusable.
+    news.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
+    use std::os::unix::fs::MetadataExt as _;
     use std::time::Duration;
 
     const LONG: Duration = Duration::from_secs(20);
 
+    async fn hinted(watch: &DirectoryWatch) {
+        tokio::time::timeout(LONG, watch.hint.notified()).await.expect("a hint");
+    }
+
+    fn renew(watch: &mut DirectoryWatch, path: &Path) {
+        let metadata = fs::metadata(path).expect("a directory");
+        watch.renew(path, (metadata.dev(), metadata.ino()), "tags");
+    }
+
+    /// Waits until this is the last that was heard of the file.
+    async fn heard(watch: &DirectoryWatch, name: &str, what: Heard) {
+        while watch.news().files.get(&OsString::from(name)) != Some(&what) {
+            hinted(watch).await;
+        }
+    }
+
     #[tokio::test]
-    async fn a_file_moved_in_is_told_and_so_is_one_in_a_directory_made_again() {
+    async fn a_file_moved_in_is_whole_and_so_is_one_that_was_closed_in_a_directory_made_again() {
         let scratch = tempfile::tempdir().expect("a scratch directory");
         let path = scratch.path().join("tags");
         fs::create_dir(&path).expect("a directory");
-        let mut watch = DirectoryWatch::new(&path);
-        tokio::time::timeout(LONG, watch.hinted()).await.expect("the first look");
+        let mut watch = DirectoryWatch::new(Arc::default());
+        renew(&mut watch, &path);
         fs::write(scratch.path().join("x"), "").expect("a file");
         fs::rename(scratch.path().join("x"), path.join("x")).expect("moved in");
-        tokio::time::timeout(LONG, watch.hinted()).await.expect("told");
+        heard(&watch, "x", Heard::Whole).await;
 
         fs::remove_dir_all(&path).expect("removed");
         fs::create_dir(&path).expect("made again");
-        // As the loop does: every hint is a look, and every look renews the watch.
-        tokio::time::timeout(LONG, watch.hinted()).await.expect("told of the removal");
-        watch.renew();
-        tokio::time::timeout(LONG, watch.hinted()).await.expect("a look after the change");
-        fs::write(path.join("y"), "").expect("a file");
-        tokio::time::timeout(LONG, watch.hinted()).await.expect("told again");
+        // As at each look: that the directory is gone is heard before anything else of the new one.
+        hinted(&watch).await;
+        while !lock(&watch.news).is_gone {
+            hinted(&watch).await;
+        }
+        renew(&mut watch, &path);
+        assert!(watch.news().is_broken, "what was heard before counts no more");
+        fs::write(path.join("y"), "text").expect("a file");
+        heard(&watch, "y", Heard::Whole).await;
+    }
+
+    #[test]
+    fn a_file_is_not_whole_while_somebody_writes_into_it() {
+        let root = PathBuf::from("/tags");
+        let event = |kind| Ok(notify::Event::new(kind).add_path(root.join("x")));
+        let writes = EventKind::Modify(ModifyKind::Data(notify::event::DataChange::Any));
+        let closes = EventKind::Access(AccessKind::Close(AccessMode::Write));
+        let mut news = News::default();
+        assert!(hear(&event(closes), &root, &mut news));
+        assert!(!hear(&event(writes), &root, &mut news), "no reason to look yet");
+        assert_eq!(news.files.get(&OsString::from("x")), Some(&Heard::Writing));
+        assert!(hear(&event(closes), &root, &mut news));
+        assert_eq!(news.files.get(&OsString::from("x")), Some(&Heard::Whole));
+    }
+
+    #[test]
+    fn what_was_heard_is_bounded() {
+        let root = PathBuf::from("/tags");
+        let mut news = News::default();
+        for number in 0..=MOST_FILES {
+            let event = notify::Event::new(EventKind::Access(AccessKind::Close(AccessMode::Write)));
+            hear(&Ok(event.add_path(root.join(number.to_string()))), &root, &mut news);
+        }
+        assert!(news.is_broken && news.files.len() < MOST_FILES);
+        let lost = notify::Event::new(EventKind::Other).set_flag(notify::event::Flag::Rescan);
+        let mut news = News { files: [("x".into(), Heard::Writing)].into(), ..News::default() };
+        assert!(hear(&Ok(lost), &root, &mut news) && news.is_broken && news.files.is_empty());
     }
 }

@@ -111,6 +111,11 @@ impl PackageId {
         Ok(Self { name: name.parse()?, version: version.parse()? })
     }
 
+    /// A package from two words that [`Self::new`] has accepted before.
+    pub(crate) fn checked_before(name: &str, version: &str) -> Self {
+        Self { name: PackageName(name.into()), version: Version(version.into()) }
+    }
+
     /// The same, with the text of its name shared with that of a neighbour in a list, which mostly has the same one.
     pub fn beside(self, neighbour: Option<&Self>) -> Self {
         match neighbour {

@@ -20,6 +20,8 @@ impl Backoff {
     pub const PERSON: Self = Self { first: Duration::from_secs(5), longest: Duration::from_secs(4 * 3600) };
     /// What waits for an operator's word: nothing comes of trying sooner than the next full sync.
     pub const NEXT_SYNC: Self = Self { first: Duration::from_secs(4 * 3_600), longest: Duration::from_secs(4 * 3_600) };
+    /// A tag that cannot be taken away: somebody may change permissions soon, or next week.
+    pub const TAG: Self = Self { first: Duration::from_secs(1), longest: Duration::from_secs(600) };
     /// An agent process that exited.
     pub const PROCESS: Self = Self { first: Duration::from_secs(1), longest: Duration::from_secs(300) };
 

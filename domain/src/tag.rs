@@ -1,6 +1,6 @@
 //! Tags: files by which Release Manager asks for packages to be sent at once.
 
-use std::collections::BTreeSet;
+use std::fmt;
 
 use crate::name::{NameError, PackageId};
 use crate::text::printable;
@@ -43,6 +43,105 @@ pub enum TagError {
     /// Nothing but empty lines.
     #[error("it names no package")]
     Nothing,
+    /// More than [`LONGEST`] bytes.
+    #[error("it is larger than {LONGEST} bytes; split it into several tags")]
+    TooLarge,
+}
+
+/// The packages that a tag asks for, each once, sorted. They share one text, so that a tag of [`LONGEST`] bytes takes a few MiB of
+/// memory and not a hundred.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Packages {
+    text: Box<str>,
+    entries: Box<[Entry]>,
+}
+
+/// Where a package's two names stand in the text: the version follows the name at once.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Entry {
+    start: u32,
+    name: u8,
+    version: u8,
+}
+
+impl Packages {
+    /// How many they are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there is none, which no tag is.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// One of them, counted from 0.
+    pub fn get(&self, index: usize) -> Option<PackageId> {
+        let (name, version) = words(&self.text, self.entries.get(index)?);
+        Some(PackageId::checked_before(name, version))
+    }
+
+    /// Where this package stands among them.
+    pub fn position(&self, package: &PackageId) -> Option<usize> {
+        let wanted = (package.name.as_str(), package.version.as_str());
+        self.entries.binary_search_by(|entry| words(&self.text, entry).cmp(&wanted)).ok()
+    }
+
+    /// All of them, in order.
+    pub fn iter(&self) -> impl Iterator<Item = PackageId> {
+        (0..self.len()).filter_map(|index| self.get(index))
+    }
+
+    /// The memory that they take, in bytes.
+    pub fn weight(&self) -> usize {
+        self.text.len() + size_of_val(&*self.entries)
+    }
+}
+
+impl fmt::Debug for Packages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.iter().map(|package| package.to_string())).finish()
+    }
+}
+
+impl FromIterator<PackageId> for Packages {
+    fn from_iter<I: IntoIterator<Item = PackageId>>(packages: I) -> Self {
+        let mut gathering = Gathering::default();
+        packages.into_iter().for_each(|package| gathering.add(package.name.as_str(), package.version.as_str()));
+        gathering.end()
+    }
+}
+
+fn words<'a>(text: &'a str, entry: &Entry) -> (&'a str, &'a str) {
+    let start = entry.start as usize;
+    let middle = start + usize::from(entry.name);
+    (&text[start..middle], &text[middle..middle + usize::from(entry.version)])
+}
+
+/// Packages of a tag that is being read.
+#[derive(Default)]
+struct Gathering {
+    text: String,
+    entries: Vec<Entry>,
+}
+
+impl Gathering {
+    /// Adds two names that were checked, so that neither is longer than [`crate::name::LONGEST`].
+    fn add(&mut self, name: &str, version: &str) {
+        let start = u32::try_from(self.text.len());
+        let lengths = (u8::try_from(name.len()), u8::try_from(version.len()));
+        if let (Ok(start), (Ok(name_length), Ok(version_length))) = (start, lengths) {
+            self.entries.push(Entry { start, name: name_length, version: version_length });
+            self.text.extend([name, version]);
+        }
+    }
+
+    fn end(mut self) -> Packages {
+        let text = self.text.into_boxed_str();
+        self.entries.sort_unstable_by(|a, b| words(&text, a).cmp(&words(&text, b)));
+        self.entries.dedup_by(|a, b| words(&text, a) == words(&text, b));
+        Packages { text, entries: self.entries.into_boxed_slice() }
+    }
 }
 
 /// Whether a file in the tag directory is none of ours, or not finished: so write-then-rename works.
@@ -51,25 +150,33 @@ pub fn is_ignored(file_name: &[u8]) -> bool {
 }
 
 /// The packages that a tag asks for: its name's when it is empty, else those of its lines.
-pub fn parse(file_name: Option<&str>, content: &[u8]) -> Result<BTreeSet<PackageId>, TagError> {
+///
+/// # Errors
+/// What is wrong with it, for whoever dropped it.
+pub fn parse(file_name: Option<&str>, content: &[u8]) -> Result<Packages, TagError> {
+    if content.len() as u64 > LONGEST {
+        return Err(TagError::TooLarge);
+    }
     if content.is_empty() {
         let name = file_name.ok_or(TagError::NameNotText)?;
-        return name.parse().map(|package| BTreeSet::from([package])).map_err(TagError::Name);
+        return name.parse().map(|package: PackageId| Packages::from_iter([package])).map_err(TagError::Name);
     }
-    let mut packages = BTreeSet::new();
+    let mut gathering = Gathering::default();
     for (index, bytes) in content.split(|b| *b == b'\n').enumerate() {
         let line = index + 1;
         let text = std::str::from_utf8(bytes).map_err(|_| TagError::NotText(line))?;
         let text = text.strip_suffix('\r').unwrap_or(text);
-        let words: Vec<&str> = text.split([' ', '\t']).filter(|word| !word.is_empty()).collect();
-        match words[..] {
-            [] => {}
-            [name, version] => {
-                packages.insert(PackageId::new(name, version).map_err(|error| TagError::Package { line, error })?);
+        let mut words = text.split([' ', '\t']).filter(|word| !word.is_empty());
+        match (words.next(), words.next(), words.next()) {
+            (None, ..) => {}
+            (Some(name), Some(version), None) => {
+                PackageId::new(name, version).map_err(|error| TagError::Package { line, error })?;
+                gathering.add(name, version);
             }
             _ => return Err(TagError::Words { line, text: printable(text) }),
         }
     }
+    let packages = gathering.end();
     if packages.is_empty() { Err(TagError::Nothing) } else { Ok(packages) }
 }
 
@@ -80,13 +187,28 @@ mod tests {
 
     fn packages(name: &str, content: &str) -> Vec<String> {
         let packages = parse(Some(name), content.as_bytes()).expect(content);
-        packages.iter().map(PackageId::to_string).collect()
+        packages.iter().map(|package| package.to_string()).collect()
     }
 
     #[test]
     fn a_tag_names_its_package_or_lists_them() {
         assert_eq!(packages("core@1.2", ""), ["core@1.2"]);
         assert_eq!(packages("anything at all", "core 1.2\r\n\n tools\t1 \n"), ["core@1.2", "tools@1"]);
+    }
+
+    #[test]
+    fn packages_are_kept_once_sorted_and_in_little_memory() {
+        let content: String = (0..87_000).map(|n| format!("p{n} 1.{}\n", n % 10)).collect();
+        assert!(content.len() as u64 <= LONGEST);
+        let packages = parse(Some("t"), (content.clone() + "p7 1.7\n").as_bytes()).expect("a tag");
+        assert_eq!(packages.len(), 87_000);
+        assert!(packages.weight() < 2 << 20, "{}", packages.weight());
+        let all: Vec<PackageId> = packages.iter().collect();
+        assert!(all.is_sorted());
+        for index in [0, 1, 43_000, 86_999] {
+            assert_eq!(packages.position(&all[index]), Some(index));
+        }
+        assert_eq!(packages.position(&"p7@1.8".parse().expect("a package")), None);
     }
 
     #[test]
@@ -104,6 +226,7 @@ mod tests {
         }
         assert_eq!(parse(Some("t"), b"a 1\n\xff"), Err(TagError::NotText(2)));
         assert_eq!(parse(None, b""), Err(TagError::NameNotText));
+        assert_eq!(parse(Some("t"), &vec![b'x'; LONGEST as usize + 1]), Err(TagError::TooLarge));
     }
 
     #[test]

@@ -163,6 +163,15 @@ impl Lab {
         [self.target_archive(), self.target_bin()].iter().for_each(|folder| Account::Master.own(folder));
     }
 
+    /// Copies the key and the known hosts to `ssh/`. In a user namespace, folders outside of the home tree belong to nobody who is trusted.
+    pub fn keep_keys_at_home(&self) {
+        for file in ["id_ed25519", "known_hosts"] {
+            let copy = self.home().join("ssh").join(file);
+            fs::copy(self.dir.join("client").join(file), copy).expect("a scratch folder");
+        }
+        self.hand_over();
+    }
+
     /// Gives the home tree to the master: for what a test made there by hand, which is root's where root runs it.
     pub fn hand_over(&self) {
         Account::Master.own(&self.home());

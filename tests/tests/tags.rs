@@ -39,7 +39,8 @@ fn polling_alone_brings_a_tag_on_its_way() {
     let mut lab = Lab::new("polling");
     lab.package("core", "1", |p| p.file("a", "1"));
     lab.release(&[]);
-    lab.config("perth", "tag_poll: 1s");
+    lab.keep_keys_at_home();
+    lab.config("perth", "tag_poll: 1s\nidentity: ssh/id_ed25519\nknown_hosts: ssh/known_hosts");
     // In a namespace of its own the master and its agents can be refused every notification.
     lab.start_master_below(&[
         "unshare",
@@ -129,32 +130,48 @@ fn a_restart_keeps_the_queue() {
     wait_until_gone(&lab, &tag);
 }
 
-/// The tag's own time says how long it has waited, so nobody has to: one was dropped two days ago, the other just now.
+/// Lets the agent believe that it saw its tags two days earlier than it did: nobody waits for a day here.
+fn two_days_pass(lab: &mut Lab) {
+    let seen = lab.home().join("state/perth/tags.json");
+    lab.wait_for("the agent to write down when it saw its tags", || seen.exists().then_some(()));
+    lab.end_master(Signal::TERM).expect_success();
+    let mut tags: serde_json::Value = serde_json::from_str(&fs::read_to_string(&seen).expect("a file")).expect("JSON");
+    for tag in tags.as_array_mut().expect("a list") {
+        let at = tag.as_array_mut().and_then(|tag| tag.last_mut()).expect("an epoch second");
+        *at = (at.as_i64().expect("a number") - 2 * 86_400).into();
+    }
+    fs::write(&seen, tags.to_string()).expect("an own file");
+    lab.start_master();
+}
+
+/// A day from when the agent first saw it, over restarts, whatever the file's own times say: those are two days old all along.
 #[test]
 fn a_tag_whose_package_is_missing_for_a_day_goes_to_failed_with_its_reason() {
-    let lab = lab_with_idle_target("expires", "tag_poll: 1s");
+    let mut lab = lab_with_idle_target("expires", "tag_poll: 1s");
     let tags = lab.home().join("tags/perth");
-    let young = lab.drop_tag("perth", "nowhere", "1");
-    let old = tags.join("nowhere@2");
-    let aside = old.with_extension("tmp");
     let two_days_ago = SystemTime::now() - Duration::from_secs(2 * 86_400);
-    fs::File::create(&aside).and_then(|file| file.set_modified(two_days_ago)).expect("an own folder");
-    fs::rename(&aside, &old).expect("an own folder");
+    let old = lab.drop_tag("perth", "nowhere", "2");
+    fs::File::options().write(true).open(&old).and_then(|file| file.set_modified(two_days_ago)).expect("an own file");
+    two_days_pass(&mut lab);
 
     wait_until_gone(&lab, &old);
-    assert!(tags.join("failed/nowhere@2").is_file());
+    let failed = tags.join("failed/nowhere@2");
+    lab.wait_for("the tag in failed/", || failed.is_file().then_some(()));
     let reason = fs::read_to_string(tags.join("failed/nowhere@2.reason")).expect("a reason");
     assert!(reason.contains("nowhere@2") && reason.contains("for more than a day"), "{reason}");
 
-    // The same lane deals with both: once it has served a tag that came later, it has looked at the young one too.
+    // Moved back, it waits its day again, and its old reason goes.
+    fs::rename(&failed, &old).expect("an own folder");
+    lab.wait_for_status("perth", "holding the tag", |s| s["queue"]["tags"] == 1);
+    // The same lane deals with both: once it has served a tag that came later, it has looked at this one too.
     let later = lab.drop_tag("perth", "core", "1");
     wait_until_gone(&lab, &later);
     lab.wait_for_status("perth", "holding one tag", |s| s["queue"]["tags"] == 1);
-    assert!(young.exists(), "it has waited for less than a day");
-    assert!(!tags.join("failed/nowhere@1").exists());
-    lab.package("nowhere", "1", |p| p.file("a", "1"));
-    lab.wait_until_published("nowhere", "1");
-    wait_until_gone(&lab, &young);
+    assert!(old.exists(), "it has waited for less than a day");
+    assert!(!failed.exists() && !tags.join("failed/nowhere@2.reason").exists());
+    lab.package("nowhere", "2", |p| p.file("a", "1"));
+    lab.wait_until_published("nowhere", "2");
+    wait_until_gone(&lab, &old);
 }
 
 /// Scripts that take the bulk are frozen, so the tag could only be served late if it stood behind them. A receiver serves both, so

@@ -10,8 +10,8 @@ use blat_config::pid_file::{PidFile, PidFileError, Presence};
 use blat_config::{Home, Settings};
 use blat_domain::messages::{AgentReport, Event as Told, Order};
 use blat_domain::name::{PackageId, TargetName};
+use blat_domain::retry::Backoff;
 use blat_domain::status::{LastError, Queue};
-use blat_domain::tag::{BAD, FAILED};
 use blat_logging::{Log, LogHandle};
 use futures_util::StreamExt;
 use jiff::{SignedDuration, Timestamp};
@@ -24,9 +24,8 @@ use self::master::Master;
 use crate::orders::{Orders, Pause};
 use crate::outcome::Dropped;
 use crate::session::{Action, Event, Failure, Moment, Pace, Session};
-use crate::sync::Synced;
-use crate::tags::{Found, TagDirectory, shown};
-use crate::watching::DirectoryWatch;
+use crate::sync::{Synced, problem, sync_report};
+use crate::tags::{self, Tags};
 use crate::workplace::Workplace;
 use crate::{BUSY, Failure as Fatal};
 
@@ -38,6 +37,8 @@ const BUSY_TICK: Duration = Duration::from_millis(200);
 const HEARTBEAT: Duration = Duration::from_secs(10);
 /// Clocks that differ by more than this were set apart, not drifted.
 const CLOCK_WAS_SET: SignedDuration = SignedDuration::from_secs(2);
+/// What takes longer in the tag directory is reported.
+const HANGING: Duration = Duration::from_secs(30);
 /// How long a former agent of this target may take to leave.
 const FORMER_LEAVES: Duration = Duration::from_secs(10);
 
@@ -75,12 +76,11 @@ pub(crate) async fn run(home: Home, settings: Settings, supervised: bool) -> Res
             .context("cannot open the log")?;
     tracing::info!(target_name = %settings.name, pid = std::process::id(), version = env!("CARGO_PKG_VERSION"), "agent started");
 
-    let tags = TagDirectory::new(settings.tags.clone());
+    let tags = tag_directory(&home, &settings).context("cannot start a thread for the tag directory")?;
     let session = Session::new(pace(&settings));
     let (finished, results) = mpsc::channel(4);
     let daemon = Daemon {
         workplace: Workplace::new(&home, settings),
-        watch: DirectoryWatch::new(tags.path()),
         home,
         tags,
         session,
@@ -102,11 +102,14 @@ fn pace(settings: &Settings) -> Pace {
     Pace { sync: settings.sync, tag_poll: settings.tag_poll }
 }
 
+fn tag_directory(home: &Home, settings: &Settings) -> std::io::Result<Tags> {
+    Tags::new(settings.tags.clone(), home.target_state_dir(&settings.name).join(tags::FILE))
+}
+
 struct Daemon {
     home: Home,
     workplace: Workplace,
-    tags: TagDirectory,
-    watch: DirectoryWatch,
+    tags: Tags,
     session: Session,
     started: Instant,
     /// The same by the wall clock.
@@ -159,6 +162,7 @@ impl Daemon {
                 }
                 Woken::Stop(why) => {
                     tracing::info!(why, "stopping; what was not published yet is sent again next time");
+                    self.tags.close().await;
                     return;
                 }
             };
@@ -182,6 +186,7 @@ impl Daemon {
                 order = self.master.order() => return order.map_or(Woken::Stop("the master is gone"), Woken::ByOrder),
                 pause = self.workplace.orders.pause(), if self.coming.is_some() => return Woken::Pause(pause),
                 Some(event) = results.recv() => return Woken::By(event),
+                event = self.tags.next() => return Woken::By(event),
                 () = self.workplace.orders.notice() => return Woken::OtherConfig,
                 () = tokio::time::sleep(due) => {
                     if self.ticked.elapsed() >= tick {
@@ -196,54 +201,68 @@ impl Daemon {
                             Presence::InPlace | Presence::Unclear { .. } => {}
                         }
                         self.master.report(self.report());
+                        if let Some(event) = self.hanging_tags() {
+                            return Woken::By(event);
+                        }
                     }
                     if self.session.deadline() <= self.now() {
                         return Woken::By(Event::Ticked);
                     }
                 }
-                () = self.watch.hinted() => return Woken::By(Event::TagsHinted),
             }
         }
     }
 
     async fn decide_and_perform(&mut self, event: Event) {
-        let mut events = vec![event];
-        while let Some(event) = events.pop() {
-            for action in self.session.step(event, self.now(), chance()) {
-                match action {
-                    Action::LookAtTags => events.extend(self.look_at_tags()),
-                    Action::Sync { allow_delete } => {
-                        let (workplace, finished) = (self.workplace.clone(), self.finished.clone());
-                        work(finished, async move {
-                            match workplace.orders.unless_cut(workplace.sync(allow_delete)).await {
-                                Some(Synced::Ended(report, problem)) => Event::SyncEnded(report, problem),
-                                Some(Synced::Superseded) | None => Event::SyncSuperseded,
-                            }
-                        });
-                    }
-                    Action::Send(packages) => {
-                        let (workplace, finished) = (self.workplace.clone(), self.finished.clone());
-                        let dropped = self.dropped(&packages);
-                        work(finished, async move {
-                            let sending = workplace.send_tagged(packages, &dropped);
-                            Event::TagsSent(workplace.orders.unless_cut(sending).await.unwrap_or_default())
-                        });
-                    }
-                    Action::Consume(name, stamp) => {
-                        // It stays and is dealt with again, which changes nothing on the target.
-                        if let Err(error) = self.tags.consume(&name, stamp) {
-                            tracing::warn!(tag = shown(&name), %error, "cannot remove a tag whose packages are published");
+        for action in self.session.step(event, self.now(), chance()) {
+            match action {
+                Action::LookAtTags(look) => self.tags.look(look),
+                Action::RemoveTags(removals) => self.tags.remove(removals),
+                Action::Sync { allow_delete } => {
+                    let workplace = self.workplace.clone();
+                    let syncing = async move {
+                        match workplace.orders.unless_cut(workplace.sync(allow_delete)).await {
+                            Some(Synced::Ended(report, problem)) => Event::SyncEnded(report, problem),
+                            Some(Synced::Superseded) | None => Event::SyncSuperseded,
                         }
-                    }
-                    Action::SetAside(name, why) => self.set_aside(&name, FAILED, &why),
-                    Action::Answer(tickets, report, failure) => {
-                        self.log_sync(&report, failure.as_ref());
-                        let error = failure.map(|failure| self.last_error(&failure));
-                        self.master.tell(Told::SyncFinished { tickets, report, error }).await;
-                    }
+                    };
+                    self.work(syncing, sync_broke_off);
+                }
+                Action::Send(packages) => {
+                    let (workplace, dropped) = (self.workplace.clone(), self.dropped(&packages));
+                    let sending = async move {
+                        let sending = workplace.send_tagged(packages, &dropped);
+                        Event::TagsSent(workplace.orders.unless_cut(sending).await.unwrap_or_default())
+                    };
+                    // Tags without a result are tried again, later and later.
+                    self.work(sending, || Event::TagsSent(Vec::new()));
+                }
+                Action::Answer(tickets, report, failure) => {
+                    self.log_sync(&report, failure.as_ref());
+                    let error = failure.map(|failure| self.last_error(&failure));
+                    self.master.tell(Told::SyncFinished { tickets, report, error }).await;
                 }
             }
         }
+    }
+
+    /// Runs work beside the loop; its last word is an event. `broken` is that of work that broke off in a panic.
+    fn work(&self, work: impl Future<Output = Event> + Send + 'static, broken: fn() -> Event) {
+        let (finished, working) = (self.finished.clone(), tokio::spawn(work));
+        tokio::spawn(async move {
+            let event = working.await.unwrap_or_else(|error| {
+                tracing::error!(%error, "work broke off; it is tried again; report this as a bug");
+                broken()
+            });
+            // The loop is gone only when the whole process is about to be.
+            let _ = finished.send(event).await;
+        });
+    }
+
+    /// A report that the tag directory does not answer, once it is due and until it does.
+    fn hanging_tags(&self) -> Option<Event> {
+        let since = self.now().checked_sub(self.tags.busy_for().checked_sub(HANGING)?)?;
+        Some(Event::TagsHang { since, retry_at: self.now() + HANGING })
     }
 
     /// When the tags were dropped that ask for these packages.
@@ -254,37 +273,6 @@ impl Daemon {
             Some((package.clone(), dropped))
         };
         packages.iter().filter_map(since).collect()
-    }
-
-    fn look_at_tags(&mut self) -> Option<Event> {
-        let made = self.tags.ensure();
-        // Only a directory that exists can be watched, and what comes after the look must be told.
-        self.watch.renew();
-        let session = &self.session;
-        let found = made.and_then(|()| self.tags.look(|name, stamp| session.knows(name, stamp)));
-        match found {
-            Ok(Found { tags, bad }) => {
-                for (name, why) in bad {
-                    self.set_aside(&name, BAD, &why);
-                }
-                Some(Event::TagsFound(tags))
-            }
-            Err(error) => {
-                let directory = self.tags.path().display();
-                tracing::warn!(%directory, %error, "cannot look at the tag directory; trying again at the next poll");
-                None
-            }
-        }
-    }
-
-    fn set_aside(&self, name: &std::ffi::OsStr, into: &str, why: &str) {
-        let target = &self.workplace.settings.name;
-        match self.tags.set_aside(name, into, why) {
-            Ok(()) => tracing::warn!(target_name = %target, tag = shown(name), "moved to {into}/: {why}"),
-            Err(error) => {
-                tracing::warn!(target_name = %target, tag = shown(name), %error, "cannot move it to {into}/: {why}")
-            }
-        }
     }
 
     /// Reads the config again. What is wrong with it leaves everything as it is: the master shows the complaint.
@@ -323,8 +311,13 @@ impl Daemon {
         self.log.set_verbose(settings.verbose);
         self.log.set_limits(settings.log.max, settings.log.keep);
         if settings.tags != self.tags.path() {
-            self.tags = TagDirectory::new(settings.tags.clone());
-            self.watch = DirectoryWatch::new(self.tags.path());
+            match tag_directory(&self.home, &settings) {
+                Ok(tags) => self.tags = tags,
+                Err(error) => tracing::error!(
+                    %error,
+                    "cannot start a thread for the new tag directory; the former one is looked at until the agent restarts"
+                ),
+            }
         }
         let (pace, is_elsewhere) = (pace(&settings), !self.workplace.serves_tags_as(&settings));
         let present = self.workplace.with(&self.home, settings, orders);
@@ -402,12 +395,11 @@ fn woken_by_signal(signal: i32) -> Woken {
     }
 }
 
-/// Runs work beside the loop; its last word is an event.
-fn work(finished: mpsc::Sender<Event>, work: impl Future<Output = Event> + Send + 'static) {
-    tokio::spawn(async move {
-        // The loop is gone only when the whole process is about to be.
-        let _ = finished.send(work.await).await;
-    });
+/// How a sync ended that broke off in a panic.
+fn sync_broke_off() -> Event {
+    let now = Timestamp::now();
+    let text = "the sync broke off within the agent; the log says more; report this as a bug".to_owned();
+    Event::SyncEnded(Box::new(sync_report(now)), Some(problem(None, text, Backoff::PACKAGE)))
 }
 
 /// A number in 0..1 that differs from agent to agent and from time to time: all that jitter needs.

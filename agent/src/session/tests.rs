@@ -1,6 +1,11 @@
 //! The session in simulated time.
 
+mod tags;
+
+use super::tags::ROOM;
 use super::*;
+use std::collections::BTreeMap;
+
 use blat_domain::status::SyncResult;
 use jiff::Timestamp;
 use proptest::prelude::*;
@@ -15,8 +20,46 @@ fn id(text: &str) -> PackageId {
 }
 
 fn tag(name: &str, inode: u64) -> Tag {
-    let stamp = TagStamp { inode, seconds: 0, nanoseconds: 0, size: 0 };
-    Tag { name: name.into(), stamp, age: Duration::ZERO, packages: Some([id(name)].into()) }
+    let stamp = TagStamp { inode, ..TagStamp::default() };
+    let packages = Some([id(name)].into_iter().collect());
+    Tag { name: name.into(), stamp, dropped_ago: Duration::ZERO, seen_ago: Duration::ZERO, packages }
+}
+
+impl Tag {
+    fn named(self, name: &str) -> Self {
+        Self { name: name.into(), ..self }
+    }
+
+    /// As a later look finds it.
+    fn unread(&self) -> Self {
+        Self { packages: None, ..self.clone() }
+    }
+}
+
+fn found(tags: Vec<Tag>) -> Event {
+    Event::TagsFound(Found { tags: Some(tags), ..Found::default() })
+}
+
+/// What is sent, if anything is.
+fn sending(actions: &[Action]) -> Option<&BTreeSet<PackageId>> {
+    actions.iter().find_map(|action| if let Action::Send(packages) = action { Some(packages) } else { None })
+}
+
+fn removals(actions: &[Action]) -> Vec<Removal> {
+    let of = |action: &Action| if let Action::RemoveTags(removals) = action { removals.clone() } else { Vec::new() };
+    actions.iter().flat_map(of).collect()
+}
+
+fn removal(tag: &Tag, how: Leave) -> Removal {
+    Removal { name: tag.name.clone(), stamp: tag.stamp, how }
+}
+
+fn results(packages: &BTreeSet<PackageId>, sent: &Sent) -> Event {
+    Event::TagsSent(packages.iter().map(|package| (package.clone(), sent.clone())).collect())
+}
+
+fn missing() -> Sent {
+    Sent::Waiting("the source has no such package".into())
 }
 
 fn report(result: SyncResult) -> SyncReport {
@@ -52,7 +95,7 @@ fn at(seconds: u64) -> Moment {
 fn started() -> Session {
     let mut session = Session::new(PACE);
     let actions = session.step(Event::Ticked, at(0), CHANCE);
-    assert_eq!(actions, [Action::LookAtTags, SYNC]);
+    assert_eq!(actions, [Action::LookAtTags(Look { room: ROOM, poll: PACE.tag_poll, ..Look::default() }), SYNC]);
     session
 }
 
@@ -116,11 +159,10 @@ fn a_sync_that_others_settings_supersede_is_followed_at_once_by_one_that_answers
 fn a_tag_in_flight_is_sent_again_only_where_the_new_settings_lead_elsewhere() {
     for is_elsewhere in [false, true] {
         let mut session = started();
-        session.step(Event::TagsFound(vec![tag("a@1", 1)]), at(1), CHANCE);
+        session.step(found(vec![tag("a@1", 1)]), at(1), CHANCE);
         session.step(reloaded(is_elsewhere), at(2), CHANCE);
         let actions = session.step(Event::TagsSent(vec![(id("a@1"), Sent::Done)]), at(3), CHANCE);
-        let is_consumed = actions.iter().any(|action| matches!(action, Action::Consume(..)));
-        assert_eq!(is_consumed, !is_elsewhere, "{actions:?}");
+        assert_eq!(!removals(&actions).is_empty(), !is_elsewhere, "{actions:?}");
         assert_eq!(actions.contains(&Action::Send([id("a@1")].into())), is_elsewhere, "{actions:?}");
     }
 }
@@ -131,6 +173,7 @@ fn a_failed_sync_is_tried_again_with_growing_pauses() {
     let mut now = at(0);
     let mut pauses = Vec::new();
     for _ in 0..9 {
+        session.step(found(Vec::new()), now, CHANCE);
         session.step(Event::SyncEnded(Box::new(report(SyncResult::Failed)), Some(problem(Backoff::LINK))), now, CHANCE);
         let retry_at = session.failure().expect("it failed").retry_at;
         pauses.push((retry_at - now).as_secs());
@@ -143,65 +186,20 @@ fn a_failed_sync_is_tried_again_with_growing_pauses() {
     assert_eq!(session.failure(), None);
 }
 
-#[test]
-fn a_tag_does_not_wait_behind_a_running_sync() {
-    let mut session = started();
-    let actions = session.step(Event::TagsFound(vec![tag("core@1", 1)]), at(1), CHANCE);
-    assert_eq!(actions, [Action::Send([id("core@1")].into())]);
-}
-
-#[test]
-fn a_tag_is_consumed_only_when_all_its_packages_are_published() {
-    let mut session = started();
-    let mut list = tag("a@1", 1);
-    list.packages = Some([id("a@1"), id("b@1")].into());
-    session.step(Event::TagsFound(vec![list.clone()]), at(1), CHANCE);
-    let failed = Sent::Failed(problem(Backoff::PACKAGE));
-    let results = vec![(id("a@1"), Sent::Done), (id("b@1"), failed)];
-    let actions = session.step(Event::TagsSent(results), at(2), CHANCE);
-    assert!(!actions.iter().any(|action| matches!(action, Action::Consume(..))), "{actions:?}");
-    let retry_at = session.failure().expect("b failed").retry_at;
-    assert_eq!(session.step(Event::TagsFound(vec![list.clone()]), at(3), CHANCE), []);
-    let actions = session.step(Event::Ticked, retry_at, CHANCE);
-    assert!(actions.contains(&Action::Send([id("b@1")].into())), "only what is left: {actions:?}");
-    let actions = session.step(Event::TagsSent(vec![(id("b@1"), Sent::Done)]), retry_at, CHANCE);
-    assert!(actions.contains(&Action::Consume("a@1".into(), list.stamp)));
-    assert_eq!(session.failure(), None);
-}
-
-#[test]
-fn a_tag_dropped_again_while_it_is_sent_is_sent_again() {
-    let mut session = started();
-    session.step(Event::TagsFound(vec![tag("a@1", 1)]), at(1), CHANCE);
-    session.step(Event::TagsFound(vec![tag("a@1", 2)]), at(2), CHANCE);
-    let actions = session.step(Event::TagsSent(vec![(id("a@1"), Sent::Done)]), at(3), CHANCE);
-    assert!(!actions.iter().any(|action| matches!(action, Action::Consume(..))), "{actions:?}");
-    assert!(actions.contains(&Action::Send([id("a@1")].into())));
-}
-
-#[test]
-fn a_tag_waits_a_day_for_its_package_and_no_longer() {
-    let mut session = started();
-    session.step(Event::TagsFound(vec![tag("a@1", 1)]), at(1), CHANCE);
-    let waiting = || Event::TagsSent(vec![(id("a@1"), Sent::Waiting("the source has no such package".into()))]);
-    let actions = session.step(waiting(), at(2), CHANCE);
-    assert!(!actions.iter().any(|action| matches!(action, Action::SetAside(..))));
-    session.step(Event::Ticked, at(86_500), CHANCE);
-    let actions = session.step(waiting(), at(86_501), CHANCE);
-    let text = "a@1: the source has no such package, for more than a day";
-    assert!(actions.contains(&Action::SetAside("a@1".into(), text.into())), "{actions:?}");
-}
-
-#[test]
-fn a_burst_of_tags_is_sent_in_portions() {
-    let mut session = started();
-    let tags: Vec<Tag> = (0..20_000).map(|n| tag(&format!("p{n}@1"), n)).collect();
-    let actions = session.step(Event::TagsFound(tags), at(1), CHANCE);
-    assert!(matches!(&actions[0], Action::Send(packages) if packages.len() == AT_ONCE));
+/// Removes tags that are still what they were.
+fn removed(removing: &mut Vec<Removal>, on_disk: &mut BTreeMap<OsString, Tag>) -> Vec<(OsString, TagStamp, Removed)> {
+    let removal = |Removal { name, stamp, .. }| {
+        let is_same = on_disk.get(&name).is_some_and(|tag| tag.stamp == stamp);
+        if is_same {
+            on_disk.remove(&name);
+        }
+        (name, stamp, if is_same { Removed::Gone } else { Removed::Changed })
+    };
+    removing.drain(..).map(removal).collect()
 }
 
 fn any_event() -> impl Strategy<Value = u8> {
-    0u8..10
+    0u8..11
 }
 
 proptest! {
@@ -213,7 +211,8 @@ proptest! {
         let mut now = at(0);
         let (mut syncing, mut sending) = (None::<Vec<Ticket>>, None::<BTreeSet<PackageId>>);
         let (mut asked, mut answered) = (Vec::new(), Vec::new());
-        let mut on_disk: BTreeMap<String, Tag> = BTreeMap::new();
+        let mut on_disk: BTreeMap<OsString, Tag> = BTreeMap::new();
+        let mut removing = Vec::new();
         for (number, (kind, pause)) in events.into_iter().enumerate() {
             now += Duration::from_millis(pause);
             let event = match (kind, &syncing, &sending) {
@@ -239,12 +238,13 @@ proptest! {
                 }
                 (5, ..) => {
                     let name = format!("p{}@1", number % 7);
-                    on_disk.insert(name.clone(), tag(&name, number as u64));
+                    on_disk.insert(name.clone().into(), tag(&name, number as u64));
                     Event::TagsHinted
                 }
                 (8, Some(_), _) => { syncing = None; Event::SyncSuperseded }
                 (9, ..) => reloaded(number % 2 == 0),
-                (6, ..) => Event::TagsFound(on_disk.values().cloned().collect()),
+                (6, ..) => found(on_disk.values().cloned().collect()),
+                (10, ..) => Event::TagsRemoved(removed(&mut removing, &mut on_disk)),
                 _ => Event::Ticked,
             };
             for action in session.step(event, now, CHANCE) {
@@ -258,22 +258,18 @@ proptest! {
                         sending = Some(packages);
                     }
                     Action::Answer(tickets, ..) => answered.extend(tickets),
-                    Action::Consume(name, stamp) => {
-                        let name = name.to_str().expect("UTF-8").to_owned();
-                        if on_disk.get(&name).is_some_and(|tag| tag.stamp == stamp) {
-                            on_disk.remove(&name);
-                        }
-                    }
-                    Action::LookAtTags | Action::SetAside(..) => {}
+                    Action::RemoveTags(removals) => removing.extend(removals),
+                    Action::LookAtTags(_) => {}
                 }
             }
             prop_assert!(answered.len() <= asked.len());
-            prop_assert!(session.deadline() <= now + PACE.sync);
+            prop_assert!(syncing.is_some() || session.deadline() <= now + PACE.sync);
         }
         // Let the world succeed from now on: everything asked for is answered, every tag consumed.
         for _ in 0..2000 {
-            now = session.deadline().max(now + Duration::from_millis(100));
-            let mut events = vec![Event::Ticked, Event::TagsFound(on_disk.values().cloned().collect())];
+            now = session.deadline().min(now + PACE.sync).max(now + Duration::from_millis(100));
+            let mut events = vec![Event::Ticked, Event::TagsRemoved(removed(&mut removing, &mut on_disk))];
+            events.push(found(on_disk.values().cloned().collect()));
             if syncing.take().is_some() { events.push(ok()); }
             if let Some(packages) = sending.take() {
                 events.push(Event::TagsSent(packages.into_iter().map(|package| (package, Sent::Done)).collect()));
@@ -284,10 +280,8 @@ proptest! {
                         Action::Sync { .. } => syncing = Some(Vec::new()),
                         Action::Send(packages) => sending = Some(packages),
                         Action::Answer(tickets, ..) => answered.extend(tickets),
-                        Action::Consume(name, stamp) => {
-                            on_disk.retain(|known, tag| name != known.as_str() || tag.stamp != stamp);
-                        }
-                        Action::LookAtTags | Action::SetAside(..) => {}
+                        Action::RemoveTags(removals) => removing.extend(removals),
+                        Action::LookAtTags(_) => {}
                     }
                 }
             }

@@ -1,0 +1,142 @@
+//! When the agent first saw the tags that lie in the directory: from then on each waits for a day, also over restarts. A tag's own times
+//! say nothing of it, since a copy or a move keeps them.
+//!
+//! Only tags that stay for a while are written down, so that one which is served at once costs no file.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crate::memory::store;
+use crate::session::TagStamp;
+
+/// The file's name in the target's part of `state/`.
+pub(crate) const FILE: &str = "tags.json";
+/// What is new is written down after this time.
+const WRITTEN_AFTER: Duration = Duration::from_secs(10);
+/// The largest file that is read, in bytes.
+const LARGEST: u64 = 64 << 20;
+
+/// One target's tags.
+#[derive(Debug)]
+pub(super) struct FirstSeen {
+    path: PathBuf,
+    /// The epoch second, and whether the look under way has found it.
+    seen: HashMap<TagStamp, (i64, bool)>,
+    changed: Option<Instant>,
+    complained: bool,
+}
+
+/// A line of the file: the stamp's parts and the epoch second.
+type Line = (u64, u64, (i64, i64), (i64, i64), i64);
+
+impl FirstSeen {
+    /// What is kept at `path`; nothing where that is missing or no such file.
+    pub(super) fn load(path: PathBuf) -> Self {
+        let is_small = fs::metadata(&path).is_ok_and(|metadata| metadata.len() <= LARGEST);
+        let bytes = is_small.then(|| fs::read(&path).ok()).flatten();
+        let lines: Vec<Line> = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+        let entry =
+            |(inode, size, modified, changed, at): Line| (TagStamp { inode, size, modified, changed }, (at, false));
+        Self { path, seen: lines.into_iter().map(entry).collect(), changed: None, complained: false }
+    }
+
+    /// How long ago this tag was seen first; it is now where it never was. `now` is the epoch second.
+    pub(super) fn ago(&mut self, stamp: TagStamp, now: i64) -> Duration {
+        let (at, found) = self.seen.entry(stamp).or_insert_with(|| {
+            self.changed.get_or_insert_with(Instant::now);
+            (now, true)
+        });
+        *found = true;
+        // A clock that was set back makes it no less patient.
+        Duration::from_secs(u64::try_from(now - *at).unwrap_or(0))
+    }
+
+    /// This file is there, whether it counts as a tag yet or not.
+    pub(super) fn keep(&mut self, stamp: TagStamp) {
+        if let Some((_, found)) = self.seen.get_mut(&stamp) {
+            *found = true;
+        }
+    }
+
+    /// The directory was looked at wholly: what was not found there is forgotten.
+    pub(super) fn forget_others(&mut self) {
+        let before = self.seen.len();
+        self.seen.retain(|_, (_, found)| std::mem::take(found));
+        if self.seen.len() < before {
+            self.changed.get_or_insert_with(Instant::now);
+        }
+    }
+
+    /// This tag leaves: if it comes back, it waits anew.
+    pub(super) fn forget(&mut self, stamp: TagStamp) {
+        if self.seen.remove(&stamp).is_some() {
+            self.changed.get_or_insert_with(Instant::now);
+        }
+    }
+
+    /// When it should be written down, if there is something new.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.changed.map(|changed| changed + WRITTEN_AFTER)
+    }
+
+    /// Writes it down where something changed.
+    pub(super) fn write(&mut self) {
+        if self.changed.take().is_none() {
+            return;
+        }
+        let line =
+            |(stamp, (at, _)): (&TagStamp, &(i64, bool))| (stamp.inode, stamp.size, stamp.modified, stamp.changed, *at);
+        let lines: Vec<Line> = self.seen.iter().map(line).collect();
+        if lines.is_empty() && !self.path.exists() {
+            return;
+        }
+        match store(&self.path, &lines) {
+            Ok(()) => self.complained = false,
+            Err(error) if !self.complained => {
+                self.complained = true;
+                let file = self.path.display();
+                tracing::warn!(%file, %error, "cannot write down when tags were first seen; after a restart they wait a day anew");
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patience_runs_from_the_first_sight_and_goes_on_after_a_restart() {
+        let scratch = tempfile::tempdir().expect("a scratch directory");
+        let path = scratch.path().join("perth").join(FILE);
+        let stamp = |inode| TagStamp { inode, ..TagStamp::default() };
+        let mut seen = FirstSeen::load(path.clone());
+        assert_eq!(seen.ago(stamp(1), 1_000), Duration::ZERO);
+        assert_eq!(seen.ago(stamp(2), 1_000), Duration::ZERO);
+        assert_eq!(seen.ago(stamp(1), 1_050), Duration::from_secs(50));
+        assert_eq!(seen.ago(stamp(1), 900), Duration::ZERO, "the clock was set back");
+        seen.write();
+
+        let mut later = FirstSeen::load(path.clone());
+        assert_eq!(later.ago(stamp(1), 87_500), Duration::from_secs(86_500));
+        later.forget_others();
+        assert_eq!(later.ago(stamp(2), 87_500), Duration::ZERO, "it was gone in between");
+        later.forget(stamp(1));
+        later.write();
+        assert_eq!(FirstSeen::load(path).ago(stamp(1), 90_000), Duration::ZERO);
+    }
+
+    #[test]
+    fn tags_that_come_and_go_at_once_write_no_file() {
+        let scratch = tempfile::tempdir().expect("a scratch directory");
+        let path = scratch.path().join(FILE);
+        let mut seen = FirstSeen::load(path.clone());
+        seen.ago(TagStamp::default(), 5);
+        seen.forget(TagStamp::default());
+        seen.write();
+        assert!(!path.exists());
+    }
+}

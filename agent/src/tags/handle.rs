@@ -1,0 +1,294 @@
+//! The tag directory as a handle. It may belong to somebody else, who may put anything at any name at any moment: so each name is
+//! looked up below a handle, no link is followed, nothing is opened that could wait, and nothing is moved over what exists.
+
+use std::collections::VecDeque;
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+
+use blat_domain::tag::LONGEST;
+use blat_domain::text::printable;
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, Stat};
+use rustix::io::Errno;
+use rustix::process::geteuid;
+
+use crate::session::TagStamp;
+
+/// Links on the way to the tag directory before it is taken for a circle.
+const MOST_LINKS: usize = 40;
+/// What may be at a name that is no directory.
+const NO_LINK: AtFlags = AtFlags::SYMLINK_NOFOLLOW;
+
+/// An open directory.
+#[derive(Debug)]
+pub(super) struct Handle {
+    fd: OwnedFd,
+    /// For messages.
+    path: PathBuf,
+    stat: Stat,
+}
+
+/// What a name leads to, without following it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) stamp: TagStamp,
+    pub(super) is_file: bool,
+    device: u64,
+}
+
+impl Seen {
+    fn new(stat: &Stat) -> Self {
+        let nanoseconds = |part| i64::try_from(part).unwrap_or(0);
+        let stamp = TagStamp {
+            inode: stat.st_ino,
+            size: u64::try_from(stat.st_size).unwrap_or(0),
+            modified: (stat.st_mtime, nanoseconds(stat.st_mtime_nsec)),
+            changed: (stat.st_ctime, nanoseconds(stat.st_ctime_nsec)),
+        };
+        let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        Self { stamp, is_file, device: stat.st_dev }
+    }
+
+    /// Whether this is the same file with the same content. A rename, which changes one of its times, makes no difference.
+    pub(super) fn is_same_content(&self, other: &Self) -> bool {
+        let kept = |seen: &Self| (seen.device, seen.stamp.inode, seen.stamp.size, seen.stamp.modified, seen.is_file);
+        kept(self) == kept(other)
+    }
+}
+
+impl Handle {
+    /// Opens the directory that the configuration names, and makes it where it is missing. A link on the way counts only where root or
+    /// this account made it: nobody else's leads the agent anywhere.
+    ///
+    /// # Errors
+    /// What is wrong on the way, and with which part of it.
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        Ok(Self::enter(walk(path)?.as_fd(), OsStr::new("."), path.to_owned())?)
+    }
+
+    /// Whether the path still leads to this very directory.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub(super) fn is_in_place(&self) -> io::Result<bool> {
+        let there = rustix::fs::fstat(walk(&self.path)?)?;
+        Ok((there.st_dev, there.st_ino) == self.id())
+    }
+
+    /// The same once more, with its owner and mode as they are now.
+    pub(super) fn again(&self) -> io::Result<Self> {
+        let fd = self.fd.try_clone()?;
+        let stat = rustix::fs::fstat(&fd)?;
+        Ok(Self { fd, path: self.path.clone(), stat })
+    }
+
+    /// Opens a directory within this one, no link, and makes it where it is missing.
+    pub(super) fn subdirectory(&self, name: &OsStr) -> io::Result<Self> {
+        let path = self.path.join(name);
+        match Self::enter(self.fd.as_fd(), name, path.clone()) {
+            Err(Errno::NOENT) => {
+                made(rustix::fs::mkdirat(&self.fd, name, Mode::from_raw_mode(0o775)))?;
+                Ok(Self::enter(self.fd.as_fd(), name, path)?)
+            }
+            entered => Ok(entered?),
+        }
+    }
+
+    /// As [`Self::subdirectory`], which must be there.
+    pub(super) fn existing_subdirectory(&self, name: &OsStr) -> io::Result<Self> {
+        Ok(Self::enter(self.fd.as_fd(), name, self.path.join(name))?)
+    }
+
+    fn enter(at: std::os::fd::BorrowedFd<'_>, name: &OsStr, path: PathBuf) -> Result<Self, Errno> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(at, name, flags, Mode::empty())?;
+        let stat = rustix::fs::fstat(&fd)?;
+        Ok(Self { fd, path, stat })
+    }
+
+    /// Device and inode.
+    pub(super) fn id(&self) -> (u64, u64) {
+        (self.stat.st_dev, self.stat.st_ino)
+    }
+
+    pub(super) fn device(&self) -> u64 {
+        self.stat.st_dev
+    }
+
+    pub(super) fn owner(&self) -> u32 {
+        self.stat.st_uid
+    }
+
+    pub(super) fn is_sticky(&self) -> bool {
+        Mode::from_raw_mode(self.stat.st_mode).contains(Mode::SVTX)
+    }
+
+    /// A path by which this process reaches the very directory, whatever happens to its name.
+    pub(super) fn own_path(&self) -> PathBuf {
+        use std::os::fd::AsRawFd as _;
+        PathBuf::from(format!("/proc/self/fd/{}", self.fd.as_raw_fd()))
+    }
+
+    /// The names in it.
+    pub(super) fn names(&self) -> io::Result<impl Iterator<Item = io::Result<OsString>>> {
+        // Not opened anew, which everybody who watches it would be told. What shares its place in the list is not used meanwhile.
+        let mut entries = Dir::new(self.fd.try_clone()?)?;
+        entries.rewind();
+        let names = entries.map(|entry| Ok(OsStr::from_bytes(entry?.file_name().to_bytes()).to_owned()));
+        Ok(names.filter(|name| !matches!(name, Ok(name) if name == "." || name == "..")))
+    }
+
+    /// What is at a name; none where nothing is.
+    pub(super) fn see(&self, name: &OsStr) -> io::Result<Option<Seen>> {
+        match rustix::fs::statat(&self.fd, name, NO_LINK) {
+            Ok(stat) => Ok(Some(Seen::new(&stat))),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The content of a file that was seen so, up to one byte more than a tag may have; none where it is not that any more.
+    pub(super) fn read(&self, name: &OsStr, seen: &Seen) -> io::Result<Option<Vec<u8>>> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let file = File::from(match rustix::fs::openat(&self.fd, name, flags, Mode::empty()) {
+            Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => return Ok(None),
+            opened => opened?,
+        });
+        let is_same = |file: &File| Ok::<_, io::Error>(Seen::new(&rustix::fs::fstat(file)?) == *seen);
+        if !is_same(&file)? || !seen.is_file {
+            return Ok(None);
+        }
+        let mut content = Vec::with_capacity(usize::try_from(seen.stamp.size.min(LONGEST) + 1).unwrap_or(0));
+        (&file).take(LONGEST + 1).read_to_end(&mut content)?;
+        Ok(is_same(&file)?.then_some(content))
+    }
+
+    /// Makes a file of this content under a name that must be free.
+    pub(super) fn create(&self, name: &OsStr, content: &[u8]) -> io::Result<()> {
+        use std::io::Write as _;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        File::from(rustix::fs::openat(&self.fd, name, flags, Mode::from_raw_mode(0o644))?).write_all(content)
+    }
+
+    /// Moves a file to a name in `to`, which must be free.
+    pub(super) fn move_to_free(&self, name: &OsStr, to: &Self, new: &OsStr) -> io::Result<()> {
+        match rustix::fs::renameat_with(&self.fd, name, &to.fd, new, RenameFlags::NOREPLACE) {
+            // File systems that cannot do it in one step, NFS among them.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => self.move_in_steps(name, to, new),
+            moved => Ok(moved?),
+        }
+    }
+
+    fn move_in_steps(&self, name: &OsStr, to: &Self, new: &OsStr) -> io::Result<()> {
+        match rustix::fs::linkat(&self.fd, name, &to.fd, new, AtFlags::empty()) {
+            Ok(()) => Ok(rustix::fs::unlinkat(&self.fd, name, AtFlags::empty())?),
+            // Directories have one name, and somebody else's file may not be given another.
+            Err(Errno::PERM | Errno::ACCESS | Errno::MLINK | Errno::NOTSUP) => {
+                if to.see(new)?.is_some() {
+                    return Err(Errno::EXIST.into());
+                }
+                Ok(rustix::fs::renameat(&self.fd, name, &to.fd, new)?)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Moves a file within this directory over whatever has that name.
+    pub(super) fn move_over(&self, name: &OsStr, new: &OsStr) -> io::Result<()> {
+        Ok(rustix::fs::renameat(&self.fd, name, &self.fd, new)?)
+    }
+
+    /// Removes a file; that it is gone already is no failure.
+    pub(super) fn remove(&self, name: &OsStr) -> io::Result<()> {
+        match rustix::fs::unlinkat(&self.fd, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl fmt::Display for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&printable(&self.path.to_string_lossy()))
+    }
+}
+
+/// Goes along a path, and makes what is missing.
+fn walk(path: &Path) -> io::Result<OwnedFd> {
+    let mut here = rustix::fs::openat(CWD, if path.is_absolute() { "/" } else { "." }, walking(), Mode::empty())?;
+    let (mut rest, mut links) = (parts(path), 0);
+    while let Some(part) = rest.pop_front() {
+        here = match step(&here, &part).map_err(|error| about(&part, error))? {
+            Step::Into(directory) => directory,
+            Step::Link(link) if links < MOST_LINKS => {
+                links += 1;
+                for part in parts(&link).into_iter().rev() {
+                    rest.push_front(part);
+                }
+                if link.is_absolute() { rustix::fs::openat(CWD, "/", walking(), Mode::empty())? } else { here }
+            }
+            Step::Link(_) => return Err(about(&part, Errno::LOOP.into())),
+        };
+    }
+    Ok(here)
+}
+
+/// Where one part of a path leads.
+enum Step {
+    Into(OwnedFd),
+    Link(PathBuf),
+}
+
+fn step(here: &OwnedFd, part: &OsStr) -> io::Result<Step> {
+    match rustix::fs::openat(here, part, walking() | OFlags::NOFOLLOW, Mode::empty()) {
+        Ok(directory) => return Ok(Step::Into(directory)),
+        Err(Errno::NOENT) => {
+            made(rustix::fs::mkdirat(here, part, Mode::from_raw_mode(0o775)))?;
+            return Ok(Step::Into(rustix::fs::openat(here, part, walking() | OFlags::NOFOLLOW, Mode::empty())?));
+        }
+        Err(Errno::LOOP | Errno::NOTDIR) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let link = rustix::fs::openat(here, part, flags, Mode::empty())?;
+    let stat = rustix::fs::fstat(&link)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
+        return Err(Errno::NOTDIR.into());
+    }
+    if stat.st_uid != 0 && stat.st_uid != geteuid().as_raw() {
+        let owner = stat.st_uid;
+        let why = format!("it is a link that the account {owner} made; name the directory itself in `tags`");
+        return Err(io::Error::other(why));
+    }
+    let to = rustix::fs::readlinkat(&link, "", Vec::new())?;
+    Ok(Step::Link(PathBuf::from(OsStr::from_bytes(to.as_bytes()))))
+}
+
+fn walking() -> OFlags {
+    OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC
+}
+
+fn parts(path: &Path) -> VecDeque<OsString> {
+    let named = |part: Component<'_>| match part {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some(OsString::from("..")),
+        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+    };
+    path.components().filter_map(named).collect()
+}
+
+/// That somebody else made it first is as good.
+fn made(result: Result<(), Errno>) -> io::Result<()> {
+    match result {
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn about(part: &OsStr, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", printable(&part.to_string_lossy())))
+}

@@ -1,0 +1,365 @@
+//! One look at the directory: which files count as tags now, which may later, and which are none.
+//!
+//! A file counts when a notification said that it was closed or moved in, or when it has been quiet for [`QUIET`]. One that cannot be
+//! read as a tag has longer: it may not be written wholly.
+
+use std::collections::hash_map::DefaultHasher;
+use std::collections::{BTreeSet, HashMap};
+use std::ffi::{OsStr, OsString};
+use std::hash::{Hash, Hasher};
+use std::io::{self, ErrorKind};
+use std::mem;
+use std::os::unix::ffi::OsStrExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+use blat_domain::tag::{BAD, FAILED, LONGEST, Packages, TagError, is_ignored, parse};
+use jiff::Timestamp;
+
+use super::aside::{self, Refusal};
+use super::handle::{Handle, Seen};
+use super::names::shown;
+use super::worker::{Reported, Tries, Worker, bug};
+use crate::session::{Found, Look, Tag, TagStamp};
+use crate::watching::Heard;
+
+/// So long a file must not have changed to count where no notification said that it is whole.
+pub(super) const QUIET: Duration = Duration::from_secs(2);
+/// The same of a file that is no tag as it is.
+const LONG_QUIET: Duration = Duration::from_secs(10);
+/// The shortest time between two looks that nobody asked for.
+const SHORTEST_REST: Duration = Duration::from_millis(100);
+/// The most tags that are known at a time.
+pub(super) const MOST_TAGS: usize = 150_000;
+
+/// What is at a name.
+enum Verdict {
+    Tag(Tag),
+    /// It is no tag, for this reason.
+    Bad(TagStamp, String),
+    /// It may count after this time, or when a notification comes.
+    NotYet(Option<Duration>),
+    Nothing,
+}
+
+/// What is gathered during one look.
+struct Round<'a> {
+    ask: &'a Look,
+    room: usize,
+    now: Instant,
+    /// The same by the wall clock.
+    at: Timestamp,
+    tags: Vec<Tag>,
+    again_in: Option<Duration>,
+    trouble: Option<(String, Duration)>,
+    former: Former,
+}
+
+/// What earlier looks found, less what this one has found again.
+#[derive(Default)]
+struct Former {
+    reported: HashMap<OsString, Reported>,
+    heard: HashMap<OsString, Heard>,
+    quiet: HashMap<OsString, (TagStamp, Instant)>,
+    refused: HashMap<OsString, Tries>,
+    no_tags: HashMap<OsString, (TagStamp, String)>,
+}
+
+impl Round<'_> {
+    fn again_in(&mut self, rest: Duration) {
+        self.again_in = Some(self.again_in.map_or(rest, |again| again.min(rest)));
+    }
+
+    /// Something is refused until its time comes.
+    fn refuse(&mut self, tries: &Tries) {
+        let rest = tries.rest(self.now).unwrap_or(Duration::ZERO);
+        self.again_in(rest);
+        self.trouble.get_or_insert_with(|| (tries.text.clone(), rest));
+    }
+}
+
+impl Worker {
+    /// Looks at the whole directory, and says when the next look is due.
+    pub(super) fn look(&mut self, ask: &Look) -> Found {
+        self.ask = Look { turn: BTreeSet::new(), ..ask.clone() };
+        let found = self.look_now(ask);
+        let rest = found.again_in.map_or(ask.poll, |again| again.min(ask.poll)).max(SHORTEST_REST);
+        // A poll may be so rare that no clock counts so far.
+        self.next_look = Instant::now().checked_add(rest);
+        self.told = match (&found.tags, &found.trouble) {
+            (Some(tags), None) => {
+                let mut hasher = DefaultHasher::new();
+                tags.iter().for_each(|tag| (&tag.name, tag.stamp, tag.packages.is_some()).hash(&mut hasher));
+                Some(hasher.finish())
+            }
+            // Trouble is told each time.
+            (None, _) | (_, Some(_)) => None,
+        };
+        found
+    }
+
+    fn look_now(&mut self, ask: &Look) -> Found {
+        let now = Instant::now();
+        let tags = match self.open() {
+            Ok(tags) => tags,
+            Err(error) => return self.lose(&error, ask.poll, now),
+        };
+        // Watched before it is listed: what comes after the list is told.
+        self.watch.renew(&tags.own_path(), tags.id(), &tags.to_string());
+        let listed = self.restore_leftovers(&tags).and_then(|()| {
+            self.hear();
+            self.list(&tags, ask, now)
+        });
+        match listed {
+            Ok(found) => {
+                self.lost = None;
+                found
+            }
+            Err(error) => self.lose(&error, ask.poll, now),
+        }
+    }
+
+    /// The directory cannot be looked at. That is said once, and again less and less often.
+    fn lose(&mut self, error: &io::Error, poll: Duration, now: Instant) -> Found {
+        let text = self.cannot_open(error);
+        let is_news = self.lost.as_ref().is_none_or(|lost| lost.text != text || lost.rest(now).is_none());
+        if is_news {
+            tracing::warn!("{text}; trying again at the next poll");
+            self.lost = Some(Tries::after(self.lost.as_ref(), text.clone(), now));
+        }
+        Found { tags: None, again_in: None, trouble: Some((text, poll)) }
+    }
+
+    fn hear(&mut self) {
+        let news = self.watch.news();
+        if news.is_broken {
+            self.heard.clear();
+        }
+        self.heard.extend(news.files);
+    }
+
+    fn list(&mut self, tags: &Handle, ask: &Look, now: Instant) -> io::Result<Found> {
+        let former = Former {
+            reported: mem::take(&mut self.reported),
+            heard: mem::take(&mut self.heard),
+            quiet: mem::take(&mut self.quiet),
+            refused: mem::take(&mut self.refused),
+            no_tags: mem::take(&mut self.no_tags),
+        };
+        let (at, room, found) = (Timestamp::now(), ask.room, Vec::new());
+        let mut round = Round { ask, room, now, at, tags: found, again_in: None, trouble: None, former };
+        if let Err(error) = self.list_names(tags, &mut round) {
+            // What was not reached this time is not forgotten.
+            let Former { reported, heard, quiet, refused, no_tags } = mem::take(&mut round.former);
+            self.reported.extend(reported);
+            self.heard.extend(heard);
+            self.quiet.extend(quiet);
+            self.refused.extend(refused);
+            self.no_tags.extend(no_tags);
+            return Err(error);
+        }
+        self.returned.retain(|name| self.quiet.contains_key(name));
+        let Round { tags: found, room, again_in, mut trouble, .. } = round;
+        self.ask.room = room;
+        if found.len() >= MOST_TAGS {
+            let text =
+                format!("{tags} holds more than {MOST_TAGS} tags; the others wait until some of these are served");
+            trouble.get_or_insert((text, QUIET));
+        } else {
+            self.first_seen.forget_others();
+        }
+        Ok(Found { tags: Some(found), again_in, trouble })
+    }
+
+    fn list_names(&mut self, tags: &Handle, round: &mut Round<'_>) -> io::Result<()> {
+        let mut needs_bad = false;
+        for name in tags.names()? {
+            let name = name?;
+            if is_ignored(name.as_bytes()) || name == BAD || name == FAILED {
+                continue;
+            }
+            if round.tags.len() >= MOST_TAGS {
+                break;
+            }
+            let judged = catch_unwind(AssertUnwindSafe(|| self.judge(tags, &name, round)));
+            match judged {
+                Ok(Ok(Verdict::Tag(tag))) => round.tags.push(tag),
+                Ok(Ok(Verdict::Bad(stamp, why))) => {
+                    needs_bad = true;
+                    self.refuse_as_bad(tags, &name, stamp, &why, round);
+                }
+                Ok(Ok(Verdict::NotYet(Some(rest)))) => round.again_in(rest),
+                // Whoever dropped it may take it back at any moment: what is gone was never there.
+                Ok(Ok(Verdict::NotYet(None) | Verdict::Nothing)) => {}
+                Ok(Err(error)) if error.kind() == ErrorKind::NotFound => {}
+                Ok(Err(error)) => {
+                    let text = format!("cannot read the tag \"{}\" in {tags}: {error}", shown(&name));
+                    self.refuse(name, text, round);
+                }
+                Err(_) => self.refuse(name.clone(), bug("reading", &name), round),
+            }
+        }
+        if !needs_bad {
+            self.bad = None;
+        }
+        Ok(())
+    }
+
+    /// This file is left alone for a while.
+    fn refuse(&mut self, name: OsString, text: String, round: &mut Round<'_>) {
+        let tries = Tries::after(round.former.refused.get(&name), text, round.now);
+        tracing::warn!("{}", tries.text);
+        round.refuse(&tries);
+        self.refused.insert(name, tries);
+    }
+
+    /// Moves what is no tag to `bad/`, unless that failed a short while ago.
+    fn refuse_as_bad(&mut self, tags: &Handle, name: &OsStr, stamp: TagStamp, why: &str, round: &mut Round<'_>) {
+        if let Some(bad) = self.bad.as_ref().filter(|bad| bad.rest(round.now).is_some()) {
+            round.refuse(bad);
+            return;
+        }
+        match aside::set_aside(tags, name, stamp, BAD, why) {
+            Ok(kept) => {
+                self.bad = None;
+                self.first_seen.forget(stamp);
+                tracing::warn!(tag = shown(name), kept = shown(&kept), "moved to {BAD}/: {why}");
+            }
+            Err(Refusal::Changed) => round.again_in(QUIET),
+            Err(Refusal::Place(text)) => {
+                let tries =
+                    Tries::after(self.bad.as_ref(), format!("{text}. \"{}\" is no tag: {why}", shown(name)), round.now);
+                tracing::warn!("{}", tries.text);
+                round.refuse(&tries);
+                self.bad = Some(tries);
+            }
+            Err(Refusal::File(text)) => self.refuse(name.to_owned(), format!("{text}. It is no tag: {why}"), round),
+        }
+    }
+
+    /// What is at this name, and whether it counts.
+    fn judge(&mut self, tags: &Handle, name: &OsStr, round: &mut Round<'_>) -> io::Result<Verdict> {
+        if let Some(tries) = round.former.refused.get(name).filter(|tries| tries.rest(round.now).is_some()).cloned() {
+            round.refuse(&tries);
+            self.refused.insert(name.to_owned(), tries);
+            self.heard.extend(round.former.heard.remove_entry(name));
+            self.quiet.extend(round.former.quiet.remove_entry(name));
+            self.no_tags.extend(round.former.no_tags.remove_entry(name));
+            return Ok(Verdict::Nothing);
+        }
+        let Some(seen) = tags.see(name)? else { return Ok(Verdict::Nothing) };
+        if !seen.is_file {
+            return Ok(Verdict::Bad(seen.stamp, "it is not a regular file".to_owned()));
+        }
+        self.first_seen.keep(seen.stamp);
+        let heard = round.former.heard.remove(name);
+        let reported = round.former.reported.remove(name).filter(|tag| tag.stamp == seen.stamp);
+        let is_turn = round.ask.turn.contains(name);
+        if let Some(reported) = reported {
+            self.heard.extend(heard.map(|heard| (name.to_owned(), heard)));
+            if !is_turn {
+                self.reported.insert(name.to_owned(), reported);
+                return Ok(Verdict::Tag(self.tag(name, &seen, round)));
+            }
+        }
+        let is_returned = self.returned.contains(name);
+        let is_whole = reported.map_or(heard == Some(Heard::Whole) && !is_returned, |tag| tag.is_whole);
+        let still_for = self.still_for(name, seen.stamp, round);
+        if reported.is_none() && !is_whole {
+            self.heard.extend(heard.map(|heard| (name.to_owned(), heard)));
+            if heard == Some(Heard::Writing) && !is_returned {
+                return Ok(Verdict::NotYet(None));
+            }
+            if still_for < QUIET {
+                return Ok(Verdict::NotYet(Some(QUIET - still_for)));
+            }
+        }
+        let verdict = self.read(tags, name, &seen, is_whole, still_for, round)?;
+        if let (Verdict::NotYet(_) | Verdict::Bad(..), Some(Heard::Whole)) = (&verdict, heard) {
+            self.heard.insert(name.to_owned(), Heard::Whole);
+        }
+        Ok(verdict)
+    }
+
+    /// Since when the file is as it is now.
+    fn still_for(&mut self, name: &OsStr, stamp: TagStamp, round: &mut Round<'_>) -> Duration {
+        let former = round.former.quiet.remove(name).filter(|(former, _)| *former == stamp);
+        let (_, since) = *self.quiet.entry(name.to_owned()).or_insert(former.unwrap_or((stamp, round.now)));
+        round.now.saturating_duration_since(since)
+    }
+
+    fn read(
+        &mut self,
+        tags: &Handle,
+        name: &OsStr,
+        seen: &Seen,
+        is_whole: bool,
+        still_for: Duration,
+        round: &mut Round<'_>,
+    ) -> io::Result<Verdict> {
+        let is_turn = round.ask.turn.contains(name);
+        let packages = if !is_turn && seen.stamp.weight() > round.room {
+            None
+        } else {
+            match self.parse(tags, name, seen, round)? {
+                None => return Ok(Verdict::NotYet(Some(QUIET))),
+                Some(Ok(packages)) => Some(packages),
+                Some(Err(why)) => {
+                    self.no_tags.insert(name.to_owned(), (seen.stamp, why.clone()));
+                    let needed = if is_whole { QUIET } else { LONG_QUIET };
+                    let rest = needed.saturating_sub(still_for);
+                    return Ok(if rest.is_zero() {
+                        Verdict::Bad(seen.stamp, why)
+                    } else {
+                        Verdict::NotYet(Some(rest))
+                    });
+                }
+            }
+        };
+        if packages.is_some() && !is_turn {
+            round.room -= seen.stamp.weight();
+        }
+        self.quiet.remove(name);
+        if self.reported.insert(name.to_owned(), Reported { stamp: seen.stamp, is_whole }).is_none() && !is_turn {
+            // One that was moved back from `bad/` or `failed/` leaves its reason there.
+            aside::tidy(tags, Some(name));
+        }
+        let mut tag = self.tag(name, seen, round);
+        tag.packages = packages;
+        Ok(Verdict::Tag(tag))
+    }
+
+    /// What a file asks for, or why it is no tag; none where it is not what was seen any more.
+    fn parse(
+        &self,
+        tags: &Handle,
+        name: &OsStr,
+        seen: &Seen,
+        round: &mut Round<'_>,
+    ) -> io::Result<Option<Result<Packages, String>>> {
+        // What is no tag may lie there for long when `bad/` cannot be used: it is read once.
+        if let Some((_, why)) = round.former.no_tags.remove(name).filter(|(stamp, _)| *stamp == seen.stamp) {
+            return Ok(Some(Err(why)));
+        }
+        if seen.stamp.size > LONGEST {
+            return Ok(Some(Err(TagError::TooLarge.to_string())));
+        }
+        match tags.read(name, seen) {
+            Ok(content) => Ok(content.map(|text| parse(name.to_str(), &text).map_err(|error| error.to_string()))),
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                Ok(Some(Err(format!("it cannot be read: {error}"))))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn tag(&mut self, name: &OsStr, seen: &Seen, round: &Round<'_>) -> Tag {
+        let stamp = seen.stamp;
+        let (second, nanosecond) = stamp.changed;
+        let dropped = i128::from(second) * 1_000_000_000 + i128::from(nanosecond);
+        // Where the file system's clock is ahead, it was dropped just now.
+        let dropped_ago = Duration::from_nanos(u64::try_from(round.at.as_nanosecond() - dropped).unwrap_or(0));
+        let seen_ago = self.first_seen.ago(stamp, round.at.as_second());
+        Tag { name: name.to_owned(), stamp, dropped_ago, seen_ago, packages: None }
+    }
+}
