@@ -1,11 +1,12 @@
 //! `blat tag`: drops tags so that no reader ever finds half of one, and waits for them where that is wanted.
 
 use std::fs::{self, File, Permissions};
-use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use blat_config::{Home, load_target};
 use blat_domain::name::{PackageId, TargetName};
@@ -13,6 +14,8 @@ use blat_domain::status::{Queue, State};
 use blat_domain::tag::{BAD, FAILED};
 use blat_domain::text::printable;
 use blat_domain::units::show_duration;
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
+use rustix::io::Errno;
 
 use crate::args::TagArgs;
 use crate::commands::targets;
@@ -35,8 +38,8 @@ struct Dropped {
     target: TargetName,
     path: PathBuf,
     at: Instant,
-    /// The tag's own modification time: what the agent writes about it is not older.
-    modified: SystemTime,
+    /// The file itself, by device and inode, which it keeps where the agent sets it aside.
+    id: (u64, u64),
 }
 
 /// Drops a tag for each target, and waits for all of them.
@@ -101,21 +104,22 @@ fn drop_for(home: &Home, target: TargetName, package: &PackageId) -> Result<Drop
         fs::create_dir_all(&directory).map_err(cannot)?;
     }
     let path = directory.join(package.to_string());
-    let (at, modified) = put(&directory, &path).map_err(cannot)?;
-    Ok(Dropped { target, path, at, modified })
+    let (at, id) = put(&directory, &path).map_err(cannot)?;
+    Ok(Dropped { target, path, at, id })
 }
 
-/// Puts an empty file at `path` in one durable step: made under a name that is ignored, then renamed. Says when.
-fn put(directory: &Path, path: &Path) -> io::Result<(Instant, SystemTime)> {
+/// Puts an empty file at `path` in one durable step: made under a name that is ignored, then renamed. Says when, and which
+/// file it is.
+fn put(directory: &Path, path: &Path) -> io::Result<(Instant, (u64, u64))> {
     // Readable by an agent that runs as another user.
     let permissions = Permissions::from_mode(0o644);
     let file = tempfile::Builder::new().prefix(".blat-tag-").permissions(permissions).tempfile_in(directory)?;
     file.as_file().sync_all()?;
-    let modified = file.as_file().metadata()?.modified()?;
+    let metadata = file.as_file().metadata()?;
     let at = Instant::now();
     file.persist(path)?;
     File::open(directory)?.sync_all()?;
-    Ok((at, modified))
+    Ok((at, (metadata.dev(), metadata.ino())))
 }
 
 /// Waits until every tag is gone: removed when its package is published, or set aside with a reason.
@@ -175,27 +179,54 @@ fn is_there(path: &Path) -> bool {
     !matches!(fs::symlink_metadata(path), Err(error) if error.kind() == ErrorKind::NotFound)
 }
 
-/// Why a tag that is gone was set aside, if it was, since it was dropped.
+/// Why a tag that is gone was set aside, if it was. The file itself is looked for, so that an earlier tag of the same name means nothing.
 fn reason(tag: &Dropped) -> Result<Option<String>, Failure> {
-    let (Some(directory), Some(name)) = (tag.path.parent(), tag.path.file_name()) else { return Ok(None) };
-    let mut file_name = name.to_owned();
-    file_name.push(".reason");
+    let Some(directory) = tag.path.parent() else { return Ok(None) };
     for place in [FAILED, BAD] {
-        let path = directory.join(place).join(&file_name);
-        let read = File::open(&path).and_then(|file| {
-            let new = file.metadata()?.modified()? >= tag.modified;
-            let mut text = String::new();
-            io::Read::read_to_string(&mut io::Read::take(file, MOST_READ), &mut text)?;
-            Ok(new.then_some(text))
-        });
-        match read {
+        match reason_in(directory, place, tag.id) {
             Ok(Some(text)) => return Ok(Some(printable(text.trim()))),
             Ok(None) => {}
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => {
-                let path = printable(&path.to_string_lossy());
+                let path = printable(&directory.join(place).to_string_lossy());
                 return Err(Failure::failed(format!("cannot read why the tag was set aside, in {path}: {error}")));
             }
+        }
+    }
+    Ok(None)
+}
+
+/// The reason beside this very file, where it lies in this place. Whoever owns the tag directory may have put anything there: no link is
+/// followed, and nothing is opened that could wait.
+fn reason_in(directory: &Path, place: &str, id: (u64, u64)) -> io::Result<Option<String>> {
+    let quiet = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let directory = rustix::fs::open(directory, OFlags::DIRECTORY | OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    let place = match rustix::fs::openat(&directory, place, quiet | OFlags::DIRECTORY, Mode::empty()) {
+        // The agent uses no such place.
+        Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR) => return Ok(None),
+        opened => opened?,
+    };
+    let Some(mut name) = name_of(&place, id)? else { return Ok(None) };
+    name.extend_from_slice(b".reason");
+    let file = File::from(rustix::fs::openat(&place, &name[..], quiet, Mode::empty())?);
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("the reason is not a regular file"));
+    }
+    let mut text = Vec::new();
+    file.take(MOST_READ).read_to_end(&mut text)?;
+    Ok(Some(String::from_utf8_lossy(&text).into_owned()))
+}
+
+/// The name of the file with this device and inode.
+fn name_of(place: &OwnedFd, id: (u64, u64)) -> io::Result<Option<Vec<u8>>> {
+    for entry in Dir::read_from(place)? {
+        let name = entry?.file_name().to_bytes().to_vec();
+        match rustix::fs::statat(place, &name[..], AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) if (stat.st_dev, stat.st_ino) == id => {
+                let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+                return Ok(is_file.then_some(name));
+            }
+            Ok(_) | Err(Errno::NOENT) => {}
+            Err(error) => return Err(error.into()),
         }
     }
     Ok(None)
