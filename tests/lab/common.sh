@@ -2,10 +2,13 @@
 
 # Programs of the system's own folders are looked for even where a login leaves those out of PATH.
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
-# Debian keeps PostgreSQL's server programs in a folder for each version, and in no PATH.
-for folder in /usr/lib/postgresql/*/bin; do
-    PATH=$PATH:$folder
-done
+# Debian keeps PostgreSQL's server programs in a folder for each version, and in no PATH. To be called again once they are installed.
+find_postgresql() {
+    for folder in /usr/lib/postgresql/*/bin; do
+        case :$PATH: in *":$folder:"*) ;; *) PATH=$PATH:$folder ;; esac
+    done
+}
+find_postgresql
 LC_ALL=C
 export PATH LC_ALL
 
