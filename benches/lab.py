@@ -94,9 +94,9 @@ class Site:
 class Home:
     """A home tree whose targets want every package of its source, or those that `want` is told."""
 
-    def __init__(self, folder, site, source, keys=""):
-        self.folder, self.site, self.source, self.keys = folder, site, source, keys
-        run(BIN / "blat", "init", folder)
+    def __init__(self, folder, site, source, keys="", build=BIN):
+        self.folder, self.site, self.source, self.keys, self.build = folder, site, source, keys, build
+        run(build / "blat", "init", folder)
         self.want(versions(source))
 
     def want(self, packages):
@@ -111,20 +111,22 @@ class Home:
     def aim(self, target, archive):
         """Points a target, new or known, at an archive; both are made where missing. Gives the archive."""
         place = self.site.make_archive(archive)
-        self.site.run_there("mkdir", "-p", self.site.remote / f"bin-{target}")
+        # Of its own: agents of two builds would install their scripts over each other's.
+        tools = self.site.remote / f"bin-{self.folder.name}-{target}"
+        self.site.run_there("mkdir", "-p", tools)
         lab = self.site.folder
         (self.folder / f"config/{target}.conf").write_text(
             f"host: {self.site.address}\nport: {self.site.said('port')}\nuser: {self.site.said('user')}\n"
             f"identity: {lab}/id_ed25519\nknown_hosts: {lab}/known_hosts\n"
-            f"source: {self.source}\narchive: {place}\nbin: {self.site.remote}/bin-{target}\n"
+            f"source: {self.source}\narchive: {place}\nbin: {tools}\n"
             f"release_manager: {{file: {self.folder}/releases.yaml}}\nprojects: [Bench]\ndisk_reserve: 64m\n{self.keys}")
         return place
 
     def once(self, target):
-        return [*self.site.master, BIN / "blat-agent", "--home", self.folder, "--target", target, "--once"]
+        return [*self.site.master, self.build / "blat-agent", "--home", self.folder, "--target", target, "--once"]
 
     def blat(self, *words):
-        return [*self.site.master, BIN / "blat", "--home", self.folder, *words]
+        return [*self.site.master, self.build / "blat", "--home", self.folder, *words]
 
     def pid(self, of):
         """The process of the master (`blatd`) or of a target's agent."""

@@ -1,4 +1,6 @@
 """Jobs on whole archives: nothing to do, the first fill, memory."""
+import contextlib
+
 import mkcorpus
 from lab import MIB, remove, run
 from peers import ways
@@ -23,17 +25,20 @@ def compare_same(field, road, versions, files, peers=(RSYNC, RSYNC_BEST, FIND)):
     """Rounds of all ways on an archive that is there already; gives their rows."""
     source, archive = field.hollow(versions, files), field.hollow_there(road, versions, files)
     # A home of its own for the agent that has to log in: two agents can't have one home's target at once.
-    resident, by_hand = field.home(road, source), field.home(road, source)
-    for home in (resident, by_hand):
+    by_hand = field.home(road, source)
+    residents = {suffix: field.home(road, source, build) for suffix, build in field.builds}
+    for home in (by_hand, *residents.values()):
         home.aim("bench", archive.name)
     theirs = {RSYNC: ways.rsync(road, source, archive), RSYNC_BEST: ways.rsync(road, source, archive, "--no-inc-recursive"),
               FIND: ways.find_descpkg(road, source, archive)}
     # Once each uncounted: scripts installed, caches warm.
     theirs[RSYNC]()
     run(*by_hand.once("bench"))
-    with field.running(resident) as master:
+    with contextlib.ExitStack() as running:
+        masters = {suffix: running.enter_context(field.running(home)) for suffix, home in residents.items()}
         return field.rounds(road, {"versions": versions, "files": files}, {
-            **{way: theirs[way] for way in peers}, ONCE: ours(road, by_hand), RUNNING: ours(road, resident, [master])})
+            **{way: theirs[way] for way in peers}, ONCE: ours(road, by_hand),
+            **{RUNNING + suffix: ours(road, home, [masters[suffix]]) for suffix, home in residents.items()}})
 
 
 def same(field):
@@ -60,9 +65,9 @@ def fresh(road, way, tag):
     return once
 
 
-def fill_ours(field, road, source):
+def fill_ours(field, road, source, build):
     """A release gets its packages while the agent runs; checked against the source afterwards."""
-    home = field.home(road, source)
+    home = field.home(road, source, build)
     archive = home.aim("bench", f"ours-{field.homes}")
     home.want([])
     with field.running(home) as master:
@@ -85,7 +90,7 @@ def fill(field):
             RSYNC: fresh(road, lambda archive: ways.rsync(road, source, archive)(), "rsync"),
             STREAM: fresh(road, lambda archive: ways.stream(road, source, archive)(), "stream"),
             STREAM_LONG: fresh(road, lambda archive: ways.stream(road, source, archive, tar=SORTED, zstd=LONG)(), "long"),
-            RUNNING: lambda: fill_ours(field, road, source)})
+            **{RUNNING + suffix: lambda build=build: fill_ours(field, road, source, build) for suffix, build in field.builds}})
         ours_took = rows[RUNNING].median()
         if not road.link:
             field.demand(road, f"time against {STREAM}", ours_took / rows[STREAM].median(), 1.0)

@@ -82,8 +82,10 @@ class Row:
 class Field:
     """What jobs are given: the options, roads, corpora, and the book (`rows`, `demands`) of the job that runs."""
 
-    def __init__(self, rounds, small, receiver, road_names):
+    def __init__(self, rounds, small, receiver, road_names, earlier=None):
         self.count, self.small = rounds, small
+        # Ours, and an earlier build of it where one is given: what follows a way's name, and the folder of the executables.
+        self.builds = [("", lab.BIN)] + ([(", earlier build", earlier)] if earlier else [])
         self.keys = f"receiver: {receiver}\n" if receiver else ""
         self.road_names = road_names
         self.opened, self.homes = {}, 0
@@ -169,10 +171,10 @@ class Field:
 
     # Blat
 
-    def home(self, road, source):
+    def home(self, road, source, build=lab.BIN):
         """A fresh home tree, with whatever options this run has."""
         self.homes += 1
-        return Home(SCRATCH / f"home-{self.homes}", road.site, source, self.keys)
+        return Home(SCRATCH / f"home-{self.homes}", road.site, source, self.keys, build)
 
     @contextlib.contextmanager
     def running(self, home):

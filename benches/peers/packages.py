@@ -1,5 +1,5 @@
 """Jobs on single packages: from event to visible, and the next version of what the target holds."""
-import shlex, statistics, subprocess, sys, time
+import contextlib, shlex, statistics, subprocess, sys, time
 
 import mkcorpus
 from lab import run
@@ -108,20 +108,26 @@ def event(field):
     """One package of 500 kB, from event to visible"""
     each = field.size(20, 3)
     for road in field.roads():
-        events = {way: stage(field, road, str(n)) for n, way in enumerate((LSYNCD, RSYNC, TAR, BLAT))}
-        home = field.home(road, events[BLAT].source)
-        home.aim("bench", events[BLAT].archive.name)
-        happen = {LSYNCD: moved_in, RSYNC: rsync_one(road, events[RSYNC]), TAR: tar_one(road, events[TAR]), BLAT: tagged(home)}
+        ours = {BLAT + suffix: build for suffix, build in field.builds}
+        events = {way: stage(field, road, str(n)) for n, way in enumerate((LSYNCD, RSYNC, TAR, *ours))}
+        homes = {way: field.home(road, events[way].source, build) for way, build in ours.items()}
+        for way, home in homes.items():
+            home.aim("bench", events[way].archive.name)
+        happen = {LSYNCD: moved_in, RSYNC: rsync_one(road, events[RSYNC]), TAR: tar_one(road, events[TAR]),
+                  **{way: tagged(home) for way, home in homes.items()}}
 
         def several(way):
             return lambda: [events[way].next(happen[way]) for _ in range(each)]
 
-        with road.kept(), field.running(home):
+        with contextlib.ExitStack() as running:
+            for entered in (road.kept(), *map(field.running, homes.values())):
+                running.enter_context(entered)
             lsyncd = start_lsyncd(road, events[LSYNCD])
             try:
                 # Once each uncounted: lsyncd and the agent are up when these have arrived.
                 time_to_watch(events[LSYNCD], lsyncd)
-                events[BLAT].next(happen[BLAT])
+                for way in ours:
+                    events[way].next(happen[way])
                 rows = field.rounds(road, {"bytes": BYTES}, {way: several(way) for way in happen})
             finally:
                 stop(lsyncd)
