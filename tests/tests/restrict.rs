@@ -28,6 +28,7 @@ impl Enrolled {
         let mut keygen = Command::new("ssh-keygen");
         keygen.args(["-q", "-t", "ed25519", "-N", "", "-C", "blat", "-f"]).arg(lab.home().join("ssh/id_ed25519"));
         process::run(&mut keygen, &lab.home()).expect_success();
+        lab.hand_over();
         let public = fs::read_to_string(lab.home().join("ssh/id_ed25519.pub")).expect("a key");
         let ssh = lab.home().with_file_name("sshd").join("home/.ssh");
         lab.as_target_user(&["mkdir", "-m", "700", &ssh.display().to_string()]).expect_success();
