@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
+use walkdir::WalkDir;
+
 use super::Store;
 use super::making::{is_at, remove};
 
@@ -41,8 +43,9 @@ impl Store {
         }
         let mut entries = Vec::new();
         let mut total = 0;
-        for found in fs::read_dir(&self.directory)? {
-            let path = found?.path();
+        // Its errors name the file, which is the one thing that helps here.
+        for found in WalkDir::new(&self.directory).min_depth(1).max_depth(1) {
+            let path = found?.into_path();
             if path.extension().is_some_and(|extension| extension == "part") {
                 remove_if_left(&path)?;
             } else if let Some((used, bytes)) = look(&path)? {
