@@ -82,7 +82,7 @@ pub(crate) enum Action {
     /// Remove these tags from the directory; answer with [`Event::TagsRemoved`].
     RemoveTags(Vec<Removal>),
     /// Tell those who hold these tickets how their sync went.
-    Answer(Vec<Ticket>, SyncReport, Option<Failure>),
+    Answer(Vec<Ticket>, Box<SyncReport>, Option<Failure>),
 }
 
 /// A failure that still stands.
@@ -236,7 +236,7 @@ impl Session {
             Some(asked) => SyncLane::Resting { due: now, asked },
             None => SyncLane::Resting { due, asked: Asked::default() },
         };
-        Some(Action::Answer(tickets, report, self.sync_failure.clone()))
+        Some(Action::Answer(tickets, Box::new(report), self.sync_failure.clone()))
     }
 
     /// Whoever waits for the sync that ended early waits for the next one. What was confirmed for it, nobody has confirmed for that.

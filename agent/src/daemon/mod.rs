@@ -240,7 +240,7 @@ impl Daemon {
                 Action::Answer(tickets, report, failure) => {
                     self.log_sync(&report, failure.as_ref());
                     let error = failure.map(|failure| self.last_error(&failure));
-                    self.master.tell(Told::SyncFinished { tickets, report, error }).await;
+                    self.master.tell(Told::SyncFinished { tickets, report: *report, error }).await;
                 }
             }
         }
