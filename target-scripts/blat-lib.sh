@@ -258,6 +258,108 @@ lock_alone() {
     flock -n 6 6>&6 || fail 75 "locking $house/$1.lock in $archive failed: another $verb runs; try again later"
 }
 
+# ---- whose archive it is
+
+# tell_record: what the record says, as one line `archive ID HOME-ID TARGET`; nothing where there is none. Whatever stands there is a
+# stranger's text: it is bounded, and made plain.
+tell_record() {
+    if [ -L "$house" ] || { exists "$house" && ! [ -x "$house" ]; }; then
+        echo "archive ? $house cannot be entered, or is a link"
+    elif ! exists "$house/archive"; then
+        return 0
+    elif ! real_file "$house/archive"; then
+        echo 'archive ? it is no regular file'
+    elif ! [ -r "$house/archive" ]; then
+        echo 'archive ? it may not be read'
+    else
+        printf 'archive %s\n' "$(head -c 4096 <"$house/archive" 2>/dev/null | tr '\n' ' ' | tr -c ' -~' '?' | cut -c 1-300)"
+    fi
+}
+
+# tell_place: `place BOOT DEVICE:INODE...`: which directory of which running system the archive is, and those above it. By this a master
+# sees that it would work on its own source.
+tell_place() {
+    boot=
+    { read -r boot </proc/sys/kernel/random/boot_id; } 2>/dev/null
+    up=..
+    set -- .
+    while [ $# -lt 32 ]; do
+        set -- "$@" "$up"
+        up=$up/..
+    done
+    # Above the root there is only the root again.
+    printf 'place %s%s\n' "${boot:--}" "$(stat -c %d:%i "$@" 2>/dev/null | awk '$0 != last { printf " %s", $0; last = $0 }')"
+}
+
+# tell_title: both, and the end mark of an answer that holds nothing else.
+tell_title() {
+    record=$(tell_record)
+    [ -z "$record" ] || printf '%s\n' "$record"
+    tell_place
+    echo "# end $((1 ${record:++ 1}))"
+}
+
+# words TEXT: the same with one space between its words.
+words() {
+    set -f
+    # shellcheck disable=SC2086 # to be split
+    set -- $1
+    set +f
+    printf '%s' "$*"
+}
+
+# read_record: `$record` becomes `ID HOME-ID TARGET`, or whatever else stands there; empty where nothing does.
+read_record() {
+    record=$(tell_record)
+    record=$(words "${record#archive }")
+}
+
+# is_record TEXT: `ID HOME-ID TARGET`.
+is_record() {
+    case $1 in
+    *' '*' '*) ;;
+    *) return 1 ;;
+    esac
+    record_rest=${1#* }
+    is_random "${1%% *}" && is_random "${record_rest%% *}" && is_name "${record_rest#* }"
+}
+
+# Ids of archives and home trees: 32 hexadecimal digits in lower case.
+is_random() {
+    case $1 in
+    *[!0-9a-f]*) return 1 ;;
+    esac
+    [ ${#1} -eq 32 ]
+}
+
+# check_owner OWNER: fails unless the record names OWNER, `HOME-ID TARGET`; to be asked under the publish lock. Whoever works here by hand names
+# none.
+check_owner() {
+    [ -n "$1" ] || return 0
+    read_record
+    ! { is_record "$record" && [ "${record#* }" = "$1" ]; } || return 0
+    if is_record "$record"; then
+        now="its owner is ${record#* } now"
+    else
+        now="$house/archive does not name its owner"
+    fi
+    fail 1 "changing what the archive $archive is to hold failed: $now; \`blat adopt\` takes it over"
+}
+
+# list_state: how the PackageList is that was put there last: missing, damaged or whole.
+list_state() {
+    if ! real_file "$house/PackageList.txt"; then
+        echo missing
+        return 0
+    fi
+    # shellcheck disable=SC2016
+    awk '
+        /^#/ { whole = ($0 == "# end " (n + 0)); next }
+        { n++; whole = 0 }
+        END { print (whole && n > 0 ? "whole" : "damaged") }
+    ' "$house/PackageList.txt"
+}
+
 # ---- the clock
 
 # tell_clock: `EPOCHSECOND UPTIME BOOT`: what the clock says beside what nobody can set; `-` where the system does not tell.

@@ -14,7 +14,7 @@ use crate::target::far_end;
 #[derive(Debug, Parser)]
 #[command(name = "blat-agent", version, long_version = far_end::long_version(), max_term_width = 100)]
 #[command(group = ArgGroup::new("mode")
-    .args(["once", "plan", "why", "verify", "supervised", "create_database", "enrol", "check", "shell"]))]
+    .args(["once", "plan", "why", "verify", "adopt", "supervised", "create_database", "enrol", "check", "shell"]))]
 pub(crate) struct Args {
     /// The home tree; else the current directory where it holds config/
     #[arg(long, value_name = "DIR", env = "BLAT_HOME")]
@@ -47,6 +47,10 @@ pub(crate) struct Args {
     /// With --verify: send what is wrong again
     #[arg(long, requires = "verify")]
     pub(crate) repair: bool,
+
+    /// Take the archive over from the home tree or target that owns it: what `blat adopt` runs
+    #[arg(long)]
+    pub(crate) adopt: bool,
 
     /// Run for a master: orders come on standard input, events go to standard output, end of input means that the master is gone
     #[arg(long)]

@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 
 use blat_config::{Home, Settings, Transport};
+use blat_domain::ownership::Owner;
 use blat_domain::text::printable;
 use blat_domain::units::show_size;
 
@@ -54,12 +55,12 @@ pub(crate) struct Findings {
 }
 
 /// Looks at everything that serving this target takes.
-pub(crate) async fn run(home: &Home, settings: &Settings) -> Findings {
+pub(crate) async fn run(home: &Home, settings: &Settings, owner: Owner) -> Findings {
     let mut findings = Findings::default();
     here(settings, &mut findings);
     if let Transport::S3(s3) = &settings.transport {
         let valve = Arc::new(Valve::new(settings.bandwidth.clone()));
-        let (well, wrong) = workplace::bucket(home, settings, s3, valve).probe().await;
+        let (well, wrong) = workplace::bucket(home, settings, s3, valve, owner).probe().await;
         findings.notes.extend(well);
         findings.wrong.extend(wrong);
         return findings;

@@ -12,6 +12,7 @@ mod history;
 mod memory;
 mod orders;
 mod outcome;
+mod ownership;
 mod progress;
 mod recheck;
 mod release;
@@ -33,6 +34,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use blat_config::{Home, Settings, account};
 use blat_domain::name::{PackageId, TargetName};
+use blat_domain::ownership::Owner;
 use clap::Parser;
 
 use args::Args;
@@ -103,21 +105,30 @@ async fn run(args: Args) -> Result<(), Failure> {
         let wishes = enrol::Wishes { fingerprint, password_file, cron, restrict };
         return Ok(enrol::run(&home, &settings, &wishes).await?);
     }
-    if args.check {
-        return print_findings(&home, &settings).await;
-    }
     if args.shell {
         return Ok(shell::become_ssh(&settings, &args.command).map(|never| match never {})?);
     }
-    if let Some(package) = &args.why {
-        return print_why(&home, settings, package).await;
+    let owner = owner(&home, &target)?;
+    if args.check {
+        return print_findings(&home, &settings, owner).await;
     }
-    match (args.once, args.plan, args.verify) {
-        (true, _, _) => once(&home, settings, args.allow_delete).await,
-        (_, true, _) => print_plan(&home, settings).await,
-        (_, _, true) => verify(&home, settings, args.repair).await,
-        (false, false, false) => daemon::run(home, settings, args.supervised).await,
+    if args.once {
+        return once(&home, settings, owner, args.allow_delete).await;
     }
+    let visiting = |settings| visiting(&home, settings, owner.clone());
+    match (&args.why, args.plan, args.verify, args.adopt) {
+        (Some(package), ..) => print_why(visiting(settings)?, package).await,
+        (_, true, ..) => print_plan(visiting(settings)?).await,
+        (_, _, true, _) => verify(visiting(settings)?, args.repair).await,
+        (.., true) => adopt(visiting(settings)?).await,
+        (None, false, false, false) => daemon::run(home, settings, owner, args.supervised).await,
+    }
+}
+
+/// On whose behalf archives are listed and deleted from.
+fn owner(home: &Home, target: &TargetName) -> Result<Owner, Failure> {
+    let id = blat_config::home_id::ensure(home).map_err(|error| Failure(BAD_CONFIG, anyhow!(error)))?;
+    Ok(Owner { home: id, target: target.clone() })
 }
 
 /// Somebody watches: what a daemon would log as a warning is shown.
@@ -140,11 +151,11 @@ fn refuse_rivals(home: &Home, settings: &Settings) -> Result<(), Failure> {
 }
 
 /// One sync in the foreground.
-async fn once(home: &Home, settings: Settings, allow_delete: bool) -> Result<(), Failure> {
+async fn once(home: &Home, settings: Settings, owner: Owner, allow_delete: bool) -> Result<(), Failure> {
     warn_on_stderr();
     let _lock = daemon::lock(home, &settings.name)?;
     refuse_rivals(home, &settings)?;
-    let workplace = Workplace::new(home, settings);
+    let workplace = Workplace::new(home, settings, owner);
     let bars = bars::Bars::new(workplace.progress.clone());
     let (report, problem) = match bars.during(workplace.sync(allow_delete)).await {
         Synced::Ended(report, problem) => (report, problem),
@@ -167,8 +178,8 @@ async fn once(home: &Home, settings: Settings, allow_delete: bool) -> Result<(),
 }
 
 /// All that is missing on the way to the target and there, each on a line; well or worth knowing on standard output.
-async fn print_findings(home: &Home, settings: &Settings) -> Result<(), Failure> {
-    let found = check::run(home, settings).await;
+async fn print_findings(home: &Home, settings: &Settings, owner: Owner) -> Result<(), Failure> {
+    let found = check::run(home, settings, owner).await;
     let name = &settings.name;
     if found.wrong.is_empty() {
         println!("ok  {name}: {}", found.notes.join("; "));
@@ -180,31 +191,28 @@ async fn print_findings(home: &Home, settings: &Settings) -> Result<(), Failure>
 }
 
 /// A workplace that leaves a running agent's connection alone.
-fn visiting(home: &Home, settings: Settings) -> Result<Workplace, Failure> {
-    Ok(Workplace::visiting(home, settings).context("cannot make a temporary directory for the connection")?)
+fn visiting(home: &Home, settings: Settings, owner: Owner) -> Result<Workplace, Failure> {
+    Ok(Workplace::visiting(home, settings, owner).context("cannot make a temporary directory for the connection")?)
 }
 
 /// What a sync would do, as JSON on one line.
-async fn print_plan(home: &Home, settings: Settings) -> Result<(), Failure> {
+async fn print_plan(workplace: Workplace) -> Result<(), Failure> {
     warn_on_stderr();
-    let workplace = visiting(home, settings)?;
     let prepared = workplace.prepare(false).await.map_err(|problem| anyhow!("cannot plan: {}", problem.text))?;
     println!("{}", serde_json::to_string(&prepared.plan).context("cannot write the plan")?);
     Ok(())
 }
 
 /// Why a package is or is not there, as JSON on one line.
-async fn print_why(home: &Home, settings: Settings, package: &PackageId) -> Result<(), Failure> {
+async fn print_why(workplace: Workplace, package: &PackageId) -> Result<(), Failure> {
     warn_on_stderr();
-    let workplace = visiting(home, settings)?;
     let why = workplace.why(package).await.map_err(|problem| anyhow!("cannot tell why: {}", problem.text))?;
     println!("{}", serde_json::to_string(&why).context("cannot write the answer")?);
     Ok(())
 }
 
 /// Looks at every byte on the target. Takes no lock: the target's own locks keep a repair and a running agent apart.
-async fn verify(home: &Home, settings: Settings, repair: bool) -> Result<(), Failure> {
-    let workplace = visiting(home, settings)?;
+async fn verify(workplace: Workplace, repair: bool) -> Result<(), Failure> {
     let tally = workplace.verify(repair).await.map_err(|problem| anyhow!("cannot verify: {}", problem.text))?;
     println!("{tally}");
     if tally.wrong > 0 {
@@ -212,5 +220,22 @@ async fn verify(home: &Home, settings: Settings, repair: bool) -> Result<(), Fai
         let wrong = tally.wrong;
         return Err(anyhow!("{}: {wrong} packages are not as they should be{hint}", workplace.settings.name).into());
     }
+    Ok(())
+}
+
+/// Takes an archive over. The agent that runs finds it out by itself, at its next sync.
+async fn adopt(workplace: Workplace) -> Result<(), Failure> {
+    warn_on_stderr();
+    let name = &workplace.settings.name;
+    let (before, after) = workplace.adopt().await.map_err(|problem| anyhow!("{name}: {}", problem.text))?;
+    if before == after {
+        println!("{name}: the archive {} belongs to this target already", workplace.settings.archive);
+        return Ok(());
+    }
+    println!("{name}: {}", ownership::shown(&before));
+    println!(
+        "{name}: it belongs to this target now ({}); `blat sync {name}` lists, marks and deletes",
+        workplace.owner
+    );
     Ok(())
 }

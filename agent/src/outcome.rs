@@ -99,7 +99,7 @@ fn entry(deed: Deed, package: &PackageId, bytes: u64, tagged: Option<Timestamp>,
         Delivery::Published | Delivery::Replaced | Delivery::Linked | Delivery::Already => None,
     };
     let bytes = if detail.is_some() { 0 } else { bytes };
-    Entry { at, deed, package: package.clone(), bytes, after_tag_ms: tagged.map(since), detail }
+    Entry { at, deed, package: Some(package.clone()), bytes, after_tag_ms: tagged.map(since), detail }
 }
 
 fn sent(package: &PackageId, delivery: Delivery) -> Sent {

@@ -9,7 +9,8 @@ use std::time::Duration;
 use blat_domain::inventory::Inventory;
 use blat_domain::links::Followed;
 use blat_domain::name::PackageId;
-use blat_domain::package_list;
+use blat_domain::ownership::{Found, judge};
+use blat_domain::package_list::{self, Former};
 use blat_domain::plan::{Action, Hold, Link, Plan, Size, Step, plan};
 use blat_domain::release::{Reason, WantedSet};
 use blat_domain::retry::Backoff;
@@ -60,6 +61,7 @@ impl Workplace {
         let (inventory, answered) = tokio::join!(self.target.inventory(), self.ask());
         let (mut answer, glance) = answered?;
         let inventory = inventory.map_err(|error| unreached("cannot list the target's packages", error))?;
+        self.keep_off_the_source(&inventory.title).await?;
         if inventory.foreign.count > 0 {
             let examples = inventory.foreign.examples.join(", ");
             tracing::debug!(
@@ -77,6 +79,9 @@ impl Workplace {
             tagged: self.memory.tagged(),
             known_up_to,
         };
+        // One that nobody owns yet will be ours.
+        let is_claimed = inventory.title.found != Found::Nothing;
+        let bar = judge(&self.owner, &inventory.title.found).filter(|_| is_claimed);
         let surveying = tokio::task::spawn_blocking(move || {
             let resolution = &mut answer.resolution;
             source.check(!resolution.wanted.is_empty()).map_err(|error| error.to_string())?;
@@ -86,6 +91,7 @@ impl Workplace {
             plan.snapshot = resolution.snapshot;
             plan.fit(Room { disk: inventory.free, archive: source.left_below(max_size, &inventory) });
             plan.upkeep = facts.upkeep(&wanted, &inventory, resolution, plan.is_complete());
+            bar.into_iter().for_each(|bar| plan.upkeep.bar(bar));
             Ok(Prepared { plan, answer, wanted, inventory, facts, asked })
         });
         let surveyed = surveying.await.unwrap_or_else(|error| Err(format!("looking at the source failed: {error}")));
@@ -133,10 +139,14 @@ impl Workplace {
         let mut report = sync_report(Timestamp::now());
         self.look_for_company().await;
         let problem = match self.prepare(allow_delete).await {
-            Ok(mut prepared) => {
-                self.desk.keep(&mut prepared.answer).await;
-                self.execute(&prepared, &mut report).await
-            }
+            Ok(mut prepared) => match self.make_contact(&prepared.inventory.title).await {
+                Ok(bar) => {
+                    bar.into_iter().for_each(|bar| prepared.plan.upkeep.bar(bar));
+                    self.desk.keep(&mut prepared.answer).await;
+                    self.execute(&prepared, &mut report).await
+                }
+                Err(problem) => Some(problem),
+            },
             Err(problem) => Some(problem),
         };
         report.finished = Timestamp::now();
@@ -145,7 +155,7 @@ impl Workplace {
     }
 
     async fn execute(&self, prepared: &Prepared, report: &mut SyncReport) -> Option<Problem> {
-        let Prepared { plan, wanted, inventory, facts, answer, asked: _ } = prepared;
+        let Prepared { plan, inventory, .. } = prepared;
         (report.wanted, report.present, report.snapshot) = (plan.wanted, plan.present, plan.snapshot);
         report.held_back = plan.upkeep.held_back();
         let size = plan.size();
@@ -180,18 +190,12 @@ impl Workplace {
         let linked = self.put_links(&plan.links, &Dropped::new()).await;
         let linked = linked.into_iter().map(|(package, sent)| (package, 0, sent));
         let failed = count(sent.chain(linked), report);
-        first_problem = first_problem.or(failed);
-        if first_problem.is_none() && plan.is_complete() {
-            first_problem = match self.list(wanted, facts.known_up_to).await {
-                Ok(()) => {
-                    let aged = self.age(prepared, report).await;
-                    self.recollect(answer, facts.is_confirmed && aged.is_none());
-                    aged
-                }
-                Err(problem) => Some(problem),
-            };
+        match (first_problem.or(failed), &plan.upkeep.bar) {
+            (None, None) if plan.is_complete() => self.list_and_age(prepared, report).await,
+            (first_problem, None) => first_problem,
+            (None, Some(bar)) => Some(problem(None, bar.to_string(), Backoff::NEXT_SYNC)),
+            (Some(first), Some(bar)) => Some(Problem { text: format!("{}; moreover, {bar}", first.text), ..first }),
         }
-        first_problem
     }
 
     /// Notes down which releases brought packages.
@@ -201,14 +205,31 @@ impl Workplace {
         self.memory.note_releases(&known.origin, releases);
     }
 
-    /// Replaces the PackageList.
-    async fn list(&self, wanted: &WantedSet, known_up_to: i64) -> Result<(), Problem> {
+    /// What only the archive's owner does, after a sync in which everything else succeeded.
+    async fn list_and_age(&self, prepared: &Prepared, report: &mut SyncReport) -> Option<Problem> {
+        let Prepared { plan, wanted, facts, answer, .. } = prepared;
+        let former = match self.list(wanted, facts.known_up_to).await {
+            Ok(former) => former,
+            Err(problem) => return Some(problem),
+        };
+        if former != Former::Whole && plan.upkeep.takes_something() {
+            let text = "nothing is marked or deleted in this sync: the target had no whole PackageList, so it may not be the archive that it was; a \
+                        new one is stored, and the next sync goes by it";
+            return Some(problem(None, text.to_owned(), Backoff::PACKAGE));
+        }
+        let aged = self.age(prepared, report).await;
+        self.recollect(answer, facts.is_confirmed && aged.is_none());
+        aged
+    }
+
+    /// Replaces the PackageList, and gives what was in its place.
+    async fn list(&self, wanted: &WantedSet, known_up_to: i64) -> Result<Former, Problem> {
         let list = package_list::render(wanted.keys());
         let _in_force = self.permit().await?;
         let stored = self.target.store_list(&list).await;
-        stored.map_err(|error| unreached("cannot store the PackageList", error))?;
+        let former = stored.map_err(|error| unreached("cannot store the PackageList", error))?;
         self.forget_tags(wanted, known_up_to);
-        Ok(())
+        Ok(former)
     }
 
     /// Drops what interrupted tries left of packages that are not sent now, nor by a tag. They may take the very space that a held one lacks.
@@ -249,6 +270,9 @@ impl Workplace {
     /// Sends packages because tags ask for them, with what they address where they are links. Only a limit on the archive makes it
     /// necessary to list the target; else it says itself what it has already, and the disk's space is asked for with every stream.
     pub(crate) async fn send_tagged(&self, packages: BTreeSet<PackageId>, dropped: &Dropped) -> Vec<(PackageId, Sent)> {
+        if let Err(problem) = self.make_first_contact().await {
+            return packages.into_iter().map(|package| (package, Sent::Failed(problem.clone()))).collect();
+        }
         let (source, max_size) = (self.source.clone(), self.settings.max_size);
         let inventory = if max_size == 0 { Ok(Arc::default()) } else { self.target.inventory().await };
         let inventory = match inventory {

@@ -180,7 +180,7 @@ fn order(how: Retirement) -> &'static str {
 }
 
 fn entry(deed: Deed, package: &PackageId, why: &Why) -> Entry {
-    let (at, package, detail) = (Timestamp::now(), package.clone(), Some(why.to_string()));
+    let (at, package, detail) = (Timestamp::now(), Some(package.clone()), Some(why.to_string()));
     Entry { at, deed, package, bytes: 0, after_tag_ms: None, detail }
 }
 

@@ -71,6 +71,7 @@ impl Workplace {
     pub(crate) async fn verify(&self, repair: bool) -> Result<Tally, Problem> {
         let inventory = self.target.inventory().await;
         let inventory = inventory.map_err(|error| unreached("cannot list the target's packages", error))?;
+        self.keep_off_the_source(&inventory.title).await?;
         let packages: Vec<(PackageId, i64)> =
             inventory.packages.iter().map(|(package, time)| (package.clone(), *time)).collect();
         let mut tally = Tally::default();

@@ -1,9 +1,11 @@
 //! What a worker needs to serve one target: its settings, the way there, the source, and where to tell how far it is.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use blat_config::{Home, S3Settings, Settings, Transport as Way};
+use blat_domain::ownership::Owner;
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::company;
@@ -47,30 +49,34 @@ pub(crate) struct Workplace {
     pub(crate) orders: Orders,
     /// Time since the start of the machine, while it slept as well.
     pub(crate) uptime: fn() -> Duration,
+    /// This target of this home tree.
+    pub(crate) owner: Owner,
+    /// Whether the archive is known not to be the source.
+    pub(crate) is_apart: Arc<AtomicBool>,
 }
 
 impl Workplace {
     /// A workplace for whoever holds the target's lock. Nothing is connected before it is used.
-    pub(crate) fn new(home: &Home, settings: Settings) -> Self {
+    pub(crate) fn new(home: &Home, settings: Settings, owner: Owner) -> Self {
         let sockets = SocketDirectory::Served(home.target_state_dir(&settings.name).join("ssh"));
-        Self::at(home, settings, sockets)
+        Self::at(home, settings, sockets, owner)
     }
 
     /// A workplace for somebody who only looks, while another may serve the target.
     ///
     /// # Errors
     /// Where no scratch directory can be made.
-    pub(crate) fn visiting(home: &Home, settings: Settings) -> std::io::Result<Self> {
+    pub(crate) fn visiting(home: &Home, settings: Settings, owner: Owner) -> std::io::Result<Self> {
         let sockets = SocketDirectory::passing()?;
-        Ok(Self::at(home, settings, sockets))
+        Ok(Self::at(home, settings, sockets, owner))
     }
 
-    fn at(home: &Home, settings: Settings, sockets: SocketDirectory) -> Self {
+    fn at(home: &Home, settings: Settings, sockets: SocketDirectory, owner: Owner) -> Self {
         let valve = Arc::new(Valve::new(settings.bandwidth.clone()));
         let store = Arc::new(Store::new(home.store_dir()));
         let handshakes = Handshakes::new(&home.state_dir(), &home.target_state_dir(&settings.name));
         let transport = transport(&settings, sockets, handshakes.clone());
-        let target = target(home, &settings, transport, valve.clone(), store.clone());
+        let target = target(home, &settings, transport, valve.clone(), store.clone(), owner.clone());
         let source = SourceArchive::new(settings.source.clone(), settings.writable);
         let (desk, history) = (Desk::new(home, &settings.name), History::new(home, &settings.name));
         let memory = Arc::new(Memory::load(home.target_state_dir(&settings.name).join(memory::FILE)));
@@ -87,6 +93,8 @@ impl Workplace {
             desk,
             history,
             memory,
+            owner,
+            is_apart: Arc::default(),
             settings,
             orders,
             uptime,
@@ -119,9 +127,10 @@ impl Workplace {
         if self.leads_where(&settings) {
             // Also for what is on its way now.
             self.valve.set(settings.bandwidth.clone());
-            return Self { source, settings: Arc::new(settings), orders, ..self.clone() };
+            let is_apart = Arc::default();
+            return Self { source, is_apart, settings: Arc::new(settings), orders, ..self.clone() };
         }
-        Self { source, orders, ..Self::new(home, settings) }
+        Self { source, orders, ..Self::new(home, settings, self.owner.clone()) }
     }
 
     /// Whether what a tag asked for is done as well by these settings: they read the same source, the same tags, and serve the same target.
@@ -143,19 +152,26 @@ fn uptime() -> Duration {
     Duration::from_secs(u64::try_from(now.tv_sec).unwrap_or(0))
 }
 
-fn target(home: &Home, settings: &Settings, leads: Leads<'_>, valve: Arc<Valve>, store: Arc<Store>) -> Arc<dyn Target> {
+fn target(
+    home: &Home,
+    settings: &Settings,
+    leads: Leads<'_>,
+    valve: Arc<Valve>,
+    store: Arc<Store>,
+    owner: Owner,
+) -> Arc<dyn Target> {
     let transport = match leads {
         Leads::ToHost(transport) => transport,
-        Leads::ToBucket(s3) => return Arc::new(bucket(home, settings, s3, valve)),
+        Leads::ToBucket(s3) => return Arc::new(bucket(home, settings, s3, valve, owner)),
     };
     let (archive, bin) = (settings.archive.clone(), settings.bin.clone());
     let knowledge = Knowledge::new(transport, scout(settings), valve);
-    Arc::new(ServedTarget::new(knowledge, archive, bin, settings.disk_reserve, store))
+    Arc::new(ServedTarget::new(knowledge, archive, bin, settings.disk_reserve, store, owner))
 }
 
 /// The place in a bucket that these settings name.
-pub(crate) fn bucket(home: &Home, settings: &Settings, s3: &S3Settings, valve: Arc<Valve>) -> S3Target {
-    S3Target::new(s3.clone(), &home.target_state_dir(&settings.name), valve)
+pub(crate) fn bucket(home: &Home, settings: &Settings, s3: &S3Settings, valve: Arc<Valve>, owner: Owner) -> S3Target {
+    S3Target::new(s3.clone(), &home.target_state_dir(&settings.name), valve, owner)
 }
 
 /// What finds out what serves the target.

@@ -140,6 +140,16 @@ Examples:
   blat verify perth --repair            send again what is not as it should be")]
     Verify(VerifyArgs),
 
+    /// Let this home tree's target list, mark and delete in an archive that another one owns.
+    ///
+    /// An archive has one owner: the target of the home tree that came first. Others may send packages there, and leave the PackageList, marks and
+    /// deletions to it. Shows who owned the archive. It works beside a running master.
+    #[command(after_help = "\
+Examples:
+  blat plan perth                       says who owns the archive, where that keeps it from deleting
+  blat adopt perth && blat sync perth")]
+    Adopt(AdoptArgs),
+
     /// Explain why a package is or is not on a target.
     ///
     /// Says what wants it, what the next sync does about it, and what was done to it last. Asks Release Manager, the source and the targets, as `blat plan` does.
@@ -310,6 +320,14 @@ pub(crate) struct VerifyArgs {
     /// Send again what is not as it should be; each package is exchanged for its successor in one step.
     #[arg(long)]
     pub(crate) repair: bool,
+}
+
+/// `blat adopt`
+#[derive(Debug, Args)]
+pub(crate) struct AdoptArgs {
+    /// Which target.
+    #[arg(value_name = "TARGET")]
+    pub(crate) target: TargetName,
 }
 
 /// `blat why`

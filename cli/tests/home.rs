@@ -113,7 +113,7 @@ fn help_lists_what_there_is_and_no_more() {
         listed,
         [
             "init", "check", "enrol", "start", "stop", "restart", "status", "sync", "tag", "plan", "ssh", "verify",
-            "why", "history", "logs"
+            "adopt", "why", "history", "logs"
         ]
     );
     for command in listed {

@@ -83,6 +83,11 @@ impl Home {
         self.config_dir().join("blat.yaml")
     }
 
+    /// `config/home-id`: see [`crate::home_id`].
+    pub fn id_file(&self) -> PathBuf {
+        self.config_dir().join("home-id")
+    }
+
     /// `config/TARGET.conf`.
     pub fn target_config(&self, target: &TargetName) -> PathBuf {
         self.config_dir().join(format!("{target}.conf"))

@@ -8,6 +8,7 @@ mod complaint;
 mod conflicts;
 mod document;
 mod home;
+pub mod home_id;
 mod keys;
 mod master;
 pub mod pid_file;

@@ -11,15 +11,16 @@ use crate::name::PackageId;
 /// The longest line that a reader accepts, in bytes.
 pub const LONGEST_LINE: usize = 64 << 10;
 
-/// One thing that was done, or could not be done, to one package.
+/// One thing that was done, or could not be done, to one package or to the archive.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// When it was done.
     pub at: Timestamp,
     /// What.
     pub deed: Deed,
-    /// To which package.
-    pub package: PackageId,
+    /// To which package; none where it concerns the whole archive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub package: Option<PackageId>,
     /// How many bytes were sent, unpacked.
     #[serde(default)]
     pub bytes: u64,
@@ -31,7 +32,7 @@ pub struct Entry {
     pub detail: Option<String>,
 }
 
-/// What can be done to a package.
+/// What can be done to a package, or to an archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Deed {
@@ -51,6 +52,8 @@ pub enum Deed {
     Unmarked,
     /// It was deleted.
     Deleted,
+    /// The archive belongs to this target from then on.
+    Adopted,
 }
 
 impl Deed {
@@ -65,6 +68,7 @@ impl Deed {
             Self::Marked => "marked",
             Self::Unmarked => "unmarked",
             Self::Deleted => "deleted",
+            Self::Adopted => "adopted",
         }
     }
 }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::buckets::{Buckets, bucket};
 use crate::name::{PackageId, PackageName, Version};
+use crate::ownership::Title;
 use crate::text::printable;
 
 /// The most lines of one target's listing.
@@ -65,6 +66,8 @@ pub struct Inventory {
     pub clock: Option<i64>,
     /// Entries that are not ours: counted, and the first few kept for the log.
     pub foreign: Foreign,
+    /// Whose archive it is, and where.
+    pub title: Title,
 }
 
 /// A mark beside the archive: its package may be deleted once it has waited.
@@ -107,7 +110,7 @@ impl Foreign {
 
 impl Inventory {
     /// Takes one line of `get_plist`: `package NAME VERSION EPOCHSECOND`, `link NAME VERSION TARGET`,
-    /// `mark NAME VERSION EPOCHSECOND WAIT`, `clock EPOCHSECOND` or `free BYTES`.
+    /// `mark NAME VERSION EPOCHSECOND WAIT`, `clock EPOCHSECOND`, `free BYTES`, `archive ID HOME-ID TARGET` or `place BOOT-ID DEVICE:INODE …`.
     /// A line that is none of these is foreign: a target's archive may hold what others put there.
     pub fn add_line(&mut self, line: &str) {
         self.take(line);
@@ -121,6 +124,9 @@ impl Inventory {
         }
         if let Some(second) = line.strip_prefix("clock ").and_then(|second| second.parse().ok()) {
             self.clock = Some(second);
+            return 0;
+        }
+        if self.title.add_line(line) {
             return 0;
         }
         let mut words = line.splitn(4, ' ');
@@ -159,12 +165,12 @@ impl Inventory {
         packages + links + self.marks.keys().map(|id| memory(None, id, 0)).sum::<usize>()
     }
 
-    /// Adds all of `news`, whose clock, space and foreign entries hold from now on.
+    /// Adds all of `news`, whose clock, space, foreign entries and title hold from now on.
     pub fn merge(&mut self, mut news: Self) {
         self.packages.append(&mut news.packages);
         self.links.append(&mut news.links);
         self.marks.append(&mut news.marks);
-        (self.free, self.clock, self.foreign) = (news.free, news.clock, news.foreign);
+        (self.free, self.clock, self.foreign, self.title) = (news.free, news.clock, news.foreign, news.title);
     }
 }
 

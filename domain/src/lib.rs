@@ -16,6 +16,7 @@ pub mod links;
 pub mod manifest;
 pub mod messages;
 pub mod name;
+pub mod ownership;
 pub mod package_list;
 pub mod plan;
 pub mod release;

@@ -31,6 +31,35 @@ pub struct Listed {
     pub rejected: Vec<String>,
 }
 
+/// What was in a PackageList's place before it was replaced. Where that was no whole list, nobody knows what the target was meant to hold, and
+/// whether this is the archive that it was: nothing is marked or deleted until another sync has found the new one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Former {
+    /// A whole list that names something.
+    Whole,
+    /// Something that is cut short, or names nothing.
+    Damaged,
+    /// No file.
+    Missing,
+}
+
+impl Former {
+    /// The line of an answer that says so.
+    pub fn line(self) -> String {
+        let word = match self {
+            Self::Whole => "whole",
+            Self::Damaged => "damaged",
+            Self::Missing => "missing",
+        };
+        format!("former {word}")
+    }
+
+    /// Reads such a line; none where it is another.
+    pub fn read(line: &str) -> Option<Self> {
+        [Self::Whole, Self::Damaged, Self::Missing].into_iter().find(|former| former.line() == line)
+    }
+}
+
 /// Reads a list that somebody else may have written.
 ///
 /// # Errors

@@ -16,6 +16,7 @@ use crate::guard::{MaxDelete, Refusal, judge};
 use crate::inventory::{Inventory, Mark};
 use crate::links::{LONGEST_CHAIN, addressee};
 use crate::name::PackageId;
+use crate::ownership::Bar;
 use crate::release::{OddRow, Oddity, Resolution, WantedSet};
 use crate::units::show_duration;
 
@@ -139,15 +140,33 @@ pub struct Upkeep {
     pub clock_doubt: Option<Doubt>,
     /// The same: the guard. An operator has to look.
     pub refusal: Option<Refusal>,
+    /// Why nothing at all is done here, and the PackageList not replaced: the archive is not ours.
+    #[serde(default)]
+    pub bar: Option<Bar>,
+}
+
+impl Upkeep {
+    /// Whether anything is to be marked or deleted.
+    pub fn takes_something(&self) -> bool {
+        self.steps.iter().any(|step| step.action != Action::Unmark)
+    }
+
+    /// Leaves everything to the archive's owner.
+    pub fn bar(&mut self, bar: Bar) {
+        *self = Self { bar: Some(bar), ..Self::default() };
+    }
 }
 
 /// What is told of a list of rows in one line.
 const TOLD: usize = 3;
 
 impl Upkeep {
-    /// What holds all marks and deletions back for the sake of Release Manager's answer, in one line; nothing where nothing does, and where the
+    /// What holds all marks and deletions back for the sake of the archive's owner or of Release Manager's answer, in one line; nothing where nothing does, and where the
     /// sync itself tells more of it.
     pub fn held_back(&self) -> Option<String> {
+        if let Some(bar) = &self.bar {
+            return Some(bar.to_string());
+        }
         let distrust = self.distrust.as_ref()?;
         match distrust {
             Distrust::Snapshot | Distrust::Incomplete => return None,

@@ -7,9 +7,12 @@ use blat_domain::frames::{
     Piece, Reply, Request, Retirement, Rule, Time,
 };
 use blat_domain::name::{PackageId, Version};
+use blat_domain::ownership::Claim;
 use proptest::prelude::*;
 
 const REQUESTS: &str = include_str!("frames/requests");
+const OWNER: &str = "000102030405060708090a0b0c0d0e0f perth";
+const RECORD: &str = "f0f1f2f3f4f5f6f7f8f9fafbfcfdfeff\n000102030405060708090a0b0c0d0e0f perth\n";
 const REPLIES: &str = include_str!("frames/replies");
 
 fn id(text: &str) -> PackageId {
@@ -52,6 +55,7 @@ fn requests() -> Vec<(&'static str, Request<'static>)> {
         ask,
     };
     let retire = |how| Request::Retire { how, packages: vec![(id("a@1"), None), (id("b@2"), Some(-5))] };
+    let claim = |how| Request::Claim { how, record: RECORD };
     vec![
         ("hello", Request::Hello { protocol: PROTOCOL }),
         ("ping", Request::Ping { beat: 300 }),
@@ -77,6 +81,11 @@ fn requests() -> Vec<(&'static str, Request<'static>)> {
         ("publish", Request::Publish),
         ("sweep", Request::Sweep { keep: vec![id("a@1")] }),
         ("padding", Request::Padding(b"\0\0")),
+        ("own", Request::Own { owner: OWNER }),
+        ("claim-look", claim(Claim::Look)),
+        ("claim-first", claim(Claim::First)),
+        ("claim-adopt", claim(Claim::Adopt)),
+        ("claim-withdraw", claim(Claim::Withdraw)),
     ]
 }
 

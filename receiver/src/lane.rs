@@ -16,7 +16,7 @@ use crate::package::{Announced, Incoming, Outcome};
 use crate::publish::{self, Whole};
 use crate::replies::Replies;
 use crate::urgent::{self, Urgent};
-use crate::{link, listing, retire, store, verify};
+use crate::{link, listing, ownership, retire, store, verify};
 
 /// Credit is given back in portions of so many bytes.
 const PORTION: u64 = 256 << 10;
@@ -45,6 +45,8 @@ pub(crate) struct Worker {
     /// While something comes that a tag asks for.
     urgent: Option<Urgent>,
     door: Door,
+    /// On whose behalf the archive is listed and retired from.
+    owner: Option<String>,
 }
 
 /// The package that the agent sends at the moment.
@@ -80,7 +82,8 @@ impl Worker {
     /// A lane that has had nothing to do.
     pub(crate) fn new(lane: Lane, archive: Arc<Archive>, replies: Arc<Replies>, inbox: Arc<Inbox>) -> Self {
         let (current, pending) = (Current::None, Pending::default());
-        Self { lane, archive, replies, inbox, taken: 0, current, pending, on_disk: 0, urgent: None, door: Door::Open }
+        let (urgent, door, owner) = (None, Door::Open, None);
+        Self { lane, archive, replies, inbox, taken: 0, current, pending, on_disk: 0, urgent, door, owner }
     }
 
     /// Works until something makes that impossible.
@@ -156,7 +159,7 @@ impl Worker {
                 self.answer(linked)?;
             }
             Request::Retire { how, packages } => {
-                let retired = retire::retire(&self.archive, how, &packages);
+                let retired = retire::retire(&self.archive, how, &packages, self.owner.as_deref());
                 self.answer(retired)?;
             }
             Request::Verify { packages } => self.verify(&packages)?,
@@ -176,6 +179,14 @@ impl Worker {
                 self.publish()?;
                 self.door = Door::Open;
                 self.replies.end(self.lane, &Ok(()))?;
+            }
+            Request::Own { owner } => self.owner = Some(owner.to_owned()),
+            Request::Claim { how, record } => {
+                let ended = match ownership::claim(&self.archive, how, record) {
+                    Ok(lines) => self.replies.lines(self.lane, &[lines]).map(Ok)?,
+                    Err(failure) => Err(failure),
+                };
+                self.replies.end(self.lane, &ended)?;
             }
             Request::Sweep { keep } => {
                 let swept = crate::stage::sweep(&self.archive, &keep);
@@ -213,12 +224,16 @@ impl Worker {
             left = left.checked_sub(data.len() as u64).ok_or(Ending::Violation("more data came than was announced"))?;
             store.take(data);
         }
-        let (stored, scratch) = store.finish(&digest);
+        let (stored, scratch) = store.finish(&self.archive, self.owner.as_deref(), &digest);
         if let Some(scratch) = scratch {
             self.replies.lines(self.lane, &scratch.leftovers.0)?;
             scratch.clear_away();
         }
-        Ok(self.replies.end(self.lane, &stored)?)
+        let ended = match stored {
+            Ok(former) => self.replies.lines(self.lane, &[former.line() + "\n"]).map(Ok)?,
+            Err(failure) => Err(failure),
+        };
+        Ok(self.replies.end(self.lane, &ended)?)
     }
 
     fn verify(&mut self, packages: &[PackageId]) -> Result<(), Ending> {

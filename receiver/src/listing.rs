@@ -17,6 +17,7 @@ use crate::archive::dir::{Dir, is_absence, kind};
 use crate::archive::{Archive, CHECK_MODES, DESCPKG, HOUSE};
 use crate::failure::{Failure, shown};
 use crate::inbox::Inbox;
+use crate::ownership;
 use crate::replies::MOST_LINES;
 
 /// From so many names on, several threads look.
@@ -60,6 +61,7 @@ pub(crate) fn list(
     if let Ok(free) = archive.root.free() {
         lines.push(&format!("free {free}"));
     }
+    ownership::lines(archive).lines().for_each(|line| lines.push(line));
     lines.flush();
     lines.fault?;
     send(&[Reply::Listed { buckets: differing }])?;

@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use blat_domain::frames::Retirement;
 use blat_domain::name::PackageId;
-use blat_domain::package_list;
+use blat_domain::package_list::{self, Former};
 use blat_domain::tree;
 use rustix::fs::FileType;
 
@@ -16,8 +16,8 @@ use crate::archive::dir::{Dir, kind};
 use crate::archive::{Archive, CHECK_MODES, DESCPKG, HOUSE, mark_name};
 use crate::failure::Failure;
 use crate::listing::read_mark;
-use crate::locks;
 use crate::scratch::{Scratch, flush, has_file};
+use crate::{locks, ownership};
 
 /// Seconds that a mark may lie ahead of the clock.
 const AHEAD: i64 = 600;
@@ -28,11 +28,19 @@ const LONGEST_LINE: u64 = 1024;
 type Listed = [(PackageId, Option<i64>)];
 
 /// Retires versions; gives a line for each.
-pub(crate) fn retire(archive: &Archive, how: Retirement, packages: &Listed) -> Result<(Vec<String>, Scratch), Failure> {
+pub(crate) fn retire(
+    archive: &Archive,
+    how: Retirement,
+    packages: &Listed,
+    owner: Option<&str>,
+) -> Result<(Vec<String>, Scratch), Failure> {
     let scratch = Scratch::take(archive, "delete")?;
     scratch.note_batch(archive, packages.iter().map(|(package, _)| package))?;
     let retiring = Retiring { archive, scratch: &scratch, now: now() };
-    let lines = locks::publishing(archive, &scratch.rooms, || retiring.all(how, packages))??;
+    let lines = locks::publishing(archive, &scratch.rooms, || {
+        ownership::check(archive, &scratch.rooms.house, owner)?;
+        retiring.all(how, packages)
+    })??;
     flush(archive, &scratch.rooms, "the deletions", "check the disk, then delete again")?;
     Ok((lines, scratch))
 }
@@ -87,40 +95,15 @@ impl Retiring<'_> {
     /// Those of the packages that the PackageList names, which has to be whole and to name something.
     fn wanted(&self, packages: &Listed) -> Result<HashSet<PackageId>, Failure> {
         let what = || format!("deleting in {}", self.archive.shown());
-        let house = &self.scratch.rooms.house;
         let list = format!("{HOUSE}/{}", package_list::FILE);
-        let failed = |error: io::Error| Failure::io(what(), &error, CHECK_MODES);
-        if !has_file(house, package_list::FILE).map_err(failed)? {
-            let why = format!("there is no {list}, so nobody knows what is wanted");
-            return Err(Failure::refused(what(), why, "let the archive be synced first"));
-        }
-        let asked: HashSet<&PackageId> = packages.iter().map(|(package, _)| package).collect();
-        let mut lines = BufReader::new(house.read(package_list::FILE).map_err(failed)?);
-        let (mut wanted, mut named, mut line, mut whole) = (HashSet::new(), 0u64, Vec::new(), false);
-        loop {
-            line.clear();
-            let read = io::Read::take(&mut lines, LONGEST_LINE).read_until(b'\n', &mut line).map_err(failed)?;
-            if read == 0 {
-                break;
-            }
-            let text = String::from_utf8_lossy(line.strip_suffix(b"\n").unwrap_or(&line));
-            if text.starts_with('#') {
-                whole = text == format!("# end {named}");
-                continue;
-            }
-            (whole, named) = (false, named + 1);
-            let mut words = text.split_ascii_whitespace();
-            if let (Some(name), Some(version)) = (words.next(), words.next())
-                && let Ok(package) = PackageId::new(name, version)
-                && asked.contains(&package)
-            {
-                wanted.insert(package);
-            }
-        }
-        if whole && named > 0 {
-            return Ok(wanted);
-        }
-        Err(Failure::refused(what(), format!("{list} is empty or cut short"), "let the archive be synced first"))
+        let asked = packages.iter().map(|(package, _)| package).collect();
+        let why = match read_list(&self.scratch.rooms.house, &asked) {
+            Ok((Former::Whole, wanted)) => return Ok(wanted),
+            Ok((Former::Missing, _)) => format!("there is no {list}, so nobody knows what is wanted"),
+            Ok((Former::Damaged, _)) => format!("{list} is empty or cut short"),
+            Err(error) => return Err(Failure::io(what(), &error, CHECK_MODES)),
+        };
+        Err(Failure::refused(what(), why, "let the archive be synced first"))
     }
 
     /// A mark that is there keeps its time and gets another wait, unless its time lies ahead.
@@ -222,6 +205,36 @@ impl Retiring<'_> {
             self.scratch.rooms.manifests.remove_empty(package.name.as_str());
         }
     }
+}
+
+/// How the PackageList is, and those of the packages that it names.
+pub(crate) fn read_list(house: &Dir, asked: &HashSet<&PackageId>) -> io::Result<(Former, HashSet<PackageId>)> {
+    let mut wanted = HashSet::new();
+    if !has_file(house, package_list::FILE)? {
+        return Ok((Former::Missing, wanted));
+    }
+    let mut lines = BufReader::new(house.read(package_list::FILE)?);
+    let (mut named, mut line, mut whole) = (0u64, Vec::new(), false);
+    loop {
+        line.clear();
+        if io::Read::take(&mut lines, LONGEST_LINE).read_until(b'\n', &mut line)? == 0 {
+            break;
+        }
+        let text = String::from_utf8_lossy(line.strip_suffix(b"\n").unwrap_or(&line));
+        if text.starts_with('#') {
+            whole = text == format!("# end {named}");
+            continue;
+        }
+        (whole, named) = (false, named + 1);
+        let mut words = text.split_ascii_whitespace();
+        if let (Some(name), Some(version)) = (words.next(), words.next())
+            && let Ok(package) = PackageId::new(name, version)
+            && asked.contains(&package)
+        {
+            wanted.insert(package);
+        }
+    }
+    Ok((if whole && named > 0 { Former::Whole } else { Former::Damaged }, wanted))
 }
 
 fn unmark(aged: Option<&Dir>, package: &PackageId) -> String {

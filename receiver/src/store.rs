@@ -1,16 +1,18 @@
 //! The PackageList: put in its place, durable, by one rename, with what the clock said beside it. What `receive_file` does.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::unix::fs::PermissionsExt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use blat_domain::package_list;
+use blat_domain::package_list::{self, Former};
 use sha2::{Digest as _, Sha256};
 
 use crate::archive::Archive;
 use crate::failure::Failure;
 use crate::scratch::Scratch;
+use crate::{locks, ownership, retire};
 
 /// A PackageList on its way. A failure is kept until all its bytes have come.
 pub(crate) struct Store {
@@ -40,11 +42,27 @@ impl Store {
         }
     }
 
-    /// Puts it in its place, if it is what was announced. The stage is to be cleared away once that is told.
-    pub(crate) fn finish(self, announced: &[u8; 32]) -> (Result<(), Failure>, Option<Scratch>) {
+    /// Puts it in its place, if it is what was announced and the archive is still its owner's, and says what was there. The stage is to be
+    /// cleared away once that is told.
+    pub(crate) fn finish(
+        self,
+        archive: &Archive,
+        owner: Option<&str>,
+        announced: &[u8; 32],
+    ) -> (Result<Former, Failure>, Option<Scratch>) {
         match self.to {
             Ok((scratch, file, digest)) => {
-                (publish(&self.shown, self.bytes, &scratch, &file, &digest.finalize(), announced), Some(scratch))
+                let came = if digest.finalize()[..] == announced[..] {
+                    make_durable(&scratch, &file).map_err(|error| {
+                        Failure::io(storing(&self.shown), &error, "check the disk, then send it again")
+                    })
+                } else {
+                    let why = format!("its {} bytes came with another digest than announced", self.bytes);
+                    Err(Failure::refused(storing(&self.shown), why, "send it again"))
+                };
+                let stored = came
+                    .and_then(|()| locks::publishing(archive, &scratch.rooms, || publish(archive, owner, &scratch))?);
+                (stored, Some(scratch))
             }
             Err(failure) => (Err(failure), None),
         }
@@ -55,31 +73,29 @@ fn storing(archive: &str) -> String {
     format!("storing {} in {archive}", package_list::FILE)
 }
 
-fn publish(
-    shown: &str,
-    bytes: u64,
-    scratch: &Scratch,
-    file: &File,
-    found: &[u8],
-    announced: &[u8; 32],
-) -> Result<(), Failure> {
-    if found != announced {
-        let why = format!("its {bytes} bytes came with another digest than announced");
-        return Err(Failure::refused(storing(shown), why, "send it again"));
-    }
+/// Makes the list durable in the stage, with what the clock says.
+fn make_durable(scratch: &Scratch, file: &File) -> io::Result<()> {
+    file.set_permissions(PermissionsExt::from_mode(0o644))?;
+    file.sync_all()?;
+    let mut clock = scratch.dir.create("clock")?;
+    clock.set_permissions(PermissionsExt::from_mode(0o644))?;
+    clock.write_all(tell_clock().as_bytes())?;
+    clock.sync_all()
+}
+
+fn publish(archive: &Archive, owner: Option<&str>, scratch: &Scratch) -> Result<Former, Failure> {
     let house = &scratch.rooms.house;
-    let put = || -> io::Result<()> {
-        file.set_permissions(PermissionsExt::from_mode(0o644))?;
-        file.sync_all()?;
-        let mut clock = scratch.dir.create("clock")?;
-        clock.set_permissions(PermissionsExt::from_mode(0o644))?;
-        clock.write_all(tell_clock().as_bytes())?;
-        clock.sync_all()?;
+    ownership::check(archive, house, owner)?;
+    let put = || -> io::Result<Former> {
+        // One that cannot be read is not replaced: nobody could say what it is that goes.
+        let former = retire::read_list(house, &HashSet::new())?.0;
         scratch.dir.rename("file", house, package_list::FILE)?;
         scratch.dir.rename("clock", house, "clock")?;
-        house.sync()
+        house.sync()?;
+        Ok(former)
     };
-    put().map_err(|error| Failure::io(storing(shown), &error, "check what is in its place and who owns it"))
+    let shown = archive.shown();
+    put().map_err(|error| Failure::io(storing(&shown), &error, "check what is in its place and who owns it"))
 }
 
 /// `EPOCHSECOND UPTIME BOOT`: what the clock says beside what nobody can set, for `pkg_purge` to compare; `-` where the system does not tell.

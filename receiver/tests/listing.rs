@@ -11,7 +11,7 @@ use blat_domain::inventory::Inventory;
 use support::{Agent, Archive, Said};
 
 fn sorted(mut lines: Vec<String>) -> Vec<String> {
-    lines.retain(|line| !line.starts_with("clock ") && !line.starts_with("free "));
+    lines.retain(|line| !["clock ", "free ", "place "].iter().any(|kind| line.starts_with(kind)));
     lines.sort();
     lines
 }

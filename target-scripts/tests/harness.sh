@@ -79,11 +79,11 @@ receive() {
     run receive_package --archive "$arch" --batch "batch-$batches" --compression none --bytes 1000 --entries 10 --reserve 0 "$@" <"$stream"
 }
 
-# list: what get_plist says, without the line about free space, which is kept in $free: it changes from run to run.
+# list: what get_plist says, without the lines about free space, which is kept in $free, and about the place: they change from run to run.
 list() {
     run get_plist --archive "$arch" </dev/null
     free=$(sed -n 's/^free //p' "$work/out")
-    awk '/^free / { left_out = 1; next } /^# end / { $3 -= left_out } { print }' "$work/out" >"$work/listed"
+    awk '/^(free|place) / { left_out++; next } /^# end / { $3 -= left_out } { print }' "$work/out" >"$work/listed"
     mv "$work/listed" "$work/out"
 }
 

@@ -101,7 +101,8 @@ list_is() { [ "$(cat "$arch/.dpkg_archive/PackageList.txt")" = "$1" ] && nothing
 check_receiving_files() {
     fresh
     receive_list 'a 1'
-    check 'a package list is stored' said 'stored PackageList.txt'
+    check 'a package list is stored' said 'stored PackageList.txt
+former missing'
     check 'with its text' list_is 'a 1'
     receive_list 'b 2'
     check 'a newer one replaces it' list_is 'b 2'
@@ -114,7 +115,7 @@ check_receiving_files() {
     receive_list 'c' --sha256 short
     check 'a malformed digest is wrong usage' ended 2 'sha256'
     receive_list 'c' --name dpkg_archive_list.txt
-    check 'any other name is wrong usage' ended 2 '--name takes PackageList.txt or links'
+    check 'any other name is wrong usage' ended 2 "--name takes PackageList.txt, links or archive"
     receive_list 'c' --name ../PackageList.txt
     check 'so is a path' ended 2
     check 'and the old one stays' list_is 'b 2'

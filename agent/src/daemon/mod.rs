@@ -10,6 +10,7 @@ use blat_config::pid_file::{PidFile, PidFileError, Presence};
 use blat_config::{Home, Settings};
 use blat_domain::messages::{AgentReport, Event as Told, Order};
 use blat_domain::name::{PackageId, TargetName};
+use blat_domain::ownership::Owner;
 use blat_domain::retry::Backoff;
 use blat_domain::status::{LastError, Queue};
 use blat_logging::{Log, LogHandle};
@@ -62,7 +63,7 @@ async fn lock_in_time(home: &Home, target: &TargetName) -> Result<PidFile, Fatal
 }
 
 /// Serves the target until told to stop.
-pub(crate) async fn run(home: Home, settings: Settings, supervised: bool) -> Result<(), Fatal> {
+pub(crate) async fn run(home: Home, settings: Settings, owner: Owner, supervised: bool) -> Result<(), Fatal> {
     // Before anything else: a signal that comes early must find its handler.
     let signals = [Signal::USR1, Signal::HUP, Signal::TERM, Signal::INT].map(Signal::as_raw);
     let signals = Signals::new(signals).context("cannot handle signals")?;
@@ -80,7 +81,7 @@ pub(crate) async fn run(home: Home, settings: Settings, supervised: bool) -> Res
     let session = Session::new(pace(&settings));
     let (finished, results) = mpsc::channel(4);
     let daemon = Daemon {
-        workplace: Workplace::new(&home, settings),
+        workplace: Workplace::new(&home, settings, owner),
         home,
         tags,
         session,

@@ -7,6 +7,8 @@ use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
 use blat_config::{Home, load_target};
+use blat_domain::ownership::{Claim, Found, Owner, RandomId, Record, Title};
+use blat_domain::package_list::Former;
 use blat_domain::plan::{Link, Size};
 use blat_domain::status::SyncResult;
 
@@ -58,9 +60,13 @@ impl Target for Slow {
         Ok(packages.iter().map(|(package, _)| (package.clone(), Retired::Done)).collect())
     }
 
-    async fn store_list(&self, _: &str) -> Result<(), TargetError> {
+    async fn store_list(&self, _: &str) -> Result<Former, TargetError> {
         (self.during)();
-        Ok(())
+        Ok(Former::Whole)
+    }
+
+    async fn claim(&self, _: Claim, record: &Record) -> Result<Title, TargetError> {
+        Ok(Title { found: Found::Record(record.clone()), ..Title::default() })
     }
 }
 
@@ -99,7 +105,8 @@ async fn sync(
         }),
         deleted: Mutex::default(),
     });
-    let mut workplace = Workplace::new(&home, settings);
+    let owner = Owner { home: RandomId::from_random([1; 16]), target: name };
+    let mut workplace = Workplace::new(&home, settings, owner);
     (workplace.target, workplace.uptime) = (slow.clone(), || Duration::from_secs(UPTIME.get()));
     let Synced::Ended(report, problem) = workplace.sync(false).await else { panic!("no other settings are there") };
     let deleted = slow.deleted.lock().unwrap_or_else(PoisonError::into_inner).clone();

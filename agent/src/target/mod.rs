@@ -28,6 +28,8 @@ use async_trait::async_trait;
 pub(crate) use blat_domain::frames::{Retirement, Rule};
 use blat_domain::inventory::Inventory;
 use blat_domain::name::PackageId;
+use blat_domain::ownership::{Claim, Record, Title};
+use blat_domain::package_list::Former;
 use blat_domain::plan::{Link, Size};
 use blat_domain::status::FarEnd;
 use jiff::Timestamp;
@@ -171,8 +173,8 @@ pub(crate) trait Target: Send + Sync {
         pack::digests(root).map_err(|error| error.to_string())
     }
 
-    /// Takes versions out of the archive or marks them, each only if that is still right when its turn comes. One outcome each,
-    /// in no particular order.
+    /// Takes versions out of the archive or marks them, each only if that is still right when its turn comes, and only while the archive's
+    /// record names the owner that this target was made for. One outcome each, in no particular order.
     async fn retire(
         &self,
         how: Retirement,
@@ -190,6 +192,10 @@ pub(crate) trait Target: Send + Sync {
         Ok(())
     }
 
-    /// Replaces the PackageList.
-    async fn store_list(&self, list: &str) -> Result<(), TargetError>;
+    /// Replaces the PackageList, and says what was in its place. Only the archive's owner may: as with [`Target::retire`], that is looked at
+    /// again right before.
+    async fn store_list(&self, list: &str) -> Result<Former, TargetError>;
+
+    /// Looks at the archive's record or changes it, then tells how it is.
+    async fn claim(&self, how: Claim, record: &Record) -> Result<Title, TargetError>;
 }

@@ -7,6 +7,8 @@ use async_trait::async_trait;
 use blat_config::S3Settings;
 use blat_domain::inventory::Inventory;
 use blat_domain::name::PackageId;
+use blat_domain::ownership::{Claim, Owner, Record, Title};
+use blat_domain::package_list::Former;
 use blat_domain::plan::Link;
 
 use super::valve::Valve;
@@ -18,7 +20,7 @@ pub(crate) struct S3Target;
 
 impl S3Target {
     /// Takes what the real one takes.
-    pub(crate) fn new(_settings: S3Settings, _state: &Path, _valve: Arc<Valve>) -> Self {
+    pub(crate) fn new(_settings: S3Settings, _state: &Path, _valve: Arc<Valve>, _owner: Owner) -> Self {
         Self
     }
 
@@ -64,7 +66,11 @@ impl Target for S3Target {
         Err(absent())
     }
 
-    async fn store_list(&self, _: &str) -> Result<(), TargetError> {
+    async fn store_list(&self, _: &str) -> Result<Former, TargetError> {
+        Err(absent())
+    }
+
+    async fn claim(&self, _: Claim, _: &Record) -> Result<Title, TargetError> {
         Err(absent())
     }
 }

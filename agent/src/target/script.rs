@@ -8,7 +8,8 @@ use async_trait::async_trait;
 use blat_domain::inventory::{Inventory, Listing};
 use blat_domain::manifest::hex;
 use blat_domain::name::PackageId;
-use blat_domain::package_list::FILE;
+use blat_domain::ownership::{self, Claim, Owner, Record, Title};
+use blat_domain::package_list::{FILE, Former};
 use blat_domain::plan::{Link, Size};
 use sha2::{Digest, Sha256};
 
@@ -37,6 +38,7 @@ pub(crate) struct ScriptTarget {
     archive: String,
     bin: String,
     reserve: u64,
+    owner: Owner,
     /// What the streams under way will take on the target's disk, in bytes.
     under_way: AtomicU64,
     batches: AtomicU64,
@@ -44,10 +46,11 @@ pub(crate) struct ScriptTarget {
 }
 
 impl ScriptTarget {
-    /// A target whose archive and scripts are at these paths there. `reserve` bytes stay free on its disk.
-    pub(crate) fn new(knowledge: Arc<Knowledge>, archive: String, bin: String, reserve: u64) -> Self {
+    /// A target whose archive and scripts are at these paths there. `reserve` bytes stay free on its disk; `owner` is on whose behalf it lists
+    /// and deletes.
+    pub(crate) fn new(knowledge: Arc<Knowledge>, archive: String, bin: String, reserve: u64, owner: Owner) -> Self {
         let (under_way, batches, leftovers) = (AtomicU64::new(0), AtomicU64::new(0), Leftovers::default());
-        Self { knowledge, archive, bin, reserve, under_way, batches, leftovers }
+        Self { knowledge, archive, bin, reserve, owner, under_way, batches, leftovers }
     }
 
     /// Makes sure that the scripts are there, and says how packages may be packed for them.
@@ -98,6 +101,11 @@ impl ScriptTarget {
     fn file_arguments(name: &str, content: &str) -> String {
         let digest = hex(&Sha256::digest(content));
         format!(" --name {name} --bytes {} --sha256 {digest}", content.len())
+    }
+
+    /// The argument that names our owner.
+    fn owner(&self) -> String {
+        format!(" --owner {}", shell_word(&self.owner.to_string()))
     }
 
     /// A name for one batch's stage, not used before by anybody.
@@ -176,12 +184,13 @@ impl Target for ScriptTarget {
         packages: &[(PackageId, Option<i64>)],
     ) -> Result<Vec<(PackageId, Retired)>, TargetError> {
         self.compression().await?;
-        let arguments = match how {
+        let how = match how {
             Retirement::Unmark => " --unmark".to_owned(),
             Retirement::Mark(wait) => format!(" --mark {}", wait.min(MOST)),
             Retirement::DeleteDue => " --due".to_owned(),
             Retirement::Delete => " --unlisted".to_owned(),
         };
+        let arguments = self.owner() + &how;
         let mut list = String::new();
         for (PackageId { name, version }, time) in packages {
             // Writing to a String cannot fail.
@@ -195,11 +204,36 @@ impl Target for ScriptTarget {
         self.outcomes("delete_package", &arguments, Input::Bytes(list.into_bytes()), &packages, retired).await
     }
 
-    async fn store_list(&self, list: &str) -> Result<(), TargetError> {
+    async fn store_list(&self, list: &str) -> Result<Former, TargetError> {
         self.compression().await?;
-        let arguments = Self::file_arguments(FILE, list);
+        let arguments = Self::file_arguments(FILE, list) + &self.owner();
         let input = Input::Bytes(list.as_bytes().to_vec());
-        let each = |line: &str| if line == format!("stored {FILE}") { Ok(()) } else { self.leftovers.take(line) };
-        self.run("receive_file", &arguments, input, Bounds::packages(1), each).await
+        let mut former = None;
+        let each = |line: &str| match Former::read(line).filter(|_| former.is_none()) {
+            Some(read) => {
+                former = Some(read);
+                Ok(())
+            }
+            None if line == format!("stored {FILE}") => Ok(()),
+            None => self.leftovers.take(line),
+        };
+        self.run("receive_file", &arguments, input, Bounds::packages(2), each).await?;
+        former.ok_or_else(|| TargetError::Refused("receive_file does not say what the new PackageList replaced".into()))
+    }
+
+    async fn claim(&self, how: Claim, record: &Record) -> Result<Title, TargetError> {
+        self.compression().await?;
+        let record = record.render();
+        let (verb, arguments, input) = match how {
+            Claim::Look => ("get_plist", " --title".to_owned(), Vec::new()),
+            Claim::First | Claim::Adopt | Claim::Withdraw => {
+                let arguments = format!("{} --claim {}", Self::file_arguments(ownership::FILE, &record), how.word());
+                ("receive_file", arguments, record.into_bytes())
+            }
+        };
+        let mut title = Title::default();
+        let each = |line: &str| if title.add_line(line) { Ok(()) } else { self.leftovers.take(line) };
+        self.run(verb, &arguments, Input::Bytes(input), Bounds::packages(2), each).await?;
+        Ok(title)
     }
 }

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use blat_domain::inventory::Inventory;
 use blat_domain::name::PackageId;
+use blat_domain::ownership::{Claim, Owner, Record, Title};
+use blat_domain::package_list::Former;
 use blat_domain::plan::Link;
 use blat_domain::status::FarEnd;
 
@@ -25,11 +27,18 @@ pub(crate) struct ServedTarget {
 
 impl ServedTarget {
     /// A target whose archive and scripts are at these paths there. `reserve` bytes stay free on its disk; `store` is what it
-    /// shares with other targets.
-    pub(crate) fn new(knowledge: Knowledge, archive: String, bin: String, reserve: u64, store: Arc<Store>) -> Self {
+    /// shares with other targets; `owner` is on whose behalf it lists and deletes.
+    pub(crate) fn new(
+        knowledge: Knowledge,
+        archive: String,
+        bin: String,
+        reserve: u64,
+        store: Arc<Store>,
+        owner: Owner,
+    ) -> Self {
         let knowledge = Arc::new(knowledge);
-        let receiver = ReceiverTarget::new(knowledge.clone(), reserve, store);
-        Self { scripts: ScriptTarget::new(knowledge.clone(), archive, bin, reserve), receiver, knowledge }
+        let receiver = ReceiverTarget::new(knowledge.clone(), reserve, store, owner.clone());
+        Self { scripts: ScriptTarget::new(knowledge.clone(), archive, bin, reserve, owner), receiver, knowledge }
     }
 
     async fn target(&self) -> Result<&dyn Target, TargetError> {
@@ -74,8 +83,12 @@ impl Target for ServedTarget {
         self.target().await?.sweep(keep).await
     }
 
-    async fn store_list(&self, list: &str) -> Result<(), TargetError> {
+    async fn store_list(&self, list: &str) -> Result<Former, TargetError> {
         self.target().await?.store_list(list).await
+    }
+
+    async fn claim(&self, how: Claim, record: &Record) -> Result<Title, TargetError> {
+        self.target().await?.claim(how, record).await
     }
 
     fn far_end(&self) -> Option<FarEnd> {

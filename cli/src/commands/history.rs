@@ -57,7 +57,8 @@ fn json(target: &TargetName, entry: &Entry) -> Result<String, Failure> {
 
 fn line(target: &TargetName, entry: &Entry, style: Style) -> String {
     let when = style.paint(Tone::Faint, &format!("{:.0}", entry.at));
-    format!("{when}  {target}  {}  {}{}", entry.deed, entry.package, rest(entry))
+    let package = entry.package.as_ref().map(|package| format!("  {package}")).unwrap_or_default();
+    format!("{when}  {target}  {}{package}{}", entry.deed, rest(entry))
 }
 
 /// What is to be said of a deed beside its time and its package.
@@ -87,7 +88,7 @@ mod tests {
         Entry {
             at: "2026-11-21T08:00:12.5Z".parse().expect("a time"),
             deed: Deed::Sent,
-            package: "core@1.2".parse().expect("a package"),
+            package: Some("core@1.2".parse().expect("a package")),
             bytes: 12_687_770,
             after_tag_ms: Some(143),
             detail: None,

@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::process::Command;
 
-use blat_config::{Home, samples};
+use blat_config::{Home, home_id, samples};
 use blat_domain::text::printable;
 
 use crate::args::InitArgs;
@@ -42,6 +42,9 @@ pub(crate) fn run(named: Option<&Path>, args: &InitArgs) -> Outcome {
         let how = directory(&root.join(name), mode)?;
         writeln!(out, "  {how}  {name}/")?;
     }
+    let how = if home.id_file().exists() { "kept" } else { "made" };
+    home_id::ensure(&home).map_err(|error| Failure::failed(error.to_string()))?;
+    writeln!(out, "  {how}  config/home-id")?;
     for (name, text) in SAMPLES {
         let how = sample(&root.join(name), text)?;
         writeln!(out, "  {how}  {name}")?;

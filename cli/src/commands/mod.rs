@@ -9,6 +9,7 @@ use blat_domain::text::{nearest, printable};
 use crate::args::{Cli, Command};
 use crate::failure::{Failure, Outcome};
 
+mod adopt;
 mod check;
 mod enrol;
 mod history;
@@ -26,9 +27,9 @@ mod verify;
 mod why;
 
 /// Commands there are, for the nearest one to a misspelt one; among equals, the one that is used more often.
-const COMMANDS: [&str; 15] = [
+const COMMANDS: [&str; 16] = [
     "status", "tag", "sync", "logs", "plan", "why", "history", "verify", "check", "start", "stop", "restart", "ssh",
-    "enrol", "init",
+    "enrol", "adopt", "init",
 ];
 
 /// Carries out what was asked.
@@ -51,6 +52,7 @@ pub(crate) fn run(cli: &Cli) -> Outcome {
         Command::Plan(args) => plan::run(&home()?, args),
         Command::Ssh(args) => ssh::run(&home()?, args),
         Command::Verify(args) => verify::run(&home()?, args),
+        Command::Adopt(args) => adopt::run(&home()?, args),
         Command::Why(args) => why::run(&home()?, args),
         Command::History(args) => history::run(&home()?, args),
         Command::Logs(args) => logs::run(&home()?, args),

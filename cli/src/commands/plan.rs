@@ -7,7 +7,7 @@ use std::process::Stdio;
 use blat_config::Home;
 use blat_domain::plan::{Action, Link, Plan, Step};
 use blat_domain::retention::{self, Upkeep};
-use blat_domain::text::printable;
+use blat_domain::text::{escaped, printable};
 use blat_domain::units::show_size;
 
 use crate::args::PlanArgs;
@@ -134,9 +134,10 @@ fn upkeep(upkeep: &Upkeep, style: Style) -> String {
         upkeep.distrust.as_ref().map(|distrust| format!("nothing is marked or deleted: {distrust}")),
         upkeep.clock_doubt.as_ref().map(|doubt| format!("nothing ages: {doubt}")),
         upkeep.refusal.as_ref().map(ToString::to_string),
+        upkeep.bar.as_ref().map(ToString::to_string),
     ];
     for reason in reasons.iter().flatten() {
-        text += &format!("{}  {}\n", style.paint(Tone::Bad, "stop"), printable(reason));
+        text += &format!("{}  {}\n", style.paint(Tone::Bad, "stop"), escaped(reason));
     }
     for row in &upkeep.because {
         text += &format!("{}  {}\n", style.paint(Tone::Bad, "row"), printable(row));

@@ -35,7 +35,7 @@ pub(crate) fn run(home: &Home, args: &WhyArgs) -> Outcome {
     let mut exit = Exit::DONE;
     for target in &names {
         let past = past::of(home, target)?;
-        let deeds: Vec<&Entry> = past.iter().filter(|entry| entry.package == package).collect();
+        let deeds: Vec<&Entry> = past.iter().filter(|entry| entry.package.as_ref() == Some(&package)).collect();
         let text = match ask(home, target, &package)? {
             Ok(why) => answer(target, &why),
             Err(status) => {

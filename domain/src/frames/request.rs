@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::packed;
 use crate::name::{PackageId, Version};
+use crate::ownership::Claim;
 
 /// One message to a receiver. Each lane is worked through in order.
 ///
@@ -26,7 +27,8 @@ pub enum Request<'a> {
         /// One digest for each bucket.
         buckets: Vec<[u8; 16]>,
     },
-    /// Replaces the PackageList by so many bytes of `Data` that follow, if they have this SHA-256. Answered by `Done`.
+    /// Replaces the PackageList by so many bytes of `Data` that follow, if they have this SHA-256. Answered by a line that says what
+    /// was in its place (see [`crate::package_list::Former`]), then `Done`.
     Store {
         /// How many bytes.
         bytes: u64,
@@ -105,6 +107,19 @@ pub enum Request<'a> {
     },
     /// Nothing, on the control lane: bytes that fill a packet. Not answered.
     Padding(#[serde(borrow)] &'a [u8]),
+    /// From now on `Store` and `Retire` on this lane are done only while the archive's record names this owner (see
+    /// [`crate::ownership`]). Not answered.
+    Own {
+        /// `HOME-ID TARGET`.
+        owner: &'a str,
+    },
+    /// Looks at the archive's record, or changes it. Answered by the lines `archive …` and `place …` of a listing, as they are then, and `Done`.
+    Claim {
+        /// What is to become of it.
+        how: Claim,
+        /// The record as it would be written.
+        record: &'a str,
+    },
 }
 
 /// What a package may do to a version in its place.

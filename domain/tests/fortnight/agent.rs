@@ -364,6 +364,6 @@ impl Site {
     fn note(&mut self, deed: Deed, package: &PackageId, detail: String, now: i64) {
         let at = Timestamp::from_second(now).expect("a time");
         let detail = (!detail.is_empty()).then_some(detail);
-        self.history.push(Entry { at, deed, package: package.clone(), bytes: 0, after_tag_ms: None, detail });
+        self.history.push(Entry { at, deed, package: Some(package.clone()), bytes: 0, after_tag_ms: None, detail });
     }
 }

@@ -132,23 +132,24 @@ fn history_is_explained(site: &mut Site, manager: &Manager, now: i64) {
     let mut marked = BTreeSet::new();
     let (mut deleted, mut aged) = (0, 0);
     for entry in &site.history {
+        let package = entry.package.as_ref().expect("nothing but packages changes");
         match entry.deed {
             Deed::Marked => {
                 aged += 1;
-                marked.insert(&entry.package);
+                marked.insert(package);
             }
-            Deed::Unmarked => drop(marked.remove(&entry.package)),
+            Deed::Unmarked => drop(marked.remove(package)),
             Deed::Deleted => {
                 deleted += 1;
-                let was_marked = marked.remove(&entry.package);
+                let was_marked = marked.remove(package);
                 assert_eq!(was_marked, matches!(site.aging, Aging::After { .. }), "{}: {entry:?}", site.name);
                 let detail = entry.detail.as_deref().unwrap_or_default();
                 assert!(detail.starts_with("nothing wants it"), "{}: {entry:?}", site.name);
             }
-            Deed::Sent | Deed::Replaced | Deed::Repaired | Deed::Linked | Deed::Failed => {}
+            Deed::Sent | Deed::Replaced | Deed::Repaired | Deed::Linked | Deed::Failed | Deed::Adopted => {}
         }
-        let answer = site.why(&entry.package, &prepared);
-        let is_wanted = wanted.contains(&entry.package);
+        let answer = site.why(package, &prepared);
+        let is_wanted = wanted.contains(package);
         assert_eq!(!answer.reasons.is_empty(), is_wanted, "{}: {answer:?}", site.name);
         assert_eq!(answer.there != There::Nothing, is_wanted, "{}: {answer:?}", site.name);
         assert_eq!(answer.next, Next::Nothing, "{}: {answer:?}", site.name);

@@ -88,6 +88,8 @@ impl Entry {
             | Request::Data(_)
             | Request::Forget
             | Request::Publish
+            | Request::Own { .. }
+            | Request::Claim { .. }
             | Request::Sweep { .. } => return Err(damaged("it holds a frame that is out of place")),
         }
         if data > MOST_PIECE {

@@ -20,6 +20,8 @@ use blat_domain::ancestry::natural_order;
 use blat_domain::frames::{Class, FrameError, Lane, MOST_DATA, Reply, Request, decode};
 use blat_domain::inventory::{Inventory, Listing};
 use blat_domain::name::PackageId;
+use blat_domain::ownership::{Claim, Owner, Record, Title};
+use blat_domain::package_list::Former;
 use blat_domain::plan::{Link, Size};
 use blat_domain::text::printable;
 use sha2::{Digest, Sha256};
@@ -49,6 +51,7 @@ pub(crate) struct ReceiverTarget {
     knowledge: Arc<Knowledge>,
     reserve: u64,
     store: Arc<Store>,
+    owner: Owner,
     under_way: AtomicU64,
     conversation: Mutex<Option<Arc<Conversation>>>,
     known: std::sync::Mutex<Known>,
@@ -57,11 +60,12 @@ pub(crate) struct ReceiverTarget {
 }
 
 impl ReceiverTarget {
-    /// A target whose far end is a receiver. `reserve` bytes stay free on its disk; `store` is what it shares with other targets.
-    pub(crate) fn new(knowledge: Arc<Knowledge>, reserve: u64, store: Arc<Store>) -> Self {
+    /// A target whose far end is a receiver. `reserve` bytes stay free on its disk; `store` is what it shares with other targets; `owner` is on
+    /// whose behalf it lists and deletes.
+    pub(crate) fn new(knowledge: Arc<Knowledge>, reserve: u64, store: Arc<Store>, owner: Owner) -> Self {
         let (conversation, known) = (Mutex::new(None), std::sync::Mutex::default());
         let (under_way, numbers, leftovers) = (AtomicU64::new(0), 0.into(), Leftovers::default());
-        Self { knowledge, reserve, store, under_way, conversation, known, numbers, leftovers }
+        Self { knowledge, reserve, store, owner, under_way, conversation, known, numbers, leftovers }
     }
 
     /// The conversation that goes on, or a new one.
@@ -82,6 +86,9 @@ impl ReceiverTarget {
         };
         match begun {
             Ok(begun) => {
+                let strand = begun.lane(Lane::CONTROL).await;
+                strand.say(&Request::Own { owner: &self.owner.to_string() }).await?;
+                strand.settled();
                 self.knowledge.trust();
                 Ok(conversation.insert(Arc::new(begun)).clone())
             }
@@ -246,7 +253,7 @@ impl Target for ReceiverTarget {
         Ok(())
     }
 
-    async fn store_list(&self, list: &str) -> Result<(), TargetError> {
+    async fn store_list(&self, list: &str) -> Result<Former, TargetError> {
         let conversation = self.conversation().await?;
         let mut strand = conversation.lane(Lane::CONTROL).await;
         let digest = Sha256::digest(list).into();
@@ -254,9 +261,30 @@ impl Target for ReceiverTarget {
         for chunk in list.as_bytes().chunks(MOST_DATA) {
             strand.say(&Request::Data(chunk)).await?;
         }
-        strand.answer(Bounds::packages(0), |line| self.leftovers.take(line)).await?;
+        let mut former = None;
+        let each = |line: &str| match Former::read(line).filter(|_| former.is_none()) {
+            Some(read) => {
+                former = Some(read);
+                Ok(())
+            }
+            None => self.leftovers.take(line),
+        };
+        strand.answer(Bounds::packages(1), each).await?;
         strand.settled();
-        Ok(())
+        former.ok_or_else(out_of_turn)
+    }
+
+    async fn claim(&self, how: Claim, record: &Record) -> Result<Title, TargetError> {
+        let mut title = Title::default();
+        let record = record.render();
+        let request = Request::Claim { how, record: &record };
+        let conversation = self.conversation().await?;
+        let mut strand = conversation.lane(Lane::CONTROL).await;
+        strand.say(&request).await?;
+        let each = |line: &str| if title.add_line(line) { Ok(()) } else { self.leftovers.take(line) };
+        strand.answer(Bounds::packages(2), each).await?;
+        strand.settled();
+        Ok(title)
     }
 }
 

@@ -39,7 +39,10 @@ impl S3Target {
         self.known.keep(|package| listed.objects.contains_key(package));
         self.known.save();
         *self.listed.lock().unwrap_or_else(PoisonError::into_inner) = listed.list.take();
+        let found = self.listed_record(bucket, listed.record.take()).await?;
+        self.known.save();
         let mut inventory = listed.settled();
+        inventory.title.found = found;
         inventory.clock = clock;
         self.warn_of_foreign(&inventory);
         Ok(Arc::new(inventory))
@@ -108,6 +111,7 @@ impl S3Target {
         }
         let mut keys: Vec<String> = self.known.packages().iter().map(|package| self.keys.package(package)).collect();
         keys.extend(self.known.list().map(|_| self.keys.list()));
+        keys.extend(self.known.record().map(|_| self.keys.record()));
         keys.sort_unstable();
         // Nothing follows the last.
         keys.pop();
@@ -155,6 +159,7 @@ pub(super) struct Listed {
     pub(super) unknown: Vec<PackageId>,
     marks: BTreeMap<PackageId, Mark>,
     pub(super) list: Option<(String, u64)>,
+    record: Option<(String, u64)>,
     pub(super) inventory: Inventory,
 }
 
@@ -172,6 +177,7 @@ impl Listed {
                 self.marks.insert(package, mark);
             }
             Meaning::List => self.list = Some((object.etag, object.size)),
+            Meaning::Record => self.record = Some((object.etag, object.size)),
             Meaning::House => {}
             Meaning::Foreign => self.inventory.foreign.note(&object.key),
         }

@@ -25,6 +25,8 @@ pub(super) enum Meaning {
     Mark(PackageId, Mark),
     /// The PackageList.
     List,
+    /// The record of whose archive it is.
+    Record,
     /// Something in our own corner that a check or another version left.
     House,
     /// Somebody else's.
@@ -62,6 +64,11 @@ impl Keys {
         format!("{}{}", self.prefix, blat_domain::package_list::FILE)
     }
 
+    /// The record of whose archive it is.
+    pub(super) fn record(&self) -> String {
+        format!("{}{HOUSE}/{}", self.prefix, blat_domain::ownership::FILE)
+    }
+
     /// What `blat check --connect` writes and takes away again.
     pub(super) fn probe(&self) -> String {
         format!("{}{HOUSE}/check", self.prefix)
@@ -76,6 +83,7 @@ impl Keys {
         let parts: Vec<&str> = rest.split('/').collect();
         match parts[..] {
             [HOUSE, "marks", name, version, mark] => read_mark(name, version, mark).unwrap_or(Meaning::Foreign),
+            [HOUSE, blat_domain::ownership::FILE] => Meaning::Record,
             [HOUSE, ..] => Meaning::House,
             [name, file] => match file.strip_suffix(".zip").map(|version| PackageId::new(name, version)) {
                 Some(Ok(package)) => Meaning::Package(package),
@@ -112,6 +120,7 @@ mod tests {
             assert_eq!(keys.meaning(&keys.package(&package)), Meaning::Package(package.clone()));
             assert_eq!(keys.meaning(&keys.mark(&package, mark)), Meaning::Mark(package.clone(), mark));
             assert_eq!((keys.meaning(&keys.list()), keys.meaning(&keys.probe())), (Meaning::List, Meaning::House));
+            assert_eq!(keys.meaning(&keys.record()), Meaning::Record);
             assert_eq!(path(&keys.package(&package)).expect("a path").as_ref(), keys.package(&package));
             for foreign in [
                 "",

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use blat_domain::name::{PackageId, PackageName, Version};
+use blat_domain::ownership::Record;
 
 use super::card::Card;
 
@@ -58,6 +59,14 @@ pub(super) struct List {
     pub(super) digest: String,
 }
 
+/// The record of whose archive it is, under the tag and the size that it had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Owned {
+    pub(super) etag: String,
+    pub(super) size: u64,
+    pub(super) record: Record,
+}
+
 /// Memory and file.
 #[derive(Debug)]
 pub(super) struct Known {
@@ -71,6 +80,7 @@ struct State {
     place: String,
     entries: BTreeMap<PackageId, Entry>,
     list: Option<List>,
+    record: Option<Owned>,
     is_changed: bool,
 }
 
@@ -145,6 +155,21 @@ impl Known {
         state.is_changed = true;
     }
 
+    /// The record that was there last.
+    pub(super) fn record(&self) -> Option<Owned> {
+        self.lock().record.clone()
+    }
+
+    /// The record was looked at. A tag that cannot be told from the words beside it is not remembered.
+    pub(super) fn note_record(&self, record: Owned) {
+        let mut state = self.lock();
+        let is_plain = !record.etag.is_empty() && record.etag.bytes().all(|byte| byte.is_ascii_graphic());
+        if is_plain && state.record.as_ref() != Some(&record) {
+            state.record = Some(record);
+            state.is_changed = true;
+        }
+    }
+
     /// Writes the file where something changed. Failing costs time later, and nothing else.
     pub(super) fn save(&self) {
         let mut state = self.lock();
@@ -189,6 +214,10 @@ fn written(state: &State) -> String {
         let _ = writeln!(text, "list {size} {etag} {digest}");
         lines += 1;
     }
+    if let Some(Owned { etag, size, record: Record { archive, owner } }) = &state.record {
+        let _ = writeln!(text, "record {size} {etag} {archive} {owner}");
+        lines += 1;
+    }
     let _ = writeln!(text, "# end {lines}");
     text
 }
@@ -209,6 +238,10 @@ fn read(text: &str, place: &str) -> Option<State> {
         match words[..] {
             ["list", size, etag, digest] => {
                 state.list = Some(List { etag: etag.to_owned(), size: size.parse().ok()?, digest: digest.to_owned() });
+            }
+            ["record", size, etag, archive, home, target] => {
+                let record = Record::parse(&format!("{archive} {home} {target}"))?;
+                state.record = Some(Owned { etag: etag.to_owned(), size: size.parse().ok()?, record });
             }
             [kind, name, version, size, etag, ref rest @ ..] => {
                 let what = match (kind, rest) {

@@ -13,6 +13,7 @@ mod inventory;
 mod keys;
 mod known;
 mod listing;
+mod ownership;
 mod probe;
 mod retiring;
 mod sending;
@@ -25,14 +26,15 @@ pub(crate) mod zip;
 use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use blat_config::S3Settings;
 use blat_domain::inventory::Inventory;
 use blat_domain::manifest::hex;
 use blat_domain::name::PackageId;
-use blat_domain::package_list;
+use blat_domain::ownership::{Claim, Owner, Record, Title};
+use blat_domain::package_list::Former;
 use blat_domain::plan::{Link, Size};
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use object_store::{GetOptions, PutMode, PutOptions, PutPayload};
@@ -67,6 +69,8 @@ const LONGEST_LIST: u64 = 64 << 20;
 pub(crate) struct S3Target {
     settings: S3Settings,
     keys: Keys,
+    /// On whose behalf it lists and deletes.
+    owner: Owner,
     valve: Arc<Valve>,
     bucket: OnceCell<Bucket>,
     known: Known,
@@ -92,9 +96,10 @@ pub(crate) struct S3Target {
 }
 
 impl S3Target {
-    /// A target whose state lies in `state`. Nothing is connected before it is used.
-    pub(crate) fn new(settings: S3Settings, state: &Path, valve: Arc<Valve>) -> Self {
+    /// A target whose state lies in `state`, listed and deleted from on behalf of `owner`. Nothing is connected before it is used.
+    pub(crate) fn new(settings: S3Settings, state: &Path, valve: Arc<Valve>, owner: Owner) -> Self {
         Self {
+            owner,
             keys: Keys::below(&settings.prefix),
             settings,
             valve,
@@ -185,12 +190,15 @@ impl Target for S3Target {
         self.sweep_uploads().await
     }
 
-    async fn store_list(&self, list: &str) -> Result<(), TargetError> {
+    async fn store_list(&self, list: &str) -> Result<Former, TargetError> {
         let bucket = self.bucket().await?;
         let digest = hex(&Sha256::digest(list));
-        let listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let listed = self.last_listed();
         let is_there = |known: &List| known.digest == digest && listed == Some((known.etag.clone(), known.size));
+        let mut former = Former::Whole;
         if !self.known.list().is_some_and(|known| is_there(&known)) {
+            (former, _) = self.present_list(bucket).await?;
+            self.check_owner(bucket).await?;
             let mut attributes = object_store::Attributes::new();
             attributes.insert(object_store::Attribute::ContentType, "text/plain".into());
             let options = PutOptions { mode: PutMode::Overwrite, attributes, ..PutOptions::default() };
@@ -201,7 +209,13 @@ impl Target for S3Target {
             self.known.note_list(List { etag, size: list.len() as u64, digest });
         }
         self.known.save();
-        Ok(())
+        Ok(former)
+    }
+
+    async fn claim(&self, how: Claim, record: &Record) -> Result<Title, TargetError> {
+        let title = self.change_record(how, record).await;
+        self.known.save();
+        title
     }
 }
 
@@ -249,20 +263,4 @@ async fn head(bucket: &Bucket, path: &object_store::path::Path) -> Result<Option
 /// Runs work several at once, none before its turn; its outcomes come as they are ready.
 fn several<F: Future>(work: impl IntoIterator<Item = F>, at_once: usize) -> impl Stream<Item = F::Output> {
     futures_util::stream::iter(work).buffer_unordered(at_once)
-}
-
-/// The lines that a PackageList of ours names, and nothing where there is none.
-async fn listed_packages(bucket: &Bucket, keys: &Keys) -> Result<BTreeSet<PackageId>, TargetError> {
-    let found = match bucket.store(Urgency::Bulk).get_opts(&keys::path(&keys.list())?, GetOptions::default()).await {
-        Ok(found) => found,
-        Err(object_store::Error::NotFound { .. }) => return Ok(BTreeSet::new()),
-        Err(error) => return Err(fault::sorted(&error)),
-    };
-    if found.meta.size > LONGEST_LIST {
-        return Err(TargetError::Refused(format!("{} is too long to be a PackageList", keys.list())));
-    }
-    let bytes = found.bytes().await.map_err(|error| fault::sorted(&error))?;
-    let list = package_list::parse(&String::from_utf8_lossy(&bytes));
-    let list = list.map_err(|why| TargetError::Refused(format!("{} is no PackageList: {why}", keys.list())))?;
-    Ok(list.packages.into_iter().collect())
 }

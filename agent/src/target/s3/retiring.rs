@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use blat_domain::inventory::Mark;
 use blat_domain::name::PackageId;
+use blat_domain::package_list::Former;
 use futures_util::TryStreamExt;
 use object_store::{PutOptions, PutPayload};
 
@@ -15,7 +16,7 @@ use super::deleting;
 use super::fault::Answer;
 use super::inventory::Range;
 use super::keys::Meaning;
-use super::{LOOKS, Retired, Retirement, S3Target, TargetError, fault, keys, listed_packages, several};
+use super::{LOOKS, Retired, Retirement, S3Target, TargetError, fault, keys, several};
 
 /// The marks that stand now, with their keys, and the server's clock.
 struct Marks {
@@ -39,6 +40,7 @@ impl S3Target {
     ) -> Result<Vec<(PackageId, Retired)>, TargetError> {
         let bucket = self.bucket().await?;
         let marks = self.marks(bucket).await?;
+        self.check_owner(bucket).await?;
         match how {
             Retirement::Unmark => self.unmark(bucket, &marks, packages).await,
             Retirement::Mark(wait) => self.mark(bucket, &marks, wait, packages).await,
@@ -124,7 +126,13 @@ impl S3Target {
         how: Retirement,
         packages: &[(PackageId, Option<i64>)],
     ) -> Result<Vec<(PackageId, Retired)>, TargetError> {
-        let listed = listed_packages(bucket, &self.keys).await?;
+        let refused =
+            |why: &str| TargetError::Refused(format!("{} {why}; let the bucket be synced first", self.keys.list()));
+        let listed: BTreeSet<PackageId> = match self.present_list(bucket).await? {
+            (Former::Whole, list) => list.packages.into_iter().collect(),
+            (Former::Missing, _) => return Err(refused("is not there, so nobody knows what is wanted")),
+            (Former::Damaged, _) => return Err(refused("is empty or cut short")),
+        };
         let judging = packages.iter().map(|(package, time)| async {
             let verdict = self.judge(bucket, marks, how, &listed, package, *time).await?;
             Ok::<_, TargetError>((package.clone(), verdict))

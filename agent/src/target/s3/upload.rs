@@ -229,7 +229,7 @@ async fn fail_if_taken(bucket: &Bucket, path: &Path) -> Result<(), object_store:
     Err(object_store::Error::AlreadyExists { path: path.to_string(), source: "it is there already".into() })
 }
 
-fn is_not_known(error: &object_store::Error) -> bool {
+pub(super) fn is_not_known(error: &object_store::Error) -> bool {
     matches!(fault::fault(error), Some(Fault::Answered(answer)) if answer.is_not_known())
 }
 

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use blat_domain::bandwidth::Bandwidth;
 use blat_domain::frames::Rule;
 use blat_domain::inventory::Mark;
+use blat_domain::ownership::{Found, RandomId};
 use object_store::multipart::MultipartStore as _;
 use object_store::{ObjectStore as _, ObjectStoreExt as _, PutMultipartOptions};
 
@@ -31,10 +32,18 @@ impl World {
     fn target(&self) -> S3Target {
         let settings =
             S3Settings { bucket: "abc".into(), prefix: "p".into(), region: None, endpoint: None, path_style: None };
-        let target =
-            S3Target::new(settings, &self.scratch.path().join("state"), Arc::new(Valve::new(Bandwidth::Always(None))));
+        let valve = Arc::new(Valve::new(Bandwidth::Always(None)));
+        let target = S3Target::new(settings, &self.scratch.path().join("state"), valve, record("perth").owner);
         let bucket = Bucket::of(self.shelf.clone(), self.shelf.clone());
         S3Target { bucket: OnceCell::new_with(Some(bucket)), ..target }
+    }
+
+    /// A target that owns the bucket, as one whose first sync has begun.
+    async fn owning(&self) -> S3Target {
+        let target = self.target();
+        let claimed = target.claim(Claim::First, &record("perth")).await.expect("memory");
+        assert_eq!(claimed.found, Found::Record(record("perth")));
+        target
     }
 
     /// A package at the source whose `descpkg` has this time.
@@ -67,7 +76,8 @@ impl World {
 
     /// A bucket with core@1 and core@2, and the target that filled it.
     async fn filled(&self) -> S3Target {
-        let target = self.target();
+        let target = self.owning().await;
+        self.shelf.puts.store(0, Ordering::Relaxed);
         let parcels = ["core@1", "core@2"].map(|id| self.parcel(id, id.as_bytes(), 100, Rule::New));
         assert_eq!(self.send(&target, &parcels).await, [Delivery::Published, Delivery::Published]);
         target
@@ -76,6 +86,12 @@ impl World {
     fn heads(&self) -> usize {
         self.shelf.heads.swap(0, Ordering::Relaxed)
     }
+}
+
+/// What a target of the test's home tree writes.
+fn record(target: &str) -> Record {
+    let id = |byte| RandomId::from_random([byte; 16]);
+    Record { archive: id(7), owner: Owner { home: id(1), target: target.parse().expect("a name") } }
 }
 
 fn id(text: &str) -> PackageId {
@@ -329,7 +345,8 @@ async fn a_package_list_that_is_there_already_is_not_sent_again() {
         target.store_list(list).await.expect("memory");
         world.shelf.puts.swap(0, Ordering::Relaxed)
     };
-    let target = world.target();
+    let target = world.owning().await;
+    world.shelf.puts.store(0, Ordering::Relaxed);
     assert_eq!([store(&target, list).await, store(&target, list).await], [1, 0]);
     assert_eq!(store(&world.target(), list).await, 0, "another agent reads what is known");
     assert_eq!(store(&target, "# end 0\n").await, 1);
@@ -349,6 +366,9 @@ async fn marks_keep_their_time_and_only_what_is_due_unlisted_and_unchanged_goes(
     assert_eq!(retire(Retirement::Mark(50), "none@1", None).await, Retired::Absent);
     assert_eq!(retire(Retirement::Mark(50), "core@1", None).await, Retired::Done);
     assert_eq!(inventory(&target).await.marks[&id("core@1")], Mark { at: NOW, wait: 50 });
+    let unlisted = target.retire(Retirement::Delete, &[(id("core@1"), Some(100))]).await;
+    assert!(matches!(unlisted, Err(TargetError::Refused(why)) if why.contains("nobody knows what is wanted")));
+    assert_eq!(target.store_list("other 1\n# end 1\n").await, Ok(Former::Missing));
     assert!(matches!(retire(Retirement::DeleteDue, "core@1", Some(100)).await, Retired::Kept(_)), "it has not waited");
 
     // As if it had been marked before, and now the time to wait is another.
@@ -362,18 +382,25 @@ async fn marks_keep_their_time_and_only_what_is_due_unlisted_and_unchanged_goes(
     assert_eq!(retire(Retirement::Mark(60), "core@1", None).await, Retired::Done);
     assert_eq!(inventory(&target).await.marks[&id("core@1")], Mark { at: NOW - 60, wait: 60 });
 
-    target.store_list("core 1\n# end 1\n").await.expect("memory");
+    assert_eq!(target.store_list("core 1\n# end 1\n").await, Ok(Former::Whole));
     assert!(
         matches!(retire(Retirement::DeleteDue, "core@1", Some(100)).await, Retired::Kept(why) if why.contains("PackageList"))
     );
     target.store_list("# end 0\n").await.expect("memory");
+    let by_nothing = target.retire(Retirement::Delete, &[(id("core@1"), Some(100))]).await;
+    assert!(matches!(by_nothing, Err(TargetError::Refused(why)) if why.contains("empty or cut short")));
+    assert_eq!(target.store_list("other 1\n# end 1\n").await, Ok(Former::Damaged));
     assert!(
         matches!(retire(Retirement::DeleteDue, "core@1", Some(101)).await, Retired::Kept(why) if why.contains("replaced"))
     );
     assert!(matches!(retire(Retirement::Delete, "core@1", None).await, Retired::Kept(_)), "it is no link");
     assert_eq!(retire(Retirement::DeleteDue, "core@1", Some(100)).await, Retired::Done);
     assert_eq!(retire(Retirement::Delete, "core@1", Some(100)).await, Retired::Absent);
-    assert_eq!(world.shelf.keys().await, ["p/PackageList.txt", "p/core/2.zip"], "its mark went with it");
+    assert_eq!(
+        world.shelf.keys().await,
+        ["p/.blat/archive", "p/PackageList.txt", "p/core/2.zip"],
+        "its mark went with it"
+    );
 
     world.shelf.put_foreign("p/core/2.zip").await;
     assert!(
@@ -403,6 +430,7 @@ async fn a_condition_that_was_refused_once_is_made_again_and_without_it_nothing_
 async fn a_package_that_could_not_be_deleted_keeps_its_mark() {
     let world = World::new();
     let target = world.filled().await;
+    target.store_list("other 1\n# end 1\n").await.expect("memory");
     let packages = [(id("core@1"), Some(100)), (id("core@2"), Some(100))];
     let marked = target.retire(Retirement::Mark(0), &packages).await.expect("memory");
     assert!(marked.iter().all(|(_, retired)| *retired == Retired::Done));
@@ -418,4 +446,49 @@ async fn a_package_that_could_not_be_deleted_keeps_its_mark() {
         (1, 0, 1),
         "{keys:?}"
     );
+}
+
+#[tokio::test]
+async fn a_bucket_has_one_owner_and_whoever_else_sends_to_it_neither_lists_nor_deletes() {
+    let world = World::new();
+    let target = world.filled().await;
+    target.store_list("core 1\n# end 1\n").await.expect("memory");
+    let other = S3Target { owner: record("oslo").owner, ..world.target() };
+    let theirs = Record { archive: RandomId::from_random([8; 16]), ..record("oslo") };
+    let title = other.claim(Claim::First, &theirs).await.expect("memory");
+    assert_eq!(title.found, Found::Record(record("perth")), "who comes second reads what the first has written");
+    assert_eq!(inventory(&other).await.title.found, Found::Record(record("perth")));
+    let parcel = world.parcel("core@3", b"3", 100, Rule::New);
+    assert_eq!(world.send(&other, &[parcel]).await, [Delivery::Published], "sending goes on");
+    for how in [Retirement::Unmark, Retirement::Mark(5), Retirement::DeleteDue, Retirement::Delete] {
+        let refused = other.retire(how, &[(id("core@2"), Some(100))]).await;
+        assert!(matches!(refused, Err(TargetError::Refused(why)) if why.contains("blat adopt oslo")), "{how:?}");
+    }
+    assert!(matches!(other.store_list("# end 0\n").await, Err(TargetError::Refused(_))));
+
+    let title = other.claim(Claim::Adopt, &theirs).await.expect("memory");
+    let adopted = Record { archive: record("perth").archive, ..theirs.clone() };
+    assert_eq!(title.found, Found::Record(adopted.clone()), "it stays the archive that it is");
+    assert!(target.retire(Retirement::Delete, &[(id("core@2"), Some(100))]).await.is_err(), "also in mid-sync");
+    let deleted = other.retire(Retirement::Delete, &[(id("core@2"), Some(100))]).await.expect("memory");
+    assert_eq!(deleted[0].1, Retired::Done);
+
+    other.claim(Claim::Withdraw, &theirs).await.expect("memory");
+    assert_eq!(inventory(&other).await.title.found, Found::Record(adopted.clone()), "another record stays");
+    assert_eq!(other.claim(Claim::Withdraw, &adopted).await.expect("memory").found, Found::Nothing);
+    assert!(other.retire(Retirement::Delete, &[(id("core@3"), Some(100))]).await.is_err(), "nobody's is not ours");
+}
+
+#[tokio::test]
+async fn a_record_that_is_none_is_never_overwritten_but_by_an_adoption() {
+    let world = World::new();
+    let target = world.target();
+    world.shelf.put_foreign("p/.blat/archive").await;
+    let title = target.claim(Claim::First, &record("perth")).await.expect("memory");
+    assert!(matches!(&title.found, Found::Malformed(why) if why.contains("theirs")), "{title:?}");
+    assert_eq!(inventory(&target).await.title, title);
+    assert!(target.store_list("# end 0\n").await.is_err());
+    assert_eq!(world.shelf.bytes("p/.blat/archive").await, b"theirs");
+    let title = target.claim(Claim::Adopt, &record("perth")).await.expect("memory");
+    assert_eq!(title.found, Found::Record(record("perth")));
 }

@@ -1,0 +1,134 @@
+//! What is seen of the source, and a target that turns out to be the source only by what was written there.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use blat_config::{Home, load_target};
+use blat_domain::inventory::Inventory;
+use blat_domain::name::PackageId;
+use blat_domain::ownership::Owner;
+use blat_domain::package_list::Former;
+use blat_domain::plan::Link;
+
+use super::*;
+use crate::outcome::Dropped;
+use crate::progress::Progress;
+use crate::session::Sent;
+use crate::sync::Synced;
+use crate::target::{Appetite, Delivery, Parcel, Retired, Retirement, Target, Told, Verdict};
+
+#[test]
+fn the_source_is_known_by_its_own_record_and_by_those_above_it() {
+    let scratch = tempfile::tempdir().expect("a scratch directory");
+    let source = scratch.path().join("outer/source");
+    fs::create_dir_all(source.join(HOUSE)).expect("a directory");
+    let (place, ids) = look_around(&source).expect("a source");
+    assert!(ids.is_empty() && place.directories.len() > 2 && !place.boot.is_empty(), "{place:?}");
+    symlink(&source, scratch.path().join("link")).expect("a link");
+    assert_eq!(look_around(&scratch.path().join("link")).expect("a source").0, place);
+
+    let id = |byte| RandomId::from_random([byte; 16]);
+    let write = |directory: &Path, byte| {
+        fs::create_dir_all(directory.join(HOUSE)).expect("a directory");
+        let text = format!("{}\n{} perth\n", id(byte), id(9));
+        fs::write(directory.join(HOUSE).join(FILE), text).expect("a record");
+    };
+    write(&source, 1);
+    write(&scratch.path().join("outer"), 2);
+    assert_eq!(look_around(&source).expect("a source").1, [id(1), id(2)]);
+    fs::write(source.join(HOUSE).join(FILE), "damaged").expect("a record");
+    assert_eq!(look_around(&source).expect("a source").1, [id(2)]);
+    fs::remove_file(source.join(HOUSE).join(FILE)).expect("a record");
+    symlink("/dev/zero", source.join(HOUSE).join(FILE)).expect("a link");
+    assert!(look_around(&source).is_err(), "what is in its place is not followed");
+    assert!(look_around(&scratch.path().join("away")).expect_err("no source").contains("mounted"));
+}
+
+/// The source by way of another machine, which cannot tell where it is: only what is written there shows.
+struct Mirror(PathBuf);
+
+#[async_trait]
+impl Target for Mirror {
+    async fn appetite(&self) -> Result<Appetite, TargetError> {
+        panic!("nothing is to be sent to the source")
+    }
+
+    async fn inventory(&self) -> Result<Arc<Inventory>, TargetError> {
+        let packages = [("a@1".parse().expect("a package"), 5), ("b@1".parse().expect("a package"), 5)].into();
+        Ok(Arc::new(Inventory { packages, clock: Some(1_700_000_000), ..Inventory::default() }))
+    }
+
+    async fn receive(&self, _: &[Parcel], _: &Arc<Progress>, _: &Told<'_>) -> Result<(), TargetError> {
+        panic!("nothing is to be sent to the source")
+    }
+
+    async fn link(&self, _: &[Link]) -> Result<Vec<(PackageId, Delivery)>, TargetError> {
+        panic!("nothing is to be linked in the source")
+    }
+
+    async fn verify(&self, _: &[PackageId]) -> Result<Vec<(PackageId, Verdict)>, TargetError> {
+        Ok(Vec::new())
+    }
+
+    async fn retire(
+        &self,
+        _: Retirement,
+        _: &[(PackageId, Option<i64>)],
+    ) -> Result<Vec<(PackageId, Retired)>, TargetError> {
+        panic!("nothing is to be deleted in the source")
+    }
+
+    async fn store_list(&self, _: &str) -> Result<Former, TargetError> {
+        panic!("nothing is to be listed in the source")
+    }
+
+    async fn claim(&self, how: Claim, record: &Record) -> Result<Title, TargetError> {
+        let file = self.0.join(HOUSE).join(FILE);
+        match how {
+            Claim::Look => {}
+            Claim::First | Claim::Adopt => {
+                fs::create_dir_all(self.0.join(HOUSE)).expect("a directory");
+                fs::write(&file, record.render()).expect("a record");
+            }
+            Claim::Withdraw => fs::remove_file(&file).expect("a record"),
+        }
+        let found = fs::read_to_string(&file).map_or(Found::Nothing, |text| Found::read(&text));
+        Ok(Title { found, ..Title::default() })
+    }
+}
+
+#[tokio::test]
+async fn an_archive_that_only_its_id_shows_to_be_the_source_is_refused_and_left_as_it_was() {
+    let scratch = tempfile::tempdir().expect("a scratch directory");
+    let root = scratch.path();
+    for folder in ["config", "source/a/1", "archive"] {
+        fs::create_dir_all(root.join(folder)).expect("an own folder");
+    }
+    fs::write(root.join("source/a/1/descpkg"), "a").expect("a file");
+    let text = format!(
+        "transport: local\nsource: {0}/source\narchive: {0}/archive\npkg: {{a: 1}}\naging: immediate\nmax_delete: 100%\n",
+        root.display()
+    );
+    let home = Home::at(root).expect("a path");
+    let name = "perth".parse().expect("a name");
+    fs::write(home.target_config(&name), text).expect("a config");
+    let settings = load_target(&home, &name).expect("valid settings");
+    let owner = Owner { home: RandomId::from_random([1; 16]), target: name };
+    let mut workplace = Workplace::new(&home, settings, owner);
+    workplace.target = Arc::new(Mirror(root.join("source")));
+    let refused = |text: &str| text.contains("the same directory") && text.contains("config/perth.conf");
+
+    let Synced::Ended(report, problem) = workplace.sync(true).await else { panic!("no other settings are there") };
+    assert!(refused(&problem.expect("it is refused").text));
+    assert_eq!((report.sent, report.deleted), (0, 0));
+    let tagged: BTreeSet<PackageId> = ["a@1".parse().expect("a package")].into();
+    let sent = workplace.send_tagged(tagged, &Dropped::new()).await;
+    assert!(matches!(&sent[..], [(_, Sent::Failed(problem))] if refused(&problem.text)), "{sent:?}");
+    assert!(refused(&workplace.adopt().await.expect_err("it is refused").text));
+    assert!(!root.join("source").join(HOUSE).join(FILE).exists(), "what was written is taken away again");
+    assert!(!workplace.is_apart.load(Ordering::Relaxed));
+}

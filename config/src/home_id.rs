@@ -1,0 +1,138 @@
+//! `config/home-id`: the home tree's random id, made once. Archives remember it as their owner's, so it must stay as it is: who restores a home
+//! tree from a backup restores it too, and a home tree that is made anew has to take its archives over with `blat adopt`.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use blat_domain::ownership::RandomId;
+use blat_domain::text::printable;
+use rustix::fs::OFlags;
+
+use crate::Home;
+
+/// The most of the file that is read, in bytes.
+const LONGEST: u64 = 4 << 10;
+
+/// Why there is no id to go by.
+#[derive(Debug, thiserror::Error)]
+pub enum HomeIdError {
+    /// The file says something else.
+    #[error(
+        "{} is damaged: it says {text:?} where 32 hexadecimal digits are expected; restore it from a backup, or remove it, start again, \
+         and take each archive over with `blat adopt TARGET`", path.display()
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What it says, fit for printing.
+        text: String,
+    },
+    /// It can be neither read nor made.
+    #[error("cannot {what} {}: {error}; it has to be readable for the account that runs Blat, and is made by `blat init`", path.display())]
+    Io {
+        /// Read or make.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        error: io::Error,
+    },
+}
+
+/// The home tree's id, which is made where there is none yet. Of several that make it at once, one wins.
+///
+/// # Errors
+/// The file cannot be made or read, or holds no id.
+pub fn ensure(home: &Home) -> Result<RandomId, HomeIdError> {
+    let path = home.id_file();
+    let failed = |what, error| HomeIdError::Io { what, path: path.clone(), error };
+    let text = match read(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            make(&home.config_dir(), &path).map_err(|error| failed("make", error))?;
+            read(&path).map_err(|error| failed("read", error))?
+        }
+        Err(error) => return Err(failed("read", error)),
+    };
+    text.trim_end().parse().map_err(|_| HomeIdError::Damaged { path, text: printable(text.trim_end()) })
+}
+
+/// A new random id.
+///
+/// # Errors
+/// The system gives no random bytes.
+pub fn random() -> io::Result<RandomId> {
+    let mut bytes = [0; 16];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(RandomId::from_random(bytes))
+}
+
+/// Reads a regular file; never waits for whoever has the other end of a pipe.
+fn read(path: &Path) -> io::Result<String> {
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits();
+    let file = OpenOptions::new().read(true).custom_flags(flags.cast_signed()).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(LONGEST).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Makes the file, whole and durable, or not at all; one that appeared meanwhile stays.
+fn make(directory: &Path, path: &Path) -> io::Result<()> {
+    let aside = directory.join(format!(".home-id.{}", random()?));
+    let written = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&aside).and_then(|mut file| {
+        file.write_all(format!("{}\n", random()?).as_bytes())?;
+        file.sync_all()
+    });
+    let linked = written.and_then(|()| match fs::hard_link(&aside, path) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        linked => linked,
+    });
+    let removed = fs::remove_file(&aside);
+    linked.and(removed)?;
+    File::open(directory)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn home() -> (tempfile::TempDir, Home) {
+        let scratch = tempfile::tempdir().expect("a scratch directory");
+        fs::create_dir(scratch.path().join("config")).expect("config/");
+        let home = Home::locate(Some(scratch.path())).expect("a home tree");
+        (scratch, home)
+    }
+
+    #[test]
+    fn it_is_made_once_by_whoever_comes_first_and_stays() {
+        let (_scratch, home) = home();
+        let made: Vec<RandomId> = std::thread::scope(|scope| {
+            let makers: Vec<_> = (0..8).map(|_| scope.spawn(|| ensure(&home).expect("an id"))).collect();
+            makers.into_iter().map(|maker| maker.join().expect("no panic")).collect()
+        });
+        assert!(made.iter().all(|id| *id == made[0]), "{made:?}");
+        assert_eq!(ensure(&home).expect("an id"), made[0]);
+        let left = fs::read_dir(home.config_dir()).expect("config/").count();
+        assert_eq!(left, 1, "nothing else is left");
+        assert_ne!(random().expect("random bytes"), made[0]);
+    }
+
+    #[test]
+    fn a_damaged_one_is_told_and_never_made_anew() {
+        let (_scratch, home) = home();
+        for text in ["", "\n", "abc\n", "\u{1b}[2J"] {
+            fs::write(home.id_file(), text).expect("an own file");
+            let error = ensure(&home).expect_err("no id").to_string();
+            assert!(error.contains("home-id is damaged") && error.contains("blat adopt"), "{error}");
+            assert_eq!(fs::read_to_string(home.id_file()).expect("the same file"), text);
+        }
+        fs::remove_file(home.id_file()).expect("an own file");
+        std::os::unix::fs::symlink("/dev/zero", home.id_file()).expect("a link");
+        assert!(ensure(&home).is_err(), "a link is not followed");
+    }
+}

@@ -1,0 +1,113 @@
+//! Whose archive it is: the record in it, and that only its owner lists, marks and deletes. What `receive_file --name archive` does.
+
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt;
+
+use blat_domain::ownership::{Claim, FILE, Found, LONGEST, PLACE, Place, RECORD, Record};
+
+use crate::archive::dir::{Dir, is_absence};
+use crate::archive::{Archive, CHECK_MODES, HOUSE};
+use crate::failure::Failure;
+use crate::locks;
+use crate::scratch::Scratch;
+
+/// The most of a record that is told, in bytes: a good one is shorter.
+const MOST_TOLD: usize = 300;
+/// The most directories above the archive that are told.
+const MOST_ABOVE: usize = 32;
+
+/// The lines of an answer: what the record says, where there is one, and which directory this is.
+pub(crate) fn lines(archive: &Archive) -> String {
+    let told = match archive.root.open_if_there(HOUSE).and_then(|house| house.map_or(Ok(None), |house| told(&house))) {
+        Ok(told) => told,
+        Err(error) => Some(format!("? it cannot be read: {error}")),
+    };
+    let record = told.map_or_else(String::new, |told| format!("{RECORD}{told}\n"));
+    format!("{record}{PLACE}{}\n", place(&archive.root).render())
+}
+
+/// Makes a record, changes its owner or takes it away, as far as that is right under the lock; then tells as [`lines`].
+pub(crate) fn claim(archive: &Archive, how: Claim, record: &str) -> Result<String, Failure> {
+    let what = || format!("claiming the archive {}", archive.shown());
+    archive.still_there()?;
+    if how != Claim::Look {
+        let Some(record) = Record::parse(record) else {
+            return Err(Failure::refused(what(), "no owner is named", "install both ends of one version"));
+        };
+        let scratch = Scratch::take(archive, "claim")?;
+        let changed = locks::publishing(archive, &scratch.rooms, || change(&scratch, how, record));
+        scratch.clear_away();
+        changed?.map_err(|error| Failure::io(what(), &error, CHECK_MODES))?;
+    }
+    Ok(lines(archive))
+}
+
+fn change(scratch: &Scratch, how: Claim, mut record: Record) -> io::Result<()> {
+    let house = &scratch.rooms.house;
+    match (how, told(house).map(|text| text.map(|text| Found::read(&text)))) {
+        (Claim::Adopt, Ok(Some(Found::Record(there)))) => record.archive = there.archive,
+        (Claim::Adopt, _) | (Claim::First, Ok(None)) => {}
+        (Claim::Withdraw, Ok(Some(Found::Record(there)))) if there == record => {
+            house.unlink(FILE)?;
+            return house.sync();
+        }
+        (_, Err(error)) => return Err(error),
+        (Claim::Look | Claim::First | Claim::Withdraw, Ok(_)) => return Ok(()),
+    }
+    let mut file = scratch.dir.create(FILE)?;
+    file.set_permissions(PermissionsExt::from_mode(0o644))?;
+    file.write_all(record.render().as_bytes())?;
+    file.sync_all()?;
+    match how {
+        Claim::First => scratch.dir.rename_new(FILE, house, FILE)?,
+        Claim::Look | Claim::Adopt | Claim::Withdraw => scratch.dir.rename(FILE, house, FILE)?,
+    }
+    house.sync()
+}
+
+/// Whether `owner` still owns the archive: to be asked under the publish lock, right before something is done that only its owner may do.
+pub(crate) fn check(archive: &Archive, house: &Dir, owner: Option<&str>) -> Result<(), Failure> {
+    let Some(owner) = owner else { return Ok(()) };
+    let now = match told(house).map(|text| text.map(|text| Found::read(&text))) {
+        Ok(Some(Found::Record(record))) if record.owner.to_string() == owner => return Ok(()),
+        Ok(Some(Found::Record(record))) => format!("its owner is {} now", record.owner),
+        Ok(_) => format!("{HOUSE}/{FILE} does not name its owner"),
+        Err(error) => format!("{HOUSE}/{FILE} cannot be read: {error}"),
+    };
+    let what = format!("changing what the archive {} is to hold", archive.shown());
+    Err(Failure::refused(what, now, "`blat adopt` takes it over"))
+}
+
+/// What the record says, in one line; none where there is none.
+fn told(house: &Dir) -> io::Result<Option<String>> {
+    let file: File = match house.read(FILE) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if is_absence(&error) => return Ok(Some("? it is no regular file".to_owned())),
+        Err(error) => return Err(error),
+    };
+    let mut bytes = Vec::new();
+    file.take(LONGEST).read_to_end(&mut bytes)?;
+    let plain = |byte: &u8| match byte {
+        b' '..=b'~' => char::from(*byte),
+        b'\n' => ' ',
+        _ => '?',
+    };
+    Ok(Some(bytes.iter().take(MOST_TOLD).map(plain).collect()))
+}
+
+/// Which directory this is, and which are above it.
+fn place(root: &Dir) -> Place {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
+    let (mut directories, mut path) = (Vec::new(), ".".to_owned());
+    while let Ok(Some(stat)) = root.stat_as_readers_do(path.as_str()) {
+        let this = (stat.st_dev, stat.st_ino);
+        if directories.last() == Some(&this) || directories.len() >= MOST_ABOVE {
+            break;
+        }
+        directories.push(this);
+        path.push_str("/..");
+    }
+    Place { boot, directories }
+}

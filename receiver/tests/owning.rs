@@ -1,0 +1,86 @@
+//! Whose archive it is: as the scripts have it, and only its owner lists, marks and deletes.
+
+mod support;
+
+use std::fs;
+
+use blat_domain::frames::{Class, Lane, MOST_DATA, Request, Retirement};
+use blat_domain::ownership::Claim;
+use sha2::{Digest as _, Sha256};
+use support::{Agent, Archive, id};
+
+const ID: &str = "0123456789abcdef0123456789abcdef";
+const PERTH: &str = "00000000000000000000000000000001 perth";
+const OSLO: &str = "00000000000000000000000000000002 oslo";
+
+/// What an agent hears of the record.
+fn claim(agent: &mut Agent, how: Claim, record: &str) -> String {
+    let lines = agent.ask(Lane::CONTROL, &Request::Claim { how, record }).expect("an answer");
+    let place = lines.last().expect("a place");
+    assert!(place.starts_with("place ") && place.contains(':'), "{place}");
+    lines.iter().find_map(|line| line.strip_prefix("archive ")).unwrap_or("none").trim_end().to_owned()
+}
+
+fn retire(agent: &mut Agent, how: Retirement) -> Result<Vec<String>, (Class, String)> {
+    agent.ask(Lane::CONTROL, &Request::Retire { how, packages: vec![(id("p@1"), None)] })
+}
+
+fn store(agent: &mut Agent, list: &str) -> Result<Vec<String>, (Class, String)> {
+    let digest = Sha256::digest(list).into();
+    agent.send(Lane::CONTROL, &Request::Store { bytes: list.len() as u64, digest });
+    list.as_bytes().chunks(MOST_DATA).for_each(|data| agent.send(Lane::CONTROL, &Request::Data(data)));
+    agent.lines(Lane::CONTROL)
+}
+
+#[test]
+fn a_record_is_made_adopted_and_taken_away_as_the_scripts_do_it() {
+    let archive = Archive::new();
+    let mut agent = Agent::start(&archive.path);
+    let record = |owner: &str| format!("{ID}\n{owner}\n");
+    assert_eq!(claim(&mut agent, Claim::Look, ""), "none");
+    assert!(!archive.house("").exists(), "to look changes nothing");
+    assert_eq!(claim(&mut agent, Claim::First, &record(PERTH)), format!("{ID} {PERTH}"));
+    assert_eq!(fs::read_to_string(archive.house("archive")).expect("a record"), record(PERTH));
+    assert_eq!(claim(&mut agent, Claim::First, &record(OSLO)), format!("{ID} {PERTH}"), "who comes second reads it");
+    let title = archive.script("get_plist", &["--title"], "");
+    let ours = agent.ask(Lane::CONTROL, &Request::Claim { how: Claim::Look, record: "" }).expect("an answer");
+    assert_eq!(ours, title, "receiver and scripts say the same");
+    let other = format!("{}\n{OSLO}\n", ID.replace('0', "f"));
+    assert_eq!(claim(&mut agent, Claim::Withdraw, &other), format!("{ID} {PERTH}"), "another record stays");
+    assert_eq!(claim(&mut agent, Claim::Adopt, &other), format!("{ID} {OSLO}"), "it stays the archive that it is");
+    assert_eq!(claim(&mut agent, Claim::Withdraw, &record(OSLO)), "none");
+    for none in ["", ID, "x y z", "0123456789abcdef0123456789abcdef ../x perth"] {
+        let failure = agent.ask(Lane::CONTROL, &Request::Claim { how: Claim::First, record: none });
+        assert!(failure.is_err_and(|(class, _)| class == Class::Refused), "{none}");
+    }
+    for strange in ["", "perth", "\u{1b}[2J", &"x".repeat(100_000)] {
+        fs::write(archive.house("archive"), strange).expect("a record");
+        let told = claim(&mut agent, Claim::First, &record(PERTH));
+        assert!(told.len() <= 300 && !told.contains('\u{1b}') && told != format!("{ID} {PERTH}"), "{told}");
+        assert_eq!(fs::read_to_string(archive.house("archive")).expect("a record"), strange, "it is not overwritten");
+    }
+}
+
+#[test]
+fn only_its_owner_lists_marks_and_deletes_also_when_that_changes_in_between() {
+    let archive = Archive::new();
+    archive.put("p", "1", &[("f", "x")], 5);
+    let mut agent = Agent::start(&archive.path);
+    agent.send(Lane::CONTROL, &Request::Own { owner: PERTH });
+    let list = "q 1\n# end 1\n";
+    assert!(store(&mut agent, list).is_err_and(|(_, why)| why.contains("does not name its owner")));
+    claim(&mut agent, Claim::First, &format!("{ID}\n{PERTH}\n"));
+    assert_eq!(store(&mut agent, list), Ok(vec!["former missing".to_owned()]));
+    assert_eq!(store(&mut agent, list), Ok(vec!["former whole".to_owned()]));
+    fs::write(archive.house("PackageList.txt"), "q 1\n").expect("a list");
+    assert_eq!(store(&mut agent, list), Ok(vec!["former damaged".to_owned()]));
+    claim(&mut agent, Claim::Adopt, &format!("{ID}\n{OSLO}\n"));
+    for how in [Retirement::Unmark, Retirement::Mark(5), Retirement::DeleteDue, Retirement::Delete] {
+        let refused = retire(&mut agent, how);
+        assert!(refused.is_err_and(|(_, why)| why.contains(OSLO) && why.contains("blat adopt")), "{how:?}");
+    }
+    assert!(store(&mut agent, "# end 0\n").is_err());
+    assert!(archive.path.join("p/1").exists() && !archive.house("aged/p@1").exists());
+    agent.send(Lane::CONTROL, &Request::Own { owner: OSLO });
+    assert_eq!(retire(&mut agent, Retirement::Delete), Ok(vec!["deleted p 1".to_owned()]));
+}

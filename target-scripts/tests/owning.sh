@@ -1,0 +1,149 @@
+# shellcheck shell=sh disable=SC2154,SC2034 # the harness is what sets and reads the names
+# Whose archive it is: the record, and that only its owner lists, marks and deletes.
+
+id_a=0123456789abcdef0123456789abcdef
+id_b=fedcba9876543210fedcba9876543210
+home_a=00000000000000000000000000000001
+home_b=00000000000000000000000000000002
+
+# claim HOW TEXT [ARGUMENT...]
+claim() {
+    printf '%s\n' "$2" >"$work/record"
+    how=$1
+    shift 2
+    run receive_file --archive "$arch" --name archive --claim "$how" --bytes "$(wc -c <"$work/record")" \
+        --sha256 "$(sha256sum <"$work/record" | cut -d ' ' -f 1)" "$@" <"$work/record"
+}
+
+# owned TEXT: the answer names this record; without TEXT, none.
+owned() {
+    ended 0 && [ "$(grep '^archive ' "$work/out" | tr -s ' ' | sed 's/ $//')" = "${1:+archive $1}" ] && grep -q '^place [0-9a-f-]* [0-9]*:[0-9]*' "$work/out" &&
+        [ "$(sed -n 's/^# end //p' "$work/out")" -eq "$(grep -c '^[ap]' "$work/out")" ]
+}
+
+title() { run get_plist --archive "$arch" --title </dev/null; }
+
+is_file() { printf '%s\n%s\n' "$1" "$2" | cmp -s - "$arch/.dpkg_archive/archive"; }
+
+# as OWNER VERB ARGUMENT...: a run with a list of one package.
+as() {
+    owner=$1
+    verb_as=$2
+    shift 2
+    printf 'odd 1\n# end 1\n' >"$work/list"
+    run "$verb_as" --archive "$arch" --owner "$owner" "$@" <"$work/list"
+}
+
+# store OWNER TEXT
+store() {
+    printf '%s' "$2" >"$work/list"
+    run receive_file --archive "$arch" --name PackageList.txt --owner "$1" --bytes "$(wc -c <"$work/list")" \
+        --sha256 "$(sha256sum <"$work/list" | cut -d ' ' -f 1)" <"$work/list"
+}
+
+check_owning() {
+    fresh
+    title
+    check 'an archive of nobody has no record' owned ''
+    check 'and telling that changes nothing' [ ! -e "$arch/.dpkg_archive" ]
+    claim first "$id_a
+$home_a perth"
+    check 'who comes first gets it' owned "$id_a $home_a perth"
+    check 'in two lines' is_file "$id_a" "$home_a perth"
+    claim first "$id_b
+$home_b oslo"
+    check 'who comes second finds it taken' owned "$id_a $home_a perth"
+    title
+    check 'everybody sees it' owned "$id_a $home_a perth"
+    list
+    check 'with each listing' grep -q "^archive $id_a $home_a perth *$" "$work/out"
+    check 'whose count is right' [ "$(sed -n 's/^# end //p' "$work/out")" -eq "$(($(wc -l <"$work/out") - 2))" ]
+    claim withdraw "$id_b
+$home_a perth"
+    check 'another record is not taken away' owned "$id_a $home_a perth"
+    claim adopt "$id_b
+$home_b oslo"
+    check 'an adoption changes the owner and not the archive' owned "$id_a $home_b oslo"
+    claim withdraw "$id_a
+$home_b oslo"
+    check 'the very record is taken away' owned ''
+    for bad in '' 'x' "$id_a" "$id_a $home_a" "$id_a $home_a ../x" "$id_a $home_a a b" "$(echo $id_a | tr a-f A-F) $home_a perth"; do
+        claim first "$bad"
+        check "no record is wrong usage: $bad" ended 2 'record'
+    done
+    claim first "$id_a $home_a perth" --claim steal
+    check 'nor is another word' ended 2 'first, adopt or withdraw'
+    check 'nothing is left' nothing_staged
+    check_strange_records
+    check_owners
+}
+
+check_strange_records() {
+    fresh
+    mkdir "$arch/.dpkg_archive"
+    for strange in '' "$id_a" "$id_a $home_a perth x" '* /etc/*' 'a\nb'; do
+        printf '%s\n' "$strange" >"$arch/.dpkg_archive/archive"
+        title
+        check "a record that is none is told as it is: $strange" grep -qF "archive $strange" "$work/out"
+        claim first "$id_b $home_a perth"
+        check 'and is not overwritten' [ "$(cat "$arch/.dpkg_archive/archive")" = "$strange" ]
+        as "$home_a perth" delete_package --unmark
+        check 'and owns nothing' ended 1 'does not name its owner'
+    done
+    head -c 100000 /dev/zero >"$arch/.dpkg_archive/archive"
+    title
+    check 'a long one is cut' [ "$(wc -c <"$work/out")" -lt 2000 ]
+    claim adopt "$id_b $home_a perth"
+    check 'an adoption replaces it' owned "$id_b $home_a perth"
+    for way in 'ln -s /dev/zero' mkfifo mkdir; do
+        rm -f "$arch/.dpkg_archive/archive"
+        $way "$arch/.dpkg_archive/archive"
+        title
+        check "what is no file is not read: $way" grep -q '^archive ? it is no regular file' "$work/out"
+    done
+}
+
+check_owners() {
+    fresh
+    receive "$work/both"
+    store "$home_a perth" 'even 2.0~rc1+x
+# end 1
+'
+    check 'an archive of nobody is not listed in anybodys name' ended 1 'does not name its owner'
+    claim first "$id_a $home_a perth"
+    store "$home_a perth" 'even 2.0~rc1+x
+# end 1
+'
+    check 'the first list is told to be the first' said 'stored PackageList.txt
+former missing'
+    store "$home_a perth" 'even 2.0~rc1+x
+# end 1
+'
+    check 'the second one replaces a whole one' said 'stored PackageList.txt
+former whole'
+    for cut in '' 'even 2.0~rc1+x
+' 'even 2.0~rc1+x
+# end 2
+'; do
+        printf '%s' "$cut" >"$arch/.dpkg_archive/PackageList.txt"
+        store "$home_a perth" 'even 2.0~rc1+x
+# end 1
+'
+        check 'and a damaged one is told' said 'stored PackageList.txt
+former damaged'
+    done
+    store "$home_b perth" 'odd 1
+# end 1
+'
+    check 'nobody else lists' ended 1 "its owner is $home_a perth now"
+    check 'the list stays' grep -q '^even' "$arch/.dpkg_archive/PackageList.txt"
+    for how in --unmark --unlisted --due '--mark 5'; do
+        # shellcheck disable=SC2086
+        as "$home_a oslo" delete_package $how
+        check "nobody else marks or deletes: $how" ended 1 "its owner is $home_a perth now"
+    done
+    check 'the package stays' arrived odd/1
+    as "$home_a perth" delete_package --unlisted
+    check 'its owner deletes' said 'deleted odd 1'
+    check 'and nothing is left' nothing_staged
+}
