@@ -199,6 +199,15 @@ impl Lab {
         self.command_below(&[], name)
     }
 
+    /// One of the executables for another home tree than the lab's, as the master's account.
+    pub fn command_in(&self, home: &Path, name: &str) -> Command {
+        let built = executable(name);
+        let program = accounts::executables(built.parent().expect("a folder of executables")).join(name);
+        let mut command = Account::Master.command(program);
+        command.arg("--home").arg(home).env("BLAT_LAB", &self.dir).env_remove("BLAT_HOME").process_group(0);
+        command
+    }
+
     /// As [`Self::command`], run by somebody else: by root where root runs the tests, or by one of the people around the lab.
     pub fn command_by(&self, account: Option<Account>, name: &str) -> Command {
         let built = executable(name);

@@ -73,6 +73,8 @@ pub struct Bucket {
     lab: PathBuf,
 }
 
+/// The end of the key of the record that says whose archive a bucket is.
+const RECORD: &str = "/.blat/archive";
 /// The bucket's name.
 pub const BUCKET: &str = "example-packages";
 
@@ -198,7 +200,13 @@ impl Bucket {
 
     /// The keys of [`Self::objects`].
     pub fn keys(&self) -> Vec<String> {
-        self.objects().into_keys().collect()
+        self.objects().into_keys().filter(|key| !key.ends_with(RECORD)).collect()
+    }
+
+    /// The record of whose archive this is; none where nobody has claimed it.
+    pub fn record(&self) -> Option<String> {
+        let key = self.objects().into_keys().find(|key| key.ends_with(RECORD))?;
+        Some(fs::read_to_string(self.fetch(&key)).expect("a record"))
     }
 
     /// What the server says of an object: `ContentType`, `Metadata`, `ETag`.

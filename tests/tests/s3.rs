@@ -112,7 +112,7 @@ fn a_sync_that_finds_all_there_costs_only_the_listing() {
     wanted.iter().for_each(|(name, version)| drop(lab.package(name, version, |p| p)));
     lab.release_for_buckets(&wanted);
     lab.agent_once("cloud").expect_success();
-    assert_eq!(proxy.count(Asks::Put), PACKAGES + 1, "each package once, and the PackageList");
+    assert_eq!(proxy.count(Asks::Put), PACKAGES + 2, "each package once, the PackageList, and whose archive it is");
 
     proxy.forget();
     lab.agent_once("cloud").expect_success();
@@ -120,7 +120,7 @@ fn a_sync_that_finds_all_there_costs_only_the_listing() {
     // An agent that begins looks once for uploads that a former one left. A page holds a thousand objects.
     let mut counts = proxy.counts();
     counts.remove(&Asks::ListUploads);
-    let pages = (PACKAGES + 1).div_ceil(1_000);
+    let pages = (PACKAGES + 2).div_ceil(1_000);
     assert_eq!(counts.into_iter().collect::<Vec<_>>(), [(Asks::List, pages)], "{:#?}", proxy.log());
 
     // What was remembered costs time when it is lost, and nothing else.
@@ -388,4 +388,37 @@ fn a_right_that_the_documented_policy_would_lack_is_named_by_check() {
     }
     bucket.allow("blat", &policy);
     lab.blat(&["check", "cloud", "--connect"]).expect_success();
+}
+
+/// One archive, one owner: another home tree sends to the bucket, and neither lists nor deletes there until it takes it over.
+#[test]
+fn two_home_trees_on_one_bucket_never_delete_each_others_packages() {
+    for store in STORES {
+        let (lab, bucket) = filled("s3owner", store, "aging: immediate\nmax_delete: 100%");
+        let record = bucket.record().expect("a record");
+        let id = lab.home().join("config/home-id");
+        let first = fs::read_to_string(&id).expect("a home id");
+        assert_eq!(record.lines().nth(1), Some(format!("{} cloud", first.trim()).as_str()), "{store}");
+
+        fs::write(&id, "0123456789abcdef0123456789abcdef\n").expect("another home tree");
+        lab.package("core", "3", |p| p.file("a", "3"));
+        lab.release_for_buckets(&[("core", "3")]);
+        lab.agent_once("cloud").expect(1).says("another home tree").says("blat adopt cloud");
+        let all = keys(&["PackageList.txt", "core/1.zip", "core/2.zip", "core/3.zip", "tools/1.zip"]);
+        assert_eq!((bucket.keys(), bucket.package_list().len()), (all, 3), "{store}");
+        assert_eq!(bucket.record(), Some(record.clone()));
+
+        lab.blat(&["adopt", "cloud"]).expect_success().says("it belonged to target cloud").says(first.trim());
+        let adopted = bucket.record().expect("a record");
+        assert_eq!((adopted.lines().next(), adopted == record), (record.lines().next(), false), "{store}");
+        lab.agent_once("cloud").expect_success().says("3 deleted");
+        assert_eq!(bucket.keys(), keys(&["PackageList.txt", "core/3.zip"]), "{store}");
+
+        // Line 16: nothing is deleted without a list.
+        lab.release_for_buckets(&[("core", "1")]);
+        bucket.put("archive/PackageList.txt", "core 3\n");
+        lab.agent_once("cloud").expect(1).says("no whole PackageList");
+        assert_eq!(bucket.keys(), keys(&["PackageList.txt", "core/1.zip", "core/3.zip"]), "{store}");
+        lab.agent_once("cloud").expect_success().says("1 deleted");
+    }
 }
