@@ -176,17 +176,26 @@ fn every_link_between_documents_leads_somewhere() {
     }
 }
 
-/// The file of a `path::name` and its name.
-fn named_tests() -> Vec<(String, String)> {
-    let text = fs::read_to_string(repository().join("docs/requirements.md")).expect("docs/requirements.md");
+/// The documents that name a test for each thing they promise.
+const PROMISES: [&str; 2] = ["docs/requirements.md", "docs/security.md"];
+
+/// The file of a `path::name` and its name, of all that a document names.
+fn named_tests(document: &str) -> Vec<(String, String)> {
+    let text = fs::read_to_string(repository().join(document)).expect("a document");
     let quoted = text.split('`').skip(1).step_by(2).filter_map(|quoted| quoted.split_once("::"));
     quoted.map(|(path, name)| (path.to_owned(), name.to_owned())).collect()
 }
 
 #[test]
-fn every_test_that_the_requirements_name_exists() {
-    let named = named_tests();
-    assert!(named.len() > 60, "{} tests are named", named.len());
+fn every_test_that_a_promise_names_exists() {
+    for document in PROMISES {
+        assert_tests_exist(document);
+    }
+}
+
+fn assert_tests_exist(document: &str) {
+    let named = named_tests(document);
+    assert!(named.len() > 30, "{document} names {} tests", named.len());
     let is_missing = |named: &&(String, String)| {
         let (path, name) = named;
         let text = fs::read_to_string(repository().join(path)).unwrap_or_default();
@@ -194,5 +203,5 @@ fn every_test_that_the_requirements_name_exists() {
         !(if path.ends_with(".sh") { is_shell } else { is_rust })
     };
     let missing: Vec<_> = named.iter().filter(is_missing).collect();
-    assert!(missing.is_empty(), "docs/requirements.md names tests that are not there: {missing:#?}");
+    assert!(missing.is_empty(), "{document} names tests that are not there: {missing:#?}");
 }
