@@ -197,6 +197,7 @@ fn as_root_a_full_disk_of_log_and_state_stops_nothing() {
     for folder in ["log", "state"] {
         fs::create_dir_all(lab.home().join(folder)).expect("an own folder");
     }
+    lab.hand_over();
     let log = Disk::mount(lab.home().join("log"), "size=8k");
     lab.config("perth", "verbose: 3");
     lab.start_master();
