@@ -97,6 +97,8 @@ class Home:
     def __init__(self, folder, site, source, keys="", build=BIN):
         self.folder, self.site, self.source, self.keys, self.build = folder, site, source, keys, build
         run(build / "blat", "init", folder)
+        # The homes of a bench take turns at one archive, and an archive has one owner: they are one.
+        (folder / "config/home-id").write_text(f"{1:032x}\n")
         self.want(versions(source))
 
     def want(self, packages):

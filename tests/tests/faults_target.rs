@@ -149,7 +149,7 @@ fn two_masters_on_one_target_never_mix_and_both_end_complete() {
     lab.release(&all.iter().map(|version| ("shared", version.as_str())).collect::<Vec<_>>());
     lab.config("perth", "");
     let other = lab.home().with_file_name("other");
-    let copied = process::run(Command::new("cp").arg("-R").arg(lab.home()).arg(&other), &lab.home());
+    let copied = process::run(Command::new("cp").arg("-a").arg(lab.home()).arg(&other), &lab.home());
     copied.expect_success();
 
     let mut second = lab.command("blat-agent");
@@ -171,8 +171,11 @@ fn two_masters_on_one_target_never_mix_and_both_end_complete() {
         }
         lab.assert_never_partial();
     }
-    lab.agent_once("perth").expect_success();
-    process::run(&mut second, &lab.home()).expect_success();
+    // Whichever came first owns the archive; the other sends, and says whose it is.
+    let ends = [lab.agent_once("perth"), process::run(&mut second, &lab.home())];
+    let is_other = |outcome: &&Outcome| outcome.code != Some(0);
+    assert_eq!(ends.iter().filter(is_other).count(), 1, "{}{}", ends[0], ends[1]);
+    ends.iter().find(is_other).expect("one").expect(1).says("blat adopt perth");
     lab.assert_never_partial();
     assert_eq!((lab.visible().len(), lab.package_list().len()), (all.len(), all.len()));
 }
