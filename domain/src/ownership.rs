@@ -4,11 +4,12 @@
 //! then the owner, `HOME-ID TARGET`. Everybody may send packages; only the owner replaces the PackageList, marks and deletes. What stands in that
 //! file comes from strangers: whatever is not exactly that is malformed, and then nobody lists or deletes.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::manifest::hex;
 use crate::name::TargetName;
 use crate::text::printable;
 
@@ -36,7 +37,7 @@ impl RandomId {
 
 impl fmt::Display for RandomId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", u128::from_be_bytes(self.0))
+        f.write_str(&hex(&self.0))
     }
 }
 
@@ -55,11 +56,19 @@ impl FromStr for RandomId {
     type Err = NotAnId;
 
     fn from_str(text: &str) -> Result<Self, NotAnId> {
-        let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-        if text.len() != 32 || !text.bytes().all(is_digit) {
+        let digit = |byte: u8| match byte {
+            b'0'..=b'9' => Ok(byte - b'0'),
+            b'a'..=b'f' => Ok(byte - b'a' + 10),
+            _ => Err(NotAnId),
+        };
+        let mut id = [0; 16];
+        if text.len() != 2 * id.len() {
             return Err(NotAnId);
         }
-        u128::from_str_radix(text, 16).map(|id| Self(id.to_be_bytes())).map_err(|_| NotAnId)
+        for (place, pair) in id.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
+            *place = digit(pair[0])? << 4 | digit(pair[1])?;
+        }
+        Ok(Self(id))
     }
 }
 
@@ -138,8 +147,12 @@ pub struct Place {
 impl Place {
     /// `BOOT-ID DEVICE:INODE …`, as a line of an answer has it.
     pub fn render(&self) -> String {
-        let boot = if self.boot.is_empty() { "-" } else { &self.boot };
-        self.directories.iter().fold(boot.to_owned(), |text, (device, inode)| format!("{text} {device}:{inode}"))
+        let mut text = if self.boot.is_empty() { "-".to_owned() } else { self.boot.clone() };
+        for (device, inode) in &self.directories {
+            // Writing to a String cannot fail.
+            let _ = write!(text, " {device}:{inode}");
+        }
+        text
     }
 
     /// Reads the same. What makes no sense says nothing.

@@ -19,21 +19,26 @@ pub(crate) struct Failure {
 impl Failure {
     /// What is refused, or failed for a reason of ours.
     pub(crate) fn refused(what: impl Display, why: impl Display, advice: &str) -> Self {
-        Self { class: Class::Refused, text: format!("{what} failed: {why}; {advice}") }
+        Self { class: Class::Refused, text: text(&what, &why, advice) }
     }
 
     /// What another process keeps us from.
     pub(crate) fn busy(what: impl Display, why: impl Display) -> Self {
-        Self { class: Class::Busy, text: format!("{what} failed: {why}; try again later") }
+        Self { class: Class::Busy, text: text(&what, &why, "try again later") }
     }
 
     /// What the system refused.
     pub(crate) fn io(what: impl Display, error: &io::Error, advice: &str) -> Self {
-        if is_full(error) {
-            return Self { class: Class::Space, text: format!("{what} failed: {error}; make space on this host") };
-        }
-        Self::refused(what, error, advice)
+        let (class, advice) =
+            if is_full(error) { (Class::Space, "make space on this host") } else { (Class::Refused, advice) };
+        Self { class, text: text(&what, error, advice) }
     }
+}
+
+/// One copy for every kind of text: a receiver travels to its targets, so it is kept small.
+#[inline(never)]
+fn text(what: &dyn Display, why: &dyn Display, advice: &str) -> String {
+    format!("{what} failed: {why}; {advice}")
 }
 
 /// Whether space, inodes or quota ran out.
@@ -64,7 +69,7 @@ impl Setback {
     /// What the system refused.
     pub(crate) fn io(what: impl Display, error: &io::Error) -> Self {
         let class = if is_full(error) { "space" } else { "io" };
-        Self { class, text: format!("{what} failed: {error}; check owners, modes and space there") }
+        Self { class, text: text(&what, error, "check owners, modes and space there") }
     }
 
     /// The line of an answer.

@@ -22,7 +22,7 @@ use crate::replies::MOST_LINES;
 
 /// From so many names on, several threads look.
 const MANY: usize = 256;
-/// The most threads: more only wait for each other.
+/// So many threads: more only wait for each other.
 const THREADS: usize = 4;
 /// Names that a thread takes at once.
 const SHARE: usize = 16;
@@ -218,11 +218,9 @@ impl Walk<'_> {
                 }
             }
         };
-        let threads = if names.len() < MANY {
-            1
-        } else {
-            std::thread::available_parallelism().map_or(1, usize::from).min(THREADS)
-        };
+        // However many processors there are: they wait for the disk most of the time, and to ask the system for that number takes more code than
+        // all of this file.
+        let threads = if names.len() < MANY { 1 } else { THREADS };
         let mut all = std::thread::scope(|scope| {
             let helpers: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
             let mut all = work()?;

@@ -59,9 +59,14 @@ static PUBLISHING: Mutex<()> = Mutex::new(());
 pub(crate) fn publishing<T>(archive: &Archive, rooms: &Rooms, change: impl FnOnce() -> T) -> Result<T, Failure> {
     // A lane that died in there has ended the process, so a poisoned lock is never seen.
     let _ours = PUBLISHING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _lock = publish_lock(archive, rooms)?;
+    Ok(change())
+}
+
+fn publish_lock(archive: &Archive, rooms: &Rooms) -> Result<Lock, Failure> {
     let what = || format!("locking {HOUSE}/publish.lock in {}", archive.shown());
     match wait_lock(&rooms.house, "publish.lock", PATIENCE) {
-        Ok(Some(_lock)) => Ok(change()),
+        Ok(Some(lock)) => Ok(lock),
         Ok(None) => Err(Failure::busy(what(), format_args!("another process holds it since {} s", PATIENCE.as_secs()))),
         Err(error) => Err(Failure::io(what(), &error, CHECK_MODES)),
     }

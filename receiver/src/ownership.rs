@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt;
 
-use blat_domain::ownership::{Claim, FILE, Found, LONGEST, PLACE, Place, RECORD, Record};
+use blat_domain::ownership::{Claim, FILE, LONGEST, PLACE, Place, RECORD, Record};
 
 use crate::archive::dir::{Dir, is_absence};
 use crate::archive::{Archive, CHECK_MODES, HOUSE};
@@ -23,8 +23,9 @@ pub(crate) fn lines(archive: &Archive) -> String {
         Ok(told) => told,
         Err(error) => Some(format!("? it cannot be read: {error}")),
     };
-    let record = told.map_or_else(String::new, |told| format!("{RECORD}{told}\n"));
-    format!("{record}{PLACE}{}\n", place(&archive.root).render())
+    let mut lines = told.map_or_else(String::new, |told| [RECORD, &told, "\n"].concat());
+    lines.extend([PLACE, &place(&archive.root).render(), "\n"]);
+    lines
 }
 
 /// Makes a record, changes its owner or takes it away, as far as that is right under the lock; then tells as [`lines`].
@@ -45,10 +46,14 @@ pub(crate) fn claim(archive: &Archive, how: Claim, record: &str) -> Result<Strin
 
 fn change(scratch: &Scratch, how: Claim, mut record: Record) -> io::Result<()> {
     let house = &scratch.rooms.house;
-    match (how, told(house).map(|text| text.map(|text| Found::read(&text)))) {
-        (Claim::Adopt, Ok(Some(Found::Record(there)))) => record.archive = there.archive,
-        (Claim::Adopt, _) | (Claim::First, Ok(None)) => {}
-        (Claim::Withdraw, Ok(Some(Found::Record(there)))) if there == record => {
+    match (how, told(house)) {
+        (Claim::Adopt, there) => {
+            if let Some(there) = there.ok().flatten().and_then(|text| Record::parse(&text)) {
+                record.archive = there.archive;
+            }
+        }
+        (Claim::First, Ok(None)) => {}
+        (Claim::Withdraw, Ok(Some(text))) if Record::parse(&text).is_some_and(|there| there == record) => {
             house.unlink(FILE)?;
             return house.sync();
         }
@@ -69,14 +74,14 @@ fn change(scratch: &Scratch, how: Claim, mut record: Record) -> io::Result<()> {
 /// Whether `owner` still owns the archive: to be asked under the publish lock, right before something is done that only its owner may do.
 pub(crate) fn check(archive: &Archive, house: &Dir, owner: Option<&str>) -> Result<(), Failure> {
     let Some(owner) = owner else { return Ok(()) };
-    let now = match told(house).map(|text| text.map(|text| Found::read(&text))) {
-        Ok(Some(Found::Record(record))) if record.owner.to_string() == owner => return Ok(()),
-        Ok(Some(Found::Record(record))) => format!("its owner is {} now", record.owner),
-        Ok(_) => format!("{HOUSE}/{FILE} does not name its owner"),
-        Err(error) => format!("{HOUSE}/{FILE} cannot be read: {error}"),
+    let what = || format!("changing what the archive {} is to hold", archive.shown());
+    let text = told(house).map_err(|error| Failure::io(what(), &error, CHECK_MODES))?;
+    let now = match text.and_then(|text| Record::parse(&text)) {
+        Some(record) if record.owner.to_string() == owner => return Ok(()),
+        Some(record) => format!("its owner is {} now", record.owner),
+        None => format!("{HOUSE}/{FILE} does not name its owner"),
     };
-    let what = format!("changing what the archive {} is to hold", archive.shown());
-    Err(Failure::refused(what, now, "`blat adopt` takes it over"))
+    Err(Failure::refused(what(), now, "`blat adopt` takes it over"))
 }
 
 /// What the record says, in one line; none where there is none.
@@ -97,9 +102,13 @@ fn told(house: &Dir) -> io::Result<Option<String>> {
     Ok(Some(bytes.iter().take(MOST_TOLD).map(plain).collect()))
 }
 
+/// The id of the system's present run; empty where it does not tell.
+pub(crate) fn boot_id() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
+
 /// Which directory this is, and which are above it.
 fn place(root: &Dir) -> Place {
-    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
     let (mut directories, mut path) = (Vec::new(), ".".to_owned());
     while let Ok(Some(stat)) = root.stat_as_readers_do(path.as_str()) {
         let this = (stat.st_dev, stat.st_ino);
@@ -109,5 +118,5 @@ fn place(root: &Dir) -> Place {
         directories.push(this);
         path.push_str("/..");
     }
-    Place { boot, directories }
+    Place { boot: boot_id(), directories }
 }

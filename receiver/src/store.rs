@@ -101,8 +101,7 @@ fn publish(archive: &Archive, owner: Option<&str>, scratch: &Scratch) -> Result<
 /// `EPOCHSECOND UPTIME BOOT`: what the clock says beside what nobody can set, for `pkg_purge` to compare; `-` where the system does not tell.
 fn tell_clock() -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let told = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    let (uptime, boot) = (told("/proc/uptime"), told("/proc/sys/kernel/random/boot_id"));
+    let (uptime, boot) = (std::fs::read_to_string("/proc/uptime").unwrap_or_default(), ownership::boot_id());
     let or_dash = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
-    format!("{now} {} {}\n", or_dash(uptime.split('.').next().unwrap_or_default()), or_dash(boot.trim()))
+    format!("{now} {} {}\n", or_dash(uptime.split('.').next().unwrap_or_default()), or_dash(&boot))
 }

@@ -7,7 +7,6 @@ use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps};
 use rustix::io::Errno;
-use rustix::path::Arg;
 use rustix::process::Gid;
 
 use super::resolve::open_beneath;
@@ -35,7 +34,7 @@ impl Dir {
 
     /// A directory below this one.
     pub(crate) fn open(&self, path: impl AsRef<[u8]>) -> io::Result<Self> {
-        open_beneath(&self.0, path.as_ref(), DIRECTORY, Mode::empty()).map(Self)
+        beneath(&self.0, path.as_ref(), DIRECTORY).map(Self)
     }
 
     /// The same, where there is one: a directory and no link to one.
@@ -84,47 +83,41 @@ impl Dir {
     }
 
     /// Makes a directory.
-    pub(crate) fn make(&self, name: impl Arg, mode: u16) -> io::Result<()> {
-        Ok(rustix::fs::mkdirat(&self.0, name, Mode::from_raw_mode(mode.into()))?)
+    pub(crate) fn make(&self, name: impl AsRef<[u8]>, mode: u16) -> io::Result<()> {
+        Ok(rustix::fs::mkdirat(&self.0, name.as_ref(), Mode::from_raw_mode(mode.into()))?)
     }
 
     /// A regular file below this one, for reading. Never waits for whoever has the other end of a pipe.
     pub(crate) fn read(&self, path: impl AsRef<[u8]>) -> io::Result<File> {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let file: File = open_beneath(&self.0, path.as_ref(), flags, Mode::empty())?.into();
-        if file.metadata()?.is_file() { Ok(file) } else { Err(Errno::ISDIR.into()) }
+        regular(beneath(&self.0, path.as_ref(), flags)?)
     }
 
     /// A new file, for its owner alone, for writing.
-    pub(crate) fn create(&self, name: impl Arg) -> io::Result<File> {
+    pub(crate) fn create(&self, name: impl AsRef<[u8]>) -> io::Result<File> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        Ok(rustix::fs::openat(&self.0, name, flags, Mode::RUSR | Mode::WUSR)?.into())
+        Ok(open_at(&self.0, name.as_ref(), flags)?.into())
     }
 
     /// A file to lock, made where it is missing. Whoever can open it can hold its lock for ever, so its owner alone may; one of an older
     /// version is closed to others.
-    pub(crate) fn lock_file(&self, name: impl Arg) -> io::Result<File> {
+    pub(crate) fn lock_file(&self, name: impl AsRef<[u8]>) -> io::Result<File> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&self.0, name, flags, Mode::RUSR | Mode::WUSR)?;
+        let file = open_at(&self.0, name.as_ref(), flags)?;
         close_to_others(&file)?;
         Ok(file.into())
     }
 
     /// What is under a name, where anything is.
-    pub(crate) fn stat(&self, name: impl Arg) -> io::Result<Option<Stat>> {
-        match rustix::fs::statat(&self.0, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => Ok(Some(stat)),
-            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+    pub(crate) fn stat(&self, name: impl AsRef<[u8]>) -> io::Result<Option<Stat>> {
+        stat_at(&self.0, name.as_ref(), AtFlags::SYMLINK_NOFOLLOW)
     }
 
     /// What a path of two names leads to at last, links followed: only to look whether somebody finds it, never to touch it.
-    pub(crate) fn stat_as_readers_do(&self, path: impl Arg) -> io::Result<Option<Stat>> {
-        match rustix::fs::statat(&self.0, path, AtFlags::empty()) {
-            Ok(stat) => Ok(Some(stat)),
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
-            Err(error) => Err(error.into()),
+    pub(crate) fn stat_as_readers_do(&self, path: impl AsRef<[u8]>) -> io::Result<Option<Stat>> {
+        match stat_at(&self.0, path.as_ref(), AtFlags::empty()) {
+            Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => Ok(None),
+            stat => stat,
         }
     }
 
@@ -142,8 +135,8 @@ impl Dir {
     }
 
     /// Where a link leads; none where there is no link.
-    pub(crate) fn link_target(&self, name: impl Arg) -> io::Result<Option<Vec<u8>>> {
-        match rustix::fs::readlinkat(&self.0, name, Vec::new()) {
+    pub(crate) fn link_target(&self, name: impl AsRef<[u8]>) -> io::Result<Option<Vec<u8>>> {
+        match rustix::fs::readlinkat(&self.0, name.as_ref(), Vec::new()) {
             Ok(to) => Ok(Some(to.into_bytes())),
             Err(Errno::INVAL | Errno::NOENT | Errno::NOTDIR) => Ok(None),
             Err(error) => Err(error.into()),
@@ -151,40 +144,34 @@ impl Dir {
     }
 
     /// Makes a symbolic link.
-    pub(crate) fn link(&self, to: impl Arg, name: impl Arg) -> io::Result<()> {
-        Ok(rustix::fs::symlinkat(to, &self.0, name)?)
+    pub(crate) fn link(&self, to: impl AsRef<[u8]>, name: impl AsRef<[u8]>) -> io::Result<()> {
+        Ok(rustix::fs::symlinkat(to.as_ref(), &self.0, name.as_ref())?)
     }
 
     /// Removes a file or a link; what is not there is no error.
-    pub(crate) fn unlink(&self, name: impl Arg) -> io::Result<()> {
-        match rustix::fs::unlinkat(&self.0, name, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+    pub(crate) fn unlink(&self, name: impl AsRef<[u8]>) -> io::Result<()> {
+        unlink_at(&self.0, name.as_ref(), AtFlags::empty())
     }
 
     /// Removes an empty directory; what is not there is no error.
-    pub(crate) fn remove_directory(&self, name: impl Arg) -> io::Result<()> {
-        match rustix::fs::unlinkat(&self.0, name, AtFlags::REMOVEDIR) {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+    pub(crate) fn remove_directory(&self, name: impl AsRef<[u8]>) -> io::Result<()> {
+        unlink_at(&self.0, name.as_ref(), AtFlags::REMOVEDIR)
     }
 
     /// Removes a directory if it is empty.
-    pub(crate) fn remove_empty(&self, name: impl Arg) {
+    pub(crate) fn remove_empty(&self, name: impl AsRef<[u8]>) {
         // It is for tidiness alone: one that stays is in nobody's way.
         let _ = self.remove_directory(name);
     }
 
     /// Renames over whatever may be at the new place.
-    pub(crate) fn rename(&self, old: impl Arg, to: &Self, new: impl Arg) -> io::Result<()> {
-        Ok(rustix::fs::renameat(&self.0, old, &to.0, new)?)
+    pub(crate) fn rename(&self, old: impl AsRef<[u8]>, to: &Self, new: impl AsRef<[u8]>) -> io::Result<()> {
+        Ok(rename_at(&self.0, old.as_ref(), &to.0, new.as_ref(), RenameFlags::empty())?)
     }
 
     /// Renames to a place where nothing is. Where the file system cannot promise that, the look before has to do, under our lock.
     pub(crate) fn rename_new(&self, old: &str, to: &Self, new: &str) -> io::Result<()> {
-        match rustix::fs::renameat_with(&self.0, old, &to.0, new, RenameFlags::NOREPLACE) {
+        match rename_at(&self.0, old.as_bytes(), &to.0, new.as_bytes(), RenameFlags::NOREPLACE) {
             Err(Errno::INVAL | Errno::NOSYS | Errno::PERM) if to.stat(new)?.is_none() => self.rename(old, to, new),
             result => Ok(result?),
         }
@@ -192,7 +179,7 @@ impl Dir {
 
     /// Swaps two things; false where the file system cannot.
     pub(crate) fn exchange(&self, a: &str, to: &Self, b: &str) -> io::Result<bool> {
-        match rustix::fs::renameat_with(&self.0, a, &to.0, b, RenameFlags::EXCHANGE) {
+        match rename_at(&self.0, a.as_bytes(), &to.0, b.as_bytes(), RenameFlags::EXCHANGE) {
             Ok(()) => Ok(true),
             Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => Ok(false),
             Err(error) => Err(error.into()),
@@ -229,8 +216,8 @@ impl Dir {
     }
 
     /// Gives a file, a directory or a link in it a group.
-    pub(crate) fn set_group_of(&self, name: impl Arg, group: Gid) -> io::Result<()> {
-        Ok(rustix::fs::chownat(&self.0, name, None, Some(group), AtFlags::SYMLINK_NOFOLLOW)?)
+    pub(crate) fn set_group_of(&self, name: impl AsRef<[u8]>, group: Gid) -> io::Result<()> {
+        Ok(rustix::fs::chownat(&self.0, name.as_ref(), None, Some(group), AtFlags::SYMLINK_NOFOLLOW)?)
     }
 
     /// Gives the directory itself this time.
@@ -239,8 +226,8 @@ impl Dir {
     }
 
     /// Gives a file or a link in it this time.
-    pub(crate) fn set_time_of(&self, name: impl Arg, time: Time) -> io::Result<()> {
-        Ok(rustix::fs::utimensat(&self.0, name, &timestamps(time), AtFlags::SYMLINK_NOFOLLOW)?)
+    pub(crate) fn set_time_of(&self, name: impl AsRef<[u8]>, time: Time) -> io::Result<()> {
+        Ok(rustix::fs::utimensat(&self.0, name.as_ref(), &timestamps(time), AtFlags::SYMLINK_NOFOLLOW)?)
     }
 
     /// Makes the directory itself durable: its names, mode and time.
@@ -268,6 +255,50 @@ impl Dir {
         rustix::fs::chmodat(CWD, path, Mode::RWXU, AtFlags::empty())?;
         self.open(name)
     }
+}
+
+// One copy of each for every kind of text that a name comes as: a receiver travels to its targets, so it is kept small.
+
+#[inline(never)]
+fn beneath(dir: &OwnedFd, path: &[u8], flags: OFlags) -> io::Result<OwnedFd> {
+    open_beneath(dir, path, flags, Mode::empty())
+}
+
+#[inline(never)]
+fn regular(file: OwnedFd) -> io::Result<File> {
+    let file: File = file.into();
+    if file.metadata()?.is_file() { Ok(file) } else { Err(Errno::ISDIR.into()) }
+}
+
+#[inline(never)]
+fn open_at(dir: &OwnedFd, name: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    rustix::fs::openat(dir, name, flags, Mode::RUSR | Mode::WUSR)
+}
+
+#[inline(never)]
+fn stat_at(dir: &OwnedFd, name: &[u8], flags: AtFlags) -> io::Result<Option<Stat>> {
+    match rustix::fs::statat(dir, name, flags) {
+        Ok(stat) => Ok(Some(stat)),
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[inline(never)]
+fn unlink_at(dir: &OwnedFd, name: &[u8], flags: AtFlags) -> io::Result<()> {
+    match rustix::fs::unlinkat(dir, name, flags) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[inline(never)]
+fn rename_at(dir: &OwnedFd, old: &[u8], to: &OwnedFd, new: &[u8], flags: RenameFlags) -> rustix::io::Result<()> {
+    // Without flags by the older call, which every system has.
+    if flags.is_empty() {
+        return rustix::fs::renameat(dir, old, to, new);
+    }
+    rustix::fs::renameat_with(dir, old, to, new, flags)
 }
 
 impl AsFd for Dir {

@@ -38,7 +38,10 @@ impl From<Stuck> for io::Error {
 /// Removes whatever is under a name, trees with closed directories included. What is not there is no error. What cannot be removed does not keep the
 /// rest from going; the first of it is named.
 pub(crate) fn remove(dir: &Dir, name: impl AsRef<[u8]>) -> Result<(), Stuck> {
-    let name = name.as_ref();
+    remove_from(dir, name.as_ref())
+}
+
+fn remove_from(dir: &Dir, name: &[u8]) -> Result<(), Stuck> {
     let own = |why: io::Error| Stuck::at(name, why);
     let inner = match open_up(dir, name) {
         Ok(Some(inner)) => inner,
@@ -49,7 +52,7 @@ pub(crate) fn remove(dir: &Dir, name: impl AsRef<[u8]>) -> Result<(), Stuck> {
     let mut first = Ok(());
     for found in inner.entries().map_err(own)? {
         let removed =
-            found.map_err(own).and_then(|found| remove(&inner, found.name).map_err(|stuck| stuck.below(name)));
+            found.map_err(own).and_then(|found| remove_from(&inner, &found.name).map_err(|stuck| stuck.below(name)));
         first = first.and(removed);
     }
     first?;
@@ -79,8 +82,11 @@ fn is(error: &io::Error, errno: Errno) -> bool {
     error.raw_os_error() == Some(errno.raw_os_error())
 }
 
+/// What hears of each entry: the directory that it is in, its name there, what it is.
+type See<'a> = dyn FnMut(&Dir, &[u8], FileType) -> io::Result<()> + 'a;
+
 /// Calls `see` with everything below a directory: the directory that it is in, and what it is.
-pub(crate) fn walk(dir: &Dir, see: &mut impl FnMut(&Dir, &[u8], FileType) -> io::Result<()>) -> io::Result<()> {
+pub(crate) fn walk(dir: &Dir, see: &mut See<'_>) -> io::Result<()> {
     for found in dir.entries()? {
         let found = found?;
         let of = dir.kind_of(&found)?;
