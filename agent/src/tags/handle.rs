@@ -37,6 +37,8 @@ pub(super) struct Handle {
 pub(super) struct Seen {
     pub(super) stamp: TagStamp,
     pub(super) is_file: bool,
+    /// It has another name somewhere: whoever made this one need not be who may read it.
+    pub(super) has_other_names: bool,
     device: u64,
 }
 
@@ -50,7 +52,7 @@ impl Seen {
             changed: (stat.st_ctime, nanoseconds(stat.st_ctime_nsec)),
         };
         let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-        Self { stamp, is_file, device: stat.st_dev }
+        Self { stamp, is_file, has_other_names: is_file && stat.st_nlink > 1, device: stat.st_dev }
     }
 
     /// Whether this is the same file with the same content. A rename, which changes one of its times, makes no difference.

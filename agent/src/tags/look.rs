@@ -344,6 +344,12 @@ impl Worker {
         if seen.stamp.size > LONGEST {
             return Ok(Some(Err(TagError::TooLarge.to_string())));
         }
+        // What cannot be parsed is quoted in its reason, which the tag's owner reads.
+        if seen.has_other_names {
+            return Ok(Some(Err(
+                "it is a hard link to a file that has another name; drop a file of its own".to_owned()
+            )));
+        }
         match tags.read(name, seen) {
             Ok(content) => Ok(content.map(|text| parse(name.to_str(), &text).map_err(|error| error.to_string()))),
             Err(error) if error.kind() == ErrorKind::PermissionDenied => {

@@ -133,6 +133,20 @@ fn what_is_no_tag_is_set_aside_with_its_reason_without_ever_waiting() {
     assert_eq!((bad.len(), bad.iter().filter(|name| name.ends_with(".reason")).count()), (12, 6), "{bad:?}");
 }
 
+/// Where the system lets an account link files of others, the reason would show it their content.
+#[test]
+fn a_hard_link_to_another_file_is_no_tag_and_its_content_is_not_quoted() {
+    let mut scratch = Scratch::new();
+    scratch.look();
+    let secret = scratch.directory.path().join("secret");
+    fs::write(&secret, "pass-word = hunter two\n").expect("a file");
+    fs::hard_link(&secret, scratch.path().join("x")).expect("a hard link");
+    scratch.look_until("set aside", |_, path| names(path) == [BAD]);
+    let reason = fs::read_to_string(scratch.path().join(BAD).join("x.reason")).expect("a reason");
+    assert!(reason.contains("hard link") && !reason.contains("hunter"), "{reason}");
+    assert!(secret.exists());
+}
+
 /// Lines 1 to 3 of the issue, as far as one account shows them.
 #[test]
 fn a_place_that_is_a_link_is_refused_by_name_and_good_tags_go_on() {
