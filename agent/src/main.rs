@@ -68,7 +68,7 @@ fn main() -> ExitCode {
     // Before anything is opened or made. Where there is no home tree, that is said below.
     if args.create_database.is_none()
         && let Ok(home) = Home::locate(args.home.as_deref())
-        && let Err(error) = account::be_the_owner_of(home.root(), "blat-agent")
+        && let Err(error) = account::expect_owner(home.root(), "blat-agent")
     {
         eprintln!("blat-agent: {error}");
         return ExitCode::from(FAILED);

@@ -1,26 +1,24 @@
 //! Which account works in a home tree: its owner's, and no other.
 //!
 //! Whatever root makes in a home of somebody else, a tag, a log, a running master, is root's afterwards, and the owner's master can neither
-//! remove nor read it. So root becomes the owner before anything is touched; everybody else is told how to.
+//! remove nor read it. Becoming the owner on the way would hand root's terminal, open files and environment to whatever that home's configs
+//! run. So everybody but the owner is refused, root too, and told how to run it as the owner: `sudo` knows how to change accounts.
 
-use std::convert::Infallible;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use blat_domain::text::printable;
 use rustix::process::geteuid;
 
-/// What the login of another account would have set. What is not here stays as it is: credentials of databases and buckets come this way.
-const NOT_THEIRS: [&str; 4] = ["XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "SSH_AUTH_SOCK", "MAIL"];
+use crate::trust::{self, Distrust};
 
 /// Why this process may not work in a home tree.
 #[derive(Debug, thiserror::Error)]
 pub enum AccountError {
-    /// It runs as somebody else, who may not become the owner.
+    /// It runs as somebody else.
     #[error(
         "the home tree {} belongs to {owner}, and this is {us}: run it as the owner, with `sudo -u {who} {what} …`",
         home.display()
@@ -37,22 +35,13 @@ pub enum AccountError {
         /// The executable's name.
         what: String,
     },
-    /// Root cannot become the owner.
-    #[error(
-        "the home tree {} belongs to {owner}, and root cannot become that account: {why}; run `sudo -u {who} {what} …`",
-        home.display()
-    )]
-    Stuck {
-        /// The home tree.
+    /// Root was led here by somebody else, who can put another directory in the place of this one.
+    #[error("root does not work in {}: {why}", home.display())]
+    LedByOthers {
+        /// The home tree, or the directory in which it is to be made.
         home: PathBuf,
-        /// Its owner, as it is shown.
-        owner: String,
-        /// Its owner, as sudo takes it.
-        who: String,
-        /// The executable's name.
-        what: String,
-        /// What went wrong.
-        why: String,
+        /// What on the way there is not root's.
+        why: Distrust,
     },
     /// It cannot be told whose it is.
     #[error("cannot look at the home tree {}: {error}", home.display())]
@@ -64,28 +53,38 @@ pub enum AccountError {
     },
 }
 
-/// Makes sure that this process runs as the account that owns the directory at `home`. Where root runs it, it is replaced by the same
-/// executable with the same arguments in that account; a home of root's own stays root's. To be called first, by `what`, the executable's name,
+/// Makes sure that this process runs as the account that owns the directory at `home`. To be called first, by `what`, the executable's name,
 /// before anything is read, made or opened.
 ///
 /// # Errors
-/// Where another account runs this, or root cannot become the owner. Nothing was touched then.
-pub fn be_the_owner_of(home: &Path, what: &str) -> Result<(), AccountError> {
+/// Where another account runs this, or where it is root and somebody else can exchange the directory. Nothing was touched then.
+pub fn expect_owner(home: &Path, what: &str) -> Result<(), AccountError> {
     let found = fs::metadata(home).map_err(|error| AccountError::Io { home: home.to_owned(), error })?;
     let (owner, us) = (found.uid(), geteuid().as_raw());
     if owner == us {
-        return Ok(());
+        return expect_own_way(home);
     }
     let account = Account::of(owner);
-    let (home, what) = (home.to_owned(), what.to_owned());
-    let (who, shown) = (account.for_sudo(), account.shown());
-    if us != 0 {
-        return Err(AccountError::NotTheOwner { home, owner: shown, who, us: Account::of(us).shown(), what });
+    let (who, owner, us) = (account.for_sudo(), account.shown(), Account::of(us).shown());
+    Err(AccountError::NotTheOwner { home: home.to_owned(), owner, who, us, what: what.to_owned() })
+}
+
+/// Makes sure, where this is root, that nobody else can put another directory in the place of this one while root works in it.
+///
+/// # Errors
+/// Where somebody else owns or may write a directory or link on the way to it.
+pub fn expect_own_way(directory: &Path) -> Result<(), AccountError> {
+    if !geteuid().is_root() || !is_roots_own_namespace() {
+        return Ok(());
     }
-    match become_account(&account, found.gid(), &home) {
-        Ok(never) => match never {},
-        Err(why) => Err(AccountError::Stuck { home, owner: shown, who, what, why }),
-    }
+    trust::check_folder(directory).map_err(|why| AccountError::LedByOthers { home: directory.to_owned(), why })
+}
+
+/// Whether root is root here. In a user namespace of its own an account is called root, has no other rights than before, and finds the system's
+/// directories to be nobody's.
+fn is_roots_own_namespace() -> bool {
+    let all = |map: String| map.split_whitespace().eq(["0", "0", "4294967295"]);
+    fs::read_to_string("/proc/self/uid_map").map_or(true, all)
 }
 
 /// An account, as the system's databases know it.
@@ -136,32 +135,6 @@ fn entry(passwd: &str, number: u32) -> Option<Entry> {
     })
 }
 
-/// Replaces this process. util-linux's setpriv takes on groups, group and user in the order that leaves nothing of root's, and knows the
-/// groups of every account that the system knows, wherever it knows them from.
-fn become_account(account: &Account, home_group: u32, home: &Path) -> Result<Infallible, String> {
-    let own = std::env::current_exe().map_err(|error| format!("cannot tell which executable this is: {error}"))?;
-    let mut command = Command::new("setpriv");
-    command.arg(format!("--reuid={}", account.number));
-    match &account.entry {
-        Some(entry) => {
-            command.arg(format!("--regid={}", entry.group)).arg("--init-groups");
-            command.env("HOME", &entry.home).env("USER", &entry.name).env("LOGNAME", &entry.name);
-        }
-        None => {
-            command.arg(format!("--regid={home_group}")).arg("--clear-groups");
-            command.env("HOME", home).env_remove("USER").env_remove("LOGNAME");
-        }
-    }
-    for variable in NOT_THEIRS {
-        command.env_remove(variable);
-    }
-    let error = command.arg("--").arg(own).args(std::env::args_os().skip(1)).exec();
-    Err(match error.kind() {
-        io::ErrorKind::NotFound => "setpriv is not installed; it is part of util-linux".to_owned(),
-        _ => format!("cannot run setpriv: {error}"),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -177,8 +150,25 @@ mod tests {
     #[test]
     fn the_owner_stays_who_he_is() {
         let scratch = tempfile::tempdir().expect("a scratch directory");
-        be_the_owner_of(scratch.path(), "blat").expect("an own home");
-        assert!(matches!(be_the_owner_of(&scratch.path().join("none"), "blat"), Err(AccountError::Io { .. })));
+        expect_owner(scratch.path(), "blat").expect("an own home");
+        assert!(matches!(expect_owner(&scratch.path().join("none"), "blat"), Err(AccountError::Io { .. })));
+    }
+
+    #[test]
+    fn root_is_led_by_nobody_else() {
+        use std::os::unix::fs::chown;
+        if !geteuid().is_root() {
+            return;
+        }
+        let scratch = tempfile::tempdir().expect("a scratch directory");
+        let (theirs, home) = (scratch.path().join("theirs"), scratch.path().join("theirs/home"));
+        fs::create_dir_all(&home).expect("a home of root's");
+        expect_owner(&home, "blat").expect("nobody else is on the way");
+        chown(&theirs, Some(12345), None).expect("root may");
+        let error = expect_owner(&home, "blat").expect_err("theirs").to_string();
+        assert!(error.contains("theirs belongs to user 12345"), "{error}");
+        let error = expect_owner(&theirs, "blat").expect_err("theirs").to_string();
+        assert!(error.ends_with("`sudo -u '#12345' blat …`"), "{error}");
     }
 
     #[test]
@@ -186,7 +176,7 @@ mod tests {
         if geteuid().is_root() {
             return;
         }
-        let error = be_the_owner_of(Path::new("/"), "blat").expect_err("root's").to_string();
+        let error = expect_owner(Path::new("/"), "blat").expect_err("root's").to_string();
         assert!(error.contains("belongs to root (user 0)") && error.ends_with("`sudo -u root blat …`"), "{error}");
     }
 }

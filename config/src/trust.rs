@@ -87,6 +87,21 @@ pub fn check(home: &Path, path: &Path) -> Result<(), Distrust> {
     judge(&fstat(&handle).map_err(io::Error::from)?, &path)
 }
 
+/// Looks whether nobody but root and whoever runs this can put another directory in the place of the one at this absolute path.
+///
+/// # Errors
+/// Where others own or may write it or anything on the way to it, or where it is no directory.
+pub fn check_folder(path: &Path) -> Result<(), Distrust> {
+    let mut walk = Walk { entered: Vec::new(), path: PathBuf::new(), ahead: parts(path), links: 0 };
+    walk.begin_at(Path::new("/"))?;
+    while let Some(name) = walk.ahead.pop_front() {
+        if walk.step(name)?.is_some() {
+            return Err(io::Error::from(io::ErrorKind::NotADirectory).into());
+        }
+    }
+    Ok(())
+}
+
 /// A file at the end of its way.
 struct Found {
     folder: OwnedFd,

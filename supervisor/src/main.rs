@@ -67,7 +67,7 @@ fn main() -> ExitCode {
     let args = Args::parse();
     // Before anything is opened or made. Where there is no home tree, that is said below.
     if let Ok(home) = Home::locate(args.home.as_deref())
-        && let Err(error) = account::be_the_owner_of(home.root(), "blatd")
+        && let Err(error) = account::expect_owner(home.root(), "blatd")
     {
         eprintln!("blatd: {error}");
         return ExitCode::FAILURE;

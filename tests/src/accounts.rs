@@ -77,7 +77,7 @@ pub(crate) fn as_its_folder(path: &Path) {
 
 /// The folder of the executables, where the master's account can run them. A checkout may lie in a folder that only its owner may enter: then
 /// they are put where everybody may, once a build.
-pub(crate) fn executables(built: &Path) -> PathBuf {
+pub fn executables(built: &Path) -> PathBuf {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     if !is_root() {
         return built.to_owned();

@@ -2,8 +2,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
+use blat_tests::accounts::{self, Account};
 use blat_tests::process::{self, executable};
 use blat_tests::{Bucket, Lab, Outcome, Store};
 
@@ -113,11 +113,12 @@ fn run(document: &str, lab: &Lab) -> Outcome {
     let blocks = blocks(document).into_iter().filter(|(language, _)| language == "sh");
     let lines: Vec<String> = blocks.flat_map(|(_, lines)| lines).collect();
     let commands: Vec<String> = lines.iter().filter_map(|line| runnable(line, lab)).collect();
-    let executables = executable("blat").parent().expect("a folder").display().to_string();
+    let built = executable("blat").parent().expect("a folder").to_owned();
+    let executables = accounts::executables(&built).display().to_string();
     let own = std::env::var("PATH").unwrap_or_default();
     let path = lab.environment().find(|(name, _)| *name == "PATH").map_or(own, |(_, path)| path.to_owned());
     let path = format!("{executables}:{path}");
-    let mut shell = Command::new("sh");
+    let mut shell = Account::Master.command("sh");
     shell.args(["-exc", &commands.join("\n")]).current_dir(lab.home());
     shell
         .envs(lab.environment())

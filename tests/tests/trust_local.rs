@@ -173,7 +173,11 @@ fn of_two_targets_with_one_archive_the_later_one_waits() {
     lab.config("hobart", "");
     lab.wait_for_status("hobart", "refused", |s| s["state"] == "misconfigured");
     fs::remove_file(lab.home().join("config/perth.conf")).expect("the config");
-    lab.wait_for_status("hobart", "started in its place", |s| s["state"] == "idle" && s["config"]["error"].is_null());
+    // It runs, but the archive stays perth's until somebody says otherwise.
+    let says_whose = |text: &str| text.contains("belongs to target perth") && text.contains("blat adopt hobart");
+    lab.wait_for_status("hobart", "started in its place", |s| s["last_error"]["text"].as_str().is_some_and(says_whose));
+    lab.blat(&["adopt", "hobart"]).expect_success();
+    lab.blat(&["sync", "hobart", "--wait"]).expect_success();
 }
 
 #[test]
@@ -280,48 +284,46 @@ fn can_be_shut_out() -> bool {
     id.stdout != b"0\n"
 }
 
-/// Line 23.
+/// Line 23. Done as the owner, what a config runs would find root's terminal, open files and environment.
 #[test]
-fn as_root_what_root_types_is_done_by_the_owner() {
+fn as_root_root_too_is_refused_in_the_home_of_another_account_and_told_how() {
     let lab = lab("rootblat");
     let owner = fs::metadata(lab.home()).expect("the home tree").uid();
     assert_ne!(owner, 0, "the lab's home belongs to the master's account");
     let home = lab.home().display().to_string();
-    lab.blat_by(None, &["init", &home]).expect_success().says("made  run/");
-    lab.blat_by(None, &["check"]).expect_success();
-    lab.blat_by(None, &["tag", "core", "1"]).expect_success();
-    let started = lab.blat_by(None, &["start"]);
-    let pid = started.expect_success().stdout.trim().rsplit(' ').next().map(str::to_owned).expect("a number");
-    assert_eq!(fs::metadata(format!("/proc/{pid}")).expect("the master").uid(), owner);
-    lab.wait_until_published("core", "1");
-    lab.wait_for("the tag to go", || (lab.target_status("perth")["queue"]["tags"] == 0).then_some(()));
-    for arguments in
-        [&["status"][..], &["sync", "perth", "--wait"], &["plan", "perth"], &["history"], &["logs", "perth"]]
-    {
-        lab.blat_by(None, arguments).expect_success();
+    let tag = ["tag", "core", "1"];
+    for arguments in [&["init", &home][..], &["check"], &tag, &["start"], &["status"], &["plan", "perth"], &["stop"]] {
+        lab.blat_by(None, arguments).expect(1).says("belongs to blatmaster").says("`sudo -u blatmaster blat …`");
     }
-    lab.blat_by(None, &["stop"]).expect_success();
     let once = process::run(lab.command_by(None, "blat-agent").args(["--target", "perth", "--once"]), &lab.home());
-    once.expect_success();
-    let roots: Vec<PathBuf> = everything(&lab.home())
-        .into_iter()
-        .filter(|path| fs::symlink_metadata(path).is_ok_and(|f| f.uid() != owner))
-        .collect();
+    once.expect(1).says("`sudo -u blatmaster blat-agent …`");
+    process::run(&mut lab.command_by(None, "blatd"), &lab.home()).expect(1).says("`sudo -u blatmaster blatd …`");
+    let is_roots = |path: &PathBuf| fs::symlink_metadata(path).is_ok_and(|found| found.uid() != owner);
+    let roots: Vec<PathBuf> = everything(&lab.home()).into_iter().filter(is_roots).collect();
     assert!(roots.is_empty(), "left behind by root: {roots:?}");
+    assert!(!lab.home().join("run").exists(), "nothing was made");
 }
 
+/// Line 23: whoever owns the way to a home could put another directory in its place, and have root work there.
 #[test]
-fn as_root_a_master_started_by_root_is_the_owners() {
-    let lab = lab("rootmaster");
-    let owner = fs::metadata(lab.home()).expect("the home tree").uid();
-    let master = process::Running::start(&mut lab.command_by(None, "blatd"), &lab.home());
-    lab.wait_for("the master to answer", || (lab.blat(&["status"]).code == Some(0)).then_some(()));
-    assert_eq!(fs::metadata(format!("/proc/{}", master.pid())).expect("the master").uid(), owner, "the same process");
-    let groups = fs::read_to_string(format!("/proc/{}/status", master.pid())).expect("the master");
-    let groups = groups.lines().find_map(|line| line.strip_prefix("Groups:")).expect("its groups").to_owned();
-    assert!(!groups.split_whitespace().any(|group| group == "0"), "root's groups are left: {groups}");
-    process::signal(master.pid(), Signal::TERM);
-    master.finish().expect_success();
+fn as_root_root_works_in_no_home_that_others_can_exchange() {
+    let lab = lab("rootsway");
+    let theirs = lab.home().with_file_name("theirs");
+    fs::create_dir(&theirs).expect("a scratch folder");
+    let blat = |arguments: &[&str]| {
+        let mut command = Command::new(process::executable("blat"));
+        process::run(command.env_remove("BLAT_HOME").args(arguments), &lab.home())
+    };
+    let home = theirs.join("home").display().to_string();
+    blat(&["init", &home]).expect_success();
+    let (theirs_uid, _) = Account::Stranger.ids();
+    std::os::unix::fs::chown(&theirs, Some(theirs_uid), None).expect("root may");
+    for arguments in [&["--home", &home, "check"][..], &["--home", &home, "start"], &["init", &home]] {
+        blat(arguments).expect(1).says("root does not work in").says("theirs belongs to user");
+    }
+    let new = theirs.join("new");
+    blat(&["init", &new.display().to_string()]).expect(1).says("root does not work in");
+    assert!(!new.exists(), "nothing was made");
 }
 
 #[test]

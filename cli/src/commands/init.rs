@@ -6,11 +6,11 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::process::Command;
 
-use blat_config::{Home, home_id, samples};
+use blat_config::{Home, account, home_id, samples};
 use blat_domain::text::printable;
 
 use crate::args::InitArgs;
-use crate::commands::be_the_owner_of;
+use crate::commands::expect_owner;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::sibling;
 
@@ -33,7 +33,9 @@ pub(crate) fn run(named: Option<&Path>, args: &InitArgs) -> Outcome {
     let root = home.root();
     // What is there belongs to whoever will run the master.
     if root.exists() {
-        be_the_owner_of(root)?;
+        expect_owner(root)?;
+    } else if let Some(above) = root.ancestors().find(|above| above.exists()) {
+        account::expect_own_way(above).map_err(|error| Failure::failed(error.to_string()))?;
     }
     DirBuilder::new().recursive(true).mode(0o755).create(root).map_err(|error| cannot("make", root, &error))?;
     let mut out = io::stdout().lock();

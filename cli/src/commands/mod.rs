@@ -57,7 +57,7 @@ pub(crate) fn run(cli: &Cli) -> Outcome {
         Command::History(args) => history::run(&home()?, args),
         Command::Logs(args) => logs::run(&home()?, args),
         Command::Detach { executable, serve } => {
-            be_the_owner_of(serve)?;
+            expect_owner(serve)?;
             Err(start::become_master(executable, serve))
         }
         Command::Other(words) => Err(other(words)),
@@ -67,13 +67,13 @@ pub(crate) fn run(cli: &Cli) -> Outcome {
 /// The home tree this is about. A wrong one is wrong usage: nothing was tried.
 fn locate(cli: &Cli) -> Result<Home, Failure> {
     let home = Home::locate(cli.home.as_deref()).map_err(|error| unusable(&error))?;
-    be_the_owner_of(home.root())?;
+    expect_owner(home.root())?;
     Ok(home)
 }
 
-/// Nothing is done in a home tree but by its owner: no command comes to this twice, since root is its owner the second time.
-fn be_the_owner_of(root: &Path) -> Result<(), Failure> {
-    account::be_the_owner_of(root, "blat").map_err(|error| Failure::failed(error.to_string()))
+/// Nothing is done in a home tree but by its owner.
+fn expect_owner(root: &Path) -> Result<(), Failure> {
+    account::expect_owner(root, "blat").map_err(|error| Failure::failed(error.to_string()))
 }
 
 /// Why a home tree cannot be used, as a failure.
