@@ -1,7 +1,8 @@
 //! What decides about extra packages, and asking Release Manager again where its answer is too old for that.
 //!
 //! A sync may take days. What became wanted meanwhile must not go: before a batch is marked or deleted by an answer that is older than five
-//! minutes, the releases are asked for again, and only what goes by both answers goes. Where that fails, nothing more goes.
+//! minutes, the releases are asked for again, and only what goes by both answers goes. Where that fails, nothing more goes. The same where the
+//! answer came from a file that may have been half-written when it was read.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -17,9 +18,13 @@ use blat_domain::retention::{Action, Aging, Circumstances, Distrust, Step, Upkee
 use blat_domain::retry::Backoff;
 use blat_domain::status::SyncReport;
 
+use crate::release::{QUIET, quiet_state};
 use crate::session::Problem;
 use crate::sync::{Prepared, problem};
 use crate::workplace::Workplace;
+
+/// How often a file that is being written is looked at before the sync gives up on it.
+const LOOKS: u32 = 60;
 
 /// What decides about extra packages, beside what is wanted and what is there.
 #[derive(Debug, Clone)]
@@ -64,6 +69,8 @@ impl Facts {
 pub(crate) struct Recheck {
     /// When Release Manager was asked last.
     asked: Duration,
+    /// Whether its answer was whole, as far as can be told.
+    is_settled: bool,
     /// What goes by the later answers too; none before there was one.
     goes: Option<BTreeSet<PackageId>>,
 }
@@ -71,7 +78,7 @@ pub(crate) struct Recheck {
 impl Recheck {
     /// As it was planned.
     pub(crate) fn of(prepared: &Prepared) -> Self {
-        Self { asked: prepared.asked, goes: None }
+        Self { asked: prepared.asked, is_settled: prepared.is_settled, goes: None }
     }
 
     /// Whether this step holds by all answers.
@@ -79,7 +86,7 @@ impl Recheck {
         self.goes.as_ref().is_none_or(|goes| goes.contains(&step.package))
     }
 
-    /// Asks again where the last answer is too old.
+    /// Asks again where the last answer is too old, or was read while it may have been written.
     ///
     /// # Errors
     /// Why nothing more may go.
@@ -90,10 +97,10 @@ impl Recheck {
         report: &mut SyncReport,
     ) -> Result<(), Problem> {
         let now = (workplace.uptime)();
-        if now.saturating_sub(self.asked) <= ANSWER_HOLDS {
+        if self.is_settled && now.saturating_sub(self.asked) <= ANSWER_HOLDS {
             return Ok(());
         }
-        let (upkeep, resolution) = workplace.decide_again(prepared).await?;
+        let (upkeep, resolution) = workplace.decide_when_settled(prepared).await?;
         if let Some(distrust) = &upkeep.distrust {
             report.snapshot = report.snapshot.or(resolution.snapshot);
             report.held_back = upkeep.held_back();
@@ -121,7 +128,7 @@ impl Recheck {
             Some(before) => &before & &goes,
             None => goes,
         });
-        self.asked = now;
+        (self.asked, self.is_settled) = (now, true);
         Ok(())
     }
 }
@@ -134,6 +141,22 @@ fn is_taking(step: &Step) -> bool {
 }
 
 impl Workplace {
+    /// As [`Self::decide_again`], by an answer that nobody was writing meanwhile.
+    async fn decide_when_settled(&self, prepared: &Prepared) -> Result<(Upkeep, Resolution), Problem> {
+        let source = self.settings.release_manager.as_ref().map(|manager| &manager.source);
+        for _ in 0..LOOKS {
+            if let Ok(state) = quiet_state(source) {
+                let decided = self.decide_again(prepared).await?;
+                if quiet_state(source) == Ok(state) {
+                    return Ok(decided);
+                }
+            }
+            tokio::time::sleep(QUIET / 4).await;
+        }
+        let text = "the file of releases is being written all the time, so nothing is marked or deleted; write it aside and rename it";
+        Err(problem(None, text.to_owned(), Backoff::PACKAGE))
+    }
+
     /// What would become of extra packages by what Release Manager says now.
     async fn decide_again(&self, prepared: &Prepared) -> Result<(Upkeep, Resolution), Problem> {
         let (mut answer, glance) = self.ask().await?;

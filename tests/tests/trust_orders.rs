@@ -179,6 +179,27 @@ fn assert_held_back(lab: &mut Lab, words: &[&str]) {
 }
 
 #[test]
+fn a_database_that_never_answers_or_answers_without_end_fails_the_sync_and_takes_no_memory() {
+    let lab = with_database("endless", "SELECT 1");
+    let before = lab.visible();
+    sql(
+        &lab,
+        "DROP TABLE release_package;
+         CREATE VIEW release_package AS SELECT 10 release_id, hex(zeroblob(400000000)) package_name, '1' package_version;",
+    );
+    lab.agent_once("perth").expect(1).says("out of memory");
+    let database = lab.home().join("rm.db");
+    std::fs::remove_file(&database).expect("an own file");
+    for companion in ["", "-wal", "-shm", "-journal"] {
+        let path = format!("{}{companion}", database.display());
+        lab.run_as(blat_tests::Account::Master, &["mkfifo", &path]).expect_success();
+        lab.agent_once("perth").expect(1).says("is not a regular file");
+        std::fs::remove_file(&path).expect("an own file");
+    }
+    assert_eq!(lab.visible(), before);
+}
+
+#[test]
 fn a_release_of_two_projects_belongs_to_both() {
     let lab = with_database("twoprojects", "INSERT INTO release VALUES (10, 2, 'Lab 1', 'open', 0)");
     lab.agent_once("perth").expect_success().says("1 deleted");

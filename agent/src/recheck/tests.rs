@@ -74,10 +74,22 @@ impl Target for Slow {
 fn release(path: &Path, packages: &str) {
     let text = format!("projects:\n  - name: Lab\n    releases:\n      - {{id: 1, name: R, packages: [{packages}]}}\n");
     fs::write(path, text).expect("a file");
+    // Left alone for long: nobody is writing it.
+    let file = fs::File::options().append(true).open(path).expect("a file");
+    file.set_modified(std::time::UNIX_EPOCH + Duration::from_secs(1_000_000_000)).expect("an own file");
 }
 
 /// One sync that lasts so many seconds, in which `during` happens; how it ended, and what was deleted.
 async fn sync(
+    seconds: u64,
+    during: impl Fn(&Path) + Send + Sync + 'static,
+) -> (SyncReport, Option<Problem>, Vec<String>) {
+    sync_from(|releases| release(releases, "a@1"), seconds, during).await
+}
+
+/// The same, where Release Manager begins with what `begin` writes.
+async fn sync_from(
+    begin: impl Fn(&Path),
     seconds: u64,
     during: impl Fn(&Path) + Send + Sync + 'static,
 ) -> (SyncReport, Option<Problem>, Vec<String>) {
@@ -88,7 +100,7 @@ async fn sync(
     }
     fs::write(root.join("source/a/1/descpkg"), "a").expect("a file");
     let releases = root.join("releases.yaml");
-    release(&releases, "a@1");
+    begin(&releases);
     let home = Home::at(root).expect("a path");
     let name = "perth".parse().expect("a name");
     let config = format!(
@@ -124,6 +136,19 @@ async fn what_became_wanted_while_a_long_sync_ran_stays() {
 async fn a_short_sync_goes_by_the_answer_that_it_has() {
     let (report, _, deleted) = sync(299, |releases| fs::remove_file(releases).expect("a file")).await;
     assert_eq!((report.result, deleted.len()), (SyncResult::Ok, 2));
+}
+
+#[tokio::test]
+async fn a_file_that_was_read_while_it_was_written_takes_nothing_that_it_names_in_the_end() {
+    let written_now = |releases: &Path, packages| {
+        release(releases, packages);
+        let file = fs::File::options().append(true).open(releases).expect("a file");
+        file.set_modified(std::time::SystemTime::now()).expect("an own file");
+    };
+    let (report, problem, deleted) =
+        sync_from(|releases| written_now(releases, "a@1"), 0, move |releases| written_now(releases, "a@1, b@1")).await;
+    assert_eq!((problem, report.result), (None, SyncResult::Ok));
+    assert_eq!(deleted, ["c@1"], "b@1 was not written yet when the file was read first");
 }
 
 #[tokio::test]

@@ -1,13 +1,16 @@
 //! How recent Release Manager's word is: what a tag brought after that, it may not know yet.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use blat_config::ReleaseSource;
 
 /// A database may come to know a package this many seconds after its tag was dropped.
 const TRAILS: i64 = 86_400;
+/// A file that was left alone for so long is not being written any more, as with tags.
+pub(crate) const QUIET: Duration = Duration::from_secs(2);
 
 /// Up to which epoch second Release Manager knows all; `now` is that of the question, before it is put. A file knows what was
 /// known when it was written, anything else may trail behind its tags for a day.
@@ -18,8 +21,37 @@ pub(crate) fn known_up_to(source: Option<&ReleaseSource>, now: i64) -> i64 {
         Some(ReleaseSource::Sqlite { path, .. }) => written(path).max(written(&beside(path))),
         Some(ReleaseSource::Postgres(_) | ReleaseSource::MySql(_) | ReleaseSource::Command { .. }) | None => None,
     };
-    written.map_or(now - TRAILS, |written| written.min(now))
+    // A time ahead of the clock says nothing: every tag would count as older.
+    written.filter(|written| *written <= now).unwrap_or(now - TRAILS)
 }
+
+/// What tells one state of a file from another: size, and when its content and its place last changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct State {
+    size: u64,
+    modified: SystemTime,
+    changed: (i64, i64),
+}
+
+/// The state of the releases' file, where it has been left alone for [`QUIET`]; none where somebody may still be writing it. Whatever else
+/// gives releases says by itself when it is whole.
+pub(crate) fn quiet_state(source: Option<&ReleaseSource>) -> Result<Option<State>, Unsettled> {
+    let Some(ReleaseSource::File { path }) = source else { return Ok(None) };
+    // What is missing or cannot be looked at is for whoever reads it.
+    let Ok(found) = fs::metadata(path) else { return Ok(None) };
+    let state = State {
+        size: found.len(),
+        modified: found.modified().map_err(|_| Unsettled)?,
+        changed: (found.ctime(), found.ctime_nsec()),
+    };
+    // A time ahead of the clock is no recent one.
+    let is_recent = SystemTime::now().duration_since(state.modified).is_ok_and(|age| age < QUIET);
+    if is_recent { Err(Unsettled) } else { Ok(Some(state)) }
+}
+
+/// The releases' file may still be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Unsettled;
 
 fn written(path: &Path) -> Option<i64> {
     let modified: SystemTime = fs::metadata(path).ok()?.modified().ok()?;
@@ -34,8 +66,6 @@ fn beside(path: &Path) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use blat_config::Queries;
 
@@ -55,7 +85,11 @@ mod tests {
             known_up_to(Some(&ReleaseSource::Sqlite { path: path.clone(), queries: Queries::default() }), 9_000),
             6_000
         );
-        assert_eq!(known_up_to(Some(&ReleaseSource::File { path }), 4_000), 4_000, "no file is from the future");
+        assert_eq!(
+            known_up_to(Some(&ReleaseSource::File { path }), 4_000),
+            4_000 - TRAILS,
+            "no file is from the future"
+        );
     }
 
     #[test]

@@ -20,7 +20,7 @@ use blat_domain::units::show_duration;
 use jiff::Timestamp;
 
 pub(crate) use database::create as create_database;
-pub(crate) use freshness::known_up_to;
+pub(crate) use freshness::{QUIET, known_up_to, quiet_state};
 use snapshot::Snapshot;
 
 /// So many entries that are not valid are logged one by one; a source of garbage must not fill the log's disk.

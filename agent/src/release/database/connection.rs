@@ -1,5 +1,6 @@
 //! One connection to a database of either kind. It can read, and nothing else.
 
+use std::path::Path;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,28 @@ const INSTRUCTIONS: i32 = 100_000;
 /// No Release Manager knows so much; a query that never ends is cut here, before it fills the memory.
 const MOST_ROWS: u64 = 20_000_000;
 
+/// The most memory that SQLite takes, in bytes; a query that needs more fails.
+const MOST_HEAP: u64 = 128 << 20;
+
+/// SQLite waits without end for the other end of a pipe.
+fn expect_files(path: &Path) -> Result<(), String> {
+    for suffix in ["", "-wal", "-shm", "-journal"] {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        match std::fs::metadata(&name) {
+            Ok(found) if !found.is_file() => {
+                return Err(format!("{} is not a regular file", printable(&name.to_string_lossy())));
+            }
+            // What is missing or cannot be looked at is for SQLite to say.
+            Ok(_) | Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// The most bytes that one query gives, its cells' own cost included: as much as a file of releases may have.
+const MOST_BYTES: usize = 256 << 20;
+
 /// A connection, by the kind of its database.
 pub(super) enum Connection {
     Sqlite(SqliteConnection),
@@ -36,6 +59,7 @@ impl Connection {
     pub(super) async fn open(source: &ReleaseSource, limit: Duration) -> Result<Self, String> {
         match source {
             ReleaseSource::Sqlite { path, .. } => {
+                expect_files(path)?;
                 let options = SqliteConnectOptions::new().filename(path).read_only(true).busy_timeout(BUSY);
                 let mut connection =
                     options.disable_statement_logging().connect().await.map_err(|error| said(&error))?;
@@ -43,6 +67,9 @@ impl Connection {
                 let mut handle = connection.lock_handle().await.map_err(|error| said(&error))?;
                 handle.set_progress_handler(INSTRUCTIONS, move || Instant::now() < until);
                 drop(handle);
+                // Whoever may write the database may have one value fill the machine's memory.
+                let bound = AssertSqlSafe(format!("PRAGMA hard_heap_limit = {MOST_HEAP}"));
+                sqlx::raw_sql(bound).execute(&mut connection).await.map_err(|error| said(&error))?;
                 Ok(Self::Sqlite(connection))
             }
             ReleaseSource::Postgres(database) => {
@@ -150,13 +177,13 @@ where
     for<'r> String: Decode<'r, DB>,
 {
     let mut rows = sqlx::raw_sql(AssertSqlSafe(query.to_owned())).fetch(connection);
-    let mut count = 0;
+    let (mut count, mut bytes) = (0, 0);
     while let Some(row) = rows.try_next().await.map_err(|error| said(&error))? {
         count += 1;
         if count > MOST_ROWS {
             return Err(format!("it gives more than {MOST_ROWS} rows"));
         }
-        let mut cells = [const { None }; N];
+        let mut cells: [Option<String>; N] = [const { None }; N];
         for (cell, column) in cells.iter_mut().zip(columns) {
             *cell = match row.try_get_unchecked::<Option<String>, _>(*column) {
                 Ok(value) => value,
@@ -164,6 +191,10 @@ where
                 // Text in no known encoding is no name. The sign that says so makes it an invalid one.
                 Err(_) => Some(char::REPLACEMENT_CHARACTER.to_string()),
             };
+        }
+        bytes += cells.iter().flatten().map(|cell| cell.len() + size_of::<String>()).sum::<usize>();
+        if bytes > MOST_BYTES {
+            return Err(format!("it gives more than {} MiB", MOST_BYTES >> 20));
         }
         each(cells);
     }
