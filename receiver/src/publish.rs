@@ -66,8 +66,8 @@ impl Whole {
 
     /// Makes it durable, by itself.
     fn sync(&mut self) -> io::Result<()> {
-        self.written.sync()?;
-        self.stage.sync()
+        // All at once: one after the other, each waits for a commit of the journal of its own.
+        self.written.sync_with(self.stage.handles()?)
     }
 
     /// Removes its stage, with the version that it replaced.

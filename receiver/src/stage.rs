@@ -2,6 +2,7 @@
 //! what a cut connection leaves waits for the next one.
 
 use std::collections::HashSet;
+use std::fs::File;
 use std::io;
 use std::time::Duration;
 
@@ -70,15 +71,16 @@ impl Stage {
         Ok((Self { dir: dir.map_err(failed)?, stages: rooms.stage, name, lock }, resumed))
     }
 
-    /// Makes durable what lies beside the package, and all their names.
-    pub(crate) fn sync(&self) -> io::Result<()> {
+    /// What makes durable what lies beside the package, and all their names.
+    pub(crate) fn handles(&self) -> io::Result<Vec<File>> {
+        let mut handles = vec![self.dir.handle()?];
         for found in self.dir.entries()? {
             let found = found?;
             if self.dir.kind_of(&found)? == FileType::RegularFile {
-                self.dir.read(&found.name)?.sync_all()?;
+                handles.push(self.dir.read(&found.name)?);
             }
         }
-        self.dir.sync()
+        Ok(handles)
     }
 
     /// Removes it with all that is in it. What cannot be removed is named by the next sweep.

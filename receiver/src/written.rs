@@ -46,8 +46,9 @@ impl Written {
         !self.has_gaps
     }
 
-    /// Makes durable what is kept.
-    pub(crate) fn sync(&mut self) -> io::Result<()> {
+    /// Makes durable what is kept, and these.
+    pub(crate) fn sync_with(&mut self, others: Vec<File>) -> io::Result<()> {
+        self.handles.extend(others);
         sync(&std::mem::take(&mut self.handles))
     }
 }

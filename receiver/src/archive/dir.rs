@@ -235,6 +235,11 @@ impl Dir {
         Ok(rustix::fs::fsync(&self.0)?)
     }
 
+    /// Another handle of it, to make it durable beside others.
+    pub(crate) fn handle(&self) -> io::Result<File> {
+        Ok(File::from(self.0.try_clone()?))
+    }
+
     /// Makes the whole file system durable.
     pub(crate) fn sync_file_system(&self) -> io::Result<()> {
         Ok(rustix::fs::syncfs(&self.0)?)
