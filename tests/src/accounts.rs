@@ -105,7 +105,8 @@ fn within_reach(built: &Path) -> PathBuf {
         linked.unwrap_or_else(|error| panic!("could not copy {}: {error}", from.display()));
     }
     let earlier = fs::read_dir(cache).into_iter().flatten().flatten().map(|entry| entry.path());
-    for path in earlier.filter(|path| !path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'))) {
+    let is_hidden = |path: &Path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
+    for path in earlier.filter(|path| *path != folder && !is_hidden(path)) {
         crate::tree::remove(&path);
     }
     if fs::rename(&aside, &folder).is_err() {
