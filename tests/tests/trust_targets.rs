@@ -287,7 +287,9 @@ fn endless_replies_of_a_receiver_take_neither_memory_nor_time() {
         assert_harmless(&lab, rest, what, words);
     }
     // While packages are sent, on the first lane for them; the listing was answered well, and so was how far it is.
-    let listing = ["clock 1\nfree 9999999999\n"].map(|lines| frames::frame(0, &frames::lines(lines))).concat();
+    // Somebody else owns the archive, so nobody asks for it.
+    let owned = format!("clock 1\nfree 9999999999\narchive {0} {0} somebody\n", "0123456789abcdef".repeat(2));
+    let listing = frames::frame(0, &frames::lines(&owned));
     let listing = [listing, frames::frame(0, &[4, 0]), frames::frame(0, frames::DONE)].concat();
     let (done, room) = (frames::frame(0, frames::DONE), frames::frame(2, frames::DONE));
     for (what, flood, words) in [
