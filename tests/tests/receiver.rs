@@ -5,6 +5,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::PathBuf;
 use std::process::Command;
 
+use blat_tests::accounts::Account;
 use blat_tests::disk::Disk;
 use blat_tests::{Lab, process};
 use serde_json::Value;
@@ -119,4 +120,22 @@ fn a_receiver_that_runs_and_holds_no_conversation_gives_way_to_the_scripts_and_t
     assert!(why.contains("it is speechless"), "{perth:#}");
     lab.blat(&["status"]).expect_success().says("served by scripts: 3 conversations");
     assert!(installed(&lab).exists(), "it was tried");
+}
+
+#[test]
+fn as_root_a_package_that_the_target_s_owner_may_not_read_goes_and_takes_no_neighbour_along() {
+    let lab = lab("unreadable", "auto");
+    lab.package("core", "2", |p| p.file("a", "2"));
+    let source = lab.package("odd", "1", |p| p.with_mode("others", "for others alone", 0o044).file("own", "x"));
+    // Whoever writes packages is not the master, who reads them as one of the others.
+    Account::ReleaseManager.own(&source);
+    lab.release(&[("core", "1"), ("odd", "1"), ("core", "2")]);
+    lab.agent_once("perth").expect_success();
+    assert_eq!(lab.visible(), ["core@1", "core@2", "odd@1"]);
+    let there = lab.on_target("odd", "1").join("others");
+    assert_eq!(fs::metadata(&there).expect("a file").mode() & 0o7777, 0o044);
+    assert_eq!(fs::read_to_string(&there).expect("root may"), "for others alone");
+    let read = lab.as_target_user(&["cat", &there.display().to_string()]);
+    assert_ne!(read.code, Some(0), "this shows nothing: {read}");
+    lab.agent_once("perth").expect_success().says("0 sent");
 }

@@ -1,4 +1,4 @@
-//! What other accounts at a target that scripts serve can do to it: nothing that stops it, and what only root can clear away is said.
+//! What other accounts at a target can do to it: nothing stops it, and what only root can remove is named.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -6,14 +6,14 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use blat_tests::accounts::Account;
 use blat_tests::{Lab, tree};
 
-/// A lab with three versions of a package, served by scripts; the first version is wanted.
+/// A lab with three versions of a package; the first version is wanted.
 fn lab(name: &str) -> Lab {
     let lab = Lab::new(name);
     for version in ["1", "2", "3"] {
         lab.package("core", version, |p| p.file("a", version).file("bin/tool", "x"));
     }
     lab.release(&[("core", "1")]);
-    lab.config("perth", "receiver: never\naging: immediate\nmax_delete: 100%");
+    lab.config("perth", "aging: immediate\nmax_delete: 100%");
     lab
 }
 
@@ -22,8 +22,8 @@ fn house(lab: &Lab, path: &str) -> String {
 }
 
 #[test]
-fn as_root_a_stranger_who_takes_every_lock_that_he_can_open_stops_no_sync_by_scripts() {
-    let lab = lab("scriptflocks");
+fn as_root_a_stranger_who_takes_every_lock_that_he_can_open_stops_no_sync() {
+    let lab = lab("flocks");
     lab.agent_once("perth").expect_success();
     // As an older version left them.
     for (path, mode) in [("publish.lock", 0o644), ("stage", 0o755), ("trash", 0o755)] {
@@ -46,8 +46,8 @@ fn as_root_a_stranger_who_takes_every_lock_that_he_can_open_stops_no_sync_by_scr
 }
 
 #[test]
-fn as_root_a_folder_that_scripts_cannot_remove_is_named_once_a_sync_and_everything_goes_on() {
-    let lab = lab("scriptrootfolder");
+fn as_root_a_folder_that_only_root_can_remove_is_named_once_a_sync_and_everything_goes_on() {
+    let lab = lab("rootfolder");
     lab.agent_once("perth").expect_success();
     let planted = lab.on_target("core", "1").join("work");
     fs::create_dir(&planted).expect("root may");
@@ -72,38 +72,25 @@ fn as_root_a_folder_that_scripts_cannot_remove_is_named_once_a_sync_and_everythi
     assert_eq!(fs::read_dir(&trash).expect("root may").count(), 0);
 }
 
-/// A group's archive: what comes by scripts belongs to the same groups as what comes by the receiver.
+/// A group's archive: what comes to it belongs to its group, and its directories pass that on, by scripts and by the receiver.
 #[test]
-fn as_root_groups_at_the_target_are_the_same_by_scripts_and_receiver() {
-    blat_tests::process::carried_receiver();
+fn as_root_what_comes_to_a_group_s_archive_belongs_to_the_group() {
     let lab = lab("groups");
     let (_, other) = Account::Stranger.ids();
     let (owner, own) = Account::Target.ids();
-    let groups = |version: &str| -> Vec<(String, u32, u32)> {
-        let root = lab.on_target("core", version);
-        let mut seen: Vec<_> = ["..", "", "a", "bin", "bin/tool", "descpkg"]
-            .iter()
-            .map(|path| {
-                let there = fs::symlink_metadata(root.join(path)).expect("an entry");
-                ((*path).to_owned(), there.gid(), there.mode() & 0o7777)
-            })
-            .collect();
-        seen.sort();
-        seen
-    };
     // One group that the target's account is a member of, and one that it is not.
     for (group, name) in [(own, "own"), (other, "another")] {
-        let mut seen = Vec::new();
-        for receiver in ["never", "auto"] {
-            tree::remove(&lab.target_archive());
-            fs::create_dir(lab.target_archive()).expect("root may");
-            std::os::unix::fs::chown(lab.target_archive(), Some(owner), Some(group)).expect("root may");
-            fs::set_permissions(lab.target_archive(), fs::Permissions::from_mode(0o2755)).expect("root may");
-            lab.config("perth", &format!("receiver: {receiver}"));
-            lab.agent_once("perth").expect_success().says("1 sent");
-            seen.push(groups("1"));
-        }
-        assert_eq!(seen[0], seen[1], "{name}: by scripts, and by the receiver");
-        assert!(seen[0].iter().all(|(_, gid, _)| *gid == group), "{seen:#?}");
+        tree::remove(&lab.target_archive());
+        fs::create_dir(lab.target_archive()).expect("root may");
+        std::os::unix::fs::chown(lab.target_archive(), Some(owner), Some(group)).expect("root may");
+        fs::set_permissions(lab.target_archive(), fs::Permissions::from_mode(0o2755)).expect("root may");
+        lab.agent_once("perth").expect_success().says("1 sent");
+        let root = lab.on_target("core", "1");
+        let seen = ["..", "", "a", "bin", "bin/tool", "descpkg"].map(|path| {
+            let there = fs::symlink_metadata(root.join(path)).expect("an entry");
+            (path, there.gid(), format!("{:o}", there.mode() & 0o7777))
+        });
+        let due = [("..", "2755"), ("", "555"), ("a", "444"), ("bin", "555"), ("bin/tool", "444"), ("descpkg", "444")];
+        assert_eq!(seen, due.map(|(path, mode)| (path, group, mode.to_owned())), "the {name} group");
     }
 }
