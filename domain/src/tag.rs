@@ -144,6 +144,20 @@ impl Gathering {
     }
 }
 
+/// The longest name of a file, in bytes.
+const LONGEST_FILE_NAME: usize = 255;
+
+/// The name of the empty file that asks for this package; none where a file cannot be called so or would be ignored, so that only a line in a
+/// file of another name asks for it.
+pub fn file_name(package: &PackageId) -> Option<String> {
+    Some(package.to_string()).filter(|name| name.len() <= LONGEST_FILE_NAME && !is_ignored(name.as_bytes()))
+}
+
+/// A file by which the package is asked for: its content, which has a line end.
+pub fn line(package: &PackageId) -> String {
+    format!("{} {}\n", package.name, package.version)
+}
+
 /// Whether a file in the tag directory is none of ours, or not finished: so write-then-rename works.
 pub fn is_ignored(file_name: &[u8]) -> bool {
     file_name.starts_with(b".") || file_name.ends_with(b".tmp")
@@ -234,7 +248,27 @@ mod tests {
         assert!(is_ignored(b".core@1") && is_ignored(b"core@1.tmp") && !is_ignored(b"core@1"));
     }
 
+    #[test]
+    fn a_package_whose_file_would_be_ignored_or_too_long_has_no_file_name_of_its_own() {
+        let named = |name: &str, version: &str| file_name(&PackageId::new(name, version).expect("a package"));
+        assert_eq!(named("core", "1.2").as_deref(), Some("core@1.2"));
+        assert_eq!(named("core", "1.tmp"), None);
+        assert_eq!(named(&"n".repeat(128), &"1".repeat(128)), None);
+        assert!(named(&"n".repeat(128), &"1".repeat(126)).is_some());
+    }
+
     proptest! {
+        #[test]
+        fn every_package_can_be_asked_for(name in "[A-Za-z0-9][A-Za-z0-9._+~-]{0,127}", version in "[A-Za-z0-9]([A-Za-z0-9._+~-]{0,127}|[.]tmp)") {
+            let package = PackageId::new(&name, &version).expect("a legal package");
+            let only = |packages: Packages| packages.iter().collect::<Vec<_>>() == [package.clone()];
+            if let Some(file_name) = file_name(&package) {
+                prop_assert!(!is_ignored(file_name.as_bytes()) && file_name.len() <= 255);
+                prop_assert!(only(parse(Some(&file_name), b"").expect("a tag")));
+            }
+            prop_assert!(only(parse(Some("list"), line(&package).as_bytes()).expect("a tag")));
+        }
+
         #[test]
         fn no_content_makes_it_panic(name in ".*", content in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = parse(Some(&name), &content);

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use blat_config::{Home, load_target};
 use blat_domain::name::{PackageId, TargetName};
 use blat_domain::status::{Queue, State};
-use blat_domain::tag::{BAD, FAILED};
+use blat_domain::tag::{BAD, FAILED, file_name, line};
 use blat_domain::text::printable;
 use blat_domain::units::show_duration;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
@@ -103,23 +103,31 @@ fn drop_for(home: &Home, target: TargetName, package: &PackageId) -> Result<Drop
     if directory == home.tags_dir(&target) {
         fs::create_dir_all(&directory).map_err(cannot)?;
     }
-    let path = directory.join(package.to_string());
-    let (at, id) = put(&directory, &path).map_err(cannot)?;
+    let (path, at, id) = put(&directory, package).map_err(cannot)?;
     Ok(Dropped { target, path, at, id })
 }
 
-/// Puts an empty file at `path` in one durable step: made under a name that is ignored, then renamed. Says when, and which
-/// file it is.
-fn put(directory: &Path, path: &Path) -> io::Result<(Instant, (u64, u64))> {
+/// Puts a tag into the directory in one durable step: made under a name that is ignored, then renamed. Says where, when, and which file it
+/// is.
+fn put(directory: &Path, package: &PackageId) -> io::Result<(PathBuf, Instant, (u64, u64))> {
     // Readable by an agent that runs as another user.
     let permissions = Permissions::from_mode(0o644);
-    let file = tempfile::Builder::new().prefix(".blat-tag-").permissions(permissions).tempfile_in(directory)?;
+    let mut file = tempfile::Builder::new().prefix(".blat-tag-").permissions(permissions).tempfile_in(directory)?;
+    let path = match file_name(package) {
+        Some(name) => directory.join(name),
+        // No file can be called after this package, or it would be ignored. This name is as random as the one before.
+        None => {
+            file.write_all(line(package).as_bytes())?;
+            let unfinished = file.path().file_name().unwrap_or_default().to_string_lossy();
+            directory.join(unfinished.trim_start_matches('.'))
+        }
+    };
     file.as_file().sync_all()?;
     let metadata = file.as_file().metadata()?;
     let at = Instant::now();
-    file.persist(path)?;
+    file.persist(&path)?;
     File::open(directory)?.sync_all()?;
-    Ok((at, (metadata.dev(), metadata.ino())))
+    Ok((path, at, (metadata.dev(), metadata.ino())))
 }
 
 /// Waits until every tag is gone: removed when its package is published, or set aside with a reason.
