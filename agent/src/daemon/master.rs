@@ -39,8 +39,11 @@ impl Master {
     pub(super) fn report(&mut self, report: AgentReport) {
         let Some(events) = &self.events else { return };
         if let Some((told, when)) = &self.told {
-            let only_progress =
-                told.state == report.state && told.last_error == report.last_error && told.far_end == report.far_end;
+            let is_same_kind = |told: &AgentReport, report: &AgentReport| {
+                let (waited, waits) = (told.queue.tags > 0, report.queue.tags > 0);
+                told.state == report.state && told.far_end == report.far_end && waited == waits
+            };
+            let only_progress = is_same_kind(told, &report) && told.last_error == report.last_error;
             let pause = if only_progress { BUSY_TICK } else { std::time::Duration::ZERO };
             let is_due = when.elapsed() >= HEARTBEAT || (*told != report && when.elapsed() >= pause);
             if !is_due {

@@ -164,8 +164,12 @@ impl TagLane {
         self.busy.is_some()
     }
 
+    /// How many tags wait. One that is served waits for nothing, unless it cannot be removed.
     pub(super) fn count(&self) -> u64 {
-        self.known.len() as u64
+        let is_served =
+            |tag: &&Known| tag.failures == 0 && matches!(tag.stage, Stage::Leaving { how: Leave::Consumed, .. });
+        let served = self.leaving.iter().filter_map(|name| self.known.get(name)).filter(is_served).count();
+        (self.known.len() - served) as u64
     }
 
     pub(super) fn failures(&self) -> impl Iterator<Item = &Failure> {

@@ -31,9 +31,10 @@ fn a_tag_is_consumed_only_when_all_its_packages_are_published() {
     assert_eq!(session.step(found(vec![list.unread()]), at(3), CHANCE), []);
     let actions = session.step(Event::Ticked, retry_at, CHANCE);
     assert!(actions.contains(&Action::Send([id("b@1")].into())), "only what is left: {actions:?}");
+    assert_eq!(session.tags_waiting(), 1);
     let actions = session.step(Event::TagsSent(vec![(id("b@1"), Sent::Done)]), retry_at, CHANCE);
     assert_eq!(removals(&actions), [removal(&list, Leave::Consumed)]);
-    assert_eq!(session.failure(), None);
+    assert_eq!((session.failure(), session.tags_waiting()), (None, 0), "what is served waits no more");
 }
 
 #[test]
@@ -100,6 +101,7 @@ fn a_tag_that_cannot_be_removed_is_not_sent_again_and_is_tried_later_and_later()
         );
         let failure = session.failure().expect("a failure that is shown").clone();
         assert_eq!((failure.text.as_str(), session.state()), ("cannot remove it", State::Waiting));
+        assert_eq!(session.tags_waiting(), 1);
         pauses.push((failure.retry_at - now).as_secs());
         // Any number of looks and hints change nothing.
         let between = now + (failure.retry_at - now) / 2;
