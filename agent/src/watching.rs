@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use blat_domain::tag::is_ignored;
 use notify::event::{AccessKind, AccessMode, ModifyKind, RenameMode};
@@ -15,6 +16,9 @@ use tokio::sync::Notify;
 
 /// Files of which something is remembered between two looks. More are as good as a notification that was lost.
 const MOST_FILES: usize = 65_536;
+
+/// That there are no notifications is said no more often than this, where it comes and goes.
+const COMPLAINED_EVERY: Duration = Duration::from_secs(60);
 
 /// The last that was heard of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +44,9 @@ pub(crate) struct DirectoryWatch {
     hint: Arc<Notify>,
     news: Arc<Mutex<News>>,
     watcher: Option<(RecommendedWatcher, Inode)>,
+    /// Whether it was said that there are no notifications, and when it was said last.
     complained: bool,
+    complained_at: Option<Instant>,
 }
 
 type Inode = (u64, u64);
@@ -48,7 +54,7 @@ type Inode = (u64, u64);
 impl DirectoryWatch {
     /// A watch that gives `hint` whenever something happens. It watches nothing yet.
     pub(crate) fn new(hint: Arc<Notify>) -> Self {
-        Self { hint, news: Arc::default(), watcher: None, complained: false }
+        Self { hint, news: Arc::default(), watcher: None, complained: false, complained_at: None }
     }
 
     /// Watches this directory, where it is another one than before. To be called at every look, before it. `path` leads to it now and
@@ -65,8 +71,8 @@ impl DirectoryWatch {
                 self.watcher = Some((watcher, inode));
                 self.complained = false;
             }
-            Err(error) if !self.complained => {
-                self.complained = true;
+            Err(error) if !self.complained && self.complained_at.is_none_or(|at| at.elapsed() >= COMPLAINED_EVERY) => {
+                (self.complained, self.complained_at) = (true, Some(Instant::now()));
                 tracing::warn!(directory = shown, %error, "no notifications; tags are found by polling alone");
             }
             Err(_) => {}
@@ -112,7 +118,11 @@ fn hear(event: &notify::Result<notify::Event>, root: &PathBuf, news: &mut News) 
         // We read at every look: taken for a change, each look would bring about the next.
         EventKind::Access(_) => return false,
         EventKind::Any | EventKind::Create(_) | EventKind::Modify(_) | EventKind::Remove(_) | EventKind::Other => {
-            return true;
+            // Nothing comes of files that are ignored, whoever makes however many.
+            let is_ignored = |path: &PathBuf| {
+                path.parent() == Some(root) && path.file_name().is_some_and(|name| is_ignored(name.as_bytes()))
+            };
+            return event.paths.is_empty() || !event.paths.iter().all(is_ignored);
         }
     };
     let inside = event.paths.iter().filter(|path| path.parent() == Some(root)).filter_map(|path| path.file_name());
@@ -144,7 +154,6 @@ mod tests {
     use super::*;
     use std::fs;
     use std::os::unix::fs::MetadataExt as _;
-    use std::time::Duration;
 
     const LONG: Duration = Duration::from_secs(20);
 

@@ -5,9 +5,12 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use blat_tests::accounts::Account;
 use blat_tests::{Disk, Lab, process};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -15,6 +18,9 @@ use serde_json::Value;
 const MANY: usize = 100;
 /// The most that an agent may hold beside what it holds at rest.
 const MOST_MEMORY: u64 = 64 << 20;
+
+/// How often a tag directory is looked at in a test that counts what that takes.
+const POLL: Duration = Duration::from_secs(1);
 
 /// A lab with an idle target whose tag directory belongs to Release Manager's account and has this mode, and a package that nobody wants.
 struct Scene {
@@ -296,15 +302,111 @@ fn as_root_no_tag_written_in_place_is_lost_by_polling_alone() {
     assert_all_served(&scene, written);
 }
 
-/// An agent that is killed leaves tags under hidden names behind; nothing is lost of them.
+/// An agent that is killed leaves tags in hidden directories behind; nothing is lost of them. What others call so means nothing.
 #[test]
 fn as_root_a_killed_agent_s_hidden_tags_are_served_by_the_next() {
-    let scene = Scene::before_start("hidden", 0o777, "");
-    scene.as_release_manager("echo 'core 1' >.blat-taken-7-list; : >.blat-taken-8-tools@1");
+    let scene = Scene::before_start("hidden", 0o777, "tag_poll: 1s");
+    let hidden = |digit: &str| scene.tags.join(format!(".blat-served-{}", digit.repeat(32)));
+    for (folder, file, text, owner) in [
+        (hidden("1"), "list", "core 1\n", Account::Master),
+        (hidden("2"), "tools@1", "", Account::Master),
+        (hidden("3"), "stays", "no tag at all\n", Account::ReleaseManager),
+    ] {
+        fs::create_dir(&folder).expect("a scratch folder");
+        fs::write(folder.join(file), text).expect("root may");
+        owner.own(&folder);
+    }
+    scene.as_release_manager("mkdir .blat-taken-1-core@1; mkfifo .blat-taken-2-x; ln -s /etc .blat-reason-0");
+    let strange =
+        [".blat-reason-0", &format!(".blat-served-{}", "3".repeat(32)), ".blat-taken-1-core@1", ".blat-taken-2-x"];
+    let strange = strange.map(str::to_owned);
     let Scene { mut lab, tags } = scene;
     lab.start_master();
     let scene = Scene { lab, tags };
-    assert_all_served(&scene, []);
+    for package in ["core", "tools"] {
+        scene.lab.wait_until_published(package, "1");
+    }
+    scene.lab.wait_for("served tags to be deleted", || (names(&scene.tags) == strange).then_some(()));
+    scene.wait_until_well();
+}
+
+/// Names that hidden files of an agent might have, made by a stranger: none of them is touched, and status says whose they are.
+#[test]
+fn as_root_sixty_thousand_links_cost_little_and_are_reported() {
+    let scene = Scene::before_start("manylinks", 0o777, "tag_poll: 1s");
+    let one = scene.tags.join(".blat-taken-0-x");
+    fs::write(&one, "").expect("root may");
+    Account::ReleaseManager.own(&one);
+    for number in 1..60_000 {
+        fs::hard_link(&one, scene.tags.join(format!(".blat-taken-{number}-x"))).expect("root may");
+    }
+    let Scene { mut lab, tags } = scene;
+    lab.start_master();
+    let scene = Scene { lab, tags };
+    let (owner, _) = Account::ReleaseManager.ids();
+    scene.wait_for_error(&["60000 or more files", ".blat-taken-", &format!("of the account {owner}"), "remove them"]);
+    scene.assert_good_tags_go_on();
+    let agent = scene.agent();
+    let (start, before) = (Instant::now(), process::processor_time(agent));
+    scene.lab.wait_for("some polls", || (start.elapsed() >= 8 * POLL).then_some(()));
+    // By measure of the time that really passed: each look takes a small part of a poll, and nothing is done over and over between.
+    let used = process::processor_time(agent) - before;
+    assert!(used < start.elapsed() / 4, "{used:?} of {:?}", start.elapsed());
+    assert_eq!(scene.log_lines("60000 or more files"), 1);
+    for number in 1..60_000 {
+        fs::remove_file(scene.tags.join(format!(".blat-taken-{number}-x"))).expect("nobody touched it");
+    }
+    scene.wait_until_well();
+}
+
+/// What comes and goes costs some lines a minute, and stands in status as long as it goes on.
+#[test]
+fn as_root_a_directory_that_is_renamed_and_exchanged_all_the_time_costs_few_lines() {
+    let scene = Scene::new("exchanged", 0o777, "tag_poll: 1s");
+    let other = scene.tags.with_file_name("other");
+    fs::create_dir(&other).expect("a scratch folder");
+    fs::set_permissions(&other, fs::Permissions::from_mode(0o777)).expect("root may");
+    let (goes_on, times) = (AtomicBool::new(true), AtomicU64::new(0));
+    let before = scene.log().lines().count();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let away = scene.tags.with_file_name("away");
+            while goes_on.load(Ordering::Relaxed) {
+                let _ = renameat_with(CWD, &scene.tags, CWD, &other, RenameFlags::EXCHANGE);
+                // The agent may make one in its place meanwhile: then that one stays.
+                if fs::rename(&scene.tags, &away).is_ok() && fs::rename(&away, &scene.tags).is_err() {
+                    let _ = fs::remove_dir_all(&away);
+                }
+                times.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        let reported = process::poll(process::DEADLINE, || {
+            let text = scene.lab.target_status("perth")["last_error"]["text"].as_str().unwrap_or_default().to_owned();
+            (text.contains("was exchanged for another one") && times.load(Ordering::Relaxed) > 20_000).then_some(())
+        });
+        goes_on.store(false, Ordering::Relaxed);
+        assert!(reported.is_some(), "status does not say so: {:#}", scene.lab.target_status("perth"));
+    });
+    let lines = scene.log().lines().count() - before;
+    assert!(lines < 60, "{lines} lines:\n{}", scene.log());
+    scene.assert_good_tags_go_on();
+}
+
+/// Any legal package can be asked for, also where no file can be called after it.
+#[test]
+fn blat_tag_sends_packages_whose_names_no_tag_file_can_have() {
+    let mut lab = Lab::new("oddnames");
+    let (name, version) = ("n".repeat(128), "1".repeat(128));
+    for (name, version) in [("core", "1.tmp"), (&name, &version)] {
+        lab.package(name, version, |p| p.file("a", "1"));
+    }
+    lab.release(&[]);
+    lab.config("perth", "");
+    lab.start_master();
+    for (name, version) in [("core", "1.tmp"), (&name, &version)] {
+        lab.blat(&["tag", name, version, "--target", "perth", "--wait"]).expect_success();
+        lab.assert_published(name, version);
+    }
 }
 
 #[test]

@@ -1,19 +1,18 @@
 //! What is no tag moves to `bad/`, what can never succeed to `failed/`, each with its reason beside it.
 //!
 //! Both are directories of the tag directory that this account owns, no links: else they are refused by name, since whoever may write
-//! to the tag directory could lead the agent anywhere. A reason is written under a fresh name and then moved, so that nothing that lies
-//! there is opened or followed.
+//! to the tag directory could lead the agent anywhere. A reason is written in a directory that nobody else may enter and then moved, so that
+//! nothing that lies there is opened or followed.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, ErrorKind};
-use std::os::unix::ffi::OsStrExt;
 
 use blat_domain::tag::{BAD, FAILED};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use super::handle::{Handle, Seen};
-use super::names::{self, REASON, UNFINISHED, beside, shown};
+use super::names::{self, REASON, beside, shown, unfinished};
 use crate::session::TagStamp;
 
 /// Files of one name that are kept in one place.
@@ -40,10 +39,11 @@ pub(super) fn place(tags: &Handle, name: &str) -> Result<Handle, String> {
     match tags.subdirectory(OsStr::new(name)) {
         Ok(place) => check(tags, place).map_err(refused),
         Err(error) if is_link_or_file(&error) => Err(refused("it is a link or no directory".to_owned())),
-        Err(error) => {
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
             let uid = geteuid().as_raw();
             Err(format!("cannot use {tags}/{name}: {error}; give the account {uid} write permission on {tags}"))
         }
+        Err(error) => Err(format!("cannot use {tags}/{name}: {error}; make it a directory of the agent's account")),
     }
 }
 
@@ -63,27 +63,25 @@ fn is_link_or_file(error: &io::Error) -> bool {
 }
 
 /// Moves a file that was seen so into `into`, and says why beside it. The reason comes first: a moved tag without one would be a riddle.
+/// `hidden` is a directory of the agent's own, in which the reason is written.
 pub(super) fn set_aside(
     tags: &Handle,
-    name: &OsStr,
-    stamp: TagStamp,
+    hidden: &Handle,
+    (name, stamp): (&OsStr, TagStamp),
     into: &str,
     why: &str,
 ) -> Result<OsString, Refusal> {
     let place = place(tags, into).map_err(Refusal::Place)?;
-    let cannot = |error: io::Error| {
-        let uid = geteuid().as_raw();
-        let name = shown(name);
-        let text = format!(
-            "cannot move \"{name}\" from {tags} to {into}/: {error}; remove it yourself, or give the account {uid}"
-        );
-        Refusal::File(format!("{text} write permission on {tags}"))
-    };
-    let seen = tags.see(name).map_err(cannot)?.filter(|seen| seen.stamp == stamp).ok_or(Refusal::Changed)?;
-    let unfinished = unfinished(&place, why).map_err(cannot)?;
-    let moved = move_beside(tags, name, &place, &unfinished);
+    let seen = tags.see(name).map_err(|error| cannot_move(tags, name, None, into, &error))?;
+    let seen = seen.filter(|seen| seen.stamp == stamp).ok_or(Refusal::Changed)?;
+    let cannot = |error: io::Error| cannot_move(tags, name, Some(&seen), into, &error);
+    hidden
+        .remove(unfinished())
+        .and_then(|()| hidden.create(unfinished(), format!("{why}\n").as_bytes()))
+        .map_err(cannot)?;
+    let moved = move_beside(tags, name, &place, hidden);
     // It has another name by now, unless something failed.
-    let kept = match (moved, place.remove(&unfinished)) {
+    let kept = match (moved, hidden.remove(unfinished())) {
         (Err(error), _) | (Ok(_), Err(error)) => return Err(cannot(error)),
         (Ok(None), Ok(())) => return Err(Refusal::Changed),
         (Ok(Some(kept)), Ok(())) => kept,
@@ -97,40 +95,44 @@ pub(super) fn set_aside(
     Err(Refusal::Changed)
 }
 
+/// Says what keeps a file where it is.
+pub(super) fn cannot_move(tags: &Handle, name: &OsStr, seen: Option<&Seen>, into: &str, error: &io::Error) -> Refusal {
+    let uid = geteuid().as_raw();
+    let what = format!("cannot move \"{}\" from {tags} to {into}/: {error}", shown(name));
+    Refusal::File(match seen {
+        // Who moves a directory writes into it as well.
+        Some(seen) if seen.is_directory && seen.owner != uid => {
+            format!("{what}; it is a directory of the account {}: remove it yourself", seen.owner)
+        }
+        _ if error.kind() == ErrorKind::PermissionDenied => {
+            let sticky = if tags.is_sticky() { " and take its sticky bit away" } else { "" };
+            format!("{what}; remove it yourself, or give the account {uid} write permission on {tags}{sticky}")
+        }
+        _ => format!("{what}; remove it yourself"),
+    })
+}
+
 fn is_unchanged(place: &Handle, kept: &OsStr, seen: &Seen) -> io::Result<bool> {
     Ok(place
         .see(kept)?
         .is_some_and(|now| now.is_same_content(seen) || !seen.is_file && now.stamp.inode == seen.stamp.inode))
 }
 
-/// Writes a reason under a name of its own.
-fn unfinished(place: &Handle, why: &str) -> io::Result<OsString> {
-    for number in 0..MOST_OF_A_NAME {
-        let name = OsStr::from_bytes(&[UNFINISHED, number.to_string().as_bytes()].concat()).to_owned();
-        match place.create(&name, format!("{why}\n").as_bytes()) {
-            Ok(()) => return Ok(name),
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Err(io::Error::other(format!("{place} holds too many unfinished reasons")))
-}
-
 /// Moves the file to the first name that is free, its reason before it. None where the file is gone.
-fn move_beside(tags: &Handle, name: &OsStr, place: &Handle, unfinished: &OsStr) -> io::Result<Option<OsString>> {
+fn move_beside(tags: &Handle, name: &OsStr, place: &Handle, hidden: &Handle) -> io::Result<Option<OsString>> {
     for kept in beside(name, MOST_OF_A_NAME) {
         let reason = names::reason(&kept);
         // What is called so may be a file that was set aside, with a reason of its own: a reason replaces only a reason.
         if place.see(&kept)?.is_some() || place.see(&names::reason(&reason))?.is_some() {
             continue;
         }
-        match place.move_over(unfinished, &reason) {
+        match hidden.move_over(unfinished(), place, &reason) {
             Err(error) if Errno::from_io_error(&error) == Some(Errno::ISDIR) => continue,
             moved => moved?,
         }
         match tags.move_to_free(name, place, &kept) {
             Ok(()) => return Ok(Some(kept)),
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => place.move_over(&reason, unfinished)?,
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => place.move_over(&reason, hidden, unfinished())?,
             Err(error) => {
                 place.remove(&reason)?;
                 return if error.kind() == ErrorKind::NotFound { Ok(None) } else { Err(error) };
@@ -140,27 +142,17 @@ fn move_beside(tags: &Handle, name: &OsStr, place: &Handle, unfinished: &OsStr) 
     Err(io::Error::other(format!("{place} holds {MOST_OF_A_NAME} files of this name; remove some")))
 }
 
-/// Removes the reason of a tag that was moved back; where `name` is none, reasons that were never finished.
-pub(super) fn tidy(tags: &Handle, name: Option<&OsStr>) {
+/// Removes the reason of a tag that was moved back.
+///
+/// # Errors
+/// What to do about one that cannot be removed.
+pub(super) fn tidy(tags: &Handle, name: &OsStr) -> Result<(), String> {
     for into in [BAD, FAILED] {
         let Ok(place) = tags.existing_subdirectory(OsStr::new(into)) else { continue };
         let Ok(place) = check(tags, place) else { continue };
-        let tidied = match name {
-            Some(name) => remove_reason(&place, name),
-            None => remove_unfinished(&place),
-        };
-        if let Err(error) = tidied {
-            tracing::warn!("cannot remove outdated reasons in {place}: {error}; remove them yourself");
-        }
-    }
-}
-
-fn remove_unfinished(place: &Handle) -> io::Result<()> {
-    for name in place.names()? {
-        let name = name?;
-        if name.as_bytes().starts_with(UNFINISHED) {
-            place.remove(&name)?;
-        }
+        remove_reason(&place, name).map_err(|error| {
+            format!("cannot remove the outdated reason of \"{}\" in {place}: {error}; remove it yourself", shown(name))
+        })?;
     }
     Ok(())
 }

@@ -18,6 +18,9 @@ const WRITTEN_AFTER: Duration = Duration::from_secs(10);
 /// The largest file that is read, in bytes.
 const LARGEST: u64 = 64 << 20;
 
+/// The most tags of which it is kept; of others it is when they were dropped.
+const MOST: usize = 300_000;
+
 /// One target's tags.
 #[derive(Debug)]
 pub(super) struct FirstSeen {
@@ -44,6 +47,10 @@ impl FirstSeen {
 
     /// How long ago this tag was seen first; it is now where it never was. `now` is the epoch second.
     pub(super) fn ago(&mut self, stamp: TagStamp, now: i64) -> Duration {
+        if self.seen.len() >= MOST && !self.seen.contains_key(&stamp) {
+            // The time of the last change, which nobody sets at will.
+            return Duration::from_secs(u64::try_from(now - stamp.changed.0).unwrap_or(0));
+        }
         let (at, found) = self.seen.entry(stamp).or_insert_with(|| {
             self.changed.get_or_insert_with(Instant::now);
             (now, true)

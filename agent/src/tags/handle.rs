@@ -5,9 +5,10 @@ use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, ErrorKind, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
 use std::path::{Component, Path, PathBuf};
 
 use blat_domain::tag::LONGEST;
@@ -37,6 +38,9 @@ pub(super) struct Handle {
 pub(super) struct Seen {
     pub(super) stamp: TagStamp,
     pub(super) is_file: bool,
+    pub(super) is_directory: bool,
+    /// The account that it belongs to.
+    pub(super) owner: u32,
     /// It has another name somewhere: whoever made this one need not be who may read it.
     pub(super) has_other_names: bool,
     device: u64,
@@ -51,8 +55,10 @@ impl Seen {
             modified: (stat.st_mtime, nanoseconds(stat.st_mtime_nsec)),
             changed: (stat.st_ctime, nanoseconds(stat.st_ctime_nsec)),
         };
-        let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-        Self { stamp, is_file, has_other_names: is_file && stat.st_nlink > 1, device: stat.st_dev }
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        let (is_file, is_directory) = (kind == FileType::RegularFile, kind == FileType::Directory);
+        let (owner, device) = (stat.st_uid, stat.st_dev);
+        Self { stamp, is_file, is_directory, owner, has_other_names: is_file && stat.st_nlink > 1, device }
     }
 
     /// Whether this is the same file with the same content. A rename, which changes one of its times, makes no difference.
@@ -88,21 +94,48 @@ impl Handle {
         Ok(Self { fd, path: self.path.clone(), stat })
     }
 
-    /// Opens a directory within this one, no link, and makes it where it is missing.
+    /// Opens a directory within this one, no link, and makes it where it is missing, so that all may read it and nobody else may write it.
     pub(super) fn subdirectory(&self, name: &OsStr) -> io::Result<Self> {
-        let path = self.path.join(name);
-        match Self::enter(self.fd.as_fd(), name, path.clone()) {
-            Err(Errno::NOENT) => {
-                made(rustix::fs::mkdirat(&self.fd, name, Mode::from_raw_mode(0o775)))?;
-                Ok(Self::enter(self.fd.as_fd(), name, path)?)
-            }
-            entered => Ok(entered?),
+        match self.existing_subdirectory(name) {
+            Err(error) if error.kind() == ErrorKind::NotFound => match self.make(name, 0o755) {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => self.existing_subdirectory(name),
+                made => made,
+            },
+            entered => entered,
         }
     }
 
     /// As [`Self::subdirectory`], which must be there.
     pub(super) fn existing_subdirectory(&self, name: &OsStr) -> io::Result<Self> {
         Ok(Self::enter(self.fd.as_fd(), name, self.path.join(name))?)
+    }
+
+    /// Makes a directory within this one at a name that must be free. Its rights are what `mode` says, whatever this directory hands down:
+    /// an access control list may let others write what is made in it.
+    pub(super) fn make(&self, name: &OsStr, mode: u32) -> io::Result<Self> {
+        rustix::fs::mkdirat(&self.fd, name, Mode::RWXU)?;
+        let made = self.existing_subdirectory(name)?;
+        if made.owner() != geteuid().as_raw() {
+            return Err(io::Error::other("another account exchanged it while it was made"));
+        }
+        for list in ["system.posix_acl_default", "system.posix_acl_access"] {
+            match rustix::fs::fremovexattr(&made.fd, list) {
+                // There is none, or the file system has no lists.
+                Ok(()) | Err(Errno::NODATA | Errno::NOTSUP | Errno::INVAL | Errno::NOSYS) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let group_is_inherited = Mode::from_raw_mode(made.stat.st_mode) & Mode::SGID;
+        rustix::fs::fchmod(&made.fd, Mode::from_raw_mode(mode) | group_is_inherited)?;
+        made.again()
+    }
+
+    /// Removes a directory within this one, which must be empty; that it is gone already is no failure.
+    pub(super) fn remove_directory(&self, name: &OsStr) -> io::Result<()> {
+        match rustix::fs::unlinkat(&self.fd, name, AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn enter(at: std::os::fd::BorrowedFd<'_>, name: &OsStr, path: PathBuf) -> Result<Self, Errno> {
@@ -155,25 +188,45 @@ impl Handle {
 
     /// The content of a file that was seen so, up to one byte more than a tag may have; none where it is not that any more.
     pub(super) fn read(&self, name: &OsStr, seen: &Seen) -> io::Result<Option<Vec<u8>>> {
+        let Some(file) = self.open_seen(name, seen)? else { return Ok(None) };
+        let mut content = Vec::with_capacity(usize::try_from(seen.stamp.size.min(LONGEST) + 1).unwrap_or(0));
+        (&file).take(LONGEST + 1).read_to_end(&mut content)?;
+        Ok(is_as_seen(&file, seen)?.then_some(content))
+    }
+
+    /// Whether a file that was seen so ends with a line end. It does where it is empty, where it is no tag in any case, and where it is not
+    /// that file any more, which whoever reads it finds out.
+    pub(super) fn is_ended(&self, name: &OsStr, seen: &Seen) -> io::Result<bool> {
+        if seen.stamp.size == 0 || seen.stamp.size > LONGEST || seen.has_other_names {
+            return Ok(true);
+        }
+        let file = match self.open_seen(name, seen) {
+            Ok(Some(file)) => file,
+            Ok(None) => return Ok(true),
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => return Ok(true),
+            Err(error) => return Err(error),
+        };
+        let mut last = [0];
+        Ok(file.read_at(&mut last, seen.stamp.size - 1)? == 0 || last == *b"\n")
+    }
+
+    fn open_seen(&self, name: &OsStr, seen: &Seen) -> io::Result<Option<File>> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let file = File::from(match rustix::fs::openat(&self.fd, name, flags, Mode::empty()) {
             Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => return Ok(None),
             opened => opened?,
         });
-        let is_same = |file: &File| Ok::<_, io::Error>(Seen::new(&rustix::fs::fstat(file)?) == *seen);
-        if !is_same(&file)? || !seen.is_file {
-            return Ok(None);
-        }
-        let mut content = Vec::with_capacity(usize::try_from(seen.stamp.size.min(LONGEST) + 1).unwrap_or(0));
-        (&file).take(LONGEST + 1).read_to_end(&mut content)?;
-        Ok(is_same(&file)?.then_some(content))
+        Ok((seen.is_file && is_as_seen(&file, seen)?).then_some(file))
     }
 
-    /// Makes a file of this content under a name that must be free.
+    /// Makes a file of this content under a name that must be free, for everybody to read.
     pub(super) fn create(&self, name: &OsStr, content: &[u8]) -> io::Result<()> {
         use std::io::Write as _;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        File::from(rustix::fs::openat(&self.fd, name, flags, Mode::from_raw_mode(0o644))?).write_all(content)
+        let mode = Mode::from_raw_mode(0o644);
+        let mut file = File::from(rustix::fs::openat(&self.fd, name, flags, mode)?);
+        rustix::fs::fchmod(&file, mode)?;
+        file.write_all(content)
     }
 
     /// Moves a file to a name in `to`, which must be free.
@@ -199,9 +252,9 @@ impl Handle {
         }
     }
 
-    /// Moves a file within this directory over whatever has that name.
-    pub(super) fn move_over(&self, name: &OsStr, new: &OsStr) -> io::Result<()> {
-        Ok(rustix::fs::renameat(&self.fd, name, &self.fd, new)?)
+    /// Moves a file to a name in `to`, over whatever has that name.
+    pub(super) fn move_over(&self, name: &OsStr, to: &Self, new: &OsStr) -> io::Result<()> {
+        Ok(rustix::fs::renameat(&self.fd, name, &to.fd, new)?)
     }
 
     /// Removes a file; that it is gone already is no failure.
@@ -211,6 +264,10 @@ impl Handle {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+fn is_as_seen(file: &File, seen: &Seen) -> io::Result<bool> {
+    Ok(Seen::new(&rustix::fs::fstat(file)?) == *seen)
 }
 
 impl fmt::Display for Handle {

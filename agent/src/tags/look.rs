@@ -17,8 +17,10 @@ use blat_domain::tag::{BAD, FAILED, LONGEST, Packages, TagError, is_ignored, par
 use jiff::Timestamp;
 
 use super::aside::{self, Refusal};
+use super::complaint::Kind;
 use super::handle::{Handle, Seen};
 use super::names::shown;
+use super::turns::TURN;
 use super::worker::{Reported, Tries, Worker, bug};
 use crate::session::{Found, Look, Tag, TagStamp};
 use crate::watching::Heard;
@@ -27,10 +29,12 @@ use crate::watching::Heard;
 pub(super) const QUIET: Duration = Duration::from_secs(2);
 /// The same of a file that is no tag as it is.
 const LONG_QUIET: Duration = Duration::from_secs(10);
+/// The same of a file that ends in the middle of a line: whoever wrote it is not at its end, or never ends a line.
+pub(super) const UNENDED_QUIET: Duration = Duration::from_secs(60);
 /// The shortest time between two looks that nobody asked for.
 const SHORTEST_REST: Duration = Duration::from_millis(100);
-/// The most tags that are known at a time.
-pub(super) const MOST_TAGS: usize = 150_000;
+/// Files that no look reads, hidden or unfinished, before they are reported: each look passes over all of them.
+pub(super) const MANY_IGNORED: u64 = 10_000;
 
 /// What is at a name.
 enum Verdict {
@@ -53,6 +57,9 @@ struct Round<'a> {
     again_in: Option<Duration>,
     trouble: Option<(String, Duration)>,
     former: Former,
+    /// How many files there are that may be tags, and that are none by their names, with one of these.
+    files: u64,
+    ignored: (u64, Option<OsString>),
 }
 
 /// What earlier looks found, less what this one has found again.
@@ -63,6 +70,7 @@ struct Former {
     quiet: HashMap<OsString, (TagStamp, Instant)>,
     refused: HashMap<OsString, Tries>,
     no_tags: HashMap<OsString, (TagStamp, String)>,
+    unended: HashMap<OsString, TagStamp>,
 }
 
 impl Round<'_> {
@@ -81,6 +89,7 @@ impl Round<'_> {
 impl Worker {
     /// Looks at the whole directory, and says when the next look is due.
     pub(super) fn look(&mut self, ask: &Look) -> Found {
+        let began = Instant::now();
         self.ask = Look { turn: BTreeSet::new(), ..ask.clone() };
         let found = self.look_now(ask);
         let rest = found.again_in.map_or(ask.poll, |again| again.min(ask.poll)).max(SHORTEST_REST);
@@ -95,6 +104,9 @@ impl Worker {
             // Trouble is told each time.
             (None, _) | (_, Some(_)) => None,
         };
+        let is_unsteady = found.tags.is_none() || self.exchanged_at().is_some_and(|at| at >= began);
+        self.rest_after(began, is_unsteady);
+        self.remove_unused();
         found
     }
 
@@ -106,13 +118,19 @@ impl Worker {
         };
         // Watched before it is listed: what comes after the list is told.
         self.watch.renew(&tags.own_path(), tags.id(), &tags.to_string());
-        let listed = self.restore_leftovers(&tags).and_then(|()| {
+        let listed = self.restore_leftovers(&tags, now).and_then(|rest| {
             self.hear();
-            self.list(&tags, ask, now)
+            let mut found = self.list(&tags, ask, now)?;
+            found.again_in = found.again_in.into_iter().chain(rest).min();
+            Ok(found)
         });
         match listed {
-            Ok(found) => {
+            Ok(mut found) => {
                 self.lost = None;
+                if let Some(text) = self.unsteadiness(now) {
+                    self.complaints.say(Kind::Directory, now, &text);
+                    found.trouble.get_or_insert((text, QUIET));
+                }
                 found
             }
             Err(error) => self.lose(&error, ask.poll, now),
@@ -124,7 +142,7 @@ impl Worker {
         let text = self.cannot_open(error);
         let is_news = self.lost.as_ref().is_none_or(|lost| lost.text != text || lost.rest(now).is_none());
         if is_news {
-            tracing::warn!("{text}; trying again at the next poll");
+            self.complaints.say(Kind::Directory, now, &format!("{text}; trying again at the next poll"));
             self.lost = Some(Tries::after(self.lost.as_ref(), text.clone(), now));
         }
         Found { tags: None, again_in: None, trouble: Some((text, poll)) }
@@ -145,41 +163,76 @@ impl Worker {
             quiet: mem::take(&mut self.quiet),
             refused: mem::take(&mut self.refused),
             no_tags: mem::take(&mut self.no_tags),
+            unended: mem::take(&mut self.unended),
         };
         let (at, room, found) = (Timestamp::now(), ask.room, Vec::new());
-        let mut round = Round { ask, room, now, at, tags: found, again_in: None, trouble: None, former };
+        let (again_in, trouble, ignored) = (None, None, (0, None));
+        let mut round = Round { ask, room, now, at, tags: found, again_in, trouble, former, files: 0, ignored };
         if let Err(error) = self.list_names(tags, &mut round) {
             // What was not reached this time is not forgotten.
-            let Former { reported, heard, quiet, refused, no_tags } = mem::take(&mut round.former);
+            let Former { reported, heard, quiet, refused, no_tags, unended } = mem::take(&mut round.former);
             self.reported.extend(reported);
             self.heard.extend(heard);
             self.quiet.extend(quiet);
             self.refused.extend(refused);
             self.no_tags.extend(no_tags);
+            self.unended.extend(unended);
             return Err(error);
         }
         self.returned.retain(|name| self.quiet.contains_key(name));
-        let Round { tags: found, room, again_in, mut trouble, .. } = round;
-        self.ask.room = room;
-        if found.len() >= MOST_TAGS {
-            let text =
-                format!("{tags} holds more than {MOST_TAGS} tags; the others wait until some of these are served");
-            trouble.get_or_insert((text, QUIET));
-        } else {
+        self.report_crowd(tags, &mut round);
+        self.ask.room = round.room;
+        Ok(Found { tags: Some(round.tags), again_in: round.again_in, trouble: round.trouble })
+    }
+
+    /// Says where more lies in the directory than makes sense, and takes turns where there are too many tags.
+    fn report_crowd(&mut self, tags: &Handle, round: &mut Round<'_>) {
+        if self.turns.follow(round.files, round.now) {
             self.first_seen.forget_others();
         }
-        Ok(Found { tags: Some(found), again_in, trouble })
+        let mut crowds = Vec::new();
+        if let Some(rest) = self.turns.rest(round.now) {
+            round.again_in(rest);
+            let (most, seconds) = (self.turns.most(), TURN.as_secs());
+            crowds.push(format!(
+                "{tags} holds more than {most} tags; they take turns of {seconds} s; remove those that nobody needs"
+            ));
+        }
+        if let (count @ MANY_IGNORED.., Some(example)) = &round.ignored {
+            // Rounded, so that the text stays as it is.
+            let count = count / MANY_IGNORED * MANY_IGNORED;
+            let owner = tags.see(example).ok().flatten().map(|seen| format!(" of the account {}", seen.owner));
+            let (example, owner) = (shown(example), owner.unwrap_or_default());
+            crowds.push(format!(
+                "{tags} holds {count} or more files that are no tags by their names, such as \"{example}\"{owner}; each look at the tags \
+                 passes over all of them: remove them, and find out who makes them"
+            ));
+        }
+        let crowd = (!crowds.is_empty()).then(|| crowds.join(". "));
+        if let Some(text) = &crowd {
+            if self.crowd != crowd {
+                self.complaints.say(Kind::Directory, round.now, text);
+            }
+            round.trouble.get_or_insert_with(|| (text.clone(), QUIET));
+        }
+        self.crowd = crowd;
     }
 
     fn list_names(&mut self, tags: &Handle, round: &mut Round<'_>) -> io::Result<()> {
         let mut needs_bad = false;
         for name in tags.names()? {
             let name = name?;
-            if is_ignored(name.as_bytes()) || name == BAD || name == FAILED {
+            if name == BAD || name == FAILED {
                 continue;
             }
-            if round.tags.len() >= MOST_TAGS {
-                break;
+            if is_ignored(name.as_bytes()) {
+                round.ignored.0 += 1;
+                round.ignored.1.get_or_insert(name);
+                continue;
+            }
+            round.files += 1;
+            if !self.turns.includes(&name) || round.tags.len() >= self.turns.most() {
+                continue;
             }
             let judged = catch_unwind(AssertUnwindSafe(|| self.judge(tags, &name, round)));
             match judged {
@@ -208,7 +261,7 @@ impl Worker {
     /// This file is left alone for a while.
     fn refuse(&mut self, name: OsString, text: String, round: &mut Round<'_>) {
         let tries = Tries::after(round.former.refused.get(&name), text, round.now);
-        tracing::warn!("{}", tries.text);
+        self.complaints.say(Kind::File, round.now, &tries.text);
         round.refuse(&tries);
         self.refused.insert(name, tries);
     }
@@ -219,17 +272,16 @@ impl Worker {
             round.refuse(bad);
             return;
         }
-        match aside::set_aside(tags, name, stamp, BAD, why) {
-            Ok(kept) => {
+        match self.set_aside(tags, (name, stamp), BAD, why) {
+            Ok(()) => {
                 self.bad = None;
                 self.first_seen.forget(stamp);
-                tracing::warn!(tag = shown(name), kept = shown(&kept), "moved to {BAD}/: {why}");
             }
             Err(Refusal::Changed) => round.again_in(QUIET),
             Err(Refusal::Place(text)) => {
                 let tries =
                     Tries::after(self.bad.as_ref(), format!("{text}. \"{}\" is no tag: {why}", shown(name)), round.now);
-                tracing::warn!("{}", tries.text);
+                self.complaints.say(Kind::Place, round.now, &tries.text);
                 round.refuse(&tries);
                 self.bad = Some(tries);
             }
@@ -245,6 +297,7 @@ impl Worker {
             self.heard.extend(round.former.heard.remove_entry(name));
             self.quiet.extend(round.former.quiet.remove_entry(name));
             self.no_tags.extend(round.former.no_tags.remove_entry(name));
+            self.unended.extend(round.former.unended.remove_entry(name));
             return Ok(Verdict::Nothing);
         }
         let Some(seen) = tags.see(name)? else { return Ok(Verdict::Nothing) };
@@ -298,6 +351,12 @@ impl Worker {
         round: &mut Round<'_>,
     ) -> io::Result<Verdict> {
         let is_turn = round.ask.turn.contains(name);
+        if !is_turn
+            && !is_whole
+            && let Some(rest) = self.rest_of_unended(tags, name, seen, still_for, round)?
+        {
+            return Ok(Verdict::NotYet(Some(rest)));
+        }
         let packages = if !is_turn && seen.stamp.weight() > round.room {
             None
         } else {
@@ -322,11 +381,40 @@ impl Worker {
         self.quiet.remove(name);
         if self.reported.insert(name.to_owned(), Reported { stamp: seen.stamp, is_whole }).is_none() && !is_turn {
             // One that was moved back from `bad/` or `failed/` leaves its reason there.
-            aside::tidy(tags, Some(name));
+            if let Err(text) = aside::tidy(tags, name) {
+                self.complaints.say(Kind::Place, round.now, &text);
+            }
         }
         let mut tag = self.tag(name, seen, round);
         tag.packages = packages;
         Ok(Verdict::Tag(tag))
+    }
+
+    /// How long a file still waits that ends in the middle of a line.
+    fn rest_of_unended(
+        &mut self,
+        tags: &Handle,
+        name: &OsStr,
+        seen: &Seen,
+        still_for: Duration,
+        round: &mut Round<'_>,
+    ) -> io::Result<Option<Duration>> {
+        let is_known = round.former.unended.remove(name) == Some(seen.stamp);
+        let rest = UNENDED_QUIET.saturating_sub(still_for);
+        if !rest.is_zero() && (is_known || !tags.is_ended(name, seen)?) {
+            self.unended.insert(name.to_owned(), seen.stamp);
+            return Ok(Some(rest));
+        }
+        if is_known {
+            let text = format!(
+                "the last line of the tag file \"{}\" in {tags} has no line end, and the file has not changed for {} s: it counts as it is; \
+                 write such a file aside and rename it",
+                shown(name),
+                UNENDED_QUIET.as_secs()
+            );
+            self.complaints.say(Kind::Doubtful, round.now, &text);
+        }
+        Ok(None)
     }
 
     /// What a file asks for, or why it is no tag; none where it is not what was seen any more.

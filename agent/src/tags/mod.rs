@@ -2,9 +2,10 @@
 //!
 //! The directory may belong to another account, or lie on a file system that does not answer. So a thread of its own does all that
 //! touches it, by handles ([`handle`]); the loop gives it jobs and takes its answers, and never waits for either. A tag is removed in
-//! two steps ([`leaving`]): it moves to a hidden name, and is deleted only when it has not changed for a while after that.
+//! two steps ([`leaving`]): it moves to a hidden directory, and is deleted only when it has not changed for a while after that.
 
 mod aside;
+mod complaint;
 mod first_seen;
 mod handle;
 mod leaving;
@@ -12,6 +13,7 @@ mod look;
 mod names;
 #[cfg(test)]
 mod tests;
+mod turns;
 mod worker;
 
 use std::io;
@@ -127,7 +129,10 @@ fn serve(worker: &mut Worker, orders: &mpsc::Receiver<Job>, answers: &UnboundedS
         };
         *lock(busy) = Some(Instant::now());
         let answer = match job {
-            Ok(Job::Look(look)) => Event::TagsFound(worker.look(&look)),
+            Ok(Job::Look(look)) => match worker.look_for(look) {
+                Some(found) => Event::TagsFound(found),
+                None => continue,
+            },
             Ok(Job::Remove(removals)) => Event::TagsRemoved(worker.remove(removals)),
             Err(mpsc::RecvTimeoutError::Timeout) => match worker.do_what_is_due() {
                 Some(found) => Event::TagsFound(found),

@@ -3,38 +3,40 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
+use blat_domain::ownership::RandomId;
 use blat_domain::text::printable;
 
 /// The longest name of a file, in bytes.
 const LONGEST_NAME: usize = 255;
 /// What a reason's name has after that of its file.
 pub(super) const REASON: &[u8] = b".reason";
-/// How the names of tags begin that are about to be removed.
-const TAKEN: &[u8] = b".blat-taken-";
-/// How the names of reasons begin that are being written.
-pub(super) const UNFINISHED: &[u8] = b".blat-reason-";
+/// How the names of directories begin in which the agent keeps what it is about to remove.
+const SERVED: &str = ".blat-served-";
 
 /// A tag's file name, fit for printing.
 pub(crate) fn shown(name: &OsStr) -> String {
     printable(&name.to_string_lossy())
 }
 
-/// A hidden name for a tag that is about to be removed, one of as many as there are numbers.
-pub(super) fn taken(name: &OsStr, number: u64) -> OsString {
-    cut(&[TAKEN, number.to_string().as_bytes(), b"-"].concat(), name, b"")
+/// A name for a directory of the agent's own that nobody can guess.
+pub(super) fn served(random: RandomId) -> OsString {
+    OsString::from(format!("{SERVED}{random}"))
 }
 
-/// The tag's name in a name by [`taken`].
-pub(super) fn taken_from(hidden: &OsStr) -> Option<OsString> {
-    let rest = hidden.as_bytes().strip_prefix(TAKEN)?;
-    let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
-    let name = rest[digits..].strip_prefix(b"-")?;
-    (digits > 0 && !name.is_empty()).then(|| OsStr::from_bytes(name).to_owned())
+/// Whether this may be a name by [`served`].
+pub(super) fn is_served(name: &OsStr) -> bool {
+    let random = name.to_str().and_then(|name| name.strip_prefix(SERVED));
+    random.is_some_and(|random| random.parse::<RandomId>().is_ok())
+}
+
+/// A reason that is being written, in such a directory: a tag's name never begins with a dot.
+pub(super) fn unfinished() -> &'static OsStr {
+    OsStr::new(".reason")
 }
 
 /// The name of the reason that lies beside a file.
 pub(super) fn reason(name: &OsStr) -> OsString {
-    cut(b"", name, REASON)
+    cut(name, REASON)
 }
 
 /// Names for a file that is kept beside others: its own first, then some with a number. There is room for a reason's name beside each.
@@ -44,17 +46,17 @@ pub(super) fn beside(name: &OsStr, most: u32) -> impl Iterator<Item = OsString> 
         number => format!(".{number}").into_bytes(),
     };
     (0..most).map(move |number| {
-        let kept = cut(b"", name, &[numbered(number), REASON.to_vec()].concat());
+        let kept = cut(name, &[numbered(number), REASON.to_vec()].concat());
         let length = kept.len() - REASON.len();
         OsString::from_vec(kept.into_vec()[..length].to_vec())
     })
 }
 
-/// The name between these two, cut so that all fits.
-fn cut(before: &[u8], name: &OsStr, after: &[u8]) -> OsString {
-    let room = LONGEST_NAME.saturating_sub(before.len() + after.len());
+/// The name with `after` behind it, cut so that all fits.
+fn cut(name: &OsStr, after: &[u8]) -> OsString {
+    let room = LONGEST_NAME.saturating_sub(after.len());
     let name = name.as_bytes();
-    OsString::from_vec([before, &name[..name.len().min(room)], after].concat())
+    OsString::from_vec([&name[..name.len().min(room)], after].concat())
 }
 
 #[cfg(test)]
@@ -62,21 +64,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_taken_tag_has_a_hidden_name_that_says_its_own() {
-        let name = OsStr::new("core-1@2");
-        let hidden = taken(name, 17);
-        assert!(blat_domain::tag::is_ignored(hidden.as_bytes()));
-        assert_eq!(taken_from(&hidden).as_deref(), Some(name));
-        for foreign in [".blat-taken-", ".blat-taken-1", ".blat-taken-1-", ".blat-taken-x-a", ".blat-tag-1-a", "core@1"]
-        {
-            assert_eq!(taken_from(OsStr::new(foreign)), None, "{foreign}");
+    fn served_tags_lie_in_directories_that_are_ignored_and_known_again() {
+        let name = served(RandomId::from_random([7; 16]));
+        assert!(blat_domain::tag::is_ignored(name.as_bytes()) && is_served(&name));
+        for foreign in [".blat-served-", ".blat-served-1", ".blat-taken-1-a", "core@1"] {
+            assert!(!is_served(OsStr::new(foreign)), "{foreign}");
         }
     }
 
     #[test]
     fn no_name_is_too_long() {
         let long = OsString::from("x".repeat(255));
-        assert_eq!(taken(&long, u64::MAX).len(), 255);
         for kept in beside(&long, 1_000) {
             assert!(reason(&kept).len() <= 255 && reason(&kept).as_bytes().starts_with(kept.as_bytes()));
         }

@@ -1,6 +1,8 @@
 //! The tag directory as a stranger may fill it, and as a dropper does. Time passes by polling the thread's own clock, never by sleeping
 //! for a result.
 
+mod strangers;
+
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::symlink;
@@ -82,6 +84,7 @@ impl Scratch {
         while let Some(taken) = self.worker.taken.iter().map(|taken| taken.due).max() {
             self.worker.settle_taken(taken);
         }
+        self.worker.remove_unused();
     }
 }
 
@@ -264,7 +267,7 @@ fn a_tag_that_only_its_name_says_anything_of_comes_back_under_that_or_waits() {
     let hidden = scratch.names().remove(0);
     File::options()
         .write(true)
-        .open(scratch.path().join(&hidden))
+        .open(scratch.path().join(&hidden).join("core@1"))
         .and_then(|file| file.set_modified(std::time::UNIX_EPOCH))
         .expect("touched");
     scratch.drop_tag("core@1", "other 2\n");
@@ -280,15 +283,18 @@ fn a_tag_that_only_its_name_says_anything_of_comes_back_under_that_or_waits() {
 fn what_a_killed_agent_left_hidden_is_served_again() {
     let mut scratch = Scratch::new();
     scratch.look();
-    scratch.drop_tag("core@1", "");
-    let tag = scratch.tag("core@1");
-    assert_eq!(scratch.consume(&tag), Removed::Gone);
-    // A foreign file of such a name is left alone unless it could be a tag.
-    symlink("/etc/passwd", scratch.path().join(".blat-taken-9-link")).expect("a link");
+    // The longest name that is a tag, and one of which there are two.
+    let long = format!("{}@{}", "n".repeat(128), "1".repeat(126));
+    for (name, content) in [(long.as_str(), ""), ("list", "a 1\n"), ("list", "b 1\n")] {
+        scratch.drop_tag(name, content);
+        let tag = scratch.tag(name);
+        assert_eq!(scratch.consume(&tag), Removed::Gone);
+    }
+    assert_eq!(scratch.names().len(), 2, "a hidden directory for each of one name: {:?}", scratch.names());
     let former = std::mem::replace(&mut scratch.worker, worker(scratch.directory.path()));
     drop(former);
-    assert_eq!(scratch.tag("core@1").stamp.inode, tag.stamp.inode);
-    assert_eq!(scratch.names(), [".blat-taken-9-link", "core@1"]);
+    scratch.look();
+    assert_eq!(scratch.names(), ["list", "list.1", long.as_str()]);
 }
 
 #[test]
@@ -302,7 +308,7 @@ fn an_agent_that_stops_deletes_what_was_whole_and_leaves_the_rest_for_the_next()
     assert!(is_whole);
     scratch.worker.end();
     let left = scratch.names();
-    assert!(left.is_empty() || left[0].starts_with(".blat-taken-"), "{left:?}");
+    assert!(left.is_empty() || left[0].starts_with(".blat-served-"), "{left:?}");
 }
 
 /// Line 5 of the issue, by polling alone: no notification is heard of here.
@@ -410,4 +416,37 @@ fn a_poll_reports_what_is_new_and_nothing_else() {
     let found = poll(&mut scratch).expect("a tag is gone");
     assert!(tags(&found).is_empty());
     assert_eq!(poll(&mut scratch), None);
+}
+
+/// Notifications are not heard: as where there are none.
+fn deafen(scratch: &mut Scratch) {
+    scratch.worker.watch = crate::watching::DirectoryWatch::new(Arc::default());
+    scratch.worker.heard.clear();
+}
+
+/// Lets the files appear to have been quiet for so long.
+fn age(scratch: &mut Scratch, by: std::time::Duration) {
+    for (_, since) in scratch.worker.quiet.values_mut() {
+        *since = since.checked_sub(by).expect("a machine that is up for longer");
+    }
+}
+
+#[test]
+fn a_file_that_ends_in_the_middle_of_a_line_waits_a_minute_and_then_counts() {
+    let mut scratch = Scratch::new();
+    scratch.look();
+    fs::write(scratch.path().join("list"), "a 1\nb 2").expect("a file");
+    fs::write(scratch.path().join("whole"), "a 1\n").expect("a file");
+    fs::write(scratch.path().join("torn"), "a 1\nb").expect("a file");
+    deafen(&mut scratch);
+    scratch.look();
+    age(&mut scratch, std::time::Duration::from_secs(20));
+    let found = scratch.look();
+    assert_eq!(tags(&found).iter().map(|tag| tag.name.to_str()).collect::<Vec<_>>(), [Some("whole")], "{found:?}");
+    assert!(!scratch.path().join(BAD).exists(), "what is torn is not bad yet");
+    age(&mut scratch, super::look::UNENDED_QUIET);
+    let found = scratch.look();
+    let list = tags(&found).iter().find(|tag| tag.name == "list").expect("it counts as it is");
+    assert_eq!(list.packages.as_ref().map(blat_domain::tag::Packages::len), Some(2));
+    assert!(scratch.path().join("bad/torn").exists());
 }

@@ -1,10 +1,11 @@
 //! What the thread knows of the directory between two jobs.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::ffi::{OsStr, OsString};
-use std::io;
+use std::io::{self, ErrorKind};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,21 +15,35 @@ use rustix::process::geteuid;
 use tokio::sync::Notify;
 
 use super::aside::{self, Refusal};
+use super::complaint::{Complaints, INTERVAL, Kind};
 use super::first_seen::FirstSeen;
 use super::handle::Handle;
-use super::leaving::Taken;
+use super::leaving::{Hidden, Taken, Tidied};
 use super::names::shown;
+use super::turns::Turns;
 use crate::session::{Found, Leave, Look, Removal, Removed, TagStamp};
 use crate::watching::{DirectoryWatch, Heard};
 
 /// After a look that took so long the session is answered in any case: it may have reported that the directory hangs.
 const LONG: Duration = Duration::from_secs(5);
+/// A look that takes longer than this is followed by a rest.
+const QUICK: Duration = Duration::from_millis(20);
+/// So many times what the look took, and so long at most: whoever fills the directory gets a fourth of one processor.
+const REST: u32 = 3;
+const LONGEST_REST: Duration = Duration::from_secs(10);
+/// The rest after a look that found another directory than the last, or none.
+const REST_AFTER_CHANGE: Duration = Duration::from_millis(500);
+/// The most tags that are known at a time.
+const MOST_TAGS: usize = 150_000;
+/// A directory that is exchanged so often within [`INTERVAL`] is reported.
+const OFTEN: usize = 5;
 
 /// One target's tag directory, as far as it is known.
 pub(super) struct Worker {
     pub(super) path: PathBuf,
-    /// The directory that was there last.
+    /// The directory that was there last, and when another one took its place.
     opened: Option<Handle>,
+    exchanged: VecDeque<Instant>,
     pub(super) hint: Arc<Notify>,
     pub(super) watch: DirectoryWatch,
     /// Tags that the session knows.
@@ -41,22 +56,30 @@ pub(super) struct Worker {
     pub(super) returned: HashSet<OsString>,
     /// Files that are no tags, and why.
     pub(super) no_tags: HashMap<OsString, (TagStamp, String)>,
+    /// Files that end in the middle of a line, and wait for the rest of it.
+    pub(super) unended: HashMap<OsString, TagStamp>,
     /// Files that can be neither read nor moved.
     pub(super) refused: HashMap<OsString, Tries>,
     /// The same of `bad/` as a whole, and of the directory.
     pub(super) bad: Option<Tries>,
     pub(super) lost: Option<Tries>,
-    /// Tags under hidden names.
+    /// What was said of too many files in the directory.
+    pub(super) crowd: Option<String>,
+    /// The hidden directories, and the tags in them.
+    pub(super) hidden: Vec<Rc<Hidden>>,
     pub(super) taken: Vec<Taken>,
-    pub(super) number: u64,
     pub(super) first_seen: FirstSeen,
+    pub(super) turns: Turns,
+    pub(super) complaints: Complaints,
     /// What the session wants of looks, of which it has used some of the room.
     pub(super) ask: Look,
     /// When the directory is looked at without being asked to, and what was found last.
     pub(super) next_look: Option<Instant>,
     pub(super) told: Option<u64>,
-    /// The directory in which leftovers of a former agent were looked for.
-    pub(super) tidied: Option<(u64, u64)>,
+    /// The directory is not looked at before then, and the look that was asked for meanwhile.
+    rests_until: Option<Instant>,
+    asked: Option<Look>,
+    pub(super) tidied: Option<Tidied>,
 }
 
 /// A tag that the session knows.
@@ -94,6 +117,7 @@ impl Worker {
         Self {
             path,
             opened: None,
+            exchanged: VecDeque::new(),
             watch: DirectoryWatch::new(hint.clone()),
             hint,
             reported: HashMap::new(),
@@ -101,15 +125,21 @@ impl Worker {
             quiet: HashMap::new(),
             returned: HashSet::new(),
             no_tags: HashMap::new(),
+            unended: HashMap::new(),
             refused: HashMap::new(),
             bad: None,
             lost: None,
+            crowd: None,
+            hidden: Vec::new(),
             taken: Vec::new(),
-            number: 0,
             first_seen,
+            turns: Turns::new(MOST_TAGS),
+            complaints: Complaints::default(),
             ask: Look::default(),
             next_look: None,
             told: None,
+            rests_until: None,
+            asked: None,
             tidied: None,
         }
     }
@@ -120,25 +150,71 @@ impl Worker {
             Some(opened) if opened.is_in_place()? => opened.again(),
             Some(_) | None => {
                 let opened = Handle::open(&self.path)?;
+                if self.opened.is_some() {
+                    self.exchanged.truncate(OFTEN - 1);
+                    self.exchanged.push_front(Instant::now());
+                }
                 self.opened = Some(opened.again()?);
                 Ok(opened)
             }
         }
     }
 
+    /// Says so where the directory is another one again and again.
+    pub(super) fn unsteadiness(&self, now: Instant) -> Option<String> {
+        let is_recent = |at: &&Instant| now.saturating_duration_since(**at) < INTERVAL;
+        (self.exchanged.iter().filter(is_recent).count() >= OFTEN).then(|| {
+            let (path, seconds) = (shown(self.path.as_os_str()), INTERVAL.as_secs());
+            format!(
+                "the tag directory {path} was exchanged for another one {OFTEN} times within {seconds} s; find out who renames it: the \
+                 accounts that may write to the directories on the way to it can"
+            )
+        })
+    }
+
+    /// After a look that began then: the next one waits where this one was costly, or where the directory is unsteady.
+    pub(super) fn rest_after(&mut self, began: Instant, is_unsteady: bool) {
+        let took = began.elapsed();
+        let costly = if took > QUICK { took.saturating_mul(REST).min(LONGEST_REST) } else { Duration::ZERO };
+        let rest = if is_unsteady { costly.max(REST_AFTER_CHANGE) } else { costly };
+        self.rests_until = Some(Instant::now() + rest).filter(|_| !rest.is_zero());
+        self.next_look = self.next_look.map(|next| self.rests_until.map_or(next, |until| next.max(until)));
+    }
+
+    /// When something took the directory's place last, if anything did.
+    pub(super) fn exchanged_at(&self) -> Option<Instant> {
+        self.exchanged.front().copied()
+    }
+
+    /// Looks as the session wants; none where the directory has to be left alone for a while, after which [`Self::do_what_is_due`] does it.
+    pub(super) fn look_for(&mut self, look: Look) -> Option<Found> {
+        if self.rests_until.is_some_and(|until| until > Instant::now()) {
+            self.asked = Some(look);
+            return None;
+        }
+        self.asked = None;
+        Some(self.look(&look))
+    }
+
     /// The time until [`Self::do_what_is_due`] has something to do, if it will have.
     pub(super) fn due_in(&self) -> Option<Duration> {
         let taken = self.taken.iter().map(|taken| taken.due).min();
-        let due = taken.into_iter().chain(self.first_seen.due()).chain(self.next_look).min()?;
-        Some(due.saturating_duration_since(Instant::now()))
+        let asked = self.rests_until.filter(|_| self.asked.is_some());
+        let due = [taken, asked, self.first_seen.due(), self.complaints.due(), self.next_look];
+        Some(due.into_iter().flatten().min()?.saturating_duration_since(Instant::now()))
     }
 
-    /// Does what its time has come for. Gives what a look has found that the session does not know.
+    /// Does what its time has come for. Gives what a look has found that the session wants or does not know.
     pub(super) fn do_what_is_due(&mut self) -> Option<Found> {
         let now = Instant::now();
         self.settle_taken(now);
+        self.remove_unused();
+        self.complaints.flush(now);
         if self.first_seen.due().is_some_and(|due| due <= now) {
             self.first_seen.write();
+        }
+        if let Some(asked) = self.asked.take() {
+            return self.look_for(asked);
         }
         if self.next_look.is_none_or(|due| due > now) {
             return None;
@@ -153,6 +229,7 @@ impl Worker {
     pub(super) fn end(&mut self) {
         self.delete_whole_ones();
         self.first_seen.write();
+        self.complaints.flush(Instant::now() + INTERVAL);
     }
 
     /// Removes tags from the directory. What cannot be removed costs one line of the log, however many tags it concerns.
@@ -179,36 +256,46 @@ impl Worker {
             }
             results.push((name, stamp, removed));
         }
-        match stuck {
-            (1, Some(why)) => tracing::warn!("{why}"),
-            (count, Some(why)) => tracing::warn!("{count} tags stay; the first: {why}"),
-            (_, None) => {}
+        let text =
+            stuck.1.map(|why| if stuck.0 == 1 { why } else { format!("{} tags stay; the first: {why}", stuck.0) });
+        if let Some(text) = text {
+            self.complaints.say(Kind::Removal, Instant::now(), &text);
         }
+        self.remove_unused();
         results
     }
 
     fn remove_one(&mut self, tags: &Handle, name: &OsStr, stamp: TagStamp, how: &Leave) -> Removed {
         let why = match how {
             Leave::Consumed => {
-                return self.take_away(tags, name, stamp).unwrap_or_else(|error| {
-                    let (name, uid) = (shown(name), geteuid().as_raw());
-                    let sticky = if tags.is_sticky() { " and take its sticky bit away" } else { "" };
-                    Removed::Stuck(format!(
-                        "cannot remove the tag \"{name}\" from {tags}, though its packages are published: {error}; give the account \
-                         {uid} write permission on {tags}{sticky}, or remove the tag yourself"
-                    ))
-                });
+                return self
+                    .take_away(tags, name, stamp)
+                    .unwrap_or_else(|error| Removed::Stuck(cannot_remove(tags, name, &error)));
             }
             Leave::Failed(why) => why,
         };
-        match aside::set_aside(tags, name, stamp, FAILED, why) {
-            Ok(kept) => {
-                tracing::warn!(tag = shown(name), kept = shown(&kept), "moved to {FAILED}/: {why}");
-                Removed::Gone
-            }
+        match self.set_aside(tags, (name, stamp), FAILED, why) {
+            Ok(()) => Removed::Gone,
             Err(Refusal::Changed) => Removed::Changed,
             Err(Refusal::Place(text) | Refusal::File(text)) => Removed::Stuck(format!("{text}. The tag failed: {why}")),
         }
+    }
+
+    /// Moves a file to `bad/` or `failed/` for this reason.
+    pub(super) fn set_aside(
+        &mut self,
+        tags: &Handle,
+        (name, stamp): (&OsStr, TagStamp),
+        into: &str,
+        why: &str,
+    ) -> Result<(), Refusal> {
+        // A place that is refused is reported for what it is, also where nothing can be made.
+        aside::place(tags, into).map_err(Refusal::Place)?;
+        let hidden = self.hidden(tags, 0).map_err(|error| aside::cannot_move(tags, name, None, into, &error))?;
+        let kept = aside::set_aside(tags, &hidden.handle, (name, stamp), into, why)?;
+        let text = format!("the tag file \"{}\" is now {into}/{}: {why}", shown(name), shown(&kept));
+        self.complaints.say(Kind::Moved, Instant::now(), &text);
+        Ok(())
     }
 
     /// Why the directory cannot be used, and what to do.
@@ -217,6 +304,19 @@ impl Worker {
         format!(
             "cannot look at the tag directory {path}: {error}; the account {uid} needs read, write and search permission on it"
         )
+    }
+}
+
+/// Why a served tag stays, and what to do.
+fn cannot_remove(tags: &Handle, name: &OsStr, error: &io::Error) -> String {
+    let (name, uid) = (shown(name), geteuid().as_raw());
+    let what = format!("cannot remove the tag \"{name}\" from {tags}, though its packages are published: {error}");
+    match error.kind() {
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+            let sticky = if tags.is_sticky() { " and take its sticky bit away" } else { "" };
+            format!("{what}; give the account {uid} write permission on {tags}{sticky}, or remove the tag yourself")
+        }
+        _ => format!("{what}; remove the tag yourself"),
     }
 }
 
