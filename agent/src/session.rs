@@ -228,7 +228,9 @@ impl Session {
         let mut due = since.saturating_add(self.pace.sync).max(now);
         self.sync_failure = problem.map(|problem| {
             let retry_at = now + problem.retry.wait(self.sync_failures, chance);
-            due = due.min(retry_at);
+            // A sync that takes longer than the time between two of them must not fail over and over without a pause.
+            let soonest = now + Backoff::LINK.wait(self.sync_failures, chance);
+            due = due.max(soonest).min(retry_at);
             Failure { at: now, package: problem.package, text: problem.text, retry_at: due }
         });
         self.last_sync = Some(report.clone());

@@ -338,7 +338,8 @@ impl Daemon {
             None => tracing::info!("{summary}"),
             Some(failure) => {
                 let package = failure.package.as_ref().map(ToString::to_string).unwrap_or_default();
-                let retry_s = failure.retry_at.saturating_sub(self.now()).as_secs();
+                let wait = failure.retry_at.saturating_sub(self.now());
+                let retry_s = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
                 let target = &self.workplace.settings.name;
                 tracing::warn!(target_name = %target, package, retry_in_s = retry_s, "{summary}: {}", failure.text);
             }

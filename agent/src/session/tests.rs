@@ -186,6 +186,33 @@ fn a_failed_sync_is_tried_again_with_growing_pauses() {
     assert_eq!(session.failure(), None);
 }
 
+#[test]
+fn a_failed_sync_that_takes_longer_than_the_time_between_two_is_tried_again_with_growing_pauses() {
+    let mut session = started();
+    session.step(
+        Event::Reloaded { pace: Pace { sync: Duration::from_secs(1), ..PACE }, is_elsewhere: false },
+        at(0),
+        CHANCE,
+    );
+    session.step(ok(), at(0), CHANCE);
+    let mut now = at(0);
+    let mut pauses = Vec::new();
+    for _ in 0..8 {
+        session.step(found(Vec::new()), now, CHANCE);
+        now += Duration::from_secs(5);
+        session.step(
+            Event::SyncEnded(Box::new(report(SyncResult::Failed)), Some(problem(Backoff::PACKAGE))),
+            now,
+            CHANCE,
+        );
+        let retry_at = session.failure().expect("it failed").retry_at;
+        pauses.push((retry_at - now).as_secs());
+        now = retry_at;
+        assert!(session.step(Event::Ticked, now, CHANCE).contains(&SYNC));
+    }
+    assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
+}
+
 /// Removes tags that are still what they were.
 fn removed(removing: &mut Vec<Removal>, on_disk: &mut BTreeMap<OsString, Tag>) -> Vec<(OsString, TagStamp, Removed)> {
     let removal = |Removal { name, stamp, .. }| {
