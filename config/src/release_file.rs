@@ -1,51 +1,56 @@
 //! The form in which `file:` and `command:` give projects, releases and packages: as YAML, or as JSON.
 
+mod loose;
+
 use blat_domain::name::PackageId;
-use blat_domain::release::{About, Catalog, OddRow, Project, Release, ReleaseState};
+use blat_domain::release::row::{Cell, Columns, ReleaseRow, odd_package};
+use blat_domain::release::{About, Catalog, OddRow, Project, Release};
 use blat_domain::text::printable;
 use serde::Deserialize;
 use serde_yaml::Options;
 
+use loose::{Entry, Loose, Many, Scalar, given};
+
 /// The most values that a file may hold, once its aliases are followed.
 const MOST_NODES: usize = 20_000_000;
 
+/// Keys that are not known are mistakes in the form, and fail the whole; a value that is none hinders only those whom it may concern.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct File {
-    #[serde(default)]
-    projects: Vec<FileProject>,
+#[serde(deny_unknown_fields, bound = "S: Scalar")]
+struct File<S> {
+    #[serde(default = "Vec::new")]
+    projects: Vec<Entry<FileProject<S>>>,
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct FileProject {
-    name: String,
-    #[serde(default)]
-    releases: Vec<FileRelease>,
+#[serde(deny_unknown_fields, bound = "S: Scalar")]
+struct FileProject<S> {
+    #[serde(default, deserialize_with = "given")]
+    name: Option<S>,
+    #[serde(default, deserialize_with = "given")]
+    releases: Option<Many<Entry<FileRelease<S>>>>,
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct FileRelease {
-    id: i64,
-    name: String,
-    #[serde(default = "open")]
-    state: ReleaseState,
-    #[serde(default)]
-    s3sync: bool,
-    #[serde(default)]
-    packages: Vec<String>,
-}
-
-fn open() -> ReleaseState {
-    ReleaseState::Open
+#[serde(deny_unknown_fields, bound = "S: Scalar")]
+struct FileRelease<S> {
+    #[serde(default, deserialize_with = "given")]
+    id: Option<S>,
+    #[serde(default, deserialize_with = "given")]
+    name: Option<S>,
+    #[serde(default, deserialize_with = "given")]
+    state: Option<S>,
+    #[serde(default, deserialize_with = "given")]
+    s3sync: Option<S>,
+    #[serde(default, deserialize_with = "given")]
+    packages: Option<Many<Loose>>,
 }
 
 /// Reads a catalog from YAML text.
 ///
 /// # Errors
-/// What is wrong with the text as a whole, with its line and column. A package whose name is not valid is no error of the whole:
-/// it is listed in [`Catalog::rejected`].
+/// What is wrong with the text as a whole, with its line and column. A value that is not valid is no error of the whole: what it is of
+/// is listed in [`Catalog::rejected`].
 pub fn parse(text: &str) -> Result<Catalog, String> {
     let mut options = Options::default();
     options.with_snippet = false;
@@ -53,8 +58,10 @@ pub fn parse(text: &str) -> Result<Catalog, String> {
         // Release Manager may well know a million packages; the size of the file is its reader's bound.
         (budget.max_nodes, budget.max_events) = (MOST_NODES, 2 * MOST_NODES);
     }
-    let file: File = serde_yaml::from_str_with_options(text, options).map_err(|error| printable(&error.to_string()))?;
-    Ok(catalog(file))
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let file: File<loose::Yaml> =
+        serde_yaml::from_str_with_options(text, options).map_err(|error| printable(&error.to_string()))?;
+    Ok(Reading { text, catalog: Catalog::default() }.read(file))
 }
 
 /// Reads a catalog from JSON bytes of the same form. Half of a JSON text is no JSON text, so a torn one is never taken for
@@ -63,40 +70,122 @@ pub fn parse(text: &str) -> Result<Catalog, String> {
 /// # Errors
 /// As [`parse`].
 pub fn parse_json(bytes: &[u8]) -> Result<Catalog, String> {
-    serde_json::from_slice(bytes).map(catalog).map_err(|error| printable(&error.to_string()))
+    let file: File<loose::Json> = serde_json::from_slice(bytes).map_err(|error| printable(&error.to_string()))?;
+    Ok(Reading { text: "", catalog: Catalog::default() }.read(file))
 }
 
-fn catalog(file: File) -> Catalog {
-    let mut catalog = Catalog::default();
-    for project in file.projects {
-        let mut releases = Vec::new();
-        for release in project.releases {
-            let mut packages: Vec<PackageId> = Vec::with_capacity(release.packages.len());
-            for text in release.packages {
-                match text.parse::<PackageId>() {
-                    Ok(package) => packages.push(package.beside(packages.last())),
-                    Err(error) => catalog.rejected.push(OddRow::invalid(
-                        About::PackagesOf(release.id),
-                        format!("release {} ({}): {error}", printable(&release.name), release.id),
-                    )),
+/// A catalog that is being read from a text.
+struct Reading<'t> {
+    text: &'t str,
+    catalog: Catalog,
+}
+
+impl Reading<'_> {
+    fn read<S: Scalar>(mut self, file: File<S>) -> Catalog {
+        for (index, project) in file.projects.into_iter().enumerate() {
+            match project {
+                Entry::Good(project) => self.project(index, project),
+                // Whoever selects it misses it: a project that is not there holds back everything.
+                Entry::Odd(kind) => {
+                    self.odd(None, format!("project number {} is {kind}; expected a mapping", index + 1))
                 }
             }
-            releases.push(Release {
-                id: release.id,
-                name: release.name,
-                state: release.state,
-                s3sync: release.s3sync,
-                packages,
-            });
         }
-        catalog.projects.push(Project { name: project.name, releases });
+        self.catalog.united()
     }
-    catalog.united()
+
+    /// Something wrong with this project, or with one that has no name.
+    fn odd(&mut self, project: Option<&str>, text: String) {
+        let projects = project.into_iter().map(ToOwned::to_owned).collect();
+        self.catalog.rejected.push(OddRow::invalid(About::Named { id: None, names: Vec::new(), projects }, text));
+    }
+
+    fn project<S: Scalar>(&mut self, index: usize, project: FileProject<S>) {
+        let name = project.name.map(|name| name.cell(self.text)).unwrap_or_default().name();
+        let subject = match &name {
+            Ok(name) => format!("project \"{}\"", printable(name)),
+            Err(why) => format!("project number {}: its name {why}", index + 1),
+        };
+        let of: Result<&[String], String> = match &name {
+            Ok(name) => Ok(std::slice::from_ref(name)),
+            Err(why) => Err(format!("the name of its project {why}")),
+        };
+        if name.is_err() {
+            self.odd(None, subject.clone());
+        }
+        let mut releases = Vec::new();
+        match project.releases {
+            None => {}
+            Some(Many::Odd(kind)) => {
+                self.odd(name.as_deref().ok(), format!("{subject}: its releases are {kind}; expected a list"));
+            }
+            Some(Many::Good(entries)) => {
+                for (index, entry) in entries.into_iter().enumerate() {
+                    match entry {
+                        Entry::Good(release) => releases.extend(self.release(release, of.clone())),
+                        Entry::Odd(kind) => {
+                            let text =
+                                format!("{subject}: its release number {} is {kind}; expected a mapping", index + 1);
+                            self.odd(name.as_deref().ok(), text);
+                        }
+                    }
+                }
+            }
+        }
+        if let Ok(name) = name {
+            self.catalog.projects.push(Project { name, releases });
+        }
+    }
+
+    fn release<S: Scalar>(&mut self, release: FileRelease<S>, of: Result<&[String], String>) -> Option<Release> {
+        let cell = |scalar: Option<S>| scalar.map(|scalar| scalar.cell(self.text)).unwrap_or_default();
+        let row = ReleaseRow {
+            id: cell(release.id),
+            name: cell(release.name),
+            // A release is open unless something else is said, and null is something else.
+            state: release.state.map_or_else(|| Cell::Text("open".into()), |state| state.cell(self.text)),
+            s3sync: release.s3sync.map(Scalar::flag).unwrap_or_default(),
+        };
+        let mut release_read = match row.read(Columns::FILE, of) {
+            Ok(read) => read,
+            Err(odd) => {
+                self.catalog.rejected.push(odd);
+                return None;
+            }
+        };
+        self.packages(&mut release_read, release.packages);
+        Some(release_read)
+    }
+
+    fn packages(&mut self, release: &mut Release, packages: Option<Many<Loose>>) {
+        let odd = |why: &str| odd_package(release.id, &release.name, why);
+        match packages {
+            None => {}
+            Some(Many::Odd(kind)) => {
+                self.catalog.rejected.push(odd(&format!("its packages are {kind}; expected a list")));
+            }
+            Some(Many::Good(entries)) => {
+                let mut packages: Vec<PackageId> = Vec::with_capacity(entries.len());
+                for entry in entries {
+                    let read = match entry {
+                        Loose(Cell::Text(text)) => text.parse::<PackageId>().map_err(|error| error.to_string()),
+                        Loose(cell) => Err(format!("one of its packages is {cell}; expected NAME@VERSION")),
+                    };
+                    match read {
+                        Ok(package) => packages.push(package.beside(packages.last())),
+                        Err(why) => self.catalog.rejected.push(odd(&why)),
+                    }
+                }
+                release.packages = packages;
+            }
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use blat_domain::release::{KnownReleases, ReleaseKey, ReleaseState, Selection, resolve};
 
     #[test]
     fn the_documented_form_is_read() {
@@ -127,5 +216,91 @@ mod tests {
             assert!(parse_json(&text[..end]).is_err(), "the first {end} bytes");
         }
         assert!(parse_json(b"{\"projects\": []}\nWARNING: half of the rows\n").is_err(), "text after it");
+    }
+
+    /// Both forms of this text, which is JSON and so YAML too.
+    fn both(text: &str) -> [Catalog; 2] {
+        [parse(text).expect("YAML"), parse_json(text.as_bytes()).expect("JSON")]
+    }
+
+    #[test]
+    fn a_value_that_is_none_is_an_odd_row_of_what_it_belongs_to_and_fails_nothing_else() {
+        let good = r#"{"id": 1, "name": "R", "packages": ["a@1"]}"#;
+        let hinders = |catalog: &Catalog, project: &str| {
+            let selection = Selection { projects: vec![project.into()], ..Selection::default() };
+            !resolve(catalog, &selection, &KnownReleases::default()).odd.is_empty()
+        };
+        for odd in [
+            r#"{"id": null, "name": "X"}"#,
+            r#"{"name": "X"}"#,
+            r#"{"id": "x", "name": "X"}"#,
+            r#"{"id": 1.5, "name": "X"}"#,
+            r#"{"id": "02", "name": "X"}"#,
+            r#"{"id": [2], "name": "X"}"#,
+            r#"{"id": 2, "name": null}"#,
+            r#"{"id": 2}"#,
+            r#"{"id": 2, "name": {"a": [1]}}"#,
+            r#"{"id": 2, "name": "X", "state": null}"#,
+            r#"{"id": 2, "name": "X", "state": "Open"}"#,
+            r#"{"id": 2, "name": "X", "state": 5}"#,
+            r#"{"id": 2, "name": "X", "s3sync": 2}"#,
+            r#"{"id": 2, "name": "X", "s3sync": "maybe"}"#,
+            r#"{"id": 2, "name": "X", "packages": null}"#,
+            r#"{"id": 2, "name": "X", "packages": {"a": 1}}"#,
+            r#"{"id": 2, "name": "X", "packages": [null]}"#,
+            r#"{"id": 2, "name": "X", "packages": [["a@1"]]}"#,
+            r#"{"id": 2, "name": "X", "packages": [1.10]}"#,
+            "null",
+            "[]",
+            "\"X\"",
+        ] {
+            let text = format!(
+                r#"{{"projects": [{{"name": "P", "releases": [{good}]}}, {{"name": "Q", "releases": [{odd}]}}]}}"#
+            );
+            for catalog in both(&text) {
+                assert_eq!(catalog.rejected.len(), 1, "{odd}: {:?}", catalog.rejected);
+                assert_eq!(catalog.projects[0].releases[0].packages.len(), 1, "{odd}");
+                assert!(hinders(&catalog, "Q") && !hinders(&catalog, "P"), "{odd}: {:?}", catalog.rejected);
+            }
+        }
+    }
+
+    #[test]
+    fn a_project_that_is_none_or_has_no_name_hinders_those_who_had_its_releases() {
+        for odd in [
+            r#"{"name": null, "releases": [{"id": 7, "name": "S"}]}"#,
+            r#"{"releases": [{"id": 7, "name": "S"}]}"#,
+            r#"{"name": ["Q"], "releases": [{"id": 7, "name": "S"}]}"#,
+        ] {
+            let text = format!(r#"{{"projects": [{{"name": "P", "releases": []}}, {odd}]}}"#);
+            for catalog in both(&text) {
+                let selection = |key| Selection { releases: vec![key], ..Selection::default() };
+                let by_id = resolve(&catalog, &selection(ReleaseKey::Id(7)), &KnownReleases::default());
+                let other = resolve(&catalog, &selection(ReleaseKey::Id(8)), &KnownReleases::default());
+                assert_eq!((by_id.odd.len(), other.odd.len()), (1, 0), "{odd}: {:?}", catalog.rejected);
+            }
+        }
+        for odd in ["null", "5", "[]", r#"{"name": "Q", "releases": null}"#, r#"{"name": "Q", "releases": 5}"#] {
+            for catalog in both(&format!(r#"{{"projects": [{{"name": "P"}}, {odd}]}}"#)) {
+                assert_eq!((catalog.rejected.len(), &*catalog.projects[0].name), (1, "P"), "{odd}");
+            }
+        }
+    }
+
+    #[test]
+    fn plain_scalars_of_yaml_are_taken_as_they_are_written_and_numbers_of_json_are_no_names() {
+        let text = "projects:\n  - name: 7.10\n    releases:\n      - {id: 1, name: 1.10, s3sync: yes}\n      - {id: '2', name: no, s3sync: off}\n";
+        let catalog = parse(text).expect("YAML");
+        assert_eq!((catalog.rejected.len(), &*catalog.projects[0].name), (0, "7.10"), "{:?}", catalog.rejected);
+        let releases: Vec<_> = catalog.projects[0].releases.iter().map(|r| (r.id, &*r.name, r.s3sync)).collect();
+        assert_eq!(releases, [(1, "1.10", true), (2, "no", false)]);
+        let json = br#"{"projects": [{"name": "P", "releases": [{"id": 1, "name": 1.10}, {"id": "2", "name": "R"}]}]}"#;
+        let catalog = parse_json(json).expect("JSON");
+        assert!(
+            catalog.rejected[0].text.contains("its name is the number 1.1; expected text"),
+            "{:?}",
+            catalog.rejected
+        );
+        assert_eq!(catalog.projects[0].releases[0].id, 2);
     }
 }

@@ -2,6 +2,7 @@
 
 mod known;
 mod odd;
+pub mod row;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

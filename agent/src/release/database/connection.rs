@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use blat_config::ReleaseSource;
+use blat_domain::release::row::Cell;
 use blat_domain::text::printable;
 use futures_util::TryStreamExt;
 use sqlx::mysql::MySqlConnectOptions;
@@ -12,11 +13,12 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{
     AssertSqlSafe, ColumnIndex, ConnectOptions, Connection as _, Database, Decode, Error, Executor, MySql,
-    MySqlConnection, PgConnection, Postgres, Row, Sqlite, SqliteConnection,
+    MySqlConnection, PgConnection, Postgres, Sqlite, SqliteConnection,
 };
 
 use super::password;
 use super::rows::Cells;
+use super::value;
 
 /// How long a writer may hold a SQLite database before the sync fails and is tried again later.
 const BUSY: Duration = Duration::from_secs(10);
@@ -129,6 +131,27 @@ impl Connection {
         }
     }
 
+    /// The condition that a column is one of these ids, or that it is none that [`Cell::id`] takes: whoever reads it must see that too,
+    /// since the text `01` may be meant for 1. It compares text, so that it does not matter which type the column is of.
+    pub(super) fn is_among(&self, column: &str, ids: &[i64]) -> String {
+        let ids: Vec<String> = ids.iter().map(|id| format!("'{id}'")).collect();
+        let ids = ids.join(", ");
+        match self {
+            Self::Sqlite(_) => {
+                let (text, again) = (format!("CAST({column} AS TEXT)"), format!("CAST({column} AS INTEGER)"));
+                format!("{text} IN ({ids}) OR {text} IS NULL OR {text} <> CAST({again} AS TEXT)")
+            }
+            Self::Postgres(_) => {
+                let text = format!("CAST({column} AS text)");
+                format!("{text} IN ({ids}) OR {text} IS NULL OR {text} !~ '^(0|-?[1-9][0-9]*)$'")
+            }
+            Self::MySql(_) => {
+                let (text, again) = (format!("CAST({column} AS CHAR)"), format!("CAST({column} AS SIGNED)"));
+                format!("{text} IN ({ids}) OR {text} IS NULL OR {text} <> CAST({again} AS CHAR)")
+            }
+        }
+    }
+
     /// Runs a query and gives these columns of each of its rows. `what` it asks for is said in errors.
     pub(super) async fn rows<const N: usize>(
         &mut self,
@@ -183,16 +206,12 @@ where
         if count > MOST_ROWS {
             return Err(format!("it gives more than {MOST_ROWS} rows"));
         }
-        let mut cells: [Option<String>; N] = [const { None }; N];
+        let mut cells: Cells<N> = [const { Cell::Missing }; N];
         for (cell, column) in cells.iter_mut().zip(columns) {
-            *cell = match row.try_get_unchecked::<Option<String>, _>(*column) {
-                Ok(value) => value,
-                Err(Error::ColumnNotFound(_)) => return Err(format!("it gives no column {column}")),
-                // Text in no known encoding is no name. The sign that says so makes it an invalid one.
-                Err(_) => Some(char::REPLACEMENT_CHARACTER.to_string()),
-            };
+            let (read, length) = value::read::<DB>(&row, column)?;
+            *cell = read;
+            bytes += length + size_of::<Cell>();
         }
-        bytes += cells.iter().flatten().map(|cell| cell.len() + size_of::<String>()).sum::<usize>();
         if bytes > MOST_BYTES {
             return Err(format!("it gives more than {} MiB", MOST_BYTES >> 20));
         }

@@ -1,12 +1,13 @@
 //! `release_manager: {sqlite: PATH}`, `{postgres: URL}` and `{mysql: URL}`: the documented schema, or a site's own queries in its place.
 //!
-//! All three are read by the same queries, in one read-only transaction, and every value as text: so it does not matter
-//! which types a site gave its columns. What the rows mean is [`rows`]' matter.
+//! All three are read by the same queries, in one read-only transaction, and every value as the server writes it, with its type. What a
+//! value may be is one rule for all sources, and stands in [`blat_domain::release::row`].
 
 mod connection;
 mod password;
 mod rows;
 mod schema;
+mod value;
 
 use std::time::Duration;
 
@@ -54,12 +55,10 @@ async fn read(connection: &mut Connection, queries: Queries, selection: &Selecti
     connection.rows("projects", &projects, &rows::PROJECT, |row| reading.project(row)).await?;
     connection.rows("releases", &releases, &rows::RELEASE, |row| reading.release(row)).await?;
     for chosen in reading.chosen(selection).chunks(AT_ONCE) {
-        let ids: Vec<String> = chosen.iter().map(i64::to_string).collect();
         // The line's end keeps a comment that ends the site's query from swallowing the parenthesis.
         let query = format!(
-            "SELECT release_id, package_name, package_version FROM ({packages}\n) AS blat_packages \
-             WHERE release_id IN ({})",
-            ids.join(", ")
+            "SELECT release_id, package_name, package_version FROM ({packages}\n) AS blat_packages WHERE {}",
+            connection.is_among("release_id", chosen)
         );
         connection.rows("packages", &query, &rows::PACKAGE, |row| reading.package(row)).await?;
     }

@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use blat_domain::name::PackageId;
-use blat_domain::release::{About, Catalog, OddRow, Project, Release, ReleaseState, Selection};
+use blat_domain::release::row::{Cell, Columns, ReleaseRow, package, stray_package};
+use blat_domain::release::{About, Catalog, OddRow, Project, Release, Selection};
 use blat_domain::text::printable;
 
-/// The values of one row, as text; none where it is NULL.
-pub(super) type Cells<const N: usize> = [Option<String>; N];
+/// The values of one row.
+pub(super) type Cells<const N: usize> = [Cell; N];
 
 /// What the query for projects gives.
 pub(super) const PROJECT: [&str; 2] = ["project_id", "project_name"];
@@ -15,6 +16,8 @@ pub(super) const PROJECT: [&str; 2] = ["project_id", "project_name"];
 pub(super) const RELEASE: [&str; 5] = ["project_id", "release_id", "release_name", "state", "s3sync"];
 /// What the query for packages gives.
 pub(super) const PACKAGE: [&str; 3] = ["release_id", "package_name", "package_version"];
+/// So many odd rows are remembered one by one. Where there are more, nobody can say any longer whom they concern.
+const MOST_ODD: usize = 100_000;
 
 /// A catalog that is being read: first the projects, then the releases, then packages.
 #[derive(Default)]
@@ -23,61 +26,83 @@ pub(super) struct Reading {
     projects: BTreeMap<i64, BTreeSet<String>>,
     /// What each row of a release says, with its project. It has no packages there.
     releases: BTreeMap<i64, Vec<(i64, Release)>>,
+    /// What odd rows give as the id of a release: packages with the same concern those whom such a row concerns.
+    odd_ids: BTreeSet<String>,
     packages: BTreeMap<i64, Vec<PackageId>>,
-    rejected: Vec<OddRow>,
+    odd: Odd,
+}
+
+/// The odd rows, as many as are remembered, and how many more there are.
+#[derive(Default)]
+struct Odd {
+    rows: Vec<OddRow>,
+    more: usize,
+}
+
+impl Odd {
+    fn push(&mut self, row: OddRow) {
+        if self.rows.len() < MOST_ODD {
+            self.rows.push(row);
+        } else {
+            self.more += 1;
+        }
+    }
+
+    fn into_rows(mut self) -> Vec<OddRow> {
+        if self.more > 0 {
+            let text = format!("{} more rows are not valid, beside the first {MOST_ODD}", self.more);
+            self.rows.push(OddRow::invalid(About::Anything, text));
+        }
+        self.rows
+    }
 }
 
 impl Reading {
     pub(super) fn project(&mut self, [id, name]: Cells<2>) {
-        match (number(id.as_deref()), name) {
-            (Ok(id), Some(name)) => {
+        let subject = format!("project {name}");
+        match (id.id(), name.name()) {
+            (Ok(id), Ok(name)) => {
                 self.projects.entry(id).or_default().insert(name);
             }
             (Err(why), name) => {
-                let text = format!("project {}: its project_id {why}", shown(name.as_deref()));
                 let about = About::Named { id: None, names: Vec::new(), projects: name.into_iter().collect() };
-                self.rejected.push(OddRow::invalid(about, text));
+                self.odd.push(OddRow::invalid(about, format!("{subject}: its project_id {why}")));
             }
             // Nobody can select it by name; who selects a release of it is hindered by that.
-            (Ok(id), None) => {
+            (Ok(id), Err(why)) => {
                 let about = About::Named { id: None, names: Vec::new(), projects: Vec::new() };
-                self.rejected.push(OddRow::invalid(about, format!("project {id}: it has no project_name")));
+                self.odd.push(OddRow::invalid(about, format!("project {id}: its project_name {why}")));
             }
         }
     }
 
     pub(super) fn release(&mut self, [project, id, name, state, s3sync]: Cells<5>) {
-        let (project, id) = (number(project.as_deref()), number(id.as_deref()));
-        let read = || -> Result<(i64, i64, ReleaseState, bool), String> {
-            let project = project.clone().map_err(|why| format!("its project_id {why}"))?;
-            let id = id.clone().map_err(|why| format!("its release_id {why}"))?;
-            if !self.projects.contains_key(&project) {
-                return Err(format!("there is no project {project}, which it is said to be of"));
-            }
-            Ok((project, id, release_state(state.as_deref())?, flag(s3sync.as_deref())?))
+        let shown_id = id.to_string();
+        let project = project.id().map_err(|why| format!("its project_id {why}"));
+        let names = project.as_ref().ok().and_then(|project| self.projects.get(project));
+        let of: Result<Vec<String>, String> = match (&project, names) {
+            (_, Some(names)) => Ok(names.iter().cloned().collect()),
+            (Ok(project), None) => Err(format!("there is no project {project}, which it is said to be of")),
+            (Err(why), None) => Err(why.clone()),
         };
-        let why = match (read(), name.clone()) {
-            (Ok((project, id, state, s3sync)), Some(name)) => {
-                let row = (project, Release { id, name, state, s3sync, packages: Vec::new() });
-                let rows = self.releases.entry(id).or_default();
+        let row = ReleaseRow { id, name, state, s3sync };
+        let read = row.read(Columns::TABLE, of.as_deref().map_err(Clone::clone));
+        match (read, project) {
+            (Ok(release), Ok(project)) => {
+                let rows = self.releases.entry(release.id).or_default();
+                let row = (project, release);
                 if !rows.contains(&row) {
                     rows.push(row);
                 }
-                return;
             }
-            (Ok(_), None) => "it has no release_name".to_owned(),
-            (Err(why), _) => why,
-        };
-        let number = id.as_ref().map(|id| format!(" ({id})")).unwrap_or_default();
-        let text = format!("release {}{number}: {why}", shown(name.as_deref()));
-        let projects = project.ok().and_then(|project| self.projects.get(&project)).into_iter().flatten().cloned();
-        let (names, projects): (Vec<_>, Vec<_>) = (name.into_iter().collect(), projects.collect());
-        let about = match id {
-            // It says neither which release it is nor whose.
-            Err(_) if names.is_empty() && projects.is_empty() => About::Anything,
-            id => About::Named { id: id.ok(), names, projects },
-        };
-        self.rejected.push(OddRow::invalid(about, text));
+            (Ok(_), Err(_)) => {}
+            (Err(odd), _) => {
+                if self.odd_ids.len() < MOST_ODD {
+                    self.odd_ids.insert(shown_id);
+                }
+                self.odd.push(odd);
+            }
+        }
     }
 
     /// The releases whose packages are to be read.
@@ -89,21 +114,20 @@ impl Reading {
         self.releases.iter().filter(|(_, rows)| rows.iter().any(chooses)).map(|(id, _)| *id).collect()
     }
 
+    /// A package of one of the releases that were asked for, or of a release that nobody can make out.
     pub(super) fn package(&mut self, [release, name, version]: Cells<3>) {
-        let release = number(release.as_deref()).ok().and_then(|id| self.releases.get_key_value(&id));
-        let Some((id, rows)) = release else {
-            // Only rows of known releases were asked for.
-            let text = format!("package {}: it is of no release that was asked for", shown(name.as_deref()));
-            self.rejected.push(OddRow::invalid(About::Anything, text));
-            return;
-        };
-        match PackageId::new(name.as_deref().unwrap_or_default(), version.as_deref().unwrap_or_default()) {
-            Ok(package) => self.packages.entry(*id).or_default().push(package),
-            Err(error) => {
-                let of = rows.first().map(|(_, release)| printable(&release.name)).unwrap_or_default();
-                let text = format!("release {of} ({id}): {error}");
-                self.rejected.push(OddRow::invalid(About::PackagesOf(*id), text));
+        match release.id() {
+            Ok(id) => {
+                // Of a release that does not exist, or that is odd itself, and so is told already.
+                let Some(rows) = self.releases.get(&id) else { return };
+                let of = rows.first().map(|(_, release)| release.name.as_str()).unwrap_or_default();
+                match package(name, version, id, of) {
+                    Ok(package) => self.packages.entry(id).or_default().push(package),
+                    Err(odd) => self.odd.push(odd),
+                }
             }
+            Err(_) if self.odd_ids.contains(&release.to_string()) => {}
+            Err(why) => self.odd.push(stray_package(&release, &name, &why)),
         }
     }
 
@@ -113,7 +137,7 @@ impl Reading {
             let said: Vec<String> = names.iter().map(|name| printable(name)).collect();
             let about = About::Named { id: None, names: Vec::new(), projects: names.iter().cloned().collect() };
             let text = format!("project {id}: its rows differ in project_name ({}); make them agree", said.join(", "));
-            self.rejected.push(OddRow::contradiction(about, text));
+            self.odd.push(OddRow::contradiction(about, text));
         }
         let mut projects: BTreeMap<(i64, &String), Project> = BTreeMap::new();
         for (id, names) in &self.projects {
@@ -132,34 +156,7 @@ impl Reading {
             }
         }
         let projects = projects.into_values().collect();
-        Catalog { projects, rejected: self.rejected, ..Catalog::default() }.united()
-    }
-}
-
-fn shown(text: Option<&str>) -> String {
-    text.map_or_else(|| "without a name".into(), |text| format!("\"{}\"", printable(text)))
-}
-
-fn number(text: Option<&str>) -> Result<i64, String> {
-    let Some(text) = text else { return Err("is missing".into()) };
-    text.parse().map_err(|_| format!("is \"{}\", which is no whole number", printable(text)))
-}
-
-fn release_state(text: Option<&str>) -> Result<ReleaseState, String> {
-    match text {
-        Some("open") => Ok(ReleaseState::Open),
-        Some("restricted") => Ok(ReleaseState::Restricted),
-        Some("closed") => Ok(ReleaseState::Closed),
-        Some(_) | None => Err(format!("its state is {}: expected open, restricted or closed", shown(text))),
-    }
-}
-
-/// PostgreSQL writes a boolean as `t` or `f`.
-fn flag(text: Option<&str>) -> Result<bool, String> {
-    match text {
-        Some("1" | "t" | "true") => Ok(true),
-        Some("0" | "f" | "false") | None => Ok(false),
-        Some(_) => Err(format!("its s3sync is {}: expected 0 or 1", shown(text))),
+        Catalog { projects, rejected: self.odd.into_rows(), ..Catalog::default() }.united()
     }
 }
 
@@ -168,7 +165,7 @@ mod tests {
     use super::*;
 
     fn cells<const N: usize>(words: [&str; N]) -> Cells<N> {
-        words.map(|word| (word != "NULL").then(|| word.to_owned()))
+        words.map(|word| if word == "NULL" { Cell::Missing } else { Cell::Text(word.to_owned()) })
     }
 
     #[test]
@@ -195,7 +192,8 @@ mod tests {
             reading.package(cells(row));
         }
         let catalog = reading.catalog();
-        assert_eq!(catalog.rejected.len(), 3 + 7 + 4, "{:#?}", catalog.rejected);
+        // The package of release 11 concerns those whom the odd row of that release concerns.
+        assert_eq!(catalog.rejected.len(), 3 + 7 + 3, "{:#?}", catalog.rejected);
         assert!(!catalog.rejected.iter().any(|row| row.text.contains('\u{1b}')));
         let [project] = &catalog.projects[..] else { panic!("{:?}", catalog.projects) };
         let [release] = &project.releases[..] else { panic!("{project:?}") };

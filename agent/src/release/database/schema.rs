@@ -83,6 +83,71 @@ mod tests {
         assert_eq!(wanted(&catalog, &closed), ["a@1"]);
     }
 
+    /// A database of a site's own form, where columns take values of any type.
+    async fn untyped(rows: &str) -> (tempfile::TempDir, std::path::PathBuf) {
+        let tables = "DROP TABLE release_package; DROP TABLE release; DROP TABLE project;
+             CREATE TABLE project(project_id, project_name); CREATE TABLE release(release_id, project_id, release_name, state, s3sync);
+             CREATE TABLE release_package(release_id, package_name, package_version);
+             INSERT INTO project VALUES (1, 'Perth'), ('2', 'Oslo');
+             INSERT INTO release VALUES (10, '1', 'P1', 'open', 0), ('20', 2, 'O1', 'open', 0);";
+        database(&format!("{tables}{rows}")).await
+    }
+
+    #[tokio::test]
+    async fn an_id_is_the_same_as_text_and_as_a_number() {
+        let (_scratch, path) = untyped(
+            "INSERT INTO release_package VALUES (10, 'a', '1'), ('10', 'b', '1.10'), (x'3130', 'c', '1'), (20, 'd', '1'), ('20', 'e', '1'), (30, 'f', '1');",
+        )
+        .await;
+        let selection = Selection { projects: vec!["Perth".into(), "Oslo".into()], ..Selection::default() };
+        let catalog = ask(&path, Queries::default(), &selection).await.expect("a catalog");
+        assert_eq!(catalog.rejected, []);
+        assert_eq!(wanted(&catalog, &selection), ["a@1", "b@1.10", "c@1", "d@1", "e@1"]);
+    }
+
+    #[tokio::test]
+    async fn a_value_that_may_mean_another_is_odd_and_hinders_those_who_select_what_it_may_be_of() {
+        let of = |project: &str| Selection { projects: vec![project.into()], ..Selection::default() };
+        for (row, perth, oslo) in [
+            ("(10, 'a', 1.10)", true, false),
+            ("(10, 'a', 7)", true, false),
+            ("(10, 5, '1')", true, false),
+            ("(10, NULL, '1')", true, false),
+            ("('010', 'a', '1')", true, false),
+            ("(10.0, 'a', '1')", true, false),
+            ("(' 10', 'a', '1')", true, false),
+            ("('10\n', 'a', '1')", true, false),
+            ("('020', 'a', '1')", false, true),
+            ("(NULL, 'a', '1')", true, true),
+            ("('ten', 'a', '1')", true, true),
+            ("('30', 'a', '1')", false, false),
+        ] {
+            let (_scratch, path) =
+                untyped(&format!("INSERT INTO release_package VALUES (10, 'p', '1'), (20, 'o', '1'), {row};")).await;
+            for (project, hinders, package) in [("Perth", perth, "p@1"), ("Oslo", oslo, "o@1")] {
+                let catalog = ask(&path, Queries::default(), &of(project)).await.expect("a catalog");
+                assert_eq!(wanted(&catalog, &of(project)), [package], "{row}");
+                let odd = resolve(&catalog, &of(project), &KnownReleases::default()).odd;
+                assert_eq!(!odd.is_empty(), hinders, "{project} by {row}: {odd:?}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn packages_of_an_odd_release_hinder_those_whom_that_hinders() {
+        let (_scratch, path) = untyped(
+            "INSERT INTO release VALUES ('twenty', 2, 'O2', 'open', 0), (NULL, 2, 'O3', 'open', 0);
+             INSERT INTO release_package VALUES (10, 'p', '1'), ('twenty', 'o', '1'), (NULL, 'o', '2');",
+        )
+        .await;
+        for (project, hinders) in [("Perth", false), ("Oslo", true)] {
+            let selection = Selection { projects: vec![project.into()], ..Selection::default() };
+            let catalog = ask(&path, Queries::default(), &selection).await.expect("a catalog");
+            let odd = resolve(&catalog, &selection, &KnownReleases::default()).odd;
+            assert_eq!(!odd.is_empty(), hinders, "{project}: {odd:?}");
+        }
+    }
+
     #[tokio::test]
     async fn a_query_that_lacks_a_column_or_writes_is_refused() {
         let (_scratch, path) = database("INSERT INTO project VALUES (1, 'Perth');").await;

@@ -1,0 +1,234 @@
+//! Whoever may write the releases, or is the server that they are asked of, makes nobody delete a package, and takes neither memory nor time.
+
+use std::fs;
+
+use blat_tests::database::PASSWORD;
+use blat_tests::{Database, Kind, Lab};
+
+/// A lab that holds core@1.1 and core@1.10 at the target, where whatever is not wanted goes at once.
+fn lab(name: &str) -> Lab {
+    let lab = Lab::new(name);
+    for version in ["1.1", "1.10"] {
+        lab.package("core", version, |p| p.file("a", version));
+    }
+    lab.package("other", "1", |p| p.file("a", "1"));
+    lab.release(&[("core", "1.1"), ("core", "1.10")]);
+    lab.config("perth", "");
+    lab.agent_once("perth").expect_success();
+    lab
+}
+
+const DELETES: &str = "aging: immediate\nmax_delete: 100%";
+
+/// What a row that may mean something else says, in each kind of database: its package table, and words of the report.
+fn rows_that_may_mean_something_else(kind: Kind, tables: &[(&str, &str)]) {
+    let lab = lab(&format!("oddrows{kind}"));
+    let database = Database::new(&lab, kind);
+    let to = if kind == Kind::Postgres { "blat" } else { "'blat'@'%'" };
+    database.release(10, "Lab 1", "open", &[("core", "1.10")]);
+    lab.config("perth", &format!("{}\n{DELETES}", database.config_with(PASSWORD, "")));
+    for (table, words) in tables {
+        database.sql(&format!(
+            "DROP TABLE release_package; CREATE TABLE release_package {table} GRANT SELECT ON release_package TO {to};"
+        ));
+        let outcome = lab.agent_once("perth");
+        match *words {
+            "" => {
+                outcome.expect_success();
+                assert_eq!(lab.package_list(), ["core 1.1", "core 1.10"], "{table}");
+            }
+            words => {
+                outcome.says(words);
+            }
+        }
+        assert_eq!(lab.visible(), ["core@1.1", "core@1.10"], "{table}: nothing goes");
+    }
+}
+
+#[test]
+fn rows_of_postgres_that_may_mean_something_else_hold_deletions_back() {
+    let both = "INSERT INTO release_package VALUES";
+    rows_that_may_mean_something_else(
+        Kind::Postgres,
+        &[
+            (
+                &format!(
+                    "(release_id text, package_name char(30), package_version varchar(9)); {both} ('10', 'core', '1.1'), ('10', 'core', '1.10');"
+                ),
+                "",
+            ),
+            (
+                &format!(
+                    "(release_id numeric, package_name text, package_version text); {both} (10, 'core', '1.1'), (10, 'core', '1.10');"
+                ),
+                "",
+            ),
+            (
+                &format!(
+                    "(release_id int, package_name text, package_version numeric(10,2)); {both} (10, 'core', 1.1);"
+                ),
+                "the number 1.10",
+            ),
+            (
+                &format!("(release_id int, package_name text, package_version float8); {both} (10, 'core', 1.10);"),
+                "a value of type FLOAT8 (1.1)",
+            ),
+            (
+                &format!(
+                    "(release_id text, package_name text, package_version text); {both} ('10', 'core', '1.10'), ('010', 'core', '1.1');"
+                ),
+                "write it as 10",
+            ),
+            (
+                &format!(
+                    "(release_id numeric(10,2), package_name text, package_version text); {both} (10, 'core', '1.10');"
+                ),
+                "10.00",
+            ),
+            (
+                &format!("(release_id int, package_name bytea, package_version text); {both} (10, 'core', '1.10');"),
+                "of type BYTEA",
+            ),
+            (
+                &format!(
+                    "(release_id int, package_name text, package_version text[]); {both} (10, 'core', '{{1.10}}');"
+                ),
+                "of type TEXT[]",
+            ),
+            (
+                &format!(
+                    "(release_id int, package_name text, package_version date); {both} (10, 'core', '2026-01-02');"
+                ),
+                "of type DATE",
+            ),
+            (
+                &format!(
+                    "(release_id int, package_name text, package_version text); {both} (10, 'core', '1.10'), (NULL, 'core', '1.1');"
+                ),
+                "its release_id is missing",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn rows_of_mysql_that_may_mean_something_else_hold_deletions_back() {
+    let both = "INSERT INTO release_package VALUES";
+    rows_that_may_mean_something_else(
+        Kind::MariaDb,
+        &[
+            (
+                &format!(
+                    "(release_id varchar(9), package_name char(30), package_version varbinary(9)); {both} ('10', 'core', '1.1'), ('10', 'core', '1.10');"
+                ),
+                "",
+            ),
+            (
+                &format!(
+                    "(release_id int(5) unsigned zerofill, package_name text, package_version text); {both} (10, 'core', '1.1'), (10, 'core', '1.10');"
+                ),
+                "",
+            ),
+            (
+                &format!(
+                    "(release_id int, package_name text, package_version decimal(10,2)); {both} (10, 'core', 1.1);"
+                ),
+                "the number 1.10",
+            ),
+            (
+                &format!("(release_id int, package_name text, package_version double); {both} (10, 'core', 1.10);"),
+                "a value of type DOUBLE (1.1)",
+            ),
+            (
+                &format!(
+                    "(release_id varchar(9), package_name text, package_version text); {both} ('10', 'core', '1.10'), ('010', 'core', '1.1');"
+                ),
+                "write it as 10",
+            ),
+            (
+                &format!(
+                    "(release_id varchar(9), package_name text, package_version text); {both} ('10', 'core', '1.10'), ('10 ', 'core', '1.1');"
+                ),
+                "write it as 10",
+            ),
+            (
+                &format!(
+                    "(release_id varchar(9), package_name text, package_version text); {both} ('10', 'core', '1.10'), ('10x', 'core', '1.1');"
+                ),
+                "no whole number",
+            ),
+            (
+                &format!("(release_id int, package_name text, package_version bit(8)); {both} (10, 'core', 49);"),
+                "of type BIT",
+            ),
+            (
+                &format!("(release_id int, package_name text, package_version year); {both} (10, 'core', 2026);"),
+                "of type YEAR",
+            ),
+            (
+                &format!(
+                    "(release_id int, package_name text, package_version text); {both} (10, 'core', '1.10'), (NULL, 'core', '1.1');"
+                ),
+                "its release_id is missing",
+            ),
+        ],
+    );
+}
+
+/// A version that is kept as the number 1.1 may have been written as 1.10.
+#[test]
+fn a_version_that_sqlite_keeps_as_a_number_wants_nothing_and_deletes_nothing() {
+    let lab = lab("real");
+    let sql = |text: &str| {
+        let mut command = std::process::Command::new("sqlite3");
+        blat_tests::process::run(command.arg(lab.home().join("rm.db")).arg(text), &lab.home()).expect_success();
+    };
+    sql("CREATE TABLE project(project_id, project_name); CREATE TABLE release(release_id, project_id, release_name, state, s3sync);
+         CREATE TABLE release_package(release_id, package_name, package_version NUMERIC);
+         INSERT INTO project VALUES (1, 'Lab'), (2, 'Other'); INSERT INTO release VALUES (10, 1, 'L', 'open', 0), (20, 2, 'O', 'open', 0);
+         INSERT INTO release_package VALUES (10, 'core', '1.10');");
+    lab.hand_over();
+    lab.config("perth", &format!("release_manager: {{sqlite: rm.db}}\n{DELETES}\npkg: {{other: 1}}"));
+    lab.agent_once("perth").says("a value of type REAL (1.1)").says("core");
+    assert_eq!(lab.visible(), ["core@1.1", "core@1.10", "other@1"], "nothing goes");
+
+    lab.config("perth", &format!("release_manager: {{sqlite: rm.db}}\n{DELETES}"));
+    sql("DROP TABLE release_package; CREATE TABLE release_package(release_id, package_name, package_version);
+         INSERT INTO release_package VALUES (10, 'core', '1.1'), ('10', 'core', '1.10'), (20, 'core', 1.10);");
+    lab.agent_once("perth").expect_success().says("1 deleted");
+    assert_eq!(lab.visible(), ["core@1.1", "core@1.10"], "an id is the same as text and as a number");
+
+    sql("DELETE FROM release_package WHERE package_version = '1.10'");
+    lab.agent_once("perth").expect_success().says("1 deleted");
+    assert_eq!(lab.visible(), ["core@1.1"], "the odd row of a project that nobody selects hinders nobody");
+}
+
+#[test]
+fn a_null_in_a_file_or_from_a_command_hinders_those_who_select_it_and_nobody_else() {
+    let lab = lab("nulls");
+    let releases = lab.home().join("releases.yaml");
+    let write = |odd: &str| {
+        let text = format!(
+            "{{\"projects\": [{{\"name\": \"Lab\", \"releases\": [{{\"id\": 1, \"name\": \"L\", \"packages\": [\"core@1.1\"]}}]}}, \
+             {{\"name\": \"Other\", \"releases\": [{odd}]}}]}}"
+        );
+        fs::write(&releases, text).expect("an own file");
+        lab.hand_over();
+    };
+    for odd in
+        [r#"{"id": 2, "name": "O", "state": null}"#, r#"{"id": null, "name": "O"}"#, r#"{"id": 2, "name": null}"#]
+    {
+        for manager in ["release_manager: {file: releases.yaml}", "release_manager: {command: [cat, releases.yaml]}"] {
+            write(odd);
+            let keep = "pkg: {core: 1.10}";
+            lab.config("perth", &format!("{manager}\n{DELETES}\nprojects: [Lab, Other]\n{keep}"));
+            lab.agent_once("perth").expect_success();
+            lab.config("perth", &format!("{manager}\n{DELETES}\nprojects: [Lab, Other]"));
+            lab.agent_once("perth");
+            assert_eq!(lab.visible(), ["core@1.1", "core@1.10"], "{manager} with {odd}: it hinders who selects it");
+            lab.config("perth", &format!("{manager}\n{DELETES}"));
+            lab.agent_once("perth").expect_success().says("1 deleted");
+            assert_eq!(lab.visible(), ["core@1.1"], "{manager} with {odd}: nobody else");
+        }
+    }
+}
