@@ -9,6 +9,7 @@ use blat_domain::guard::MaxDelete;
 use blat_domain::name::TargetName;
 use blat_domain::release::Selection;
 use blat_domain::retention::Aging;
+use serde::{Deserialize, Serialize};
 
 use crate::trust::{self, Distrust};
 
@@ -189,7 +190,7 @@ impl ReleaseManager {
 }
 
 /// What knows the wanted set.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ReleaseSource {
     /// A SQLite database.
     Sqlite {
@@ -220,7 +221,7 @@ pub enum ReleaseSource {
 }
 
 /// A database on a server.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Database {
     /// The way there, without a password.
     pub url: String,
@@ -231,7 +232,7 @@ pub struct Database {
 }
 
 /// Queries of a site whose schema is another than the documented one: each gives the columns of the table it stands for.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Queries {
     /// In place of the table `project`.
     pub projects: Option<String>,

@@ -89,7 +89,7 @@ impl ReleaseState {
 }
 
 /// A release as the config names it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum ReleaseKey {
     /// By Release Manager's number.
     Id(i64),

@@ -9,6 +9,7 @@ pub mod accounts;
 pub mod database;
 pub mod dice;
 pub mod disk;
+pub mod fake_database;
 pub mod lab;
 pub mod package;
 pub mod process;

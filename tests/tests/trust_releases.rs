@@ -3,6 +3,8 @@
 use std::fs;
 
 use blat_tests::database::PASSWORD;
+use blat_tests::fake_database::{self, Malice};
+use blat_tests::process::most_memory;
 use blat_tests::{Database, Kind, Lab};
 
 /// A lab that holds core@1.1 and core@1.10 at the target, where whatever is not wanted goes at once.
@@ -231,4 +233,45 @@ fn a_null_in_a_file_or_from_a_command_hinders_those_who_select_it_and_nobody_els
             assert_eq!(lab.visible(), ["core@1.1"], "{manager} with {odd}: nobody else");
         }
     }
+}
+
+/// A server that does its worst: the agent says what happened, deletes nothing, and takes no memory.
+fn hostile_servers(kind: Kind) {
+    let mut lab = lab(&format!("hostile{kind}"));
+    lab.release(&[("core", "1.1"), ("core", "1.10")]);
+    lab.start_master();
+    lab.wait_for_status("perth", "idle", |s| s["state"] == "idle" && s["last_sync"]["result"] == "ok");
+    let pid = u32::try_from(lab.target_status("perth")["pid"].as_u64().expect("a pid")).expect("a pid");
+    let rest = most_memory(pid);
+    for malice in Malice::ALL {
+        let port = fake_database::start(kind, malice);
+        let scheme = if kind == Kind::Postgres { "postgres" } else { "mysql" };
+        let url = format!("{scheme}://blat@127.0.0.1:{port}/rm");
+        lab.config("perth", &format!("release_manager: {{{scheme}: \"{url}\", timeout: 8s}}\n{DELETES}"));
+        let error = lab.wait_for("the sync to fail by that server", || {
+            let text = lab.target_status("perth")["last_error"]["text"].as_str()?.to_owned();
+            text.contains(&format!(":{port}/")).then_some(text)
+        });
+        eprintln!("{kind} {malice:?}: {error}");
+        assert!(error.contains("cannot read the releases from") && error.len() < 1000, "{malice:?}: {error}");
+        assert!(!error.contains(".rs:"), "{malice:?}: a place in the source is no reason: {error}");
+        let now = most_memory(pid);
+        assert!(now < rest + (64 << 20), "{malice:?}: {now} bytes, and at rest {rest}");
+        assert_eq!(lab.visible(), ["core@1.1", "core@1.10"], "{malice:?}: nothing goes");
+    }
+    assert_eq!(lab.target_status("perth")["pid"], pid, "the agent lives on");
+    lab.wait_for("no process to be left that reads", || {
+        let left = lab.local_processes();
+        (left.iter().filter(|process| process.name.starts_with("blat-agent")).count() <= 1).then_some(())
+    });
+}
+
+#[test]
+fn a_hostile_postgres_server_costs_neither_memory_nor_packages() {
+    hostile_servers(Kind::Postgres);
+}
+
+#[test]
+fn a_hostile_mysql_server_costs_neither_memory_nor_packages() {
+    hostile_servers(Kind::MariaDb);
 }

@@ -31,7 +31,7 @@ pub(super) async fn load(argv: &[String], root: &Path) -> Result<Catalog, String
     let (Some(stdout), Some(stderr)) = (group.0.stdout.take(), group.0.stderr.take()) else {
         return Err("it has no pipes".into());
     };
-    let (printed, said) = tokio::try_join!(whole(stdout), end(stderr))?;
+    let (printed, said) = tokio::try_join!(whole(stdout), end_of(stderr))?;
     // The streams were read to their end first, so that until here its number is still its own.
     let status = group.0.wait().await.map_err(|error| format!("cannot wait for it: {error}"))?;
     judge(status, &printed, &said)
@@ -64,7 +64,7 @@ async fn whole(stdout: impl AsyncRead + Unpin) -> Result<Vec<u8>, String> {
 }
 
 /// The end of what it says, however much that is.
-async fn end(mut stderr: impl AsyncRead + Unpin) -> Result<Vec<u8>, String> {
+pub(super) async fn end_of(mut stderr: impl AsyncRead + Unpin) -> Result<Vec<u8>, String> {
     let (mut said, mut more) = (Vec::new(), [0; 4096]);
     loop {
         match stderr.read(&mut more).await.map_err(|error| format!("cannot read what it says: {error}"))? {

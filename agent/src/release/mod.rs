@@ -8,6 +8,7 @@ mod database;
 mod file;
 mod freshness;
 mod package_list;
+mod reader;
 mod snapshot;
 
 use std::path::PathBuf;
@@ -21,6 +22,7 @@ use jiff::Timestamp;
 
 pub(crate) use database::create as create_database;
 pub(crate) use freshness::{QUIET, known_up_to, quiet_state};
+pub(crate) use reader::read_instead;
 use snapshot::Snapshot;
 
 /// So many entries that are not valid are logged one by one; a source of garbage must not fill the log's disk.
@@ -126,7 +128,7 @@ impl Desk {
                 ReleaseSource::PackageList { path } => package_list::load(path).await,
                 ReleaseSource::Command { argv } => command::load(argv, &self.root).await,
                 ReleaseSource::Sqlite { .. } | ReleaseSource::Postgres(_) | ReleaseSource::MySql(_) => {
-                    database::load(source, selection, *timeout).await
+                    reader::load(source, selection, *timeout).await
                 }
             }
         };

@@ -28,7 +28,7 @@ const INSTRUCTIONS: i32 = 100_000;
 const MOST_ROWS: u64 = 20_000_000;
 
 /// The most memory that SQLite takes, in bytes; a query that needs more fails.
-const MOST_HEAP: u64 = 128 << 20;
+const MOST_HEAP: u64 = 64 << 20;
 
 /// SQLite waits without end for the other end of a pipe.
 fn expect_files(path: &Path) -> Result<(), String> {

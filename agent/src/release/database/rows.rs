@@ -122,7 +122,11 @@ impl Reading {
                 let Some(rows) = self.releases.get(&id) else { return };
                 let of = rows.first().map(|(_, release)| release.name.as_str()).unwrap_or_default();
                 match package(name, version, id, of) {
-                    Ok(package) => self.packages.entry(id).or_default().push(package),
+                    Ok(package) => {
+                        let packages = self.packages.entry(id).or_default();
+                        let package = package.beside(packages.last());
+                        packages.push(package);
+                    }
                     Err(odd) => self.odd.push(odd),
                 }
             }

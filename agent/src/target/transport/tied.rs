@@ -1,4 +1,5 @@
-//! The ssh client must not outlive the agent, in whatever way that ends: it holds a connection that our key has opened.
+//! The ssh client must not outlive the agent, in whatever way that ends: it holds a connection that our key has opened. Nor must what reads
+//! a database for it.
 //!
 //! The system ends a process with its parent where the process itself has asked for that. So our own executable goes first: it asks, looks
 //! whether the parent is still there, and becomes the client. The request stays in force through that.
@@ -12,7 +13,7 @@ use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 /// The first argument by which this executable knows that it is to become another: no option that a person types.
 const BECOME: &str = "--become-tied-to";
 /// This executable as it runs, though its file may have been replaced since.
-const OURSELVES: &str = "/proc/self/exe";
+pub(crate) const OURSELVES: &str = "/proc/self/exe";
 /// The exit status where the program cannot be run, as a shell has it.
 const CANNOT_RUN: u8 = 127;
 
@@ -20,7 +21,7 @@ const CANNOT_RUN: u8 = 127;
 /// group reaches it too.
 ///
 /// It has to be started by a thread that lives as long as this process: the system takes the end of that thread for its parent's.
-pub(super) fn command(program: &str) -> tokio::process::Command {
+pub(crate) fn command(program: &str) -> tokio::process::Command {
     let mut command = tokio::process::Command::new(OURSELVES);
     command.arg(BECOME).arg(std::process::id().to_string()).arg(program);
     command
