@@ -13,6 +13,7 @@ use std::process::Command;
 use blat_domain::text::printable;
 use rustix::process::geteuid;
 
+use crate::namespace;
 use crate::trust::{self, Distrust};
 
 /// Why this process may not work in a home tree.
@@ -43,6 +44,18 @@ pub enum AccountError {
         /// What on the way there is not root's.
         why: Distrust,
     },
+    /// The system shows this process as the same user as everybody whom its namespace does not know.
+    #[error(
+        "nobody can tell whose the home tree {} is: this process runs in a user namespace that does not know its own user (shown as {us}), as it \
+         does not know others; start it in one that maps that user, for example with `unshare --map-current-user`",
+        home.display()
+    )]
+    Unknown {
+        /// The home tree.
+        home: PathBuf,
+        /// The number that stands for all who are not known.
+        us: u32,
+    },
     /// It cannot be told whose it is.
     #[error("cannot look at the home tree {}: {error}", home.display())]
     Io {
@@ -61,6 +74,9 @@ pub enum AccountError {
 pub fn expect_owner(home: &Path, what: &str) -> Result<(), AccountError> {
     let found = fs::metadata(home).map_err(|error| AccountError::Io { home: home.to_owned(), error })?;
     let (owner, us) = (found.uid(), geteuid().as_raw());
+    if !namespace::is_known(us) {
+        return Err(AccountError::Unknown { home: home.to_owned(), us });
+    }
     if owner == us {
         return expect_own_way(home);
     }
@@ -74,17 +90,12 @@ pub fn expect_owner(home: &Path, what: &str) -> Result<(), AccountError> {
 /// # Errors
 /// Where somebody else owns or may write a directory or link on the way to it.
 pub fn expect_own_way(directory: &Path) -> Result<(), AccountError> {
-    if !geteuid().is_root() || !is_roots_own_namespace() {
+    // In a user namespace of its own an account is called root, has no other rights than before, and finds the system's directories to be
+    // nobody's.
+    if !geteuid().is_root() || !namespace::is_the_machines() {
         return Ok(());
     }
     trust::check_folder(directory).map_err(|why| AccountError::LedByOthers { home: directory.to_owned(), why })
-}
-
-/// Whether root is root here. In a user namespace of its own an account is called root, has no other rights than before, and finds the system's
-/// directories to be nobody's.
-fn is_roots_own_namespace() -> bool {
-    let all = |map: String| map.split_whitespace().eq(["0", "0", "4294967295"]);
-    fs::read_to_string("/proc/self/uid_map").map_or(true, all)
 }
 
 /// An account, as the system's databases know it.

@@ -11,6 +11,7 @@ mod home;
 pub mod home_id;
 mod keys;
 mod master;
+pub mod namespace;
 pub mod pid_file;
 pub mod private;
 pub mod release_file;

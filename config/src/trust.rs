@@ -17,6 +17,8 @@ use blat_domain::text::printable;
 use rustix::fs::{CWD, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat};
 use rustix::process::geteuid;
 
+use crate::namespace;
+
 /// The most links on one way: what the system itself follows.
 const MOST_LINKS: usize = 40;
 
@@ -234,6 +236,15 @@ fn judge_folder(found: &Stat, path: &Path) -> Result<(), Distrust> {
 /// Whoever runs this is the home's owner: nobody else works in one.
 fn judge_owner(found: &Stat, path: &Path) -> Result<(), Distrust> {
     let (owner, us) = (found.st_uid, geteuid().as_raw());
+    if !namespace::is_known(owner) {
+        return Err(Distrust::OpenToOthers {
+            path: path.to_owned(),
+            what: format!(
+                "belongs to a user that this user namespace does not know (shown as {owner}), who may be root of the machine or anybody else"
+            ),
+            remedy: "move the file into the home tree, whose own folders alone are looked at then, or have the namespace map that user".into(),
+        });
+    }
     if owner == us || owner == 0 {
         return Ok(());
     }

@@ -231,7 +231,7 @@ impl Lab {
     }
 
     /// As [`Self::command`], by a command that ends in executing its further arguments.
-    fn command_below(&self, wrapper: &[&str], name: &str) -> Command {
+    pub fn command_below(&self, wrapper: &[&str], name: &str) -> Command {
         let built = executable(name);
         let program = accounts::executables(built.parent().expect("a folder of executables")).join(name);
         let mut command = match wrapper.split_first() {

@@ -353,3 +353,28 @@ fn the_tools_of_these_tests_are_there() {
         "flock of util-linux is missing: run tests/lab/setup test"
     );
 }
+
+/// A container without root: only the account itself is known there, and all other owners look like one.
+#[test]
+fn in_a_user_namespace_the_home_is_trusted_and_what_lies_elsewhere_may_be_anybodys() {
+    let lab = lab("namespace");
+    let within = |map: &str, words: &[&str]| {
+        let mut command = lab.command_below(&["unshare", "--user", map, "--"], "blat");
+        process::run(command.args(words), Path::new("/"))
+    };
+    for map in ["--map-root-user", "--map-current-user"] {
+        lab.config("perth", "");
+        within(map, &["check", "perth"])
+            .expect(78)
+            .says("belongs to a user that this user namespace does not know")
+            .says("move the file into the home tree");
+        lab.keep_keys_at_home();
+        lab.config("perth", "identity: ssh/id_ed25519\nknown_hosts: ssh/known_hosts");
+        within(map, &["check", "perth", "--connect"]).expect_success();
+    }
+    // Without a map even the home's owner is nobody in particular.
+    within("--user", &["check", "perth"])
+        .expect(1)
+        .says("does not know its own user")
+        .says("unshare --map-current-user");
+}
