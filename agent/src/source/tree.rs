@@ -43,7 +43,8 @@ impl Tree {
 
 /// Adds all that tells an entry from any other state of itself.
 fn note(print: &mut Sha256, node: &Node) {
-    let Node { path, stat: Stat { mode, size, modified, changed, device: (major, minor), inode } } = node;
+    let Node { path, stat: Stat { mode, size, modified, changed, device: (major, minor), inode, owner: _, names: _ } } =
+        node;
     add(print, path);
     for number in [mode, major, minor] {
         print.update(number.to_le_bytes());

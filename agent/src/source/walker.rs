@@ -7,22 +7,25 @@
 //! the tree is.
 
 mod beneath;
+mod hard_link;
+mod stat;
 #[cfg(test)]
 mod tests;
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::vec;
 
 use blat_domain::name::PackageId;
 use blat_domain::text::printable;
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, RawDir, StatxFlags, openat, readlinkat, statx};
+use rustix::fs::{CWD, Mode, OFlags, RawDir, openat, readlinkat};
 use rustix::io::Errno;
 
 pub(super) use self::beneath::Way;
+pub(crate) use self::stat::Stat;
 
 pub(crate) use rustix::fs::FileType;
 
@@ -58,6 +61,12 @@ pub(crate) enum SourceError {
     /// A package's directory, or the one that holds its versions, is something else.
     #[error("{0} is not a directory, and only a version may be a link; replace it by a directory")]
     NoDirectory(String),
+    /// Another name of a file that lies elsewhere too, which whoever wrote the package may not be able to read.
+    #[error(
+        "{0} is a hard link to a file that not everybody may read, and somebody else than its owner may have made the link; it is not \
+         sent; replace it by a copy, let everybody read it, or let nobody but its owner own and write its directory"
+    )]
+    Linked(String),
     /// Nothing on a target could be called by that path.
     #[error("{0} … lies too deep: its path below the package has more than {LONGEST_PATH} bytes; shorten it")]
     TooDeep(String),
@@ -69,73 +78,6 @@ fn unreadable(what: &Path, why: Errno) -> SourceError {
 
 fn shown(path: &Path) -> String {
     printable(&path.to_string_lossy()).to_string()
-}
-
-/// What the system says of a file, a directory or a link: all that tells it from any other, and from any other state of itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Stat {
-    /// Kind and permissions, as `st_mode`.
-    pub(crate) mode: u32,
-    /// Length in bytes.
-    pub(crate) size: u64,
-    /// When its bytes changed last: epoch seconds, and nanoseconds within the second.
-    pub(crate) modified: (i64, u32),
-    /// When anything about it changed last, which nobody can set back.
-    pub(crate) changed: (i64, u32),
-    /// Major and minor number of its device.
-    pub(crate) device: (u32, u32),
-    /// Its inode's number.
-    pub(crate) inode: u64,
-}
-
-impl Stat {
-    /// Of `name` in the directory `at`; never of what a link addresses.
-    fn of(at: impl AsFd, name: &[u8]) -> rustix::io::Result<Self> {
-        Self::ask(at, name, AtFlags::SYMLINK_NOFOLLOW)
-    }
-
-    /// Of what is open.
-    fn of_handle(handle: impl AsFd) -> rustix::io::Result<Self> {
-        Self::ask(handle, b"", AtFlags::EMPTY_PATH)
-    }
-
-    fn ask(at: impl AsFd, name: &[u8], flags: AtFlags) -> rustix::io::Result<Self> {
-        let wanted = StatxFlags::TYPE
-            | StatxFlags::MODE
-            | StatxFlags::SIZE
-            | StatxFlags::MTIME
-            | StatxFlags::CTIME
-            | StatxFlags::INO;
-        let found = statx(at, name, flags, wanted)?;
-        Ok(Self {
-            mode: found.stx_mode.into(),
-            size: found.stx_size,
-            modified: (found.stx_mtime.tv_sec, found.stx_mtime.tv_nsec),
-            changed: (found.stx_ctime.tv_sec, found.stx_ctime.tv_nsec),
-            device: (found.stx_dev_major, found.stx_dev_minor),
-            inode: found.stx_ino,
-        })
-    }
-
-    /// What it is.
-    pub(crate) fn kind(&self) -> FileType {
-        FileType::from_raw_mode(self.mode)
-    }
-
-    /// Whether it is a regular file.
-    pub(crate) fn is_file(&self) -> bool {
-        self.kind() == FileType::RegularFile
-    }
-
-    /// Whether it is a directory.
-    pub(crate) fn is_directory(&self) -> bool {
-        self.kind() == FileType::Directory
-    }
-
-    /// The nine bits of its mode that a package keeps.
-    pub(crate) fn permissions(&self) -> u32 {
-        self.mode & 0o777
-    }
 }
 
 /// The source archive, by its handle. Its configured path may lead over links, which are the operator's.
@@ -273,12 +215,13 @@ impl Root {
     /// Opens a regular file.
     ///
     /// # Errors
-    /// It is no regular file, cannot be opened, or is another one than it was.
+    /// It is no regular file, cannot be opened, is another one than it was, or a link to somebody's file that lies elsewhere.
     pub(crate) fn file(&self, node: &Node) -> Result<File, SourceError> {
         if !node.stat.is_file() {
             return Err(SourceError::Odd(self.shown(&node.path)));
         }
-        Ok(self.open_node(node, FILE)?.into())
+        let is_in_question = hard_link::is_in_question(&node.stat);
+        Ok(if is_in_question { self.open_hard_link(node)? } else { self.open_node(node, FILE)? }.into())
     }
 
     /// What a symbolic link addresses, byte for byte.
@@ -309,17 +252,23 @@ impl Root {
 
     /// Opens an entry that lies at `path` beneath `at`.
     fn open_from(&self, at: &OwnedFd, path: &[u8], node: &Node, flags: OFlags) -> Result<OwnedFd, SourceError> {
+        match self.open_any(at, path, &node.path, flags)? {
+            (stat, handle) if stat == node.stat => Ok(handle),
+            _ => Err(self.changed(&node.path)),
+        }
+    }
+
+    /// Opens what was at `path` beneath `at` a moment ago; it lies at `whole` below the package.
+    fn open_any(&self, at: &OwnedFd, path: &[u8], whole: &[u8], flags: OFlags) -> Result<(Stat, OwnedFd), SourceError> {
         let opened = match path {
             b"" => openat(at, c".", flags, Mode::empty()),
             path => self.way.open(at, path, flags),
         };
-        let changed = || self.changed(&node.path);
         match opened.and_then(|handle| Ok((Stat::of_handle(&handle)?, handle))) {
-            Ok((stat, handle)) if stat == node.stat => Ok(handle),
-            Ok(_) => Err(changed()),
+            Ok(found) => Ok(found),
             // It was there a moment ago, and no link led to it.
-            Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR | Errno::NXIO) => Err(changed()),
-            Err(error) => Err(self.unreadable(&node.path, error)),
+            Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR | Errno::NXIO) => Err(self.changed(whole)),
+            Err(error) => Err(self.unreadable(whole, error)),
         }
     }
 

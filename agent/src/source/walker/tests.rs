@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Read as _;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{RenameFlags, renameat_with};
@@ -213,4 +213,43 @@ fn a_tree_of_2000_levels_takes_no_more_handles_than_a_flat_one_and_a_deeper_one_
     let root = scratch.open_by(Way::AtOnce).expect("a package");
     let walked: Result<Vec<Node>, SourceError> = root.walk(Order::Name).collect();
     assert!(matches!(&walked, Err(SourceError::TooDeep(_))), "{:?}", walked.map(|nodes| nodes.len()));
+}
+
+#[test]
+fn a_hard_link_is_read_where_it_gives_nothing_away_or_only_its_owner_can_have_made_it() {
+    for way in WAYS {
+        let scratch = Scratch::new();
+        let (secret, link) = (scratch.path("secret/file"), scratch.path("archive/core/1/a/b/linked"));
+        fs::hard_link(&secret, &link).expect("a hard link");
+        fs::hard_link(&link, scratch.path("archive/core/1/linked")).expect("a hard link");
+        let set = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("an own file");
+        let open = |path: &str| {
+            let root = scratch.open_by(way).expect("a package");
+            root.file(&node(&root, path)).map(drop)
+        };
+        let folder = scratch.path("archive/core/1/a/b");
+        for (file, of_folder, is_read) in [
+            (0o644, 0o777, true),
+            (0o444, 0o775, true),
+            (0o600, 0o755, true),
+            (0o640, 0o555, true),
+            (0o600, 0o775, false),
+            (0o640, 0o757, false),
+            (0o604, 0o1777, false),
+        ] {
+            set(&secret, file);
+            set(&folder, of_folder);
+            let opened = open("a/b/linked");
+            let is_refused = matches!(&opened, Err(SourceError::Linked(why)) if why.ends_with("a/b/linked"));
+            assert_eq!((opened.is_ok(), is_refused), (is_read, !is_read), "{file:o} in {of_folder:o}: {opened:?}");
+            set(&scratch.path("archive/core/1"), of_folder);
+            assert_eq!(open("linked").is_ok(), is_read, "{file:o} in the root, {of_folder:o}");
+        }
+        set(&folder, 0o755);
+        fs::remove_file(&secret)
+            .and_then(|()| fs::remove_file(scratch.path("archive/core/1/linked")))
+            .expect("own names");
+        set(&folder, 0o777);
+        open("a/b/linked").expect("it has one name");
+    }
 }
