@@ -8,7 +8,7 @@ use anyhow::{Context as _, anyhow, bail};
 use blat_config::{Settings, Transport};
 
 use crate::target::transport::known_hosts::KnownHost;
-use crate::target::transport::openssh::arguments;
+use crate::target::transport::policy::Policy;
 
 /// Becomes the system's ssh client, with the agent's options, for a login or one command. It returns only when it could not.
 ///
@@ -32,6 +32,7 @@ pub(crate) fn become_ssh(settings: &Settings, words: &[OsString]) -> anyhow::Res
     KnownHost::read(ssh)?;
     let mut command = Command::new("ssh");
     // The person's terminal is used where there is one, as ssh does by itself.
-    command.args(arguments(ssh)).arg("--").arg(&ssh.host).args(words);
+    let policy = Policy::of(ssh);
+    command.envs(policy.environment).args(policy.arguments).arg("--").arg(&ssh.host).args(words);
     Err(anyhow!(command.exec())).context("cannot run the ssh client; install openssh-client")
 }

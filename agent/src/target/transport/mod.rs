@@ -6,6 +6,7 @@ pub(crate) mod known_hosts;
 pub(crate) mod libssh2;
 pub(crate) mod local;
 pub(crate) mod openssh;
+pub(crate) mod policy;
 pub(crate) mod tied;
 
 use std::future::Future;

@@ -4,7 +4,6 @@
 //! that is in the place of `cat`. When this process dies in whatever way, the client is killed ([`tied`]): the end of its standard input would
 //! end it too, but only at a far end that heeds it.
 
-use std::ffi::OsString;
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
@@ -25,6 +24,7 @@ use tokio::time::timeout;
 use super::greeting::{self, Listener};
 use super::handshake::Handshakes;
 use super::known_hosts::KnownHost;
+use super::policy::Policy;
 use super::{Exit, Remote, distrusted, key_refused, place, revoked_host_key, tied, wrong_host_key};
 use crate::target::TargetError;
 use crate::target::bounded::{Complaints, read_line};
@@ -190,7 +190,8 @@ impl Link {
     /// The ssh client with our policy in front of everything: no configuration of the user's or the system's is read.
     fn command(&self) -> Command {
         let mut command = tied::command("ssh");
-        command.current_dir(self.directory.path()).args(arguments(&self.settings)).args([
+        let policy = Policy::of(&self.settings);
+        command.current_dir(self.directory.path()).envs(policy.environment).args(policy.arguments).args([
             "-o",
             "RequestTTY=no",
             "-o",
@@ -238,39 +239,6 @@ impl Link {
     }
 }
 
-/// What every ssh client of ours is told before the host: nothing is taken from the user's or the system's configuration.
-pub(crate) fn arguments(ssh: &SshSettings) -> Vec<OsString> {
-    let mut arguments: Vec<OsString> = vec!["-F".into(), "none".into()];
-    for option in [
-        "BatchMode=yes",
-        "StrictHostKeyChecking=yes",
-        "GlobalKnownHostsFile=/dev/null",
-        "UpdateHostKeys=no",
-        "IdentitiesOnly=yes",
-        "PasswordAuthentication=no",
-        "KbdInteractiveAuthentication=no",
-        "ForwardAgent=no",
-        "ForwardX11=no",
-        "ClearAllForwardings=yes",
-        "PermitLocalCommand=no",
-        "ControlPersist=no",
-        "ConnectTimeout=10",
-        "ServerAliveInterval=10",
-        "ServerAliveCountMax=3",
-        "Compression=no",
-        "LogLevel=ERROR",
-        // The cipher decides how fast a link can be: with the processor's instructions this one costs the least.
-        "Ciphers=^aes128-gcm@openssh.com",
-    ] {
-        arguments.extend(["-o".into(), option.into()]);
-    }
-    for (option, path) in [("UserKnownHostsFile", &ssh.known_hosts), ("IdentityFile", &ssh.identity)] {
-        arguments.extend(["-o".into(), format!("{option}={}", quoted(path)).into()]);
-    }
-    arguments.extend(["-p".into(), ssh.port.to_string().into(), "-l".into(), OsString::from(&ssh.user)]);
-    arguments
-}
-
 /// Sorts what the ssh client said into what passes by itself and what a person must mend.
 fn classify(place: &str, settings: &SshSettings, said: &str) -> TargetError {
     let last =
@@ -287,11 +255,6 @@ fn classify(place: &str, settings: &SshSettings, said: &str) -> TargetError {
         return key_refused(settings, &last);
     }
     TargetError::Link(format!("cannot connect to {place}: {last}"))
-}
-
-/// A path as an ssh option wants it: quoted, with its percent signs not taken for tokens.
-fn quoted(path: &Path) -> String {
-    format!("\"{}\"", path.display().to_string().replace('%', "%%").replace('"', "\\\""))
 }
 
 fn chain(error: &(dyn std::error::Error + 'static)) -> String {
@@ -425,10 +388,5 @@ mod tests {
     fn a_refused_connection_passes_by_itself() {
         let error = classify("u@h:22", &settings(), "ssh: connect to host h port 22: Connection refused");
         assert!(matches!(&error, TargetError::Link(text) if text.ends_with("Connection refused")), "{error:?}");
-    }
-
-    #[test]
-    fn paths_reach_ssh_as_they_are() {
-        assert_eq!(quoted(Path::new("/a b/100%")), "\"/a b/100%%\"");
     }
 }

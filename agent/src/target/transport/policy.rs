@@ -1,0 +1,85 @@
+//! What every ssh client of ours is given before the host: nothing is taken from the user's or the system's configuration.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use blat_config::SshSettings;
+
+/// Options of a client, and the variables that it finds its paths in where options cannot hold them.
+#[derive(Debug)]
+pub(crate) struct Policy {
+    /// In front of the host.
+    pub(crate) arguments: Vec<OsString>,
+    /// Added to the environment.
+    pub(crate) environment: Vec<(&'static str, OsString)>,
+}
+
+const OPTIONS: [&str; 18] = [
+    "BatchMode=yes",
+    "StrictHostKeyChecking=yes",
+    "GlobalKnownHostsFile=/dev/null",
+    "UpdateHostKeys=no",
+    "IdentitiesOnly=yes",
+    "PasswordAuthentication=no",
+    "KbdInteractiveAuthentication=no",
+    "ForwardAgent=no",
+    "ForwardX11=no",
+    "ClearAllForwardings=yes",
+    "PermitLocalCommand=no",
+    "ControlPersist=no",
+    "ConnectTimeout=10",
+    "ServerAliveInterval=10",
+    "ServerAliveCountMax=3",
+    "Compression=no",
+    "LogLevel=ERROR",
+    // The cipher decides how fast a link can be: with the processor's instructions this one costs the least.
+    "Ciphers=^aes128-gcm@openssh.com",
+];
+
+impl Policy {
+    /// That of a target's settings.
+    pub(crate) fn of(ssh: &SshSettings) -> Self {
+        let mut policy = Self { arguments: vec!["-F".into(), "none".into()], environment: Vec::new() };
+        policy.arguments.extend(OPTIONS.iter().flat_map(|option| ["-o", option]).map(OsString::from));
+        policy.path("UserKnownHostsFile", "BLAT_KNOWN_HOSTS", &ssh.known_hosts);
+        policy.path("IdentityFile", "BLAT_IDENTITY", &ssh.identity);
+        policy.arguments.extend(["-p".into(), ssh.port.to_string().into(), "-l".into(), OsString::from(&ssh.user)]);
+        policy
+    }
+
+    /// Adds an option that is a path, which the client must take as it is. It replaces `%` and `${…}` in it by values of its own, once. There is
+    /// no escape for the latter, so such a path comes as the value of a variable; so does one with a mark that not every version quotes alike.
+    fn path(&mut self, option: &str, variable: &'static str, path: &Path) {
+        let value = match path.to_str().filter(|text| !text.contains(is_special)) {
+            Some(text) => format!("\"{}\"", text.replace('%', "%%")),
+            None => {
+                self.environment.push((variable, path.into()));
+                format!("\"${{{variable}}}\"")
+            }
+        };
+        self.arguments.extend(["-o".into(), format!("{option}={value}").into()]);
+    }
+}
+
+fn is_special(mark: char) -> bool {
+    matches!(mark, '$' | '"' | '\'' | '\\') || mark.is_control()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_reach_ssh_as_they_are() {
+        let given = |path: &str| {
+            let mut policy = Policy { arguments: Vec::new(), environment: Vec::new() };
+            policy.path("IdentityFile", "BLAT_IDENTITY", Path::new(path));
+            (policy.arguments[1].to_string_lossy().into_owned(), policy.environment.pop())
+        };
+        assert_eq!(given("/a b/100%"), ("IdentityFile=\"/a b/100%%\"".to_owned(), None));
+        for path in ["/a/${HOME}/%h", "/a\"b", "/a\\\"b", "/a'b", "/a\nb"] {
+            let variable = Some(("BLAT_IDENTITY", OsString::from(path)));
+            assert_eq!(given(path), ("IdentityFile=\"${BLAT_IDENTITY}\"".to_owned(), variable), "{path:?}");
+        }
+    }
+}
