@@ -141,4 +141,44 @@ mod tests {
         }
         assert_eq!(Keys::below("a").meaning("ab/core/1.zip"), Meaning::Foreign);
     }
+    /// Two targets of one bucket may have a prefix within the other's: neither takes what the other wrote for a package, a mark, a list or a
+    /// record of its own, and no two write the same key.
+    #[test]
+    fn targets_whose_prefixes_lie_within_each_other_mean_nothing_to_each_other() {
+        let names = ["b", "core", "marks", "archive", "PackageList.txt", "1", "5+5", "check"];
+        let versions = ["1", "5+5", "b", "PackageList.txt", "1.zip"];
+        let mark = Mark { at: 5, wait: 5 };
+        let all = |keys: &Keys| {
+            let packages = names.iter().flat_map(|name| versions.iter().map(move |version| (name, version)));
+            let packages = packages.map(|(name, version)| PackageId::new(name, version).expect("a package"));
+            let of_packages = packages.flat_map(|package| [keys.package(&package), keys.mark(&package, mark)]);
+            of_packages.chain([keys.list(), keys.record(), keys.probe()]).collect::<Vec<_>>()
+        };
+        for outer in ["", "a", "a/b"] {
+            for inner in [
+                "b",
+                "b/c",
+                "core/1",
+                ".blat",
+                ".blat/marks",
+                ".blat/marks/core",
+                ".blat/marks/core/1",
+                ".blat/archive",
+            ] {
+                let inner = Keys::below(format!("{outer}/{inner}").trim_start_matches('/'));
+                let outer = Keys::below(outer);
+                let (of_outer, of_inner) = (all(&outer), all(&inner));
+                assert!(of_outer.iter().all(|key| !of_inner.contains(key)), "{inner:?} in {outer:?}");
+                for (keys, others) in [(&outer, &of_inner), (&inner, &of_outer)] {
+                    for key in others {
+                        let meaning = keys.meaning(key);
+                        assert!(
+                            matches!(meaning, Meaning::Foreign | Meaning::House),
+                            "{key} is {meaning:?} to {keys:?}"
+                        );
+                    }
+                }
+            }
+        }
+    }
 }
