@@ -451,10 +451,13 @@ to_trash() {
 
 # ---- digests
 
-# odd_digests_agree: for the lines of `$manifest` whose names are escaped as coreutils does it, which not every sha256sum knows. The
-# package is the working directory.
+# manifest_agrees: all of `$manifest`. The package is the working directory.
+manifest_agrees() {
+    grep -v '^[\\]' "$manifest" | sha256sum -c - && odd_digests_agree
+}
+
+# odd_digests_agree: for the lines of `$manifest` whose names are escaped as coreutils does it, which not every sha256sum knows.
 odd_digests_agree() {
-    grep -v '^[\\]' "$manifest" | sha256sum -c - || return 1
     grep '^[\\]' "$manifest" | while read -r line; do
         line=${line#?}
         path=$(printf '%b.' "${line#*  }")

@@ -32,12 +32,20 @@ pub(crate) struct Tally {
     pub(crate) wrong: usize,
     /// Of the good ones, those of which the files alone were verified: they were published without a tree file.
     pub(crate) files_only: usize,
+    /// Packages that hold something that the target's own user may not read, and are otherwise as they should be.
+    pub(crate) closed: usize,
 }
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { looked_at, good, repaired, wrong, files_only } = self;
+        let Self { looked_at, good, repaired, wrong, files_only, closed } = self;
         write!(f, "verified {looked_at} packages: {good} good, {repaired} repaired, {wrong} wrong")?;
+        if *closed > 0 {
+            write!(
+                f,
+                "\n{closed} packages have files or directories that their owner on the target may not read; these cannot be verified, and all else there is good"
+            )?;
+        }
         if *files_only > 0 {
             write!(
                 f,
@@ -47,6 +55,9 @@ impl fmt::Display for Tally {
         Ok(())
     }
 }
+
+/// The kind of finding about a package that cannot be read to its end, as it was sent.
+const CLOSED: &str = "closed";
 
 /// What is wrong with one package.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,7 +97,12 @@ impl Workplace {
                     }
                     Err(Finding { kind, why }) => {
                         println!("{kind:<8}  {package}  {}", printable(&why));
-                        wrong.push(package);
+                        // To send it again would change nothing: it was sent so.
+                        if kind == CLOSED {
+                            tally.closed += 1;
+                        } else {
+                            wrong.push(package);
+                        }
                     }
                 }
             }
@@ -164,6 +180,7 @@ fn judge(verdict: Verdict, source: Option<&Result<Digests, String>>) -> Option<J
     let there = match verdict {
         Verdict::Absent => return None,
         Verdict::Bad(why) => return finding("bad", &why),
+        Verdict::Closed(why) => return finding(CLOSED, &why),
         Verdict::Unknown(why) => return finding("unknown", &why),
         Verdict::Good(there) => there,
     };
@@ -201,6 +218,7 @@ mod tests {
         assert_eq!(kind(Verdict::Good(digests("x", Some("cd"))), Some(Ok("cd"))), Some(Err("differs")), "other bytes");
         assert_eq!(kind(good(), Some(Err("closed"))), Some(Err("unread")));
         assert_eq!(kind(Verdict::Bad("a".into()), Some(Ok("cd"))), Some(Err("bad")));
+        assert_eq!(kind(Verdict::Closed("a".into()), Some(Ok("cd"))), Some(Err("closed")));
         assert_eq!(kind(Verdict::Unknown("a".into()), None), Some(Err("unknown")));
         assert_eq!(kind(Verdict::Absent, None), None);
     }

@@ -54,6 +54,9 @@ fn judge(archive: &Archive, package: &PackageId, inbox: &Inbox) -> (Stamp, (&'st
         Ok(Checked::Absent) => ("absent", "no package is there any more".to_owned()),
         Ok(Checked::Unknown) => ("unknown", "its manifest is gone, so nobody can tell what it should be".to_owned()),
         Ok(Checked::Bad(why)) => ("bad", why),
+        Ok(Checked::Closed(path)) => {
+            ("closed", format!("{path}: the archive's owner may not read it, so nobody can compare it"))
+        }
         Ok(Checked::Good(digest)) => ("good", digest),
         Err(error) => ("bad", format!("it cannot be read: {error}")),
     };
@@ -64,6 +67,8 @@ enum Checked {
     Absent,
     Unknown,
     Bad(String),
+    /// What can be read is as it should be; this cannot, and was sent so.
+    Closed(String),
     Good(String),
 }
 
@@ -85,6 +90,7 @@ impl Checked {
         };
         let mut lines = BufReader::new(manifest);
         let (mut whole, mut listed, mut line) = (Sha256::new(), 0u64, Vec::new());
+        let mut closed = None;
         loop {
             line.clear();
             if io::Read::take(&mut lines, LONGEST_LINE).read_until(b'\n', &mut line)? == 0 {
@@ -95,22 +101,32 @@ impl Checked {
                 return Ok(Self::Bad("its manifest is damaged".into()));
             };
             listed += 1;
-            if let Some(why) = differs(&root, &path, &expected, inbox) {
-                return Ok(Self::Bad(why));
+            match differs(&root, &path, &expected, inbox) {
+                None => {}
+                Some(Difference::Closed(path)) => closed = closed.or(Some(path)),
+                Some(Difference::Bad(why)) => return Ok(Self::Bad(why)),
             }
         }
         let digest = hex(&whole.finalize());
         let path = format!("{HOUSE}/manifests/{}/{}", package.name, tree_file::file_name(&package.version));
         match archive.root.read(path) {
-            Ok(file) => Ok(match entries::check(root, file, inbox)? {
-                Ok(tree) => Self::Good(format!("{digest} {}", hex(&tree))),
-                Err(mut why) => {
+            Ok(file) => match (entries::check(root, file, inbox), closed) {
+                (Ok(Ok(_)), Some(path)) => Ok(Self::Closed(path)),
+                (Ok(Ok(tree)), None) => Ok(Self::Good(format!("{digest} {}", hex(&tree)))),
+                (Ok(Err(mut why)), _) => {
                     why.truncate(LONGEST_FINDING);
-                    Self::Bad(why)
+                    Ok(Self::Bad(why))
                 }
-            }),
+                (Err(error), closed) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    Ok(Self::Closed(closed.unwrap_or_else(|| error.to_string())))
+                }
+                (Err(error), _) => Err(error),
+            },
             Err(error) if is_absence(&error) => {
-                // It was published before trees were recorded.
+                // It was published before trees were recorded: nobody can tell whether what is closed was sent so.
+                if let Some(path) = closed {
+                    return Ok(Self::Bad(format!("{path}: FAILED open or read")));
+                }
                 let mut files = 0u64;
                 tree::walk(&root, &mut |_, _, of| {
                     files += u64::from(of == FileType::RegularFile);
@@ -126,20 +142,26 @@ impl Checked {
     }
 }
 
-/// What is wrong with a file, in the words of `sha256sum -c`.
-fn differs(root: &Dir, path: &[u8], expected: &[u8; 32], inbox: &Inbox) -> Option<String> {
+/// What is wrong with a file.
+enum Difference {
+    /// Its owner may not read it.
+    Closed(String),
+    /// In the words of `sha256sum -c`.
+    Bad(String),
+}
+
+fn differs(root: &Dir, path: &[u8], expected: &[u8; 32], inbox: &Inbox) -> Option<Difference> {
     let path_below = path.strip_prefix(b"./").unwrap_or(path);
-    let name = if path.contains(&b'\n') || path.contains(&b'\\') || path.contains(&b'\r') {
-        return match root.read(path_below).and_then(|mut file| digest(&mut file, inbox)) {
-            Ok(found) if found == *expected => None,
-            Ok(_) | Err(_) => Some("a file with an odd name differs".to_owned()),
-        };
-    } else {
-        shown(path).trim_matches('"').to_owned()
-    };
-    match root.read(path_below).and_then(|mut file| digest(&mut file, inbox)) {
+    let read = root.read(path_below).and_then(|mut file| digest(&mut file, inbox));
+    if path.contains(&b'\n') || path.contains(&b'\\') || path.contains(&b'\r') {
+        return (!read.is_ok_and(|found| found == *expected))
+            .then(|| Difference::Bad("a file with an odd name differs".to_owned()));
+    }
+    let name = shown(path).trim_matches('"').to_owned();
+    match read {
         Ok(found) if found == *expected => None,
-        Ok(_) => Some(format!("{name}: FAILED")),
-        Err(_) => Some(format!("{name}: FAILED open or read")),
+        Ok(_) => Some(Difference::Bad(format!("{name}: FAILED"))),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Some(Difference::Closed(name)),
+        Err(_) => Some(Difference::Bad(format!("{name}: FAILED open or read"))),
     }
 }

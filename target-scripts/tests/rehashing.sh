@@ -51,6 +51,17 @@ check_rehashing() {
     spoiled 'a directory too many is bad' 'bad odd 1 bin/more: was not sent' mkdir bin/more
     spoiled 'a pipe too many is bad' 'bad odd 1 pipe: was not sent' mkfifo pipe
     spoiled 'odd names are shown as they are written' 'bad odd 1 new\\nline: is dir 700' sh -c 'chmod 700 new*'
+    as_sent='t=../../.dpkg_archive/manifests/odd/.1.tree; sed "$1" "$t" >../tree; chmod u+w "$t"; cat ../tree >"$t"; rm ../tree'
+    spoiled 'a file that its owner may not read, and that was sent so, is closed' 'closed odd 1 bin/tool: the archive' \
+        sh -c "chmod 044 bin/tool; $as_sent" sh 's/^file 555\(.bin.tool\)$/file 44\1/'
+    spoiled 'what is in a directory that its owner may not enter, and that was sent so, is closed' 'closed odd 1 bin/tool: the archive' \
+        sh -c "chmod 0 bin; $as_sent" sh 's/^dir 755\(.bin\)$/dir 0\1/'
+    spoiled 'so is what is in one that can be listed alone' 'closed odd 1 bin/tool: the archive' \
+        sh -c "chmod 444 bin; $as_sent" sh 's/^dir 755\(.bin\)$/dir 444\1/'
+    spoiled 'what is wrong elsewhere shows all the same' 'bad odd 1 lib/dangling: missing' \
+        sh -c "chmod 0 bin; rm lib/dangling; $as_sent" sh 's/^dir 755\(.bin\)$/dir 0\1/'
+    spoiled 'what was closed later is bad' 'bad odd 1 bin/tool: is file 44, was sent as file 555' chmod 044 bin/tool
+    spoiled 'so is a directory that was closed later' 'bad odd 1 bin: is dir 0, was sent as dir 755' chmod 0 bin
     spoiled 'a damaged tree file is told' 'bad odd 1 its tree file is damaged' sh -c 'echo x >>../../.dpkg_archive/manifests/odd/.1.tree'
     spoiled 'without a tree file the files alone are compared' 'good odd 1 [0-9a-f]\{64\}$' rm ../../.dpkg_archive/manifests/odd/.1.tree
     spoiled 'a package without its manifest is told' 'unknown odd 1 its manifest is gone' rm "$arch/.dpkg_archive/manifests/odd/1"

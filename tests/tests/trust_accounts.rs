@@ -2,9 +2,10 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::Path;
 
 use blat_tests::accounts::Account;
-use blat_tests::{Lab, tree};
+use blat_tests::{Lab, process, tree};
 
 /// A lab with three versions of a package; the first version is wanted.
 fn lab(name: &str) -> Lab {
@@ -93,4 +94,42 @@ fn as_root_what_comes_to_a_group_s_archive_belongs_to_the_group() {
         let due = [("..", "2755"), ("", "555"), ("a", "444"), ("bin", "555"), ("bin/tool", "444"), ("descpkg", "444")];
         assert_eq!(seen, due.map(|(path, mode)| (path, group, mode.to_owned())), "the {name} group");
     }
+}
+
+/// What was sent so that its owner may not read it is not bad, and what somebody closed afterwards is.
+#[test]
+fn as_root_verify_says_of_what_its_owner_may_not_read_that_it_is_closed_and_not_bad() {
+    let lab = lab("closed");
+    let source = lab.package("odd", "1", |p| {
+        p.with_mode("others", "for others alone", 0o044).file("own", "x").file("d/f", "y").file("z", "z")
+    });
+    let set_mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("root may");
+    set_mode(&source.join("d"), 0o055);
+    // Whoever writes packages is not the master, who reads them as one of the others.
+    Account::ReleaseManager.own(&source);
+    lab.release(&[("core", "1"), ("odd", "1")]);
+    // Only a receiver can send such a package: it verifies by the handles that wrote. Whoever serves afterwards meets it.
+    process::carried_receiver();
+    lab.config("perth", "receiver: auto");
+    lab.agent_once("perth").expect_success();
+    lab.config("perth", "");
+    let there = lab.on_target("odd", "1");
+    let verify = |words: &[&str]| lab.blat(&[&["verify", "perth"], words].concat());
+    for words in [&[][..], &["--repair"]] {
+        let outcome = verify(words);
+        outcome.expect_success().says("closed    odd@1  d/f: the archive's owner may not read it");
+        outcome.says("verified 2 packages: 1 good, 0 repaired, 0 wrong").says("cannot be verified");
+    }
+    for path in ["own", "z", "d"] {
+        let mode = fs::metadata(there.join(path)).expect("an entry").mode();
+        set_mode(&there.join(path), 0o011);
+        verify(&[]).expect(1).says("bad       odd@1").says(path);
+        set_mode(&there.join(path), mode);
+    }
+    let before = fs::metadata(there.join("z")).expect("a file").modified().expect("a time");
+    fs::write(there.join("z"), "Z").expect("root may");
+    verify(&[]).expect(1).says("bad       odd@1  z: FAILED");
+    fs::write(there.join("z"), "z").expect("root may");
+    fs::File::open(there.join("z")).and_then(|file| file.set_modified(before)).expect("root may");
+    verify(&[]).expect_success().says("closed    odd@1");
 }

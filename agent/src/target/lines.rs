@@ -37,7 +37,8 @@ pub(super) fn delivery(line: &str) -> Option<(PackageId, Delivery)> {
     PackageId::new(name, version).ok().map(|package| (package, what))
 }
 
-/// One line of what `get_plist --verify` says: `good NAME VERSION DIGEST [TREE_DIGEST]`, `bad NAME VERSION WHY`, `unknown …` or `absent …`.
+/// One line of what `get_plist --verify` says: `good NAME VERSION DIGEST [TREE_DIGEST]`, `bad NAME VERSION WHY`, `closed …`,
+/// `unknown …` or `absent …`.
 pub(super) fn verdict(line: &str) -> Option<(PackageId, Verdict)> {
     let mut words = line.splitn(4, ' ');
     let (word, name, version) = (words.next()?, words.next()?, words.next()?);
@@ -48,6 +49,7 @@ pub(super) fn verdict(line: &str) -> Option<(PackageId, Verdict)> {
             Verdict::Good(Digests { bytes: bytes.to_owned(), tree: tree.map(str::to_owned) })
         }
         "bad" => Verdict::Bad(rest),
+        "closed" => Verdict::Closed(rest),
         "unknown" => Verdict::Unknown(rest),
         "absent" => Verdict::Absent,
         _ => return None,
@@ -99,6 +101,7 @@ mod tests {
         assert_eq!(verdict("good core 1 ab"), Some((package.clone(), good(None))), "published before trees were kept");
         assert_eq!(verdict("good core 1 ab cd"), Some((package.clone(), good(Some("cd")))));
         assert_eq!(verdict("bad core 1 bin/a: FAILED"), Some((package, Verdict::Bad("bin/a: FAILED".into()))));
+        assert!(matches!(verdict("closed core 1 lib/a: it cannot be read"), Some((_, Verdict::Closed(_)))));
         assert_eq!(verdict("good ../x 1 ab"), None);
         assert_eq!(verdict("fine core 1"), None);
     }

@@ -75,6 +75,8 @@ pub(crate) enum Verdict {
     Good(Digests),
     /// It is not, and what is wrong.
     Bad(String),
+    /// All that the archive's owner may read is as it should be, and something was sent so that they may not.
+    Closed(String),
     /// Its manifest is gone, so nobody can tell.
     Unknown(String),
     /// It is not there any more.

@@ -17,12 +17,13 @@ const LONGEST_LINE: u64 = 32 << 10;
 /// Bytes of paths that are kept in mind to name an entry that is too many. With more it is only counted.
 const MOST_KEPT: usize = 8 << 20;
 
-/// The tree file's digest where the package below `root` is as it says; else the first difference.
+/// The tree file's digest where the package below `root` is as it says; else the first difference. The error is `PermissionDenied` and names the
+/// place alone where all is as it says as far as the owner may look.
 pub(super) fn check(root: Dir, file: File, inbox: &Inbox) -> io::Result<Result<[u8; 32], String>> {
     let mut places = Places::new(root);
     let mut lines = BufReader::new(file);
     let (mut whole, mut listed, mut line) = (Sha256::new(), 0u64, Vec::new());
-    let (mut known, mut kept) = (HashSet::new(), 0);
+    let (mut known, mut kept, mut closed) = (HashSet::new(), 0, None);
     loop {
         line.clear();
         if io::Read::take(&mut lines, LONGEST_LINE).read_until(b'\n', &mut line)? == 0 {
@@ -32,13 +33,15 @@ pub(super) fn check(root: Dir, file: File, inbox: &Inbox) -> io::Result<Result<[
         let Some((sent, path)) = parse(line.strip_suffix(b"\n").unwrap_or(&line)) else {
             return Ok(Err("its tree file is damaged".into()));
         };
-        match what_is_at(&mut places, &path)? {
-            None => return Ok(Err(format!("{}: missing", shown_path(&path)))),
-            Some(there) if there != sent => {
+        match what_is_at(&mut places, &path) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => closed = closed.or(Some(path.clone())),
+            Err(error) => return Err(error),
+            Ok(None) => return Ok(Err(format!("{}: missing", shown_path(&path)))),
+            Ok(Some(there)) if there != sent => {
                 let (there, sent) = (shown(&there), shown(sent));
                 return Ok(Err(format!("{}: is {there}, was sent as {sent}", shown_path(&path))));
             }
-            Some(_) => {}
+            Ok(Some(_)) => {}
         }
         listed += 1;
         kept += path.len();
@@ -47,12 +50,13 @@ pub(super) fn check(root: Dir, file: File, inbox: &Inbox) -> io::Result<Result<[
         }
         inbox.get_on();
     }
-    let mut search = Search { known: (kept <= MOST_KEPT).then_some(&known), found: 1, extra: None };
+    let mut search = Search { known: (kept <= MOST_KEPT).then_some(&known), found: 1, extra: None, closed };
     search.below(places.root(), &mut Vec::new(), inbox)?;
-    Ok(match search.extra {
-        Some(path) => Err(format!("{}: was not sent", shown_path(&path))),
-        None if search.found != listed => Err("it holds more or fewer entries than its tree file says".into()),
-        None => Ok(whole.finalize().into()),
+    Ok(match (search.extra, search.closed) {
+        (Some(path), _) => Err(format!("{}: was not sent", shown_path(&path))),
+        (None, Some(path)) => return Err(io::Error::new(io::ErrorKind::PermissionDenied, shown_path(&path))),
+        (None, None) if search.found != listed => Err("it holds more or fewer entries than its tree file says".into()),
+        (None, None) => Ok(whole.finalize().into()),
     })
 }
 
@@ -86,6 +90,8 @@ struct Search<'a> {
     known: Option<&'a HashSet<Vec<u8>>>,
     found: u64,
     extra: Option<Vec<u8>>,
+    /// The first entry that we may not look at or into.
+    closed: Option<Vec<u8>>,
 }
 
 impl Search<'_> {
@@ -102,10 +108,15 @@ impl Search<'_> {
             if is_unknown && self.extra.as_ref().is_none_or(|first| path.as_slice() < first.as_slice()) {
                 self.extra = Some(path.clone());
             }
-            if matches!(found.kind, FileType::Directory | FileType::Unknown)
-                && let Some(inner) = dir.open_if_there(&found.name)?
-            {
-                self.below(&inner, path, inbox)?;
+            if matches!(found.kind, FileType::Directory | FileType::Unknown) {
+                match dir.open_if_there(&found.name) {
+                    Ok(Some(inner)) => self.below(&inner, path, inbox)?,
+                    Ok(None) => {}
+                    Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                        self.closed.get_or_insert_with(|| path.clone());
+                    }
+                    Err(error) => return Err(error),
+                }
             }
             path.truncate(length);
             inbox.get_on();
