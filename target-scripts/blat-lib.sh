@@ -412,11 +412,13 @@ wipe() {
 # discard PATH: wipes it, or names it as a leftover.
 discard() {
     wipe "$1" && return 0
-    note_leftover "$1 cannot be removed: $(printf '%.500s' "$why" | head -n 1 | tr -c ' -~' '?'); look at its owner and modes, and remove it by hand"
+    # Whose the first of what is not ours is: that user, or root, can remove it.
+    stuck_of=$(find "$1" ! -user "$(id -u)" -exec stat -c 'user=%u ' {} + 2>/dev/null | head -n 1)
+    note_leftover "$1 ${stuck_of}cannot be removed: $(printf '%.500s' "$why" | head -n 1 | tr -c ' -~' '?'); look at its owner and modes, and remove it by hand"
     return 1
 }
 
-# note_leftover TEXT: TEXT begins with a path of ours, which holds no blank. It goes into the answer and to standard error: whatever takes space
+# note_leftover TEXT: TEXT begins with a path of ours, which holds no blank, then perhaps `user=NUMBER`. It goes into the answer and to standard error: whatever takes space
 # for good must not do so in silence.
 note_leftover() {
     leftovers="$leftovers${leftovers:+$line_end}leftover $1"

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use blat_domain::status::{Current, FarEnd, LastError, Queue, State, Status, SyncReport, SyncResult, TargetStatus};
+use blat_domain::status::{
+    Current, FarEnd, LastError, Leftover, Queue, State, Status, SyncReport, SyncResult, TargetStatus,
+};
 use blat_domain::text::{escaped, printable};
 use blat_domain::units::{show_duration, show_size};
 use jiff::Timestamp;
@@ -14,6 +16,8 @@ use crate::table::{Cell, Table};
 const NOTHING: &str = "-";
 /// The most lines of one complaint that stand below a target; `blat check` prints them all.
 const MOST_NOTES: usize = 20;
+/// The most leftovers that stand below a target; `--json` has them all.
+const MOST_LEFTOVERS: usize = 5;
 
 /// All targets as a table, with what is wrong below each.
 pub(crate) fn status(status: &Status, now: Timestamp, style: Style) -> String {
@@ -139,6 +143,11 @@ fn notes(target: &TargetStatus) -> Vec<String> {
         notes.push(last_error(error));
     }
     notes.extend(target.waits_for.as_deref().map(escaped));
+    notes.extend(target.leftovers.iter().take(MOST_LEFTOVERS).map(leftover));
+    if target.leftovers.len() > MOST_LEFTOVERS {
+        let more = target.leftovers.len() - MOST_LEFTOVERS;
+        notes.push(format!("{} more: blat status --json", counted(more as u64, "leftover")));
+    }
     if let Some(FarEnd::Scripts { why: Some(why) }) = &target.far_end {
         notes.push(format!("served by scripts: {}", escaped(why)));
     }
@@ -162,6 +171,12 @@ fn stand_in(taken: Timestamp) -> String {
     format!(
         "Release Manager could not be asked; the last sync went by its answer of {taken:.0}: nothing is deleted or marked"
     )
+}
+
+/// What the target cannot remove, and what to do.
+fn leftover(leftover: &Leftover) -> String {
+    let owner = leftover.owner.map(|owner| format!(" (user {owner}'s)")).unwrap_or_default();
+    format!("a leftover takes space on the target: {}{owner}: {}", escaped(&leftover.path), escaped(&leftover.text))
 }
 
 /// `core_devl@2.1.0.cr: cannot send it: …`

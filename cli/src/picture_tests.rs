@@ -26,6 +26,7 @@ fn target(name: &str, state: State) -> TargetStatus {
         last_error: None,
         far_end: None,
         waits_for: None,
+        leftovers: Vec::new(),
         config: ConfigStatus { path: format!("config/{name}.conf").into(), loaded: Some(now()), error: None },
     }
 }
@@ -103,6 +104,20 @@ fn a_sync_that_went_by_an_older_answer_says_so_below_its_target() {
         "{text}"
     );
     assert!(!shown(three(), Style::default()).contains("Release Manager"));
+}
+
+#[test]
+fn what_a_target_cannot_remove_stands_below_it_with_what_to_do() {
+    let mut perth = target("perth", State::Idle);
+    let left = |owner| Leftover { path: "trash/1/core@1".into(), owner, text: "it failed\u{1b}; remove it".into() };
+    perth.leftovers = vec![left(Some(0)), left(None)];
+    let text = shown(vec![perth.clone()], Style::default());
+    for line in ["trash/1/core@1 (user 0's): it failed\\u{1b}; remove it", "trash/1/core@1: it failed"] {
+        assert!(text.contains(&format!("\n    a leftover takes space on the target: {line}")), "{text}");
+    }
+    perth.leftovers = vec![left(None); 8];
+    let text = shown(vec![perth], Style::default());
+    assert!(text.ends_with("\n    3 leftovers more: blat status --json\n"), "{text}");
 }
 
 #[test]

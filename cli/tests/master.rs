@@ -60,6 +60,7 @@ fn status_json_has_just_the_documented_keys() {
         .targets.current .targets.current.package .targets.current.done .targets.current.total
         .targets.last_error .targets.last_error.at .targets.last_error.package .targets.last_error.text
         .targets.last_error.retry_at .targets.far_end .targets.far_end.kind .targets.far_end.restricted .targets.waits_for
+        .targets.leftovers .targets.leftovers.path .targets.leftovers.owner .targets.leftovers.text
         .targets.config .targets.config.path .targets.config.loaded .targets.config.error";
     assert_eq!(found, expected.split_whitespace().map(str::to_owned).collect());
 }

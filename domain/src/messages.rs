@@ -10,7 +10,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::name::TargetName;
-use crate::status::{Current, FarEnd, LastError, Queue, State, Status, SyncReport};
+use crate::status::{Current, FarEnd, LastError, Leftover, Queue, State, Status, SyncReport};
 
 /// The longest line that either end accepts, in bytes.
 pub const LONGEST_LINE: usize = 1 << 20;
@@ -73,6 +73,9 @@ pub struct AgentReport {
     /// What the agent waits for before it can go on, in words for the operator.
     #[serde(default)]
     pub waits_for: Option<String>,
+    /// What the target cannot remove, as it was named last.
+    #[serde(default)]
+    pub leftovers: Vec<Leftover>,
 }
 
 /// What `blat` asks of the master.

@@ -61,6 +61,9 @@ pub struct TargetStatus {
     /// What the agent waits for before it can go on, such as its turn to log in; none while nothing holds it up.
     #[serde(default)]
     pub waits_for: Option<String>,
+    /// What the target cannot remove, which takes space there until somebody with more rights does; as it was named last.
+    #[serde(default)]
+    pub leftovers: Vec<Leftover>,
     /// The target's configuration.
     pub config: ConfigStatus,
 }
@@ -210,6 +213,17 @@ impl FarEnd {
             Self::Scripts { .. } => "scripts",
         }
     }
+}
+
+/// Something in a target's archive that was to be removed and cannot be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leftover {
+    /// Below the archive; signs that cannot be printed are `?`.
+    pub path: String,
+    /// The number, on the target, of the user who owns the folder or file that is in the way; none where the target does not say.
+    pub owner: Option<u32>,
+    /// Why it cannot be removed, and what to do.
+    pub text: String,
 }
 
 /// A target's configuration file.

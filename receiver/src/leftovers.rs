@@ -14,18 +14,20 @@ const MOST: usize = 20;
 /// Names that are tried for what is moved out of the way.
 const TRIES: u32 = 64;
 
-/// Lines for an answer: `leftover PATH TEXT`.
+/// Lines for an answer: `leftover PATH [user=NUMBER] TEXT`.
 #[derive(Debug, Default)]
 pub(crate) struct Leftovers(pub(crate) Vec<String>);
 
 impl Leftovers {
     /// Notes what cannot be removed, by its path below the archive. Whether it could.
     pub(crate) fn note(&mut self, removed: Result<(), Stuck>) -> bool {
-        let Err(Stuck { path, why }) = removed else { return true };
+        let Err(Stuck { path, why, owner }) = removed else { return true };
         if self.0.len() < MOST {
             let path = path.iter().map(|byte| if byte.is_ascii_graphic() { char::from(*byte) } else { '?' });
             let path: String = path.collect();
-            self.0.push(format!("leftover {path} removing it failed: {why}; remove it as its owner or as root\n"));
+            let owner = owner.map(|owner| format!("user={owner} ")).unwrap_or_default();
+            self.0
+                .push(format!("leftover {path} {owner}removing it failed: {why}; remove it as its owner or as root\n"));
         }
         false
     }

@@ -157,7 +157,7 @@ fn as_root_a_folder_of_root_in_the_trash_is_named_and_left_and_everything_goes_o
     give_to_nobody(&dead.join("old@1"));
     let named = |lines: Vec<String>| {
         let expected =
-            "leftover .dpkg_archive/trash/delete-1-1/old@1/work?dir/file removing it failed: Permission denied";
+            "leftover .dpkg_archive/trash/delete-1-1/old@1/work?dir/file user=0 removing it failed: Permission denied";
         assert!(lines.iter().any(|line| line.starts_with(expected)), "{lines:?}");
         assert_eq!(lines.iter().filter(|line| line.starts_with("leftover ")).count(), 1, "{lines:?}");
     };

@@ -8,7 +8,7 @@ use std::time::Duration;
 use blat_domain::messages::AgentReport;
 use blat_domain::name::TargetName;
 use blat_domain::restart::{Action, Change, Event, Exit, Phase, Policy, Restart};
-use blat_domain::status::{ConfigStatus, FarEnd, LastError, Queue, State, SyncReport, TargetStatus};
+use blat_domain::status::{ConfigStatus, FarEnd, LastError, Leftover, Queue, State, SyncReport, TargetStatus};
 use blat_domain::text::printable;
 use jiff::{SignedDuration, Timestamp};
 
@@ -260,6 +260,7 @@ impl Target {
             last_error,
             far_end: report.and_then(|report| report.far_end.clone()).map(|far_end| bounded(far_end, room)),
             waits_for: report.and_then(|report| report.waits_for.as_ref()).map(|text| shorten(text, room)),
+            leftovers: report.map(|report| fitting(&report.leftovers, room)).unwrap_or_default(),
             config: ConfigStatus { error: config_error, ..self.config.clone() },
         }
     }
@@ -271,6 +272,21 @@ fn bounded(far_end: FarEnd, room: usize) -> FarEnd {
         FarEnd::Receiver { restricted } => FarEnd::Receiver { restricted },
         FarEnd::Scripts { why } => FarEnd::Scripts { why: why.map(|why| shorten(&why, room)) },
     }
+}
+
+/// As many of them as take about `room` bytes; at least the first one is named.
+fn fitting(leftovers: &[Leftover], room: usize) -> Vec<Leftover> {
+    let mut left = room;
+    let cut = leftovers.iter().enumerate().map_while(|(place, Leftover { path, owner, text })| {
+        let most = left;
+        left = left.saturating_sub(path.len() + text.len());
+        (place == 0 || left > 0).then(|| Leftover {
+            path: shorten(path, most),
+            owner: *owner,
+            text: shorten(text, most),
+        })
+    });
+    cut.collect()
 }
 
 /// The beginning of `text`, where it is longer than `room` bytes.

@@ -48,7 +48,7 @@ fn as_root_a_stranger_who_takes_every_lock_that_he_can_open_stops_no_sync() {
 
 #[test]
 fn as_root_a_folder_that_only_root_can_remove_is_named_once_a_sync_and_everything_goes_on() {
-    let lab = lab("rootfolder");
+    let mut lab = lab("rootfolder");
     lab.agent_once("perth").expect_success();
     let planted = lab.on_target("core", "1").join("work");
     fs::create_dir(&planted).expect("root may");
@@ -65,9 +65,20 @@ fn as_root_a_folder_that_only_root_can_remove_is_named_once_a_sync_and_everythin
         assert_eq!(said, 1, "{outcome}");
         assert_eq!(lab.visible(), [format!("core@{version}")]);
     }
+    // The master's agent shows them, too, until a sync finds them gone.
+    lab.start_master();
+    let found = |status: &serde_json::Value| status["leftovers"].as_array().is_some_and(|all| !all.is_empty());
+    let status = lab.wait_for_status("perth", "seen with a leftover", found);
+    let leftover = &status["leftovers"][0];
+    assert!(leftover["path"].as_str().is_some_and(|path| path.starts_with(".dpkg_archive/trash/")), "{leftover}");
+    assert_eq!(leftover["owner"], 0, "{leftover}");
+    lab.blat(&["status"]).expect_success().says("a leftover takes space on the target: .dpkg_archive/trash/");
     let trash = lab.target_archive().join(".dpkg_archive/trash");
     let left = fs::read_dir(&trash).expect("root may").map(|entry| entry.expect("an entry").path());
     left.for_each(|path| tree::remove(&path));
+    lab.blat(&["sync", "perth", "--wait"]).expect_success();
+    lab.wait_for_status("perth", "seen without leftovers", |status| !found(status));
+    lab.end_master(rustix::process::Signal::TERM);
     let outcome = lab.agent_once("perth");
     assert!(!outcome.expect_success().to_string().contains("leftover"), "{outcome}");
     assert_eq!(fs::read_dir(&trash).expect("root may").count(), 0);

@@ -148,3 +148,32 @@ fn a_name_that_is_a_link_is_refused_and_a_version_that_is_one_stays_one() {
     assert_eq!(leaks(&lab.target_archive()), [] as [PathBuf; 0], "{outcome}");
     assert_eq!(lab.visible(), ["core@1", "core@now"], "{outcome}");
 }
+
+/// Where the system lets everybody link every file (`fs.protected_hardlinks=0`), whoever writes packages can. Root makes the link here, so that
+/// the test needs no system of that kind.
+#[test]
+fn as_root_a_hard_link_to_a_key_of_the_masters_is_not_sent_and_links_that_save_space_are() {
+    let lab = lab("hardlink");
+    let (big, core) = (lab.source().join("big/1"), lab.source().join("core/1"));
+    fs::hard_link(lab.home().join("ssh/key"), big.join("lib/more")).expect("root may");
+    // As `cp -al` makes a version from the one before.
+    lab.package("core", "2", |p| p.file("b", "2"));
+    let (first, second) = (core.join("a"), lab.source().join("core/2/a"));
+    for folder in [&core, &lab.source().join("core/2")] {
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).expect("root may");
+    }
+    fs::hard_link(&first, &second).expect("a hard link");
+    fs::set_permissions(&first, fs::Permissions::from_mode(0o440)).expect("root may");
+    lab.release(&[("core", "1"), ("core", "2"), ("big", "1")]);
+    for receiver in ["never", "auto"] {
+        lab.config("perth", &format!("receiver: {receiver}\nwritable: 0s"));
+        let outcome = lab.agent_once("perth");
+        outcome.expect(1).says("big/1/lib/more is a hard link").says("replace it by a copy");
+        assert_eq!(leaks(&lab.target_archive()), [] as [PathBuf; 0], "{outcome}");
+        assert_eq!(lab.visible(), ["core@1", "core@2"], "{outcome}");
+    }
+    fs::remove_file(big.join("lib/more")).expect("root may");
+    lab.agent_once("perth").expect_success();
+    assert_eq!(lab.visible(), ["big@1", "core@1", "core@2"]);
+    assert_eq!(leaks(&lab.target_archive()), [] as [PathBuf; 0]);
+}

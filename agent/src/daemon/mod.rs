@@ -356,6 +356,7 @@ impl Daemon {
             last_error: self.session.failure().map(|failure| self.last_error(failure)),
             far_end: self.workplace.target.far_end(),
             waits_for: self.workplace.handshakes.waits_for(),
+            leftovers: self.workplace.target.leftovers(),
         }
     }
 

@@ -31,7 +31,7 @@ use blat_domain::name::PackageId;
 use blat_domain::ownership::{Claim, Record, Title};
 use blat_domain::package_list::Former;
 use blat_domain::plan::{Link, Size};
-use blat_domain::status::FarEnd;
+use blat_domain::status::{FarEnd, Leftover};
 use jiff::Timestamp;
 
 use crate::orders::Orders;
@@ -186,6 +186,11 @@ pub(crate) trait Target: Send + Sync {
     /// What serves there, for the status; none before that was found out, or where there is only one thing that could. It asks nobody.
     fn far_end(&self) -> Option<FarEnd> {
         None
+    }
+
+    /// What the target said last that it cannot remove, for the status. It asks nobody.
+    fn leftovers(&self) -> Vec<Leftover> {
+        Vec::new()
     }
 
     /// Drops what interrupted tries left there, but for packages that are still to come. What somebody works on stays. A target that clears up

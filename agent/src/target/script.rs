@@ -1,5 +1,6 @@
 //! A target served by POSIX shell scripts: one run a request, one stream for many packages.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,6 +12,7 @@ use blat_domain::name::PackageId;
 use blat_domain::ownership::{self, Claim, Owner, Record, Title};
 use blat_domain::package_list::{FILE, Former};
 use blat_domain::plan::{Link, Size};
+use blat_domain::status::Leftover;
 use sha2::{Digest, Sha256};
 
 use super::answer::{Input, ask};
@@ -94,6 +96,9 @@ impl ScriptTarget {
             Ok(())
         };
         self.run(verb, arguments, input, Bounds::packages(packages.len()), each).await?;
+        if verb != "get_plist" {
+            self.leftovers.are_heard();
+        }
         Ok(outcomes)
     }
 
@@ -204,6 +209,18 @@ impl Target for ScriptTarget {
         self.outcomes("delete_package", &arguments, Input::Bytes(list.into_bytes()), &packages, retired).await
     }
 
+    /// Scripts clear up whatever else they do: so they need to do nothing but that, and only where they must say again what is stuck.
+    async fn sweep(&self, _keep: &BTreeSet<PackageId>) -> Result<(), TargetError> {
+        if self.leftovers.are_in_doubt() {
+            self.link(&[]).await?;
+        }
+        Ok(())
+    }
+
+    fn leftovers(&self) -> Vec<Leftover> {
+        self.leftovers.shown()
+    }
+
     async fn store_list(&self, list: &str) -> Result<Former, TargetError> {
         self.compression().await?;
         let arguments = Self::file_arguments(FILE, list) + &self.owner();
@@ -218,6 +235,7 @@ impl Target for ScriptTarget {
             None => self.leftovers.take(line),
         };
         self.run("receive_file", &arguments, input, Bounds::packages(2), each).await?;
+        self.leftovers.are_heard();
         former.ok_or_else(|| TargetError::Refused("receive_file does not say what the new PackageList replaced".into()))
     }
 

@@ -9,7 +9,7 @@ use blat_domain::name::PackageId;
 use blat_domain::ownership::{Claim, Owner, Record, Title};
 use blat_domain::package_list::Former;
 use blat_domain::plan::Link;
-use blat_domain::status::FarEnd;
+use blat_domain::status::{FarEnd, Leftover};
 
 use super::far_end::{Knowledge, Serves};
 use super::receiver::ReceiverTarget;
@@ -93,5 +93,13 @@ impl Target for ServedTarget {
 
     fn far_end(&self) -> Option<FarEnd> {
         self.knowledge.shown()
+    }
+
+    fn leftovers(&self) -> Vec<Leftover> {
+        match self.knowledge.shown() {
+            Some(FarEnd::Receiver { .. }) => self.receiver.leftovers(),
+            Some(FarEnd::Scripts { .. }) => self.scripts.leftovers(),
+            None => Vec::new(),
+        }
     }
 }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use blat_config::{Home, socket};
 use blat_domain::messages::{Answer, Request};
 use blat_domain::status::{
-    ConfigStatus, Current, FarEnd, LastError, Queue, State, Status, SupervisorStatus, SyncReport, SyncResult,
+    ConfigStatus, Current, FarEnd, LastError, Leftover, Queue, State, Status, SupervisorStatus, SyncReport, SyncResult,
     TargetStatus,
 };
 use jiff::Timestamp;
@@ -215,6 +215,11 @@ pub(crate) fn busy(name: &str, config: &Path) -> TargetStatus {
         }),
         far_end: Some(FarEnd::Receiver { restricted: false }),
         waits_for: None,
+        leftovers: vec![Leftover {
+            path: ".dpkg_archive/trash/delete-1-1/core@1/work".into(),
+            owner: Some(0),
+            text: "removing it failed: Permission denied; remove it as its owner or as root".into(),
+        }],
         config: ConfigStatus { path: config.to_owned(), loaded: Some(time()), error: None },
     }
 }

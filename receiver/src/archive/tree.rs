@@ -5,7 +5,7 @@ use std::io;
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
-use super::dir::{Dir, permissions};
+use super::dir::{Dir, kind, permissions};
 use crate::failure::shown;
 
 /// What cannot be removed, for example since it belongs to root.
@@ -15,12 +15,14 @@ pub(crate) struct Stuck {
     pub(crate) path: Vec<u8>,
     /// Why it cannot be removed.
     pub(crate) why: io::Error,
+    /// The user who owns the directory that is in the way; none where nobody has looked.
+    pub(crate) owner: Option<u32>,
 }
 
 impl Stuck {
     /// What one name refuses.
     pub(crate) fn at(path: impl AsRef<[u8]>, why: io::Error) -> Self {
-        Self { path: path.as_ref().to_vec(), why }
+        Self { path: path.as_ref().to_vec(), why, owner: None }
     }
 
     /// The same as seen from further up.
@@ -42,7 +44,7 @@ pub(crate) fn remove(dir: &Dir, name: impl AsRef<[u8]>) -> Result<(), Stuck> {
 }
 
 fn remove_from(dir: &Dir, name: &[u8]) -> Result<(), Stuck> {
-    let own = |why: io::Error| Stuck::at(name, why);
+    let own = |why: io::Error| Stuck { owner: owner(dir, name), ..Stuck::at(name, why) };
     let inner = match open_up(dir, name) {
         Ok(Some(inner)) => inner,
         Ok(None) => return Ok(()),
@@ -57,6 +59,12 @@ fn remove_from(dir: &Dir, name: &[u8]) -> Result<(), Stuck> {
     }
     first?;
     dir.remove_directory(name).map_err(own)
+}
+
+/// Of the directory with this name, or of the one that holds it where it is something else.
+fn owner(dir: &Dir, name: &[u8]) -> Option<u32> {
+    let found = dir.stat(name).ok().flatten().filter(|stat| kind(stat) == FileType::Directory);
+    found.or_else(|| dir.own_stat().ok()).map(|stat| stat.st_uid)
 }
 
 /// Removes what is no directory; else opens it, with all that its owner may do in it.

@@ -33,6 +33,7 @@ fn report(state: State) -> Box<Told> {
         last_error: None,
         far_end: None,
         waits_for: None,
+        leftovers: Vec::new(),
     }))
 }
 
@@ -248,6 +249,7 @@ fn progress_is_told_on_change_and_at_most_five_times_a_second() {
             last_error: None,
             far_end: None,
             waits_for: None,
+            leftovers: Vec::new(),
         };
         desk.feed(Event::Said(name("perth"), Box::new(Told::Report(report))));
         told += desk.feed(Event::Ticked).len();

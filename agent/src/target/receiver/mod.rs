@@ -23,6 +23,7 @@ use blat_domain::name::PackageId;
 use blat_domain::ownership::{Claim, Owner, Record, Title};
 use blat_domain::package_list::Former;
 use blat_domain::plan::{Link, Size};
+use blat_domain::status::Leftover;
 use blat_domain::text::printable;
 use sha2::{Digest, Sha256};
 use tokio::sync::Mutex;
@@ -241,7 +242,7 @@ impl Target for ReceiverTarget {
         let conversation = self.conversation().await?;
         let remains = conversation.remains();
         let kept: BTreeSet<PackageId> = remains.intersection(keep).cloned().collect();
-        if kept == remains {
+        if kept == remains && !self.leftovers.are_in_doubt() {
             return Ok(());
         }
         tracing::debug!(of = remains.len() - kept.len(), "sweeping what interrupted tries left");
@@ -249,8 +250,13 @@ impl Target for ReceiverTarget {
         strand.say(&Request::Sweep { keep: kept.iter().cloned().collect() }).await?;
         strand.answer(Bounds::packages(0), |line| self.leftovers.take(line)).await?;
         strand.settled();
+        self.leftovers.are_heard();
         conversation.set_remains(kept);
         Ok(())
+    }
+
+    fn leftovers(&self) -> Vec<Leftover> {
+        self.leftovers.shown()
     }
 
     async fn store_list(&self, list: &str) -> Result<Former, TargetError> {
@@ -271,6 +277,7 @@ impl Target for ReceiverTarget {
         };
         strand.answer(Bounds::packages(1), each).await?;
         strand.settled();
+        self.leftovers.are_heard();
         former.ok_or_else(out_of_turn)
     }
 
