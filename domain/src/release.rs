@@ -309,6 +309,8 @@ pub struct Resolution {
     pub odd: Vec<OddRow>,
     /// Releases that are chosen, had packages and have none now, each with what to do.
     pub emptied: Vec<String>,
+    /// Releases that had packages and are still selected, and whose rows are gone or moved, each with what to do.
+    pub vanished: Vec<String>,
     /// Whether releases or projects are selected and bring no package at all: more likely a mistake than a wish, and a few pins
     /// beside them must not hide it.
     pub brings_nothing: bool,
@@ -329,6 +331,7 @@ impl Resolution {
                     self.odd.iter().partition(|row| row.oddity == Oddity::Contradiction);
                 first.into_iter().chain(rest).map(|row| printable(&row.text)).collect()
             }
+            Distrust::Vanished => self.vanished.iter().chain(&self.emptied).cloned().collect(),
             Distrust::Emptied => self.emptied.clone(),
             Distrust::Snapshot | Distrust::Incomplete | Distrust::NothingWanted => Vec::new(),
         };
@@ -346,6 +349,7 @@ pub fn resolve(catalog: &Catalog, selection: &Selection, known: &KnownReleases) 
         unknown: unknown_names(catalog, selection),
         odd: catalog.rejected.iter().filter(|row| row.hinders(catalog, selection, known)).cloned().collect(),
         emptied: known.emptied(catalog, selection),
+        vanished: known.vanished(catalog, selection).into_values().collect(),
         ..Resolution::default()
     };
     let mut bring = |package: &PackageId, reason: Reason| {

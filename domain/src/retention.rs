@@ -65,6 +65,8 @@ pub enum Distrust {
     Contradicting,
     /// A release that had packages has none now, which is more likely a mistake; an operator may confirm it.
     Emptied,
+    /// A release that had packages is selected as before and not there any more; an operator may confirm it.
+    Vanished,
 }
 
 impl Distrust {
@@ -82,8 +84,12 @@ impl Distrust {
             Some(Self::NothingWanted)
         } else if !is_complete {
             Some(Self::Incomplete)
+        } else if is_confirmed {
+            None
+        } else if !resolution.vanished.is_empty() {
+            Some(Self::Vanished)
         } else {
-            (!resolution.emptied.is_empty() && !is_confirmed).then_some(Self::Emptied)
+            (!resolution.emptied.is_empty()).then_some(Self::Emptied)
         }
     }
 }
@@ -97,6 +103,7 @@ impl fmt::Display for Distrust {
             Self::Rejected => "Release Manager lists entries that are not valid",
             Self::Contradicting => "Release Manager's rows contradict each other",
             Self::Emptied => "a release lost all its packages",
+            Self::Vanished => "a selected release is missing",
         })
     }
 }
@@ -170,7 +177,11 @@ impl Upkeep {
         let distrust = self.distrust.as_ref()?;
         match distrust {
             Distrust::Snapshot | Distrust::Incomplete => return None,
-            Distrust::Rejected | Distrust::Contradicting | Distrust::Emptied | Distrust::NothingWanted => {}
+            Distrust::Rejected
+            | Distrust::Contradicting
+            | Distrust::Emptied
+            | Distrust::Vanished
+            | Distrust::NothingWanted => {}
         }
         let mut text = format!("nothing is marked or deleted: {distrust}");
         let told: Vec<&str> = self.because.iter().take(TOLD).map(String::as_str).collect();
@@ -186,7 +197,7 @@ impl Upkeep {
     /// The same where somebody has to look, so that the sync counts as failed.
     pub fn alarm(&self) -> Option<String> {
         match self.distrust.as_ref()? {
-            Distrust::Contradicting | Distrust::Emptied => self.held_back(),
+            Distrust::Contradicting | Distrust::Emptied | Distrust::Vanished => self.held_back(),
             Distrust::Snapshot | Distrust::Incomplete | Distrust::Rejected | Distrust::NothingWanted => None,
         }
     }

@@ -231,6 +231,38 @@ fn a_release_that_lost_its_packages_beside_others_holds_deletions_back_until_tha
 }
 
 #[test]
+fn a_selected_release_whose_row_vanishes_holds_deletions_back_until_that_is_confirmed() {
+    let mut lab = with_database("vanished", "INSERT INTO release_package VALUES (10, 'core', '3')");
+    lab.agent_once("perth").expect_success();
+    sql(&lab, "UPDATE release SET project_id = 2 WHERE release_id = 10");
+    assert_held_back(&mut lab, &["Lab 1 (10)", "project \"Other\" now", "--allow-delete"]);
+    sql(&lab, "DELETE FROM release WHERE release_id = 10");
+    lab.blat(&["sync", "perth", "--wait"]).expect(1).says("Lab 1 (10)").says("no row of it");
+    assert_eq!(lab.visible().len(), 3, "as often as it is asked");
+    lab.blat(&["sync", "perth", "--wait", "--allow-delete"]).expect_success().says("deleted 2");
+    assert_eq!(lab.visible(), ["core@2"]);
+    lab.blat(&["sync", "perth", "--wait"]).expect_success();
+}
+
+#[test]
+fn a_release_that_is_closed_or_no_longer_selected_deletes_as_usual() {
+    let lab = with_database(
+        "closed",
+        "INSERT INTO release VALUES (12, 2, 'Other 1', 'open', 0); INSERT INTO release_package VALUES (12, 'core', '3')",
+    );
+    let text = fs::read_to_string(lab.home().join("config/perth.conf")).expect("a config");
+    lab.raw_config("perth", &text.replace("projects: [Lab]", "projects: [Lab, Other]"));
+    lab.agent_once("perth").expect_success();
+    assert_eq!(lab.visible().len(), 3);
+    sql(&lab, "UPDATE release SET state = 'closed' WHERE release_id = 10");
+    lab.agent_once("perth").expect_success().says("1 deleted");
+    sql(&lab, "DELETE FROM release WHERE release_id = 12");
+    lab.raw_config("perth", &text);
+    lab.agent_once("perth").expect_success().says("1 deleted");
+    assert_eq!(lab.visible(), ["core@2"]);
+}
+
+#[test]
 fn an_odd_row_hinders_those_who_select_it_and_nobody_else() {
     let odd = "INSERT INTO project VALUES (NULL, 'Lost'), (3, NULL);
                INSERT INTO release VALUES (20, 2, 'Other 1', 'opne', 0), (21, 2, NULL, 'open', 0), (NULL, 2, 'Other 3', 'open', 0),

@@ -130,6 +130,10 @@ fn nothing_is_deleted_by_an_old_unsure_or_empty_wanted_set() {
     assert_eq!(Distrust::of(&emptied, true, false), Some(Distrust::Emptied));
     assert_eq!(Distrust::of(&emptied, true, true), None, "an operator confirmed it");
     assert_eq!(Distrust::of(&emptied, false, true), Some(Distrust::Incomplete));
+    let vanished = Resolution { vanished: vec!["release 2".into()], ..emptied };
+    assert_eq!(Distrust::of(&vanished, true, false), Some(Distrust::Vanished));
+    assert_eq!(vanished.because(&Distrust::Vanished), ["release 2", "release 1"]);
+    assert_eq!(Distrust::of(&vanished, true, true), None, "an operator confirmed it");
     for (unsure, distrust) in [
         (Resolution { snapshot: Some(Timestamp::UNIX_EPOCH), ..sure.clone() }, Distrust::Snapshot),
         (Resolution { odd: odd(Oddity::Invalid), ..sure.clone() }, Distrust::Rejected),
@@ -236,6 +240,69 @@ fn a_known_release_that_is_empty_now_is_noticed_until_that_is_confirmed() {
         Vec::<String>::new(),
         "a closed release brings nothing anyhow"
     );
+}
+
+/// What is missing in a catalog that `change` made of the usual one, for `selection`, which knew that one as it was.
+fn missing(selection: &Selection, change: impl FnOnce(&mut Catalog), now: &Selection) -> Vec<String> {
+    let full = resolve_anew(&catalog(), selection);
+    let known = KnownReleases::default().after(&catalog(), selection, &full, false);
+    let kept = serde_json::to_string(&known).expect("JSON");
+    let known: KnownReleases = serde_json::from_str(&kept).expect("as it was kept");
+    let mut changed = catalog();
+    change(&mut changed);
+    let resolution = resolve(&changed, now, &known);
+    let still = known.after(&changed, now, &resolution, false);
+    assert_eq!(resolve(&changed, now, &still).vanished, resolution.vanished, "as often as it is looked at");
+    let confirmed = known.after(&changed, now, &resolution, true);
+    assert_eq!(resolve(&changed, now, &confirmed).vanished, Vec::<String>::new());
+    resolution.vanished
+}
+
+#[test]
+fn a_selected_release_whose_row_is_gone_or_moved_is_noticed_until_that_is_confirmed() {
+    let perth = Selection { projects: vec!["Perth Metro".into()], ..Selection::default() };
+    let [gone] = &missing(&perth, |catalog| drop(catalog.projects[0].releases.remove(1)), &perth)[..] else {
+        panic!("one is gone")
+    };
+    assert!(gone.contains("Perth 7.1 (2)") && gone.contains("no row") && gone.contains("--allow-delete"), "{gone}");
+    let move_away = |catalog: &mut Catalog| {
+        let moved = catalog.projects[0].releases.remove(2);
+        catalog.projects[1].releases.push(moved);
+    };
+    let [moved] = &missing(&perth, move_away, &perth)[..] else { panic!("one has moved") };
+    assert!(moved.contains("Perth 7.2 (3)") && moved.contains("project \"Oslo\" now"), "{moved}");
+    let by_key = Selection { releases: vec![ReleaseKey::Id(3), ReleaseKey::Name("Oslo 1".into())], ..perth.clone() };
+    let drop_third = |catalog: &mut Catalog| drop(catalog.projects[0].releases.remove(2));
+    assert_eq!(missing(&by_key, drop_third, &by_key).len(), 1);
+    assert_eq!(missing(&by_key, move_away, &by_key), Vec::<String>::new(), "its number selects it wherever it is");
+}
+
+#[test]
+fn what_the_config_no_longer_selects_or_release_manager_closed_is_not_missing() {
+    let perth = Selection { projects: vec!["Perth Metro".into()], ..Selection::default() };
+    let nothing = Vec::<String>::new();
+    let close = |catalog: &mut Catalog| catalog.projects[0].releases[1].state = ReleaseState::Closed;
+    assert_eq!(missing(&perth, close, &perth), nothing);
+    let both = Selection { projects: vec!["Perth Metro".into(), "Oslo".into()], ..Selection::default() };
+    assert_eq!(missing(&both, |_| {}, &perth), nothing);
+    let drop_oslo = |catalog: &mut Catalog| catalog.projects[1].releases.clear();
+    assert_eq!(missing(&both, drop_oslo, &perth), nothing, "gone from both");
+    assert_eq!(missing(&both, drop_oslo, &both).len(), 1);
+    let by_key = Selection { releases: vec![ReleaseKey::Id(4)], ..perth.clone() };
+    assert_eq!(missing(&by_key, drop_oslo, &perth), nothing);
+    let flagged = Selection { only_s3sync: true, ..both };
+    assert_eq!(missing(&perth, |_| {}, &flagged), nothing, "a flag that Release Manager has taken away");
+}
+
+#[test]
+fn known_releases_of_the_first_form_count_as_selected() {
+    let known: KnownReleases = serde_json::from_str(r#"{"2": "Perth 7.1", "9": "Perth 6"}"#).expect("known releases");
+    let perth = Selection { projects: vec!["Perth Metro".into()], ..Selection::default() };
+    let resolution = resolve(&catalog(), &perth, &known);
+    assert_eq!(resolution.vanished.len(), 1, "{:?}", resolution.vanished);
+    assert!(resolution.vanished[0].starts_with("release Perth 6 (9) "), "{:?}", resolution.vanished);
+    let known = known.after(&catalog(), &perth, &resolution, true);
+    assert_eq!(resolve(&catalog(), &perth, &known).vanished, Vec::<String>::new());
 }
 
 #[test]

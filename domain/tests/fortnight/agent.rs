@@ -36,7 +36,7 @@ pub(crate) struct Site {
     pub(crate) history: Vec<Entry>,
     /// Tags that wait, with the time at which they were dropped.
     pub(crate) tags: BTreeMap<PackageId, i64>,
-    /// Whether the guard refused the last cycle.
+    /// Whether the last cycle waits for an operator: the guard refused it, or it missed a release.
     pub(crate) is_refused: bool,
     /// How often the guard did.
     pub(crate) refusals: u64,
@@ -144,8 +144,11 @@ impl Site {
         let truth = manager.wanted(&self.selection);
         let is_confirmed = self.is_refused && matches!(weather.mood, Mood::Well) && dice.below(4) > 0;
         let Some(prepared) = self.prepare(manager, weather, now, is_confirmed) else { return false };
-        self.is_refused = prepared.plan.upkeep.refusal.is_some();
-        self.refusals += u64::from(self.is_refused);
+        let is_refused = prepared.plan.upkeep.refusal.is_some();
+        self.refusals += u64::from(is_refused);
+        // Release Manager drops closed releases: where no sync has seen one closed, it is missed, and the operator looks and finds that it is right.
+        let is_missed = prepared.plan.upkeep.distrust == Some(Distrust::Vanished);
+        self.is_refused = is_refused || (is_missed && matches!(weather.mood, Mood::Well));
         self.explain(&prepared);
         let mut is_good = prepared.resolution.unknown.is_empty();
         let is_unmarked = self.unmark(&prepared, weather, now);
