@@ -4,8 +4,9 @@
 //! come into force between two batches only: from the moment at which the log says so, nothing is done by older ones. What they leave undone
 //! is left to the sync that follows.
 //!
-//! A config that changed on disk and is not in force yet stops the next batch too: whoever asks for a permit reads it again. A config that is
-//! gone gives no permit at all, since its target is nobody's any more.
+//! A config that changed on disk and is not in force yet stops the next batch too: whoever asks for a permit reads it
+//! again. A config that is gone, cannot be read or is not valid gives no permit at all: nobody knows what its owner wants now. Packages
+//! are sent all the same, since that loses nothing.
 //!
 //! The known downside: new settings wait for the batch in hand.
 
@@ -129,6 +130,12 @@ impl Orders {
                 self.gate.notice.notify_one();
                 Err(Self::problem())
             }
+            OnDisk::Unusable => Err(stopped(format!(
+                "{} changed and cannot be read or is not valid: nothing is listed, marked or deleted until it is right again, and packages \
+                 are sent by its last good settings; `blat check {}` shows what is wrong",
+                settings.path.display(),
+                settings.name
+            ))),
             OnDisk::Gone => Err(stopped(format!(
                 "{} is gone: nothing is listed, marked or deleted on a target that has no config",
                 settings.path.display()
@@ -145,8 +152,10 @@ impl Orders {
 /// What the config on disk says beside the settings in force.
 #[derive(Debug, PartialEq)]
 enum OnDisk {
-    /// The same, or something that is not valid and so changes nothing.
+    /// The same.
     Same,
+    /// Something that cannot be read, or is not valid.
+    Unusable,
     /// Other settings.
     Other(Box<Settings>),
     /// Something that takes another agent.
@@ -174,9 +183,10 @@ fn on_disk(home: &Home, present: &Settings) -> OnDisk {
         Ok(found) if found == *present => OnDisk::Same,
         Ok(found) if found.kind() != present.kind() => OnDisk::OtherKind,
         Ok(found) => OnDisk::Other(Box::new(found)),
-        // Nobody can tell whether a file is there that cannot be looked at; then the last good settings stay in force.
+        // Nobody can tell whether a file is there that cannot be looked at.
         Err(_) if matches!(present.path.try_exists(), Ok(false)) => OnDisk::Gone,
-        Err(_) => OnDisk::Same,
+        // The last good settings stay in force for sending. What is wrong is told by the master, and by whoever reloads.
+        Err(_) => OnDisk::Unusable,
     }
 }
 
@@ -238,7 +248,10 @@ mod tests {
         assert!(!orders.afresh().are_superseded(), "another piece of work looks for itself");
         fs::write(&path, "aging: [\n").expect("a config");
         let again = orders.afresh();
-        drop(again.permit(&home, &settings).await.expect("what is not valid changes nothing"));
+        let unusable = again.permit(&home, &settings).await.expect_err("nobody knows what is wanted now");
+        assert!(unusable.text.contains("not valid") && !again.are_superseded(), "{}", unusable.text);
+        fs::write(&path, TEXT).expect("a config");
+        drop(again.permit(&home, &settings).await.expect("it says again what is in force"));
         fs::remove_file(&path).expect("a config");
         let gone = again.permit(&home, &settings).await.expect_err("no config, no deletions");
         assert!(gone.text.contains("is gone") && !again.are_superseded(), "{}", gone.text);

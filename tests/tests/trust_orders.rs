@@ -85,6 +85,34 @@ fn a_sync_in_the_foreground_ends_early_when_its_config_changes() {
 }
 
 #[test]
+fn a_config_that_becomes_invalid_in_mid_sync_lets_packages_go_there_and_nothing_leave() {
+    let mut lab = Lab::new("invalid");
+    for version in ["1", "2"] {
+        lab.package("core", version, |p| p.file("a", version));
+    }
+    lab.package("bulk", "1", |p| p.noise("a", 1 << 20));
+    lab.release(&[("core", "1"), ("core", "2")]);
+    lab.config("perth", "");
+    lab.agent_once("perth").expect_success();
+    lab.release(&[("core", "1"), ("bulk", "1")]);
+    // At that rate it takes some seconds, in which somebody saves a half-written file.
+    let good = "bandwidth: 128k\naging: immediate\nmax_delete: 100%";
+    lab.config("perth", good);
+    lab.start_master();
+    lab.wait_for_status("perth", "sending the bulk", |s| s["current"]["done"].as_u64().is_some_and(|done| done > 0));
+    lab.raw_config("perth", "aging: [\n");
+    let status = lab.wait_for_status("perth", "through its sync", |s| s["last_sync"]["result"] == "failed");
+    lab.assert_published("bulk", "1");
+    assert_nothing_went(&lab);
+    assert_eq!(lab.package_list(), ["core 1", "core 2"], "the list is left as it is, too");
+    let error = status["last_error"]["text"].as_str().unwrap_or_default();
+    assert!(error.contains("not valid") && error.contains("blat check perth"), "{status}");
+    assert!(status["config"]["error"].is_object() || status["config"]["error"].is_string(), "{status}");
+    lab.config("perth", good);
+    lab.blat(&["sync", "perth", "--wait"]).expect_success().says("deleted 1");
+}
+
+#[test]
 fn the_agent_of_a_target_that_is_removed_deletes_nothing_more() {
     let lab = in_mid_sync("removed");
     fs::remove_file(lab.home().join("config/perth.conf")).expect("an own file");
