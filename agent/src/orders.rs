@@ -4,11 +4,13 @@
 //! come into force between two batches only: from the moment at which the log says so, nothing is done by older ones. What they leave undone
 //! is left to the sync that follows.
 //!
-//! A config that changed on disk and is not in force yet stops the next batch too: whoever asks for a permit reads it
-//! again. A config that is gone, cannot be read or is not valid gives no permit at all: nobody knows what its owner wants now. Packages
+//! A config that changed on disk and is not in force yet stops the next batch too: whoever asks for a permit looks whether it changed, and reads
+//! it again then. A config that is gone, cannot be read or is not valid gives no permit at all: nobody knows what its owner wants now. Packages
 //! are sent all the same, since that loses nothing.
 //!
 //! The known downside: new settings wait for the batch in hand.
+
+mod unchanged;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,6 +20,7 @@ use blat_config::{Home, Settings, load_target};
 use blat_domain::retry::Backoff;
 use tokio::sync::{Notify, OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, watch};
 
+use self::unchanged::{LastRead, Stamps};
 use crate::session::Problem;
 
 /// A file counts as changed when two looks so far apart found the same.
@@ -44,6 +47,8 @@ pub(crate) struct Orders {
     saw_others: Arc<AtomicBool>,
     /// Whether all that goes on under these settings is to end at once.
     cut: Arc<watch::Sender<bool>>,
+    /// How the files were when they were found to say what these settings say.
+    last_read: Arc<LastRead>,
 }
 
 /// While this is held, no other settings come into force.
@@ -119,8 +124,11 @@ impl Orders {
         if self.are_superseded() {
             return Err(Self::problem());
         }
-        let (home, present) = (home.clone(), settings.clone());
-        let looking = tokio::task::spawn_blocking(move || settled(&home, &present));
+        let (home, present, last_read) = (home.clone(), settings.clone(), self.last_read.clone());
+        let looking = tokio::task::spawn_blocking(move || {
+            let stamps = Stamps::of(&[&present.path, &home.master_config(), &home.config_dir()]);
+            last_read.unless_unchanged(stamps, OnDisk::Same, || settled(&home, &present))
+        });
         let found = looking.await.map_err(|error| stopped(format!("reading the config again failed: {error}")))?;
         match found {
             OnDisk::Same => Ok(permit),
