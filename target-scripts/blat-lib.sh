@@ -258,6 +258,40 @@ lock_alone() {
     flock -n 6 6>&6 || fail 75 "locking $house/$1.lock in $archive failed: another $verb runs; try again later"
 }
 
+# ---- whether it is still wanted
+
+# await_go: where the caller has promised by --confirm SECONDS to be there, prints `ready` and goes on once it says `go`. To be asked under the
+# publish lock, right before something is done that a later sync may not know of: whoever waited for the lock may have lost its caller, and
+# perhaps nobody wants any more what that one asked for. Standard input is heard by a process of its own, since not every `read` can be ended.
+await_go() {
+    [ -n "$confirm" ] || return 0
+    exec 3<&0
+    (
+        trap - EXIT
+        exec 8>&- 9>&-
+        read -r word && [ "$word" = go ]
+    ) <&3 >/dev/null 2>&1 &
+    hearing=$!
+    (
+        trap - EXIT
+        exec </dev/null 3<&- 8>&- 9>&-
+        left=$confirm
+        while [ "$left" -gt 0 ] && sleep 1 && kill -0 $$; do left=$((left - 1)); done
+        kill -9 "$hearing"
+    ) >/dev/null 2>&1 &
+    patience=$!
+    echo ready
+    {
+        wait "$hearing"
+        heard=$?
+        kill -9 "$patience"
+        wait "$patience"
+    } 2>/dev/null
+    exec 3<&-
+    [ "$heard" -eq 0 ] ||
+        fail 75 "asking whether it is still wanted failed: whoever asked for it is gone, or did not say go within $confirm s; nothing was changed in $archive, so ask again"
+}
+
 # ---- whose archive it is
 
 # tell_record: what the record says, as one line `archive ID HOME-ID TARGET`; nothing where there is none. Whatever stands there is a

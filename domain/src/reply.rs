@@ -6,13 +6,18 @@
 //! LINES
 //! # end COUNT
 //! ```
-//! COUNT counts LINES, less `alive` lines, which only say that the script still works. Without the end mark, or with another count,
+//! COUNT counts LINES, less `alive` lines, which only say that the script still works, and `ready`, by which it asks whether what it was told to do
+//! is still wanted. Without the end mark, or with another count,
 //! the answer is not an answer: a cut connection looks just like a short list.
 
 /// First line of every answer. Whatever comes before it is noise.
 pub const MARKER: &str = "# blat 1";
 /// Most noise that is skipped while looking for the marker, in bytes.
 pub const MOST_NOISE: usize = 64 << 10;
+/// The line by which a script that holds the lock asks its caller to say [`GO`].
+pub const READY: &str = "ready";
+/// What the caller says then.
+pub const GO: &str = "go";
 /// The most `alive` lines of one answer: scripts print one every 10 s, so these are for more than a day.
 pub const MOST_ALIVE: u32 = 10_000;
 /// The longest line of an answer, in bytes.
@@ -93,7 +98,7 @@ impl ReplyReader {
                     self.phase = Phase::Ended;
                     return Ok(None);
                 }
-                if line == "alive" {
+                if line == "alive" || line == READY {
                     *alive += 1;
                     return if *alive > MOST_ALIVE { Err(ReplyError::Endless) } else { Ok(None) };
                 }
@@ -102,6 +107,11 @@ impl ReplyReader {
             }
             Phase::Ended => Err(ReplyError::AfterEnd),
         }
+    }
+
+    /// Whether the marker has come.
+    pub fn has_begun(&self) -> bool {
+        !matches!(self.phase, Phase::Noise { .. })
     }
 
     /// To be called at the end of the stream: an error unless the answer was whole.

@@ -6,9 +6,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use blat_domain::reply::{LONGEST_LINE, ReplyError, ReplyReader};
+use blat_domain::reply::{GO, LONGEST_LINE, READY, ReplyError, ReplyReader};
 use tokio::io::{AsyncRead, AsyncWriteExt, BufReader};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use super::TargetError;
@@ -27,6 +27,8 @@ const BUSY: i32 = 75;
 pub(crate) enum Input {
     /// These bytes.
     Bytes(Vec<u8>),
+    /// These bytes, and that it is still wanted, once the command asks. A command that outlives us hears the end instead, and leaves it undone.
+    Confirmed(Vec<u8>),
     /// What comes through here until the sender is dropped, held back as the valve wants it.
     Stream {
         /// The bytes.
@@ -48,11 +50,12 @@ pub(crate) async fn ask(
 ) -> Result<(), TargetError> {
     let Remote { stdin, stdout, stderr, exit } = remote;
     let (moved, mut movement) = watch::channel(());
+    let (asks, asked) = oneshot::channel();
     let feeding = async {
-        feed(stdin, input, &moved).await;
+        feed(stdin, input, asked, &moved).await;
         Ok(())
     };
-    let reading = read(stdout, bounds, &mut each, &moved);
+    let reading = read(stdout, bounds, asks, &mut each, &moved);
     let complaining = async {
         let mut complaints = Complaints::default();
         complaints.read(stderr).await.map_err(|why| TargetError::Refused(format!("the command is ended: {why}")))?;
@@ -76,12 +79,22 @@ pub(crate) async fn ask(
 async fn feed(
     mut stdin: std::pin::Pin<Box<dyn tokio::io::AsyncWrite + Send>>,
     input: Input,
+    asked: oneshot::Receiver<()>,
     moved: &watch::Sender<()>,
 ) {
     // A command that stops reading has its reason, and says it in its answer or its exit status: that is what counts.
     match input {
         Input::Bytes(bytes) => {
             let _ = stdin.write_all(&bytes).await;
+        }
+        Input::Confirmed(bytes) => {
+            let _ = stdin.write_all(&bytes).await;
+            let _ = stdin.flush().await;
+            moved.send_replace(());
+            // Where its answer ends without a question, there is nothing to be confirmed.
+            if asked.await.is_ok() {
+                let _ = stdin.write_all(format!("{GO}\n").as_bytes()).await;
+            }
         }
         Input::Stream { mut chunks, valve, urgency } => {
             while let Some(chunk) = chunks.recv().await {
@@ -110,16 +123,17 @@ async fn feed(
 /// How the answer ended: whole, cut, or because it could not be read.
 type Answer = Result<Result<(), ReplyError>, std::io::Error>;
 
-/// Reads an answer to its end. An error says that it is none, whatever may still come.
+/// Reads an answer to its end. An error says that it is none, whatever may still come. `asks` hears when the command asks whether to go on.
 async fn read(
     stdout: impl AsyncRead + Unpin,
     mut bounds: Bounds,
+    asks: oneshot::Sender<()>,
     each: &mut impl FnMut(&str) -> Result<(), String>,
     moved: &watch::Sender<()>,
 ) -> Result<Answer, TargetError> {
     let mut lines = BufReader::with_capacity(64 << 10, stdout);
     let mut reply = ReplyReader::default();
-    let mut line = Vec::new();
+    let (mut line, mut asks) = (Vec::new(), Some(asks));
     loop {
         match read_line(&mut lines, LONGEST_LINE, &mut line).await {
             Ok(true) => {}
@@ -133,7 +147,16 @@ async fn read(
         } else if line.len() > LONGEST_LINE {
             return Err(wrong(ReplyError::LineTooLong));
         }
-        if let Some(text) = reply.line(&String::from_utf8_lossy(&line)).map_err(wrong)? {
+        let has_begun = reply.has_begun();
+        let line = String::from_utf8_lossy(&line);
+        if has_begun
+            && line == READY
+            && let Some(asks) = asks.take()
+        {
+            // Whoever has nothing to confirm does not listen.
+            let _ = asks.send(());
+        }
+        if let Some(text) = reply.line(&line).map_err(wrong)? {
             bounds
                 .take(text)
                 .and_then(|()| each(text))
@@ -180,6 +203,27 @@ mod tests {
     async fn a_whole_answer_counts() {
         let (lines, result) = run("echo noise; echo '# blat 1'; cat; echo '# end 2'", b"a\nb\n").await;
         assert_eq!((lines, result), (vec!["a".into(), "b".into()], Ok(())));
+    }
+
+    #[tokio::test]
+    async fn a_command_that_asks_hears_that_it_is_wanted_and_one_that_does_not_ask_hears_the_end() {
+        let confirm = async |script: &str| {
+            let shell = super::super::transport::Transport::Local(super::super::transport::local::Shell::new());
+            let remote = shell.exec(script).await.expect("a shell");
+            let mut lines = Vec::new();
+            let each = |line: &str| {
+                lines.push(line.to_owned());
+                Ok(())
+            };
+            let result = ask(remote, Input::Confirmed(b"list\n".to_vec()), Bounds::packages(3), each).await;
+            (lines, result)
+        };
+        let asking = "read -r list; echo ready; echo '# blat 1'; echo ready; read -r word; echo $list $word; cat; echo '# end 1'";
+        assert_eq!(confirm(asking).await, (vec!["list go".into()], Ok(())), "noise is no question");
+        let (lines, result) = confirm("echo '# blat 1'; read -r list; echo $list; echo '# end 1'").await;
+        assert_eq!((lines, result), (vec!["list".into()], Ok(())));
+        let (_, result) = confirm("echo 'not now' >&2; exit 1").await;
+        assert_eq!(result, Err(TargetError::Refused("not now".into())));
     }
 
     #[tokio::test]

@@ -30,6 +30,9 @@ use crate::source::pack;
 /// A stream is closed at 64 MiB or 8,000 files, so that what it brought becomes visible and a cut link costs little. Two are under way at
 /// once: while one is verified and made durable on the target, the next is already on the link.
 const APPETITE: Appetite = Appetite { size: Size { bytes: 64 << 20, entries: 8_000 }, streams: 2 };
+/// What only the owner of the archive does is asked back about under its lock, and left undone where no answer comes in so many seconds: whoever
+/// asked for it may be gone, and a later sync may know nothing of it.
+const CONFIRM: &str = " --confirm 30";
 /// The largest number that the scripts take, since every awk counts to it exactly. No disk has room for so many bytes.
 const MOST: u64 = 999_999_999_999_999;
 
@@ -69,7 +72,7 @@ impl ScriptTarget {
         each: impl FnMut(&str) -> Result<(), String>,
     ) -> Result<(), TargetError> {
         let script = shell_word(&format!("{}/{verb}", self.bin));
-        if let Input::Bytes(bytes) = &input {
+        if let Input::Bytes(bytes) | Input::Confirmed(bytes) = &input {
             self.knowledge.valve().spend(bytes.len());
         }
         let command = format!("exec /bin/sh {script} --archive {}{arguments}", shell_word(&self.archive));
@@ -195,7 +198,6 @@ impl Target for ScriptTarget {
             Retirement::DeleteDue => " --due".to_owned(),
             Retirement::Delete => " --unlisted".to_owned(),
         };
-        let arguments = self.owner() + &how;
         let mut list = String::new();
         for (PackageId { name, version }, time) in packages {
             // Writing to a String cannot fail.
@@ -205,8 +207,9 @@ impl Target for ScriptTarget {
             };
         }
         let _ = writeln!(list, "# end {}", packages.len());
+        let arguments = format!("{}{CONFIRM} --bytes {}{how}", self.owner(), list.len());
         let packages: Vec<&PackageId> = packages.iter().map(|(package, _)| package).collect();
-        self.outcomes("delete_package", &arguments, Input::Bytes(list.into_bytes()), &packages, retired).await
+        self.outcomes("delete_package", &arguments, Input::Confirmed(list.into_bytes()), &packages, retired).await
     }
 
     /// Scripts clear up whatever else they do: so they need to do nothing but that, and only where they must say again what is stuck.
@@ -223,8 +226,8 @@ impl Target for ScriptTarget {
 
     async fn store_list(&self, list: &str) -> Result<Former, TargetError> {
         self.compression().await?;
-        let arguments = Self::file_arguments(FILE, list) + &self.owner();
-        let input = Input::Bytes(list.as_bytes().to_vec());
+        let arguments = Self::file_arguments(FILE, list) + &self.owner() + CONFIRM;
+        let input = Input::Confirmed(list.as_bytes().to_vec());
         let mut former = None;
         let each = |line: &str| match Former::read(line).filter(|_| former.is_none()) {
             Some(read) => {
