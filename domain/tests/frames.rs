@@ -86,6 +86,7 @@ fn requests() -> Vec<(&'static str, Request<'static>)> {
         ("claim-first", claim(Claim::First)),
         ("claim-adopt", claim(Claim::Adopt)),
         ("claim-withdraw", claim(Claim::Withdraw)),
+        ("go", Request::Go),
     ]
 }
 
@@ -103,6 +104,7 @@ fn replies() -> Vec<(&'static str, Reply<'static>)> {
         ("failed-space", failed(Class::Space)),
         ("failed-busy", failed(Class::Busy)),
         ("failed-refused", failed(Class::Refused)),
+        ("ready", Reply::Ready),
     ]
 }
 

@@ -11,6 +11,7 @@ use crate::archive::Archive;
 use crate::conversation::Ending;
 use crate::failure::Failure;
 use crate::inbox::Inbox;
+use crate::mandate::Mandate;
 use crate::package::unpacking::{self, Base};
 use crate::package::{Announced, Incoming, Outcome};
 use crate::publish::{self, Whole};
@@ -146,7 +147,7 @@ impl Worker {
             Request::Hello { .. } | Request::Ping { .. } | Request::Padding(_) => {
                 return Err(Ending::Violation("a greeting or heartbeat came on another lane"));
             }
-            Request::Data(_) => return Err(Ending::Violation("data came that belongs to nothing")),
+            Request::Data(_) | Request::Go => return Err(Ending::Violation("what came belongs to nothing")),
             Request::List { buckets } => {
                 let listed = listing::list(&self.archive, &buckets, &self.inbox, |messages| {
                     self.replies.gather(self.lane, messages)
@@ -159,7 +160,9 @@ impl Worker {
                 self.answer(linked)?;
             }
             Request::Retire { how, packages } => {
-                let retired = retire::retire(&self.archive, how, &packages, self.owner.as_deref());
+                let mut mandate = self.mandate();
+                let retired = retire::retire(&self.archive, how, &packages, &mut mandate);
+                self.taken += mandate.taken;
                 self.answer(retired)?;
             }
             Request::Verify { packages } => self.verify(&packages)?,
@@ -199,6 +202,11 @@ impl Worker {
         Ok(())
     }
 
+    fn mandate(&self) -> Mandate<'_> {
+        let (owner, replies, inbox) = (self.owner.as_deref(), &*self.replies, &*self.inbox);
+        Mandate { owner, lane: self.lane, replies, inbox, taken: 0 }
+    }
+
     /// Lines at once; `Done` when what came of it is cleared away too, so that nothing is left when the agent goes on.
     fn answer(&mut self, result: Result<(Vec<String>, crate::scratch::Scratch), Failure>) -> Result<(), Ending> {
         let ended = match result {
@@ -224,7 +232,9 @@ impl Worker {
             left = left.checked_sub(data.len() as u64).ok_or(Ending::Violation("more data came than was announced"))?;
             store.take(data);
         }
-        let (stored, scratch) = store.finish(&self.archive, self.owner.as_deref(), &digest);
+        let mut mandate = self.mandate();
+        let (stored, scratch) = store.finish(&self.archive, &mut mandate, &digest);
+        self.taken += mandate.taken;
         if let Some(scratch) = scratch {
             self.replies.lines(self.lane, &scratch.leftovers.0)?;
             scratch.clear_away();

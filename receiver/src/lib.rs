@@ -11,6 +11,7 @@ mod leftovers;
 mod link;
 mod listing;
 mod locks;
+mod mandate;
 mod ownership;
 mod package;
 mod publish;

@@ -11,13 +11,15 @@ use blat_domain::name::PackageId;
 use blat_domain::package_list::{self, Former};
 use blat_domain::tree;
 use rustix::fs::FileType;
+use sha2::{Digest as _, Sha256};
 
 use crate::archive::dir::{Dir, kind};
 use crate::archive::{Archive, CHECK_MODES, DESCPKG, HOUSE, mark_name};
 use crate::failure::Failure;
 use crate::listing::read_mark;
+use crate::locks;
+use crate::mandate::Mandate;
 use crate::scratch::{Scratch, flush, has_file};
-use crate::{locks, ownership};
 
 /// Seconds that a mark may lie ahead of the clock.
 const AHEAD: i64 = 600;
@@ -32,13 +34,14 @@ pub(crate) fn retire(
     archive: &Archive,
     how: Retirement,
     packages: &Listed,
-    owner: Option<&str>,
+    mandate: &mut Mandate<'_>,
 ) -> Result<(Vec<String>, Scratch), Failure> {
     let scratch = Scratch::take(archive, "delete")?;
     scratch.note_batch(archive, packages.iter().map(|(package, _)| package))?;
     let retiring = Retiring { archive, scratch: &scratch, now: now() };
     let lines = locks::publishing(archive, &scratch.rooms, || {
-        ownership::check(archive, &scratch.rooms.house, owner)?;
+        mandate.check_owner(archive, &scratch.rooms.house)?;
+        mandate.confirm(archive)?;
         retiring.all(how, packages)
     })??;
     flush(archive, &scratch.rooms, "the deletions", "check the disk, then delete again")?;
@@ -98,9 +101,9 @@ impl Retiring<'_> {
         let list = format!("{HOUSE}/{}", package_list::FILE);
         let asked = packages.iter().map(|(package, _)| package).collect();
         let why = match read_list(&self.scratch.rooms.house, &asked) {
-            Ok((Former::Whole, wanted)) => return Ok(wanted),
-            Ok((Former::Missing, _)) => format!("there is no {list}, so nobody knows what is wanted"),
-            Ok((Former::Damaged, _)) => format!("{list} is empty or cut short"),
+            Ok((Former::Whole, wanted, _)) => return Ok(wanted),
+            Ok((Former::Missing, ..)) => format!("there is no {list}, so nobody knows what is wanted"),
+            Ok((Former::Damaged, ..)) => format!("{list} is empty or cut short"),
             Err(error) => return Err(Failure::io(what(), &error, CHECK_MODES)),
         };
         Err(Failure::refused(what(), why, "let the archive be synced first"))
@@ -207,11 +210,14 @@ impl Retiring<'_> {
     }
 }
 
-/// How the PackageList is, and those of the packages that it names.
-pub(crate) fn read_list(house: &Dir, asked: &HashSet<&PackageId>) -> io::Result<(Former, HashSet<PackageId>)> {
-    let mut wanted = HashSet::new();
+/// How the PackageList is, those of the packages that it names, and its digest.
+pub(crate) fn read_list(
+    house: &Dir,
+    asked: &HashSet<&PackageId>,
+) -> io::Result<(Former, HashSet<PackageId>, [u8; 32])> {
+    let (mut wanted, mut digest) = (HashSet::new(), Sha256::new());
     if !has_file(house, package_list::FILE)? {
-        return Ok((Former::Missing, wanted));
+        return Ok((Former::Missing, wanted, [0; 32]));
     }
     let mut lines = BufReader::new(house.read(package_list::FILE)?);
     let (mut named, mut line, mut whole) = (0u64, Vec::new(), false);
@@ -220,6 +226,7 @@ pub(crate) fn read_list(house: &Dir, asked: &HashSet<&PackageId>) -> io::Result<
         if io::Read::take(&mut lines, LONGEST_LINE).read_until(b'\n', &mut line)? == 0 {
             break;
         }
+        digest.update(&line);
         let text = String::from_utf8_lossy(line.strip_suffix(b"\n").unwrap_or(&line));
         if text.starts_with('#') {
             whole = text == format!("# end {named}");
@@ -234,7 +241,7 @@ pub(crate) fn read_list(house: &Dir, asked: &HashSet<&PackageId>) -> io::Result<
             wanted.insert(package);
         }
     }
-    Ok((if whole && named > 0 { Former::Whole } else { Former::Damaged }, wanted))
+    Ok((if whole && named > 0 { Former::Whole } else { Former::Damaged }, wanted, digest.finalize().into()))
 }
 
 fn unmark(aged: Option<&Dir>, package: &PackageId) -> String {

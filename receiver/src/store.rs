@@ -2,15 +2,19 @@
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::{self, Write as _};
+use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::PermissionsExt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use blat_domain::name::PackageId;
 use blat_domain::package_list::{self, Former};
+use rustix::fs::FileType;
 use sha2::{Digest as _, Sha256};
 
-use crate::archive::Archive;
+use crate::archive::dir::kind;
+use crate::archive::{Archive, DESCPKG};
 use crate::failure::Failure;
+use crate::mandate::Mandate;
 use crate::scratch::Scratch;
 use crate::{locks, ownership, retire};
 
@@ -42,12 +46,12 @@ impl Store {
         }
     }
 
-    /// Puts it in its place, if it is what was announced and the archive is still its owner's, and says what was there. The stage is to be
+    /// Puts it in its place, if it is what was announced, all that it names is there, and its mandate holds; says what was there. The stage is to be
     /// cleared away once that is told.
     pub(crate) fn finish(
         self,
         archive: &Archive,
-        owner: Option<&str>,
+        mandate: &mut Mandate<'_>,
         announced: &[u8; 32],
     ) -> (Result<Former, Failure>, Option<Scratch>) {
         match self.to {
@@ -60,8 +64,9 @@ impl Store {
                     let why = format!("its {} bytes came with another digest than announced", self.bytes);
                     Err(Failure::refused(storing(&self.shown), why, "send it again"))
                 };
-                let stored = came
-                    .and_then(|()| locks::publishing(archive, &scratch.rooms, || publish(archive, owner, &scratch))?);
+                let stored = came.and_then(|()| {
+                    locks::publishing(archive, &scratch.rooms, || publish(archive, mandate, &scratch, announced))?
+                });
                 (stored, Some(scratch))
             }
             Err(failure) => (Err(failure), None),
@@ -83,19 +88,51 @@ fn make_durable(scratch: &Scratch, file: &File) -> io::Result<()> {
     clock.sync_all()
 }
 
-fn publish(archive: &Archive, owner: Option<&str>, scratch: &Scratch) -> Result<Former, Failure> {
+fn publish(
+    archive: &Archive,
+    mandate: &mut Mandate<'_>,
+    scratch: &Scratch,
+    announced: &[u8; 32],
+) -> Result<Former, Failure> {
     let house = &scratch.rooms.house;
-    ownership::check(archive, house, owner)?;
-    let put = || -> io::Result<Former> {
-        // One that cannot be read is not replaced: nobody could say what it is that goes.
-        let former = retire::read_list(house, &HashSet::new())?.0;
+    mandate.check_owner(archive, house)?;
+    let failed =
+        |error: io::Error| Failure::io(storing(&archive.shown()), &error, "check what is in its place and who owns it");
+    // One that cannot be read is not replaced: nobody could say what it is that goes.
+    let (former, _, digest) = retire::read_list(house, &HashSet::new()).map_err(failed)?;
+    // The very list that is there harms nobody, whoever brings it: what it names cannot have been deleted since.
+    if digest != *announced {
+        mandate.confirm(archive)?;
+        if let Some(missing) = first_missing(archive, scratch).map_err(failed)? {
+            let why = format!("it names {missing}, which is not there any more");
+            return Err(Failure::refused(storing(&archive.shown()), why, "let the archive be synced again"));
+        }
+    }
+    let put = || -> io::Result<()> {
         scratch.dir.rename("file", house, package_list::FILE)?;
         scratch.dir.rename("clock", house, "clock")?;
-        house.sync()?;
-        Ok(former)
+        house.sync()
     };
-    let shown = archive.shown();
-    put().map_err(|error| Failure::io(storing(&shown), &error, "check what is in its place and who owns it"))
+    put().map_err(failed)?;
+    Ok(former)
+}
+
+/// The first line of the new list that names something that is not there: whoever made it looked at the archive minutes ago. Links count with what
+/// they lead to.
+fn first_missing(archive: &Archive, scratch: &Scratch) -> io::Result<Option<String>> {
+    let mut path = String::new();
+    for line in BufReader::new(scratch.dir.read("file")?).lines() {
+        let line = line?;
+        let Some((name, version)) = line.split_once(' ').filter(|_| !line.starts_with('#')) else { continue };
+        let Ok(_) = PackageId::new(name, version) else { return Ok(Some(line)) };
+        path.clear();
+        path.extend([name, "/", version, "/", DESCPKG]);
+        match archive.root.stat_as_readers_do(path.as_str())? {
+            Some(stat) if kind(&stat) == FileType::RegularFile => {}
+            Some(_) | None => return Ok(Some(line)),
+        }
+    }
+    Ok(None)
 }
 
 /// `EPOCHSECOND UPTIME BOOT`: what the clock says beside what nobody can set, for `pkg_purge` to compare; `-` where the system does not tell.

@@ -247,6 +247,9 @@ fn verifying_answers_what_get_plist_does() {
 fn a_stored_list_is_what_receive_file_stores_and_another_digest_stores_nothing() {
     let archive = Archive::new();
     let mut agent = Agent::start(&archive.path);
+    // They are there, by way of links: so many packages would take long to make.
+    archive.put("p0", "1", &[("f", "x")], 5);
+    (1..20_000).for_each(|number| symlink("p0", archive.path.join(format!("p{number}"))).expect("a link"));
     let list: String = (0..20_000).map(|number| format!("p{number} 1\n")).collect::<String>() + "# end 20000\n";
     let mut store = |digest: [u8; 32]| {
         agent.send(Lane::CONTROL, &Request::Store { bytes: list.len() as u64, digest });

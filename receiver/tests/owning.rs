@@ -65,6 +65,7 @@ fn a_record_is_made_adopted_and_taken_away_as_the_scripts_do_it() {
 fn only_its_owner_lists_marks_and_deletes_also_when_that_changes_in_between() {
     let archive = Archive::new();
     archive.put("p", "1", &[("f", "x")], 5);
+    archive.put("q", "1", &[("f", "x")], 5);
     let mut agent = Agent::start(&archive.path);
     agent.send(Lane::CONTROL, &Request::Own { owner: PERTH });
     let list = "q 1\n# end 1\n";
@@ -83,4 +84,37 @@ fn only_its_owner_lists_marks_and_deletes_also_when_that_changes_in_between() {
     assert!(archive.path.join("p/1").exists() && !archive.house("aged/p@1").exists());
     agent.send(Lane::CONTROL, &Request::Own { owner: OSLO });
     assert_eq!(retire(&mut agent, Retirement::Delete), Ok(vec!["deleted p 1".to_owned()]));
+}
+
+#[test]
+fn nothing_is_listed_marked_or_deleted_for_an_agent_that_does_not_say_go_under_the_lock() {
+    let archive = Archive::new();
+    archive.put("p", "1", &[("f", "x")], 5);
+    archive.put("q", "1", &[("f", "x")], 5);
+    let mut agent = Agent::start(&archive.path);
+    assert_eq!(store(&mut agent, "q 1\n# end 1\n"), Ok(vec!["former missing".to_owned()]));
+    let lock = fs::File::options().write(true).open(archive.house("publish.lock")).expect("a lock file");
+    lock.lock().expect("a lock");
+    let mut gone = Agent::start(&archive.path);
+    gone.send(Lane::CONTROL, &Request::Retire { how: Retirement::Delete, packages: vec![(id("p@1"), None)] });
+    support::wait_for("it to wait for the lock", || {
+        fs::read_dir(archive.house("stage")).is_ok_and(|mut stage| stage.next().is_some())
+    });
+    gone.end();
+    lock.unlock().expect("a lock");
+    agent.send(Lane::CONTROL, &Request::Retire { how: Retirement::Delete, packages: vec![(id("p@1"), None)] });
+    assert_eq!(agent.hear(Lane::CONTROL), Some(support::Said::Ready), "p 1 is there still");
+    agent.send(Lane::CONTROL, &Request::Publish);
+    let refused = agent.lines(Lane::CONTROL);
+    assert!(refused.is_err_and(|(class, why)| class == Class::Busy && why.contains("nothing was changed")));
+    assert_eq!(retire(&mut agent, Retirement::Delete), Ok(vec!["deleted p 1".to_owned()]), "and it goes on");
+    let list = "q 1\n# end 1\n";
+    agent.send(Lane::CONTROL, &Request::Store { bytes: list.len() as u64, digest: Sha256::digest(list).into() });
+    agent.send(Lane::CONTROL, &Request::Data(list.as_bytes()));
+    let said = (agent.hear(Lane::CONTROL), agent.hear(Lane::CONTROL));
+    let unasked = (Some(support::Said::Lines("former whole\n".to_owned())), Some(support::Said::Done));
+    assert_eq!(said, unasked, "the very list that is there takes no question");
+    let missing = store(&mut agent, "p 1\nq 1\n# end 2\n");
+    assert!(missing.is_err_and(|(_, why)| why.contains("it names p 1, which is not there any more")));
+    assert_eq!(fs::read_to_string(archive.house("PackageList.txt")).expect("a list"), "q 1\n# end 1\n");
 }

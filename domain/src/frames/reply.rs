@@ -57,6 +57,8 @@ pub enum Reply<'a> {
         /// What was attempted, on what, why it failed, what to do.
         text: &'a str,
     },
+    /// The lock is held and the request can be done: is it still wanted? `Go` says so; where that does not come in time, it is left undone.
+    Ready,
 }
 
 /// What can be done about a failure.

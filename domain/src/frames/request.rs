@@ -27,8 +27,8 @@ pub enum Request<'a> {
         /// One digest for each bucket.
         buckets: Vec<[u8; 16]>,
     },
-    /// Replaces the PackageList by so many bytes of `Data` that follow, if they have this SHA-256. Answered by a line that says what
-    /// was in its place (see [`crate::package_list::Former`]), then `Done`.
+    /// Replaces the PackageList by so many bytes of `Data` that follow, if they have this SHA-256 and all that they name is there. Answered by
+    /// `Ready` under the lock; after `Go`, by a line that says what was in its place (see [`crate::package_list::Former`]), then `Done`.
     Store {
         /// How many bytes.
         bytes: u64,
@@ -41,7 +41,7 @@ pub enum Request<'a> {
         links: Vec<(PackageId, Version)>,
     },
     /// Takes versions out of the archive or marks them; with the time of `descpkg` that a version must still have, where one is given.
-    /// Answered by a line each, then `Done`.
+    /// Answered by `Ready` under the lock; after `Go`, by a line each, then `Done`.
     Retire {
         /// In what way.
         how: Retirement,
@@ -120,6 +120,8 @@ pub enum Request<'a> {
         /// The record as it would be written.
         record: &'a str,
     },
+    /// The answer to `Ready`: what was asked for on this lane is still wanted.
+    Go,
 }
 
 /// What a package may do to a version in its place.

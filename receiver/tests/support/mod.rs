@@ -32,6 +32,7 @@ pub enum Said {
     Held(u32, Vec<(u32, [u8; 32])>),
     Lacks(u32),
     Done,
+    Ready,
     Failed(Class, String),
 }
 
@@ -164,7 +165,7 @@ impl Agent {
         }
     }
 
-    /// Lines up to `Done`; or the failure.
+    /// Lines up to `Done`; or the failure. What is asked for is still wanted.
     pub fn lines(&mut self, lane: Lane) -> Result<Vec<String>, (Class, String)> {
         let mut lines = Vec::new();
         loop {
@@ -174,6 +175,7 @@ impl Agent {
                 Said::Done => return Ok(lines),
                 Said::Failed(class, text) => return Err((class, text)),
                 Said::Listed(_) => {}
+                Said::Ready => self.send(lane, &Request::Go),
                 other => panic!("{other:?} is no part of an answer"),
             }
         }
@@ -236,6 +238,7 @@ fn owned(reply: Reply<'_>) -> Said {
         Reply::Held { number, files } => Said::Held(number, files),
         Reply::Lacks { number } => Said::Lacks(number),
         Reply::Done => Said::Done,
+        Reply::Ready => Said::Ready,
         Reply::Failed { class, text } => Said::Failed(class, text.to_owned()),
     }
 }

@@ -177,8 +177,6 @@ pub fn conversation(paths: &[&[u8]]) -> Vec<Vec<u8>> {
     ];
     let count = entries.len() as u64;
     let bulk = [
-        Request::Store { bytes: LIST.len() as u64, digest: digest(LIST) },
-        Request::Data(LIST),
         Request::Begin { bytes: 100, entries: count, reserve: 0 },
         package,
         Request::Entries { entries },
@@ -186,11 +184,18 @@ pub fn conversation(paths: &[&[u8]]) -> Vec<Vec<u8>> {
         Request::Data(&bytes),
         Request::Whole { entries: count, manifest: digest(&lines) },
         Request::Publish,
+        Request::Store { bytes: LIST.len() as u64, digest: digest(LIST) },
+        Request::Data(LIST),
+        Request::Go,
         Request::Link { links: vec![(id("p@current"), version("3")), (id("away@current"), version("1"))] },
         retire(Retirement::Mark(9), "p@1"),
+        Request::Go,
         retire(Retirement::Unmark, "p@1"),
+        Request::Go,
         retire(Retirement::Delete, "p@2"),
+        Request::Go,
         retire(Retirement::Delete, "away@2"),
+        Request::Go,
         Request::Sweep { keep: vec![] },
     ];
     let on = |lane| move |request: &Request<'_>| frame(lane, request);

@@ -90,6 +90,7 @@ impl Entry {
             | Request::Publish
             | Request::Own { .. }
             | Request::Claim { .. }
+            | Request::Go
             | Request::Sweep { .. } => return Err(damaged("it holds a frame that is out of place")),
         }
         if data > MOST_PIECE {

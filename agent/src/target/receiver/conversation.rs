@@ -243,7 +243,19 @@ impl Strand<'_> {
         bounds: Bounds,
         each: impl FnMut(&str) -> Result<(), String>,
     ) -> Result<(), TargetError> {
-        match self.whole_answer(bounds, each).await? {
+        match self.whole_answer(bounds, false, each).await? {
+            None => Ok(()),
+            Some(_) => Err(out_of_turn()),
+        }
+    }
+
+    /// The same where the receiver asks, once it holds its lock, whether that is still wanted, and hears that it is.
+    pub(crate) async fn confirmed_answer(
+        &mut self,
+        bounds: Bounds,
+        each: impl FnMut(&str) -> Result<(), String>,
+    ) -> Result<(), TargetError> {
+        match self.whole_answer(bounds, true, each).await? {
             None => Ok(()),
             Some(_) => Err(out_of_turn()),
         }
@@ -254,12 +266,13 @@ impl Strand<'_> {
         &mut self,
         each: impl FnMut(&str) -> Result<(), String>,
     ) -> Result<Vec<u16>, TargetError> {
-        self.whole_answer(Bounds::LISTING, each).await?.ok_or_else(out_of_turn)
+        self.whole_answer(Bounds::LISTING, false, each).await?.ok_or_else(out_of_turn)
     }
 
     async fn whole_answer(
         &mut self,
         mut bounds: Bounds,
+        mut may_ask: bool,
         mut each: impl FnMut(&str) -> Result<(), String>,
     ) -> Result<Option<Vec<u16>>, TargetError> {
         let mut listed = None;
@@ -269,6 +282,10 @@ impl Strand<'_> {
                 Reply::Lines(lines) => take_lines(lines, &mut bounds, &mut each)?,
                 Reply::Listed { buckets } if listed.is_none() && buckets.len() <= USUAL => listed = Some(buckets),
                 Reply::Done => return Ok(listed),
+                Reply::Ready if may_ask => {
+                    may_ask = false;
+                    self.say(&Request::Go).await?;
+                }
                 Reply::Failed { class, text } => {
                     self.settle();
                     return Err(super::failed(class, text));
@@ -277,6 +294,7 @@ impl Strand<'_> {
                 | Reply::Listed { .. }
                 | Reply::Held { .. }
                 | Reply::Lacks { .. }
+                | Reply::Ready
                 | Reply::Pong { .. }
                 | Reply::Credit { .. } => return Err(out_of_turn()),
             }
@@ -465,6 +483,7 @@ async fn read(
             | Reply::Listed { .. }
             | Reply::Held { .. }
             | Reply::Lacks { .. }
+            | Reply::Ready
             | Reply::Done
             | Reply::Failed { .. } => {
                 // Nobody asked for anything on a lane that nobody has.

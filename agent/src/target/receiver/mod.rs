@@ -152,7 +152,10 @@ impl ReceiverTarget {
             outcomes.extend(awaited.take(line, &read, &self.leftovers)?);
             Ok(())
         };
-        strand.answer(bounds, each).await?;
+        match request {
+            Request::Retire { .. } => strand.confirmed_answer(bounds, each).await?,
+            _ => strand.answer(bounds, each).await?,
+        }
         strand.settled();
         Ok(outcomes)
     }
@@ -275,7 +278,7 @@ impl Target for ReceiverTarget {
             }
             None => self.leftovers.take(line),
         };
-        strand.answer(Bounds::packages(1), each).await?;
+        strand.confirmed_answer(Bounds::packages(1), each).await?;
         strand.settled();
         self.leftovers.are_heard();
         former.ok_or_else(out_of_turn)

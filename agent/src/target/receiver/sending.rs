@@ -233,6 +233,7 @@ async fn hear(
             | Reply::Held { .. }
             | Reply::Lacks { .. }
             | Reply::Failed { .. }
+            | Reply::Ready
             | Reply::Pong { .. }
             | Reply::Credit { .. } => return Err(out_of_turn()),
         }

@@ -68,9 +68,12 @@ pub(super) fn is_answer(body: &[u8], count: u64) -> Result<bool, String> {
         Reply::Failed { text, .. } => Err(format!("its receiver says: {}", printable(text))),
         Reply::Pong { beat, .. } => Ok(beat == count),
         Reply::Credit { .. } => Ok(false),
-        Reply::Lines(_) | Reply::Listed { .. } | Reply::Held { .. } | Reply::Lacks { .. } | Reply::Done => {
-            Err("its receiver answers what was not asked".to_owned())
-        }
+        Reply::Lines(_)
+        | Reply::Listed { .. }
+        | Reply::Held { .. }
+        | Reply::Lacks { .. }
+        | Reply::Ready
+        | Reply::Done => Err("its receiver answers what was not asked".to_owned()),
     }
 }
 
