@@ -12,22 +12,65 @@ given() {
     if [ -n "$bytes" ]; then head -c "$bytes"; else cat; fi
 }
 
-# take_list: standard input, lines `NAME VERSION [TIME]` closed by `# end COUNT`, to `$stage/list`. A list that was cut on its way is refused
-# as a whole: half a version may be another version.
+# take_list: standard input, lines `NAME VERSION [TIME [INODE CHANGED]...]` closed by `# end COUNT`, to `$stage/list`, and what is known of the
+# source to `$stage/source`. A list that was cut on its way is refused as a whole: half a version may be another version.
 take_list() {
-    own_file "$stage/list" "$stage/wrong"
+    own_file "$stage/list" "$stage/source" "$stage/wrong"
     # shellcheck disable=SC2016
     given | awk '
         function good(name) { return length(name) <= 128 && name ~ /^[A-Za-z0-9][A-Za-z0-9._+~-]*$/ }
         function reject(what) { print what; rejected = 1; exit }
+        function line() { return "line " NR " is not NAME VERSION [TIME [INODE CHANGED]...]" }
+        function known(inode, changed) { return inode ~ /^[0-9]+$/ && changed ~ /^-?[0-9]+[.][0-9][0-9][0-9][0-9][0-9][0-9][0-9]$/ }
         ended { reject("it goes on after its end") }
         $1 == "#" { if ($0 == "# end " (n + 0)) { ended = 1; next } reject("its end count is wrong") }
-        NF < 2 || NF > 3 || !good($1) || !good($2) || (NF == 3 && $3 !~ /^-?[0-9]+$/) { reject("line " NR " is not NAME VERSION [TIME]") }
-        { n++; print $1, $2, (NF == 3 ? $3 : "-") > list }
+        NF < 2 || NF > 7 || NF == 4 || NF == 6 || !good($1) || !good($2) { reject(line()) }
+        NF > 2 && $3 !~ /^-?[0-9]+$/ && !(NF > 3 && $3 == "-") { reject(line()) }
+        NF > 3 && !known($4, $5) || NF > 5 && !known($6, $7) { reject(line()) }
+        { n++; print $1, $2, (NF > 2 ? $3 : "-") > list }
+        NF > 3 { print $1, $2, $4, $5, $6, $7 > source }
         END { if (!rejected && !ended) print "it ends early" }
-    ' list="$stage/list" >"$stage/wrong" || fail 1 "storing the list in $archive failed: awk could not write; check space"
+    ' list="$stage/list" source="$stage/source" >"$stage/wrong" || fail 1 "storing the list in $archive failed: awk could not write; check space"
     read -r said <"$stage/wrong" && bad_usage "the list on standard input is none: $said"
     return 0
+}
+
+# keep_off_the_source: fails where a package in `$stage/source` is the source's own, by whatever way it lies here (a mount that is bound elsewhere, an
+# overlay, a network file system): the inode and the time of the last change of its descpkg, or of the link, are those that the caller saw at the
+# source. Some file servers number inodes anew: then a time that is the same to the last digit has to do; others tell whole seconds only: then the
+# inode has to be the same. To be asked under the publish lock.
+keep_off_the_source() {
+    [ -s "$stage/source" ] || return 0
+    # shellcheck disable=SC2016
+    same=$(awk '{ print $1 "/" $2; print $1 "/" $2 "/descpkg" }' "$stage/source" | xargs stat -c '%n %i %Z %z %F' 2>/dev/null | awk '
+        function is_same(inode, changed, at) {
+            split(changed, at, ".")
+            if (at[1] "" != $3 "") return 0
+            if (at[2] == "0000000" || ticks == "0000000") return inode "" == $2 ""
+            return at[2] "" == ticks ""
+        }
+        ours == 0 { known[$1 "/" $2] = $3 " " $4 " " $5 " " $6; next }
+        {
+            ticks = $5
+            sub(/^[^.]*/, "", ticks)
+            sub(/^[.]/, "", ticks)
+            ticks = substr(ticks "0000000", 1, 7)
+            path = $1
+            if (sub(/\/descpkg$/, "", path)) {
+                if (path == link || $7 != "regular") next
+            } else if ($7 == "symbolic") link = path
+            else next
+            split(known[path], word, " ")
+            if (is_same(word[1], word[2]) || word[3] != "" && is_same(word[3], word[4])) { print path; exit }
+        }
+        END { print "# end" }
+    ' ours=0 "$stage/source" ours=1 -)
+    case $same in
+    '# end') return 0 ;;
+    *'# end') same=${same%%"$line_end"*} ;;
+    *) fail 1 "comparing what is in $archive with the source failed: awk could not read or write; check space" ;;
+    esac
+    fail 1 "changing what the archive is to hold failed: the archive and the source are the same: the file of ${same%/*}@${same#*/} here is the source's own, so nothing was changed; correct archive or source"
 }
 
 # judge due|unlisted: from `$stage/list` makes `$stage/judged`: lines `NAME VERSION TIME [VERDICT]`, without a verdict where nothing speaks
@@ -35,21 +78,25 @@ take_list() {
 judge() {
     real_file "$house/PackageList.txt" ||
         fail 1 "deleting in $archive failed: there is no $house/PackageList.txt, so nobody knows what is wanted; let the archive be synced first"
+    is_small "$house/PackageList.txt" "$most_list" ||
+        fail 1 "deleting in $archive failed: $house/PackageList.txt is longer than any; let the archive be synced first"
     own_file "$stage/judged"
     now=$(date +%s)
     is_number "$now" || fail 1 "deleting in $archive failed: date does not say the time; check date +%s"
+    # Marks are short regular files; nothing else is opened.
     # shellcheck disable=SC2016
-    awk '
+    find "$marks" -type f -size -3 -name '*@*' 2>/dev/null | awk '
         function count(text) { return length(text) <= 15 && text ~ /^[0-9]+$/ }
-        wanted && $1 == "#" { last = $0; next }
-        wanted { last = $0; named[$1 "/" $2]; n++; next }
+        wanted == 1 && $1 == "#" { last = $0; next }
+        wanted == 1 { last = $0; named[$1 "/" $2]; n++; next }
+        wanted == 2 { short[$0]; next }
         {
             verdict = ""
             if (($1 "/" $2) in named) verdict = "wanted the PackageList names it"
             else if (how == "due") {
                 mark = marks "/" $1 "@" $2
                 at = ""; wait = ""
-                if ((getline at < mark) <= 0 || (getline wait < mark) <= 0 || !count(at) || !count(wait)) verdict = "unmarked it has no mark that can be read"
+                if (!(mark in short) || (getline at < mark) <= 0 || (getline wait < mark) <= 0 || !count(at) || !count(wait)) verdict = "unmarked it has no mark that can be read"
                 else if (at + 0 > now + 600) verdict = "waiting its mark lies ahead of the clock"
                 else if (now - at < wait + 0) verdict = "waiting it stays for " wait - (now - at) " s more"
                 close(mark)
@@ -57,7 +104,7 @@ judge() {
             print $1, $2, $3, verdict
         }
         END { if (n > 0 && last == "# end " n) print "# end" }
-    ' how="$1" now="$now" marks="$marks" wanted=1 "$house/PackageList.txt" wanted=0 "$stage/list" >"$stage/judged" ||
+    ' how="$1" now="$now" marks="$marks" wanted=1 "$house/PackageList.txt" wanted=2 - wanted=0 "$stage/list" >"$stage/judged" ||
         fail 1 "judging what to delete in $archive failed: awk could not read or write; check space"
     [ "$(tail -n 1 "$stage/judged")" = '# end' ] ||
         fail 1 "deleting in $archive failed: $house/PackageList.txt is empty or cut short; let the archive be synced first"
@@ -76,6 +123,18 @@ vanish() {
     to_trash "$hidden" "$1@$2" || return 0
 }
 
+# holds_mount PLACE: something is mounted there or below it; by `$stage/mounts`, else by its devices.
+holds_mount() {
+    [ ! -L "$1" ] || return 1
+    if [ -r /proc/self/mountinfo ]; then
+        while read -r mounted; do
+            case $mounted/ in "$1"/*) return 0 ;; esac
+        done <"$stage/mounts"
+        return 1
+    fi
+    [ "$(find "$1" -type d -exec stat -c %d {} + 2>/dev/null | sort -u | wc -l)" -gt 1 ]
+}
+
 # take_out NAME VERSION [TIME]: prints the line for the answer. TIME is that of the descpkg that somebody saw; `-` for any.
 take_out() {
     if exists "$1" && ! real_dir "$1"; then
@@ -88,6 +147,9 @@ take_out() {
         return 0
     elif [ "${3:--}" != - ] && [ "$(stat -c %Y "$1/$2/descpkg" 2>/dev/null)" != "$3" ]; then
         echo "kept $1 $2 changed its descpkg is not the one that was listed"
+        return 0
+    elif holds_mount "$1/$2"; then
+        echo "failed $1 $2 foreign something is mounted in it, which would go with it; unmount that first"
         return 0
     elif vanish "$1" "$2"; then
         echo "deleted $1 $2"
@@ -112,6 +174,8 @@ note_batch() {
 # take_out_judged: from `$stage/judged` makes `$stage/answer`; `$answered` counts its lines.
 take_out_judged() {
     answered=0
+    own_file "$stage/mounts"
+    list_mounts >"$stage/mounts" || fail 1 "finding out what is mounted in $archive failed: awk could not read or write; check space"
     while read -r name version time verdict; do
         case $name in '#') break ;; esac
         if [ -n "$verdict" ]; then

@@ -23,6 +23,8 @@ usage= # a verb's own arguments, for its complaints
 house=.dpkg_archive
 # Seconds to wait for whoever publishes at the moment.
 lock_wait=60
+# The most bytes that a PackageList has.
+most_list=67108864
 
 stage_id= # the name of our own stage, once there is one
 alive=    # process id of the loop that prints `alive`
@@ -380,10 +382,24 @@ check_owner() {
     fail 1 "changing what the archive $archive is to hold failed: $now; \`blat adopt\` takes it over"
 }
 
+# is_small FILE BYTES: it has no more bytes. To be asked before anything is read that may be a stranger's: tools keep a line as a whole, and a file
+# with a hole takes no space on its disk however long it is.
+is_small() {
+    is_small_size=$(stat -c %s "$1" 2>/dev/null) && is_number "$is_small_size" && [ "$is_small_size" -le "$2" ]
+}
+
+# first_line FILE: what a short file of our own says, whatever became of it.
+first_line() {
+    head -c 200 <"$1" 2>/dev/null | head -n 1 | tr -d '\000'
+}
+
 # list_state: how the PackageList is that was put there last: missing, damaged or whole.
 list_state() {
     if ! real_file "$house/PackageList.txt"; then
         echo missing
+        return 0
+    elif ! is_small "$house/PackageList.txt" "$most_list"; then
+        echo damaged
         return 0
     fi
     # shellcheck disable=SC2016
@@ -485,6 +501,27 @@ to_trash() {
     rename "$1" "$house/trash/$stage_id/$2"
 }
 
+# ---- what is mounted
+
+# list_mounts [PATH]: what is mounted below the archive, or at PATH and below it, where the system tells; a path below the archive a line.
+list_mounts() {
+    [ -r /proc/self/mountinfo ] || return 0
+    list_root=$(pwd -P)
+    # shellcheck disable=SC2016
+    root=${list_root%/}/ below=${1-} awk '
+        {
+            path = $5
+            gsub(/\\040/, " ", path)
+            gsub(/\\011/, "\t", path)
+            gsub(/\\134/, "\\", path)
+            if (index(path, root = ENVIRON["root"]) != 1) next
+            path = substr(path, length(root) + 1)
+            below = ENVIRON["below"]
+            if (below == "" || path == below || index(path, below "/") == 1) print path
+        }
+    ' /proc/self/mountinfo
+}
+
 # ---- digests
 
 # manifest_agrees: all of `$manifest`. The package is the working directory.
@@ -518,7 +555,15 @@ clear_away() {
             rmdir "$left_name" 2>/dev/null
         done <"$house/stage/$1/batch"
     fi
-    discard "$house/trash/$1" || kept=yes
+    # A package is not taken out while something is mounted in it; if it was since, that is not ours to remove.
+    mounted=
+    ! exists "$house/trash/$1" || mounted=$(list_mounts "$house/trash/$1" | head -n 1)
+    if [ -n "$mounted" ]; then
+        note_leftover "$house/trash/$1 cannot be removed: something is mounted in it; unmount it"
+        kept=yes
+    else
+        discard "$house/trash/$1" || kept=yes
+    fi
     # The batch says where hidden ones are, so it stays as long as they do.
     [ -n "$kept" ] || discard "$house/stage/$1" || kept=yes
     # The lock goes last: while it is there, whoever comes after us knows that something may be left.

@@ -230,6 +230,14 @@ impl Workplace {
     /// Replaces the PackageList, and gives what was in its place.
     async fn list(&self, wanted: &WantedSet, known_up_to: i64) -> Result<Former, Problem> {
         let list = package_list::render(wanted.keys());
+        if list.len() as u64 > package_list::LONGEST {
+            let text = format!(
+                "cannot store the PackageList: its {} bytes are more than the {} that one may have; select fewer releases",
+                list.len(),
+                package_list::LONGEST
+            );
+            return Err(problem(None, text, Backoff::NEXT_SYNC));
+        }
         let _in_force = self.permit().await?;
         let stored = self.target.store_list(&list).await;
         let former = stored.map_err(|error| unreached("cannot store the PackageList", error))?;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use blat_domain::history::{Deed, Entry};
+use blat_domain::identity::SAME;
 use blat_domain::name::PackageId;
 use blat_domain::retention::{Action, Step, Upkeep, Why, is_newer};
 use blat_domain::retry::Backoff;
@@ -13,7 +14,7 @@ use crate::outcome::Dropped;
 use crate::recheck::Recheck;
 use crate::session::{Problem, Sent};
 use crate::sync::{Prepared, problem, unreached};
-use crate::target::{Retired, Retirement};
+use crate::target::{Leaving, Retired, Retirement, TargetError};
 use crate::workplace::Workplace;
 
 /// Packages in one run of the target: it keeps the archive locked for others meanwhile.
@@ -96,12 +97,15 @@ impl Workplace {
         if steps.is_empty() {
             return Ok(done);
         }
-        let packages: Vec<(PackageId, Option<i64>)> =
-            steps.iter().map(|step| (step.package.clone(), listed_time(step))).collect();
+        let mut packages: Vec<Leaving> =
+            steps.iter().map(|step| Leaving::new(step.package.clone(), listed_time(step))).collect();
         let in_force = self.permit().await?;
-        let answers = self.target.retire(how, &packages).await;
+        if how != Retirement::Unmark {
+            packages = self.compared(how, packages, &mut done).await?;
+        }
+        let answers = if packages.is_empty() { Ok(Vec::new()) } else { self.target.retire(how, &packages).await };
         drop(in_force);
-        let answers = answers.map_err(|error| unreached(&format!("cannot {}", order(how)), error))?;
+        let answers = answers.map_err(|error| self.not_retired(how, error))?;
         let whys: BTreeMap<&PackageId, Why> = steps.iter().map(|step| (&step.package, step.why)).collect();
         let mut told = Vec::new();
         for (package, retired) in answers {
@@ -123,6 +127,52 @@ impl Workplace {
         }
         self.history.add(&told);
         Ok(done)
+    }
+
+    /// The target's error as a problem. Where it found the source's own files only a person can do something.
+    fn not_retired(&self, how: Retirement, error: TargetError) -> Problem {
+        let what = format!("cannot {}", order(how));
+        match error {
+            TargetError::Refused(why) if why.contains(SAME) => {
+                let text = format!(
+                    "{what}: {why}; correct archive, host or source in config/{}.conf, or the mounts between them; where the archive is a copy of the \
+                     source's disk, or is hard-linked to the source, replace the descpkg of each of its packages by a copy of itself (cp -p, mv, and after all of them chmod u+r)",
+                    self.settings.name
+                );
+                problem(None, text, Backoff::NEXT_SYNC)
+            }
+            error => unreached(&what, error),
+        }
+    }
+
+    /// The same packages, each with what the source has of it: the target takes nothing away that is the source's own. One of which nobody can say
+    /// what the source has stays.
+    async fn compared(
+        &self,
+        how: Retirement,
+        packages: Vec<Leaving>,
+        done: &mut Done,
+    ) -> Result<Vec<Leaving>, Problem> {
+        let source = self.source.clone();
+        let looking =
+            tokio::task::spawn_blocking(move || source.compare_with(packages).map_err(|error| error.to_string()));
+        let looked = looking.await.unwrap_or_else(|error| Err(format!("looking at the source failed: {error}")));
+        let order = order(how);
+        let looked =
+            looked.map_err(|why| problem(None, format!("cannot {order}: {why}; is it mounted?"), Backoff::PACKAGE))?;
+        let mut compared = Vec::with_capacity(looked.len());
+        for looked in looked {
+            match looked {
+                Ok(leaving) => compared.push(leaving),
+                Err((package, why)) => {
+                    let text =
+                        format!("cannot {order}, for it may be the source's own: {why}; check owners and modes there");
+                    tracing::warn!(target_name = %self.settings.name, %package, "{text}");
+                    done.problem.get_or_insert(problem(Some(package), text, Backoff::PACKAGE));
+                }
+            }
+        }
+        Ok(compared)
     }
 
     /// A tag that came in the very moment of the deletion found its package "already there": it is sent again.

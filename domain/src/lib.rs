@@ -11,6 +11,7 @@ pub mod clock;
 pub mod frames;
 pub mod guard;
 pub mod history;
+pub mod identity;
 pub mod inventory;
 pub mod links;
 pub mod manifest;

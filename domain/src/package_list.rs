@@ -7,6 +7,8 @@ use crate::text::printable;
 
 /// The file's name below the archive's `.dpkg_archive`.
 pub const FILE: &str = "PackageList.txt";
+/// The most bytes that one has: a longer one counts as damaged, and is not read.
+pub const LONGEST: u64 = 64 << 20;
 
 /// The list of `packages`, which come sorted and once each: lines `NAME VERSION`, closed by `# end COUNT`, so that
 /// a reader knows a whole list from a torn one.

@@ -3,9 +3,10 @@
 //! `domain/tests/frames/requests` and `replies` have a line `NAME HEX` for each sample, the hex being a whole frame.
 
 use blat_domain::frames::{
-    self, Base, Class, Copy, Entry, FrameError, HEADER, Kind, LANES, LONGEST_BODY, Lane, MOST_DATA, PROTOCOL, Part,
-    Piece, Reply, Request, Retirement, Rule, Time,
+    self, Base, Class, Copy, Entry, FrameError, HEADER, Kind, LANES, LONGEST_BODY, Lane, Leaving, MOST_DATA, PROTOCOL,
+    Part, Piece, Reply, Request, Retirement, Rule, Time,
 };
+use blat_domain::identity::Identity;
 use blat_domain::name::{PackageId, Version};
 use blat_domain::ownership::Claim;
 use proptest::prelude::*;
@@ -54,7 +55,9 @@ fn requests() -> Vec<(&'static str, Request<'static>)> {
         manifest,
         ask,
     };
-    let retire = |how| Request::Retire { how, packages: vec![(id("a@1"), None), (id("b@2"), Some(-5))] };
+    let source = vec![Identity::new(7, -5, 123_456_789), Identity::new(1 << 40, 1_700_000_000, 0)];
+    let known = Leaving { source, ..Leaving::new(id("b@2"), Some(-5)) };
+    let retire = |how| Request::Retire { how, packages: vec![Leaving::new(id("a@1"), None), known.clone()] };
     let claim = |how| Request::Claim { how, record: RECORD };
     vec![
         ("hello", Request::Hello { protocol: PROTOCOL }),

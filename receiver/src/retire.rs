@@ -6,15 +6,16 @@ use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::PermissionsExt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use blat_domain::frames::Retirement;
+use blat_domain::frames::{Leaving, Retirement};
+use blat_domain::identity::{Identity, SAME};
 use blat_domain::name::PackageId;
 use blat_domain::package_list::{self, Former};
-use blat_domain::tree;
-use rustix::fs::FileType;
+use blat_domain::tree::file_name;
+use rustix::fs::{FileType, Stat};
 use sha2::{Digest as _, Sha256};
 
 use crate::archive::dir::{Dir, kind};
-use crate::archive::{Archive, CHECK_MODES, DESCPKG, HOUSE, mark_name};
+use crate::archive::{Archive, CHECK_MODES, DESCPKG, HOUSE, mark_name, tree};
 use crate::failure::Failure;
 use crate::listing::read_mark;
 use crate::locks;
@@ -26,22 +27,22 @@ const AHEAD: i64 = 600;
 /// The longest line of a PackageList, in bytes: two names and what is between them, twice over.
 const LONGEST_LINE: u64 = 1024;
 
-/// Versions, with the time of descpkg that each must still have, where one is given.
-type Listed = [(PackageId, Option<i64>)];
-
 /// Retires versions; gives a line for each.
 pub(crate) fn retire(
     archive: &Archive,
     how: Retirement,
-    packages: &Listed,
+    packages: &[Leaving],
     mandate: &mut Mandate<'_>,
 ) -> Result<(Vec<String>, Scratch), Failure> {
     let scratch = Scratch::take(archive, "delete")?;
-    scratch.note_batch(archive, packages.iter().map(|(package, _)| package))?;
+    scratch.note_batch(archive, packages.iter().map(|leaving| &leaving.package))?;
     let retiring = Retiring { archive, scratch: &scratch, now: now() };
     let lines = locks::publishing(archive, &scratch.rooms, || {
         mandate.check_owner(archive, &scratch.rooms.house)?;
         mandate.confirm(archive)?;
+        if how != Retirement::Unmark {
+            retiring.keep_off_the_source(packages)?;
+        }
         retiring.all(how, packages)
     })??;
     flush(archive, &scratch.rooms, "the deletions", "check the disk, then delete again")?;
@@ -60,7 +61,7 @@ struct Retiring<'a> {
 }
 
 impl Retiring<'_> {
-    fn all(&self, how: Retirement, packages: &Listed) -> Result<Vec<String>, Failure> {
+    fn all(&self, how: Retirement, packages: &[Leaving]) -> Result<Vec<String>, Failure> {
         let failed = |error: io::Error| {
             Failure::io(format!("opening {HOUSE}/aged in {}", self.archive.shown()), &error, CHECK_MODES)
         };
@@ -76,16 +77,16 @@ impl Retiring<'_> {
             Retirement::Unmark | Retirement::Mark(_) => HashSet::new(),
         };
         let aged = aged.as_ref();
-        let lines = packages.iter().map(|(package, time)| match how {
+        let lines = packages.iter().map(|leaving| (leaving, &leaving.package)).map(|(leaving, package)| match how {
             Retirement::Unmark => unmark(aged, package),
             Retirement::Mark(wait) => self.mark(aged, package, wait),
             Retirement::DeleteDue | Retirement::Delete if wanted.contains(package) => {
                 kept(package, "wanted the PackageList names it")
             }
-            Retirement::Delete => self.take_out(aged, package, *time),
+            Retirement::Delete => self.take_out(aged, leaving),
             Retirement::DeleteDue => match self.waits(aged, package) {
                 Some(why) => kept(package, &why),
-                None => self.take_out(aged, package, *time),
+                None => self.take_out(aged, leaving),
             },
         });
         let lines = lines.collect();
@@ -95,11 +96,32 @@ impl Retiring<'_> {
         Ok(lines)
     }
 
+    /// Fails where one of the packages is the source's own, by whatever way that lies here: then nothing is right of what was asked for.
+    fn keep_off_the_source(&self, packages: &[Leaving]) -> Result<(), Failure> {
+        // What cannot be looked at now is looked at again before it goes.
+        let is_its_own = |leaving: &&Leaving| self.look(&leaving.package).is_ok_and(|found| found.is_its_own(leaving));
+        let Some(Leaving { package, .. }) = packages.iter().find(is_its_own) else { return Ok(()) };
+        // Without its path, which may be long: this has to arrive whole.
+        let what = "changing what the archive is to hold";
+        let why = format!("{SAME}: the file of {package} here is the source's own, so nothing was changed");
+        Err(Failure::refused(what, why, "correct archive or source"))
+    }
+
+    fn look(&self, package: &PackageId) -> io::Result<Looked> {
+        let of_name = self.archive.root.open_if_there(package.name.as_str())?;
+        let version = package.version.as_str();
+        let there = of_name.as_ref().map_or(Ok(None), |dir| dir.stat(version))?;
+        let inner = of_name.as_ref().map_or(Ok(None), |dir| dir.open_if_there(version))?;
+        let descpkg = inner.map_or(Ok(None), |dir| dir.stat(DESCPKG))?;
+        let descpkg = descpkg.filter(|stat| kind(stat) == FileType::RegularFile);
+        Ok(Looked { of_name, there, descpkg })
+    }
+
     /// Those of the packages that the PackageList names, which has to be whole and to name something.
-    fn wanted(&self, packages: &Listed) -> Result<HashSet<PackageId>, Failure> {
+    fn wanted(&self, packages: &[Leaving]) -> Result<HashSet<PackageId>, Failure> {
         let what = || format!("deleting in {}", self.archive.shown());
         let list = format!("{HOUSE}/{}", package_list::FILE);
-        let asked = packages.iter().map(|(package, _)| package).collect();
+        let asked = packages.iter().map(|leaving| &leaving.package).collect();
         let why = match read_list(&self.scratch.rooms.house, &asked) {
             Ok((Former::Whole, wanted, _)) => return Ok(wanted),
             Ok((Former::Missing, ..)) => format!("there is no {list}, so nobody knows what is wanted"),
@@ -147,34 +169,39 @@ impl Retiring<'_> {
         (left > 0).then(|| format!("waiting it stays for {left} s more"))
     }
 
-    fn take_out(&self, aged: Option<&Dir>, package: &PackageId, time: Option<i64>) -> String {
-        let PackageId { name, version } = package;
-        self.try_take_out(aged, package, time).unwrap_or_else(|error| {
+    fn take_out(&self, aged: Option<&Dir>, leaving: &Leaving) -> String {
+        let PackageId { name, version } = &leaving.package;
+        self.try_take_out(aged, leaving).unwrap_or_else(|error| {
             format!("failed {name} {version} io taking it away failed: {error}; check owners and modes there\n")
         })
     }
 
-    fn try_take_out(&self, aged: Option<&Dir>, package: &PackageId, time: Option<i64>) -> io::Result<String> {
+    fn try_take_out(&self, aged: Option<&Dir>, leaving: &Leaving) -> io::Result<String> {
+        let package = &leaving.package;
         let PackageId { name, version } = package;
         let failed = |text: &str| Ok(format!("failed {name} {version} foreign {text}\n"));
         let root = &self.archive.root;
         if root.stat(name.as_str())?.is_some_and(|stat| kind(&stat) != FileType::Directory) {
             return failed(&format!("{name} is not a directory; move it away"));
         }
-        let of_name = root.open_if_there(name.as_str())?;
-        let there = of_name.as_ref().map_or(Ok(None), |dir| dir.stat(version.as_str()))?;
-        let (Some(of_name), Some(there)) = (of_name, there) else {
+        let looked = self.look(package)?;
+        let is_its_own = looked.is_its_own(leaving);
+        let Looked { of_name: Some(of_name), there: Some(there), descpkg } = looked else {
             self.forget(aged, package)?;
             return Ok(format!("absent {name} {version}\n"));
         };
         let is_link = kind(&there) == FileType::Symlink;
-        let descpkg = of_name.open_if_there(version.as_str())?.map_or(Ok(None), |dir| dir.stat(DESCPKG))?;
-        let descpkg = descpkg.filter(|stat| kind(stat) == FileType::RegularFile);
         if !is_link && descpkg.is_none() {
             return failed("it is no package of ours; look at it and remove it by hand");
         }
-        if time.is_some_and(|time| descpkg.is_none_or(|stat| stat.st_mtime != time)) {
+        if is_its_own {
+            return failed("it is the source's own; correct archive or source");
+        }
+        if leaving.time.is_some_and(|time| descpkg.is_none_or(|stat| stat.st_mtime != time)) {
             return Ok(kept(package, "changed its descpkg is not the one that was listed"));
+        }
+        if !is_link && tree::holds_mount(&of_name, version.as_str().as_bytes())? {
+            return failed("something is mounted in it, which would go with it; unmount that first");
         }
         if is_link {
             of_name.unlink(version.as_str())?;
@@ -193,7 +220,7 @@ impl Retiring<'_> {
     fn forget(&self, aged: Option<&Dir>, package: &PackageId) -> io::Result<()> {
         if let Some(manifests) = self.scratch.rooms.manifests.open_if_there(package.name.as_str())? {
             manifests.unlink(package.version.as_str())?;
-            manifests.unlink(tree::file_name(&package.version))?;
+            manifests.unlink(file_name(&package.version))?;
             self.archive.sync_names(&manifests)?;
         }
         let Some(aged) = aged else { return Ok(()) };
@@ -202,11 +229,30 @@ impl Retiring<'_> {
     }
 
     /// Empty names go too, while nobody can be about to publish into them.
-    fn drop_empty_names(&self, packages: &Listed) {
-        for (package, _) in packages {
+    fn drop_empty_names(&self, packages: &[Leaving]) {
+        for Leaving { package, .. } in packages {
             self.archive.root.remove_empty(package.name.as_str());
             self.scratch.rooms.manifests.remove_empty(package.name.as_str());
         }
+    }
+}
+
+/// What lies in the place of a version.
+struct Looked {
+    of_name: Option<Dir>,
+    there: Option<Stat>,
+    /// Of a regular file alone.
+    descpkg: Option<Stat>,
+}
+
+impl Looked {
+    /// Whether the source has this very file.
+    fn is_its_own(&self, leaving: &Leaving) -> bool {
+        let link = self.there.filter(|stat| kind(stat) == FileType::Symlink);
+        let here = link.or(self.descpkg).map(|stat| {
+            Identity::new(stat.st_ino, stat.st_ctime, u32::try_from(stat.st_ctime_nsec).unwrap_or_default())
+        });
+        here.is_some_and(|here| leaving.source.iter().any(|theirs| theirs.is_same(&here)))
     }
 }
 
@@ -219,7 +265,11 @@ pub(crate) fn read_list(
     if !has_file(house, package_list::FILE)? {
         return Ok((Former::Missing, wanted, [0; 32]));
     }
-    let mut lines = BufReader::new(house.read(package_list::FILE)?);
+    let file = house.read(package_list::FILE)?;
+    if file.metadata()?.len() > package_list::LONGEST {
+        return Ok((Former::Damaged, wanted, [0; 32]));
+    }
+    let mut lines = BufReader::new(file);
     let (mut named, mut line, mut whole) = (0u64, Vec::new(), false);
     loop {
         line.clear();

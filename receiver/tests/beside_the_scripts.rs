@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
-use blat_domain::frames::{Class, Lane, MOST_DATA, Request, Retirement};
+use blat_domain::frames::{Class, Lane, Leaving, MOST_DATA, Request, Retirement};
 use blat_domain::name::PackageId;
 use sha2::{Digest as _, Sha256};
 use support::package::{How, Node, Package, noise};
@@ -90,6 +90,7 @@ fn retiring_answers_and_leaves_behind_what_delete_package_does() {
         let times = [None, Some(100), Some(101)].into_iter().cycle();
         let packages: Vec<_> = ids(&all).into_iter().zip(times).collect();
         let expected = scripts.script("delete_package", &argument, &as_list(&packages));
+        let packages = packages.into_iter().map(|(package, time)| Leaving::new(package, time)).collect();
         let lines = agent.ask(Lane::CONTROL, &Request::Retire { how, packages }).expect("an answer");
         // Seconds that are left may pass from one run to the next.
         let plain = |lines: Vec<String>| -> Vec<String> {
@@ -119,7 +120,7 @@ fn nothing_is_deleted_without_a_whole_list_of_what_is_wanted() {
         let before = shown(&archive);
         let mut agent = Agent::start(&archive.path);
         for how in [Retirement::Delete, Retirement::DeleteDue] {
-            let packages = vec![(id("p@1"), None)];
+            let packages = vec![Leaving::new(id("p@1"), None)];
             let failure = agent.ask(Lane::CONTROL, &Request::Retire { how, packages }).expect_err("a failure");
             assert!(
                 failure.0 == Class::Refused && failure.1.ends_with("let the archive be synced first"),
@@ -296,7 +297,7 @@ fn what_a_dead_script_left_is_swept_and_put_back() {
     fs::rename(archive.path.join("p/1"), archive.path.join("p/.1.delete-1-1.old")).expect("a rename");
     fs::create_dir(archive.path.join("p/.2.delete-1-1")).expect("a directory");
     let mut agent = Agent::start(&archive.path);
-    let packages = vec![(id("p@9"), None)];
+    let packages = vec![Leaving::new(id("p@9"), None)];
     agent.ask(Lane::BULK, &Request::Retire { how: Retirement::Unmark, packages }).expect("an answer");
     assert!(archive.path.join("p/1/descpkg").exists() && archive.path.join("p/2/descpkg").exists());
     agent.ask(Lane::BULK, &Request::Publish).expect("an answer");

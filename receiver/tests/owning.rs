@@ -3,8 +3,10 @@
 mod support;
 
 use std::fs;
+use std::os::unix::fs::{MetadataExt as _, symlink};
 
-use blat_domain::frames::{Class, Lane, MOST_DATA, Request, Retirement};
+use blat_domain::frames::{Class, Lane, Leaving, MOST_DATA, Request, Retirement};
+use blat_domain::identity::Identity;
 use blat_domain::ownership::Claim;
 use sha2::{Digest as _, Sha256};
 use support::{Agent, Archive, id};
@@ -22,7 +24,7 @@ fn claim(agent: &mut Agent, how: Claim, record: &str) -> String {
 }
 
 fn retire(agent: &mut Agent, how: Retirement) -> Result<Vec<String>, (Class, String)> {
-    agent.ask(Lane::CONTROL, &Request::Retire { how, packages: vec![(id("p@1"), None)] })
+    agent.ask(Lane::CONTROL, &Request::Retire { how, packages: vec![Leaving::new(id("p@1"), None)] })
 }
 
 fn store(agent: &mut Agent, list: &str) -> Result<Vec<String>, (Class, String)> {
@@ -96,13 +98,19 @@ fn nothing_is_listed_marked_or_deleted_for_an_agent_that_does_not_say_go_under_t
     let lock = fs::File::options().write(true).open(archive.house("publish.lock")).expect("a lock file");
     lock.lock().expect("a lock");
     let mut gone = Agent::start(&archive.path);
-    gone.send(Lane::CONTROL, &Request::Retire { how: Retirement::Delete, packages: vec![(id("p@1"), None)] });
+    gone.send(
+        Lane::CONTROL,
+        &Request::Retire { how: Retirement::Delete, packages: vec![Leaving::new(id("p@1"), None)] },
+    );
     support::wait_for("it to wait for the lock", || {
         fs::read_dir(archive.house("stage")).is_ok_and(|mut stage| stage.next().is_some())
     });
     gone.end();
     lock.unlock().expect("a lock");
-    agent.send(Lane::CONTROL, &Request::Retire { how: Retirement::Delete, packages: vec![(id("p@1"), None)] });
+    agent.send(
+        Lane::CONTROL,
+        &Request::Retire { how: Retirement::Delete, packages: vec![Leaving::new(id("p@1"), None)] },
+    );
     assert_eq!(agent.hear(Lane::CONTROL), Some(support::Said::Ready), "p 1 is there still");
     agent.send(Lane::CONTROL, &Request::Publish);
     let refused = agent.lines(Lane::CONTROL);
@@ -117,4 +125,34 @@ fn nothing_is_listed_marked_or_deleted_for_an_agent_that_does_not_say_go_under_t
     let missing = store(&mut agent, "p 1\nq 1\n# end 2\n");
     assert!(missing.is_err_and(|(_, why)| why.contains("it names p 1, which is not there any more")));
     assert_eq!(fs::read_to_string(archive.house("PackageList.txt")).expect("a list"), "q 1\n# end 1\n");
+}
+
+#[test]
+fn nothing_goes_or_is_marked_that_is_the_sources_own_file() {
+    let archive = Archive::new();
+    archive.put("p", "1", &[("f", "x")], 5);
+    archive.put("q", "1", &[("f", "x")], 5);
+    symlink("1", archive.path.join("p/current")).expect("a link");
+    let mut agent = Agent::start(&archive.path);
+    assert_eq!(store(&mut agent, "r 1\n# end 1\n").map_err(|(_, why)| why.contains("r 1")), Err(true));
+    fs::write(archive.house("PackageList.txt"), "r 1\n# end 1\n").expect("a list");
+    let identity = |path: &str| {
+        let found = fs::symlink_metadata(archive.path.join(path)).expect("a file");
+        Identity::new(found.ino(), found.ctime(), u32::try_from(found.ctime_nsec()).expect("nanoseconds"))
+    };
+    let (descpkg, link) = (identity("p/1/descpkg"), identity("p/current"));
+    for (package, source) in [("p@1", vec![descpkg]), ("p@current", vec![identity("q/1/descpkg"), link])] {
+        let packages = vec![Leaving::new(id("q@1"), None), Leaving { source, ..Leaving::new(id(package), None) }];
+        for how in [Retirement::Mark(5), Retirement::DeleteDue, Retirement::Delete] {
+            let request = Request::Retire { how, packages: packages.clone() };
+            let (class, why) = agent.ask(Lane::CONTROL, &request).expect_err("a refusal");
+            assert!(class == Class::Refused && why.contains("the archive and the source are the same"), "{why}");
+            assert!(why.contains(package), "{why}");
+        }
+    }
+    assert!(archive.path.join("q/1").exists() && fs::read_dir(archive.house("aged")).map_or(0, Iterator::count) == 0);
+    let others = [("p@1", vec![Identity::new(7, 5, 3)]), ("p@current", vec![Identity::new(7, 5, 3)]), ("q@1", vec![])];
+    let packages = others.map(|(package, source)| Leaving { source, ..Leaving::new(id(package), None) }).to_vec();
+    let deleted = agent.ask(Lane::CONTROL, &Request::Retire { how: Retirement::Delete, packages });
+    assert_eq!(deleted, Ok(["p 1", "p current", "q 1"].map(|package| format!("deleted {package}")).to_vec()));
 }

@@ -5,7 +5,7 @@ mod support;
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
-use blat_domain::frames::{Lane, Request, Retirement, Rule};
+use blat_domain::frames::{Lane, Leaving, Request, Retirement, Rule};
 use support::package::{How, Node, Package, noise};
 use support::{Agent, Archive, Said};
 
@@ -167,7 +167,7 @@ fn a_package_whose_root_nobody_may_write_is_published_and_replaced_by_an_ordinar
         agent.ask(Lane::BULK, &Request::Publish).expect("an answer");
         assert_published(&archive, &newer);
     }
-    let retire = Request::Retire { how: Retirement::Mark(5), packages: vec![(package.id, None)] };
+    let retire = Request::Retire { how: Retirement::Mark(5), packages: vec![Leaving::new(package.id, None)] };
     assert_eq!(agent.ask(Lane::BULK, &retire), Ok(vec!["marked core_devl 2.1.0.cr".into()]));
 }
 

@@ -1,8 +1,8 @@
-//! Small disks over folders of a lab. Mounting takes root, so tests that use them are named `as_root_…`.
+//! Small disks and other mounts over folders of a lab. Mounting takes root, so tests that use them are named `as_root_…`.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// A tmpfs over a folder, with that folder's owner. Unmounted lazily, so whatever still runs in it is no hindrance.
@@ -15,6 +15,20 @@ impl Disk {
         let options = format!("{options},mode=755,uid={},gid={}", owner.uid(), owner.gid());
         must(Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(&over));
         Self(over)
+    }
+
+    /// Shows a folder at another place too, which has to be there.
+    pub fn bind(folder: &Path, at: PathBuf) -> Self {
+        must(Command::new("mount").arg("--bind").arg(folder).arg(&at));
+        Self(at)
+    }
+
+    /// Shows these folders as one that nobody can write, the first of two files of a name hiding the other.
+    pub fn overlay(folders: &[&Path], at: PathBuf) -> Self {
+        let folders: Vec<_> = folders.iter().map(|folder| folder.display().to_string()).collect();
+        let options = format!("lowerdir={}", folders.join(":"));
+        must(Command::new("mount").args(["-t", "overlay", "-o", &options, "overlay"]).arg(&at));
+        Self(at)
     }
 
     /// Changes its options, as `size=64m` or `ro`.

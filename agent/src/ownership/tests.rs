@@ -19,7 +19,7 @@ use crate::outcome::Dropped;
 use crate::progress::Progress;
 use crate::session::Sent;
 use crate::sync::Synced;
-use crate::target::{Appetite, Delivery, Parcel, Retired, Retirement, Target, Told, Verdict};
+use crate::target::{Appetite, Delivery, Leaving, Parcel, Retired, Retirement, Target, Told, Verdict};
 
 #[test]
 fn the_source_is_known_by_its_own_record_and_by_those_above_it() {
@@ -74,11 +74,7 @@ impl Target for Mirror {
         Ok(Vec::new())
     }
 
-    async fn retire(
-        &self,
-        _: Retirement,
-        _: &[(PackageId, Option<i64>)],
-    ) -> Result<Vec<(PackageId, Retired)>, TargetError> {
+    async fn retire(&self, _: Retirement, _: &[Leaving]) -> Result<Vec<(PackageId, Retired)>, TargetError> {
         panic!("nothing is to be deleted in the source")
     }
 

@@ -15,7 +15,7 @@ use blat_domain::status::SyncResult;
 use super::*;
 use crate::progress::Progress;
 use crate::sync::Synced;
-use crate::target::{Appetite, Delivery, Parcel, Retired, Retirement, Target, TargetError, Told, Verdict};
+use crate::target::{Appetite, Delivery, Leaving, Parcel, Retired, Retirement, Target, TargetError, Told, Verdict};
 
 thread_local! {
     static UPTIME: Cell<u64> = const { Cell::new(1_000) };
@@ -50,14 +50,10 @@ impl Target for Slow {
         Ok(Vec::new())
     }
 
-    async fn retire(
-        &self,
-        _: Retirement,
-        packages: &[(PackageId, Option<i64>)],
-    ) -> Result<Vec<(PackageId, Retired)>, TargetError> {
+    async fn retire(&self, _: Retirement, packages: &[Leaving]) -> Result<Vec<(PackageId, Retired)>, TargetError> {
         let mut deleted = self.deleted.lock().unwrap_or_else(PoisonError::into_inner);
-        deleted.extend(packages.iter().map(|(package, _)| package.to_string()));
-        Ok(packages.iter().map(|(package, _)| (package.clone(), Retired::Done)).collect())
+        deleted.extend(packages.iter().map(|leaving| leaving.package.to_string()));
+        Ok(packages.iter().map(|leaving| (leaving.package.clone(), Retired::Done)).collect())
     }
 
     async fn store_list(&self, _: &str) -> Result<Former, TargetError> {

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use blat_domain::frames::Leaving;
 use blat_domain::inventory::Inventory;
 use blat_domain::links::{Followed, addressee, follow};
 use blat_domain::name::PackageId;
@@ -125,6 +126,22 @@ impl SourceArchive {
             }
             Source::Ready { .. } | Source::Link { .. } | Source::Held(_) => None,
         }
+    }
+
+    /// Versions that are to leave a target, each with the files that the source has of it now; or why nobody can say what it has. Blocks.
+    ///
+    /// # Errors
+    /// The source as a whole cannot be looked at.
+    pub(crate) fn compare_with(
+        &self,
+        leaving: Vec<Leaving>,
+    ) -> Result<Vec<Result<Leaving, (PackageId, SourceError)>>, SourceError> {
+        let archive = Archive::open(&self.root)?;
+        let compare = |leaving: Leaving| match archive.identities(&leaving.package) {
+            Ok(source) => Ok(Leaving { source, ..leaving }),
+            Err(error) => Err((leaving.package, error)),
+        };
+        Ok(leaving.into_iter().map(compare).collect())
     }
 
     /// Bytes that the target's archive may still grow by; none where `max_size` is 0, which means no limit. A package that the target

@@ -19,9 +19,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::vec;
 
+use blat_domain::identity::Identity;
 use blat_domain::name::PackageId;
 use blat_domain::text::printable;
-use rustix::fs::{CWD, Mode, OFlags, RawDir, openat, readlinkat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RawDir, openat, readlinkat};
 use rustix::io::Errno;
 
 pub(super) use self::beneath::Way;
@@ -118,6 +119,27 @@ impl Archive {
             Err(Errno::LOOP | Errno::NOTDIR) => Err(SourceError::NoDirectory(shown(&here()))),
             Err(error) => Err(unreadable(&here(), error)),
         }
+    }
+
+    /// By what the files are known that make a version one: its `descpkg`, and itself where it is a link. They are only looked at, so links
+    /// that lead there are followed: whatever way a reader of the source would find it, it must not be taken away.
+    ///
+    /// # Errors
+    /// Nobody can say what is there.
+    pub(super) fn identities(&self, package: &PackageId) -> Result<Vec<Identity>, SourceError> {
+        let version = package.path();
+        let descpkg = format!("{version}/{}", super::DESCPKG);
+        let mut found = Vec::new();
+        // A file server is asked, whatever it said a minute ago.
+        for (path, follows) in [(descpkg, AtFlags::empty()), (version, AtFlags::SYMLINK_NOFOLLOW)] {
+            match Stat::ask(&self.handle, path.as_bytes(), follows | AtFlags::STATX_FORCE_SYNC) {
+                Ok(stat) if stat.is_directory() => {}
+                Ok(stat) => found.push(Identity::new(stat.inode, stat.changed.0, stat.changed.1)),
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
+                Err(error) => return Err(unreadable(&self.path.join(path), error)),
+            }
+        }
+        Ok(found)
     }
 
     /// What lies where `package` should.

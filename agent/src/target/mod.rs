@@ -25,7 +25,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-pub(crate) use blat_domain::frames::{Retirement, Rule};
+pub(crate) use blat_domain::frames::{Leaving, Retirement, Rule};
 use blat_domain::inventory::Inventory;
 use blat_domain::name::PackageId;
 use blat_domain::ownership::{Claim, Record, Title};
@@ -176,12 +176,9 @@ pub(crate) trait Target: Send + Sync {
     }
 
     /// Takes versions out of the archive or marks them, each only if that is still right when its turn comes, and only while the archive's
-    /// record names the owner that this target was made for. One outcome each, in no particular order.
-    async fn retire(
-        &self,
-        how: Retirement,
-        packages: &[(PackageId, Option<i64>)],
-    ) -> Result<Vec<(PackageId, Retired)>, TargetError>;
+    /// record names the owner that this target was made for. Fails where one of them is the source's own file. One outcome each, in no
+    /// particular order.
+    async fn retire(&self, how: Retirement, packages: &[Leaving]) -> Result<Vec<(PackageId, Retired)>, TargetError>;
 
     /// What serves there, for the status; none before that was found out, or where there is only one thing that could. It asks nobody.
     fn far_end(&self) -> Option<FarEnd> {

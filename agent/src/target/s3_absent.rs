@@ -12,7 +12,7 @@ use blat_domain::package_list::Former;
 use blat_domain::plan::Link;
 
 use super::valve::Valve;
-use super::{Appetite, Delivery, Parcel, Retired, Retirement, Target, TargetError, Told, Verdict};
+use super::{Appetite, Delivery, Leaving, Parcel, Retired, Retirement, Target, TargetError, Told, Verdict};
 use crate::progress::Progress;
 
 /// A bucket that cannot be served.
@@ -58,11 +58,7 @@ impl Target for S3Target {
         Err(absent())
     }
 
-    async fn retire(
-        &self,
-        _: Retirement,
-        _: &[(PackageId, Option<i64>)],
-    ) -> Result<Vec<(PackageId, Retired)>, TargetError> {
+    async fn retire(&self, _: Retirement, _: &[Leaving]) -> Result<Vec<(PackageId, Retired)>, TargetError> {
         Err(absent())
     }
 

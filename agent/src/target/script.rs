@@ -23,7 +23,7 @@ use super::leftovers::Leftovers;
 use super::lines::{delivery, retired, verdict, with_silent_ones};
 use super::room::UnderWay;
 use super::valve::Urgency;
-use super::{Appetite, Delivery, Parcel, Retired, Retirement, Target, TargetError, Told, Verdict};
+use super::{Appetite, Delivery, Leaving, Parcel, Retired, Retirement, Target, TargetError, Told, Verdict};
 use crate::progress::Progress;
 use crate::source::pack;
 
@@ -186,11 +186,7 @@ impl Target for ScriptTarget {
         self.outcomes("get_plist", " --verify", Input::Bytes(lines.into_bytes()), &packages, verdict).await
     }
 
-    async fn retire(
-        &self,
-        how: Retirement,
-        packages: &[(PackageId, Option<i64>)],
-    ) -> Result<Vec<(PackageId, Retired)>, TargetError> {
+    async fn retire(&self, how: Retirement, packages: &[Leaving]) -> Result<Vec<(PackageId, Retired)>, TargetError> {
         self.compression().await?;
         let how = match how {
             Retirement::Unmark => " --unmark".to_owned(),
@@ -199,16 +195,22 @@ impl Target for ScriptTarget {
             Retirement::Delete => " --unlisted".to_owned(),
         };
         let mut list = String::new();
-        for (PackageId { name, version }, time) in packages {
+        for Leaving { package: PackageId { name, version }, time, source } in packages {
             // Writing to a String cannot fail.
+            let _ = write!(list, "{name} {version}");
             let _ = match time {
-                Some(time) => writeln!(list, "{name} {version} {time}"),
-                None => writeln!(list, "{name} {version}"),
+                Some(time) => write!(list, " {time}"),
+                None if source.is_empty() => Ok(()),
+                None => write!(list, " -"),
             };
+            for identity in source {
+                let _ = write!(list, " {identity}");
+            }
+            list.push('\n');
         }
         let _ = writeln!(list, "# end {}", packages.len());
         let arguments = format!("{}{CONFIRM} --bytes {}{how}", self.owner(), list.len());
-        let packages: Vec<&PackageId> = packages.iter().map(|(package, _)| package).collect();
+        let packages: Vec<&PackageId> = packages.iter().map(|leaving| &leaving.package).collect();
         self.outcomes("delete_package", &arguments, Input::Confirmed(list.into_bytes()), &packages, retired).await
     }
 

@@ -14,7 +14,7 @@ use blat_domain::status::{FarEnd, Leftover};
 use super::far_end::{Knowledge, Serves};
 use super::receiver::ReceiverTarget;
 use super::script::ScriptTarget;
-use super::{Appetite, Delivery, Parcel, Retired, Retirement, Target, TargetError, Told, Verdict};
+use super::{Appetite, Delivery, Leaving, Parcel, Retired, Retirement, Target, TargetError, Told, Verdict};
 use crate::progress::Progress;
 use crate::source::store::Store;
 
@@ -71,11 +71,7 @@ impl Target for ServedTarget {
         self.target().await?.verify(packages).await
     }
 
-    async fn retire(
-        &self,
-        how: Retirement,
-        packages: &[(PackageId, Option<i64>)],
-    ) -> Result<Vec<(PackageId, Retired)>, TargetError> {
+    async fn retire(&self, how: Retirement, packages: &[Leaving]) -> Result<Vec<(PackageId, Retired)>, TargetError> {
         self.target().await?.retire(how, packages).await
     }
 

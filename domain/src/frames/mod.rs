@@ -14,7 +14,7 @@ mod reply;
 mod request;
 
 pub use reply::{Class, Reply};
-pub use request::{Base, Copy, Entry, Kind, Part, Piece, Request, Retirement, Rule, Time};
+pub use request::{Base, Copy, Entry, Kind, Leaving, Part, Piece, Request, Retirement, Rule, Time};
 
 use serde::{Deserialize, Serialize};
 

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::packed;
+use crate::identity::Identity;
 use crate::name::{PackageId, Version};
 use crate::ownership::Claim;
 
@@ -40,13 +41,13 @@ pub enum Request<'a> {
         /// Which leads to what.
         links: Vec<(PackageId, Version)>,
     },
-    /// Takes versions out of the archive or marks them; with the time of `descpkg` that a version must still have, where one is given.
-    /// Answered by `Ready` under the lock; after `Go`, by a line each, then `Done`.
+    /// Takes versions out of the archive or marks them. All of it fails where one of them is the source's own. Answered by `Ready` under
+    /// the lock; after `Go`, by a line each, then `Done`.
     Retire {
         /// In what way.
         how: Retirement,
-        /// Which, with the expected time of `descpkg` in whole epoch seconds.
-        packages: Vec<(PackageId, Option<i64>)>,
+        /// Which.
+        packages: Vec<Leaving>,
     },
     /// Hashes packages again and compares them with their manifests. Answered by a line each, then `Done`.
     Verify {
@@ -157,6 +158,24 @@ pub enum Retirement {
     DeleteDue,
     /// They go if the PackageList does not name them.
     Delete,
+}
+
+/// A version that is to leave an archive, or to be marked for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leaving {
+    /// Which.
+    pub package: PackageId,
+    /// The time that its `descpkg` must still have, in whole epoch seconds, where one is given.
+    pub time: Option<i64>,
+    /// What the source has under the same name and version: its `descpkg`, and the link where it is one. Nothing where the source lacks it.
+    pub source: Vec<Identity>,
+}
+
+impl Leaving {
+    /// A version of which the source has nothing.
+    pub fn new(package: PackageId, time: Option<i64>) -> Self {
+        Self { package, time, source: Vec::new() }
+    }
 }
 
 /// Something in a package.

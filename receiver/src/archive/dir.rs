@@ -9,7 +9,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, Stat, Timesp
 use rustix::io::Errno;
 use rustix::process::Gid;
 
-use super::resolve::open_beneath;
+use super::resolve::{open_beneath, open_unmounted};
 use blat_domain::frames::Time;
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
@@ -35,6 +35,11 @@ impl Dir {
     /// A directory below this one.
     pub(crate) fn open(&self, path: impl AsRef<[u8]>) -> io::Result<Self> {
         beneath(&self.0, path.as_ref(), DIRECTORY).map(Self)
+    }
+
+    /// A directory in it, unless something is mounted there.
+    pub(crate) fn open_unmounted(&self, name: &[u8]) -> io::Result<Self> {
+        open_unmounted(&self.0, name, DIRECTORY).map(Self)
     }
 
     /// The same, where there is one: a directory and no link to one.
@@ -254,8 +259,7 @@ impl Dir {
     /// A handle of a directory in it that its owner may not even read, opened up for its owner first. By way of `/proc`, since
     /// the plain call would follow a link that somebody put there meanwhile.
     pub(super) fn open_up(&self, name: &[u8]) -> io::Result<Self> {
-        let way = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let handle = rustix::fs::openat(&self.0, name, way, Mode::empty())?;
+        let handle = open_unmounted(&self.0, name, OFlags::PATH | OFlags::DIRECTORY)?;
         let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&handle));
         rustix::fs::chmodat(CWD, path, Mode::RWXU, AtFlags::empty())?;
         self.open(name)

@@ -15,12 +15,26 @@ const TRIES: usize = 8;
 
 /// Opens `path` below `dir`. No part of it may be a symbolic link, and none `.` or `..`.
 pub(super) fn open_beneath(dir: impl AsFd, path: &[u8], flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
+    open_within(dir, path, flags, mode, ResolveFlags::empty())
+}
+
+/// Opens what has a name in `dir`, if nothing is mounted there: `EXDEV` otherwise. Where the kernel knows no `openat2`, a mount shows if it is of
+/// another file system.
+pub(super) fn open_unmounted(dir: impl AsFd, name: &[u8], flags: OFlags) -> io::Result<OwnedFd> {
+    let opened = open_within(&dir, name, flags, Mode::empty(), ResolveFlags::NO_XDEV)?;
+    if rustix::fs::fstat(&opened)?.st_dev != rustix::fs::fstat(dir)?.st_dev {
+        return Err(Errno::XDEV.into());
+    }
+    Ok(opened)
+}
+
+fn open_within(dir: impl AsFd, path: &[u8], flags: OFlags, mode: Mode, more: ResolveFlags) -> io::Result<OwnedFd> {
     if !is_plain(path) {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "the path has an empty part, `.` or `..`"));
     }
     let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     if !WITHOUT_OPENAT2.load(Ordering::Relaxed) {
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        let resolve = more | ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
         for _ in 0..TRIES {
             match rustix::fs::openat2(dir.as_fd(), path, flags, mode, resolve) {
                 Err(Errno::AGAIN | Errno::INTR) => {}

@@ -74,7 +74,7 @@ fn open_up(dir: &Dir, name: &[u8]) -> io::Result<Option<Dir>> {
         Err(error) if is(&error, Errno::ISDIR) || is(&error, Errno::PERM) => {}
         Err(error) => return Err(error),
     }
-    let inner = match dir.open(name) {
+    let inner = match dir.open_unmounted(name) {
         Ok(inner) => inner,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) if is(&error, Errno::ACCESS) => dir.open_up(name)?,
@@ -84,6 +84,23 @@ fn open_up(dir: &Dir, name: &[u8]) -> io::Result<Option<Dir>> {
         inner.set_mode(0o700)?;
     }
     Ok(Some(inner))
+}
+
+/// Whether something is mounted in a directory below `dir`, or in its place. What is closed to us shows when it is to be removed.
+pub(crate) fn holds_mount(dir: &Dir, name: &[u8]) -> io::Result<bool> {
+    let inner = match dir.open_unmounted(name) {
+        Ok(inner) => inner,
+        Err(error) if is(&error, Errno::XDEV) => return Ok(true),
+        Err(error) if is(&error, Errno::ACCESS) => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    for found in inner.entries()? {
+        let found = found?;
+        if inner.kind_of(&found)? == FileType::Directory && holds_mount(&inner, &found.name)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn is(error: &io::Error, errno: Errno) -> bool {

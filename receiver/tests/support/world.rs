@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use blat_domain::frames::{
-    self, Copy, Entry, HEADER, Kind, Lane, MARKER, PROTOCOL, Part, Piece, Reply, Request, Retirement, Rule, Time,
+    self, Copy, Entry, HEADER, Kind, Lane, Leaving, MARKER, PROTOCOL, Part, Piece, Reply, Request, Retirement, Rule,
+    Time,
 };
 use blat_domain::manifest;
 use blat_domain::name::PackageId;
@@ -169,7 +170,7 @@ pub fn conversation(paths: &[&[u8]]) -> Vec<Vec<u8>> {
         manifest: None,
         ask: true,
     };
-    let retire = |how, package: &str| Request::Retire { how, packages: vec![(id(package), None)] };
+    let retire = |how, package: &str| Request::Retire { how, packages: vec![Leaving::new(id(package), None)] };
     let control = [
         Request::Hello { protocol: PROTOCOL },
         Request::List { buckets: vec![] },

@@ -36,7 +36,7 @@ impl Stat {
         Self::ask(handle, b"", AtFlags::EMPTY_PATH)
     }
 
-    fn ask(at: impl AsFd, name: &[u8], flags: AtFlags) -> rustix::io::Result<Self> {
+    pub(super) fn ask(at: impl AsFd, name: &[u8], flags: AtFlags) -> rustix::io::Result<Self> {
         let wanted = StatxFlags::TYPE
             | StatxFlags::MODE
             | StatxFlags::SIZE

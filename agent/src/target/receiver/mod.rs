@@ -36,7 +36,7 @@ use super::far_end::{Knowledge, Serves};
 use super::leftovers::Leftovers;
 use super::lines::{delivery, retired, verdict, with_silent_ones};
 use super::room::UnderWay;
-use super::{Appetite, Delivery, Parcel, Retired, Retirement, Target, TargetError, Told, Verdict};
+use super::{Appetite, Delivery, Leaving, Parcel, Retired, Retirement, Target, TargetError, Told, Verdict};
 use crate::progress::Progress;
 use crate::source::pieces::Codec;
 use crate::source::store::Store;
@@ -228,15 +228,11 @@ impl Target for ReceiverTarget {
         Ok(verdicts)
     }
 
-    async fn retire(
-        &self,
-        how: Retirement,
-        packages: &[(PackageId, Option<i64>)],
-    ) -> Result<Vec<(PackageId, Retired)>, TargetError> {
+    async fn retire(&self, how: Retirement, packages: &[Leaving]) -> Result<Vec<(PackageId, Retired)>, TargetError> {
         let mut answers = Vec::new();
         for packages in packages.chunks(AT_ONCE) {
             let request = Request::Retire { how, packages: packages.to_vec() };
-            answers.extend(self.outcomes(&request, packages.iter().map(|(package, _)| package), retired).await?);
+            answers.extend(self.outcomes(&request, packages.iter().map(|leaving| &leaving.package), retired).await?);
         }
         Ok(answers)
     }

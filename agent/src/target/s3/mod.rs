@@ -42,7 +42,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::{OnceCell, RwLock, Semaphore};
 
 use super::valve::{Urgency, Valve};
-use super::{Appetite, Delivery, Parcel, Retired, Retirement, Target, TargetError, Told, Verdict};
+use super::{Appetite, Delivery, Leaving, Parcel, Retired, Retirement, Target, TargetError, Told, Verdict};
 use crate::progress::Progress;
 use crate::source::pack::Digests;
 use crate::source::walker::Root;
@@ -176,12 +176,10 @@ impl Target for S3Target {
         several(reading.collect::<Vec<_>>(), READS).try_collect().await
     }
 
-    async fn retire(
-        &self,
-        how: Retirement,
-        packages: &[(PackageId, Option<i64>)],
-    ) -> Result<Vec<(PackageId, Retired)>, TargetError> {
-        let retired = self.retire_all(how, packages).await;
+    async fn retire(&self, how: Retirement, packages: &[Leaving]) -> Result<Vec<(PackageId, Retired)>, TargetError> {
+        // No mount leads into a bucket, so nothing in it can be a file of the source's.
+        let packages: Vec<_> = packages.iter().map(|leaving| (leaving.package.clone(), leaving.time)).collect();
+        let retired = self.retire_all(how, &packages).await;
         self.known.save();
         retired
     }

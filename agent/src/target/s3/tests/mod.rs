@@ -360,13 +360,14 @@ async fn a_package_list_that_is_there_already_is_not_sent_again() {
 async fn marks_keep_their_time_and_only_what_is_due_unlisted_and_unchanged_goes() {
     let world = World::new();
     let target = world.filled().await;
-    let retire =
-        async |how, package: &str, time| target.retire(how, &[(id(package), time)]).await.expect("memory").remove(0).1;
+    let retire = async |how, package: &str, time| {
+        target.retire(how, &[Leaving::new(id(package), time)]).await.expect("memory").remove(0).1
+    };
     assert_eq!(retire(Retirement::Unmark, "core@1", None).await, Retired::Absent);
     assert_eq!(retire(Retirement::Mark(50), "none@1", None).await, Retired::Absent);
     assert_eq!(retire(Retirement::Mark(50), "core@1", None).await, Retired::Done);
     assert_eq!(inventory(&target).await.marks[&id("core@1")], Mark { at: NOW, wait: 50 });
-    let unlisted = target.retire(Retirement::Delete, &[(id("core@1"), Some(100))]).await;
+    let unlisted = target.retire(Retirement::Delete, &[Leaving::new(id("core@1"), Some(100))]).await;
     assert!(matches!(unlisted, Err(TargetError::Refused(why)) if why.contains("nobody knows what is wanted")));
     assert_eq!(target.store_list("other 1\n# end 1\n").await, Ok(Former::Missing));
     assert!(matches!(retire(Retirement::DeleteDue, "core@1", Some(100)).await, Retired::Kept(_)), "it has not waited");
@@ -387,7 +388,7 @@ async fn marks_keep_their_time_and_only_what_is_due_unlisted_and_unchanged_goes(
         matches!(retire(Retirement::DeleteDue, "core@1", Some(100)).await, Retired::Kept(why) if why.contains("PackageList"))
     );
     target.store_list("# end 0\n").await.expect("memory");
-    let by_nothing = target.retire(Retirement::Delete, &[(id("core@1"), Some(100))]).await;
+    let by_nothing = target.retire(Retirement::Delete, &[Leaving::new(id("core@1"), Some(100))]).await;
     assert!(matches!(by_nothing, Err(TargetError::Refused(why)) if why.contains("empty or cut short")));
     assert_eq!(target.store_list("other 1\n# end 1\n").await, Ok(Former::Damaged));
     assert!(
@@ -431,7 +432,7 @@ async fn a_package_that_could_not_be_deleted_keeps_its_mark() {
     let world = World::new();
     let target = world.filled().await;
     target.store_list("other 1\n# end 1\n").await.expect("memory");
-    let packages = [(id("core@1"), Some(100)), (id("core@2"), Some(100))];
+    let packages = ["core@1", "core@2"].map(|package| Leaving::new(id(package), Some(100)));
     let marked = target.retire(Retirement::Mark(0), &packages).await.expect("memory");
     assert!(marked.iter().all(|(_, retired)| *retired == Retired::Done));
     let of = |text: &str, keys: &[String]| keys.iter().filter(|key| key.contains(text)).count();
@@ -461,7 +462,7 @@ async fn a_bucket_has_one_owner_and_whoever_else_sends_to_it_neither_lists_nor_d
     let parcel = world.parcel("core@3", b"3", 100, Rule::New);
     assert_eq!(world.send(&other, &[parcel]).await, [Delivery::Published], "sending goes on");
     for how in [Retirement::Unmark, Retirement::Mark(5), Retirement::DeleteDue, Retirement::Delete] {
-        let refused = other.retire(how, &[(id("core@2"), Some(100))]).await;
+        let refused = other.retire(how, &[Leaving::new(id("core@2"), Some(100))]).await;
         assert!(matches!(refused, Err(TargetError::Refused(why)) if why.contains("blat adopt oslo")), "{how:?}");
     }
     assert!(matches!(other.store_list("# end 0\n").await, Err(TargetError::Refused(_))));
@@ -469,14 +470,20 @@ async fn a_bucket_has_one_owner_and_whoever_else_sends_to_it_neither_lists_nor_d
     let title = other.claim(Claim::Adopt, &theirs).await.expect("memory");
     let adopted = Record { archive: record("perth").archive, ..theirs.clone() };
     assert_eq!(title.found, Found::Record(adopted.clone()), "it stays the archive that it is");
-    assert!(target.retire(Retirement::Delete, &[(id("core@2"), Some(100))]).await.is_err(), "also in mid-sync");
-    let deleted = other.retire(Retirement::Delete, &[(id("core@2"), Some(100))]).await.expect("memory");
+    assert!(
+        target.retire(Retirement::Delete, &[Leaving::new(id("core@2"), Some(100))]).await.is_err(),
+        "also in mid-sync"
+    );
+    let deleted = other.retire(Retirement::Delete, &[Leaving::new(id("core@2"), Some(100))]).await.expect("memory");
     assert_eq!(deleted[0].1, Retired::Done);
 
     other.claim(Claim::Withdraw, &theirs).await.expect("memory");
     assert_eq!(inventory(&other).await.title.found, Found::Record(adopted.clone()), "another record stays");
     assert_eq!(other.claim(Claim::Withdraw, &adopted).await.expect("memory").found, Found::Nothing);
-    assert!(other.retire(Retirement::Delete, &[(id("core@3"), Some(100))]).await.is_err(), "nobody's is not ours");
+    assert!(
+        other.retire(Retirement::Delete, &[Leaving::new(id("core@3"), Some(100))]).await.is_err(),
+        "nobody's is not ours"
+    );
 }
 
 #[tokio::test]

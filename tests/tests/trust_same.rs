@@ -1,0 +1,164 @@
+//! The source is never deleted from, whatever lies between it and the archive: mounts that are bound name by name, an overlay, hard links.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use blat_tests::disk::Disk;
+use blat_tests::{Account, Lab, process, tree};
+
+/// What lets everything go that nothing wants.
+const EAGER: &str = "aging: immediate\nmax_delete: 100%";
+/// What is said of a package that is the source's own.
+const SAME: &str = "the archive and the source are the same";
+/// The ways to be served.
+const SERVED: [&str; 3] = ["receiver: auto", "receiver: never", "transport: local\nreceiver: auto"];
+
+/// A lab whose target holds core@1, tools@1 and extra@1, and where only tools@1 is wanted from now on.
+fn lab(name: &str, served: &str) -> Lab {
+    let lab = Lab::new(name);
+    for name in ["core", "extra", "tools"] {
+        lab.package(name, "1", |p| p.file("bin/a", name));
+    }
+    lab.release(&[("core", "1"), ("extra", "1"), ("tools", "1")]);
+    config(&lab, served, "");
+    lab.agent_once("perth").expect_success().says("3 sent");
+    lab.release(&[("tools", "1")]);
+    lab
+}
+
+/// The target's config. One on this same machine lies in folders of the master's account.
+fn config(lab: &Lab, served: &str, extra: &str) {
+    let mut own = format!("{served}\n{extra}");
+    let is_local = served.contains("local");
+    if is_local {
+        let archive = local_archive(lab);
+        fs::create_dir_all(&archive).expect("a folder");
+        Account::Master.own(archive.parent().expect("a folder"));
+        own += &format!("\narchive: {}\nbin: {}", archive.display(), archive.with_file_name("bin").display());
+    }
+    let of_ssh = ["host:", "port:", "user:", "identity:", "known_hosts:"];
+    let is_kept = |line: &&str| !is_local || !of_ssh.iter().any(|key| line.starts_with(key));
+    let text: String = lab.config_text(&own).lines().filter(is_kept).map(|line| format!("{line}\n")).collect();
+    lab.raw_config("perth", &text);
+}
+
+fn local_archive(lab: &Lab) -> PathBuf {
+    lab.source().with_file_name("here").join("archive")
+}
+
+fn archive(lab: &Lab, served: &str) -> PathBuf {
+    if served.contains("local") { local_archive(lab) } else { lab.target_archive() }
+}
+
+fn by_shell(lab: &Lab, script: &str, paths: &[&Path]) {
+    let mut command = Command::new("sh");
+    process::run(command.args(["-c", script, "sh"]).args(paths), &lab.home()).expect_success();
+}
+
+/// A sync deletes nothing and says why; nor does one mark anything.
+fn assert_held_back(lab: &Lab, served: &str, way: &str) {
+    let archive = archive(lab, served);
+    for aging in [EAGER, "aging: {by: target, after: 30d}\nmax_delete: 100%"] {
+        config(lab, served, aging);
+        lab.agent_once("perth").expect(1).says(SAME).says("core@1").says("the mounts between them");
+        for package in ["core", "extra", "tools"] {
+            assert!(archive.join(package).join("1/descpkg").exists(), "{way}, {served}: {package} is gone");
+            assert!(archive.join(package).join("1/bin/a").exists(), "{way}, {served}: {package} is empty");
+        }
+        let marks = fs::read_dir(archive.join(".dpkg_archive/aged")).map_or(0, Iterator::count);
+        assert_eq!(marks, 0, "{way}, {served}");
+    }
+}
+
+#[test]
+fn as_root_the_only_copy_is_not_deleted_where_the_archive_s_package_is_mounted_in_the_source() {
+    for served in SERVED {
+        let lab = lab("boundsource", served);
+        let (ours, theirs) = (archive(&lab, served).join("core"), lab.source().join("core"));
+        tree::remove(&theirs.join("1"));
+        let bound = Disk::bind(&ours, theirs.clone());
+        assert_held_back(&lab, served, "bound to the source");
+        drop(bound);
+        config(&lab, served, EAGER);
+        lab.agent_once("perth").expect_success().says("2 deleted");
+    }
+}
+
+#[test]
+fn as_root_the_source_s_package_is_not_deleted_where_it_is_mounted_in_the_archive() {
+    for served in SERVED {
+        let lab = lab("boundtarget", served);
+        let (ours, theirs) = (archive(&lab, served).join("core"), lab.source().join("core"));
+        // The target's account may change what lies there, as the proved attack needs it.
+        by_shell(&lab, "chown -R --reference=\"$1\" \"$2\" && rm -rf \"$1\"/1", &[&ours, &theirs]);
+        let bound = Disk::bind(&theirs, ours.clone());
+        assert_held_back(&lab, served, "bound from the source");
+        drop(bound);
+        assert!(theirs.join("1/bin/a").exists(), "{served}");
+    }
+}
+
+#[test]
+fn as_root_the_only_copies_are_not_deleted_below_an_overlay_that_is_the_source() {
+    for served in SERVED {
+        let lab = lab("overlay", served);
+        // A file server's memory or a layer above hides the record.
+        let hides = lab.source().with_file_name("hides");
+        fs::create_dir(&hides).expect("a folder");
+        fs::write(hides.join(".dpkg_archive"), "").expect("a file");
+        let over = Disk::overlay(&[&hides, &archive(&lab, served)], lab.source());
+        assert_held_back(&lab, served, "below an overlay");
+        drop(over);
+    }
+}
+
+#[test]
+fn a_copy_by_hard_links_is_told_from_the_source_once_its_descpkgs_are_its_own() {
+    for served in ["receiver: auto", "receiver: never"] {
+        let lab = lab("hardlinks", served);
+        let (ours, theirs) = (lab.target_archive().join("core/1/descpkg"), lab.source().join("core/1/descpkg"));
+        by_shell(&lab, "chown --reference=\"$1\" \"$2\" && ln -f \"$2\" \"$1\"", &[&ours, &theirs]);
+        assert_held_back(&lab, served, "linked");
+        // What the message says.
+        by_shell(&lab, "cp -p \"$1\" \"$1.new\" && mv \"$1.new\" \"$1\"", &[&ours]);
+        let later = "until [ \"$(stat -c %z \"$1\")\" != \"$(stat -c %z \"$2\")\" ]; do chmod u+r \"$1\"; done";
+        by_shell(&lab, later, &[&ours, &theirs]);
+        config(&lab, served, EAGER);
+        lab.agent_once("perth").expect_success().says("2 deleted");
+        assert_eq!(lab.visible(), ["tools@1"], "{served}");
+    }
+}
+
+#[test]
+fn a_package_of_which_nobody_can_say_what_the_source_has_stays_and_others_go() {
+    let lab = lab("unknown", "receiver: auto");
+    let name = lab.source().join("core");
+    if rustix::process::getuid().is_root() {
+        by_shell(&lab, "chown root \"$1\"", &[&name]);
+    }
+    by_shell(&lab, "chmod 000 \"$1\"", &[&name]);
+    config(&lab, "receiver: auto", EAGER);
+    lab.agent_once("perth").expect(1).says("it may be the source's own").says("core@1");
+    assert_eq!(lab.visible(), ["core@1", "tools@1"]);
+    by_shell(&lab, "chmod 755 \"$1\"", &[&name]);
+    lab.agent_once("perth").expect_success().says("1 deleted");
+}
+
+#[test]
+fn as_root_what_is_mounted_in_a_package_does_not_go_with_it() {
+    for served in SERVED {
+        let lab = lab("inner", served);
+        let (inner, precious) = (archive(&lab, served).join("core/1/bin"), lab.source().with_file_name("precious"));
+        fs::create_dir(&precious).expect("a folder");
+        fs::write(precious.join("a"), "the only copy").expect("a file");
+        by_shell(&lab, "chown -R --reference=\"$1\" \"$2\"", &[&inner, &precious]);
+        let bound = Disk::bind(&precious, inner);
+        config(&lab, served, EAGER);
+        lab.agent_once("perth").expect(1).says("something is mounted in it").says("core@1").says("1 deleted");
+        assert!(archive(&lab, served).join("core/1/descpkg").exists(), "{served}");
+        assert_eq!(fs::read_to_string(precious.join("a")).expect("a file"), "the only copy", "{served}");
+        drop(bound);
+        lab.agent_once("perth").expect_success().says("1 deleted");
+    }
+}
