@@ -28,6 +28,7 @@ mod verify;
 mod watching;
 mod workplace;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -35,6 +36,7 @@ use anyhow::{Context, anyhow};
 use blat_config::{Home, Settings, account};
 use blat_domain::name::{PackageId, TargetName};
 use blat_domain::ownership::Owner;
+use blat_domain::text::{escaped, escaped_lines};
 use clap::Parser;
 
 use args::Args;
@@ -73,14 +75,14 @@ fn main() -> ExitCode {
         && let Ok(home) = Home::locate(args.home.as_deref())
         && let Err(error) = account::expect_owner(home.root(), "blat-agent")
     {
-        eprintln!("blat-agent: {error}");
+        say(format_args!("blat-agent: {error}"));
         return ExitCode::from(FAILED);
     }
     // One thread for the loop; work that takes a processor has threads of its own.
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("blat-agent: cannot start: {error}");
+            say(format_args!("blat-agent: cannot start: {error}"));
             return ExitCode::from(FAILED);
         }
     };
@@ -89,9 +91,28 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure(code, error)) => {
-            eprintln!("blat-agent: {error:#}");
+            say(format_args!("blat-agent: {error:#}"));
             ExitCode::from(code)
         }
+    }
+}
+
+/// Says it on standard error, whatever names it carries. Where that is gone, nobody is left to tell.
+fn say(text: std::fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stderr(), "{}", escaped_lines(&text.to_string()));
+}
+
+/// Standard error for lines whose text may come from anybody.
+struct ForPeople;
+
+impl std::io::Write for ForPeople {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        std::io::stderr().write_all(escaped_lines(&String::from_utf8_lossy(line)).as_bytes())?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        std::io::stderr().flush()
     }
 }
 
@@ -137,7 +158,8 @@ fn owner(home: &Home, target: &TargetName) -> Result<Owner, Failure> {
 /// Somebody watches: what a daemon would log as a warning is shown.
 fn warn_on_stderr() {
     tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
+        .with_writer(|| ForPeople)
+        .with_ansi(false)
         .with_max_level(tracing::Level::WARN)
         .with_target(false)
         .without_time()
@@ -185,11 +207,11 @@ async fn print_findings(home: &Home, settings: &Settings, owner: Owner) -> Resul
     let found = check::run(home, settings, owner).await;
     let name = &settings.name;
     if found.wrong.is_empty() {
-        println!("ok  {name}: {}", found.notes.join("; "));
+        println!("ok  {name}: {}", escaped(&found.notes.join("; ")));
         return Ok(());
     }
-    found.notes.iter().for_each(|note| println!("    {name}: {note}"));
-    found.wrong.iter().for_each(|wrong| eprintln!("error: {name}: {wrong}"));
+    found.notes.iter().for_each(|note| println!("    {name}: {}", escaped(note)));
+    found.wrong.iter().for_each(|wrong| say(format_args!("error: {name}: {wrong}")));
     Err(anyhow!("{name}: {} to be mended before packages can be sent", found.wrong.len()).into())
 }
 
@@ -235,7 +257,7 @@ async fn adopt(workplace: Workplace) -> Result<(), Failure> {
         println!("{name}: the archive {} belongs to this target already", workplace.settings.archive);
         return Ok(());
     }
-    println!("{name}: {}", ownership::shown(&before));
+    println!("{name}: {}", escaped(&ownership::shown(&before)));
     println!(
         "{name}: it belongs to this target now ({}); `blat sync {name}` lists, marks and deletes",
         workplace.owner

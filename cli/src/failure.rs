@@ -6,6 +6,8 @@ use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitStatus;
 
+use blat_domain::text::escaped_lines;
+
 /// The exit codes of `blat`: a public table, read by scripts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Exit(pub u8);
@@ -92,9 +94,9 @@ impl fmt::Display for Failure {
         if self.text.is_empty() {
             return Ok(());
         }
-        writeln!(f, "blat: {}", self.text)?;
+        writeln!(f, "blat: {}", escaped_lines(&self.text))?;
         match &self.hint {
-            Some(hint) => writeln!(f, "hint: {hint}"),
+            Some(hint) => writeln!(f, "hint: {}", escaped_lines(hint)),
             None => Ok(()),
         }
     }

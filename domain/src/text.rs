@@ -3,7 +3,7 @@
 /// The most of a foreign text that is ever shown in a message.
 const SHOWN: usize = 200;
 
-/// `text` fit for a terminal or a log: control characters and line ends escaped, and cut to a sane length.
+/// `text` fit for a terminal or a log: control characters, line ends and what nobody sees escaped, and cut to a sane length.
 ///
 /// Everything that comes from a tag, a database, a file name or a target passes through here before it is printed.
 pub fn printable(text: &str) -> String {
@@ -13,21 +13,38 @@ pub fn printable(text: &str) -> String {
     }
 }
 
-/// `text` with its control characters escaped, at its whole length: for text whose length somebody else bounds, such as
-/// a line of our own log.
+/// `text` with its control characters and whatever nobody sees escaped, at its whole length: for text whose length somebody else
+/// bounds, such as a line of our own log.
 pub fn escaped(text: &str) -> String {
     text.chars()
         .flat_map(|c| {
-            let escape = c.is_control() || is_bidirectional(c);
+            let escape = is_unseen(c);
             let plain = (!escape).then_some(c);
             plain.into_iter().chain(escape.then(|| c.escape_default()).into_iter().flatten())
         })
         .collect()
 }
 
-/// Characters that reorder what a terminal shows, and so can disguise a name.
-fn is_bidirectional(c: char) -> bool {
-    matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+/// As [`escaped`], line by line: for a message of our own that has several lines.
+pub fn escaped_lines(text: &str) -> String {
+    text.split('\n').map(escaped).collect::<Vec<_>>().join("\n")
+}
+
+/// Whether a character of this text would not show as what it is.
+pub fn hides_something(text: &str) -> bool {
+    text.chars().any(is_unseen)
+}
+
+/// Characters that a terminal does not show, or that change what it shows of others, and so can disguise a name: control characters, the
+/// Unicode categories Cf, Zl and Zp, and what Unicode says may be ignored where it is displayed.
+fn is_unseen(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{ad}' | '\u{34f}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}' | '\u{890}'..='\u{891}' | '\u{8e2}'
+            | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}' | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}'
+            | '\u{fff0}'..='\u{fffb}' | '\u{110bd}' | '\u{110cd}' | '\u{13430}'..='\u{1343f}' | '\u{1bca0}'..='\u{1bca3}'
+            | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
 }
 
 /// The nearest of `known` to `given`, when it is near enough to be what was meant.
@@ -63,10 +80,25 @@ mod tests {
     #[test]
     fn control_characters_are_never_printed_raw() {
         assert_eq!(printable("a\u{1b}[31mb\nc"), "a\\u{1b}[31mb\\nc");
+        assert_eq!(escaped_lines("a\rb\n\tc\n"), "a\\rb\n\\tc\n");
         assert_eq!(printable("x\u{202e}y"), "x\\u{202e}y");
         assert_eq!(escaped(&"\u{1b}".repeat(300)), "\\u{1b}".repeat(300));
         assert_eq!(printable("Perth 7.1 – straße"), "Perth 7.1 – straße");
         assert!(printable(&"x".repeat(5000)).chars().count() <= SHOWN + 1);
+    }
+
+    #[test]
+    fn what_nobody_sees_is_never_printed_raw() {
+        let marks = (0x200b..=0x200f).chain(0x2028..=0x202e).chain(0x2060..=0x206f);
+        for number in marks.chain([0xad, 0x61c, 0x180e, 0xfeff, 0xfe0f, 0xfff9, 0x3164, 0xe0001, 0xe0041, 0x85, 0x9b]) {
+            let Some(unseen) = char::from_u32(number) else { continue };
+            let text = format!("Per{unseen}th");
+            assert_eq!(printable(&text), format!("Per\\u{{{number:x}}}th"));
+            assert!(escaped(&text).is_ascii() && hides_something(&text));
+        }
+        for plain in ["Perth 7.1 – straße", "東京 ・ ленинград", "a\u{301}\u{a0}b", ""] {
+            assert!(escaped(plain) == plain && !hides_something(plain), "{plain}");
+        }
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! `blatd` and `blat-agent` share it. No line is lost or torn by rolling, and a log that cannot be written (disk
 //! full, directory gone) never stops the daemon: lost lines are counted, and the count is the first line once writing
-//! works again. This crate knows nothing of targets or packages; it must not depend on any other of ours.
+//! works again. This crate knows nothing of targets or packages; of ours it depends on
+//! `blat-domain` alone, for the one way in which foreign text is escaped.
 
 mod file;
 mod line;

@@ -1,10 +1,11 @@
 //! How a line of the log looks: `2026-11-21T04:05:06.123Z INFO  message key=value`.
 //!
-//! One event is one line, whatever it carries: control characters are escaped, so nothing that a peer sends can forge
+//! One event is one line, whatever it carries: control characters and what nobody sees are escaped, so nothing that a peer sends can forge
 //! a line or speak to a terminal.
 
 use std::fmt::{self, Write};
 
+use blat_domain::text::escaped;
 use jiff::Timestamp;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
@@ -51,13 +52,7 @@ struct Escaped<'a>(&'a mut String);
 
 impl Write for Escaped<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        for c in text.chars() {
-            if c.is_control() {
-                self.0.extend(c.escape_default());
-            } else {
-                self.0.push(c);
-            }
-        }
+        self.0.push_str(&escaped(text));
         Ok(())
     }
 }

@@ -23,6 +23,7 @@ use anyhow::{Context, anyhow};
 use blat_config::pid_file::{PidFile, PidFileError};
 use blat_config::{Home, LogSettings, account};
 use blat_domain::restart::Policy;
+use blat_domain::text::escaped_lines;
 use blat_logging::Log;
 use clap::Parser;
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
@@ -69,14 +70,14 @@ fn main() -> ExitCode {
     if let Ok(home) = Home::locate(args.home.as_deref())
         && let Err(error) = account::expect_owner(home.root(), "blatd")
     {
-        eprintln!("blatd: {error}");
+        eprintln!("{}", escaped_lines(&format!("blatd: {error}")));
         return ExitCode::FAILURE;
     }
     // One thread: agents are children of this one, and nothing happens between two lines of the loop.
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("blatd: cannot start: {error}");
+            eprintln!("{}", escaped_lines(&format!("blatd: cannot start: {error}")));
             return ExitCode::FAILURE;
         }
     };
@@ -85,7 +86,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("blatd: {error:#}");
+            eprintln!("{}", escaped_lines(&format!("blatd: {error:#}")));
             ExitCode::FAILURE
         }
     }
