@@ -10,6 +10,7 @@ use blat_domain::release::{NameFilter, ReleaseKey, Selection};
 use blat_domain::retention::{Aging, Deleter};
 use blat_domain::units;
 
+use crate::aws;
 use crate::bandwidth;
 use crate::complaint::{Complaint, Complaints};
 use crate::document::{Document, Key, Value};
@@ -168,6 +169,10 @@ fn distrust(settings: &Settings, home: &Home, keys: &mut Keys<'_>) {
     files.extend(
         settings.release_manager.as_ref().and_then(ReleaseManager::obeyed).map(|path| ("release_manager", path)),
     );
+    if settings.kind() == Kind::S3Sync {
+        keys.complaints
+            .extend(aws::distrusted().into_iter().map(|(path, why)| Complaint::whole(path, why.to_string())));
+    }
     for (key, path) in files {
         // What is missing or cannot be looked at is for whoever uses it: an identity may be made later.
         let Err(why @ Distrust::OpenToOthers { .. }) = trust::check(home.root(), path) else { continue };

@@ -51,6 +51,27 @@ impl Listing {
     }
 }
 
+/// How much of [`MOST_MEMORY`] is left to packages that come otherwise than in the lines of a listing.
+#[derive(Debug, Clone, Copy)]
+pub struct Room(usize);
+
+impl Default for Room {
+    fn default() -> Self {
+        Self(MOST_MEMORY)
+    }
+}
+
+impl Room {
+    /// Takes what one entry needs.
+    ///
+    /// # Errors
+    /// [`TooLarge`] where there have been too many.
+    pub fn take(&mut self, package: &PackageId) -> Result<(), TooLarge> {
+        self.0 = self.0.checked_sub(memory(None, package, 0)).ok_or(TooLarge)?;
+        Ok(())
+    }
+}
+
 /// The packages of one archive.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Inventory {

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use crate::inventory::Room;
 use crate::name::PackageId;
 use crate::text::printable;
 
@@ -32,6 +33,9 @@ pub struct Listed {
     /// Lines whose names are not valid, for the log.
     pub rejected: Vec<String>,
 }
+
+/// The most lines whose names are not valid that are kept.
+const MOST_REJECTED: usize = 100;
 
 /// What was in a PackageList's place before it was replaced. Where that was no whole list, nobody knows what the target was meant to hold, and
 /// whether this is the archive that it was: nothing is marked or deleted until another sync has found the new one.
@@ -66,10 +70,10 @@ impl Former {
 ///
 /// # Errors
 /// Why it is not a whole list, fit for printing: its last line must be `# end COUNT` and count its other lines, comments
-/// left out.
+/// left out. It may also name more packages than an agent keeps of one target in mind.
 pub fn parse(text: &str) -> Result<Listed, String> {
     let mut listed = Listed::default();
-    let (mut count, mut end) = (0u64, None);
+    let (mut count, mut end, mut room) = (0u64, None, Room::default());
     for (number, line) in (1..).zip(text.lines()) {
         if line.starts_with('#') {
             end = line.strip_prefix("# end ").map(|text| (number, text));
@@ -82,8 +86,15 @@ pub fn parse(text: &str) -> Result<Listed, String> {
         };
         count += 1;
         match PackageId::new(name, version) {
-            Ok(package) => listed.packages.push(package),
-            Err(error) => listed.rejected.push(format!("line {number}: {error}")),
+            Ok(package) => {
+                room.take(&package)
+                    .map_err(|_| format!("line {number}: it names more packages than any target holds"))?;
+                listed.packages.push(package);
+            }
+            Err(error) if listed.rejected.len() < MOST_REJECTED => {
+                listed.rejected.push(format!("line {number}: {error}"));
+            }
+            Err(_) => {}
         }
     }
     match end {
@@ -110,6 +121,14 @@ mod tests {
             ["b@1", "a@2", "a@10"].map(|p| p.parse().expect("a package")).into_iter().collect();
         assert_eq!(render(packages.iter()), "a 10\na 2\nb 1\n# end 3\n");
         assert_eq!(render([].iter()), "# end 0\n");
+    }
+
+    #[test]
+    fn a_list_of_very_many_names_takes_bounded_memory() {
+        let text = "a 1\n".repeat(400_000) + "# end 400000\n";
+        assert!(parse(&text).is_err_and(|why| why.contains("more packages than")));
+        let odd = parse(&("? ?\n".repeat(1000) + "# end 1000\n")).expect("a whole list");
+        assert_eq!((odd.packages.len(), odd.rejected.len()), (0, MOST_REJECTED));
     }
 
     #[test]

@@ -23,13 +23,14 @@ use sha2::{Digest as _, Sha256};
 
 use super::super::TargetError;
 use super::super::valve::{Urgency, Valve};
+use super::body::{LONGEST, SHORT, limited, xml};
 use super::card::{Card, ZIP};
 use super::credentials::profile::Profile;
 use super::credentials::{Credentials, variable};
 use super::deleting;
 use super::fault::{Answer, Fault};
 use super::listing::{self, Page, Uploads};
-use super::wire::{LONGEST, Wire, limited};
+use super::wire::Wire;
 
 /// What the library does for us.
 pub(super) trait Store: ObjectStore + MultipartStore {}
@@ -188,7 +189,7 @@ impl Server {
             return Ok(response);
         }
         let (status, action) = (response.status().as_u16(), super::wire::action(&request));
-        let body = limited(response.into_body(), LONGEST).await.unwrap_or_default();
+        let body = limited(response.into_body(), SHORT).await.unwrap_or_default();
         Err(Fault::Answered(Answer::read(status, &body, None, action)).into())
     }
 
@@ -260,7 +261,7 @@ impl Ask for Server {
         let response = self.send(Method::PUT, to, &[], &headers, Bytes::new()).await?;
         let body = limited(response.into_body(), LONGEST).await?;
         // It may say 200 first and that it failed afterwards.
-        match quick_xml::de::from_str::<Copied>(&String::from_utf8_lossy(&body)) {
+        match xml::<Copied>(&body) {
             Ok(Copied { etag }) => Ok(listing::bare(&etag).to_owned()),
             Err(_) => Err(Fault::Answered(Answer::read(200, &body, None, "s3:PutObject")).into()),
         }

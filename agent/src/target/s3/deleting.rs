@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use quick_xml::escape::escape;
 use serde::Deserialize;
 
+use super::body::xml;
 use super::fault::Answer;
 
 /// The most keys that one request names.
@@ -55,8 +56,7 @@ pub(super) fn request(keys: &[String]) -> String {
 /// # Errors
 /// It is no such answer.
 pub(super) fn not_deleted(keys: &[String], body: &[u8]) -> std::result::Result<BTreeMap<String, Answer>, String> {
-    let text = std::str::from_utf8(body).map_err(|error| format!("it is no text: {error}"))?;
-    let result: Result = quick_xml::de::from_str(text).map_err(|error| format!("it cannot be read: {error}"))?;
+    let result: Result = xml(body)?;
     let failed = |code: String, message: String| Answer { status: 200, code, message, action: ACTION, region: None };
     let silent = || failed(String::new(), "it says nothing of this key".to_owned());
     let (mut gone, mut refused): (Vec<String>, BTreeMap<String, Answer>) = Default::default();

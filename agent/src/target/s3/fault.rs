@@ -7,6 +7,7 @@ use blat_domain::text::{escaped, printable};
 use serde::Deserialize;
 
 use super::super::TargetError;
+use super::body::xml;
 
 /// Why a request did not succeed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,10 +57,8 @@ struct Wrapped {
 impl Answer {
     /// What a body and a header say beside the status.
     pub(super) fn read(status: u16, body: &[u8], region: Option<String>, action: &'static str) -> Self {
-        let text = std::str::from_utf8(body).unwrap_or_default();
-        let wrapped = || quick_xml::de::from_str::<Wrapped>(text).map(|wrapped| wrapped.error);
-        let Ok(Body { code, message, region: named }) = quick_xml::de::from_str::<Body>(text).or_else(|_| wrapped())
-        else {
+        let wrapped = || xml::<Wrapped>(body).map(|wrapped| wrapped.error);
+        let Ok(Body { code, message, region: named }) = xml::<Body>(body).or_else(|_| wrapped()) else {
             return Self { status, action, region, ..Self::default() };
         };
         Self { status, code, message, action, region: region.or(named) }

@@ -1,6 +1,6 @@
 //! What is there: the listing, in parts that are asked for at once, and of each object what is remembered or has to be asked for.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,8 +10,9 @@ use blat_domain::name::PackageId;
 use futures_util::TryStreamExt;
 
 use super::bucket::{Begin, Bucket};
-use super::keys::{Keys, Meaning};
+use super::keys::Meaning;
 use super::known::{Known, What};
+use super::limits::Limits;
 use super::{LOOKS, S3Target, TargetError, listing, several};
 
 /// Parts of a listing that are asked for at once.
@@ -54,13 +55,15 @@ impl S3Target {
         bucket: &Bucket,
         prefix: &str,
         range: Range<'_>,
-        mut each: impl FnMut(listing::Object),
+        limits: &Limits,
+        mut each: impl FnMut(listing::Object, Meaning),
     ) -> Result<Option<i64>, TargetError> {
-        let (mut next, mut last, mut pages): (Option<String>, Option<String>, HashSet<String>) = Default::default();
+        let (mut next, mut last): (Option<String>, Option<String>) = Default::default();
         loop {
             let begin = range.after.map_or(Begin::Start, Begin::Key);
             let from = next.as_deref().map_or(begin, Begin::Page);
-            let (page, clock) = bucket.ask.objects(prefix, from).await?;
+            let (page, clock) = limits.in_time(bucket.ask.objects(prefix, from)).await?;
+            let keys = page.objects.len();
             for object in page.objects {
                 if !range.is_whole() {
                     let former = last.as_deref().or(range.after);
@@ -74,13 +77,13 @@ impl S3Target {
                 if range.until.is_some_and(|until| object.key.as_str() > until) {
                     return Ok(clock);
                 }
-                each(object);
+                let meaning = self.keys.meaning(&object.key);
+                limits.take(&object.key, &meaning)?;
+                each(object, meaning);
             }
             let is_done = range.until.is_some() && last.as_deref() == range.until;
             let Some(token) = page.next.filter(|_| !is_done) else { return Ok(clock) };
-            if !pages.insert(token.clone()) {
-                return Err(TargetError::Refused("the server's listing goes round in a circle".to_owned()));
-            }
+            limits.take_page(keys, &token)?;
             next = Some(token);
         }
     }
@@ -92,12 +95,12 @@ impl S3Target {
         bucket: &Bucket,
         bounds: &[String],
     ) -> Result<(Listed, Option<i64>), TargetError> {
-        let listed = Mutex::new(Listed::default());
+        let (listed, limits) = (Mutex::new(Listed::default()), &Limits::new());
         let listing = (0..=bounds.len()).map(|part| {
             let after = part.checked_sub(1).map(|before| bounds[before].as_str());
             let range = Range { after, until: bounds.get(part).map(String::as_str) };
-            self.each(bucket, self.keys.prefix(), range, |object| {
-                listed.lock().unwrap_or_else(PoisonError::into_inner).add(object, &self.keys, &self.known);
+            self.each(bucket, self.keys.prefix(), range, limits, |object, meaning| {
+                listed.lock().unwrap_or_else(PoisonError::into_inner).add(object, meaning, &self.known);
             })
         });
         let clocks: Vec<Option<i64>> = several(listing, LISTINGS).try_collect().await?;
@@ -164,8 +167,8 @@ pub(super) struct Listed {
 }
 
 impl Listed {
-    fn add(&mut self, object: listing::Object, keys: &Keys, known: &Known) {
-        match keys.meaning(&object.key) {
+    fn add(&mut self, object: listing::Object, meaning: Meaning, known: &Known) {
+        match meaning {
             Meaning::Package(package) => match known.get(&package, &object.etag, object.size) {
                 Some(what) => drop(self.objects.insert(package, what)),
                 None => self.unknown.push(package),

@@ -1,6 +1,9 @@
 //! What the server answers to "what is there": read strictly, since a short listing would look like packages that are gone.
 
+use blat_domain::reply::LONGEST_LINE;
 use serde::Deserialize;
+
+use super::body::xml;
 
 /// One page of a listing.
 #[derive(Debug, PartialEq, Eq)]
@@ -72,12 +75,12 @@ struct UploadsAnswer {
 /// # Errors
 /// Why it is not a whole page: it is cut, counts other than it has, or says that more follows and not where.
 pub(super) fn objects(body: &[u8]) -> Result<Page, String> {
-    let answer: ObjectsAnswer = read(body)?;
+    let answer: ObjectsAnswer = xml(body)?;
     if let Some(count) = answer.key_count.filter(|count| *count != answer.contents.len()) {
         return Err(format!("it says {count} objects and names {}", answer.contents.len()));
     }
     let next = match (answer.is_truncated, answer.next_continuation_token) {
-        (true, Some(next)) if !next.is_empty() => Some(next),
+        (true, Some(next)) if !next.is_empty() => Some(short(next)?),
         (true, _) => return Err("it is truncated and does not say where it goes on".into()),
         (false, _) => None,
     };
@@ -92,10 +95,10 @@ pub(super) fn objects(body: &[u8]) -> Result<Page, String> {
 /// # Errors
 /// As [`objects`].
 pub(super) fn uploads(body: &[u8]) -> Result<Uploads, String> {
-    let answer: UploadsAnswer = read(body)?;
+    let answer: UploadsAnswer = xml(body)?;
     let is_encoded = answer.encoding_type.is_some();
     let next = match (answer.is_truncated, answer.next_key_marker, answer.next_upload_id_marker) {
-        (true, Some(key), Some(id)) => Some((decoded(key, is_encoded), id)),
+        (true, Some(key), Some(id)) => Some((decoded(short(key)?, is_encoded), short(id)?)),
         (true, _, _) => return Err("it is truncated and does not say where it goes on".into()),
         (false, _, _) => None,
     };
@@ -103,9 +106,14 @@ pub(super) fn uploads(body: &[u8]) -> Result<Uploads, String> {
     Ok(Uploads { uploads: answer.uploads.into_iter().map(upload).collect(), next })
 }
 
-fn read<T: for<'de> Deserialize<'de>>(body: &[u8]) -> Result<T, String> {
-    let text = std::str::from_utf8(body).map_err(|error| format!("it is no text: {error}"))?;
-    quick_xml::de::from_str(text).map_err(|error| format!("it cannot be read: {error}"))
+/// Where a listing goes on, which is kept and asked for: no server needs a long text for that.
+fn short(place: String) -> Result<String, String> {
+    let length = place.len();
+    if length > LONGEST_LINE {
+        Err(format!("it goes on at a place that takes {length} bytes to name"))
+    } else {
+        Ok(place)
+    }
 }
 
 /// An entity tag without what HTTP puts around it.

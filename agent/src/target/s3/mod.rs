@@ -4,6 +4,7 @@
 //! prefix and is not ours is left alone.
 
 mod begun;
+mod body;
 mod bucket;
 mod card;
 mod credentials;
@@ -12,6 +13,7 @@ mod fault;
 mod inventory;
 mod keys;
 mod known;
+mod limits;
 mod listing;
 mod ownership;
 mod probe;
@@ -62,8 +64,10 @@ const READS: usize = 4;
 const PACKAGES: usize = 8;
 /// MiB of packages that are in memory at once while they are sent: of full syncs, and of tags beside them.
 const MEBIBYTES: [usize; 2] = [32, 16];
+/// The longest entity tag that is remembered, in bytes.
+const LONGEST_ETAG: usize = 256;
 /// The longest PackageList that is read back, in bytes.
-const LONGEST_LIST: u64 = 64 << 20;
+const LONGEST_LIST: usize = 16 << 20;
 
 /// A place in a bucket.
 pub(crate) struct S3Target {
@@ -133,7 +137,7 @@ impl S3Target {
 
     /// Remembers an object, where its tag can be told from the words beside it.
     fn note(&self, package: &PackageId, etag: &str, size: u64, what: What) {
-        if !etag.is_empty() && etag.bytes().all(|byte| byte.is_ascii_graphic()) {
+        if (1..=LONGEST_ETAG).contains(&etag.len()) && etag.bytes().all(|byte| byte.is_ascii_graphic()) {
             self.known.note(package, Entry { etag: etag.to_owned(), size, what });
         }
     }

@@ -11,7 +11,7 @@ use super::super::valve::Urgency;
 use super::bucket::Bucket;
 use super::known::Owned;
 use super::upload::is_not_known;
-use super::{LONGEST_LIST, S3Target, TargetError, fault, keys, listing, retiring};
+use super::{LONGEST_LIST, S3Target, TargetError, body, fault, keys, listing, retiring};
 
 impl S3Target {
     /// As [`super::Target::claim`].
@@ -64,10 +64,10 @@ impl S3Target {
             Err(error) => return Err(fault::sorted(&error)),
         };
         let (size, etag) = (found.meta.size, found.meta.e_tag.clone().unwrap_or_default());
-        if size > LONGEST {
-            return Ok(Found::Malformed(format!("it has {size} bytes")));
-        }
-        let bytes = found.bytes().await.map_err(|error| fault::sorted(&error))?;
+        let most = usize::try_from(LONGEST).unwrap_or(usize::MAX);
+        let Some(bytes) = body::object(found, most).await? else {
+            return Ok(Found::Malformed(format!("it has more than {LONGEST} bytes")));
+        };
         let found = Found::read(&String::from_utf8_lossy(&bytes));
         if let Found::Record(record) = &found {
             let etag = listing::bare(&etag).to_owned();
@@ -112,11 +112,8 @@ impl S3Target {
             Err(object_store::Error::NotFound { .. }) => return Ok((Former::Missing, nothing())),
             Err(error) => return Err(fault::sorted(&error)),
         };
-        if found.meta.size > LONGEST_LIST {
-            return Ok((Former::Damaged, nothing()));
-        }
-        let bytes = found.bytes().await.map_err(|error| fault::sorted(&error))?;
-        Ok(match package_list::parse(&String::from_utf8_lossy(&bytes)) {
+        let Some(bytes) = body::object(found, LONGEST_LIST).await? else { return Ok((Former::Damaged, nothing())) };
+        Ok(match package_list::parse(std::str::from_utf8(&bytes).unwrap_or_default()) {
             Ok(list) if !list.packages.is_empty() => (Former::Whole, list),
             Ok(_) | Err(_) => (Former::Damaged, nothing()),
         })

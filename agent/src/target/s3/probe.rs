@@ -6,6 +6,7 @@ use object_store::{PutMultipartOptions, PutOptions, PutPayload};
 use super::super::valve::Urgency;
 use super::card::Card;
 use super::inventory::Range;
+use super::limits::Limits;
 use super::{S3Target, TargetError, fault, keys};
 
 impl S3Target {
@@ -21,7 +22,7 @@ impl S3Target {
             Err(error) => return (well, vec![format!("no way to the bucket: {error}")]),
         };
         let mut count = 0u64;
-        let listed = self.each(bucket, self.keys.prefix(), Range::default(), |_| count += 1).await;
+        let listed = self.each(bucket, self.keys.prefix(), Range::default(), &Limits::new(), |_, _| count += 1).await;
         let is_reached = listed.is_ok();
         tell("cannot list the bucket", listed.map(|_| format!("{} holds {count} objects", bucket.place)));
         if !is_reached {

@@ -16,6 +16,7 @@ use super::deleting;
 use super::fault::Answer;
 use super::inventory::Range;
 use super::keys::Meaning;
+use super::limits::Limits;
 use super::{LOOKS, Retired, Retirement, S3Target, TargetError, fault, keys, several};
 
 /// The marks that stand now, with their keys, and the server's clock.
@@ -51,8 +52,8 @@ impl S3Target {
     async fn marks(&self, bucket: &Bucket) -> Result<Marks, TargetError> {
         let mut marks: BTreeMap<PackageId, Vec<Mark>> = BTreeMap::new();
         let clock = self
-            .each(bucket, &self.keys.marks(), Range::default(), |object| {
-                if let Meaning::Mark(package, mark) = self.keys.meaning(&object.key) {
+            .each(bucket, &self.keys.marks(), Range::default(), &Limits::new(), |_, meaning| {
+                if let Meaning::Mark(package, mark) = meaning {
                     marks.entry(package).or_default().push(mark);
                 }
             })

@@ -14,7 +14,8 @@ use super::super::valve::Urgency;
 use super::bucket::{Bucket, Store};
 use super::card::Card;
 use super::fault::{self, Fault};
-use super::keys;
+use super::keys::{self, Meaning};
+use super::limits::Limits;
 use super::{MEBIBYTES, S3Target, TargetError, head};
 
 /// A ZIP of more bytes than this goes in parts of this size.
@@ -165,12 +166,16 @@ impl S3Target {
     }
 
     async fn give_up_uploads(&self, bucket: &Bucket) -> Result<(), TargetError> {
-        let (mut after, turn) = (None, self.begun.turn());
+        let (mut after, turn, limits) = (None, self.begun.turn(), Limits::new());
         loop {
             let page = {
                 // Nobody begins one meanwhile that is not among our own yet.
                 let _nobody_begins = self.uploads.write().await;
-                let mut page = bucket.ask.uploads(self.keys.prefix(), after.as_ref()).await?;
+                let mut page = limits.in_time(bucket.ask.uploads(self.keys.prefix(), after.as_ref())).await?;
+                page.uploads.iter().try_for_each(|upload| limits.take(&upload.key, &Meaning::House))?;
+                if let Some((key, id)) = &page.next {
+                    limits.take_page(page.uploads.len(), &format!("{key}\0{id}"))?;
+                }
                 let own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
                 page.uploads.retain(|upload| !own.contains(&upload.id) && self.begun.is_ours(upload));
                 page
@@ -187,9 +192,6 @@ impl S3Target {
                     let own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
                     self.begun.forget(turn, |id| own.contains(id));
                     return Ok(());
-                }
-                next if next == after => {
-                    return Err(TargetError::Refused("the list of uploads goes round in a circle".to_owned()));
                 }
                 next => after = next,
             }

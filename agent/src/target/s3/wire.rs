@@ -4,17 +4,15 @@
 mod tests;
 
 use std::collections::BTreeSet;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use blat_config::aws;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use http::{Method, StatusCode};
-use http_body::{Body, Frame};
 use http_body_util::BodyExt as _;
 use object_store::ClientOptions;
 use object_store::aws::{AwsAuthorizer, AwsCredentialProvider};
@@ -24,9 +22,10 @@ use object_store::client::{
 use quick_xml::events::Event;
 use reqwest::redirect;
 use serde::Deserialize;
-use tokio::time::Instant;
 
 use super::super::valve::{Urgency, Valve};
+use super::body::{LONGEST, SHORT, Watched, limited, xml};
+use super::credentials::obeyed;
 use super::fault::{Answer, Fault, fault};
 
 /// A connection that takes longer to come about never will.
@@ -34,17 +33,16 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// The same for metadata, which is next door or nowhere.
 const NEXT_DOOR: Duration = Duration::from_secs(2);
 /// So long may nothing at all move, in either direction.
-const STANDSTILL: Duration = Duration::from_secs(120);
+pub(super) const STANDSTILL: Duration = Duration::from_secs(120);
 /// How often one request is sent.
 const TRIES: u32 = 4;
 /// The wait before the second try; it doubles.
 const FIRST_WAIT: Duration = Duration::from_millis(300);
 /// The most that is sent in one go, in bytes.
 const PORTION: usize = 64 << 10;
-/// The most that is read of a document, in bytes: a page of a thousand of the longest keys takes less.
-pub(super) const LONGEST: usize = 16 << 20;
-/// The most that is read of an error's body, in bytes.
-const EXPLANATION: usize = 64 << 10;
+
+/// The largest file of certificates that is read, in bytes.
+const LARGEST_BUNDLE: u64 = 16 << 20;
 
 /// One client, and whose bytes go through it.
 #[derive(Debug, Clone)]
@@ -74,7 +72,7 @@ impl Wire {
     pub(super) fn new(valve: Arc<Valve>) -> Result<Self, Fault> {
         // Whoever was first has set the same; no other provider is compiled in.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = client(CONNECT)?;
+        let client = client(CONNECT, false)?;
         Ok(Self { client, valve, urgency: Urgency::Bulk, tries: TRIES, lost_uploads: Arc::default(), signer: None })
     }
 
@@ -83,7 +81,7 @@ impl Wire {
     /// # Errors
     /// As [`Wire::new`].
     pub(super) fn next_door(&self) -> Result<Self, Fault> {
-        Ok(Self { client: client(NEXT_DOOR)?, tries: 1, ..self.clone() })
+        Ok(Self { client: client(NEXT_DOOR, true)?, tries: 1, ..self.clone() })
     }
 
     /// The same for requests that these credentials sign: one that is sent again is signed anew, since a signature is good for minutes and a
@@ -168,11 +166,14 @@ impl Wire {
             return Ok(HttpResponse::from_parts(parts, body.into()));
         }
         if parts.status.is_success() || parts.status == StatusCode::NOT_MODIFIED {
+            // Only an object's bytes may be many, and whoever asked for them takes them piece by piece.
+            let is_object = self.signer.is_some() && request.method() == Method::GET;
+            let body = if is_object { body } else { limited(body, SHORT).await?.into() };
             return Ok(HttpResponse::from_parts(parts, body));
         }
         let region = parts.headers.get("x-amz-bucket-region").and_then(|region| region.to_str().ok());
         // An explanation that breaks off or has no end is none.
-        let body = limited(body, EXPLANATION).await.unwrap_or_default();
+        let body = limited(body, SHORT).await.unwrap_or_default();
         let answer = Answer::read(parts.status.as_u16(), &body, region.map(str::to_owned), action);
         match parts.status {
             StatusCode::NOT_FOUND | StatusCode::PRECONDITION_FAILED | StatusCode::CONFLICT
@@ -228,18 +229,20 @@ impl HttpConnector for Wire {
     }
 }
 
-fn client(connect: Duration) -> Result<reqwest::Client, Fault> {
+/// A client; no proxy stands between us and what is next door, which may hand out credentials.
+fn client(connect: Duration, is_next_door: bool) -> Result<reqwest::Client, Fault> {
     let builder = reqwest::Client::builder().redirect(redirect::Policy::none()).connect_timeout(connect);
     let builder = builder.tls_certs_merge(own_certificates()?);
+    let builder = if is_next_door { builder.no_proxy() } else { builder };
     let built = builder.user_agent(concat!("blat/", env!("CARGO_PKG_VERSION"))).build();
     built.map_err(|error| Fault::Nonsense(format!("cannot set up an HTTP client: {}", whole(&error))))
 }
 
 /// The certificates that are trusted beside the system's, where the environment names such a file as the AWS tools do.
 fn own_certificates() -> Result<Vec<reqwest::Certificate>, Fault> {
-    let Some(path) = std::env::var_os("AWS_CA_BUNDLE").filter(|path| !path.is_empty()) else { return Ok(Vec::new()) };
+    let Some(path) = aws::named("AWS_CA_BUNDLE") else { return Ok(Vec::new()) };
     let unusable = |why: String| Fault::NoCredentials(format!("cannot use AWS_CA_BUNDLE, {}: {why}", path.display()));
-    let pem = std::fs::read(&path).map_err(|error| unusable(error.to_string()))?;
+    let pem = obeyed(&path, LARGEST_BUNDLE)?.ok_or_else(|| unusable("there is no such file".to_owned()))?;
     reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| unusable(whole(&error)))
 }
 
@@ -262,13 +265,13 @@ fn document(request: &HttpRequest, body: Vec<u8>, action: &'static str) -> Resul
         return Ok(body);
     }
     // The library takes the names of errors anywhere in it for errors, and a package may be called so: it gets the one thing that it reads.
-    match quick_xml::de::from_str::<Completed>(&String::from_utf8_lossy(&body)) {
+    match xml::<Completed>(&body) {
         Ok(Completed { etag }) => {
             let etag = quick_xml::escape::escape(&etag);
             let name = "CompleteMultipartUploadResult";
             Ok(format!("<{name}><ETag>{etag}</ETag></{name}>").into_bytes())
         }
-        Err(error) => Err(Fault::Unreached(format!("the answer to {action} cannot be read: {error}"))),
+        Err(error) => Err(Fault::Unreached(format!("the answer to {action} cannot be used: {error}"))),
     }
 }
 
@@ -297,22 +300,6 @@ fn unhex(digits: &[u8]) -> Option<Vec<u8>> {
     digits.chunks(2).map(byte).collect()
 }
 
-/// A whole body of at most so many bytes.
-///
-/// # Errors
-/// It broke off, or is longer.
-pub(super) async fn limited(body: HttpResponseBody, most: usize) -> Result<Vec<u8>, Fault> {
-    let (mut whole, mut chunks) = (Vec::new(), body.bytes_stream());
-    while let Some(chunk) = chunks.next().await {
-        let chunk = chunk.map_err(|error| Fault::Unreached(error.to_string()))?;
-        if whole.len() + chunk.len() > most {
-            return Err(Fault::Nonsense(format!("the server's answer is longer than {most} bytes")));
-        }
-        whole.extend_from_slice(&chunk);
-    }
-    Ok(whole)
-}
-
 /// What a request asks to be allowed, in the words of policies.
 pub(super) fn action(request: &HttpRequest) -> &'static str {
     match request.method().as_str() {
@@ -335,7 +322,7 @@ fn asks(request: &HttpRequest, word: &str) -> bool {
 }
 
 /// An error with all that it rests on.
-fn whole(error: &dyn std::error::Error) -> String {
+pub(super) fn whole(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -376,41 +363,6 @@ async fn watched<T>(pulse: &Pulse, work: impl Future<Output = T>) -> Result<T, F
     }
 }
 
-fn standstill() -> Fault {
+pub(super) fn standstill() -> Fault {
     Fault::Unreached(format!("nothing moved for {} seconds", STANDSTILL.as_secs()))
-}
-
-/// A response's body that fails where nothing comes any more.
-struct Watched {
-    body: reqwest::Body,
-    patience: Pin<Box<tokio::time::Sleep>>,
-}
-
-impl Watched {
-    fn new(body: reqwest::Body) -> Self {
-        Self { body, patience: Box::pin(tokio::time::sleep(STANDSTILL)) }
-    }
-}
-
-impl Body for Watched {
-    type Data = Bytes;
-    type Error = HttpError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, HttpError>>> {
-        let failed = |fault| Some(Err(HttpError::new(HttpErrorKind::Unknown, fault)));
-        let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
-            ready!(self.patience.as_mut().poll(cx));
-            return Poll::Ready(failed(standstill()));
-        };
-        self.patience.as_mut().reset(Instant::now() + STANDSTILL);
-        Poll::Ready(match frame {
-            Some(Ok(frame)) => Some(Ok(frame)),
-            Some(Err(error)) => failed(Fault::Unreached(format!("the answer broke off: {}", whole(&error)))),
-            None => None,
-        })
-    }
-
-    fn size_hint(&self) -> http_body::SizeHint {
-        self.body.size_hint()
-    }
 }

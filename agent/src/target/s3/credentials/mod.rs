@@ -4,10 +4,13 @@
 mod process;
 pub(super) mod profile;
 
+use std::io::Read as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use blat_config::aws;
 use object_store::CredentialProvider;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, AwsCredential, AwsCredentialProvider};
 use tokio::sync::Mutex;
@@ -21,6 +24,9 @@ use profile::{Kept, Profile};
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 /// Credentials are renewed so long before they expire.
 const EARLY: Duration = Duration::from_secs(300);
+
+/// The longest token in a file, in bytes.
+const LONGEST_TOKEN: u64 = 64 << 10;
 
 /// The whole search.
 #[derive(Debug)]
@@ -136,9 +142,31 @@ impl CredentialProvider for Credentials {
     }
 }
 
+/// What a file of the AWS tools says, of at most so many bytes; none where there is no such file.
+///
+/// # Errors
+/// Others may write it, it is larger, or it cannot be read.
+pub(super) fn obeyed(path: &Path, most: u64) -> Result<Option<Vec<u8>>, Fault> {
+    let unreadable =
+        |why: &dyn std::fmt::Display| Fault::NoCredentials(format!("cannot read {}: {why}", path.display()));
+    let Some(file) = aws::open(path).map_err(|why| unreadable(&why))? else { return Ok(None) };
+    let mut bytes = Vec::new();
+    file.take(most + 1).read_to_end(&mut bytes).map_err(|error| unreadable(&error))?;
+    if bytes.len() as u64 > most {
+        return Err(unreadable(&format!("it is larger than {} KiB", most >> 10)));
+    }
+    Ok(Some(bytes))
+}
+
 fn unusable(whose: &str, error: &object_store::Error) -> Fault {
     let said = super::fault::fault(error).map_or_else(|| error.to_string(), ToString::to_string);
     Fault::NoCredentials(format!("{whose} credentials cannot be had: {said}"))
+}
+
+/// Fails unless this is a file that holds a token and that only root and we ourselves can have written, since the library reads it by its
+/// name. One that is not there may come: then the library says so.
+fn expect_token(path: &str) -> Result<(), Fault> {
+    obeyed(Path::new(path), LONGEST_TOKEN).map(drop)
 }
 
 /// The library's own provider for what these variables and settings say.
@@ -153,10 +181,16 @@ fn provider(
         AmazonS3Builder::new().with_bucket_name("none").with_region(region).with_http_connector(wire.clone());
     for name in variables {
         if let (Some(value), Ok(key)) = (variable(name), name.to_ascii_lowercase().parse()) {
+            if name.ends_with("_FILE") {
+                expect_token(&value)?;
+            }
             builder = builder.with_config(key, value);
         }
     }
     for (key, value) in more {
+        if key == AmazonS3ConfigKey::WebIdentityTokenFile {
+            expect_token(&value)?;
+        }
         builder = builder.with_config(key, value);
     }
     let store =

@@ -1,11 +1,13 @@
 //! `credential_process`: a command whose output is the credentials.
 
-use std::process::Stdio;
+use std::io;
+use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use blat_domain::text::printable;
 use jiff::Timestamp;
 use serde::Deserialize;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::Command;
 
 use super::super::fault::Fault;
@@ -13,6 +15,9 @@ use super::profile::Secret;
 
 /// How long the command may take.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The most that it may print on either stream, in bytes.
+const MOST: usize = 64 << 10;
 
 /// What it prints.
 #[derive(Deserialize)]
@@ -33,11 +38,14 @@ pub(super) async fn run(command: &str, profile: &str) -> Result<(Secret, Option<
     let failed = |why: String| Fault::NoCredentials(format!("the credential_process of the profile {profile} {why}"));
     let mut process = Command::new("/bin/sh");
     process.args(["-c", command]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    let output = match tokio::time::timeout(PATIENCE, process.output()).await {
+    let output = match tokio::time::timeout(PATIENCE, output(process)).await {
         Ok(Ok(output)) => output,
         Ok(Err(error)) => return Err(failed(format!("cannot be run: {error}"))),
         Err(_) => return Err(failed(format!("took longer than {} seconds", PATIENCE.as_secs()))),
     };
+    if output.stdout.len().max(output.stderr.len()) > MOST {
+        return Err(failed(format!("prints more than {MOST} bytes")));
+    }
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         let said = said.lines().last().unwrap_or_default();
@@ -59,6 +67,25 @@ pub(super) async fn run(command: &str, profile: &str) -> Result<(Secret, Option<
     Ok((Secret { id, secret, token }, lasting))
 }
 
+/// What a command prints, of each stream no more than one byte beyond [`MOST`]: then it is ended.
+async fn output(mut command: Command) -> io::Result<Output> {
+    let mut child = command.spawn()?;
+    let (out, err) = (child.stdout.take(), child.stderr.take());
+    let (stdout, stderr) = tokio::try_join!(beginning(out), beginning(err))?;
+    if stdout.len().max(stderr.len()) > MOST {
+        child.start_kill()?;
+    }
+    Ok(Output { status: child.wait().await?, stdout, stderr })
+}
+
+async fn beginning(stream: Option<impl AsyncRead + Unpin>) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    if let Some(stream) = stream {
+        stream.take(MOST as u64 + 1).read_to_end(&mut bytes).await?;
+    }
+    Ok(bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -78,6 +105,7 @@ mod tests {
             (print("").replace(": 1", ": 2"), "version 2"),
             (print(", x"), "no credentials"),
             ("echo never >&2; exit 3".to_owned(), "never"),
+            ("exec cat /dev/zero".to_owned(), "prints more than"),
         ] {
             let Err(fault) = run(&bad, "p").await else { panic!("{bad}") };
             assert!(fault.to_string().contains(why) && !fault.to_string().contains("hunter2"), "{fault}");

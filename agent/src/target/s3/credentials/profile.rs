@@ -1,13 +1,14 @@
 //! The files of the AWS tools: which profile counts, and what it says.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use blat_config::aws;
 use ini::{Ini, ParseOption, Properties};
 use object_store::aws::AwsCredential;
 
 use super::super::fault::Fault;
-use super::variable;
+use super::{obeyed, variable};
 
 /// Files larger than this hold no profiles, in bytes.
 const LARGEST: u64 = 1 << 20;
@@ -65,11 +66,7 @@ impl Profile {
     /// # Errors
     /// One is there and cannot be read, or the profile that was asked for by name is in neither.
     pub(in super::super) fn load() -> Result<Self, Fault> {
-        let home = std::env::home_dir().unwrap_or_default();
-        let place = |name, file| variable(name).map_or_else(|| home.join(".aws").join(file), PathBuf::from);
-        let credentials = place("AWS_SHARED_CREDENTIALS_FILE", "credentials");
-        let config = place("AWS_CONFIG_FILE", "config");
-        Self::read(variable("AWS_PROFILE"), credentials, config)
+        Self::read(variable("AWS_PROFILE"), aws::credentials_file(), aws::config_file())
     }
 
     fn read(asked_for: Option<String>, credentials: PathBuf, config: PathBuf) -> Result<Self, Fault> {
@@ -127,16 +124,11 @@ impl Profile {
 }
 
 /// A file's sections; none of a file that is not there.
-fn load(path: &PathBuf) -> Result<Ini, Fault> {
+fn load(path: &Path) -> Result<Ini, Fault> {
     let unreadable =
         |why: &dyn std::fmt::Display| Fault::NoCredentials(format!("cannot read {}: {why}", path.display()));
-    match std::fs::metadata(path) {
-        Ok(found) if found.len() > LARGEST => return Err(unreadable(&"it is too large")),
-        Ok(_) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Ini::new()),
-        Err(error) => return Err(unreadable(&error)),
-    }
-    let text = std::fs::read_to_string(path).map_err(|error| unreadable(&error))?;
+    let Some(bytes) = obeyed(path, LARGEST)? else { return Ok(Ini::new()) };
+    let text = String::from_utf8(bytes).map_err(|_| unreadable(&"it is not UTF-8 text"))?;
     let options = ParseOption { enabled_quote: false, enabled_escape: false, ..ParseOption::default() };
     // Without the parser's own words: they could quote the line.
     Ini::load_from_str_opt(&text, options)
@@ -186,6 +178,21 @@ mod tests {
         assert!(matches!(both.kept, Some(Kept::Keys(keys)) if keys.id == "D"));
         let web = read(None, "", "[default]\nrole_arn = r\nweb_identity_token_file = /t\n").expect("a profile");
         assert!(matches!(web.kept, Some(Kept::WebIdentity { session: None, .. })));
+    }
+
+    #[test]
+    fn a_file_that_others_may_write_is_not_read() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let scratch = tempfile::tempdir().expect("a scratch directory");
+        let file = scratch.path().join("config");
+        std::fs::write(&file, "[default]\ncredential_process = /bin/x\n").expect("a file");
+        let read = |mode| {
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).expect("an own file");
+            Profile::read(None, "/dev/null".into(), file.clone())
+        };
+        assert!(read(0o644).is_ok_and(|profile| profile.kept.is_some()));
+        let Err(Fault::NoCredentials(why)) = read(0o664) else { panic!("its group may write it") };
+        assert!(why.contains("so others may change what is read here"), "{why}");
     }
 
     #[test]

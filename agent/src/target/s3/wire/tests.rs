@@ -67,6 +67,15 @@ impl Server {
     }
 }
 
+/// A request's head in small letters; none where the other end hung up.
+async fn head_of(stream: &mut TcpStream) -> Option<String> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.ok()?);
+    }
+    Some(String::from_utf8(head).ok()?.to_lowercase())
+}
+
 async fn converse(
     mut stream: TcpStream,
     answers: &[&str],
@@ -75,12 +84,8 @@ async fn converse(
     heads: Heads,
 ) -> Option<()> {
     loop {
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            head.push(stream.read_u8().await.ok()?);
-        }
+        let head = head_of(&mut stream).await?;
         let number = asked.fetch_add(1, Ordering::SeqCst);
-        let head = String::from_utf8(head).ok()?.to_lowercase();
         heads.lock().expect("one at a time").push(head.clone());
         let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse::<usize>().ok());
         for _ in 0..length.unwrap_or(0) {
@@ -223,4 +228,52 @@ async fn a_request_that_is_sent_again_is_signed_anew() {
         head.lines().find(|line| line.starts_with("x-amz-content-sha256")).map(str::to_owned).expect("a digest")
     };
     assert!(heads.len() == 3 && digest(&heads[0]) == digest(&heads[2]), "the body is the same: {heads:#?}");
+}
+
+#[tokio::test]
+async fn an_answer_that_drips_is_given_up_also_one_that_never_stands_still() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}/b/k", listener.local_addr().expect("an address"));
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.expect("a caller");
+        head_of(&mut stream).await.expect("a request");
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 90\r\n\r\n").await.expect("a caller");
+        // The clock jumps to each of these seconds.
+        while stream.write_all(b"x").await.is_ok() {
+            tokio::time::sleep(Duration::from_secs(10)).await;
+        }
+    });
+    let request = http::Request::builder().uri(url).body(HttpRequestBody::empty()).expect("a request");
+    let (mut wire, _) = wire(None);
+    wire.tries = 1;
+    // Connecting waits for the system, not for the clock.
+    wire.signer = Some(Signer { credentials: Arc::new(Rolling::default()), region: "x".into() });
+    let answer = wire.send(&request).await.expect("a head");
+    tokio::time::pause();
+    let fault = limited(answer.into_body(), SHORT).await.expect_err("never whole");
+    assert!(matches!(fault, Fault::Unreached(_)), "{fault}");
+}
+
+#[tokio::test]
+async fn what_is_said_beside_objects_and_documents_is_short() {
+    const LONG: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}/latest/api/token", listener.local_addr().expect("an address"));
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                head_of(&mut stream).await;
+                stream.write_all(LONG.as_bytes()).await.ok();
+                let chunk = format!("1000\r\n{}\r\n", "x".repeat(0x1000));
+                while stream.write_all(chunk.as_bytes()).await.is_ok() {}
+            });
+        }
+    });
+    let (wire, _) = wire(None);
+    for method in [Method::GET, Method::PUT, Method::DELETE, Method::POST] {
+        let request = http::Request::builder().method(method.clone()).uri(&url);
+        let request = request.body(HttpRequestBody::empty()).expect("a request");
+        let fault = wire.send(&request).await.expect_err("endless");
+        assert!(matches!(&fault, Fault::Nonsense(why) if why.contains("longer than")), "{method}: {fault}");
+    }
 }
