@@ -1,6 +1,7 @@
 //! Letting our key in, by a password that is used once and kept nowhere.
 
 use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpStream};
 use std::path::Path;
 
 use anyhow::{Context as _, anyhow, bail};
@@ -9,7 +10,7 @@ use blat_domain::text::printable;
 use ssh2::{KeyboardInteractivePrompt, Prompt, Session};
 
 use crate::target::install::shell_word;
-use crate::target::transport::libssh2::connect::{greet_trusted, is_refusal};
+use crate::target::transport::libssh2::connect::{BY_HAND, Greeted, greet_trusted, is_refusal};
 use crate::target::transport::place;
 
 /// How often a person may mistype; sshd itself allows six.
@@ -19,10 +20,11 @@ const MOST_SAID: u64 = 4 << 10;
 
 /// Logs in by password, from the file or from the terminal. Where the target takes none, the error says how to let the key in by
 /// hand.
-pub(super) fn login_by_password(ssh: &SshSettings, public: &str, file: Option<&Path>) -> anyhow::Result<Session> {
+pub(super) fn login_by_password(ssh: &SshSettings, public: &str, file: Option<&Path>) -> anyhow::Result<Greeted> {
     let tries = if file.is_some() { 1 } else { TRIES };
     for remaining in (0..tries).rev() {
-        let session = greet_trusted(ssh)?.session;
+        let mut greeted = greet_trusted(ssh, BY_HAND)?;
+        let session = &greeted.session;
         let methods = session.auth_methods(&ssh.user).map(str::to_owned);
         let methods = methods
             .map_err(|error| anyhow!("cannot ask {} how to log in: {}", place(ssh), printable(error.message())))?;
@@ -35,15 +37,28 @@ pub(super) fn login_by_password(ssh: &SshSettings, public: &str, file: Option<&P
         let login = if by_password {
             session.userauth_password(&ssh.user, &password)
         } else {
-            session.userauth_keyboard_interactive(&ssh.user, &mut Always(&password))
+            let host = greeted.connection().context("cannot log in by dialogue")?;
+            let mut dialogue = Dialogue { password: &password, rounds: 0, answered: 0, host };
+            let login = session.userauth_keyboard_interactive(&ssh.user, &mut dialogue);
+            if dialogue.is_over() {
+                bail!(
+                    "{} asks again and again without an end, so the login was given up; {}",
+                    place(ssh),
+                    by_hand(ssh, public)
+                );
+            }
+            login
         };
         match login {
-            Ok(()) => return Ok(session),
+            Ok(()) => return Ok(greeted),
             Err(error) if is_refusal(&error) && remaining > 0 => eprintln!("that was not accepted; once more"),
             Err(error) if is_refusal(&error) => {
                 bail!("{} does not accept the password; {}", place(ssh), by_hand(ssh, public))
             }
-            Err(error) => bail!("cannot log in to {}: {}", place(ssh), printable(error.message())),
+            Err(error) => {
+                let why = greeted.cut().unwrap_or_else(|| printable(error.message()));
+                bail!("cannot log in to {}: {why}", place(ssh))
+            }
         }
     }
     bail!("no password was tried")
@@ -67,12 +82,37 @@ fn password(ssh: &SshSettings, public: &str, file: Option<&Path>) -> anyhow::Res
         .context("cannot ask for a password")
 }
 
-/// Answers every question with the password: a server that asks by dialogue has that one question.
-struct Always<'p>(&'p str);
+/// Answers every question with the password: a server that asks by dialogue has that one question. One that goes on asking tries what else
+/// it can have answered, so it is hung up on.
+struct Dialogue<'p> {
+    password: &'p str,
+    rounds: u32,
+    /// Rounds that had a question.
+    answered: u32,
+    host: TcpStream,
+}
 
-impl KeyboardInteractivePrompt for Always<'_> {
+/// The most rounds that are answered with the password.
+const MOST_ANSWERED: u32 = 3;
+/// The most rounds, those that only tell something included.
+const MOST_ROUNDS: u32 = 8;
+
+impl Dialogue<'_> {
+    fn is_over(&self) -> bool {
+        self.answered > MOST_ANSWERED || self.rounds > MOST_ROUNDS
+    }
+}
+
+impl KeyboardInteractivePrompt for Dialogue<'_> {
     fn prompt<'a>(&mut self, _user: &str, _instructions: &str, prompts: &[Prompt<'a>]) -> Vec<String> {
-        prompts.iter().map(|_| self.0.to_owned()).collect()
+        self.rounds += 1;
+        self.answered += u32::from(!prompts.is_empty());
+        if self.is_over() {
+            // It may be gone already, which is the same.
+            let _ = self.host.shutdown(Shutdown::Both);
+            return vec![String::new(); prompts.len()];
+        }
+        prompts.iter().map(|_| self.password.to_owned()).collect()
     }
 }
 
@@ -132,6 +172,27 @@ fn installation(public: &str, key: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_that_asks_without_end_hears_the_password_three_times() {
+        let rounds = |questions: usize| {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+            let host = TcpStream::connect(listener.local_addr().expect("bound")).expect("a listener");
+            let (mut far, _) = listener.accept().expect("a caller");
+            let mut dialogue = Dialogue { password: "hunter2", rounds: 0, answered: 0, host };
+            let prompts: Vec<Prompt<'_>> =
+                (0..questions).map(|_| Prompt { text: "Password: ".into(), echo: false }).collect();
+            let mut told = 0;
+            for _ in 0..20_000 {
+                told += dialogue.prompt("u", "", &prompts).iter().filter(|answer| !answer.is_empty()).count();
+            }
+            let is_over = dialogue.is_over();
+            assert!(!is_over || far.read(&mut [0]).is_ok_and(|count| count == 0), "it is hung up on");
+            (told, is_over)
+        };
+        assert_eq!(rounds(1), (3, true));
+        assert_eq!(rounds(0), (0, true));
+    }
 
     #[test]
     fn a_key_is_added_once_and_other_lines_stay() {

@@ -17,7 +17,7 @@ use crate::target::TargetError;
 use crate::target::far_end::Serves;
 use crate::target::install::EXECUTABLE;
 use crate::target::transport::Transport;
-use crate::target::transport::libssh2::connect::{authenticate, greet, greet_trusted};
+use crate::target::transport::libssh2::connect::{BY_HAND, authenticate, greet, greet_trusted};
 use crate::target::transport::place;
 use crate::workplace;
 
@@ -63,8 +63,9 @@ pub(crate) async fn run(home: &Home, settings: &Settings, wishes: &Wishes) -> an
         }
         // The receiver is to be installed anew, or cannot be talked to: for that the key has to be free once more.
         Ok(true) | Err(TargetError::Operator(_)) if wishes.restrict => {
-            let session = key::login_by_password(ssh, &public, wishes.password_file.as_deref())?;
-            key::install_anew(&session, &public).with_context(|| format!("cannot free the key at {}", place(ssh)))?;
+            let greeted = key::login_by_password(ssh, &public, wishes.password_file.as_deref())?;
+            key::install_anew(&greeted.session, &public)
+                .with_context(|| format!("cannot free the key at {}", place(ssh)))?;
             transport = visit()?;
         }
         Ok(true) => {}
@@ -102,7 +103,7 @@ async fn equip(transport: &Transport, settings: &Settings, wishes: &Wishes) -> a
 
 /// Everything up to a login that works; gives the public key. It blocks: nothing else is to be done meanwhile.
 fn let_in(ssh: &SshSettings, wishes: &Wishes) -> anyhow::Result<String> {
-    let greeted = greet(ssh)?;
+    let greeted = greet(ssh, BY_HAND)?;
     host::approve(ssh, &greeted, wishes.fingerprint.as_deref())?;
     let public = identity::ensure(&ssh.identity)?;
     match authenticate(&greeted.session, ssh) {
@@ -116,10 +117,10 @@ fn let_in(ssh: &SshSettings, wishes: &Wishes) -> anyhow::Result<String> {
     }
     // A server counts failed logins, so the password has a connection of its own.
     drop(greeted);
-    let session = key::login_by_password(ssh, &public, wishes.password_file.as_deref())?;
-    key::install(&session, &public).with_context(|| format!("cannot install the key at {}", place(ssh)))?;
-    let session = greet_trusted(ssh)?.session;
-    authenticate(&session, ssh).map_err(|error| {
+    let greeted = key::login_by_password(ssh, &public, wishes.password_file.as_deref())?;
+    key::install(&greeted.session, &public).with_context(|| format!("cannot install the key at {}", place(ssh)))?;
+    let greeted = greet_trusted(ssh, BY_HAND)?;
+    authenticate(&greeted.session, ssh).map_err(|error| {
         anyhow!(
             "the key is installed, yet not accepted: {error}; on the target, look at the owner and the modes of the \
                  home directory and ~/.ssh, which nobody else may write to, and at sshd's log"

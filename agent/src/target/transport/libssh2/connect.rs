@@ -3,13 +3,14 @@
 use std::io::{Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::os::unix::fs::PermissionsExt as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use blat_config::SshSettings;
 use blat_domain::text::printable;
 use ssh2::{Channel, MethodType, Session};
 
 use super::host_key::{self, HostKey};
+use super::relay::Relay;
 use crate::target::TargetError;
 use crate::target::transport::greeting::{self, Listener};
 use crate::target::transport::known_hosts::{KnownHost, Verdict};
@@ -17,6 +18,12 @@ use crate::target::transport::{key_refused, place, revoked_host_key, wrong_host_
 
 /// For a host to take a connection, for each address that it has.
 const CONNECT: Duration = Duration::from_secs(10);
+/// For all the addresses together, beside what the last one takes.
+const DIAL: Duration = Duration::from_secs(20);
+/// From the connection to the login, whatever the host says meanwhile.
+pub(super) const LOGIN: Duration = Duration::from_secs(40);
+/// The same where a person types a password meanwhile.
+pub(crate) const BY_HAND: Duration = Duration::from_secs(300);
 /// For each answer until the login is done.
 const ANSWER: Duration = Duration::from_secs(20);
 /// Most of what a login shell may print before our first echo, in bytes.
@@ -33,8 +40,22 @@ pub(crate) struct Greeted {
     pub(crate) key: HostKey,
     /// What known_hosts says of it.
     pub(crate) verdict: Verdict,
-    /// The session's socket, for waiting.
-    socket: TcpStream,
+    relay: Relay,
+}
+
+impl Greeted {
+    /// The connection itself, for whoever wants to hang up.
+    ///
+    /// # Errors
+    /// There are no more file descriptors.
+    pub(crate) fn connection(&self) -> std::io::Result<TcpStream> {
+        self.relay.connection()
+    }
+
+    /// Why the connection ended, where it was cut: for what the host did, or for the time that it took.
+    pub(crate) fn cut(&mut self) -> Option<String> {
+        self.relay.end()
+    }
 }
 
 /// A connection that is logged in, its calls no longer blocking.
@@ -47,37 +68,38 @@ pub(super) struct Line {
     pub(super) listener: Listener,
 }
 
-/// Connects and exchanges keys. The key is judged, not yet acted upon.
+/// Connects and exchanges keys; all that is done until the login may take so long. The key is judged, not yet acted upon.
 ///
 /// # Errors
 /// [`TargetError::Link`] where the host cannot be reached or speaks otherwise, [`TargetError::Operator`] where the
 /// known_hosts file cannot be used.
-pub(crate) fn greet(settings: &SshSettings) -> Result<Greeted, TargetError> {
+pub(crate) fn greet(settings: &SshSettings, patience: Duration) -> Result<Greeted, TargetError> {
     let failed = |what: &str| TargetError::Link(format!("cannot connect to {}: {what}", place(settings)));
     let known = KnownHost::read(settings)?;
     let socket = dial(settings).map_err(|error| failed(&error.to_string()))?;
-    let ours = socket.try_clone().map_err(|error| failed(&error.to_string()))?;
+    let mut relay = Relay::begin(socket, patience).map_err(|error| failed(&error.to_string()))?;
     let ssh = |error: ssh2::Error| failed(&printable(error.message()));
     let mut session = Session::new().map_err(ssh)?;
     session.set_timeout(u32::try_from(ANSWER.as_millis()).unwrap_or(u32::MAX));
     session.method_pref(MethodType::HostKey, &host_key::preferences(&known)).map_err(ssh)?;
     session.method_pref(MethodType::CryptCs, CIPHERS).map_err(ssh)?;
     session.method_pref(MethodType::CryptSc, CIPHERS).map_err(ssh)?;
-    session.set_tcp_stream(socket);
-    session.handshake().map_err(ssh)?;
+    session.set_tcp_stream(relay.near());
+    session.handshake().map_err(|error| relay.end().map_or_else(|| ssh(error), |why| failed(&why)))?;
     let key = HostKey::of(&session).ok_or_else(|| failed("its host key is of a kind that is not trusted any more"))?;
     let verdict = known.judge(&key.blob);
-    Ok(Greeted { session, key, verdict, socket: ours })
+    Ok(Greeted { session, key, verdict, relay })
 }
 
 fn dial(settings: &SshSettings) -> std::io::Result<TcpStream> {
-    let mut last = std::io::Error::other("the host name has no address");
+    let (mut last, begun) = (std::io::Error::other("the host name has no address"), Instant::now());
     for address in (settings.host.as_str(), settings.port).to_socket_addrs()? {
         match TcpStream::connect_timeout(&address, CONNECT) {
             Ok(socket) => {
                 socket.set_nodelay(true)?;
                 return Ok(socket);
             }
+            Err(error) if begun.elapsed() > DIAL => return Err(error),
             Err(error) => last = error,
         }
     }
@@ -88,8 +110,8 @@ fn dial(settings: &SshSettings) -> std::io::Result<TcpStream> {
 ///
 /// # Errors
 /// As those of [`greet`], and [`TargetError::Operator`] where the key is any but a trusted one.
-pub(crate) fn greet_trusted(settings: &SshSettings) -> Result<Greeted, TargetError> {
-    let greeted = greet(settings)?;
+pub(crate) fn greet_trusted(settings: &SshSettings, patience: Duration) -> Result<Greeted, TargetError> {
+    let greeted = greet(settings, patience)?;
     match greeted.verdict {
         Verdict::Trusted => Ok(greeted),
         Verdict::Unknown | Verdict::Changed => Err(wrong_host_key(settings, Some(&greeted.key.fingerprint()))),
@@ -99,8 +121,29 @@ pub(crate) fn greet_trusted(settings: &SshSettings) -> Result<Greeted, TargetErr
 
 /// Logs in with the identity, at a host whose key is trusted.
 pub(super) fn login(settings: &SshSettings) -> Result<Line, TargetError> {
-    let Greeted { session, socket, .. } = greet_trusted(settings)?;
-    authenticate(&session, settings)?;
+    let mut greeted = greet_trusted(settings, LOGIN)?;
+    match first_command(&greeted.session, settings) {
+        Ok((mut heart, listener)) => {
+            let Greeted { session, relay, .. } = greeted;
+            session.set_timeout(0);
+            session.set_blocking(false);
+            // Reading nothing takes in all that there is.
+            let socket = relay.hand_over(|| drop(heart.read(&mut [])));
+            let socket =
+                socket.map_err(|why| TargetError::Link(format!("cannot log in to {}: {why}", place(settings))))?;
+            Ok(Line { session, socket, heart, listener })
+        }
+        Err(error @ TargetError::Link(_)) => Err(match greeted.cut() {
+            Some(why) => TargetError::Link(format!("cannot log in to {}: {why}", place(settings))),
+            None => error,
+        }),
+        Err(error) => Err(error),
+    }
+}
+
+/// Logs in and starts what the heartbeat goes to.
+fn first_command(session: &Session, settings: &SshSettings) -> Result<(Channel, Listener), TargetError> {
+    authenticate(session, settings)?;
     let failed = |what: &str| TargetError::Link(format!("cannot log in to {}: {}", place(settings), printable(what)));
     let ssh = |error: ssh2::Error| failed(error.message());
     let mut heart = session.channel_session().map_err(ssh)?;
@@ -109,9 +152,7 @@ pub(super) fn login(settings: &SshSettings) -> Result<Line, TargetError> {
     let listener = listener.map_err(|why| greeting::unusable(settings, &why))?;
     let answered = first_answer(&mut heart, listener).map_err(|error| failed(&error.to_string()))?;
     answered.map_err(|why| greeting::unusable(settings, &why))?;
-    session.set_timeout(0);
-    session.set_blocking(false);
-    Ok(Line { session, socket, heart, listener })
+    Ok((heart, listener))
 }
 
 /// Logs in with the identity and nothing else: no agent, no password, no other key.

@@ -7,6 +7,7 @@ pub(crate) mod connect;
 mod conversation;
 mod driver;
 pub(crate) mod host_key;
+mod relay;
 
 use std::io::Write as _;
 use std::os::unix::net::UnixStream;
@@ -27,8 +28,8 @@ use super::handshake::Handshakes;
 use super::{Exit, Remote, distrusted, place};
 use crate::target::TargetError;
 
-/// From the first packet to the first echo; each step of it has a shorter limit of its own.
-const CONNECT: Duration = Duration::from_secs(60);
+/// From the name to the first echo; each step of it has a shorter limit of its own, but for the search for the name.
+const CONNECT: Duration = Duration::from_secs(90);
 /// Opening a channel on a live connection.
 const OPEN_CHANNEL: Duration = Duration::from_secs(30);
 
