@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use blat_tests::memory::{MOST_MORE, watched};
 use blat_tests::process::{self, Running};
 use blat_tests::{Lab, Outcome};
 use rustix::process::Signal;
@@ -99,27 +100,9 @@ fn group_of(pid: u32) -> String {
         .to_owned()
 }
 
-/// More than an agent at rest may a target never make it hold, in bytes.
-const MOST_MORE: u64 = 64 << 20;
-
 /// One sync by hand, to its end; and the most memory that it held.
 fn watched_sync(lab: &Lab) -> (Outcome, u64) {
-    let mut agent = lab.start_agent_once("perth");
-    let (pid, mut peak) = (agent.pid(), 0);
-    let most = || {
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-        Some(line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number of KiB") << 10)
-    };
-    let ended = process::poll(process::DEADLINE, || {
-        peak = most().unwrap_or(0).max(peak);
-        // Before it takes the whole machine.
-        (agent.ended() || peak > 16 * MOST_MORE).then_some(())
-    });
-    if ended.is_none() || peak > 16 * MOST_MORE {
-        process::signal(pid, Signal::KILL);
-    }
-    (agent.finish(), peak)
+    watched(lab.start_agent_once("perth"))
 }
 
 /// Fails unless a sync with this target ends by itself, fails with these words, and takes little more memory than `rest`.
