@@ -23,6 +23,8 @@ usage= # a verb's own arguments, for its complaints
 house=.dpkg_archive
 # Seconds to wait for whoever publishes at the moment.
 lock_wait=60
+# The most directories above the archive that are looked at: no path leads deeper.
+most_above=2048
 # The most bytes that a PackageList has.
 most_list=67108864
 
@@ -312,8 +314,8 @@ tell_record() {
     fi
 }
 
-# tell_place: `place BOOT DEVICE:INODE...`: which directory of which running system the archive is, and those above it. By this a master
-# sees that it would work on its own source.
+# tell_place: lines `place BOOT DEVICE:INODE...`: which directory of which running system the archive is, and those above it, up to $most_above. By
+# this a master sees that it would work on its own source.
 tell_place() {
     boot=
     { read -r boot </proc/sys/kernel/random/boot_id; } 2>/dev/null
@@ -323,17 +325,58 @@ tell_place() {
         set -- "$@" "$up"
         up=$up/..
     done
-    # Above the root there is only the root again.
-    printf 'place %s%s\n' "${boot:--}" "$(stat -c %d:%i "$@" 2>/dev/null | awk '$0 != last { printf " %s", $0; last = $0 }')"
+    (
+        trap - EXIT
+        above=0
+        while [ "$above" -lt "$most_above" ]; do
+            said=$(stat -c %d:%i "$@" 2>/dev/null)
+            printf '%s\n' "$said"
+            # Above the root there is only the root again.
+            rest=${said%"$line_end"*}
+            [ "${rest##*"$line_end"}" != "${said##*"$line_end"}" ] || break
+            cd -P "$up" || break
+            above=$((above + 32))
+        done
+    ) 2>/dev/null | awk '
+        $0 != last && $0 != "" {
+            line = line " " $0
+            last = $0
+            if (++n % 128 == 0) { print "place " boot line; line = "" }
+        }
+        END { if (line != "" || n == 0) print "place " boot line }
+    ' boot="${boot:--}" -
 }
 
 # tell_title: both, and the end mark of an answer that holds nothing else.
 tell_title() {
     record=$(tell_record)
     [ -z "$record" ] || printf '%s\n' "$record"
-    tell_place
-    echo "# end $((1 ${record:++ 1}))"
+    place=$(tell_place)
+    printf '%s\n' "$place"
+    lines=$(printf '%s\n' "$place" | wc -l)
+    echo "# end $((lines ${record:++ 1}))"
 }
+
+# outer_record: what is wrong where this archive lies in another one, by that one's record. Only one that root or this archive's owner put there counts:
+# anybody may leave a file in a directory that is everybody's.
+outer_record() (
+    trap - EXIT
+    mine=$(stat -c %u .)
+    last=$(stat -c %d:%i .)
+    above=0
+    while [ "$above" -lt "$most_above" ] && cd -P .. 2>/dev/null; do
+        above=$((above + 1))
+        here=$(stat -c %d:%i . 2>/dev/null) || break
+        [ "$here" != "$last" ] || break
+        last=$here
+        { [ ! -L "$house" ] && real_file "$house/archive"; } || continue
+        stat -c '%u' "$house" "$house/archive" 2>/dev/null | awk '$1 != 0 && $1 != mine { exit 1 }' mine="$mine" - || continue
+        read_record
+        is_record "$record" || record='?'
+        echo "it lies in the archive of target ${record##* }, which may delete it: $above directories above is that one's $house/archive"
+        break
+    done
+)
 
 # words TEXT: the same with one space between its words.
 words() {

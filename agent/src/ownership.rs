@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 
 use blat_config::home_id;
 use blat_domain::history::{Deed, Entry};
-use blat_domain::ownership::{Bar, Claim, FILE, Found, LONGEST, Place, RandomId, Record, Title, judge};
+use blat_domain::ownership::{Bar, Claim, FILE, Found, LONGEST, MOST_ABOVE, Place, RandomId, Record, Title, judge};
 use blat_domain::retry::Backoff;
 use jiff::Timestamp;
 use rustix::fs::{CWD, Mode, OFlags};
@@ -22,8 +22,6 @@ use crate::workplace::Workplace;
 
 /// Where Blat keeps what is its own in an archive.
 const HOUSE: &str = ".dpkg_archive";
-/// The most directories above the source that are looked at.
-const MOST_ABOVE: usize = 64;
 
 impl Workplace {
     /// Before anything is done to an archive: claims it where nobody owns it, and gives what keeps us from listing and deleting there.

@@ -21,8 +21,12 @@ pub const LONGEST: u64 = 4 << 10;
 pub const RECORD: &str = "archive ";
 /// The word by which a line of an answer tells which directory the archive is.
 pub const PLACE: &str = "place ";
-/// The most directories of a [`Place`] that count.
-const MOST_ABOVE: usize = 64;
+/// The most directories of a [`Place`]: no path leads deeper.
+pub const MOST_ABOVE: usize = 2048;
+/// The most directories that one line tells.
+const A_LINE: usize = 128;
+/// The most lines that tell a [`Place`].
+pub const PLACE_LINES: usize = MOST_ABOVE / A_LINE;
 
 /// A random id of 128 bits: of an archive, or of a home tree.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -145,14 +149,34 @@ pub struct Place {
 }
 
 impl Place {
-    /// `BOOT-ID DEVICE:INODE …`, as a line of an answer has it.
+    /// The lines of an answer: `place BOOT-ID DEVICE:INODE …`, as many as it takes.
     pub fn render(&self) -> String {
-        let mut text = if self.boot.is_empty() { "-".to_owned() } else { self.boot.clone() };
-        for (device, inode) in &self.directories {
-            // Writing to a String cannot fail.
-            let _ = write!(text, " {device}:{inode}");
+        let boot = if self.boot.is_empty() { "-" } else { &self.boot };
+        let mut text = String::new();
+        let mut rest = &self.directories[..];
+        loop {
+            let (line, more) = rest.split_at(rest.len().min(A_LINE));
+            text.extend([PLACE, boot]);
+            for (device, inode) in line {
+                // Writing to a String cannot fail.
+                let _ = write!(text, " {device}:{inode}");
+            }
+            text.push('\n');
+            if more.is_empty() {
+                return text;
+            }
+            rest = more;
         }
-        text
+    }
+
+    /// Takes what another line goes on with.
+    fn add(&mut self, more: Self) {
+        if self.directories.is_empty() {
+            *self = more;
+        } else if self.boot == more.boot {
+            self.directories.extend(more.directories);
+            self.directories.truncate(MOST_ABOVE);
+        }
     }
 
     /// Reads the same. What makes no sense says nothing.
@@ -166,10 +190,11 @@ impl Place {
         Self { boot, directories: words.take(MOST_ABOVE).map_while(pair).collect() }
     }
 
-    /// Whether one of the two directories is the other, or lies in it.
+    /// Whether one of the two directories is the other, or lies in it. One that lies so deep that nobody saw its top may lie in any.
     pub fn overlaps(&self, other: &Self) -> bool {
         let is_in = |inner: &Self, outer: &Self| {
-            outer.directories.first().is_some_and(|directory| inner.directories.contains(directory))
+            inner.directories.len() >= MOST_ABOVE
+                || outer.directories.first().is_some_and(|directory| inner.directories.contains(directory))
         };
         !self.boot.is_empty() && self.boot == other.boot && (is_in(self, other) || is_in(other, self))
     }
@@ -190,7 +215,7 @@ impl Title {
         if let Some(text) = line.strip_prefix(RECORD) {
             self.found = Found::read(text);
         } else if let Some(text) = line.strip_prefix(PLACE) {
-            self.place = Place::parse(text);
+            self.place.add(Place::parse(text));
         } else {
             return false;
         }
@@ -364,12 +389,37 @@ mod tests {
         ] {
             assert_eq!(title(there.clone()).is_source(&source, &[]), overlaps, "{there:?}");
             let mut told = Title::default();
-            assert!(told.add_line(&format!("{PLACE}{}", there.render())));
+            assert!(there.render().lines().all(|line| told.add_line(line)));
             assert_eq!(told.place, there);
         }
         let unmounted = Place::default();
         assert!(title(unmounted.clone()).is_source(&unmounted, &[RandomId::from_random([9; 16])]));
         assert!(!title(unmounted.clone()).is_source(&unmounted, &[RandomId::from_random([8; 16])]));
+    }
+
+    #[test]
+    fn a_place_of_any_depth_is_told_whole_and_one_without_a_top_may_lie_in_the_source() {
+        let place = |boot: &str, inodes: std::ops::Range<u64>| Place {
+            boot: boot.to_owned(),
+            directories: inodes.map(|inode| (7, inode)).collect(),
+        };
+        let told = |there: &Place| {
+            let mut title = Title::default();
+            let text = there.render();
+            assert!(text.lines().count() <= PLACE_LINES);
+            assert!(text.lines().all(|line| title.add_line(line) && line.len() < 8192));
+            title
+        };
+        let deep = place("b", 0..MOST_ABOVE as u64 - 1);
+        assert_eq!(told(&deep).place, deep);
+        assert!(told(&deep).is_source(&place("b", 2000..2001), &[]), "it lies in it, however far down");
+        assert!(!told(&deep).is_source(&place("b", 5000..5001), &[]));
+        let bottomless = told(&place("b", 0..MOST_ABOVE as u64));
+        assert!(bottomless.is_source(&place("b", 5000..5001), &[]));
+        assert!(!bottomless.is_source(&place("c", 5000..5001), &[]), "that is another machine");
+        let mut mixed = told(&place("b", 0..2));
+        assert!(mixed.add_line("place c 9:9"));
+        assert_eq!(mixed.place, place("b", 0..2));
     }
 
     #[test]

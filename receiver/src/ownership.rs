@@ -4,7 +4,8 @@ use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt;
 
-use blat_domain::ownership::{Claim, FILE, LONGEST, PLACE, Place, RECORD, Record};
+use blat_domain::ownership::{Claim, FILE, LONGEST, MOST_ABOVE, Place, RECORD, Record};
+use rustix::fs::Stat;
 
 use crate::archive::dir::{Dir, is_absence};
 use crate::archive::{Archive, CHECK_MODES, HOUSE};
@@ -14,8 +15,6 @@ use crate::scratch::Scratch;
 
 /// The most of a record that is told, in bytes: a good one is shorter.
 const MOST_TOLD: usize = 300;
-/// The most directories above the archive that are told.
-const MOST_ABOVE: usize = 32;
 
 /// The lines of an answer: what the record says, where there is one, and which directory this is.
 pub(crate) fn lines(archive: &Archive) -> String {
@@ -23,9 +22,8 @@ pub(crate) fn lines(archive: &Archive) -> String {
         Ok(told) => told,
         Err(error) => Some(format!("? it cannot be read: {error}")),
     };
-    let mut lines = told.map_or_else(String::new, |told| [RECORD, &told, "\n"].concat());
-    lines.extend([PLACE, &place(&archive.root).render(), "\n"]);
-    lines
+    let lines = told.map_or_else(String::new, |told| [RECORD, &told, "\n"].concat());
+    lines + &place(&archive.root).render()
 }
 
 /// Makes a record, changes its owner or takes it away, as far as that is right under the lock; then tells as [`lines`].
@@ -36,6 +34,12 @@ pub(crate) fn claim(archive: &Archive, how: Claim, record: &str) -> Result<Strin
         let Some(record) = Record::parse(record) else {
             return Err(Failure::refused(what(), "no owner is named", "install both ends of one version"));
         };
+        if how == Claim::First
+            && let Some(outer) = outer_record(&archive.root)
+        {
+            // Without a path, which may be long: this has to arrive whole.
+            return Err(Failure::refused("claiming it", outer, "choose a directory outside for it"));
+        }
         let scratch = Scratch::take(archive, "claim")?;
         let changed = locks::publishing(archive, &scratch.rooms, || change(&scratch, how, record));
         scratch.clear_away();
@@ -109,14 +113,49 @@ pub(crate) fn boot_id() -> String {
 
 /// Which directory this is, and which are above it.
 fn place(root: &Dir) -> Place {
-    let (mut directories, mut path) = (Vec::new(), ".".to_owned());
-    while let Ok(Some(stat)) = root.stat_as_readers_do(path.as_str()) {
-        let this = (stat.st_dev, stat.st_ino);
-        if directories.last() == Some(&this) || directories.len() >= MOST_ABOVE {
-            break;
-        }
-        directories.push(this);
-        path.push_str("/..");
-    }
+    let mut directories = Vec::new();
+    climb(root, &mut |_, stat| directories.push((stat.st_dev, stat.st_ino)));
     Place { boot: boot_id(), directories }
+}
+
+/// What is wrong where this archive lies in another one, by that one's record. Only one that root or this archive's owner put there counts: anybody
+/// may leave a file in a directory that is everybody's.
+fn outer_record(root: &Dir) -> Option<String> {
+    let (mut up, mut found, mut mine) = (0, None, 0);
+    climb(root, &mut |here, stat| {
+        if up == 0 {
+            mine = stat.st_uid;
+        } else if found.is_none() {
+            found = record_of(here, mine).map(|record| {
+                let whose = Record::parse(&record).map_or("?".to_owned(), |record| record.owner.target.to_string());
+                format!("it lies in the archive of target {whose}, which may delete it: {up} directories above is that one's {HOUSE}/{FILE}")
+            });
+        }
+        up += 1;
+    });
+    found
+}
+
+/// What the record of a directory says, if it and its folder belong to root or `mine`. Where others keep us out, there is none for us.
+fn record_of(dir: &Dir, mine: u32) -> Option<String> {
+    let house = dir.open_if_there(HOUSE).ok()??;
+    let is_theirs = |stat: &Stat| stat.st_uid == 0 || stat.st_uid == mine;
+    (is_theirs(&house.own_stat().ok()?) && is_theirs(&house.stat(FILE).ok()??)).then(|| told(&house).ok()?)?
+}
+
+/// Calls `see` with a directory and all those above it, as far as others let us.
+fn climb(root: &Dir, see: &mut dyn FnMut(&Dir, &Stat)) {
+    let (mut at, mut last): (Option<Dir>, _) = (None, None);
+    for _ in 0..MOST_ABOVE {
+        let here = at.as_ref().unwrap_or(root);
+        let Ok(stat) = here.own_stat() else { return };
+        let this = Some((stat.st_dev, stat.st_ino));
+        if this == last {
+            return;
+        }
+        last = this;
+        see(here, &stat);
+        let Ok(above) = here.above() else { return };
+        at = Some(above);
+    }
 }

@@ -64,6 +64,28 @@ fn a_record_is_made_adopted_and_taken_away_as_the_scripts_do_it() {
 }
 
 #[test]
+fn an_archive_in_an_archive_is_not_claimed_and_one_that_lies_deep_tells_all_that_it_lies_in() {
+    let archive = Archive::new();
+    let mut outer = Agent::start(&archive.path);
+    let record = format!("{ID}\n{PERTH}\n");
+    claim(&mut outer, Claim::First, &record);
+    let deep = archive.path.join("p/1").join("a/".repeat(160));
+    fs::create_dir_all(&deep).expect("a directory");
+    let mut agent = Agent::start(&deep);
+    let (class, why) =
+        agent.ask(Lane::CONTROL, &Request::Claim { how: Claim::First, record: &record }).expect_err("a refusal");
+    assert!(class == Class::Refused && why.contains("it lies in the archive of target perth"), "{why}");
+    assert!(why.contains("162 directories above"), "{why}");
+    assert!(!deep.join(".dpkg_archive/archive").exists());
+    let inode = fs::metadata(&archive.path).expect("a directory").ino();
+    let title = agent.ask(Lane::CONTROL, &Request::Claim { how: Claim::Look, record: "" }).expect("an answer");
+    assert_eq!(title.len(), 2, "two lines tell so many: {title:?}");
+    assert!(title[1].split(' ').any(|word| word.ends_with(&format!(":{inode}"))), "{title:?}");
+    fs::remove_file(archive.house("archive")).expect("a record");
+    assert_eq!(claim(&mut agent, Claim::First, &record), format!("{ID} {PERTH}"));
+}
+
+#[test]
 fn only_its_owner_lists_marks_and_deletes_also_when_that_changes_in_between() {
     let archive = Archive::new();
     archive.put("p", "1", &[("f", "x")], 5);

@@ -75,7 +75,35 @@ $home_b oslo"
     check 'nor is another word' ended 2 'first, adopt or withdraw'
     check 'nothing is left' nothing_staged
     check_strange_records
+    check_outer_records
     check_owners
+}
+
+check_outer_records() {
+    fresh
+    inner=$arch/odd/1/inner
+    mkdir -p "$arch/.dpkg_archive" "$inner"
+    printf '%s\n%s\n' "$id_a" "$home_a perth" >"$arch/.dpkg_archive/archive"
+    outer=$arch
+    arch=$inner
+    claim first "$id_b
+$home_b oslo"
+    check 'an archive in an archive is not claimed' ended 1 "lies in the archive of target perth, which may delete it: 3 directories above"
+    check 'and nothing is left' [ ! -e "$inner/.dpkg_archive/archive" ]
+    rm "$outer/.dpkg_archive/archive"
+    deep=$inner
+    for _ in 1 2 3 4; do
+        deep=$deep/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a
+    done
+    mkdir -p "$deep"
+    arch=$deep
+    claim first "$id_b
+$home_b oslo"
+    check 'one that lies deep tells all that it lies in' [ "$(grep '^place ' "$work/out" | tr ' ' '\n' | grep -cx "$(stat -c %d:%i "$outer")")" -eq 1 ]
+    check 'in as many lines as it takes' [ "$(grep -c '^place ' "$work/out")" -eq 2 -a "$(tail -n 1 "$work/out")" = '# end 3' ]
+    list
+    check 'also with a listing' [ "$status" -eq 0 ]
+    arch=$outer
 }
 
 check_strange_records() {

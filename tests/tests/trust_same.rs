@@ -162,3 +162,59 @@ fn as_root_what_is_mounted_in_a_package_does_not_go_with_it() {
         lab.agent_once("perth").expect_success().says("1 deleted");
     }
 }
+
+#[test]
+fn an_archive_in_a_package_of_another_is_refused() {
+    for served in ["receiver: auto", "receiver: never"] {
+        let lab = lab("nested", served);
+        let inner = lab.target_archive().join("core/1/inner");
+        let make = "chmod u+w \"${1%/*}\" && mkdir \"$1\"";
+        lab.as_target_user(&["sh", "-c", make, "sh", inner.to_str().expect("text")]).expect_success();
+        // The only way there that a config shows is a link.
+        let link = lab.target_archive().with_file_name("link");
+        lab.as_target_user(&["ln", "-s", "dpkg_archive", link.to_str().expect("text")]).expect_success();
+        let by_link = link.join("core/1/inner").display().to_string();
+        lab.config("sydney", &format!("{served}\n{EAGER}\narchive: {by_link}"));
+        let says = "it lies in the archive of target perth, which may delete it: 3 directories above";
+        lab.agent_once("sydney")
+            .expect(1)
+            .says("cannot claim the archive")
+            .says(says)
+            .says("choose a directory outside");
+        assert!(!inner.join(".dpkg_archive/archive").exists() && !inner.join("tools").exists(), "{served}");
+    }
+}
+
+/// A record above that a stranger put there hinders nobody.
+#[test]
+fn as_root_a_record_that_a_stranger_puts_above_an_archive_counts_for_nothing() {
+    for served in ["receiver: auto", "receiver: never"] {
+        let lab = Lab::new("planted");
+        lab.package("core", "1", |p| p.file("bin/a", "a"));
+        lab.release(&[("core", "1")]);
+        let house = lab.target_archive().with_file_name(".dpkg_archive");
+        fs::create_dir(&house).expect("a folder");
+        let id = "0".repeat(32);
+        fs::write(house.join("archive"), format!("{id}\n{id} perth\n")).expect("a file");
+        Account::Stranger.own(&house);
+        lab.config("perth", served);
+        lab.agent_once("perth").expect_success().says("1 sent");
+        assert_eq!(lab.package_list(), ["core 1"], "{served}");
+    }
+}
+
+#[test]
+fn an_archive_deep_in_the_source_is_refused() {
+    for served in ["receiver: auto", "receiver: never"] {
+        let lab = lab("deep", served);
+        let deep = lab.source().join("core/1").join("a/".repeat(80));
+        by_shell(
+            &lab,
+            "mkdir -p \"$2\" && chown -R --reference=\"$1\" \"$3\"",
+            &[&lab.target_archive(), &deep, &lab.source().join("core")],
+        );
+        lab.config("sydney", &format!("{served}\n{EAGER}\narchive: {}", deep.display()));
+        lab.agent_once("sydney").expect(1).says("are the same directory, or one lies in the other");
+        assert!(!deep.join(".dpkg_archive/archive").exists(), "{served}");
+    }
+}

@@ -32,6 +32,12 @@ impl Dir {
         Ok(Self(rustix::fs::openat(CWD, path, DIRECTORY, Mode::empty())?))
     }
 
+    /// The directory above, to look up names in.
+    pub(crate) fn above(&self) -> io::Result<Self> {
+        let way = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(Self(rustix::fs::openat(&self.0, "..", way, Mode::empty())?))
+    }
+
     /// A directory below this one.
     pub(crate) fn open(&self, path: impl AsRef<[u8]>) -> io::Result<Self> {
         beneath(&self.0, path.as_ref(), DIRECTORY).map(Self)
