@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 
 use blat_domain::ownership::RandomId;
 use blat_domain::text::printable;
-use rustix::fs::OFlags;
 
 use crate::Home;
+use crate::trust::{self, Distrust};
 
 /// The most of the file that is read, in bytes.
 const LONGEST: u64 = 4 << 10;
@@ -29,6 +29,9 @@ pub enum HomeIdError {
         /// What it says, fit for printing.
         text: String,
     },
+    /// Others may write it, and so decide which archives the home tree owns.
+    #[error("{0}")]
+    Distrusted(Distrust),
     /// It can be neither read nor made.
     #[error("cannot {what} {}: {error}; it has to be readable for the account that runs Blat, and is made by `blat init`", path.display())]
     Io {
@@ -41,20 +44,36 @@ pub enum HomeIdError {
     },
 }
 
+/// What is wrong with the home tree's id as it is, where anything is. One that is not there is made at the first start.
+///
+/// # Errors
+/// As [`ensure`].
+pub fn check(home: &Home) -> Result<(), HomeIdError> {
+    match fs::symlink_metadata(home.id_file()) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Ok(_) | Err(_) => ensure(home).map(|_| ()),
+    }
+}
+
 /// The home tree's id, which is made where there is none yet. Of several that make it at once, one wins.
 ///
 /// # Errors
-/// The file cannot be made or read, or holds no id.
+/// The file cannot be made or read, others may write it, or it holds no id.
 pub fn ensure(home: &Home) -> Result<RandomId, HomeIdError> {
     let path = home.id_file();
     let failed = |what, error| HomeIdError::Io { what, path: path.clone(), error };
-    let text = match read(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::NotFound => {
+    let read = || match trust::read(home.root(), &path, LONGEST) {
+        Ok(text) => Ok(Some(text)),
+        Err(Distrust::Io(error)) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(Distrust::Io(error)) => Err(failed("read", error)),
+        Err(distrusted @ Distrust::OpenToOthers { .. }) => Err(HomeIdError::Distrusted(distrusted)),
+    };
+    let text = match read()? {
+        Some(text) => text,
+        None => {
             make(&home.config_dir(), &path).map_err(|error| failed("make", error))?;
-            read(&path).map_err(|error| failed("read", error))?
+            read()?.ok_or_else(|| failed("read", ErrorKind::NotFound.into()))?
         }
-        Err(error) => return Err(failed("read", error)),
     };
     text.trim_end().parse().map_err(|_| HomeIdError::Damaged { path, text: printable(text.trim_end()) })
 }
@@ -67,18 +86,6 @@ pub fn random() -> io::Result<RandomId> {
     let mut bytes = [0; 16];
     File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     Ok(RandomId::from_random(bytes))
-}
-
-/// Reads a regular file; never waits for whoever has the other end of a pipe.
-fn read(path: &Path) -> io::Result<String> {
-    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits();
-    let file = OpenOptions::new().read(true).custom_flags(flags.cast_signed()).open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("it is no regular file"));
-    }
-    let mut bytes = Vec::new();
-    file.take(LONGEST).read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// Makes the file, whole and durable, or not at all; one that appeared meanwhile stays.
@@ -99,6 +106,9 @@ fn make(directory: &Path, path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     fn home() -> (tempfile::TempDir, Home) {
@@ -133,6 +143,30 @@ mod tests {
         }
         fs::remove_file(home.id_file()).expect("an own file");
         std::os::unix::fs::symlink("/dev/zero", home.id_file()).expect("a link");
-        assert!(ensure(&home).is_err(), "a link is not followed");
+        assert!(ensure(&home).is_err(), "it is no regular file");
+    }
+
+    #[test]
+    fn one_that_others_may_write_is_not_obeyed() {
+        let (_scratch, home) = home();
+        check(&home).expect("it is made later");
+        let made = ensure(&home).expect("an id");
+        for mode in [0o666, 0o664] {
+            fs::set_permissions(home.id_file(), Permissions::from_mode(mode)).expect("an own file");
+            let error = ensure(&home).expect_err("others may write it").to_string();
+            assert!(error.contains("config/home-id") && error.contains("chmod go-w"), "{error}");
+            assert_eq!(check(&home).expect_err("the same").to_string(), error);
+        }
+        fs::set_permissions(home.id_file(), Permissions::from_mode(0o644)).expect("an own file");
+        assert_eq!(ensure(&home).expect("an id"), made);
+    }
+
+    #[test]
+    fn as_root_one_of_another_account_is_not_obeyed() {
+        let (_scratch, home) = home();
+        ensure(&home).expect("an id");
+        std::os::unix::fs::chown(home.id_file(), Some(1234), None).expect("root may");
+        let error = check(&home).expect_err("a stranger's").to_string();
+        assert!(error.contains("belongs to user 1234") && error.contains("chown"), "{error}");
     }
 }

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::process::Stdio;
 
-use blat_config::{Complaint, Complaints, Home, Settings, TargetFile, conflicts, load_master, load_target};
+use blat_config::{Complaint, Complaints, Home, Settings, TargetFile, conflicts, home_id, load_master, load_target};
 
 use blat_domain::name::TargetName;
 
@@ -74,6 +74,7 @@ fn look(home: &Home, files: &[TargetFile]) -> Findings {
             },
         }
     }
+    findings.others.extend(home_id::check(home).err().map(|error| error.to_string()));
     findings.others.extend(conflicts(&findings.settings));
     findings
 }
