@@ -13,6 +13,7 @@ pub mod home_id;
 mod keys;
 mod master;
 pub mod namespace;
+mod overlap;
 pub mod pid_file;
 pub mod private;
 pub mod release_file;

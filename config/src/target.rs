@@ -17,6 +17,7 @@ use crate::document::{Document, Key, Value};
 use crate::home::{self, Home};
 use crate::keys::{Found, Keys, Wrong};
 use crate::master;
+use crate::overlap;
 use crate::release_manager;
 use crate::s3;
 use crate::settings::{Kind, LogSettings, Receiver, ReleaseManager, Settings, SshSettings, Transport};
@@ -152,7 +153,7 @@ fn read(home: &Home, name: &TargetName, keys: &mut Keys<'_>) -> Option<Settings>
         source: source.unwrap_or_default(),
     };
     contradictions(&settings, keys);
-    tag_directory(&settings, home, keys);
+    overlap::check(&settings, home, keys);
     distrust(&settings, home, keys);
     Some(settings)
 }
@@ -181,25 +182,6 @@ fn distrust(settings: &Settings, home: &Home, keys: &mut Keys<'_>) {
             None => keys.complaints.push(Complaint::whole(home.shown(path).to_owned(), why.to_string())),
         }
     }
-}
-
-/// Complains about a tag directory that holds something else: whatever is no tag is moved aside there.
-fn tag_directory(settings: &Settings, home: &Home, keys: &mut Keys<'_>) {
-    let Some(found) = keys.find("tags") else { return };
-    // By their real paths, as far as they exist, since links may lead from one to the other.
-    let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let tags = real(&settings.tags);
-    let overlaps = |other: &Path| tags.starts_with(other) || other.starts_with(&tags);
-    let own = [home.config_dir(), home.ssh_dir(), home.run_dir(), home.log_dir(), home.state_dir()];
-    let what = if own.iter().any(|folder| overlaps(&real(folder))) || tags == real(&home.root().join("tags")) {
-        "the home tree's own files lie"
-    } else if !settings.source.as_os_str().is_empty() && overlaps(&real(&settings.source)) {
-        "the source lies"
-    } else {
-        return;
-    };
-    let message = format!("{what} there, and whatever is no tag would be moved to bad/");
-    keys.complain_about(found, message, Some("a directory that holds nothing but tags"));
 }
 
 /// What is right in each key and wrong between them.
