@@ -56,7 +56,8 @@ pub(super) trait Ask: Send + Sync {
     /// Whether an upload to this key may have begun that nobody here knows of; asked once for each.
     fn takes_lost_upload(&self, key: &str) -> bool;
 
-    /// Deletes objects, at most [`deleting::MOST`]; gives those that are not known to be gone, each with what the server says of it.
+    /// Deletes objects, at most [`deleting::MOST`], by one request that is sent once: whoever sends it again looks first whether that is still
+    /// right. Gives those that are not known to be gone, each with what the server says of it.
     async fn delete(&self, keys: &[String]) -> Result<BTreeMap<String, Answer>, TargetError>;
 
     /// A page of the unfinished uploads to such keys.
@@ -161,6 +162,7 @@ struct Server {
 impl Server {
     async fn send(
         &self,
+        wire: &Wire,
         method: Method,
         key: &str,
         query: &[(&str, &str)],
@@ -184,7 +186,7 @@ impl Server {
         let credential = self.credentials.get_credential().await.map_err(|error| super::fault::sorted(&error))?;
         let signer = AwsAuthorizer::new(&credential, "s3", &self.region);
         signer.try_authorize(&mut request, None).map_err(|error| super::fault::sorted(&error))?;
-        let response = self.wire.send(&request).await?;
+        let response = wire.send(&request).await?;
         if response.status().is_success() {
             return Ok(response);
         }
@@ -194,7 +196,7 @@ impl Server {
     }
 
     async fn list(&self, query: &[(&str, &str)]) -> Result<(Vec<u8>, Option<i64>), TargetError> {
-        let response = self.send(Method::GET, "", query, &[], Bytes::new()).await?;
+        let response = self.send(&self.wire, Method::GET, "", query, &[], Bytes::new()).await?;
         let date = response.headers().get(http::header::DATE).and_then(|date| date.to_str().ok());
         let clock = date.and_then(|date| DateTimeParser::new().parse_timestamp(date).ok()).map(|date| date.as_second());
         Ok((limited(response.into_body(), LONGEST).await?, clock))
@@ -236,7 +238,7 @@ impl Ask for Server {
             ("x-amz-checksum-sha256", digest(&Sha256::digest(&body))),
         ];
         let headers = headers.map(|(name, value)| (name.to_owned(), value));
-        let response = self.send(Method::POST, "", &[("delete", "")], &headers, body.into()).await?;
+        let response = self.send(&self.wire.once(), Method::POST, "", &[("delete", "")], &headers, body.into()).await?;
         let body = limited(response.into_body(), LONGEST).await?;
         deleting::not_deleted(keys, &body)
             .map_err(|why| TargetError::Link(format!("the server's answer to s3:DeleteObject cannot be used: {why}")))
@@ -258,7 +260,7 @@ impl Ask for Server {
         let fixed = fixed.into_iter().map(|(name, value)| (name.to_owned(), value));
         let pairs = card.pairs().into_iter().map(|(name, value)| (format!("x-amz-meta-{name}"), value));
         let headers: Vec<(String, String)> = fixed.chain(pairs).collect();
-        let response = self.send(Method::PUT, to, &[], &headers, Bytes::new()).await?;
+        let response = self.send(&self.wire, Method::PUT, to, &[], &headers, Bytes::new()).await?;
         let body = limited(response.into_body(), LONGEST).await?;
         // It may say 200 first and that it failed afterwards.
         match xml::<Copied>(&body) {

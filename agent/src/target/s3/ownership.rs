@@ -1,5 +1,5 @@
-//! Whose archive a bucket is: an object of its own says so. A bucket has no locks, so its owner is looked at right before each batch of what
-//! only the owner may do.
+//! Whose archive a bucket is: an object of its own says so. A bucket has no locks, so its owner is looked at right before each request that only
+//! the owner may make.
 
 use std::sync::PoisonError;
 
@@ -22,7 +22,7 @@ impl S3Target {
             (Claim::First, Found::Nothing) => PutMode::Create,
             (Claim::Adopt, _) => PutMode::Overwrite,
             (Claim::Withdraw, Found::Record(there)) if there == record => {
-                retiring::remove(bucket, vec![self.keys.record()]).await?;
+                retiring::remove(bucket, vec![self.keys.record()], Some(self)).await?;
                 return Ok(Title { found: self.record(bucket).await?, ..Title::default() });
             }
             (Claim::Look | Claim::First | Claim::Withdraw, _) => return Ok(Title { found, ..Title::default() }),

@@ -74,7 +74,7 @@ impl S3Target {
         packages: &[(PackageId, Option<i64>)],
     ) -> Result<Vec<(PackageId, Retired)>, TargetError> {
         let keys = packages.iter().flat_map(|(package, _)| self.mark_keys(marks, package)).collect();
-        let failed = remove(bucket, keys).await?;
+        let failed = remove(bucket, keys, Some(self)).await?;
         let outcome = |(package, _): &(PackageId, Option<i64>)| {
             let mut keys = self.mark_keys(marks, package).into_iter().peekable();
             let retired = match (keys.peek().is_some(), keys.find_map(|key| failed.get(&key).cloned())) {
@@ -111,7 +111,7 @@ impl S3Target {
         });
         let marked: Vec<_> = several(marking.collect::<Vec<_>>(), LOOKS).try_collect().await?;
         let former = marked.iter().flat_map(|(_, _, former)| former.clone()).collect();
-        let failed = remove(bucket, former).await?;
+        let failed = remove(bucket, former, Some(self)).await?;
         let outcome = |(package, retired, former): (PackageId, Retired, Vec<String>)| {
             let why = former.iter().find_map(|key| failed.get(key));
             (package, why.map_or(retired, |why| Retired::Failed(why.clone())))
@@ -140,10 +140,12 @@ impl S3Target {
         });
         let judged: Vec<_> = several(judging.collect::<Vec<_>>(), LOOKS).try_collect().await?;
         let going = || judged.iter().filter(|(_, kept)| kept.is_none()).map(|(package, _)| package);
-        let mut failed = remove(bucket, going().map(|package| self.keys.package(package)).collect()).await?;
+        let leaving = going().map(|package| self.keys.package(package)).collect();
+        let mut failed = remove(bucket, leaving, Some(self)).await?;
         // Not before: a package without its mark would wait anew.
         let gone = going().filter(|package| !failed.contains_key(&self.keys.package(package)));
-        let left = remove(bucket, gone.flat_map(|package| self.mark_keys(marks, package)).collect()).await?;
+        let left =
+            remove(bucket, gone.flat_map(|package| self.mark_keys(marks, package)).collect(), Some(self)).await?;
         left.iter().for_each(|(key, why)| {
             tracing::debug!(key, why, "a mark outlives its package; the next sync takes it away")
         });
@@ -193,32 +195,53 @@ const TRIES: u32 = 4;
 /// The wait before the second try; it doubles.
 const FIRST_WAIT: Duration = Duration::from_millis(300);
 
-/// Removes objects in batches; gives those that are not known to be gone, with why. One that is not there is removed.
-pub(super) async fn remove(bucket: &Bucket, keys: Vec<String>) -> Result<BTreeMap<String, String>, TargetError> {
+/// Removes objects in batches; gives those that are not known to be gone, with why. One that is not there is removed. On behalf of an `owner` it
+/// looks right before each request, first or repeated, whether the bucket still is his: whoever lost it meanwhile deletes nothing more.
+pub(super) async fn remove(
+    bucket: &Bucket,
+    keys: Vec<String>,
+    owner: Option<&S3Target>,
+) -> Result<BTreeMap<String, String>, TargetError> {
     let mut failed = BTreeMap::new();
     for batch in keys.chunks(deleting::MOST) {
-        let left = remove_batch(bucket, batch).await?;
-        failed.extend(left.into_iter().map(|(key, answer)| (key, answer.to_string())));
+        failed.extend(remove_batch(bucket, batch, owner).await?);
     }
     Ok(failed)
 }
 
-async fn remove_batch(bucket: &Bucket, batch: &[String]) -> Result<BTreeMap<String, Answer>, TargetError> {
-    let mut left = bucket.ask.delete(batch).await?;
+async fn remove_batch(
+    bucket: &Bucket,
+    batch: &[String],
+    owner: Option<&S3Target>,
+) -> Result<BTreeMap<String, String>, TargetError> {
+    let (mut left, mut failed) = (batch.to_vec(), BTreeMap::new());
     let mut wait = FIRST_WAIT;
-    for _ in 1..TRIES {
-        let may_pass =
-            |(key, answer): (&String, &Answer)| (answer.code.is_empty() || answer.will_pass()).then(|| key.clone());
-        let again: Vec<String> = left.iter().filter_map(may_pass).collect();
-        if again.is_empty() {
+    for tries_left in (0..TRIES).rev() {
+        if let Some(target) = owner
+            && let Err(error) = target.check_owner(bucket).await
+        {
+            // Of those that are gone already, that must not get lost.
+            failed.extend(left.into_iter().map(|key| (key, error.to_string())));
+            return Ok(failed);
+        }
+        match bucket.ask.delete(&left).await {
+            Ok(answers) => {
+                left.iter().for_each(|key| drop(failed.remove(key)));
+                let may_pass = |answer: &Answer| answer.code.is_empty() || answer.will_pass();
+                left = answers.iter().filter(|(_, answer)| may_pass(answer)).map(|(key, _)| key.clone()).collect();
+                failed.extend(answers.into_iter().map(|(key, answer)| (key, answer.to_string())));
+            }
+            Err(TargetError::Link(why)) if tries_left > 0 => {
+                tracing::debug!(why, "a request to delete objects is made again");
+            }
+            Err(error) => return Err(error),
+        }
+        if left.is_empty() || tries_left == 0 {
             break;
         }
-        tracing::debug!(keys = again.len(), "objects that are not known to be gone are deleted again");
+        tracing::debug!(keys = left.len(), "objects that are not known to be gone are deleted again");
         tokio::time::sleep(wait).await;
         wait *= 2;
-        let still = bucket.ask.delete(&again).await?;
-        left.retain(|key, _| !again.contains(key));
-        left.extend(still);
     }
-    Ok(left)
+    Ok(failed)
 }

@@ -98,6 +98,11 @@ impl Wire {
         lost.len() < before
     }
 
+    /// The same client for what is not sent again before somebody has looked whether it is still right.
+    pub(super) fn once(&self) -> Self {
+        Self { tries: 1, ..self.clone() }
+    }
+
     /// The same client for what a tag asks for.
     pub(super) fn urgent(&self) -> Self {
         Self { urgency: Urgency::Tag, ..self.clone() }

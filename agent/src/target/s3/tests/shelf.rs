@@ -40,6 +40,12 @@ pub(super) struct Shelf {
     pub(super) refused_conditions: AtomicUsize,
     /// Conditional writes that were not.
     pub(super) conditions: AtomicUsize,
+    /// A record that somebody puts when an object is next asked about.
+    pub(super) put_at_next_head: Mutex<Option<String>>,
+    /// A record that somebody puts while the answer to the next deletion gets lost.
+    pub(super) put_at_next_delete: Mutex<Option<String>>,
+    /// Requests to delete.
+    pub(super) deletes: AtomicUsize,
     /// Keys that cannot be deleted.
     pub(super) stuck: Mutex<Vec<String>>,
     /// The page that cannot be had, from 1; 0: none.
@@ -54,6 +60,14 @@ impl Shelf {
     /// Puts an object as somebody else would.
     pub(super) async fn put_foreign(&self, key: &str) {
         self.memory.put(&path(key), PutPayload::from_static(b"theirs")).await.expect("memory");
+    }
+
+    /// Puts the record that waits in `place`, if one does.
+    async fn usurp(&self, place: &Mutex<Option<String>>) -> bool {
+        let record = place.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(record) = record else { return false };
+        self.memory.put(&path("p/.blat/archive"), record.into()).await.expect("memory");
+        true
     }
 
     pub(super) async fn bytes(&self, key: &str) -> Vec<u8> {
@@ -104,6 +118,9 @@ impl ObjectStore for Shelf {
 
     async fn get_opts(&self, at: &Path, options: GetOptions) -> Result<GetResult> {
         self.heads.fetch_add(usize::from(options.head), Ordering::Relaxed);
+        if options.head {
+            self.usurp(&self.put_at_next_head).await;
+        }
         if options.head && self.heads_fail.load(Ordering::Relaxed) {
             return Err(object_store::Error::Generic { store: "shelf", source: "no answer".into() });
         }
@@ -186,6 +203,10 @@ impl Ask for Shelf {
     }
 
     async fn delete(&self, keys: &[String]) -> std::result::Result<BTreeMap<String, Answer>, TargetError> {
+        self.deletes.fetch_add(1, Ordering::Relaxed);
+        if self.usurp(&self.put_at_next_delete).await {
+            return Err(TargetError::Link("the answer got lost".into()));
+        }
         let stuck = self.stuck.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let (stuck, keys): (Vec<_>, Vec<_>) = keys.iter().cloned().partition(|key| stuck.contains(key));
         for key in &keys {
