@@ -3,36 +3,46 @@
 //! Sending goes on whoever owns the archive. The PackageList, marks and deletions are for its owner alone: [`domain`](blat_domain::ownership)
 //! judges, and the target looks again, under its lock, whenever one of these is asked for.
 
-use std::fs::File;
-use std::io::{self, ErrorKind, Read as _};
-use std::path::Path;
-use std::sync::atomic::Ordering;
+mod around;
 
-use blat_config::home_id;
+use std::sync::PoisonError;
+
+use blat_config::{Settings, Transport, home_id};
 use blat_domain::history::{Deed, Entry};
-use blat_domain::ownership::{Bar, Claim, FILE, Found, LONGEST, MOST_ABOVE, Place, RandomId, Record, Title, judge};
+use blat_domain::inventory::Inventory;
+use blat_domain::ownership::{Bar, Claim, FILE, Found, Likeness, RandomId, Record, Title, judge};
 use blat_domain::retry::Backoff;
 use jiff::Timestamp;
-use rustix::fs::{CWD, Mode, OFlags};
 
 use crate::session::Problem;
 use crate::sync::{problem, unreached};
 use crate::target::TargetError;
 use crate::workplace::Workplace;
+use around::{Around, record_above};
 
 /// Where Blat keeps what is its own in an archive.
 const HOUSE: &str = ".dpkg_archive";
+
+/// What is known of the archive under one version of the settings.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) enum Contact {
+    /// Nobody has looked at its record yet, or what was seen decides nothing.
+    #[default]
+    None,
+    /// It is not the source, and what keeps us from listing and deleting there, if anything does.
+    Made(Option<Bar>),
+}
 
 impl Workplace {
     /// Before anything is done to an archive: claims it where nobody owns it, and gives what keeps us from listing and deleting there.
     ///
     /// # Errors
     /// It is the source itself, to which nothing at all may be done; or it cannot be claimed.
-    pub(crate) async fn make_contact(&self, title: &Title) -> Result<Option<Bar>, Problem> {
+    pub(crate) async fn make_contact(&self, inventory: &Inventory) -> Result<Option<Bar>, Problem> {
         let _in_force = self.permit().await?;
-        let found = self.claimed(title).await?;
-        let found = found.map_err(|error| unreached("cannot claim the archive", error))?;
-        Ok(judge(&self.owner, &found))
+        let is_bare = inventory.packages.is_empty() && inventory.links.is_empty();
+        let claimed = self.claimed(&inventory.title, is_bare).await?;
+        claimed.map_err(|error| unreached("cannot claim the archive", error))
     }
 
     /// As [`Self::make_contact`], once under these settings and without a listing: before a tag's packages are sent. A target that does not
@@ -40,25 +50,30 @@ impl Workplace {
     ///
     /// # Errors
     /// It is the source itself.
-    pub(crate) async fn make_first_contact(&self) -> Result<(), Problem> {
-        if self.is_apart.load(Ordering::Relaxed) {
-            return Ok(());
+    pub(crate) async fn make_first_contact(&self) -> Result<Option<Bar>, Problem> {
+        if let Contact::Made(bar) = self.contact() {
+            return Ok(bar);
         }
         let claimed = match self.target.claim(Claim::Look, &self.new_record()?).await {
-            Ok(title) => self.claimed(&title).await?,
+            Ok(title) => self.claimed(&title, false).await?,
             Err(error) => Err(error),
         };
-        if let Err(error) = claimed {
+        Ok(claimed.unwrap_or_else(|error| {
             tracing::debug!(%error, "the archive cannot be claimed before a tag's packages are sent");
-        }
-        Ok(())
+            None
+        }))
     }
 
-    /// What the record says once there is one. The outer error is for an archive that is the source.
-    async fn claimed(&self, title: &Title) -> Result<Result<Found, TargetError>, Problem> {
-        self.keep_off_the_source(title).await?;
-        let mut found = title.found.clone();
-        if found == Found::Nothing {
+    fn contact(&self) -> Contact {
+        self.contact.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What keeps us from listing and deleting, once the archive has a record. The outer error is for an archive that is the source. `is_bare`: a
+    /// listing showed no packages.
+    async fn claimed(&self, title: &Title, is_bare: bool) -> Result<Result<Option<Bar>, TargetError>, Problem> {
+        let unsure = self.keep_off_the_source(title).await?;
+        let mut found = self.remembering(&title.found);
+        if found == Found::Nothing && unsure.is_none() {
             let record = self.new_record()?;
             let claimed = match self.target.claim(Claim::First, &record).await {
                 Ok(claimed) => claimed,
@@ -69,12 +84,51 @@ impl Workplace {
                 return Err(problem);
             }
             if claimed.found == Found::Record(record) {
-                tracing::info!(owner = %self.owner, "the archive belongs to this target from now on");
+                self.tell_of_claim(is_bare);
             }
             found = claimed.found;
         }
-        self.is_apart.store(true, Ordering::Relaxed);
-        Ok(Ok(found))
+        if let Found::Record(record) = &found {
+            self.memory.note_archive(&place(&self.settings), record);
+        }
+        if unsure.is_some() {
+            return Ok(Ok(self.foreseen_bar(&found, unsure)));
+        }
+        let bar = judge(&self.owner, &found);
+        *self.contact.lock().unwrap_or_else(PoisonError::into_inner) = Contact::Made(bar.clone());
+        Ok(Ok(bar))
+    }
+
+    /// What was found in the record's place, in the light of what this target has seen there before.
+    fn remembering(&self, found: &Found) -> Found {
+        found.clone().after(self.memory.archive(&place(&self.settings)).as_ref(), &self.owner)
+    }
+
+    /// What will keep us from listing and deleting, by what a listing shows: an archive that is free will be ours. `unsure`: why nobody knows
+    /// whether it is the source.
+    pub(crate) fn foreseen_bar(&self, found: &Found, unsure: Option<String>) -> Option<Bar> {
+        let found = self.remembering(found);
+        let bar = if found == Found::Nothing { None } else { judge(&self.owner, &found) };
+        bar.or(unsure.map(|why| Bar::Unsure { why }))
+    }
+
+    /// The archive is ours from now on. Where it was before, its record has disappeared, and maybe more than that.
+    fn tell_of_claim(&self, is_bare: bool) {
+        let (target_name, archive) = (&self.settings.name, &self.settings.archive);
+        if self.memory.archive(&place(&self.settings)).is_none() {
+            tracing::info!(owner = %self.owner, "the archive belongs to this target from now on");
+        } else if is_bare {
+            tracing::warn!(
+                %target_name,
+                "the archive {archive} belonged to this target; now it holds no packages, and its record is gone; the record is written anew and \
+                 everything is sent again: check that the archive's disk is mounted and is the right one"
+            );
+        } else {
+            tracing::warn!(
+                %target_name,
+                "the archive {archive} belonged to this target, and its record was gone; it is written anew: find out who removes files below it"
+            );
+        }
     }
 
     /// Takes a record away again that turned out to lie in the source.
@@ -84,29 +138,46 @@ impl Workplace {
         }
     }
 
-    /// Refuses an archive that is the source, lies in it, or holds it, by whatever name it is reached.
-    pub(crate) async fn keep_off_the_source(&self, title: &Title) -> Result<(), Problem> {
+    /// Refuses an archive that is the source, lies in it, or holds it, by whatever name it is reached. Where the source's own record cannot be read,
+    /// it gives the reason: then nobody can tell, though both seem to be apart.
+    pub(crate) async fn keep_off_the_source(&self, title: &Title) -> Result<Option<String>, Problem> {
         let (root, title) = (self.settings.source.clone(), title.clone());
         let looking = tokio::task::spawn_blocking(move || {
-            let (place, ids) = look_around(&root)?;
-            Ok::<_, String>(title.is_source(&place, &ids))
+            let around = Around::look(&root)?;
+            let ids: Vec<RandomId> = around.ids.iter().map(|(id, _)| *id).collect();
+            let likeness = title.likeness(&around.place, &ids);
+            Ok::<_, String>((likeness, around))
         });
         let looked = looking.await.unwrap_or_else(|error| Err(format!("looking at the source failed: {error}")));
-        let settings = &self.settings;
-        match looked {
-            Ok(false) => Ok(()),
-            Ok(true) => {
-                let text = format!(
-                    "the target's archive {} and the source {} are the same directory, or one lies in the other; nothing is done to it: correct \
-                     archive, host or source in config/{}.conf",
-                    settings.archive,
-                    settings.source.display(),
-                    settings.name
-                );
-                Err(problem(None, text, Backoff::NEXT_SYNC))
-            }
-            Err(why) => Err(problem(None, why, Backoff::PACKAGE)),
+        let (likeness, around) = looked.map_err(|why| problem(None, why, Backoff::PACKAGE))?;
+        match likeness {
+            None => Ok(around.unsure),
+            Some(likeness) => Err(problem(None, self.refusal(likeness, &around), Backoff::NEXT_SYNC)),
         }
+    }
+
+    /// Why nothing is done to an archive that is taken for the source.
+    fn refusal(&self, likeness: Likeness, around: &Around) -> String {
+        let Settings { name, source, archive, .. } = &*self.settings;
+        let shown = source.display();
+        let id = match likeness {
+            Likeness::Place => {
+                return format!(
+                    "the target's archive {archive} and the source {shown} are the same directory, or one lies in the other; nothing is done to it: \
+                     correct archive, host or source in config/{name}.conf"
+                );
+            }
+            Likeness::Id(id) => id,
+        };
+        let above = around.ids.iter().find(|(seen, _)| *seen == id).map_or(0, |(_, above)| *above);
+        let here = record_above(source, above).display().to_string();
+        let (there, removal) = record_at(&self.settings);
+        format!(
+            "the target's archive and the source {shown} have the same archive id, {id}: it stands in {there} at the target and in {here} on this \
+             machine. So they are taken for the same directory, and nothing is done to it. If they are the same, correct archive, host or source in \
+             config/{name}.conf. If one is a copy of the other, remove the record from the copy: on this machine by `rm {here}`, at the target \
+             {removal}"
+        )
     }
 
     /// Takes the archive over, and gives how it was before and how it is now.
@@ -116,12 +187,16 @@ impl Workplace {
     pub(crate) async fn adopt(&self) -> Result<(Found, Found), Problem> {
         let failed = |error| unreached("cannot take the archive over", error);
         let record = self.new_record()?;
-        let before = self.target.claim(Claim::Look, &record).await.map_err(failed)?;
-        self.keep_off_the_source(&before).await?;
-        if before.found != Found::Nothing && judge(&self.owner, &before.found).is_none() {
-            return Ok((before.found.clone(), before.found));
+        let looked = self.target.claim(Claim::Look, &record).await.map_err(failed)?;
+        if let Some(why) = self.keep_off_the_source(&looked).await? {
+            let text = format!("cannot take the archive over: {}", Bar::Unsure { why }.cause());
+            return Err(problem(None, text, Backoff::PACKAGE));
         }
-        let how = if before.found == Found::Nothing { Claim::First } else { Claim::Adopt };
+        let before = self.remembering(&looked.found);
+        if before != Found::Nothing && judge(&self.owner, &before).is_none() {
+            return Ok((before.clone(), before));
+        }
+        let how = if before == Found::Nothing { Claim::First } else { Claim::Adopt };
         let mut after = self.target.claim(how, &record).await.map_err(failed)?;
         if judge(&self.owner, &after.found).is_some() {
             // Somebody claimed it a moment before us.
@@ -134,7 +209,7 @@ impl Workplace {
         if let Some(bar) = judge(&self.owner, &after.found) {
             return Err(problem(None, bar.to_string(), Backoff::PACKAGE));
         }
-        let detail = format!("the archive was adopted; before, {}", shown(&before.found));
+        let detail = format!("the archive was adopted; before, {}", shown(&before));
         self.history.add(&[Entry {
             at: Timestamp::now(),
             deed: Deed::Adopted,
@@ -143,14 +218,49 @@ impl Workplace {
             after_tag_ms: None,
             detail: Some(detail),
         }]);
-        Ok((before.found, after.found))
+        Ok((before, after.found))
     }
 
+    /// A record that makes the archive ours. One whose record is gone stays the archive that it was.
     fn new_record(&self) -> Result<Record, Problem> {
-        let archive = home_id::random().map_err(|error| {
+        let seen = self.memory.archive(&place(&self.settings)).map(|record| record.archive);
+        let archive = seen.map_or_else(home_id::random, Ok).map_err(|error| {
             problem(None, format!("cannot read random bytes for the archive's id: {error}"), Backoff::PACKAGE)
         })?;
         Ok(Record { archive, owner: self.owner.clone() })
+    }
+}
+
+/// The place of an archive, as a target remembers it.
+fn place(settings: &Settings) -> String {
+    let archive = &settings.archive;
+    match &settings.transport {
+        Transport::Openssh(ssh) | Transport::Libssh2(ssh) => {
+            format!("ssh {}@{}:{} {archive}", ssh.user, ssh.host, ssh.port)
+        }
+        Transport::Local => format!("local {archive}"),
+        Transport::S3(s3) => format!("s3 {} {} {}", s3.endpoint.as_deref().unwrap_or("-"), s3.bucket, s3.prefix),
+    }
+}
+
+/// The record of a target's archive for people, and how it is removed.
+fn record_at(settings: &Settings) -> (String, String) {
+    let Settings { name, archive, .. } = settings;
+    let file = format!("{archive}/{HOUSE}/{FILE}");
+    match &settings.transport {
+        Transport::Openssh(_) | Transport::Libssh2(_) => {
+            let removal = format!("by `blat ssh {name} rm {file}`");
+            (file, removal)
+        }
+        Transport::Local => {
+            let removal = format!("by `rm {file}`");
+            (file, removal)
+        }
+        Transport::S3(s3) => {
+            let prefix = if s3.prefix.is_empty() { String::new() } else { format!("{}/", s3.prefix) };
+            let key = format!("{prefix}.blat/{FILE}");
+            (format!("the object {key} of the bucket {}", s3.bucket), format!("by deleting the object {key}"))
+        }
     }
 }
 
@@ -163,62 +273,6 @@ pub(crate) fn shown(found: &Found) -> String {
         }
         Found::Malformed(why) => format!("its file {HOUSE}/{FILE} did not say whom it belonged to: {why}"),
     }
-}
-
-/// Where the source is, and the ids of the archives that it is or lies in. By handles: whoever exchanges a directory for a link meanwhile
-/// changes nothing.
-fn look_around(source: &Path) -> Result<(Place, Vec<RandomId>), String> {
-    let failed = |error: io::Error| format!("cannot look at the source {}: {error}; is it mounted?", source.display());
-    let directory = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let mut at = rustix::fs::openat(CWD, source, directory, Mode::empty()).map_err(|error| failed(error.into()))?;
-    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
-    let (mut place, mut ids) = (Place { boot, directories: Vec::new() }, Vec::new());
-    loop {
-        let stat = rustix::fs::fstat(&at).map_err(|error| failed(error.into()))?;
-        let this = (stat.st_dev, stat.st_ino);
-        if place.directories.last() == Some(&this) || place.directories.len() >= MOST_ABOVE {
-            return Ok((place, ids));
-        }
-        match read_id(&at) {
-            Ok(id) => ids.extend(id),
-            // Above the source, others may keep us out.
-            Err(_) if !place.directories.is_empty() => {}
-            Err(error) => {
-                let shown = source.display();
-                return Err(format!(
-                    "cannot read {HOUSE}/{FILE} in the source {shown}: {error}; check its owner and mode"
-                ));
-            }
-        }
-        place.directories.push(this);
-        match rustix::fs::openat(&at, "..", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
-            Ok(above) => at = above,
-            Err(_) => return Ok((place, ids)),
-        }
-    }
-}
-
-/// The id of the archive that a directory is; none where it is none, or a damaged one.
-fn read_id(directory: impl std::os::fd::AsFd) -> io::Result<Option<RandomId>> {
-    let absent = |error: &io::Error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory);
-    let way = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let house = match rustix::fs::openat(directory, HOUSE, way, Mode::empty()).map_err(io::Error::from) {
-        Ok(house) => house,
-        Err(error) if absent(&error) => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let file: File = match rustix::fs::openat(&house, FILE, flags, Mode::empty()).map_err(io::Error::from) {
-        Ok(file) => file.into(),
-        Err(error) if absent(&error) => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    if !file.metadata()?.is_file() {
-        return Ok(None);
-    }
-    let mut bytes = Vec::new();
-    file.take(LONGEST).read_to_end(&mut bytes)?;
-    Ok(Record::parse(&String::from_utf8_lossy(&bytes)).map(|record| record.archive))
 }
 
 #[cfg(test)]

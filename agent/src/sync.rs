@@ -11,7 +11,7 @@ use std::time::Duration;
 use blat_domain::inventory::Inventory;
 use blat_domain::links::Followed;
 use blat_domain::name::PackageId;
-use blat_domain::ownership::{Found, judge};
+use blat_domain::ownership::Bar;
 use blat_domain::package_list::{self, Former};
 use blat_domain::plan::{Action, Hold, Plan, Step, plan};
 use blat_domain::release::{Reason, WantedSet};
@@ -66,7 +66,7 @@ impl Workplace {
         let (mut answer, glance) = answered?;
         let is_settled = state.is_ok() && state == quiet_state(source_of_releases);
         let inventory = inventory.map_err(|error| unreached("cannot list the target's packages", error))?;
-        self.keep_off_the_source(&inventory.title).await?;
+        let unsure = self.keep_off_the_source(&inventory.title).await?;
         if inventory.foreign.count > 0 {
             let examples = inventory.foreign.examples.join(", ");
             tracing::debug!(
@@ -84,9 +84,7 @@ impl Workplace {
             tagged: self.memory.tagged(),
             known_up_to,
         };
-        // One that nobody owns yet will be ours.
-        let is_claimed = inventory.title.found != Found::Nothing;
-        let bar = judge(&self.owner, &inventory.title.found).filter(|_| is_claimed);
+        let bar = self.foreseen_bar(&inventory.title.found, unsure);
         let surveying = tokio::task::spawn_blocking(move || {
             let resolution = &mut answer.resolution;
             source.check(!resolution.wanted.is_empty()).map_err(|error| error.to_string())?;
@@ -94,9 +92,11 @@ impl Workplace {
                 source.survey(std::mem::take(&mut resolution.wanted), &glance, &inventory);
             let mut plan = plan(&wanted, &inventory, &survey, resolution.unknown.clone());
             plan.snapshot = resolution.snapshot;
+            // What is not replaced takes no room.
+            bar.iter().for_each(|bar| plan.leave_to_owner(bar));
             plan.fit(Room { disk: inventory.free, archive: source.left_below(max_size, &inventory) });
             plan.upkeep = facts.upkeep(&wanted, &inventory, resolution, plan.is_complete());
-            bar.into_iter().for_each(|bar| plan.upkeep.bar(bar));
+            bar.into_iter().for_each(|bar| plan.bar(bar));
             Ok(Prepared { plan, answer, wanted, inventory, facts, asked, is_settled })
         });
         let surveyed = surveying.await.unwrap_or_else(|error| Err(format!("looking at the source failed: {error}")));
@@ -144,9 +144,9 @@ impl Workplace {
         let mut report = sync_report(Timestamp::now());
         self.look_for_company().await;
         let problem = match self.prepare(allow_delete).await {
-            Ok(mut prepared) => match self.make_contact(&prepared.inventory.title).await {
+            Ok(mut prepared) => match self.make_contact(&prepared.inventory).await {
                 Ok(bar) => {
-                    bar.into_iter().for_each(|bar| prepared.plan.upkeep.bar(bar));
+                    bar.into_iter().for_each(|bar| prepared.plan.bar(bar));
                     self.desk.keep(&mut prepared.answer).await;
                     self.execute(&prepared, &mut report).await
                 }
@@ -280,14 +280,19 @@ impl Workplace {
         first
     }
 
-    /// Sends packages because tags ask for them, with what they address where they are links. Only a limit on the archive makes it
-    /// necessary to list the target; else it says itself what it has already, and the disk's space is asked for with every stream.
+    /// Sends packages because tags ask for them, with what they address where they are links. Only a limit on the archive, or another owner of it,
+    /// makes it necessary to list the target; else it says itself what it has already, and the disk's space is asked for with every stream.
     pub(crate) async fn send_tagged(&self, packages: BTreeSet<PackageId>, dropped: &Dropped) -> Vec<(PackageId, Sent)> {
-        if let Err(problem) = self.make_first_contact().await {
-            return packages.into_iter().map(|package| (package, Sent::Failed(problem.clone()))).collect();
-        }
+        let bar = match self.make_first_contact().await {
+            // What only the owner replaces.
+            Ok(bar) => bar.filter(Bar::is_about_owner),
+            Err(problem) => {
+                return packages.into_iter().map(|package| (package, Sent::Failed(problem.clone()))).collect();
+            }
+        };
         let (source, max_size) = (self.source.clone(), self.settings.max_size);
-        let inventory = if max_size == 0 { Ok(Arc::default()) } else { self.target.inventory().await };
+        let needs_no_list = max_size == 0 && bar.is_none();
+        let inventory = if needs_no_list { Ok(Arc::default()) } else { self.target.inventory().await };
         let inventory = match inventory {
             Ok(inventory) => inventory,
             Err(error) => {
@@ -296,10 +301,12 @@ impl Workplace {
             }
         };
         let asked: Vec<PackageId> = packages.iter().cloned().collect();
+        let rule = if bar.is_some() { Rule::New } else { Rule::Replace };
         let looking = tokio::task::spawn_blocking(move || {
             let wanted = packages.iter().map(|package| (package.clone(), [Reason::Tag].into())).collect();
             let Followed { wanted, survey } = source.survey(wanted, &[], &inventory);
             let mut plan = plan(&wanted, &inventory, &survey, Vec::new());
+            bar.iter().for_each(|bar| plan.leave_to_owner(bar));
             plan.fit(Room { disk: None, archive: source.left_below(max_size, &inventory) });
             (packages, plan)
         });
@@ -315,7 +322,7 @@ impl Workplace {
         let missing = plan.held.iter().filter(|held| held.hold == Hold::Missing).map(|held| &held.package).collect();
         self.memory.note_tags(&packages, &missing);
         let mut results: Vec<_> = plan.held.iter().map(|held| (held.package.clone(), sent_of(&held.hold))).collect();
-        let mut parcels = self.parcels(&plan.steps, |_| Rule::Replace);
+        let mut parcels = self.parcels(&plan.steps, |_| rule);
         parcels.iter_mut().for_each(|parcel| parcel.tagged = dropped.get(&parcel.package).copied());
         let sent = self.deliver(parcels).await;
         results.extend(sent.into_iter().map(|(parcel, sent)| (parcel.package, sent)));
@@ -337,6 +344,7 @@ fn patience(hold: &Hold) -> Backoff {
         | Hold::BadLink { .. }
         | Hold::Unaddressed { .. }
         | Hold::Unusable { .. } => Backoff::PACKAGE,
+        Hold::Conflict { .. } => Backoff::PERSON,
     }
 }
 
@@ -347,7 +355,9 @@ fn sent_of(hold: &Hold) -> Sent {
             Sent::Waiting(hold.to_string())
         }
         Hold::BadLink { .. } => Sent::Hopeless(hold.to_string()),
-        Hold::NoRoom { .. } | Hold::Unusable { .. } => Sent::Failed(problem(None, hold.to_string(), patience(hold))),
+        Hold::NoRoom { .. } | Hold::Conflict { .. } | Hold::Unusable { .. } => {
+            Sent::Failed(problem(None, hold.to_string(), patience(hold)))
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use blat_domain::name::PackageId;
+use blat_domain::ownership::Bar;
 use blat_domain::text::printable;
 
 use crate::session::{Problem, Sent};
@@ -82,7 +83,8 @@ impl Workplace {
     pub(crate) async fn verify(&self, repair: bool) -> Result<Tally, Problem> {
         let inventory = self.target.inventory().await;
         let inventory = inventory.map_err(|error| unreached("cannot list the target's packages", error))?;
-        self.keep_off_the_source(&inventory.title).await?;
+        let unsure = self.keep_off_the_source(&inventory.title).await?;
+        let bar = self.foreseen_bar(&inventory.title.found, unsure).filter(Bar::is_about_owner);
         let packages: Vec<(PackageId, i64)> =
             inventory.packages.iter().map(|(package, time)| (package.clone(), *time)).collect();
         let mut tally = Tally::default();
@@ -110,7 +112,7 @@ impl Workplace {
         if repair && !wrong.is_empty() {
             // The target claims what it holds: that alone must not have it sent what nobody wants there.
             let sendable = self.sendable().await?;
-            tally.repaired = self.repair(&wrong, &sendable).await;
+            tally.repaired = self.repair(&wrong, &sendable, bar.as_ref()).await;
         }
         tally.wrong = wrong.len() - tally.repaired;
         Ok(tally)
@@ -143,13 +145,18 @@ impl Workplace {
         Ok(judged.collect())
     }
 
-    /// Sends packages in the place of what is there, and counts those that made it. What is not `sendable` is left as it is.
-    async fn repair(&self, wrong: &[PackageId], sendable: &BTreeSet<PackageId>) -> usize {
+    /// Sends packages in the place of what is there, and counts those that made it. What is not `sendable` is left as it
+    /// is, and so is everything where a `bar` says that the archive may belong to somebody else.
+    async fn repair(&self, wrong: &[PackageId], sendable: &BTreeSet<PackageId>, bar: Option<&Bar>) -> usize {
         let left = |package: &PackageId, why: &str| {
             println!("{:<8}  {package}  cannot be repaired: {}", "left", printable(why));
         };
         let mut parcels: Vec<Parcel> = Vec::new();
         for package in wrong {
+            if let Some(bar) = bar {
+                left(package, &bar.cause());
+                continue;
+            }
             if !sendable.contains(package) {
                 left(package, "nothing wants it on this target; pin it or drop a tag for it, or delete it there");
                 continue;

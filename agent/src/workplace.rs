@@ -1,7 +1,6 @@
 //! What a worker needs to serve one target: its settings, the way there, the source, and where to tell how far it is.
 
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use blat_config::{Home, S3Settings, Settings, Transport as Way};
@@ -12,6 +11,7 @@ use crate::company;
 use crate::history::History;
 use crate::memory::{self, Memory};
 use crate::orders::{Orders, Permit};
+use crate::ownership::Contact;
 use crate::progress::Progress;
 use crate::release::Desk;
 use crate::session::Problem;
@@ -51,8 +51,8 @@ pub(crate) struct Workplace {
     pub(crate) uptime: fn() -> Duration,
     /// This target of this home tree.
     pub(crate) owner: Owner,
-    /// Whether the archive is known not to be the source.
-    pub(crate) is_apart: Arc<AtomicBool>,
+    /// What is known of the archive's owner.
+    pub(crate) contact: Arc<Mutex<Contact>>,
 }
 
 impl Workplace {
@@ -94,7 +94,7 @@ impl Workplace {
             history,
             memory,
             owner,
-            is_apart: Arc::default(),
+            contact: Arc::default(),
             settings,
             orders,
             uptime,
@@ -127,8 +127,8 @@ impl Workplace {
         if self.leads_where(&settings) {
             // Also for what is on its way now.
             self.valve.set(settings.bandwidth.clone());
-            let is_apart = Arc::default();
-            return Self { source, is_apart, settings: Arc::new(settings), orders, ..self.clone() };
+            let contact = Arc::default();
+            return Self { source, contact, settings: Arc::new(settings), orders, ..self.clone() };
         }
         Self { source, orders, ..Self::new(home, settings, self.owner.clone()) }
     }

@@ -136,6 +136,26 @@ impl Found {
             None => Self::Malformed(format!("it says {:?}", printable(text.trim()))),
         }
     }
+
+    /// The same to a target that has `seen` this record here before. One that is gone leaves the archive with whoever owned it last: whoever may
+    /// only send must not become the owner because somebody removed a file.
+    pub fn after(self, seen: Option<&Record>, mine: &Owner) -> Self {
+        match (self, seen) {
+            (Self::Nothing, Some(Record { owner, .. })) if owner != mine => {
+                Self::Malformed(format!("it is gone; it belonged to {}", whose(owner, mine)))
+            }
+            (found, _) => found,
+        }
+    }
+}
+
+/// An owner for people, as `mine` sees it.
+fn whose(owner: &Owner, mine: &Owner) -> String {
+    if owner.home == mine.home {
+        format!("target {} of this home tree", owner.target)
+    } else {
+        format!("target {} of another home tree, {}", owner.target, owner.home)
+    }
 }
 
 /// Which directory of which running system an archive is: by this, an archive on the master's own machine is told from the source before
@@ -222,14 +242,25 @@ impl Title {
         true
     }
 
-    /// Whether this archive is the source, by where both are or by the ids that are seen in and above the source.
-    pub fn is_source(&self, place: &Place, ids: &[RandomId]) -> bool {
-        let has_its_id = match &self.found {
-            Found::Record(record) => ids.contains(&record.archive),
-            Found::Nothing | Found::Malformed(_) => false,
-        };
-        has_its_id || self.place.overlaps(place)
+    /// Whether this archive is the source, and by what: by where both are, or by the ids that are seen in and above the source.
+    pub fn likeness(&self, place: &Place, ids: &[RandomId]) -> Option<Likeness> {
+        if self.place.overlaps(place) {
+            return Some(Likeness::Place);
+        }
+        match &self.found {
+            Found::Record(record) if ids.contains(&record.archive) => Some(Likeness::Id(record.archive)),
+            Found::Record(_) | Found::Nothing | Found::Malformed(_) => None,
+        }
     }
+}
+
+/// By what an archive is taken for the source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Likeness {
+    /// They are the same directory, or one lies in the other.
+    Place,
+    /// Their records have the same id, which a copy has as well.
+    Id(RandomId),
 }
 
 /// What is to become of an archive's record.
@@ -279,26 +310,42 @@ pub enum Bar {
         /// Our target.
         target: TargetName,
     },
+    /// Nobody knows whether the archive is the source itself.
+    Unsure {
+        /// Why not, and what to do.
+        why: String,
+    },
+}
+
+impl Bar {
+    /// Whether the archive may belong to somebody else, who alone replaces what is there.
+    pub fn is_about_owner(&self) -> bool {
+        match self {
+            Self::Other { .. } | Self::Unknown { .. } => true,
+            Self::Unsure { .. } => false,
+        }
+    }
+
+    /// What is wrong, without what follows from it.
+    pub fn cause(&self) -> String {
+        match self {
+            Self::Other { home, owner, target, is_ours } => {
+                let home = if *is_ours { "this home tree".to_owned() } else { format!("another home tree, {home}") };
+                format!(
+                    "the archive belongs to target {owner} of {home}; if it should belong to {target}, run `blat adopt {target}`"
+                )
+            }
+            Self::Unknown { why, target } => format!(
+                "nobody knows whom the archive belongs to: its file .dpkg_archive/{FILE} cannot be used: {why}; look at it, then run `blat adopt {target}`"
+            ),
+            Self::Unsure { why } => format!("nobody knows whether the archive is the source itself: {why}"),
+        }
+    }
 }
 
 impl fmt::Display for Bar {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the PackageList is not replaced, and nothing is marked or deleted: ")?;
-        match self {
-            Self::Other { home, owner, target, is_ours } => {
-                write!(f, "the archive belongs to target {owner} of ")?;
-                if *is_ours {
-                    f.write_str("this home tree")?
-                } else {
-                    write!(f, "another home tree, {home}")?
-                }
-                write!(f, "; if it should belong to {target}, run `blat adopt {target}`")
-            }
-            Self::Unknown { why, target } => write!(
-                f,
-                "nobody knows whom the archive belongs to: its file .dpkg_archive/{FILE} cannot be used: {why}; look at it, then run `blat adopt {target}`"
-            ),
-        }
+        write!(f, "the PackageList is not replaced, and nothing is marked or deleted: {}", self.cause())
     }
 }
 
@@ -319,115 +366,4 @@ pub fn judge(mine: &Owner, found: &Found) -> Option<Bar> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn owner(home: u8, target: &str) -> Owner {
-        Owner { home: RandomId::from_random([home; 16]), target: target.parse().expect("a name") }
-    }
-
-    fn record(archive: u8, home: u8, target: &str) -> Record {
-        Record { archive: RandomId::from_random([archive; 16]), owner: owner(home, target) }
-    }
-
-    #[test]
-    fn what_is_written_is_read_back_and_whatever_else_is_malformed() {
-        let perth = record(0x0a, 2, "perth");
-        let text = perth.render();
-        assert_eq!(text, format!("{}\n{} perth\n", "0a".repeat(16), "02".repeat(16)));
-        assert_eq!(Found::read(&text), Found::Record(perth.clone()));
-        assert_eq!(Found::read(&text.replace('\n', " ")), Found::Record(perth), "as a line of an answer has it");
-        let id = "ab".repeat(16);
-        for bad in [
-            "",
-            "\n",
-            &id,
-            &format!("{id}\n{id}"),
-            &format!("{id}\n{id} perth x"),
-            &format!("{id}\n{id} ../perth"),
-            &format!("{}\n{id} perth", id.to_uppercase()),
-            &format!("+{}\n{id} perth", &id[1..]),
-            &format!("{id}0\n{id} perth"),
-        ] {
-            assert!(matches!(Found::read(bad), Found::Malformed(_)), "{bad:?}");
-        }
-        let Found::Malformed(why) = Found::read("\u{1b}[2J") else { panic!("malformed") };
-        assert!(!why.contains('\u{1b}'), "{why}");
-    }
-
-    #[test]
-    fn only_the_very_owner_may_list_and_delete() {
-        let mine = owner(1, "perth");
-        assert_eq!(judge(&mine, &Found::Record(record(9, 1, "perth"))), None);
-        for (found, says) in [
-            (Found::Record(record(9, 1, "oslo")), "target oslo of this home tree"),
-            (Found::Record(record(9, 2, "perth")), "target perth of another home tree, 0202"),
-            (Found::Malformed("it is empty".into()), "it is empty"),
-            (Found::Nothing, "not there"),
-        ] {
-            let bar = judge(&mine, &found).expect("a bar").to_string();
-            assert!(bar.contains(says) && bar.contains("blat adopt perth"), "{bar}");
-        }
-    }
-
-    #[test]
-    fn an_archive_is_the_source_by_its_place_or_by_its_id_and_never_by_what_nobody_knows() {
-        let place = |boot: &str, inodes: &[u64]| Place {
-            boot: boot.to_owned(),
-            directories: inodes.iter().map(|inode| (7, *inode)).collect(),
-        };
-        let title = |place| Title { found: Found::Record(record(9, 1, "perth")), place };
-        let source = place("b", &[30, 20, 2]);
-        for (there, overlaps) in [
-            (place("b", &[30, 20, 2]), true),
-            (place("b", &[40, 30, 20, 2]), true),
-            (place("b", &[20, 2]), true),
-            (place("b", &[31, 20, 2]), false),
-            (place("c", &[30, 20, 2]), false),
-            (place("", &[30, 20, 2]), false),
-            (place("b", &[]), false),
-        ] {
-            assert_eq!(title(there.clone()).is_source(&source, &[]), overlaps, "{there:?}");
-            let mut told = Title::default();
-            assert!(there.render().lines().all(|line| told.add_line(line)));
-            assert_eq!(told.place, there);
-        }
-        let unmounted = Place::default();
-        assert!(title(unmounted.clone()).is_source(&unmounted, &[RandomId::from_random([9; 16])]));
-        assert!(!title(unmounted.clone()).is_source(&unmounted, &[RandomId::from_random([8; 16])]));
-    }
-
-    #[test]
-    fn a_place_of_any_depth_is_told_whole_and_one_without_a_top_may_lie_in_the_source() {
-        let place = |boot: &str, inodes: std::ops::Range<u64>| Place {
-            boot: boot.to_owned(),
-            directories: inodes.map(|inode| (7, inode)).collect(),
-        };
-        let told = |there: &Place| {
-            let mut title = Title::default();
-            let text = there.render();
-            assert!(text.lines().count() <= PLACE_LINES);
-            assert!(text.lines().all(|line| title.add_line(line) && line.len() < 8192));
-            title
-        };
-        let deep = place("b", 0..MOST_ABOVE as u64 - 1);
-        assert_eq!(told(&deep).place, deep);
-        assert!(told(&deep).is_source(&place("b", 2000..2001), &[]), "it lies in it, however far down");
-        assert!(!told(&deep).is_source(&place("b", 5000..5001), &[]));
-        let bottomless = told(&place("b", 0..MOST_ABOVE as u64));
-        assert!(bottomless.is_source(&place("b", 5000..5001), &[]));
-        assert!(!bottomless.is_source(&place("c", 5000..5001), &[]), "that is another machine");
-        let mut mixed = told(&place("b", 0..2));
-        assert!(mixed.add_line("place c 9:9"));
-        assert_eq!(mixed.place, place("b", 0..2));
-    }
-
-    #[test]
-    fn lines_that_make_no_sense_say_nothing() {
-        let mut title = Title::default();
-        assert!(title.add_line("place b 1:2 x 3:4") && title.add_line("archive ? it is no regular file"));
-        assert_eq!(title.place, Place { boot: "b".into(), directories: vec![(1, 2)] });
-        assert!(matches!(&title.found, Found::Malformed(why) if why.contains("no regular file")));
-        assert!(!title.add_line("archives x"));
-    }
-}
+mod tests;

@@ -11,6 +11,7 @@ use crate::along::Along;
 use crate::inventory::{Foreign, Inventory};
 use crate::links::{LONGEST_CHAIN, addressee};
 use crate::name::{PackageId, Version};
+use crate::ownership::Bar;
 use crate::release::{Reason, Reasons, WantedSet};
 use crate::retention::Upkeep;
 use crate::room::Limit;
@@ -86,6 +87,11 @@ pub enum Hold {
         /// How much of that is missing after everything before it, in bytes.
         short: u64,
     },
+    /// The target holds another one in its place, which only the archive's owner replaces.
+    Conflict {
+        /// What the target holds, and what keeps us from replacing it.
+        why: String,
+    },
     /// It cannot be read or sent.
     Unusable {
         /// Why.
@@ -99,7 +105,11 @@ impl Hold {
         match self {
             // Its addressee is held too, and says why.
             Self::Incomplete | Self::Writable { .. } | Self::Unaddressed { .. } => true,
-            Self::Missing | Self::BadLink { .. } | Self::NoRoom { .. } | Self::Unusable { .. } => false,
+            Self::Missing
+            | Self::BadLink { .. }
+            | Self::NoRoom { .. }
+            | Self::Conflict { .. }
+            | Self::Unusable { .. } => false,
         }
     }
 }
@@ -128,6 +138,7 @@ impl fmt::Display for Hold {
                 write!(f, "does not fit: it takes {needs}, {short} more than {what} leaves for it; {advice}")
             }
             Self::Unaddressed { to } => write!(f, "waits: it is a link to {to}, which is not there yet"),
+            Self::Conflict { why } => write!(f, "conflict: {why}"),
             Self::Unusable { why } => f.write_str(why),
         }
     }
@@ -229,6 +240,32 @@ impl Plan {
     /// Whether the target will hold all that is wanted once the steps are done, so that its PackageList may say so.
     pub fn is_complete(&self) -> bool {
         self.held.is_empty() && self.unknown.is_empty()
+    }
+
+    /// Leaves what is there to the archive's owner where that may be somebody else: two home trees with different packages of one name would
+    /// replace each other's at every sync. What is not there is still sent.
+    pub fn leave_to_owner(&mut self, bar: &Bar) {
+        if !bar.is_about_owner() {
+            return;
+        }
+        let held = |package: PackageId, there: &str| Held {
+            package,
+            hold: Hold::Conflict { why: format!("{there}, and it is not replaced: {}", bar.cause()) },
+        };
+        let replaces = |step: &Step| step.action == Action::Replace;
+        let steps = self.steps.extract_if(.., |step| replaces(step));
+        self.held.extend(steps.map(|step| held(step.package, "the target holds one with another time of descpkg")));
+        let links = self.links.extract_if(.., |link| link.instead_of.is_some());
+        self.held.extend(links.map(|link| {
+            let there = link.instead_of.as_deref().map(printable).unwrap_or_default();
+            held(link.package, &format!("the target holds a link to {there}"))
+        }));
+    }
+
+    /// Leaves to the archive's owner all that is his alone, and says what keeps us from it.
+    pub fn bar(&mut self, bar: Bar) {
+        self.leave_to_owner(&bar);
+        self.upkeep.bar(bar);
     }
 }
 

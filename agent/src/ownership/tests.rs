@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::symlink;
-use std::path::PathBuf;
+use std::os::unix::fs::{chown, symlink};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -21,31 +21,62 @@ use crate::session::Sent;
 use crate::sync::Synced;
 use crate::target::{Appetite, Delivery, Leaving, Parcel, Retired, Retirement, Target, Told, Verdict};
 
+fn id(byte: u8) -> RandomId {
+    RandomId::from_random([byte; 16])
+}
+
+/// Makes `directory` an archive with this id.
+fn write(directory: &Path, byte: u8) {
+    fs::create_dir_all(directory.join(HOUSE)).expect("a directory");
+    let text = format!("{}\n{} perth\n", id(byte), id(9));
+    fs::write(directory.join(HOUSE).join(FILE), text).expect("a record");
+}
+
 #[test]
 fn the_source_is_known_by_its_own_record_and_by_those_above_it() {
     let scratch = tempfile::tempdir().expect("a scratch directory");
     let source = scratch.path().join("outer/source");
     fs::create_dir_all(source.join(HOUSE)).expect("a directory");
-    let (place, ids) = look_around(&source).expect("a source");
-    assert!(ids.is_empty() && place.directories.len() > 2 && !place.boot.is_empty(), "{place:?}");
+    let around = Around::look(&source).expect("a source");
+    assert!(around.ids.is_empty() && around.unsure.is_none(), "{around:?}");
+    assert!(around.place.directories.len() > 2 && !around.place.boot.is_empty(), "{around:?}");
     symlink(&source, scratch.path().join("link")).expect("a link");
-    assert_eq!(look_around(&scratch.path().join("link")).expect("a source").0, place);
+    assert_eq!(Around::look(&scratch.path().join("link")).expect("a source").place, around.place);
 
-    let id = |byte| RandomId::from_random([byte; 16]);
-    let write = |directory: &Path, byte| {
-        fs::create_dir_all(directory.join(HOUSE)).expect("a directory");
-        let text = format!("{}\n{} perth\n", id(byte), id(9));
-        fs::write(directory.join(HOUSE).join(FILE), text).expect("a record");
-    };
     write(&source, 1);
     write(&scratch.path().join("outer"), 2);
-    assert_eq!(look_around(&source).expect("a source").1, [id(1), id(2)]);
+    let ids = || Around::look(&source).expect("a source").ids;
+    assert_eq!(ids(), [(id(1), 0), (id(2), 1)]);
+    let real = fs::canonicalize(scratch.path()).expect("a path");
+    assert_eq!(record_above(&source, 1), real.join("outer").join(HOUSE).join(FILE));
     fs::write(source.join(HOUSE).join(FILE), "damaged").expect("a record");
-    assert_eq!(look_around(&source).expect("a source").1, [id(2)]);
+    assert_eq!(ids(), [(id(2), 1)]);
     fs::remove_file(source.join(HOUSE).join(FILE)).expect("a record");
     symlink("/dev/zero", source.join(HOUSE).join(FILE)).expect("a link");
-    assert!(look_around(&source).is_err(), "what is in its place is not followed");
-    assert!(look_around(&scratch.path().join("away")).expect_err("no source").contains("mounted"));
+    let unsure = Around::look(&source).expect("a source").unsure.expect("what is in its place is not followed");
+    assert!(unsure.contains("source/.dpkg_archive/archive"), "{unsure}");
+    assert!(Around::look(&scratch.path().join("away")).expect_err("no source").contains("mounted"));
+}
+
+#[test]
+fn as_root_above_the_source_a_strangers_record_does_not_count() {
+    let scratch = tempfile::tempdir().expect("a scratch directory");
+    let (outer, source) = (scratch.path().join("outer"), scratch.path().join("outer/source"));
+    fs::create_dir_all(&source).expect("a directory");
+    write(&outer, 2);
+    let (house, file) = (outer.join(HOUSE), outer.join(HOUSE).join(FILE));
+    let ids = || Around::look(&source).expect("a source").ids;
+    assert_eq!(ids(), [(id(2), 1)]);
+    for strangers in [&house, &file] {
+        chown(strangers, Some(1234), None).expect("root may");
+        assert_eq!(ids(), [], "{}", strangers.display());
+        chown(strangers, Some(0), None).expect("root may");
+    }
+    [&source, &house, &file].into_iter().for_each(|path| chown(path, Some(1234), None).expect("root may"));
+    assert_eq!(ids(), [(id(2), 1)], "the source's owner may have his archives above it");
+    write(&source, 1);
+    chown(source.join(HOUSE).join(FILE), Some(1235), None).expect("root may");
+    assert_eq!(ids(), [(id(1), 0), (id(2), 1)], "in the source, any record counts");
 }
 
 /// The source by way of another machine, which cannot tell where it is: only what is written there shows.
@@ -126,5 +157,5 @@ async fn an_archive_that_only_its_id_shows_to_be_the_source_is_refused_and_left_
     assert!(matches!(&sent[..], [(_, Sent::Failed(problem))] if refused(&problem.text)), "{sent:?}");
     assert!(refused(&workplace.adopt().await.expect_err("it is refused").text));
     assert!(!root.join("source").join(HOUSE).join(FILE).exists(), "what was written is taken away again");
-    assert!(!workplace.is_apart.load(Ordering::Relaxed));
+    assert_eq!(workplace.contact(), Contact::None);
 }

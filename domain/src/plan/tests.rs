@@ -179,3 +179,34 @@ fn a_held_package_that_the_target_has_is_not_missed() {
     let plan = plan(&wanted, &inventory, &[(id(0), Source::Held(Hold::Missing))].into(), vec![]);
     assert!(plan.is_complete() && plan.present == 1);
 }
+
+#[test]
+fn only_the_owner_replaces_what_is_there_and_whoever_else_reports_it() {
+    use crate::ownership::Bar;
+    let [there, absent] = ["p@1", "p@2"].map(|p| p.parse::<PackageId>().expect("a package"));
+    let [elsewhere, new] = ["q@current", "q@next"].map(|p| p.parse::<PackageId>().expect("a package"));
+    let all = [&there, &absent, &elsewhere, &new, &"q@1".parse().expect("a package")].map(|p| (p.clone(), ready(8)));
+    let mut survey: BTreeMap<PackageId, Source> = all.into();
+    survey.extend([&elsewhere, &new].map(|link| (link.clone(), Source::Link { to: "1".parse().expect("a version") })));
+    let wanted: WantedSet = survey.keys().map(|package| (package.clone(), [Reason::Tag].into())).collect();
+    let inventory = Inventory {
+        packages: [(there.clone(), 7)].into(),
+        links: [(elsewhere.clone(), "0".to_owned())].into(),
+        ..Inventory::default()
+    };
+    let mut plan = plan(&wanted, &inventory, &survey, Vec::new());
+    plan.leave_to_owner(&Bar::Unsure { why: "unknown".into() });
+    assert_eq!((plan.steps.len(), plan.links.len(), plan.held.len()), (3, 2, 0), "the archive may be ours");
+    let target = "perth".parse().expect("a name");
+    plan.bar(Bar::Other { home: "ab".into(), owner: "oslo".into(), target, is_ours: false });
+    assert!(plan.steps.iter().all(|step| step.action == Action::Send) && plan.steps.len() == 2, "{:?}", plan.steps);
+    assert_eq!(plan.links.iter().map(|link| &link.package).collect::<Vec<_>>(), [&new]);
+    let held: BTreeMap<&PackageId, String> =
+        plan.held.iter().map(|held| (&held.package, held.hold.to_string())).collect();
+    for package in [&there, &elsewhere] {
+        let said = &held[package];
+        assert!(said.starts_with("conflict: ") && said.contains("target oslo") && said.contains("blat adopt perth"));
+    }
+    assert_eq!(held.len(), 2);
+    assert!(plan.upkeep.bar.is_some() && !plan.is_complete());
+}

@@ -1,0 +1,131 @@
+//! What records and places mean, and who may do what.
+
+use super::*;
+
+fn owner(home: u8, target: &str) -> Owner {
+    Owner { home: RandomId::from_random([home; 16]), target: target.parse().expect("a name") }
+}
+
+fn record(archive: u8, home: u8, target: &str) -> Record {
+    Record { archive: RandomId::from_random([archive; 16]), owner: owner(home, target) }
+}
+
+#[test]
+fn what_is_written_is_read_back_and_whatever_else_is_malformed() {
+    let perth = record(0x0a, 2, "perth");
+    let text = perth.render();
+    assert_eq!(text, format!("{}\n{} perth\n", "0a".repeat(16), "02".repeat(16)));
+    assert_eq!(Found::read(&text), Found::Record(perth.clone()));
+    assert_eq!(Found::read(&text.replace('\n', " ")), Found::Record(perth), "as a line of an answer has it");
+    let id = "ab".repeat(16);
+    for bad in [
+        "",
+        "\n",
+        &id,
+        &format!("{id}\n{id}"),
+        &format!("{id}\n{id} perth x"),
+        &format!("{id}\n{id} ../perth"),
+        &format!("{}\n{id} perth", id.to_uppercase()),
+        &format!("+{}\n{id} perth", &id[1..]),
+        &format!("{id}0\n{id} perth"),
+    ] {
+        assert!(matches!(Found::read(bad), Found::Malformed(_)), "{bad:?}");
+    }
+    let Found::Malformed(why) = Found::read("\u{1b}[2J") else { panic!("malformed") };
+    assert!(!why.contains('\u{1b}'), "{why}");
+}
+
+#[test]
+fn only_the_very_owner_may_list_and_delete() {
+    let mine = owner(1, "perth");
+    assert_eq!(judge(&mine, &Found::Record(record(9, 1, "perth"))), None);
+    for (found, says) in [
+        (Found::Record(record(9, 1, "oslo")), "target oslo of this home tree"),
+        (Found::Record(record(9, 2, "perth")), "target perth of another home tree, 0202"),
+        (Found::Malformed("it is empty".into()), "it is empty"),
+        (Found::Nothing, "not there"),
+    ] {
+        let bar = judge(&mine, &found).expect("a bar").to_string();
+        assert!(bar.contains(says) && bar.contains("blat adopt perth"), "{bar}");
+    }
+}
+
+#[test]
+fn an_archive_is_the_source_by_its_place_or_by_its_id_and_never_by_what_nobody_knows() {
+    let place = |boot: &str, inodes: &[u64]| Place {
+        boot: boot.to_owned(),
+        directories: inodes.iter().map(|inode| (7, *inode)).collect(),
+    };
+    let title = |place| Title { found: Found::Record(record(9, 1, "perth")), place };
+    let source = place("b", &[30, 20, 2]);
+    for (there, overlaps) in [
+        (place("b", &[30, 20, 2]), true),
+        (place("b", &[40, 30, 20, 2]), true),
+        (place("b", &[20, 2]), true),
+        (place("b", &[31, 20, 2]), false),
+        (place("c", &[30, 20, 2]), false),
+        (place("", &[30, 20, 2]), false),
+        (place("b", &[]), false),
+    ] {
+        let expected = overlaps.then_some(Likeness::Place);
+        assert_eq!(title(there.clone()).likeness(&source, &[]), expected, "{there:?}");
+        let mut told = Title::default();
+        assert!(there.render().lines().all(|line| told.add_line(line)));
+        assert_eq!(told.place, there);
+    }
+    let unmounted = Place::default();
+    let id = |byte| RandomId::from_random([byte; 16]);
+    let likeness = |ids: &[RandomId]| title(unmounted.clone()).likeness(&unmounted, ids);
+    assert_eq!(likeness(&[id(8), id(9)]), Some(Likeness::Id(id(9))));
+    assert_eq!(likeness(&[id(8)]), None);
+}
+
+#[test]
+fn a_record_that_is_gone_leaves_the_archive_with_its_last_owner() {
+    let mine = owner(1, "perth");
+    let after = |found: Found, seen: Option<&Record>| found.after(seen, &mine);
+    let (ours, others) = (record(9, 1, "perth"), record(9, 2, "oslo"));
+    assert_eq!(after(Found::Nothing, None), Found::Nothing, "nobody has seen one: it is free");
+    assert_eq!(after(Found::Nothing, Some(&ours)), Found::Nothing, "it is written anew");
+    assert_eq!(after(Found::Record(ours.clone()), Some(&others)), Found::Record(ours), "what is there counts");
+    for (seen, whose) in [(&others, "target oslo of another home tree, 0202"), (&record(9, 1, "oslo"), "this home")] {
+        let found = after(Found::Nothing, Some(seen));
+        let bar = judge(&mine, &found).expect("a bar").to_string();
+        assert!(bar.contains("it is gone; it belonged to target oslo") && bar.contains(whose), "{bar}");
+        assert!(bar.contains("blat adopt perth"), "{bar}");
+    }
+}
+
+#[test]
+fn a_place_of_any_depth_is_told_whole_and_one_without_a_top_may_lie_in_the_source() {
+    let place = |boot: &str, inodes: std::ops::Range<u64>| Place {
+        boot: boot.to_owned(),
+        directories: inodes.map(|inode| (7, inode)).collect(),
+    };
+    let told = |there: &Place| {
+        let mut title = Title::default();
+        let text = there.render();
+        assert!(text.lines().count() <= PLACE_LINES);
+        assert!(text.lines().all(|line| title.add_line(line) && line.len() < 8192));
+        title
+    };
+    let deep = place("b", 0..MOST_ABOVE as u64 - 1);
+    assert_eq!(told(&deep).place, deep);
+    assert!(told(&deep).likeness(&place("b", 2000..2001), &[]).is_some(), "it lies in it, however far down");
+    assert!(told(&deep).likeness(&place("b", 5000..5001), &[]).is_none());
+    let bottomless = told(&place("b", 0..MOST_ABOVE as u64));
+    assert!(bottomless.likeness(&place("b", 5000..5001), &[]).is_some());
+    assert!(bottomless.likeness(&place("c", 5000..5001), &[]).is_none(), "that is another machine");
+    let mut mixed = told(&place("b", 0..2));
+    assert!(mixed.add_line("place c 9:9"));
+    assert_eq!(mixed.place, place("b", 0..2));
+}
+
+#[test]
+fn lines_that_make_no_sense_say_nothing() {
+    let mut title = Title::default();
+    assert!(title.add_line("place b 1:2 x 3:4") && title.add_line("archive ? it is no regular file"));
+    assert_eq!(title.place, Place { boot: "b".into(), directories: vec![(1, 2)] });
+    assert!(matches!(&title.found, Found::Malformed(why) if why.contains("no regular file")));
+    assert!(!title.add_line("archives x"));
+}
