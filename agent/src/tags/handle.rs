@@ -8,7 +8,6 @@ use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
 use std::path::{Component, Path, PathBuf};
 
 use blat_domain::tag::LONGEST;
@@ -192,22 +191,6 @@ impl Handle {
         let mut content = Vec::with_capacity(usize::try_from(seen.stamp.size.min(LONGEST) + 1).unwrap_or(0));
         (&file).take(LONGEST + 1).read_to_end(&mut content)?;
         Ok(is_as_seen(&file, seen)?.then_some(content))
-    }
-
-    /// Whether a file that was seen so ends with a line end. It does where it is empty, where it is no tag in any case, and where it is not
-    /// that file any more, which whoever reads it finds out.
-    pub(super) fn is_ended(&self, name: &OsStr, seen: &Seen) -> io::Result<bool> {
-        if seen.stamp.size == 0 || seen.stamp.size > LONGEST || seen.has_other_names {
-            return Ok(true);
-        }
-        let file = match self.open_seen(name, seen) {
-            Ok(Some(file)) => file,
-            Ok(None) => return Ok(true),
-            Err(error) if error.kind() == ErrorKind::PermissionDenied => return Ok(true),
-            Err(error) => return Err(error),
-        };
-        let mut last = [0];
-        Ok(file.read_at(&mut last, seen.stamp.size - 1)? == 0 || last == *b"\n")
     }
 
     fn open_seen(&self, name: &OsStr, seen: &Seen) -> io::Result<Option<File>> {

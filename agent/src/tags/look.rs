@@ -29,8 +29,6 @@ use crate::watching::Heard;
 pub(super) const QUIET: Duration = Duration::from_secs(2);
 /// The same of a file that is no tag as it is.
 const LONG_QUIET: Duration = Duration::from_secs(10);
-/// The same of a file that ends in the middle of a line: whoever wrote it is not at its end, or never ends a line.
-pub(super) const UNENDED_QUIET: Duration = Duration::from_secs(60);
 /// The shortest time between two looks that nobody asked for.
 const SHORTEST_REST: Duration = Duration::from_millis(100);
 /// Files that no look reads, hidden or unfinished, before they are reported: each look passes over all of them.
@@ -70,7 +68,6 @@ struct Former {
     quiet: HashMap<OsString, (TagStamp, Instant)>,
     refused: HashMap<OsString, Tries>,
     no_tags: HashMap<OsString, (TagStamp, String)>,
-    unended: HashMap<OsString, TagStamp>,
 }
 
 impl Round<'_> {
@@ -163,20 +160,18 @@ impl Worker {
             quiet: mem::take(&mut self.quiet),
             refused: mem::take(&mut self.refused),
             no_tags: mem::take(&mut self.no_tags),
-            unended: mem::take(&mut self.unended),
         };
         let (at, room, found) = (Timestamp::now(), ask.room, Vec::new());
         let (again_in, trouble, ignored) = (None, None, (0, None));
         let mut round = Round { ask, room, now, at, tags: found, again_in, trouble, former, files: 0, ignored };
         if let Err(error) = self.list_names(tags, &mut round) {
             // What was not reached this time is not forgotten.
-            let Former { reported, heard, quiet, refused, no_tags, unended } = mem::take(&mut round.former);
+            let Former { reported, heard, quiet, refused, no_tags } = mem::take(&mut round.former);
             self.reported.extend(reported);
             self.heard.extend(heard);
             self.quiet.extend(quiet);
             self.refused.extend(refused);
             self.no_tags.extend(no_tags);
-            self.unended.extend(unended);
             return Err(error);
         }
         self.returned.retain(|name| self.quiet.contains_key(name));
@@ -297,7 +292,6 @@ impl Worker {
             self.heard.extend(round.former.heard.remove_entry(name));
             self.quiet.extend(round.former.quiet.remove_entry(name));
             self.no_tags.extend(round.former.no_tags.remove_entry(name));
-            self.unended.extend(round.former.unended.remove_entry(name));
             return Ok(Verdict::Nothing);
         }
         let Some(seen) = tags.see(name)? else { return Ok(Verdict::Nothing) };
@@ -351,12 +345,6 @@ impl Worker {
         round: &mut Round<'_>,
     ) -> io::Result<Verdict> {
         let is_turn = round.ask.turn.contains(name);
-        if !is_turn
-            && !is_whole
-            && let Some(rest) = self.rest_of_unended(tags, name, seen, still_for, round)?
-        {
-            return Ok(Verdict::NotYet(Some(rest)));
-        }
         let packages = if !is_turn && seen.stamp.weight() > round.room {
             None
         } else {
@@ -388,33 +376,6 @@ impl Worker {
         let mut tag = self.tag(name, seen, round);
         tag.packages = packages;
         Ok(Verdict::Tag(tag))
-    }
-
-    /// How long a file still waits that ends in the middle of a line.
-    fn rest_of_unended(
-        &mut self,
-        tags: &Handle,
-        name: &OsStr,
-        seen: &Seen,
-        still_for: Duration,
-        round: &mut Round<'_>,
-    ) -> io::Result<Option<Duration>> {
-        let is_known = round.former.unended.remove(name) == Some(seen.stamp);
-        let rest = UNENDED_QUIET.saturating_sub(still_for);
-        if !rest.is_zero() && (is_known || !tags.is_ended(name, seen)?) {
-            self.unended.insert(name.to_owned(), seen.stamp);
-            return Ok(Some(rest));
-        }
-        if is_known {
-            let text = format!(
-                "the last line of the tag file \"{}\" in {tags} has no line end, and the file has not changed for {} s: it counts as it is; \
-                 write such a file aside and rename it",
-                shown(name),
-                UNENDED_QUIET.as_secs()
-            );
-            self.complaints.say(Kind::Doubtful, round.now, &text);
-        }
-        Ok(None)
     }
 
     /// What a file asks for, or why it is no tag; none where it is not what was seen any more.

@@ -56,8 +56,6 @@ pub(super) struct Worker {
     pub(super) returned: HashSet<OsString>,
     /// Files that are no tags, and why.
     pub(super) no_tags: HashMap<OsString, (TagStamp, String)>,
-    /// Files that end in the middle of a line, and wait for the rest of it.
-    pub(super) unended: HashMap<OsString, TagStamp>,
     /// Files that can be neither read nor moved.
     pub(super) refused: HashMap<OsString, Tries>,
     /// The same of `bad/` as a whole, and of the directory.
@@ -125,7 +123,6 @@ impl Worker {
             quiet: HashMap::new(),
             returned: HashSet::new(),
             no_tags: HashMap::new(),
-            unended: HashMap::new(),
             refused: HashMap::new(),
             bad: None,
             lost: None,
