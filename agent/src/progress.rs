@@ -32,7 +32,7 @@ impl Progress {
     pub(crate) fn expect(&self, packages: u64, size: Size) {
         let mut state = self.lock();
         state.packages += packages;
-        state.bytes += size.bytes;
+        state.bytes = state.bytes.saturating_add(size.bytes);
     }
 
     /// A package is being read.

@@ -48,8 +48,8 @@ pub struct Size {
 
 impl std::ops::AddAssign for Size {
     fn add_assign(&mut self, other: Self) {
-        self.bytes += other.bytes;
-        self.entries += other.entries;
+        self.bytes = self.bytes.saturating_add(other.bytes);
+        self.entries = self.entries.saturating_add(other.entries);
     }
 }
 

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
+use blat_tests::disk::Disk;
 use blat_tests::process::{self, Running};
 use blat_tests::{Account, Bucket, Lab, Outcome, Store};
 use rustix::process::Signal;
@@ -176,4 +177,26 @@ fn as_root_a_hard_link_to_a_key_of_the_masters_is_not_sent_and_links_that_save_s
     lab.agent_once("perth").expect_success();
     assert_eq!(lab.visible(), ["big@1", "core@1", "core@2"]);
     assert_eq!(leaks(&lab.target_archive()), [] as [PathBuf; 0]);
+}
+
+#[test]
+fn as_root_a_package_that_claims_more_bytes_than_a_number_holds_fails_alone() {
+    let lab = Lab::new("claims");
+    lab.package("core", "1", |p| p.file("a", "1"));
+    let huge = lab.package("huge", "1", |p| p.file("a", "1"));
+    // A file system that takes such files.
+    let _disk = Disk::mount(huge.clone(), "size=1m");
+    for name in ["descpkg", "a", "b", "c"] {
+        let file = fs::File::create(huge.join(name)).expect("root may");
+        file.set_len(if name == "descpkg" { 1 } else { i64::MAX as u64 - 4096 }).expect("a sparse file");
+        fs::set_permissions(huge.join(name), fs::Permissions::from_mode(0o444)).expect("root may");
+    }
+    fs::set_permissions(&huge, fs::Permissions::from_mode(0o555)).expect("root may");
+    lab.release(&[("core", "1"), ("huge", "1")]);
+    for receiver in ["never", "auto"] {
+        lab.config("perth", &format!("receiver: {receiver}"));
+        lab.agent_once("perth").expect(1).says("huge@1").says("claim more bytes than any disk holds");
+        assert_eq!(lab.visible(), ["core@1"], "receiver: {receiver}");
+    }
+    lab.blat(&["plan", "perth"]).says("claim more bytes than any disk holds");
 }

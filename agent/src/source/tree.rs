@@ -27,7 +27,10 @@ impl Tree {
             note(&mut print, &node);
             size.entries += u64::from(!node.path.is_empty());
             match node.stat.kind() {
-                FileType::RegularFile => size.bytes += node.stat.size,
+                FileType::RegularFile => {
+                    let sum = size.bytes.checked_add(node.stat.size);
+                    size.bytes = sum.ok_or_else(|| SourceError::TooLarge(root.shown(&node.path)))?;
+                }
                 FileType::Directory => {}
                 FileType::Symlink => add(&mut print, &root.link(&node)?),
                 FileType::Fifo

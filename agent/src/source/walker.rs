@@ -68,6 +68,11 @@ pub(crate) enum SourceError {
          sent; replace it by a copy, let everybody read it, or let nobody but its owner own and write its directory"
     )]
     Linked(String),
+    /// More bytes than a number holds, which takes sparse files.
+    #[error(
+        "with {0} the files of the package claim more bytes than any disk holds; remove what is larger than it should be"
+    )]
+    TooLarge(String),
     /// Nothing on a target could be called by that path.
     #[error("{0} … lies too deep: its path below the package has more than {LONGEST_PATH} bytes; shorten it")]
     TooDeep(String),

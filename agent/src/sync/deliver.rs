@@ -140,7 +140,7 @@ fn streams(parcels: Vec<Parcel>, most: Size) -> Vec<Vec<Parcel>> {
     let mut size = Size::default();
     for parcel in parcels {
         let more = parcel.size;
-        let fits = size.bytes + more.bytes <= most.bytes && size.entries + more.entries <= most.entries;
+        let fits = size.bytes.saturating_add(more.bytes) <= most.bytes && size.entries + more.entries <= most.entries;
         match streams.last_mut() {
             Some(stream) if fits => stream.push(parcel),
             Some(_) | None => {

@@ -335,7 +335,7 @@ fn spread(parcels: &[Parcel]) -> Vec<Vec<Parcel>> {
             None => packages.push(vec![parcel.clone()]),
         }
     }
-    let cost = |parcels: &[Parcel]| parcels.iter().map(|parcel| parcel.size.on_disk()).sum::<u64>();
+    let cost = |parcels: &[Parcel]| parcels.iter().map(|parcel| parcel.size.on_disk()).fold(0, u64::saturating_add);
     let mut shares: Vec<(u64, Vec<Parcel>)> = (0..BULK_LANES).map(|_| (0, Vec::new())).collect();
     for mut versions in packages {
         versions.sort_by(|a, b| natural_order(a.package.version.as_str(), b.package.version.as_str()));
