@@ -148,7 +148,7 @@ fn a_record_in_the_source_that_cannot_be_read_holds_back_listing_and_deleting_al
     lab.agent_once("perth").expect_success();
     let house = lab.source().join(".dpkg_archive");
     fs::create_dir(&house).expect("an own folder");
-    fs::set_permissions(&house, Permissions::from_mode(0)).expect("an own folder");
+    fs::set_permissions(&house, Permissions::from_mode(0o000)).expect("an own folder");
     Account::ReleaseManager.own(&house);
     lab.release(&[("tools", "1")]);
     let unsure = "nobody knows whether the archive is the source itself";

@@ -91,8 +91,10 @@ fn page(keys: impl Iterator<Item = String>, next: &str) -> String {
 
 #[test]
 fn a_listing_without_end_takes_neither_memory_nor_time() {
+    /// What it is, its page of this number, and words of the error.
+    type Endless = (&'static str, fn(u64) -> String, &'static str);
     let rest = at_rest();
-    let cases: [(&str, fn(u64) -> String, &str); 6] = [
+    let cases: [Endless; 6] = [
         ("packages", |n| page((0..1000).map(|i| format!("archive/p{n}-{i}/1.zip")), &n.to_string()), "lists more than"),
         (
             "foreign keys",
@@ -251,13 +253,15 @@ fn unending(lab: &Lab, target: &str, port: u16) {
 
 #[test]
 fn an_ssh_server_without_end_takes_neither_memory_nor_time() {
+    /// What it is, how it serves a connection, and words of the error.
+    type Endless = (&'static str, fn(TcpStream) -> io::Result<()>, &'static str);
     let lab = Lab::new("sshendless");
     lab.package("core", "1.0", |p| p.file("a", "1"));
     lab.release(&[("core", "1.0")]);
     lab.config("well", "transport: libssh2");
     let (outcome, rest) = watched(lab.start_agent_once("well"));
     outcome.expect_success();
-    let cases: [(&str, fn(TcpStream) -> io::Result<()>, &str); 3] = [
+    let cases: [Endless; 3] = [
         ("flood", flood, "256 KiB before the login is done"),
         ("packets", packets, "cannot connect"),
         ("drip", drip, "cannot connect"),

@@ -31,6 +31,9 @@ use crate::target::{Parcel, Rule};
 /// The file that makes a directory a package.
 pub(crate) const DESCPKG: &str = "descpkg";
 
+/// A version that is to leave a target, with what the source has of it now; or why nobody can say what it has.
+type Compared = Result<Leaving, (PackageId, SourceError)>;
+
 /// The package archive of this master.
 #[derive(Debug, Clone)]
 pub(crate) struct SourceArchive {
@@ -132,10 +135,7 @@ impl SourceArchive {
     ///
     /// # Errors
     /// The source as a whole cannot be looked at.
-    pub(crate) fn compare_with(
-        &self,
-        leaving: Vec<Leaving>,
-    ) -> Result<Vec<Result<Leaving, (PackageId, SourceError)>>, SourceError> {
+    pub(crate) fn compare_with(&self, leaving: Vec<Leaving>) -> Result<Vec<Compared>, SourceError> {
         let archive = Archive::open(&self.root)?;
         let compare = |leaving: Leaving| match archive.identities(&leaving.package) {
             Ok(source) => Ok(Leaving { source, ..leaving }),
