@@ -2,7 +2,7 @@
 //!
 //! A sync may take days. What became wanted meanwhile must not go: before a batch is marked or deleted by an answer that is older than five
 //! minutes, the releases are asked for again, and only what goes by both answers goes. Where that fails, nothing more goes. The same where the
-//! answer came from a file that may have been half-written when it was read.
+//! answer came from a file that changed within two seconds after it was read: it may have been half-written then.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,13 +18,13 @@ use blat_domain::retention::{Action, Aging, Circumstances, Distrust, Step, Upkee
 use blat_domain::retry::Backoff;
 use blat_domain::status::SyncReport;
 
-use crate::release::{QUIET, quiet_state};
+use crate::release::Reading;
 use crate::session::Problem;
 use crate::sync::{Prepared, problem};
 use crate::workplace::Workplace;
 
-/// How often a file that is being written is looked at before the sync gives up on it.
-const LOOKS: u32 = 60;
+/// How often a file that is being written is read again before the sync gives up on it. Each time takes two seconds.
+const READINGS: u32 = 15;
 
 /// What decides about extra packages, beside what is wanted and what is there.
 #[derive(Debug, Clone)]
@@ -69,8 +69,8 @@ impl Facts {
 pub(crate) struct Recheck {
     /// When Release Manager was asked last.
     asked: Duration,
-    /// Whether its answer was whole, as far as can be told.
-    is_settled: bool,
+    /// The file that gave the last answer, until it has stayed the same for long enough.
+    unsettled: Option<Reading>,
     /// What goes by the later answers too; none before there was one.
     goes: Option<BTreeSet<PackageId>>,
 }
@@ -78,7 +78,7 @@ pub(crate) struct Recheck {
 impl Recheck {
     /// As it was planned.
     pub(crate) fn of(prepared: &Prepared) -> Self {
-        Self { asked: prepared.asked, is_settled: prepared.is_settled, goes: None }
+        Self { asked: prepared.asked, unsettled: prepared.answer.reading.clone(), goes: None }
     }
 
     /// Whether this step holds by all answers.
@@ -86,7 +86,7 @@ impl Recheck {
         self.goes.as_ref().is_none_or(|goes| goes.contains(&step.package))
     }
 
-    /// Asks again where the last answer is too old, or was read while it may have been written.
+    /// Asks again where the last answer is too old, or its file changed soon after it was read.
     ///
     /// # Errors
     /// Why nothing more may go.
@@ -96,8 +96,13 @@ impl Recheck {
         prepared: &Prepared,
         report: &mut SyncReport,
     ) -> Result<(), Problem> {
+        let is_settled = match &self.unsettled {
+            None => true,
+            Some(reading) => workplace.has_stayed(reading).await,
+        };
         let now = (workplace.uptime)();
-        if self.is_settled && now.saturating_sub(self.asked) <= ANSWER_HOLDS {
+        if is_settled && now.saturating_sub(self.asked) <= ANSWER_HOLDS {
+            self.unsettled = None;
             return Ok(());
         }
         let (upkeep, resolution) = workplace.decide_when_settled(prepared).await?;
@@ -128,7 +133,7 @@ impl Recheck {
             Some(before) => &before & &goes,
             None => goes,
         });
-        (self.asked, self.is_settled) = (now, true);
+        (self.asked, self.unsettled) = (now, None);
         Ok(())
     }
 }
@@ -143,22 +148,28 @@ fn is_taking(step: &Step) -> bool {
 impl Workplace {
     /// As [`Self::decide_again`], by an answer that nobody was writing meanwhile.
     async fn decide_when_settled(&self, prepared: &Prepared) -> Result<(Upkeep, Resolution), Problem> {
-        let source = self.settings.release_manager.as_ref().map(|manager| &manager.source);
-        for _ in 0..LOOKS {
-            if let Ok(state) = quiet_state(source) {
-                let decided = self.decide_again(prepared).await?;
-                if quiet_state(source) == Ok(state) {
-                    return Ok(decided);
-                }
+        for _ in 0..READINGS {
+            let (upkeep, resolution, reading) = self.decide_again(prepared).await?;
+            let is_settled = match &reading {
+                None => true,
+                Some(reading) => self.has_stayed(reading).await,
+            };
+            if is_settled {
+                return Ok((upkeep, resolution));
             }
-            tokio::time::sleep(QUIET / 4).await;
         }
         let text = "the file of releases is being written all the time, so nothing is marked or deleted; write it aside and rename it";
         Err(problem(None, text.to_owned(), Backoff::PACKAGE))
     }
 
-    /// What would become of extra packages by what Release Manager says now.
-    async fn decide_again(&self, prepared: &Prepared) -> Result<(Upkeep, Resolution), Problem> {
+    /// Whether this file is still as it was when it was read, long enough after that.
+    async fn has_stayed(&self, reading: &Reading) -> bool {
+        let manager = self.settings.release_manager.as_ref();
+        reading.has_stayed(manager.map_or(Duration::ZERO, |manager| manager.timeout)).await
+    }
+
+    /// What would become of extra packages by what Release Manager says now, and the file that says it.
+    async fn decide_again(&self, prepared: &Prepared) -> Result<(Upkeep, Resolution, Option<Reading>), Problem> {
         let (mut answer, glance) = self.ask().await?;
         let (source, inventory, facts) = (self.source.clone(), prepared.inventory.clone(), prepared.facts.clone());
         let deciding = tokio::task::spawn_blocking(move || {
@@ -167,7 +178,7 @@ impl Workplace {
             let Followed { wanted, .. } = source.survey(wanted, &glance, &inventory);
             let inventory: &Arc<Inventory> = &inventory;
             let is_complete = resolution.unknown.is_empty();
-            (facts.upkeep(&wanted, inventory, resolution, is_complete), answer.resolution)
+            (facts.upkeep(&wanted, inventory, resolution, is_complete), answer.resolution, answer.reading)
         });
         deciding
             .await

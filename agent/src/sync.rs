@@ -24,7 +24,7 @@ use jiff::Timestamp;
 use crate::orders::Orders;
 use crate::outcome::Dropped;
 use crate::recheck::Facts;
-use crate::release::{Answer, known_up_to, origin, quiet_state};
+use crate::release::{Answer, known_up_to, origin};
 use crate::session::{Problem, Sent};
 use crate::target::{Rule, TargetError};
 use crate::workplace::Workplace;
@@ -41,7 +41,7 @@ pub(crate) enum Synced {
 pub(crate) struct Prepared {
     pub(crate) plan: Plan,
     /// Without what it wants, which is below.
-    answer: Answer,
+    pub(crate) answer: Answer,
     /// What the answer wants, with all that its links address.
     wanted: WantedSet,
     pub(crate) inventory: Arc<Inventory>,
@@ -49,8 +49,6 @@ pub(crate) struct Prepared {
     pub(crate) facts: Facts,
     /// When Release Manager was asked, by [`Workplace::uptime`].
     pub(crate) asked: Duration,
-    /// Whether it gave a whole answer then, as far as can be told: a file may have been read while it was written.
-    pub(crate) is_settled: bool,
 }
 
 impl Workplace {
@@ -60,11 +58,9 @@ impl Workplace {
         let source_of_releases = settings.release_manager.as_ref().map(|manager| &manager.source);
         let known_up_to = known_up_to(source_of_releases, Timestamp::now().as_second());
         let asked = (self.uptime)();
-        let state = quiet_state(source_of_releases);
         // The source is looked at while the target lists.
         let (inventory, answered) = tokio::join!(self.target.inventory(), self.ask());
         let (mut answer, glance) = answered?;
-        let is_settled = state.is_ok() && state == quiet_state(source_of_releases);
         let inventory = inventory.map_err(|error| unreached("cannot list the target's packages", error))?;
         let unsure = self.keep_off_the_source(&inventory.title).await?;
         if inventory.foreign.count > 0 {
@@ -97,7 +93,7 @@ impl Workplace {
             plan.fit(Room { disk: inventory.free, archive: source.left_below(max_size, &inventory) });
             plan.upkeep = facts.upkeep(&wanted, &inventory, resolution, plan.is_complete());
             bar.into_iter().for_each(|bar| plan.bar(bar));
-            Ok(Prepared { plan, answer, wanted, inventory, facts, asked, is_settled })
+            Ok(Prepared { plan, answer, wanted, inventory, facts, asked })
         });
         let surveyed = surveying.await.unwrap_or_else(|error| Err(format!("looking at the source failed: {error}")));
         surveyed.map_err(|why: String| problem(None, why, Backoff::PACKAGE))

@@ -68,11 +68,10 @@ impl Target for Slow {
 
 /// What Release Manager says: one release of these packages.
 fn release(path: &Path, packages: &str) {
-    let text = format!("projects:\n  - name: Lab\n    releases:\n      - {{id: 1, name: R, packages: [{packages}]}}\n");
+    let packages: Vec<&str> = packages.split(", ").collect();
+    let release = serde_json::json!({"id": 1, "name": "R", "packages": packages});
+    let text = serde_json::json!({"projects": [{"name": "Lab", "releases": [release]}]}).to_string();
     fs::write(path, text).expect("a file");
-    // Left alone for long: nobody is writing it.
-    let file = fs::File::options().append(true).open(path).expect("a file");
-    file.set_modified(std::time::UNIX_EPOCH + Duration::from_secs(1_000_000_000)).expect("an own file");
 }
 
 /// One sync that lasts so many seconds, in which `during` happens; how it ended, and what was deleted.
@@ -80,11 +79,12 @@ async fn sync(
     seconds: u64,
     during: impl Fn(&Path) + Send + Sync + 'static,
 ) -> (SyncReport, Option<Problem>, Vec<String>) {
-    sync_from(|releases| release(releases, "a@1"), seconds, during).await
+    sync_from("{file: releases.yaml}", |releases| release(releases, "a@1"), seconds, during).await
 }
 
-/// The same, where Release Manager begins with what `begin` writes.
+/// The same, where Release Manager is this one and begins with what `begin` writes.
 async fn sync_from(
+    manager: &str,
     begin: impl Fn(&Path),
     seconds: u64,
     during: impl Fn(&Path) + Send + Sync + 'static,
@@ -100,7 +100,7 @@ async fn sync_from(
     let home = Home::at(root).expect("a path");
     let name = "perth".parse().expect("a name");
     let config = format!(
-        "transport: local\nsource: {0}/source\narchive: {0}/archive\nrelease_manager: {{file: {0}/releases.yaml}}\nprojects: [Lab]\n\
+        "transport: local\nsource: {0}/source\narchive: {0}/archive\nrelease_manager: {manager}\nprojects: [Lab]\n\
          aging: immediate\nmax_delete: 100%\n",
         root.display()
     );
@@ -130,21 +130,44 @@ async fn what_became_wanted_while_a_long_sync_ran_stays() {
 
 #[tokio::test]
 async fn a_short_sync_goes_by_the_answer_that_it_has() {
-    let (report, _, deleted) = sync(299, |releases| fs::remove_file(releases).expect("a file")).await;
+    let begin = |releases: &Path| release(releases, "a@1");
+    let during = |releases: &Path| fs::remove_file(releases).expect("a file");
+    let (report, _, deleted) = sync_from("{command: [cat, releases.yaml]}", begin, 299, during).await;
     assert_eq!((report.result, deleted.len()), (SyncResult::Ok, 2));
 }
 
 #[tokio::test]
 async fn a_file_that_was_read_while_it_was_written_takes_nothing_that_it_names_in_the_end() {
-    let written_now = |releases: &Path, packages| {
+    // A file server may have another clock, and any program sets these times as it likes.
+    let now = std::time::SystemTime::now();
+    let (day, moments) = (Duration::from_secs(86_400), Duration::from_secs(4));
+    tokio::join!(written_at(now), written_at(now - day), written_at(now + day), written_at(now - moments));
+}
+
+/// A file whose two halves have this time, and the second follows when the first was read.
+async fn written_at(time: std::time::SystemTime) {
+    let write = move |releases: &Path, packages: &str| {
         release(releases, packages);
         let file = fs::File::options().append(true).open(releases).expect("a file");
-        file.set_modified(std::time::SystemTime::now()).expect("an own file");
+        file.set_modified(time).expect("an own file");
     };
-    let (report, problem, deleted) =
-        sync_from(|releases| written_now(releases, "a@1"), 0, move |releases| written_now(releases, "a@1, b@1")).await;
+    let begin = |releases: &Path| write(releases, "a@1");
+    let during = move |releases: &Path| write(releases, "a@1, b@1");
+    let (report, problem, deleted) = sync_from("{file: releases.yaml}", begin, 0, during).await;
+    assert_eq!((problem, report.result), (None, SyncResult::Ok), "{time:?}");
+    assert_eq!(deleted, ["c@1"], "{time:?}: b@1 was not written yet when the file was read first");
+}
+
+#[tokio::test]
+async fn a_file_that_is_replaced_within_two_seconds_is_read_again_as_well() {
+    let replace = |releases: &Path| {
+        let aside = releases.with_extension("new");
+        release(&aside, "a@1, b@1");
+        fs::rename(aside, releases).expect("an own folder");
+    };
+    let (report, problem, deleted) = sync(0, replace).await;
     assert_eq!((problem, report.result), (None, SyncResult::Ok));
-    assert_eq!(deleted, ["c@1"], "b@1 was not written yet when the file was read first");
+    assert_eq!(deleted, ["c@1"]);
 }
 
 #[tokio::test]

@@ -7,23 +7,35 @@ use blat_domain::release::Catalog;
 use tokio::fs::{File, OpenOptions};
 use tokio::io::AsyncReadExt;
 
+use super::freshness::Reading;
+
 /// A file larger than this is not a list of releases.
 pub(super) const LARGEST: u64 = 256 << 20;
 
-/// Reads the whole catalog.
-pub(super) async fn load(path: &Path) -> Result<Catalog, String> {
-    blat_config::release_file::parse(&read(path).await?)
+/// Reads the whole catalog, and gives how the file was then.
+pub(super) async fn load(path: &Path) -> Result<(Catalog, Reading), String> {
+    let (file, before) = open(path).await?;
+    let (text, file) = text(file).await?;
+    let after = file.metadata().await.map_err(|error| error.to_string())?;
+    let reading = Reading::new(path, &before, &after);
+    Ok((blat_config::release_file::parse(&text)?, reading))
 }
 
 /// The text of a regular file of bounded size.
 pub(super) async fn read(path: &Path) -> Result<String, String> {
     let (file, _) = open(path).await?;
+    text(file).await.map(|(text, _)| text)
+}
+
+/// What is left to read of a file of bounded size, and the file.
+async fn text(file: File) -> Result<(String, File), String> {
     let mut text = String::new();
-    let read = file.take(LARGEST + 1).read_to_string(&mut text).await.map_err(|error| error.to_string())?;
+    let mut bounded = file.take(LARGEST + 1);
+    let read = bounded.read_to_string(&mut text).await.map_err(|error| error.to_string())?;
     if read as u64 > LARGEST {
         return Err(format!("it is larger than {} MiB", LARGEST >> 20));
     }
-    Ok(text)
+    Ok((text, bounded.into_inner()))
 }
 
 /// A regular file, and what is known of it. Opening never waits, whatever takes the file's place: not for a named pipe's writer.

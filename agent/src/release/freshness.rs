@@ -1,16 +1,19 @@
 //! How recent Release Manager's word is: what a tag brought after that, it may not know yet.
 
-use std::fs;
+use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use blat_config::ReleaseSource;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::file;
 
 /// A database may come to know a package this many seconds after its tag was dropped.
 const TRAILS: i64 = 86_400;
-/// A file that was left alone for so long is not being written any more, as with tags.
-pub(crate) const QUIET: Duration = Duration::from_secs(2);
+/// A file that stayed the same for so long after it was read is not being written any more, as with tags.
+const QUIET: Duration = Duration::from_secs(2);
 
 /// Up to which epoch second Release Manager knows all; `now` is that of the question, before it is put. A file knows what was
 /// known when it was written, anything else may trail behind its tags for a day.
@@ -25,33 +28,55 @@ pub(crate) fn known_up_to(source: Option<&ReleaseSource>, now: i64) -> i64 {
     written.filter(|written| *written <= now).unwrap_or(now - TRAILS)
 }
 
-/// What tells one state of a file from another: size, and when its content and its place last changed.
+/// What tells one state of a file from another: which file it is, its size, and when its content and its place last changed. These times are
+/// compared with each other only, never with a clock of this machine: they may be those of a file server, or anything that a program sets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct State {
+struct State {
+    file: (u64, u64),
     size: u64,
-    modified: SystemTime,
+    modified: (i64, i64),
     changed: (i64, i64),
 }
 
-/// The state of the releases' file, where it has been left alone for [`QUIET`]; none where somebody may still be writing it. Whatever else
-/// gives releases says by itself when it is whole.
-pub(crate) fn quiet_state(source: Option<&ReleaseSource>) -> Result<Option<State>, Unsettled> {
-    let Some(ReleaseSource::File { path }) = source else { return Ok(None) };
-    // What is missing or cannot be looked at is for whoever reads it.
-    let Ok(found) = fs::metadata(path) else { return Ok(None) };
-    let state = State {
-        size: found.len(),
-        modified: found.modified().map_err(|_| Unsettled)?,
-        changed: (found.ctime(), found.ctime_nsec()),
-    };
-    // A time ahead of the clock is no recent one.
-    let is_recent = SystemTime::now().duration_since(state.modified).is_ok_and(|age| age < QUIET);
-    if is_recent { Err(Unsettled) } else { Ok(Some(state)) }
+impl State {
+    fn of(found: &Metadata) -> Self {
+        Self {
+            file: (found.dev(), found.ino()),
+            size: found.len(),
+            modified: (found.mtime(), found.mtime_nsec()),
+            changed: (found.ctime(), found.ctime_nsec()),
+        }
+    }
 }
 
-/// The releases' file may still be written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Unsettled;
+/// A file of releases as it was when it was read.
+#[derive(Debug, Clone)]
+pub(crate) struct Reading {
+    path: PathBuf,
+    /// None where it changed while it was read.
+    state: Option<State>,
+    /// When it was read, by a clock that nobody sets and that stands still while the machine sleeps, as writers do.
+    at: Instant,
+}
+
+impl Reading {
+    /// What was read just now at `path`, by what the open file was before and after that.
+    pub(super) fn new(path: &Path, before: &Metadata, after: &Metadata) -> Self {
+        let state = State::of(before);
+        Self { path: path.to_owned(), state: (state == State::of(after)).then_some(state), at: Instant::now() }
+    }
+
+    /// Whether the file is still the same when [`QUIET`] has passed since it was read, so that nobody was writing it then. Waits for the rest of
+    /// that time. A file that cannot be opened within `limit` is not the same.
+    pub(crate) async fn has_stayed(&self, limit: Duration) -> bool {
+        sleep_until(self.at + QUIET).await;
+        // It is opened, not only looked up: a network file system then asks its server instead of its cache.
+        match timeout(limit, file::open(&self.path)).await {
+            Ok(Ok((_, found))) => self.state == Some(State::of(&found)),
+            Ok(Err(_)) | Err(_) => false,
+        }
+    }
+}
 
 fn written(path: &Path) -> Option<i64> {
     let modified: SystemTime = fs::metadata(path).ok()?.modified().ok()?;
@@ -90,6 +115,42 @@ mod tests {
             4_000 - TRAILS,
             "no file is from the future"
         );
+    }
+
+    #[tokio::test]
+    async fn a_reading_stays_only_where_the_file_is_the_same_whatever_its_times_say() {
+        let scratch = tempfile::tempdir().expect("a scratch directory");
+        let path = scratch.path().join("releases");
+        let limit = Duration::from_secs(60);
+        let content = "projects: []\n# as long";
+        type Change = fn(&Path, &str);
+        let changes: [(&str, Change); 4] = [
+            ("nothing", |_, _| ()),
+            ("written in place, its time set back", |path, content| {
+                fs::write(path, content.to_uppercase()).expect("written");
+                touch_only(path, 5_000);
+            }),
+            ("renamed over it", |path, content| {
+                let aside = path.with_extension("new");
+                fs::write(&aside, content).expect("written");
+                touch_only(&aside, 5_000);
+                fs::rename(&aside, path).expect("renamed");
+            }),
+            ("gone", |path, _| fs::remove_file(path).expect("removed")),
+        ];
+        for (what, change) in changes {
+            fs::write(&path, content).expect("written");
+            touch_only(&path, 5_000);
+            let (_, reading) = file::load(&path).await.expect("releases");
+            change(&path, content);
+            assert_eq!(reading.has_stayed(limit).await, what == "nothing", "{what}");
+            assert!(reading.at.elapsed() >= QUIET, "{what}");
+        }
+    }
+
+    fn touch_only(path: &Path, second: u64) {
+        let file = fs::File::options().append(true).open(path).expect("a file");
+        file.set_modified(UNIX_EPOCH + Duration::from_secs(second)).expect("an own file");
     }
 
     #[test]

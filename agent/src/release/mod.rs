@@ -21,7 +21,7 @@ use blat_domain::units::show_duration;
 use jiff::Timestamp;
 
 pub(crate) use database::create as create_database;
-pub(crate) use freshness::{QUIET, known_up_to, quiet_state};
+pub(crate) use freshness::{Reading, known_up_to};
 pub(crate) use reader::read_instead;
 use snapshot::Snapshot;
 
@@ -64,6 +64,8 @@ pub(crate) struct Answer {
     pub(crate) resolution: Resolution,
     /// What is known of releases from now on; none where Release Manager was not asked.
     pub(crate) known: Option<Recollection>,
+    /// The file that it was read from, where that may have been half-written: whatever else gives releases says by itself when it is whole.
+    pub(crate) reading: Option<Reading>,
     fresh: Option<Snapshot>,
 }
 
@@ -100,10 +102,10 @@ impl Desk {
                 return Err(ReleaseError::NoSource);
             }
             let resolution = resolve(&Catalog::default(), selection, known);
-            return Ok(Answer { resolution, known: None, fresh: None });
+            return Ok(Answer { resolution, known: None, reading: None, fresh: None });
         };
         match self.load(manager, selection).await {
-            Ok(catalog) => Ok(understood(manager, selection, known, catalog)),
+            Ok((catalog, reading)) => Ok(Answer { reading, ..understood(manager, selection, known, catalog) }),
             Err(unreadable) => match manager.mode {
                 Mode::Strict => Err(unreadable),
                 Mode::Fallback => self.fall_back(manager, selection, unreadable).await,
@@ -120,17 +122,24 @@ impl Desk {
         }
     }
 
-    async fn load(&self, manager: &ReleaseManager, selection: &Selection) -> Result<Catalog, ReleaseError> {
+    async fn load(
+        &self,
+        manager: &ReleaseManager,
+        selection: &Selection,
+    ) -> Result<(Catalog, Option<Reading>), ReleaseError> {
         let ReleaseManager { source, timeout, .. } = manager;
         let asking = async {
-            match source {
-                ReleaseSource::File { path } => file::load(path).await,
+            let catalog = match source {
+                ReleaseSource::File { path } => {
+                    return file::load(path).await.map(|(catalog, reading)| (catalog, Some(reading)));
+                }
                 ReleaseSource::PackageList { path } => package_list::load(path).await,
                 ReleaseSource::Command { argv } => command::load(argv, &self.root).await,
                 ReleaseSource::Sqlite { .. } | ReleaseSource::Postgres(_) | ReleaseSource::MySql(_) => {
                     reader::load(source, selection, *timeout).await
                 }
-            }
+            };
+            catalog.map(|catalog| (catalog, None))
         };
         let loaded = tokio::time::timeout(*timeout, asking).await.unwrap_or_else(|_| {
             Err(format!("no answer within {}; timeout sets how long it may take", show_duration(*timeout)))
@@ -150,7 +159,7 @@ impl Desk {
                 tracing::warn!("{unreadable}; going by its answer of {taken:.0}: nothing is deleted or marked");
                 let nothing = KnownReleases::default();
                 let resolution = Resolution { snapshot: Some(taken), ..resolve(&catalog, selection, &nothing) };
-                Ok(Answer { resolution, known: None, fresh: None })
+                Ok(Answer { resolution, known: None, reading: None, fresh: None })
             }
             Err(why) => Err(ReleaseError::NoFallback { unreadable: Box::new(unreadable), why }),
         }
@@ -198,7 +207,7 @@ fn understood(manager: &ReleaseManager, selection: &Selection, known: &KnownRele
         let question = snapshot::question(&manager.source, selection);
         Snapshot::new(Timestamp::now(), question, catalog)
     });
-    Answer { resolution, known: Some(recollection), fresh }
+    Answer { resolution, known: Some(recollection), reading: None, fresh }
 }
 
 #[cfg(test)]
