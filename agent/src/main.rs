@@ -9,6 +9,7 @@ mod company;
 mod daemon;
 mod enrol;
 mod history;
+mod lasting;
 mod memory;
 mod orders;
 mod outcome;

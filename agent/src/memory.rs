@@ -1,6 +1,5 @@
-//! What an agent remembers from one cycle to the next so that aging does no harm: which packages tags brought, which releases had packages, and
-//! what the target's clock said. Without it a package may be deleted and sent again, which costs time and nothing else. Also whom each archive
-//! belonged to that this target has been at: where its record is gone, that decides who may write it anew.
+//! What an agent remembers from one cycle to the next so that aging does no harm: which packages tags brought, and what the target's clock said.
+//! Without it a package may be deleted and sent again, which costs time and nothing else. What costs more is in [`crate::lasting`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -10,8 +9,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use blat_domain::clock::{Doubt, Reading, doubt};
 use blat_domain::name::PackageId;
-use blat_domain::ownership::Record;
-use blat_domain::release::KnownReleases;
 use blat_domain::retention::is_newer;
 use jiff::Timestamp;
 use rustix::time::{ClockId, clock_gettime};
@@ -22,9 +19,6 @@ pub(crate) const FILE: &str = "memory.json";
 
 /// Packages that tags asked for and the source lacks are noted while fewer than this are.
 const MOST_MISSING: usize = 10_000;
-
-/// Archives that are remembered: those that the config named last.
-const MOST_ARCHIVES: usize = 32;
 
 /// One target's memory, shared by both lanes.
 #[derive(Debug)]
@@ -41,27 +35,6 @@ struct Kept {
     tagged: BTreeMap<PackageId, i64>,
     /// The last look at the target's clock.
     clock: Option<Reading>,
-    /// Releases that brought packages.
-    releases: Releases,
-    /// The records of archives, the one that was seen last at the end.
-    archives: Vec<SeenRecord>,
-}
-
-/// The record of one archive as it was last seen.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct SeenRecord {
-    /// Where.
-    place: String,
-    /// Its text.
-    record: String,
-}
-
-/// Releases as one source has them.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Releases {
-    /// Which source.
-    origin: String,
-    known: KnownReleases,
 }
 
 impl Memory {
@@ -99,34 +72,6 @@ impl Memory {
         self.change(|kept| kept.tagged.retain(|package, at| is_newer(*at, known_up_to) && !is_known(package)));
     }
 
-    /// The releases of this source that brought packages when its answer was good.
-    pub(crate) fn releases(&self, origin: &str) -> KnownReleases {
-        let kept = &self.lock().releases;
-        if kept.origin == origin { kept.known.clone() } else { KnownReleases::default() }
-    }
-
-    /// These releases of this source brought packages.
-    pub(crate) fn note_releases(&self, origin: &str, known: &KnownReleases) {
-        self.change(|kept| kept.releases = Releases { origin: origin.to_owned(), known: known.clone() });
-    }
-
-    /// The record that was last seen in the archive at this place.
-    pub(crate) fn archive(&self, place: &str) -> Option<Record> {
-        let kept = self.lock();
-        let seen = kept.archives.iter().rev().find(|seen| seen.place == place)?;
-        Record::parse(&seen.record)
-    }
-
-    /// The archive at this place has this record.
-    pub(crate) fn note_archive(&self, place: &str, record: &Record) {
-        self.change(|kept| {
-            kept.archives.retain(|seen| seen.place != place);
-            kept.archives.push(SeenRecord { place: place.to_owned(), record: record.render() });
-            let surplus = kept.archives.len().saturating_sub(MOST_ARCHIVES);
-            kept.archives.drain(..surplus);
-        });
-    }
-
     /// What speaks against the target's clock, which says `target`.
     pub(crate) fn doubt(&self, target: Option<i64>) -> Option<Doubt> {
         match target {
@@ -155,7 +100,7 @@ impl Memory {
             tracing::warn!(
                 %file,
                 %error,
-                "cannot note down what tags brought, what releases had, what the clock said and whom the archive belongs to; going on without"
+                "cannot note down what tags brought and what the clock said; going on without"
             );
         }
     }
@@ -231,25 +176,6 @@ mod tests {
         assert_eq!(later.doubt(Some(now)), None);
         assert!(matches!(later.doubt(Some(now + 7_200)), Some(Doubt::Set { .. })));
         assert!(matches!(later.doubt(Some(now + 400 * 86_400)), Some(Doubt::Apart { .. })));
-    }
-
-    #[test]
-    fn the_last_record_of_each_archive_outlives_the_process() {
-        let (_scratch, path) = scratch();
-        let record = |byte: u8| {
-            let id = format!("{byte:02x}").repeat(16);
-            Record::parse(&format!("{id}\n{id} perth\n")).expect("a record")
-        };
-        let memory = Memory::load(path.clone());
-        assert_eq!(memory.archive("a"), None);
-        memory.note_archive("a", &record(1));
-        memory.note_archive("b", &record(2));
-        memory.note_archive("a", &record(3));
-        let later = Memory::load(path.clone());
-        assert_eq!((later.archive("a"), later.archive("b")), (Some(record(3)), Some(record(2))));
-        (0..MOST_ARCHIVES).for_each(|n| later.note_archive(&n.to_string(), &record(4)));
-        let later = Memory::load(path);
-        assert_eq!((later.archive("a"), later.archive("0")), (None, Some(record(4))), "those named last count");
     }
 
     #[test]

@@ -89,7 +89,7 @@ impl Workplace {
             found = claimed.found;
         }
         if let Found::Record(record) = &found {
-            self.memory.note_archive(&place(&self.settings), record);
+            self.lasting.note_archive(&place(&self.settings), record);
         }
         if unsure.is_some() {
             return Ok(Ok(self.foreseen_bar(&found, unsure)));
@@ -101,7 +101,13 @@ impl Workplace {
 
     /// What was found in the record's place, in the light of what this target has seen there before.
     fn remembering(&self, found: &Found) -> Found {
-        found.clone().after(self.memory.archive(&place(&self.settings)).as_ref(), &self.owner)
+        match self.lasting.archive(&place(&self.settings)) {
+            Ok(seen) => found.clone().after(seen.as_ref(), &self.owner),
+            Err(why) if *found == Found::Nothing => {
+                Found::Malformed(format!("it is gone, if it ever was there: {why}"))
+            }
+            Err(_) => found.clone(),
+        }
     }
 
     /// What will keep us from listing and deleting, by what a listing shows: an archive that is free will be ours. `unsure`: why nobody knows
@@ -115,7 +121,7 @@ impl Workplace {
     /// The archive is ours from now on. Where it was before, its record has disappeared, and maybe more than that.
     fn tell_of_claim(&self, is_bare: bool) {
         let (target_name, archive) = (&self.settings.name, &self.settings.archive);
-        if self.memory.archive(&place(&self.settings)).is_none() {
+        if self.seen().is_none() {
             tracing::info!(owner = %self.owner, "the archive belongs to this target from now on");
         } else if is_bare {
             tracing::warn!(
@@ -221,10 +227,14 @@ impl Workplace {
         Ok((before, after.found))
     }
 
+    /// The record that was last seen in the archive, as far as that is known.
+    fn seen(&self) -> Option<Record> {
+        self.lasting.archive(&place(&self.settings)).ok().flatten()
+    }
+
     /// A record that makes the archive ours. One whose record is gone stays the archive that it was.
     fn new_record(&self) -> Result<Record, Problem> {
-        let seen = self.memory.archive(&place(&self.settings)).map(|record| record.archive);
-        let archive = seen.map_or_else(home_id::random, Ok).map_err(|error| {
+        let archive = self.seen().map(|record| record.archive).map_or_else(home_id::random, Ok).map_err(|error| {
             problem(None, format!("cannot read random bytes for the archive's id: {error}"), Backoff::PACKAGE)
         })?;
         Ok(Record { archive, owner: self.owner.clone() })

@@ -38,6 +38,8 @@ pub(crate) struct Facts {
     pub(crate) tagged: BTreeMap<PackageId, i64>,
     /// Up to which epoch second Release Manager knows all.
     pub(crate) known_up_to: i64,
+    /// Why nobody knows which releases brought packages before.
+    pub(crate) forgotten: Option<String>,
 }
 
 impl Facts {
@@ -49,6 +51,10 @@ impl Facts {
         resolution: &Resolution,
         is_complete: bool,
     ) -> Upkeep {
+        let distrust = match &self.forgotten {
+            Some(_) => Some(Distrust::Forgotten),
+            None => Distrust::of(resolution, is_complete, self.is_confirmed),
+        };
         let mut upkeep = decide(&Circumstances {
             aging: self.aging,
             max_delete: self.max_delete,
@@ -56,11 +62,15 @@ impl Facts {
             wanted,
             inventory,
             clock_doubt: self.clock_doubt.clone(),
-            distrust: Distrust::of(resolution, is_complete, self.is_confirmed),
+            distrust,
             tagged: &self.tagged,
             known_up_to: self.known_up_to,
         });
-        upkeep.because = upkeep.distrust.as_ref().map(|distrust| resolution.because(distrust)).unwrap_or_default();
+        upkeep.because = match (&self.forgotten, &upkeep.distrust) {
+            (Some(why), _) => vec![why.clone()],
+            (None, Some(distrust)) => resolution.because(distrust),
+            (None, None) => Vec::new(),
+        };
         upkeep
     }
 }

@@ -79,6 +79,7 @@ impl Workplace {
             clock_doubt: self.memory.doubt(inventory.clock),
             tagged: self.memory.tagged(),
             known_up_to,
+            forgotten: self.lasting.trouble(),
         };
         let bar = self.foreseen_bar(&inventory.title.found, unsure);
         let surveying = tokio::task::spawn_blocking(move || {
@@ -102,7 +103,7 @@ impl Workplace {
     /// What the releases want, and a glance at what the source has of it.
     pub(crate) async fn ask(&self) -> Result<(Answer, Vec<Option<i64>>), Problem> {
         let manager = self.settings.release_manager.as_ref();
-        let known = self.memory.releases(&origin(manager));
+        let known = self.lasting.releases(&origin(manager));
         let answer = self.desk.ask(manager, &self.settings.selection, &known).await;
         let answer = answer.map_err(|error| problem(None, error.to_string(), Backoff::PACKAGE))?;
         let source = self.source.clone();
@@ -199,11 +200,12 @@ impl Workplace {
         }
     }
 
-    /// Notes down which releases brought packages.
-    fn recollect(&self, answer: &Answer, is_confirmed: bool) {
-        let Some(known) = &answer.known else { return };
+    /// Notes down which releases brought packages, and gives what is wrong with that.
+    fn recollect(&self, answer: &Answer, is_confirmed: bool) -> Option<Problem> {
+        let known = answer.known.as_ref()?;
         let releases = if is_confirmed { &known.once_confirmed } else { &known.as_it_is };
-        self.memory.note_releases(&known.origin, releases);
+        let noted = self.lasting.note_releases(&known.origin, releases);
+        noted.err().map(|why| problem(None, why, Backoff::PACKAGE))
     }
 
     /// What only the archive's owner does, after a sync in which everything else succeeded.
@@ -219,8 +221,8 @@ impl Workplace {
             return Some(problem(None, text.to_owned(), Backoff::PACKAGE));
         }
         let aged = self.age(prepared, report).await;
-        self.recollect(answer, facts.is_confirmed && aged.is_none());
-        aged
+        let forgotten = self.recollect(answer, facts.is_confirmed && aged.is_none());
+        aged.or(forgotten)
     }
 
     /// Replaces the PackageList, and gives what was in its place.

@@ -9,6 +9,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::company;
 use crate::history::History;
+use crate::lasting::LastingMemory;
 use crate::memory::{self, Memory};
 use crate::orders::{Orders, Permit};
 use crate::ownership::Contact;
@@ -45,6 +46,8 @@ pub(crate) struct Workplace {
     pub(crate) desk: Desk,
     pub(crate) history: History,
     pub(crate) memory: Arc<Memory>,
+    /// What must not be forgotten.
+    pub(crate) lasting: Arc<LastingMemory>,
     /// The generation of the settings.
     pub(crate) orders: Orders,
     /// Time since the start of the machine, while it slept as well.
@@ -59,7 +62,7 @@ impl Workplace {
     /// A workplace for whoever holds the target's lock. Nothing is connected before it is used.
     pub(crate) fn new(home: &Home, settings: Settings, owner: Owner) -> Self {
         let sockets = SocketDirectory::Served(home.target_state_dir(&settings.name).join("ssh"));
-        Self::at(home, settings, sockets, owner)
+        Self::at(home, settings, sockets, owner, true)
     }
 
     /// A workplace for somebody who only looks, while another may serve the target.
@@ -68,10 +71,11 @@ impl Workplace {
     /// Where no scratch directory can be made.
     pub(crate) fn visiting(home: &Home, settings: Settings, owner: Owner) -> std::io::Result<Self> {
         let sockets = SocketDirectory::passing()?;
-        Ok(Self::at(home, settings, sockets, owner))
+        Ok(Self::at(home, settings, sockets, owner, false))
     }
 
-    fn at(home: &Home, settings: Settings, sockets: SocketDirectory, owner: Owner) -> Self {
+    /// `serves`: whether this process holds the target's lock.
+    fn at(home: &Home, settings: Settings, sockets: SocketDirectory, owner: Owner, serves: bool) -> Self {
         let valve = Arc::new(Valve::new(settings.bandwidth.clone()));
         let store = Arc::new(Store::new(home.store_dir()));
         let handshakes = Handshakes::new(&home.state_dir(), &home.target_state_dir(&settings.name));
@@ -80,6 +84,7 @@ impl Workplace {
         let source = SourceArchive::new(settings.source.clone(), settings.writable);
         let (desk, history) = (Desk::new(home, &settings.name), History::new(home, &settings.name));
         let memory = Arc::new(Memory::load(home.target_state_dir(&settings.name).join(memory::FILE)));
+        let lasting = Arc::new(LastingMemory::load(home, &settings.name, serves));
         let (home, progress, settings) = (home.clone(), Arc::default(), Arc::new(settings));
         let orders = Orders::default();
         Self {
@@ -93,6 +98,7 @@ impl Workplace {
             desk,
             history,
             memory,
+            lasting,
             owner,
             contact: Arc::default(),
             settings,
@@ -130,7 +136,9 @@ impl Workplace {
             let contact = Arc::default();
             return Self { source, contact, settings: Arc::new(settings), orders, ..self.clone() };
         }
-        Self { source, orders, ..Self::new(home, settings, self.owner.clone()) }
+        // What still runs by the former settings notes down in the same memory.
+        let lasting = self.lasting.clone();
+        Self { source, orders, lasting, ..Self::new(home, settings, self.owner.clone()) }
     }
 
     /// Whether what a tag asked for is done as well by these settings: they read the same source, the same tags, and serve the same target.

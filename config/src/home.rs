@@ -88,6 +88,11 @@ impl Home {
         self.config_dir().join("home-id")
     }
 
+    /// `config/.known/TARGET.json`: what an agent must not forget, whatever becomes of `state/`.
+    pub fn known_file(&self, target: &TargetName) -> PathBuf {
+        self.config_dir().join(".known").join(format!("{target}.json"))
+    }
+
     /// `config/TARGET.conf`.
     pub fn target_config(&self, target: &TargetName) -> PathBuf {
         self.config_dir().join(format!("{target}.conf"))

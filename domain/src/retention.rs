@@ -67,6 +67,8 @@ pub enum Distrust {
     Emptied,
     /// A release that had packages is selected as before and not there any more; an operator may confirm it.
     Vanished,
+    /// Nobody knows which releases had packages before.
+    Forgotten,
 }
 
 impl Distrust {
@@ -104,6 +106,7 @@ impl fmt::Display for Distrust {
             Self::Contradicting => "Release Manager's rows contradict each other",
             Self::Emptied => "a release lost all its packages",
             Self::Vanished => "a selected release is missing",
+            Self::Forgotten => "the agent cannot use what it noted down of former syncs",
         })
     }
 }
@@ -181,6 +184,7 @@ impl Upkeep {
             | Distrust::Contradicting
             | Distrust::Emptied
             | Distrust::Vanished
+            | Distrust::Forgotten
             | Distrust::NothingWanted => {}
         }
         let mut text = format!("nothing is marked or deleted: {distrust}");
@@ -197,7 +201,7 @@ impl Upkeep {
     /// The same where somebody has to look, so that the sync counts as failed.
     pub fn alarm(&self) -> Option<String> {
         match self.distrust.as_ref()? {
-            Distrust::Contradicting | Distrust::Emptied | Distrust::Vanished => self.held_back(),
+            Distrust::Contradicting | Distrust::Emptied | Distrust::Vanished | Distrust::Forgotten => self.held_back(),
             Distrust::Snapshot | Distrust::Incomplete | Distrust::Rejected | Distrust::NothingWanted => None,
         }
     }

@@ -272,6 +272,37 @@ fn a_selected_release_whose_row_vanishes_holds_deletions_back_until_that_is_conf
     lab.blat(&["sync", "perth", "--wait"]).expect_success();
 }
 
+/// `state/` may be deleted at any time while nothing runs: that costs time, never packages.
+#[test]
+fn removing_state_loses_no_hold_on_releases_and_a_damaged_memory_holds_deletions_back() {
+    let mut lab = with_database("stateless", "INSERT INTO release_package VALUES (10, 'core', '3')");
+    lab.agent_once("perth").expect_success();
+    let without_state = |lab: &Lab| {
+        fs::remove_dir_all(lab.home().join("state")).expect("an own folder");
+        lab.agent_once("perth")
+    };
+    sql(&lab, "DELETE FROM release_package WHERE release_id = 10");
+    without_state(&lab).expect(1).says("Lab 1 (10)").says("--allow-delete");
+    sql(&lab, "DELETE FROM release WHERE release_id = 10");
+    without_state(&lab).expect(1).says("Lab 1 (10)").says("no row of it");
+    assert_eq!(lab.visible().len(), 3, "nothing goes");
+
+    let known = lab.home().join("config/.known/perth.json");
+    let good = fs::read(&known).expect("a file");
+    fs::write(&known, &good[..good.len() / 2]).expect("a file");
+    lab.agent_once("perth").expect(1).says("config/.known/perth.json");
+    assert_held_back(&mut lab, &["config/.known/perth.json", "is damaged", "backup"]);
+    lab.blat(&["sync", "perth", "--wait", "--allow-delete"]).expect(1).says("config/.known/perth.json");
+    assert_eq!(lab.visible().len(), 3, "whoever confirms deletions does not know what he confirms");
+
+    fs::write(&known, good).expect("a file");
+    lab.blat(&["sync", "perth", "--wait"]).expect(1).says("Lab 1 (10)").says("no row of it");
+    fs::remove_file(&known).expect("a file");
+    lab.blat(&["stop"]).expect_success();
+    lab.agent_once("perth").expect_success().says("2 deleted");
+    assert_eq!(lab.visible(), ["core@2"], "a target that is new has no former releases");
+}
+
 #[test]
 fn a_release_that_is_closed_or_no_longer_selected_deletes_as_usual() {
     let lab = with_database(

@@ -97,6 +97,30 @@ fn who_only_sends_never_becomes_the_owner_because_the_record_disappears() {
     }
 }
 
+/// Line 15: that is remembered beside the home tree's id, not in `state/`, which may be deleted.
+#[test]
+fn whom_an_archive_belonged_to_is_known_without_state_and_nobody_claims_one_while_that_cannot_be_read() {
+    let lab = lab("stateless");
+    lab.config("perth", EAGER);
+    let other = other_home(&lab, "tools@1", &lab.source(), "");
+    let second = || in_home(&lab, &other, "blat-agent", &["--target", "sydney", "--once"]);
+    lab.agent_once("perth").expect_success();
+    let original = record_text(&lab);
+    second().expect(1).says("belongs to target perth");
+
+    in_archive(&lab, "rm .dpkg_archive/archive");
+    fs::remove_dir_all(other.join("state")).expect("an own folder");
+    second().expect(1).says("it is gone; it belonged to target perth of another home tree");
+    let known = other.join("config/.known/sydney.json");
+    fs::write(&known, "").expect("an own file");
+    second().expect(1).says("nobody knows whom the archive belongs to").says("config/.known/sydney.json");
+    assert!(!record(&lab).exists(), "nobody claims it");
+
+    fs::remove_dir_all(lab.home().join("state")).expect("an own folder");
+    lab.agent_once("perth").expect_success().says("its record was gone; it is written anew").says("1 deleted");
+    assert_eq!(record_text(&lab), original, "it stays the archive that it was");
+}
+
 /// Line 15: two homes whose packages of one name have different times do not replace each other's at every sync.
 #[test]
 fn who_only_sends_replaces_nothing_that_is_there_and_reports_it() {
