@@ -171,8 +171,8 @@ impl LastingMemory {
             Err(why) => {
                 let file = self.shown();
                 let text = format!(
-                    "cannot use {file}, which says what releases had and whom archives belonged to: {why}; correct that, or restore the file \
-                     from a backup; once it is removed, target {} counts as new: releases that are missing or empty by then are not missed",
+                    "cannot use {file}: {why}; correct that, or restore the file from a backup. It says what releases had and whom archives belonged \
+                     to; once it is removed, target {} counts as new, and releases that are missing or empty by then are not missed",
                     self.target
                 );
                 now.trouble = Some(Trouble::Unreadable(text));

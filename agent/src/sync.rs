@@ -57,6 +57,8 @@ impl Workplace {
         let settings = &self.settings;
         let source_of_releases = settings.release_manager.as_ref().map(|manager| &manager.source);
         let known_up_to = known_up_to(source_of_releases, Timestamp::now().as_second());
+        // Before the releases are judged by it: a memory that can be used again by now was of no use until now.
+        let forgotten = self.lasting.trouble();
         let asked = (self.uptime)();
         // The source is looked at while the target lists.
         let (inventory, answered) = tokio::join!(self.target.inventory(), self.ask());
@@ -79,7 +81,7 @@ impl Workplace {
             clock_doubt: self.memory.doubt(inventory.clock),
             tagged: self.memory.tagged(),
             known_up_to,
-            forgotten: self.lasting.trouble(),
+            forgotten,
         };
         let bar = self.foreseen_bar(&inventory.title.found, unsure);
         let surveying = tokio::task::spawn_blocking(move || {
