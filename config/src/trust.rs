@@ -20,7 +20,7 @@ use rustix::process::geteuid;
 use crate::namespace;
 
 /// The most links on one way: what the system itself follows.
-const MOST_LINKS: usize = 40;
+pub(crate) const MOST_LINKS: usize = 40;
 
 /// Why a file is not obeyed.
 #[derive(Debug, thiserror::Error)]
@@ -203,7 +203,7 @@ impl Walk {
 }
 
 /// What a path goes through, without its root.
-fn parts(path: &Path) -> VecDeque<OsString> {
+pub(crate) fn parts(path: &Path) -> VecDeque<OsString> {
     let part = |component: Component<'_>| match component {
         Component::Normal(name) => Some(name.to_owned()),
         Component::ParentDir => Some(OsStr::new("..").to_owned()),

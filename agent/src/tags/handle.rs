@@ -1,25 +1,23 @@
 //! The tag directory as a handle. It may belong to somebody else, who may put anything at any name at any moment: so each name is
 //! looked up below a handle, no link is followed, nothing is opened that could wait, and nothing is moved over what exists.
 
-use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
+use blat_config::tag_directory::{self, Missing};
 use blat_domain::tag::LONGEST;
 use blat_domain::text::printable;
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, Stat};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use crate::session::TagStamp;
 
-/// Links on the way to the tag directory before it is taken for a circle.
-const MOST_LINKS: usize = 40;
 /// What may be at a name that is no directory.
 const NO_LINK: AtFlags = AtFlags::SYMLINK_NOFOLLOW;
 
@@ -74,16 +72,17 @@ impl Handle {
     /// # Errors
     /// What is wrong on the way, and with which part of it.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        Ok(Self::enter(walk(path)?.as_fd(), OsStr::new("."), path.to_owned())?)
+        let fd = tag_directory::open(path, Missing::Make)?;
+        let stat = rustix::fs::fstat(&fd)?;
+        Ok(Self { fd, path: path.to_owned(), stat })
     }
 
     /// Whether the path still leads to this very directory.
     ///
     /// # Errors
-    /// As [`Self::open`].
+    /// As [`Self::open`]; that nothing is there is none.
     pub(super) fn is_in_place(&self) -> io::Result<bool> {
-        let there = rustix::fs::fstat(walk(&self.path)?)?;
-        Ok((there.st_dev, there.st_ino) == self.id())
+        tag_directory::is_at(&self.path, &self.fd)
     }
 
     /// The same once more, with its owner and mode as they are now.
@@ -257,80 +256,4 @@ impl fmt::Display for Handle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&printable(&self.path.to_string_lossy()))
     }
-}
-
-/// Goes along a path, and makes what is missing.
-fn walk(path: &Path) -> io::Result<OwnedFd> {
-    let mut here = rustix::fs::openat(CWD, if path.is_absolute() { "/" } else { "." }, walking(), Mode::empty())?;
-    let (mut rest, mut links) = (parts(path), 0);
-    while let Some(part) = rest.pop_front() {
-        here = match step(&here, &part).map_err(|error| about(&part, error))? {
-            Step::Into(directory) => directory,
-            Step::Link(link) if links < MOST_LINKS => {
-                links += 1;
-                for part in parts(&link).into_iter().rev() {
-                    rest.push_front(part);
-                }
-                if link.is_absolute() { rustix::fs::openat(CWD, "/", walking(), Mode::empty())? } else { here }
-            }
-            Step::Link(_) => return Err(about(&part, Errno::LOOP.into())),
-        };
-    }
-    Ok(here)
-}
-
-/// Where one part of a path leads.
-enum Step {
-    Into(OwnedFd),
-    Link(PathBuf),
-}
-
-fn step(here: &OwnedFd, part: &OsStr) -> io::Result<Step> {
-    match rustix::fs::openat(here, part, walking() | OFlags::NOFOLLOW, Mode::empty()) {
-        Ok(directory) => return Ok(Step::Into(directory)),
-        Err(Errno::NOENT) => {
-            made(rustix::fs::mkdirat(here, part, Mode::from_raw_mode(0o775)))?;
-            return Ok(Step::Into(rustix::fs::openat(here, part, walking() | OFlags::NOFOLLOW, Mode::empty())?));
-        }
-        Err(Errno::LOOP | Errno::NOTDIR) => {}
-        Err(error) => return Err(error.into()),
-    }
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let link = rustix::fs::openat(here, part, flags, Mode::empty())?;
-    let stat = rustix::fs::fstat(&link)?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
-        return Err(Errno::NOTDIR.into());
-    }
-    if stat.st_uid != 0 && stat.st_uid != geteuid().as_raw() {
-        let owner = stat.st_uid;
-        let why = format!("it is a link that the account {owner} made; name the directory itself in `tags`");
-        return Err(io::Error::other(why));
-    }
-    let to = rustix::fs::readlinkat(&link, "", Vec::new())?;
-    Ok(Step::Link(PathBuf::from(OsStr::from_bytes(to.as_bytes()))))
-}
-
-fn walking() -> OFlags {
-    OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC
-}
-
-fn parts(path: &Path) -> VecDeque<OsString> {
-    let named = |part: Component<'_>| match part {
-        Component::Normal(name) => Some(name.to_owned()),
-        Component::ParentDir => Some(OsString::from("..")),
-        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
-    };
-    path.components().filter_map(named).collect()
-}
-
-/// That somebody else made it first is as good.
-fn made(result: Result<(), Errno>) -> io::Result<()> {
-    match result {
-        Ok(()) | Err(Errno::EXIST) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
-}
-
-fn about(part: &OsStr, error: io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("{}: {error}", printable(&part.to_string_lossy())))
 }
