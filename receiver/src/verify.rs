@@ -3,6 +3,7 @@
 
 mod entries;
 
+use std::fs::File;
 use std::io::{self, BufRead as _, BufReader};
 
 use blat_domain::manifest::{hex, parse};
@@ -85,8 +86,10 @@ impl Checked {
         if root.stat(DESCPKG)?.is_none_or(|stat| kind(&stat) != FileType::RegularFile) {
             return Ok(Self::Absent);
         }
-        let Ok(manifest) = archive.root.read(format!("{HOUSE}/manifests/{}", package.path())) else {
-            return Ok(Self::Unknown);
+        let manifest = match record(archive, &format!("{HOUSE}/manifests/{}", package.path())) {
+            Ok(Record::File(manifest)) => manifest,
+            Ok(Record::Other(place)) => return Ok(Self::Bad(format!("its manifest {place} is no regular file"))),
+            Ok(Record::Nothing) | Err(_) => return Ok(Self::Unknown),
         };
         let mut lines = BufReader::new(manifest);
         let (mut whole, mut listed, mut line) = (Sha256::new(), 0u64, Vec::new());
@@ -109,8 +112,9 @@ impl Checked {
         }
         let digest = hex(&whole.finalize());
         let path = format!("{HOUSE}/manifests/{}/{}", package.name, tree_file::file_name(&package.version));
-        match archive.root.read(path) {
-            Ok(file) => match (entries::check(root, file, inbox), closed) {
+        match record(archive, &path)? {
+            Record::Other(place) => Ok(Self::Bad(format!("its tree file {place} is no regular file"))),
+            Record::File(file) => match (entries::check(root, file, inbox), closed) {
                 (Ok(Ok(_)), Some(path)) => Ok(Self::Closed(path)),
                 (Ok(Ok(tree)), None) => Ok(Self::Good(format!("{digest} {}", hex(&tree)))),
                 (Ok(Err(mut why)), _) => {
@@ -122,7 +126,7 @@ impl Checked {
                 }
                 (Err(error), _) => Err(error),
             },
-            Err(error) if is_absence(&error) => {
+            Record::Nothing => {
                 // It was published before trees were recorded: nobody can tell whether what is closed was sent so.
                 if let Some(path) = closed {
                     return Ok(Self::Bad(format!("{path}: FAILED open or read")));
@@ -137,8 +141,28 @@ impl Checked {
                     false => Self::Bad("it holds more or fewer files than its manifest says".into()),
                 })
             }
-            Err(error) => Err(error),
         }
+    }
+}
+
+/// What lies in the place of a manifest or a tree file.
+enum Record {
+    Nothing,
+    File(File),
+    /// A link, a pipe, a directory or the like, and where.
+    Other(String),
+}
+
+fn record(archive: &Archive, path: &str) -> io::Result<Record> {
+    match archive.root.read(path) {
+        Ok(file) => Ok(Record::File(file)),
+        Err(error) if is_absence(&error) => match archive.root.stat(path) {
+            Ok(Some(stat)) if kind(&stat) != FileType::RegularFile => Ok(Record::Other(path.to_owned())),
+            // It has just appeared.
+            Ok(Some(_)) => Err(error),
+            Ok(None) | Err(_) => Ok(Record::Nothing),
+        },
+        Err(error) => Err(error),
     }
 }
 

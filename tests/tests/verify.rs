@@ -135,6 +135,24 @@ fn a_source_with_other_links_or_modes_under_the_same_time_differs() {
     lab.assert_published("core", "1");
 }
 
+/// What is no regular file in the place of a record is no absence: somebody put it there.
+#[test]
+fn a_manifest_or_tree_file_that_is_no_regular_file_is_bad_and_named() {
+    let lab = synced("records");
+    let manifests = lab.target_archive().join(".dpkg_archive/manifests/core");
+    for (record, what) in [(".1.tree", "its tree file"), ("1", "its manifest")] {
+        for put in ["mkfifo", "ln -s /dev/null", "mkdir"] {
+            let text = format!("cd {} && mv {record} .kept && {put} {record}", manifests.display());
+            lab.as_target_user(&["sh", "-c", &text]).expect_success();
+            let finding = format!("bad       core@1  {what} .dpkg_archive/manifests/core/{record} is no regular file");
+            lab.blat(&["verify", "perth"]).expect(1).says(&finding).says("1 good, 0 repaired, 1 wrong");
+            let text = format!("cd {} && rm -d {record} && mv .kept {record}", manifests.display());
+            lab.as_target_user(&["sh", "-c", &text]).expect_success();
+        }
+    }
+    lab.blat(&["verify", "perth"]).expect_success().says("2 good");
+}
+
 #[test]
 fn verify_tells_of_a_package_without_manifest_and_repair_brings_it_one() {
     let lab = synced("nomanifest");
