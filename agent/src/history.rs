@@ -1,4 +1,5 @@
-//! `state/history/TARGET.jsonl`: what this agent did, for `blat history` and `blat why`. It costs memory of the past when it is lost,
+//! `state/history/TARGET.jsonl`: what this agent did, for `blat history` and `blat why`. Beside it `state/TARGET/already.jsonl`: which tagged
+//! packages were there already, for `blat tag --wait`; that is none of the history, since any list of tags would fill it. It costs memory of the past when it is lost,
 //! never correctness, so a failure to write it is logged and nothing more.
 
 use std::fs::{self, File};
@@ -12,6 +13,8 @@ use blat_domain::name::TargetName;
 
 /// The file is rolled to `.1` at this size; one old one is kept.
 const LARGEST: u64 = 8 << 20;
+/// The same of the file of packages that were there already: it is read at once or not at all.
+const LARGEST_ALREADY: u64 = 1 << 20;
 /// How long another writer may take: it adds a few lines.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How often it is asked whether it is done.
@@ -28,6 +31,11 @@ impl History {
     /// The history of a target, made when there is something to tell.
     pub(crate) fn new(home: &Home, target: &TargetName) -> Self {
         Self { path: home.history(target), largest: LARGEST }
+    }
+
+    /// The file of tagged packages that were there already.
+    pub(crate) fn already(home: &Home, target: &TargetName) -> Self {
+        Self { path: home.already(target), largest: LARGEST_ALREADY }
     }
 
     /// Adds what was done.

@@ -21,6 +21,7 @@ impl Workplace {
     pub(crate) fn settle(&self, parcels: Vec<Parcel>, deliveries: Vec<(PackageId, Delivery)>) -> Vec<(Parcel, Sent)> {
         let mut deliveries: BTreeMap<PackageId, Delivery> = deliveries.into_iter().collect();
         let (mut settled, mut done) = (Vec::with_capacity(parcels.len()), Vec::new());
+        let (mut kept, mut dropped) = (Vec::new(), Dropped::new());
         for parcel in parcels {
             let Some(delivery) = deliveries.remove(&parcel.package) else { continue };
             if matches!(delivery, Delivery::Failed(_)) && parcel.is_superseded() {
@@ -35,11 +36,26 @@ impl Workplace {
                 (deed, Rule::New | Rule::Replace | Rule::Repair) => deed,
             });
             done.extend(deed.map(|deed| entry(deed, &parcel.package, parcel.size.bytes, parcel.tagged, &delivery)));
+            if let (Delivery::Already, Some(tagged)) = (&delivery, parcel.tagged) {
+                kept.push(parcel.package.clone());
+                dropped.insert(parcel.package.clone(), tagged);
+            }
             let sent = sent(&parcel.package, delivery);
             settled.push((parcel, sent));
         }
         self.history.add(&done);
+        self.report_already(kept.iter(), &dropped);
         settled
+    }
+
+    /// Reports which of these packages were there already, of those that tags ask for. That comes before their tags leave: whoever waits for
+    /// a tag goes by the report.
+    pub(crate) fn report_already<'a>(&self, packages: impl Iterator<Item = &'a PackageId>, dropped: &Dropped) {
+        let kept = |package| {
+            let tagged = *dropped.get(package)?;
+            Some(entry(Deed::Kept, package, 0, Some(tagged), &Delivery::Already))
+        };
+        self.already.add(&packages.filter_map(kept).collect::<Vec<_>>());
     }
 
     /// Says what became of each link.
@@ -49,17 +65,21 @@ impl Workplace {
         deliveries: Vec<(PackageId, Delivery)>,
         dropped: &Dropped,
     ) -> Vec<(PackageId, Sent)> {
-        let (mut settled, mut done) = (Vec::with_capacity(links.len()), Vec::new());
+        let (mut settled, mut done, mut kept) = (Vec::with_capacity(links.len()), Vec::new(), Vec::new());
         for (package, delivery) in deliveries {
             if let Some(deed) = self.deed(&package, 0, &delivery) {
                 let to = links.iter().find(|link| link.package == package).map(|link| link.to.to_string());
                 let entry = entry(deed, &package, 0, dropped.get(&package).copied(), &delivery);
                 done.push(Entry { detail: entry.detail.or(to), ..entry });
             }
+            if delivery == Delivery::Already {
+                kept.push(package.clone());
+            }
             let sent = sent(&package, delivery);
             settled.push((package, sent));
         }
         self.history.add(&done);
+        self.report_already(kept.iter(), dropped);
         settled
     }
 

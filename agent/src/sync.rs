@@ -329,6 +329,7 @@ impl Workplace {
         results.extend(self.put_links(&plan.links, dropped).await);
         // What a listing showed to be there already needs nothing.
         let dealt_with: BTreeSet<PackageId> = results.iter().map(|(package, _)| package.clone()).collect();
+        self.report_already(packages.difference(&dealt_with), dropped);
         results.extend(packages.difference(&dealt_with).map(|package| (package.clone(), Sent::Done)));
         results
     }

@@ -45,6 +45,8 @@ pub(crate) struct Workplace {
     pub(crate) progress: Arc<Progress>,
     pub(crate) desk: Desk,
     pub(crate) history: History,
+    /// Tagged packages that were there already.
+    pub(crate) already: History,
     pub(crate) memory: Arc<Memory>,
     /// What must not be forgotten.
     pub(crate) lasting: Arc<LastingMemory>,
@@ -83,6 +85,7 @@ impl Workplace {
         let target = target(home, &settings, transport, valve.clone(), store.clone(), owner.clone());
         let source = SourceArchive::new(settings.source.clone(), settings.writable);
         let (desk, history) = (Desk::new(home, &settings.name), History::new(home, &settings.name));
+        let already = History::already(home, &settings.name);
         let memory = Arc::new(Memory::load(home.target_state_dir(&settings.name).join(memory::FILE)));
         let lasting = Arc::new(LastingMemory::load(home, &settings.name, serves));
         let (home, progress, settings) = (home.clone(), Arc::default(), Arc::new(settings));
@@ -97,6 +100,7 @@ impl Workplace {
             progress,
             desk,
             history,
+            already,
             memory,
             lasting,
             owner,

@@ -5,6 +5,7 @@
 
 mod args;
 mod commands;
+mod dropped;
 mod failure;
 mod master;
 mod past;

@@ -168,6 +168,11 @@ impl Home {
         self.history_dir().join(format!("{target}.jsonl"))
     }
 
+    /// `state/TARGET/already.jsonl`: which tagged packages the agent found there already; the one before it ends in `.1`.
+    pub fn already(&self, target: &TargetName) -> PathBuf {
+        self.target_state_dir(target).join("already.jsonl")
+    }
+
     /// `state/store/`: packages as they were packed for one target, for the agents of the others. May be deleted at any time.
     pub fn store_dir(&self) -> PathBuf {
         self.state_dir().join("store")

@@ -54,9 +54,19 @@ pub enum Deed {
     Deleted,
     /// The archive belongs to this target from then on.
     Adopted,
+    /// A tag asked for it, and it was there already.
+    Kept,
 }
 
 impl Deed {
+    /// Whether the package is on the target by it.
+    pub fn is_publication(self) -> bool {
+        match self {
+            Self::Sent | Self::Replaced | Self::Repaired | Self::Linked | Self::Kept => true,
+            Self::Failed | Self::Marked | Self::Unmarked | Self::Deleted | Self::Adopted => false,
+        }
+    }
+
     /// The word for people.
     pub fn word(self) -> &'static str {
         match self {
@@ -69,6 +79,7 @@ impl Deed {
             Self::Unmarked => "unmarked",
             Self::Deleted => "deleted",
             Self::Adopted => "adopted",
+            Self::Kept => "kept",
         }
     }
 }

@@ -81,6 +81,9 @@ fn blat_tag_waits_until_the_package_is_there() {
     lab.blat(&["tag", "core", "1", "--target", "perth", "--wait"]).expect_success();
     lab.assert_published("core", "1");
     assert!(!lab.home().join("tags/perth/core@1").exists(), "a tag that was served is removed");
+    // What is there already needs no sending, and the agent reports that too.
+    let again = lab.blat(&["tag", "core", "1", "--target", "perth", "--wait"]);
+    again.expect_success().says("core@1 is on perth after");
 }
 
 #[test]

@@ -1,24 +1,18 @@
 //! `blat tag`: drops tags so that no reader ever finds half of one, and waits for them where that is wanted.
 
-use std::fs::{self, File, Permissions};
-use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::io::{self, Write};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use blat_config::{Home, load_target};
 use blat_domain::name::{PackageId, TargetName};
 use blat_domain::status::{Queue, State};
-use blat_domain::tag::{BAD, FAILED, file_name, line};
 use blat_domain::text::printable;
 use blat_domain::units::show_duration;
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
-use rustix::io::Errno;
 
 use crate::args::TagArgs;
 use crate::commands::targets;
+use crate::dropped::Dropped;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::master::Master;
 use crate::picture::counted;
@@ -27,20 +21,8 @@ use crate::style::Style;
 
 /// How often a dropped tag is looked at.
 const BEAT: Duration = Duration::from_millis(20);
-/// How often the master is asked what it does meanwhile, and whether it is still there.
+/// How often the master is asked what it does meanwhile, and whether it and the tag directories are still there.
 const LOOK_UP: Duration = Duration::from_millis(500);
-/// The most of a reason that is read, in bytes.
-const MOST_READ: u64 = 4 << 10;
-
-/// A tag that was dropped.
-#[derive(Debug)]
-struct Dropped {
-    target: TargetName,
-    path: PathBuf,
-    at: Instant,
-    /// The file itself, by device and inode, which it keeps where the agent sets it aside.
-    id: (u64, u64),
-}
 
 /// Drops a tag for each target, and waits for all of them.
 pub(crate) fn run(home: &Home, args: &TagArgs) -> Outcome {
@@ -94,65 +76,30 @@ fn drop_for(home: &Home, target: TargetName, package: &PackageId) -> Result<Drop
         Failure::new(Exit::CONFIG, format!("cannot tag {package} for {target}: its config is not valid: {count}"))
             .hint(format!("`blat check {target}` shows what is wrong"))
     })?;
-    let directory = settings.tags;
-    let cannot = |error: io::Error| {
-        let where_to = printable(&directory.to_string_lossy());
-        Failure::failed(format!("cannot tag {package} for {target} in {where_to}: {error}"))
-    };
-    // Only our own directory is made. Another one that is missing may be a mount that is.
-    if directory == home.tags_dir(&target) {
-        fs::create_dir_all(&directory).map_err(cannot)?;
-    }
-    let (path, at, id) = put(&directory, package).map_err(cannot)?;
-    Ok(Dropped { target, path, at, id })
+    let where_to = printable(&settings.tags.to_string_lossy());
+    Dropped::new(home, target.clone(), settings.tags, package)
+        .map_err(|error| Failure::failed(format!("cannot tag {package} for {target} in {where_to}: {error}")))
 }
 
-/// Puts a tag into the directory in one durable step: made under a name that is ignored, then renamed. Says where, when, and which file it
-/// is.
-fn put(directory: &Path, package: &PackageId) -> io::Result<(PathBuf, Instant, (u64, u64))> {
-    // Readable by an agent that runs as another user.
-    let permissions = Permissions::from_mode(0o644);
-    let mut file = tempfile::Builder::new().prefix(".blat-tag-").permissions(permissions).tempfile_in(directory)?;
-    let path = match file_name(package) {
-        Some(name) => directory.join(name),
-        // No file can be called after this package, or it would be ignored. This name is as random as the one before.
-        None => {
-            file.write_all(line(package).as_bytes())?;
-            let unfinished = file.path().file_name().unwrap_or_default().to_string_lossy();
-            directory.join(unfinished.trim_start_matches('.'))
-        }
-    };
-    file.as_file().sync_all()?;
-    let metadata = file.as_file().metadata()?;
-    let at = Instant::now();
-    file.persist(&path)?;
-    File::open(directory)?.sync_all()?;
-    Ok((path, at, (metadata.dev(), metadata.ino())))
-}
-
-/// Waits until every tag is gone: removed when its package is published, or set aside with a reason.
+/// Waits until every tag is gone: removed when its package is published, or set aside with a reason, or lost.
 fn wait(home: &Home, mut open: Vec<Dropped>, package: &PackageId) -> Result<(), Failure> {
     let mut progress = Progress::new(Style::of_stdout());
     let mut failed: Option<Failure> = None;
     let mut next_look = Instant::now();
     while !open.is_empty() {
-        let (still, gone): (Vec<_>, Vec<_>) = open.into_iter().partition(|tag| is_there(&tag.path));
+        let (still, gone): (Vec<_>, Vec<_>) = open.into_iter().partition(Dropped::is_there);
         for tag in gone {
-            let after = tag.at.elapsed();
-            match reason(&tag)? {
-                None => {
-                    let line = format!("{package} is on {} after {}", tag.target, show(after));
-                    progress.end(&tag.target, &line)?;
-                }
-                Some(why) => {
-                    let text = format!("{package} cannot get to {}: {why}", tag.target);
-                    progress.end(&tag.target, &format!("{package} is not on {}: {why}", tag.target))?;
-                    failed = Some(Failure::failed(text));
-                }
-            }
+            failed = settle(home, &tag, package, &mut progress)?.or(failed);
         }
         open = still;
         if !open.is_empty() && Instant::now() >= next_look {
+            let (still, lost): (Vec<_>, Vec<_>) =
+                open.into_iter().map(|tag| (tag.check_place(), tag)).partition(|(place, _)| place.is_ok());
+            for (place, tag) in lost {
+                let why = place.err().map(|error| error.to_string()).unwrap_or_default();
+                failed = Some(lost_in_place(&tag, package, &why, &mut progress)?);
+            }
+            open = still.into_iter().map(|(_, tag)| tag).collect();
             look_up(home, &open, &mut progress)?;
             next_look = Instant::now() + LOOK_UP;
         }
@@ -161,6 +108,42 @@ fn wait(home: &Home, mut open: Vec<Dropped>, package: &PackageId) -> Result<(), 
         }
     }
     failed.map_or(Ok(()), Err)
+}
+
+/// Says what became of a tag that is gone, and fails unless its package is on the target. That the tag is gone proves nothing: whoever may
+/// write to its directory can remove it. The agent reports before it removes one.
+fn settle(
+    home: &Home,
+    tag: &Dropped,
+    package: &PackageId,
+    progress: &mut Progress,
+) -> Result<Option<Failure>, Failure> {
+    let (target, after) = (&tag.target, tag.at.elapsed());
+    if let Some(why) = tag.reason()? {
+        progress.end(target, &format!("{package} is not on {target}: {why}"))?;
+        return Ok(Some(Failure::failed(format!("{package} cannot get to {target}: {why}"))));
+    }
+    if tag.is_reported(home)? {
+        progress.end(target, &format!("{package} is on {target} after {}", show(after)))?;
+        return Ok(None);
+    }
+    let place = tag.place();
+    progress.end(target, &format!("{package} may not be on {target}: its tag disappeared"))?;
+    let text = format!(
+        "the tag of {package} disappeared from {place}, but the agent of {target} did not report that it published the package: another \
+         process removed or moved the tag"
+    );
+    Ok(Some(Failure::failed(text).hint(format!(
+        "`blat why {} {} --target {target}` shows whether it is there; run `blat tag` again",
+        package.name, package.version
+    ))))
+}
+
+/// A tag that waits where no agent looks.
+fn lost_in_place(tag: &Dropped, package: &PackageId, why: &str, progress: &mut Progress) -> Result<Failure, Failure> {
+    let (target, place) = (&tag.target, tag.place());
+    progress.end(target, &format!("{package} may not be on {target}: its tag directory was replaced"))?;
+    Ok(Failure::failed(format!("cannot wait for the tag of {package} for {target} in {place}: {why}")))
 }
 
 /// Shows what the awaited targets do. Without a master there is nothing to wait for.
@@ -180,64 +163,6 @@ fn look_up(home: &Home, open: &[Dropped], progress: &mut Progress) -> Result<(),
         }
     }
     Ok(())
-}
-
-fn is_there(path: &Path) -> bool {
-    // An unreadable directory does not mean that the tag is done.
-    !matches!(fs::symlink_metadata(path), Err(error) if error.kind() == ErrorKind::NotFound)
-}
-
-/// Why a tag that is gone was set aside, if it was. The file itself is looked for, so that an earlier tag of the same name means nothing.
-fn reason(tag: &Dropped) -> Result<Option<String>, Failure> {
-    let Some(directory) = tag.path.parent() else { return Ok(None) };
-    for place in [FAILED, BAD] {
-        match reason_in(directory, place, tag.id) {
-            Ok(Some(text)) => return Ok(Some(printable(text.trim()))),
-            Ok(None) => {}
-            Err(error) => {
-                let path = printable(&directory.join(place).to_string_lossy());
-                return Err(Failure::failed(format!("cannot read why the tag was set aside, in {path}: {error}")));
-            }
-        }
-    }
-    Ok(None)
-}
-
-/// The reason beside this very file, where it lies in this place. Whoever owns the tag directory may have put anything there: no link is
-/// followed, and nothing is opened that could wait.
-fn reason_in(directory: &Path, place: &str, id: (u64, u64)) -> io::Result<Option<String>> {
-    let quiet = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let directory = rustix::fs::open(directory, OFlags::DIRECTORY | OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-    let place = match rustix::fs::openat(&directory, place, quiet | OFlags::DIRECTORY, Mode::empty()) {
-        // The agent uses no such place.
-        Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR) => return Ok(None),
-        opened => opened?,
-    };
-    let Some(mut name) = name_of(&place, id)? else { return Ok(None) };
-    name.extend_from_slice(b".reason");
-    let file = File::from(rustix::fs::openat(&place, &name[..], quiet, Mode::empty())?);
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("the reason is not a regular file"));
-    }
-    let mut text = Vec::new();
-    file.take(MOST_READ).read_to_end(&mut text)?;
-    Ok(Some(String::from_utf8_lossy(&text).into_owned()))
-}
-
-/// The name of the file with this device and inode.
-fn name_of(place: &OwnedFd, id: (u64, u64)) -> io::Result<Option<Vec<u8>>> {
-    for entry in Dir::read_from(place)? {
-        let name = entry?.file_name().to_bytes().to_vec();
-        match rustix::fs::statat(place, &name[..], AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) if (stat.st_dev, stat.st_ino) == id => {
-                let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-                return Ok(is_file.then_some(name));
-            }
-            Ok(_) | Err(Errno::NOENT) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(None)
 }
 
 /// Milliseconds while they matter.

@@ -146,7 +146,8 @@ fn history_is_explained(site: &mut Site, manager: &Manager, now: i64) {
                 let detail = entry.detail.as_deref().unwrap_or_default();
                 assert!(detail.starts_with("nothing wants it"), "{}: {entry:?}", site.name);
             }
-            Deed::Sent | Deed::Replaced | Deed::Repaired | Deed::Linked | Deed::Failed | Deed::Adopted => {}
+            Deed::Sent | Deed::Replaced | Deed::Repaired | Deed::Linked | Deed::Failed | Deed::Adopted | Deed::Kept => {
+            }
         }
         let answer = site.why(package, &prepared);
         let is_wanted = wanted.contains(package);
