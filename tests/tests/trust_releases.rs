@@ -1,7 +1,12 @@
 //! Whoever may write the releases, or is the server that they are asked of, makes nobody delete a package, and takes neither memory nor time.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
 
+use blat_tests::accounts::Account;
 use blat_tests::database::PASSWORD;
 use blat_tests::fake_database::{self, Malice};
 use blat_tests::process::most_memory;
@@ -274,4 +279,121 @@ fn a_hostile_postgres_server_costs_neither_memory_nor_packages() {
 #[test]
 fn a_hostile_mysql_server_costs_neither_memory_nor_packages() {
     hostile_servers(Kind::MariaDb);
+}
+
+/// Release Manager's database in a folder of its own account, with what that account does there.
+struct Releases<'a> {
+    lab: &'a Lab,
+    folder: PathBuf,
+}
+
+impl<'a> Releases<'a> {
+    /// In WAL mode, with one release of core@1.1; nobody has it open. The master's group may do in the folder what the mode says.
+    fn new(lab: &'a Lab, name: &str, mode: u32) -> Self {
+        let folder = lab.home().with_file_name(name);
+        fs::create_dir(&folder).expect("a scratch folder");
+        let group = Account::Master.ids().1;
+        std::os::unix::fs::chown(&folder, Some(Account::ReleaseManager.ids().0), Some(group)).expect("root may");
+        fs::set_permissions(&folder, fs::Permissions::from_mode(mode)).expect("root may");
+        let releases = Self { lab, folder };
+        releases.sql(
+            "PRAGMA journal_mode = wal; CREATE TABLE project(project_id, project_name);
+             CREATE TABLE release(release_id, project_id, release_name, state, s3sync);
+             CREATE TABLE release_package(release_id, package_name, package_version);
+             INSERT INTO project VALUES (1, 'Lab'); INSERT INTO release VALUES (10, 1, 'L', 'open', 0);
+             INSERT INTO release_package VALUES (10, 'core', '1.1');",
+        );
+        lab.config("perth", &format!("release_manager: {{sqlite: {}}}", releases.path("").display()));
+        releases
+    }
+
+    fn path(&self, suffix: &str) -> PathBuf {
+        self.folder.join(format!("r.db{suffix}"))
+    }
+
+    /// What Release Manager writes in one go.
+    fn sql(&self, text: &str) {
+        let path = self.path("").display().to_string();
+        self.lab.run_as(Account::ReleaseManager, &["sqlite3", "-bail", &path, text]).expect_success();
+    }
+
+    /// A process of Release Manager's that did this and keeps the database open.
+    fn writer(&self, text: &str) -> Child {
+        let mut command = Account::ReleaseManager.command("sqlite3");
+        command.arg("-bail").arg(self.path("")).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut writer = command.spawn().expect("sqlite3 is installed");
+        let stdin = writer.stdin.as_mut().expect("a pipe");
+        stdin
+            .write_all(format!("{text}\n.shell echo done\n").as_bytes())
+            .and_then(|()| stdin.flush())
+            .expect("it reads");
+        let mut lines = BufReader::new(writer.stdout.take().expect("a pipe")).lines();
+        assert!(lines.any(|line| line.expect("UTF-8") == "done"), "it does what it was given");
+        writer
+    }
+
+    /// Ends a writer in the middle of its work.
+    fn kill(mut writer: Child) {
+        writer.kill().and_then(|()| writer.wait()).expect("an own child");
+    }
+
+    /// The files of the folder, all of them Release Manager's own.
+    fn files(&self) -> Vec<String> {
+        let entries = fs::read_dir(&self.folder).expect("a folder").map(|entry| entry.expect("an entry"));
+        let mut names = Vec::new();
+        for entry in entries {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let owner = entry.metadata().expect("a file").uid();
+            assert_eq!(owner, Account::ReleaseManager.ids().0, "{name} belongs to Release Manager");
+            names.push(name);
+        }
+        names.sort();
+        names
+    }
+
+    /// A sync finds this in the database, and the folder's files stay.
+    fn syncs(&self, wanted: &[&str], files: &[&str]) {
+        assert_eq!(self.files(), files, "before the sync");
+        self.lab.agent_once("perth").expect_success();
+        assert_eq!(self.lab.package_list(), wanted);
+        assert_eq!(self.files(), files, "after the sync");
+        let copy = self.lab.home().join("state/perth/database");
+        assert!(!copy.exists(), "no copy stays");
+    }
+}
+
+/// Whether the master could write in the folder or not: Release Manager goes on writing, and the master reads what it wrote.
+#[test]
+fn as_root_a_sqlite_database_in_wal_mode_stays_its_owners_whatever_the_master_may_write() {
+    for (name, mode) in [("shared", 0o2775), ("closed", 0o755)] {
+        let lab = lab(&format!("wal{name}"));
+        let releases = Releases::new(&lab, name, mode);
+        releases.syncs(&["core 1.1"], &["r.db"]);
+        releases.sql("UPDATE release_package SET package_version = '1.10'");
+        releases.syncs(&["core 1.10"], &["r.db"]);
+
+        let writer = releases.writer("INSERT INTO release_package VALUES (10, 'core', '1.1');");
+        releases.syncs(&["core 1.1", "core 1.10"], &["r.db", "r.db-shm", "r.db-wal"]);
+        Releases::kill(writer);
+        releases.syncs(&["core 1.1", "core 1.10"], &["r.db", "r.db-shm", "r.db-wal"]);
+        fs::remove_file(releases.path("-shm")).expect("root may");
+        releases.syncs(&["core 1.1", "core 1.10"], &["r.db", "r.db-wal"]);
+        releases.sql("DELETE FROM release_package WHERE package_version = '1.1'");
+        releases.syncs(&["core 1.10"], &["r.db"]);
+    }
+}
+
+#[test]
+fn as_root_a_transaction_that_release_manager_did_not_end_is_rolled_back_in_a_private_copy() {
+    let lab = lab("hotjournal");
+    let releases = Releases::new(&lab, "closed", 0o755);
+    releases.sql(
+        "PRAGMA journal_mode = delete; WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 500)
+         INSERT INTO release_package SELECT 99, hex(zeroblob(500)), i FROM n;",
+    );
+    let writer = releases.writer("PRAGMA cache_size = 5; BEGIN; UPDATE release_package SET package_version = '1.10';");
+    Releases::kill(writer);
+    releases.syncs(&["core 1.1"], &["r.db", "r.db-journal"]);
+    releases.sql("UPDATE release_package SET package_version = '1.10'");
+    releases.syncs(&["core 1.10"], &["r.db"]);
 }

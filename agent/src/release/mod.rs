@@ -56,6 +56,8 @@ pub(crate) enum ReleaseError {
 #[derive(Debug, Clone)]
 pub(crate) struct Desk {
     root: PathBuf,
+    /// The target's part of `state/`.
+    place: PathBuf,
     snapshot: PathBuf,
 }
 
@@ -87,7 +89,8 @@ pub(crate) fn origin(manager: Option<&ReleaseManager>) -> String {
 impl Desk {
     /// The desk of one target.
     pub(crate) fn new(home: &Home, target: &TargetName) -> Self {
-        Self { root: home.root().to_owned(), snapshot: home.target_state_dir(target).join(snapshot::FILE) }
+        let place = home.target_state_dir(target);
+        Self { root: home.root().to_owned(), snapshot: place.join(snapshot::FILE), place }
     }
 
     /// What the target should hold, asked anew. `known` are the releases that brought packages before.
@@ -136,7 +139,7 @@ impl Desk {
                 ReleaseSource::PackageList { path } => package_list::load(path).await,
                 ReleaseSource::Command { argv } => command::load(argv, &self.root).await,
                 ReleaseSource::Sqlite { .. } | ReleaseSource::Postgres(_) | ReleaseSource::MySql(_) => {
-                    reader::load(source, selection, *timeout).await
+                    reader::load(source, selection, *timeout, &self.place).await
                 }
             };
             catalog.map(|catalog| (catalog, None))

@@ -5,6 +5,7 @@
 //! latest. The agent reads an answer of bounded size that says what the rows mean, never the rows.
 
 use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::command::end_of;
-use super::database;
+use super::{database, file};
 use crate::target::transport::tied;
 
 /// The first argument by which this executable knows that it is to read a database: no option that a person types.
@@ -36,13 +37,21 @@ struct Question {
     projects: Vec<String>,
     only_s3sync: bool,
     limit: Duration,
+    /// The target's part of `state/`.
+    place: PathBuf,
 }
 
 /// Reads a database as [`database::load`] does, by a process of its own, which ends when nobody waits for it any longer.
-pub(super) async fn load(source: &ReleaseSource, selection: &Selection, limit: Duration) -> Result<Catalog, String> {
+pub(super) async fn load(
+    source: &ReleaseSource,
+    selection: &Selection,
+    limit: Duration,
+    place: &Path,
+) -> Result<Catalog, String> {
     let Selection { releases, projects, only_s3sync, .. } = selection;
     let (releases, projects) = (releases.clone(), projects.clone());
-    let question = Question { source: source.clone(), releases, projects, only_s3sync: *only_s3sync, limit };
+    let question =
+        Question { source: source.clone(), releases, projects, only_s3sync: *only_s3sync, limit, place: place.into() };
     let question = serde_json::to_vec(&question).map_err(|error| format!("cannot write the question: {error}"))?;
 
     let mut command = tied::command(tied::OURSELVES);
@@ -103,12 +112,14 @@ fn read_one() -> io::Result<()> {
     // The memory may hold a password, and so may an image of it.
     setrlimit(Resource::Core, limit(0))?;
     setrlimit(Resource::Data, limit(MOST_MEMORY))?;
+    // A journal may say that the database it belongs to is of any size.
+    setrlimit(Resource::Fsize, limit(file::LARGEST))?;
     let mut question = Vec::new();
     io::stdin().take(LONGEST_QUESTION).read_to_end(&mut question)?;
-    let Question { source, releases, projects, only_s3sync, limit } = serde_json::from_slice(&question)?;
+    let Question { source, releases, projects, only_s3sync, limit, place } = serde_json::from_slice(&question)?;
     let selection = Selection { releases, projects, only_s3sync, ..Selection::default() };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let read = runtime.block_on(database::load(&source, &selection, limit));
+    let read = runtime.block_on(database::load(&source, &selection, limit, &place));
     // A name that is being looked up, or a database on a disk that hangs, is left behind.
     runtime.shutdown_background();
     let mut answer = Bounded(Vec::new());

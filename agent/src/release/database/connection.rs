@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::str::FromStr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use blat_config::ReleaseSource;
 use blat_domain::release::row::Cell;
@@ -10,70 +10,35 @@ use blat_domain::text::printable;
 use futures_util::TryStreamExt;
 use sqlx::mysql::MySqlConnectOptions;
 use sqlx::postgres::PgConnectOptions;
-use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{
     AssertSqlSafe, ColumnIndex, ConnectOptions, Connection as _, Database, Decode, Error, Executor, MySql,
-    MySqlConnection, PgConnection, Postgres, Sqlite, SqliteConnection,
+    MySqlConnection, PgConnection, Postgres, Sqlite,
 };
 
 use super::password;
 use super::rows::Cells;
+use super::sqlite::{self, Opened};
 use super::value;
 
-/// How long a writer may hold a SQLite database before the sync fails and is tried again later.
-const BUSY: Duration = Duration::from_secs(10);
-/// SQLite looks at the clock after this many of its instructions.
-const INSTRUCTIONS: i32 = 100_000;
 /// No Release Manager knows so much; a query that never ends is cut here, before it fills the memory.
 const MOST_ROWS: u64 = 20_000_000;
-
-/// The most memory that SQLite takes, in bytes; a query that needs more fails.
-const MOST_HEAP: u64 = 64 << 20;
-
-/// SQLite waits without end for the other end of a pipe.
-fn expect_files(path: &Path) -> Result<(), String> {
-    for suffix in ["", "-wal", "-shm", "-journal"] {
-        let mut name = path.as_os_str().to_owned();
-        name.push(suffix);
-        match std::fs::metadata(&name) {
-            Ok(found) if !found.is_file() => {
-                return Err(format!("{} is not a regular file", printable(&name.to_string_lossy())));
-            }
-            // What is missing or cannot be looked at is for SQLite to say.
-            Ok(_) | Err(_) => {}
-        }
-    }
-    Ok(())
-}
 
 /// The most bytes that one query gives, its cells' own cost included: as much as a file of releases may have.
 const MOST_BYTES: usize = 256 << 20;
 
 /// A connection, by the kind of its database.
 pub(super) enum Connection {
-    Sqlite(SqliteConnection),
+    Sqlite(Box<Opened>),
     Postgres(PgConnection),
     MySql(MySqlConnection),
 }
 
 impl Connection {
-    /// Connects. A query of SQLite's gives up by itself after `limit`; servers are told when the transaction begins.
-    pub(super) async fn open(source: &ReleaseSource, limit: Duration) -> Result<Self, String> {
+    /// Connects. A query of SQLite's gives up by itself after `limit`; servers are told when the transaction begins. `place` is for a private
+    /// copy of a SQLite database that needs one.
+    pub(super) async fn open(source: &ReleaseSource, limit: Duration, place: &Path) -> Result<Self, String> {
         match source {
-            ReleaseSource::Sqlite { path, .. } => {
-                expect_files(path)?;
-                let options = SqliteConnectOptions::new().filename(path).read_only(true).busy_timeout(BUSY);
-                let mut connection =
-                    options.disable_statement_logging().connect().await.map_err(|error| said(&error))?;
-                let until = Instant::now() + limit;
-                let mut handle = connection.lock_handle().await.map_err(|error| said(&error))?;
-                handle.set_progress_handler(INSTRUCTIONS, move || Instant::now() < until);
-                drop(handle);
-                // Whoever may write the database may have one value fill the machine's memory.
-                let bound = AssertSqlSafe(format!("PRAGMA hard_heap_limit = {MOST_HEAP}"));
-                sqlx::raw_sql(bound).execute(&mut connection).await.map_err(|error| said(&error))?;
-                Ok(Self::Sqlite(connection))
-            }
+            ReleaseSource::Sqlite { path, .. } => Ok(Self::Sqlite(Box::new(sqlite::open(path, limit, place).await?))),
             ReleaseSource::Postgres(database) => {
                 // The environment and .pgpass are looked into here.
                 let mut options = PgConnectOptions::from_str(&database.url).map_err(|error| said(&error))?;
@@ -101,7 +66,7 @@ impl Connection {
     pub(super) async fn begin(&mut self, limit: Duration) -> Result<(), String> {
         let milliseconds = limit.as_millis();
         let begun = match self {
-            Self::Sqlite(connection) => sqlx::raw_sql("BEGIN").execute(connection).await.map(|_| ()),
+            Self::Sqlite(opened) => sqlx::raw_sql("BEGIN").execute(&mut opened.connection).await.map(|_| ()),
             Self::Postgres(connection) => {
                 let begin = format!(
                     "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = {milliseconds}"
@@ -161,17 +126,26 @@ impl Connection {
         each: impl FnMut(Cells<N>) + Send,
     ) -> Result<(), String> {
         let read = match self {
-            Self::Sqlite(connection) => read::<Sqlite, N>(connection, query, columns, each).await,
+            Self::Sqlite(opened) => read::<Sqlite, N>(&mut opened.connection, query, columns, each).await,
             Self::Postgres(connection) => read::<Postgres, N>(connection, query, columns, each).await,
             Self::MySql(connection) => read::<MySql, N>(connection, query, columns, each).await,
         };
         read.map_err(|why| format!("the query for {what} failed: {why}"))
     }
 
+    /// Whether what was read is one state of the database; else all of it must be read again. Transactions see to that, and where a SQLite
+    /// database is read without locks, its files are looked at again.
+    pub(super) fn is_whole(&self) -> Result<bool, String> {
+        match self {
+            Self::Sqlite(opened) => opened.is_whole(),
+            Self::Postgres(_) | Self::MySql(_) => Ok(true),
+        }
+    }
+
     /// Takes leave. The transaction wrote nothing and ends with the connection.
     pub(super) async fn close(self) -> Result<(), String> {
         let closed = match self {
-            Self::Sqlite(connection) => connection.close().await,
+            Self::Sqlite(opened) => opened.close().await,
             Self::Postgres(connection) => connection.close().await,
             Self::MySql(connection) => connection.close().await,
         };
@@ -180,7 +154,7 @@ impl Connection {
 }
 
 /// What went wrong: in the server's own words where it has any, else in the driver's.
-fn said(error: &Error) -> String {
+pub(super) fn said(error: &Error) -> String {
     printable(&match error {
         Error::Database(refusal) => refusal.message().to_owned(),
         other => other.to_string(),

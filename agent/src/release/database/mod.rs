@@ -7,8 +7,10 @@ mod connection;
 mod password;
 mod rows;
 mod schema;
+mod sqlite;
 mod value;
 
+use std::path::Path;
 use std::time::Duration;
 
 use blat_config::{Queries, ReleaseSource};
@@ -21,13 +23,25 @@ pub(crate) use schema::create;
 /// So many releases are named in one query.
 const AT_ONCE: usize = 1000;
 
-/// Reads projects and releases, and the packages of those that are selected.
-pub(super) async fn load(source: &ReleaseSource, selection: &Selection, limit: Duration) -> Result<Catalog, String> {
-    let mut connection = Connection::open(source, limit).await?;
-    connection.begin(limit).await?;
-    let catalog = read(&mut connection, queries(source), selection).await?;
-    connection.close().await?;
-    Ok(catalog)
+/// Reads projects and releases, and the packages of those that are selected. In `place`, a folder of the agent's own, lies a copy of a SQLite
+/// database while one is needed.
+pub(super) async fn load(
+    source: &ReleaseSource,
+    selection: &Selection,
+    limit: Duration,
+    place: &Path,
+) -> Result<Catalog, String> {
+    for _ in 0..sqlite::TRIES {
+        let mut connection = Connection::open(source, limit, place).await?;
+        connection.begin(limit).await?;
+        let catalog = read(&mut connection, queries(source), selection).await;
+        let is_whole = connection.is_whole()?;
+        connection.close().await?;
+        if is_whole {
+            return catalog;
+        }
+    }
+    Err(sqlite::CHANGES.into())
 }
 
 /// The site's own queries; the sources that are no databases have none.

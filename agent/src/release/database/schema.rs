@@ -55,7 +55,9 @@ mod tests {
     }
 
     async fn ask(path: &Path, queries: Queries, selection: &Selection) -> Result<Catalog, String> {
-        load(&ReleaseSource::Sqlite { path: path.into(), queries }, selection, Duration::from_secs(60)).await
+        let place = path.with_extension("state");
+        let source = ReleaseSource::Sqlite { path: path.into(), queries };
+        load(&source, selection, Duration::from_secs(60), &place).await
     }
 
     fn wanted(catalog: &Catalog, selection: &Selection) -> Vec<String> {
@@ -165,8 +167,9 @@ mod tests {
         let endless = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) \
                        SELECT count(*) AS project_id, '' AS project_name FROM n";
         let queries = Queries { projects: Some(endless.into()), ..Queries::default() };
+        let place = path.with_extension("state");
         let source = ReleaseSource::Sqlite { path, queries };
-        let cut = load(&source, &Selection::default(), Duration::from_millis(50)).await.expect_err("cut");
+        let cut = load(&source, &Selection::default(), Duration::from_millis(50), &place).await.expect_err("cut");
         assert!(cut.contains("interrupted"), "{cut}");
     }
 
