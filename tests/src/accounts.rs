@@ -3,6 +3,7 @@
 //! all of them are that user; tests that need them apart are named `as_root_…`.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::{MetadataExt as _, lchown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -121,17 +122,23 @@ fn receivers(built: &Path) -> Vec<PathBuf> {
     found.map(|entry| Path::new("receivers").join(entry.file_name())).collect()
 }
 
+/// An agent that runs meanwhile may remove what is its own: what is gone needs no owner.
 fn give(path: &Path, uid: u32, gid: u32) {
-    let found = fs::symlink_metadata(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    lchown(path, Some(uid), Some(gid))
-        .unwrap_or_else(|error| panic!("could not give {} away: {error}", path.display()));
-    if found.is_file() && found.mode() & 0o7000 != 0 {
-        // The system takes these bits away with the owner.
-        fs::set_permissions(path, found.permissions()).expect("root may");
-    }
-    if found.is_dir() {
-        let entries = fs::read_dir(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        entries.flatten().for_each(|entry| give(&entry.path(), uid, gid));
+    let done = (|| -> io::Result<()> {
+        let found = fs::symlink_metadata(path)?;
+        lchown(path, Some(uid), Some(gid))?;
+        if found.is_file() && found.mode() & 0o7000 != 0 {
+            // The system takes these bits away with the owner.
+            fs::set_permissions(path, found.permissions())?;
+        }
+        if found.is_dir() {
+            fs::read_dir(path)?.flatten().for_each(|entry| give(&entry.path(), uid, gid));
+        }
+        Ok(())
+    })();
+    match done {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        done => done.unwrap_or_else(|error| panic!("could not give {} away: {error}", path.display())),
     }
 }
 
