@@ -103,7 +103,13 @@ fn an_awaited_tag_that_is_consumed_is_there() {
     scratch.write("tags/perth/failed/core@1.reason", "the source has no such package\n");
     let old = File::options().write(true).open(scratch.path("tags/perth/failed/core@1.reason")).expect("the reason");
     old.set_modified(std::time::UNIX_EPOCH).expect("an old time");
-    let agent = agent(&scratch, |tag| fs::remove_file(tag).expect("the tag"));
+    scratch.write("state/perth/already.jsonl", "");
+    let reports = scratch.path("state/perth/already.jsonl");
+    let agent = agent(&scratch, move |tag| {
+        let report = concat!(r#"{"at":"2026-01-02T03:04:05Z","deed":"kept","package":"core@1"}"#, "\n");
+        fs::write(reports, report).expect("the agent's own file");
+        fs::remove_file(tag).expect("the tag");
+    });
     let ran = scratch.blat(&["tag", "core", "1", "--wait"]).exits(0);
     agent.join().expect("the tag was there");
     assert!(ran.out.starts_with("core@1 is on perth after ") && ran.out.ends_with(" ms\n"), "{}", ran.out);
