@@ -163,6 +163,12 @@ impl Lab {
         [self.target_archive(), self.target_bin()].iter().for_each(|folder| Account::Master.own(folder));
     }
 
+    /// Waits until something of a package lies in the target's stage.
+    pub fn wait_until_receiving(&self) {
+        let stage = self.target_archive().join(".dpkg_archive/stage");
+        self.wait_for("a package to be on its way", || std::fs::read_dir(&stage).ok()?.next().map(drop));
+    }
+
     /// Copies the key and the known hosts to `ssh/`. In a user namespace, folders outside of the home tree belong to nobody who is trusted.
     pub fn keep_keys_at_home(&self) {
         for file in ["id_ed25519", "known_hosts"] {

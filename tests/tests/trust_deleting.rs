@@ -70,10 +70,7 @@ fn a_package_list_that_names_what_somebody_took_away_in_mid_sync_is_not_stored()
     // At that rate it takes some seconds.
     lab.config("perth", "bandwidth: 256k\naging: immediate\nmax_delete: 100%");
     let sync = lab.start_agent_once("perth");
-    lab.wait_for("the bulk to be on its way", || {
-        let stage = lab.target_archive().join(".dpkg_archive/stage");
-        fs::read_dir(stage).ok()?.next().map(drop)
-    });
+    lab.wait_until_receiving();
     blat_tests::tree::remove(&lab.on_target("core", "1"));
     sync.finish().expect(1).says("it names core 1, which is not there any more");
     assert_eq!(lab.package_list(), ["core 1", "core 2"], "the former one stays");
