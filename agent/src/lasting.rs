@@ -195,7 +195,7 @@ impl LastingMemory {
         }
     }
 
-    /// What a former version noted down elsewhere; nothing where that is missing or not ours.
+    /// What a former version noted down elsewhere; nothing where that is missing or another program's.
     fn former(&self) -> Kept {
         let bytes = fs::read(self.home.target_state_dir(&self.target).join(memory::FILE)).unwrap_or_default();
         let Former { releases, archives } = serde_json::from_slice(&bytes).unwrap_or_default();

@@ -98,7 +98,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Says it on standard error, whatever names it carries. Where that is gone, nobody is left to tell.
+/// Says it on standard error, whatever names it carries. Where that is closed, there is no place left to report to.
 fn say(text: std::fmt::Arguments<'_>) {
     let _ = writeln!(std::io::stderr(), "{}", escaped_lines(&text.to_string()));
 }

@@ -193,7 +193,7 @@ fn on_disk(home: &Home, present: &Settings) -> OnDisk {
         Ok(found) => OnDisk::Other(Box::new(found)),
         // Nobody can tell whether a file is there that cannot be looked at.
         Err(_) if matches!(present.path.try_exists(), Ok(false)) => OnDisk::Gone,
-        // The last good settings stay in force for sending. What is wrong is told by the master, and by whoever reloads.
+        // The last good settings stay in force for sending. The master reports what is wrong, and so does whoever reloads.
         Err(_) => OnDisk::Unusable,
     }
 }

@@ -60,7 +60,7 @@ impl Dropped {
         match dropped.check_place() {
             Ok(()) => Ok(dropped),
             Err(error) => {
-                // No agent looks there, and nobody is to be surprised by it later.
+                // No agent looks there, so the tag would lie there unserved.
                 dropped.remove()?;
                 Err(error)
             }

@@ -1,4 +1,4 @@
-//! What the rows of a Release Manager's database mean. Nothing in them is trusted: what is not valid is told, not used.
+//! What the rows of a Release Manager's database mean. Nothing in them is trusted: what is not valid is reported and not used.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -118,7 +118,7 @@ impl Reading {
     pub(super) fn package(&mut self, [release, name, version]: Cells<3>) {
         match release.id() {
             Ok(id) => {
-                // Of a release that does not exist, or that is odd itself, and so is told already.
+                // Of a release that does not exist, or that is odd itself, which is reported already.
                 let Some(rows) = self.releases.get(&id) else { return };
                 let of = rows.first().map(|(_, release)| release.name.as_str()).unwrap_or_default();
                 match package(name, version, id, of) {

@@ -1,4 +1,4 @@
-//! Bodies of answers: none is kept that has no end, takes for ever to come, or takes much memory to be read. A server is a stranger, and what
+//! Bodies of answers: each is bounded in length, in time and in the memory that reading it takes. A server is a stranger, and what
 //! it says of an answer's length beforehand need not be so.
 
 use std::pin::Pin;
