@@ -9,6 +9,7 @@ use std::process::{Child, Stdio};
 use blat_tests::accounts::Account;
 use blat_tests::database::PASSWORD;
 use blat_tests::fake_database::{self, Malice};
+use blat_tests::memory::{MOST_MORE, watched};
 use blat_tests::process::most_memory;
 use blat_tests::{Database, Kind, Lab};
 
@@ -238,6 +239,39 @@ fn a_null_in_a_file_or_from_a_command_hinders_those_who_select_it_and_nobody_els
             assert_eq!(lab.visible(), ["core@1.1"], "{manager} with {odd}: nobody else");
         }
     }
+}
+
+/// A file or a command is read in another process: neither what it holds nor what it costs to read is the agent's.
+#[test]
+fn a_large_file_or_command_of_releases_costs_the_agent_little_memory() {
+    let lab = lab("large");
+    let releases = lab.home().join("releases.yaml");
+    let rest = watched(lab.start_agent_once("perth")).1;
+    let many = |name: &str, count: usize| {
+        let packages: Vec<String> = (0..count).map(|n| format!("\"{name}{}@1.{n}\"", n / 100)).collect();
+        packages.join(",")
+    };
+    let text = format!(
+        "{{\"projects\": [{{\"name\": \"Lab\", \"releases\": [{{\"id\": 1, \"name\": \"L\", \"packages\": [\"core@1.1\",{}]}}]}}, \
+         {{\"name\": \"Other\", \"releases\": [{{\"id\": 2, \"name\": \"O\", \"packages\": [{}]}}]}}]}}",
+        many("mine", 100_000),
+        many("theirs", 150_000)
+    );
+    for manager in ["{file: releases.yaml}", "{command: [cat, releases.yaml]}"] {
+        fs::write(&releases, &text).expect("an own file");
+        lab.config("perth", &format!("release_manager: {manager}\n{DELETES}\ninclude: [core]\npkg: {{core: 1.10}}"));
+        let (outcome, peak) = watched(lab.start_agent_once("perth"));
+        outcome.expect_success();
+        assert!(peak < rest + MOST_MORE, "{manager}: {peak} bytes, and at rest {rest}");
+        assert_eq!(lab.visible(), ["core@1.1", "core@1.10"], "{manager}");
+    }
+    let file = fs::File::options().write(true).open(&releases).expect("an own file");
+    file.set_len((64 << 20) + 1).expect("a file with a hole");
+    lab.config("perth", &format!("release_manager: {{file: releases.yaml}}\n{DELETES}"));
+    lab.agent_once("perth").expect(1).says("larger than 64 MiB");
+    lab.config("perth", &format!("release_manager: {{command: [cat, releases.yaml]}}\n{DELETES}"));
+    lab.agent_once("perth").expect(1).says("more than 64 MiB");
+    assert_eq!(lab.visible(), ["core@1.1", "core@1.10"], "nothing goes");
 }
 
 /// A server that does its worst: the agent says what happened, deletes nothing, and takes no memory.

@@ -5,20 +5,23 @@
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 
-use blat_config::{release_file, trust};
+use blat_config::trust;
 use blat_domain::release::Catalog;
 use blat_domain::text::printable;
 use rustix::process::{Pid, Signal, kill_process_group};
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt as _};
 use tokio::process::{Child, Command};
 
 use super::file;
+use super::reader::Reader;
 
 /// So much of the end of what it says about itself is shown.
 const SHOWN: usize = 200;
+/// So many bytes of what it prints are passed on at once.
+const PIECE: usize = 64 << 10;
 
-/// Runs the program in `root` and reads what it prints.
-pub(super) async fn load(argv: &[String], root: &Path) -> Result<Catalog, String> {
+/// Runs the program in `root` and has what it prints read by `reader`, which this process only passes it on to.
+pub(super) async fn load(argv: &[String], root: &Path, mut reader: Reader) -> Result<Catalog, String> {
     let Some((program, arguments)) = argv.split_first() else { return Err("it names no program".into()) };
     if Path::new(program).is_absolute() {
         // It may have been changed since the config was read.
@@ -31,10 +34,16 @@ pub(super) async fn load(argv: &[String], root: &Path) -> Result<Catalog, String
     let (Some(stdout), Some(stderr)) = (group.0.stdout.take(), group.0.stderr.take()) else {
         return Err("it has no pipes".into());
     };
-    let (printed, said) = tokio::try_join!(whole(stdout), end_of(stderr))?;
+    let (is_read, said) = tokio::try_join!(pass_on(stdout, &mut reader), end_of(stderr))?;
+    if !is_read {
+        // Its end has no meaning: it may have had nobody to print for.
+        return Err(reader.finish().await.err().unwrap_or_else(|| "it was not read to its end".into()));
+    }
     // The streams were read to their end first, so that until here its number is still its own.
     let status = group.0.wait().await.map_err(|error| format!("cannot wait for it: {error}"))?;
-    judge(status, &printed, &said)
+    let said = judge(status, &said)?;
+    let read = reader.finish().await.map_err(|why| format!("what it prints cannot be used: {why}{said}"))?;
+    Ok(read.catalog)
 }
 
 /// A child and all that it started in its process group.
@@ -53,14 +62,25 @@ impl Drop for Group {
     }
 }
 
-/// All that it prints, up to a bound.
-async fn whole(stdout: impl AsyncRead + Unpin) -> Result<Vec<u8>, String> {
-    let mut printed = Vec::new();
-    let read = stdout.take(file::LARGEST + 1).read_to_end(&mut printed).await;
-    if read.map_err(|error| format!("cannot read what it prints: {error}"))? as u64 > file::LARGEST {
-        return Err(format!("it prints more than {} MiB", file::LARGEST >> 20));
+/// Passes on all that it prints, up to a bound. False where the reader takes no more.
+async fn pass_on(mut stdout: impl AsyncRead + Unpin, reader: &mut Reader) -> Result<bool, String> {
+    let (mut piece, mut passed) = (vec![0; PIECE], 0);
+    loop {
+        let count = stdout.read(&mut piece).await.map_err(|error| format!("cannot read what it prints: {error}"))?;
+        passed += count as u64;
+        if passed > file::LARGEST_TEXT {
+            return Err(format!(
+                "it prints more than {} MiB; print only what some target selects",
+                file::LARGEST_TEXT >> 20
+            ));
+        }
+        if count == 0 {
+            return Ok(true);
+        }
+        if reader.text().write_all(&piece[..count]).await.is_err() {
+            return Ok(false);
+        }
     }
-    Ok(printed)
 }
 
 /// The end of what it says, however much that is.
@@ -77,7 +97,8 @@ pub(super) async fn end_of(mut stderr: impl AsyncRead + Unpin) -> Result<Vec<u8>
 }
 
 /// What it printed counts only when it ended well.
-fn judge(status: ExitStatus, printed: &[u8], said: &[u8]) -> Result<Catalog, String> {
+/// Gives what it said.
+fn judge(status: ExitStatus, said: &[u8]) -> Result<String, String> {
     let said = String::from_utf8_lossy(said);
     let said = said.trim();
     let from = said.char_indices().nth_back(SHOWN - 1).map_or(0, |(at, _)| at);
@@ -92,17 +113,24 @@ fn judge(status: ExitStatus, printed: &[u8], said: &[u8]) -> Result<Catalog, Str
     if !said.is_empty() {
         tracing::info!("the release_manager's command succeeded{said}");
     }
-    release_file::parse_json(printed).map_err(|why| format!("what it prints is not the documented JSON: {why}{said}"))
+    Ok(said)
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
+    use blat_config::ReleaseSource;
+    use blat_domain::release::Selection;
+
     use super::*;
 
     async fn shell(script: &str) -> Result<Catalog, String> {
-        load(&["sh".into(), "-c".into(), script.into()], Path::new("/")).await
+        let argv = ["sh", "-c", script].map(ToOwned::to_owned);
+        let source = ReleaseSource::Command { argv: argv.to_vec() };
+        let selection = Selection { projects: vec!["P".into()], ..Selection::default() };
+        let reader = Reader::start(&source, &selection, Duration::from_secs(60), Path::new("/")).await?;
+        load(&argv, Path::new("/"), reader).await
     }
 
     #[tokio::test]
@@ -112,6 +140,8 @@ mod tests {
         let failed =
             shell(&format!("{printed}; echo 'no  \u{1b}[2Jlistener' >&2; exit 3")).await.expect_err("status 3");
         assert_eq!(failed, "it ended with exit status: 3; it said: no  \\u{1b}[2Jlistener");
+        let half = shell(r#"printf '{"projects": [{"name"'"#).await.expect_err("half of it");
+        assert!(half.contains("what it prints cannot be used") && half.contains("not the documented JSON"), "{half}");
         assert!(shell(&format!("{printed}; kill -9 $$")).await.expect_err("a signal").contains("signal: 9"));
     }
 
@@ -120,7 +150,7 @@ mod tests {
         let failed =
             shell("yes 'much to say' | head -c 3000000 >&2; echo last words >&2; exit 1").await.expect_err("1");
         assert!(failed.ends_with("last words") && failed.len() < 300, "{failed}");
-        assert!(shell("yes").await.expect_err("an endless list").contains("more than 256 MiB"));
+        assert!(shell("yes").await.expect_err("an endless list").contains("more than 64 MiB"));
     }
 
     #[tokio::test]

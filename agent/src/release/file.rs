@@ -7,18 +7,24 @@ use blat_domain::release::Catalog;
 use tokio::fs::{File, OpenOptions};
 use tokio::io::AsyncReadExt;
 
-use super::freshness::Reading;
+use super::freshness::State;
 
-/// A file larger than this is not a list of releases.
+/// A database, or what is kept of one, is not larger than this.
 pub(super) const LARGEST: u64 = 256 << 20;
+/// A text larger than this is not a list of releases.
+pub(super) const LARGEST_TEXT: u64 = 64 << 20;
 
-/// Reads the whole catalog, and gives how the file was then.
-pub(super) async fn load(path: &Path) -> Result<(Catalog, Reading), String> {
+/// Reads the whole catalog, and gives how the file was then: nothing where it changed meanwhile.
+pub(super) async fn load(path: &Path) -> Result<(Catalog, Option<State>), String> {
     let (file, before) = open(path).await?;
+    if before.len() > LARGEST_TEXT {
+        return Err(too_large());
+    }
     let (text, file) = text(file).await?;
     let after = file.metadata().await.map_err(|error| error.to_string())?;
-    let reading = Reading::new(path, &before, &after);
-    Ok((blat_config::release_file::parse(&text)?, reading))
+    let state = State::of(&before);
+    let state = (state == State::of(&after)).then_some(state);
+    Ok((blat_config::release_file::parse(&text)?, state))
 }
 
 /// The text of a regular file of bounded size.
@@ -27,13 +33,17 @@ pub(super) async fn read(path: &Path) -> Result<String, String> {
     text(file).await.map(|(text, _)| text)
 }
 
+fn too_large() -> String {
+    format!("it is larger than {} MiB; leave out what no target selects", LARGEST_TEXT >> 20)
+}
+
 /// What is left to read of a file of bounded size, and the file.
 async fn text(file: File) -> Result<(String, File), String> {
     let mut text = String::new();
-    let mut bounded = file.take(LARGEST + 1);
+    let mut bounded = file.take(LARGEST_TEXT + 1);
     let read = bounded.read_to_string(&mut text).await.map_err(|error| error.to_string())?;
-    if read as u64 > LARGEST {
-        return Err(format!("it is larger than {} MiB", LARGEST >> 20));
+    if read as u64 > LARGEST_TEXT {
+        return Err(too_large());
     }
     Ok((text, bounded.into_inner()))
 }
@@ -57,9 +67,9 @@ mod tests {
         let pipe = scratch.path().join("pipe");
         rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, 0o644.into()).expect("a FIFO");
         let large = scratch.path().join("large");
-        std::fs::File::create(&large).and_then(|file| file.set_len(LARGEST + 1)).expect("a sparse file");
+        std::fs::File::create(&large).and_then(|file| file.set_len(LARGEST_TEXT + 1)).expect("a sparse file");
         for (path, why) in
-            [(&pipe, "not a regular file"), (&large, "larger than 256 MiB"), (&scratch.path().join("none"), "")]
+            [(&pipe, "not a regular file"), (&large, "larger than 64 MiB"), (&scratch.path().join("none"), "")]
         {
             assert!(load(path).await.expect_err("no list of releases").contains(why), "{}", path.display());
         }

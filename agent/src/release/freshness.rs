@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use blat_config::ReleaseSource;
+use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::file;
@@ -30,8 +31,8 @@ pub(crate) fn known_up_to(source: Option<&ReleaseSource>, now: i64) -> i64 {
 
 /// What tells one state of a file from another: which file it is, its size, and when its content and its place last changed. These times are
 /// compared with each other only, never with a clock of this machine: they may be those of a file server, or anything that a program sets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct State {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct State {
     file: (u64, u64),
     size: u64,
     modified: (i64, i64),
@@ -39,7 +40,7 @@ struct State {
 }
 
 impl State {
-    fn of(found: &Metadata) -> Self {
+    pub(super) fn of(found: &Metadata) -> Self {
         Self {
             file: (found.dev(), found.ino()),
             size: found.len(),
@@ -60,10 +61,9 @@ pub(crate) struct Reading {
 }
 
 impl Reading {
-    /// What was read just now at `path`, by what the open file was before and after that.
-    pub(super) fn new(path: &Path, before: &Metadata, after: &Metadata) -> Self {
-        let state = State::of(before);
-        Self { path: path.to_owned(), state: (state == State::of(after)).then_some(state), at: Instant::now() }
+    /// What was read just now at `path`; `state` is that of the open file, none where it was another before than after.
+    pub(super) fn new(path: &Path, state: Option<State>) -> Self {
+        Self { path: path.to_owned(), state, at: Instant::now() }
     }
 
     /// Whether the file is still the same when [`QUIET`] has passed since it was read, so that nobody was writing it then. Waits for the rest of
@@ -141,7 +141,8 @@ mod tests {
         for (what, change) in changes {
             fs::write(&path, content).expect("written");
             touch_only(&path, 5_000);
-            let (_, reading) = file::load(&path).await.expect("releases");
+            let (_, state) = file::load(&path).await.expect("releases");
+            let reading = Reading::new(&path, state);
             change(&path, content);
             assert_eq!(reading.has_stayed(limit).await, what == "nothing", "{what}");
             assert!(reading.at.elapsed() >= QUIET, "{what}");

@@ -23,6 +23,7 @@ use jiff::Timestamp;
 pub(crate) use database::create as create_database;
 pub(crate) use freshness::{Reading, known_up_to};
 pub(crate) use reader::read_instead;
+use reader::{Read, Reader};
 use snapshot::Snapshot;
 
 /// So many entries that are not valid are logged one by one; a source of garbage must not fill the log's disk.
@@ -42,6 +43,9 @@ pub(crate) enum ReleaseError {
         /// What went wrong.
         why: String,
     },
+    /// What was read could not be worked on.
+    #[error("working on the releases failed: {0}; report this as a bug")]
+    NotUnderstood(String),
     /// Neither could the source be read, nor its last good answer be used.
     #[error("{unreadable}; and mode: fallback does not help: {why}")]
     NoFallback {
@@ -108,7 +112,13 @@ impl Desk {
             return Ok(Answer { resolution, known: None, reading: None, fresh: None });
         };
         match self.load(manager, selection).await {
-            Ok((catalog, reading)) => Ok(Answer { reading, ..understood(manager, selection, known, catalog) }),
+            Ok((catalog, reading)) => {
+                let (manager, selection, known) = (manager.clone(), selection.clone(), known.clone());
+                let understanding =
+                    tokio::task::spawn_blocking(move || understood(&manager, &selection, &known, catalog));
+                let answer = understanding.await.map_err(|error| ReleaseError::NotUnderstood(error.to_string()))?;
+                Ok(Answer { reading, ..answer })
+            }
             Err(unreadable) => match manager.mode {
                 Mode::Strict => Err(unreadable),
                 Mode::Fallback => self.fall_back(manager, selection, unreadable).await,
@@ -132,17 +142,18 @@ impl Desk {
     ) -> Result<(Catalog, Option<Reading>), ReleaseError> {
         let ReleaseManager { source, timeout, .. } = manager;
         let asking = async {
-            let catalog = match source {
+            let reader = Reader::start(source, selection, *timeout, &self.place).await?;
+            match source {
                 ReleaseSource::File { path } => {
-                    return file::load(path).await.map(|(catalog, reading)| (catalog, Some(reading)));
+                    let Read { catalog, state } = reader.finish().await?;
+                    Ok((catalog, Some(Reading::new(path, state))))
                 }
-                ReleaseSource::PackageList { path } => package_list::load(path).await,
-                ReleaseSource::Command { argv } => command::load(argv, &self.root).await,
-                ReleaseSource::Sqlite { .. } | ReleaseSource::Postgres(_) | ReleaseSource::MySql(_) => {
-                    reader::load(source, selection, *timeout, &self.place).await
-                }
-            };
-            catalog.map(|catalog| (catalog, None))
+                ReleaseSource::Command { argv } => Ok((command::load(argv, &self.root, reader).await?, None)),
+                ReleaseSource::PackageList { .. }
+                | ReleaseSource::Sqlite { .. }
+                | ReleaseSource::Postgres(_)
+                | ReleaseSource::MySql(_) => Ok((reader.finish().await?.catalog, None)),
+            }
         };
         let loaded = tokio::time::timeout(*timeout, asking).await.unwrap_or_else(|_| {
             Err(format!("no answer within {}; timeout sets how long it may take", show_duration(*timeout)))

@@ -1,29 +1,35 @@
-//! Databases are read by a process of their own, since whoever is at the other end is a stranger.
+//! Releases are read by a process of their own, since whoever gives them is a stranger.
 //!
 //! A server may announce a value of a gigabyte, a hundred million columns, or half a row; the drivers take memory for whatever is announced, and
-//! some of it makes them panic. So the memory of that process has a limit, which ends it and nothing else, and it ends with the agent at the
-//! latest. The agent reads an answer of bounded size that says what the rows mean, never the rows.
+//! some of it makes them panic. A file or a command may give a million packages in a form that takes many times their size to read. So the memory
+//! of that process has a limit, which ends it and nothing else, and it ends with the agent at the latest. The agent reads an answer of bounded
+//! size that says what was read means, for the selected releases; never what was read.
 
+use std::collections::BTreeSet;
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{ExitCode, Stdio};
+use std::process::{ExitCode, ExitStatus, Stdio};
 use std::time::Duration;
 
-use blat_config::ReleaseSource;
+use blat_config::{ReleaseSource, release_file};
 use blat_domain::release::{Catalog, ReleaseKey, Selection};
 use blat_domain::text::printable;
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout};
 
 use super::command::end_of;
-use super::{database, file};
+use super::freshness::State;
+use super::{database, file, package_list};
 use crate::target::transport::tied;
 
-/// The first argument by which this executable knows that it is to read a database: no option that a person types.
-const READ: &str = "--read-database";
-/// The most memory that the reading process takes, in bytes: enough for some million packages of selected releases.
-const MOST_MEMORY: u64 = 128 << 20;
+/// The first argument by which this executable knows that it is to read releases: no option that a person types.
+const READ: &str = "--read-releases";
+/// The most memory that the reading process takes for a database, in bytes: enough for some million packages of selected releases.
+const MOST_FOR_DATABASE: u64 = 128 << 20;
+/// The same for a file or what a command prints: enough for some million packages, which are read whole, selected or not.
+const MOST_FOR_TEXT: u64 = 768 << 20;
 /// The most bytes that its answer has.
 const LONGEST_ANSWER: u64 = 32 << 20;
 /// The most bytes that a question has: as many as a config file, with room for how they are written.
@@ -41,54 +47,111 @@ struct Question {
     place: PathBuf,
 }
 
-/// Reads a database as [`database::load`] does, by a process of its own, which ends when nobody waits for it any longer.
-pub(super) async fn load(
-    source: &ReleaseSource,
-    selection: &Selection,
-    limit: Duration,
-    place: &Path,
-) -> Result<Catalog, String> {
-    let Selection { releases, projects, only_s3sync, .. } = selection;
-    let (releases, projects) = (releases.clone(), projects.clone());
-    let question =
-        Question { source: source.clone(), releases, projects, only_s3sync: *only_s3sync, limit, place: place.into() };
-    let question = serde_json::to_vec(&question).map_err(|error| format!("cannot write the question: {error}"))?;
-
-    let mut command = tied::command(tied::OURSELVES);
-    command.arg(READ).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    // A trace would push the reason out of what is heard.
-    command.env("RUST_BACKTRACE", "0");
-    let mut reader = command.spawn().map_err(|error| format!("cannot start the process that reads it: {error}"))?;
-    let (Some(mut stdin), Some(stdout), Some(stderr)) =
-        (reader.stdin.take(), reader.stdout.take(), reader.stderr.take())
-    else {
-        return Err("the process that reads it has no pipes".into());
-    };
-    // One that is gone already says why by its status.
-    let asked = stdin.write_all(&question).await;
-    drop(stdin);
-    let mut answer = Vec::new();
-    let mut bounded = stdout.take(LONGEST_ANSWER + 1);
-    let (read, said) = tokio::join!(bounded.read_to_end(&mut answer), end_of(stderr));
-    read.map_err(|error| format!("cannot hear the process that reads it: {error}"))?;
-    let status = reader.wait().await.map_err(|error| format!("cannot wait for the process that reads it: {error}"))?;
-    if !status.success() || asked.is_err() {
-        let said = String::from_utf8_lossy(&said?).trim().to_owned();
-        if said.contains("memory allocation of") {
-            return Err(format!(
-                "what it answers takes more than {} MiB of memory; look what is in its tables, or whether this is the right server",
-                MOST_MEMORY >> 20
-            ));
-        }
-        let said =
-            if said.is_empty() { "it said nothing".to_owned() } else { format!("it said: {}", printable(&said)) };
-        return Err(format!("what it answers is broken: the process that reads it ended with {status}; {said}"));
-    }
-    serde_json::from_slice::<Result<Catalog, String>>(&answer)
-        .map_err(|error| format!("cannot understand the process that reads it: {}", printable(&error.to_string())))?
+/// What was read.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Read {
+    pub(super) catalog: Catalog,
+    /// How the file was from before that until after it; none where there is no file, or it changed.
+    pub(super) state: Option<State>,
 }
 
-/// Reads a database, where this process was started for that; else gives nothing.
+/// A process that reads, which ends when nobody waits for it any longer.
+pub(super) struct Reader {
+    process: Child,
+    input: ChildStdin,
+    output: ChildStdout,
+    said: ChildStderr,
+    most: u64,
+}
+
+impl Reader {
+    /// Asks for what is selected of this source. A command is run by the caller, who gives [`Self::text`] what it prints.
+    /// `place` is the target's part of `state/`.
+    pub(super) async fn start(
+        source: &ReleaseSource,
+        selection: &Selection,
+        limit: Duration,
+        place: &Path,
+    ) -> Result<Self, String> {
+        let Selection { releases, projects, only_s3sync, .. } = selection;
+        let (releases, projects) = (releases.clone(), projects.clone());
+        let question = Question {
+            source: source.clone(),
+            releases,
+            projects,
+            only_s3sync: *only_s3sync,
+            limit,
+            place: place.into(),
+        };
+        let question = serde_json::to_vec(&question).map_err(|error| format!("cannot write the question: {error}"))?;
+
+        let mut command = tied::command(tied::ourselves());
+        command.arg(READ).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        // A trace would push the reason out of what is heard.
+        command.env("RUST_BACKTRACE", "0");
+        let mut process =
+            command.spawn().map_err(|error| format!("cannot start the process that reads it: {error}"))?;
+        let (Some(mut input), Some(output), Some(said)) =
+            (process.stdin.take(), process.stdout.take(), process.stderr.take())
+        else {
+            return Err("the process that reads it has no pipes".into());
+        };
+        let length = (question.len() as u64).to_be_bytes();
+        // One that is gone already says why by its status.
+        let _ = input.write_all(&[&length, &question[..]].concat()).await;
+        Ok(Self { process, input, output, said, most: most_memory(source) })
+    }
+
+    /// Where the text of a command goes.
+    pub(super) fn text(&mut self) -> &mut ChildStdin {
+        &mut self.input
+    }
+
+    /// What it read, once it has been given all.
+    pub(super) async fn finish(self) -> Result<Read, String> {
+        let Self { mut process, input, output, said, most } = self;
+        drop(input);
+        let mut answer = Vec::new();
+        let mut bounded = output.take(LONGEST_ANSWER + 1);
+        let (read, said) = tokio::join!(bounded.read_to_end(&mut answer), end_of(said));
+        read.map_err(|error| format!("cannot hear the process that reads it: {error}"))?;
+        let status =
+            process.wait().await.map_err(|error| format!("cannot wait for the process that reads it: {error}"))?;
+        if !status.success() {
+            return Err(why_it_failed(status, &said?, most));
+        }
+        let understanding =
+            tokio::task::spawn_blocking(move || serde_json::from_slice::<Result<Read, String>>(&answer));
+        match understanding.await.map_err(|error| error.to_string()) {
+            Ok(Ok(read)) => read,
+            Ok(Err(why)) => {
+                Err(format!("cannot understand the process that reads it: {}", printable(&why.to_string())))
+            }
+            Err(why) => Err(format!("cannot understand the process that reads it: {why}")),
+        }
+    }
+}
+
+fn why_it_failed(status: ExitStatus, said: &[u8], most: u64) -> String {
+    let said = String::from_utf8_lossy(said).trim().to_owned();
+    if said.contains("memory allocation of") {
+        return format!(
+            "what it answers takes more than {} MiB of memory; look what is in its tables or its text, or whether this is the right one",
+            most >> 20
+        );
+    }
+    let said = if said.is_empty() { "it said nothing".to_owned() } else { format!("it said: {}", printable(&said)) };
+    format!("what it answers is broken: the process that reads it ended with {status}; {said}")
+}
+
+fn most_memory(source: &ReleaseSource) -> u64 {
+    match source {
+        ReleaseSource::Sqlite { .. } | ReleaseSource::Postgres(_) | ReleaseSource::MySql(_) => MOST_FOR_DATABASE,
+        ReleaseSource::File { .. } | ReleaseSource::Command { .. } | ReleaseSource::PackageList { .. } => MOST_FOR_TEXT,
+    }
+}
+
+/// Reads releases, where this process was started for that; else gives nothing.
 pub(crate) fn read_instead(mut arguments: impl Iterator<Item = std::ffi::OsString>) -> Option<ExitCode> {
     if arguments.nth(1).as_deref() != Some(std::ffi::OsStr::new(READ)) {
         return None;
@@ -96,7 +159,7 @@ pub(crate) fn read_instead(mut arguments: impl Iterator<Item = std::ffi::OsStrin
     std::panic::set_hook(Box::new(|panic| {
         let said = panic.payload();
         let said = said.downcast_ref::<&str>().copied().or_else(|| said.downcast_ref::<String>().map(String::as_str));
-        eprintln!("the driver panics: {}", said.unwrap_or("it does not say why"));
+        eprintln!("reading it panics: {}", said.unwrap_or("it does not say why"));
     }));
     Some(match read_one() {
         Ok(()) => ExitCode::SUCCESS,
@@ -111,24 +174,55 @@ fn read_one() -> io::Result<()> {
     let limit = |most| Rlimit { current: Some(most), maximum: Some(most) };
     // The memory may hold a password, and so may an image of it.
     setrlimit(Resource::Core, limit(0))?;
-    setrlimit(Resource::Data, limit(MOST_MEMORY))?;
+    let given = getrlimit(Resource::Data).maximum.unwrap_or(u64::MAX);
+    setrlimit(Resource::Data, limit(MOST_FOR_TEXT.min(given)))?;
     // A journal may say that the database it belongs to is of any size.
     setrlimit(Resource::Fsize, limit(file::LARGEST))?;
-    let mut question = Vec::new();
-    io::stdin().take(LONGEST_QUESTION).read_to_end(&mut question)?;
-    let Question { source, releases, projects, only_s3sync, limit, place } = serde_json::from_slice(&question)?;
+    let (mut length, mut question) = ([0; 8], Vec::new());
+    io::stdin().read_exact(&mut length)?;
+    io::stdin().take(u64::from_be_bytes(length).min(LONGEST_QUESTION)).read_to_end(&mut question)?;
+    let Question { source, releases, projects, only_s3sync, limit: within, place } = serde_json::from_slice(&question)?;
+    setrlimit(Resource::Data, limit(most_memory(&source).min(given)))?;
     let selection = Selection { releases, projects, only_s3sync, ..Selection::default() };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let read = runtime.block_on(database::load(&source, &selection, limit, &place));
+    let read = runtime.block_on(read_all(&source, &selection, within, &place));
     // A name that is being looked up, or a database on a disk that hangs, is left behind.
     runtime.shutdown_background();
     let mut answer = Bounded(Vec::new());
     if serde_json::to_writer(&mut answer, &read).is_err() {
         let most = LONGEST_ANSWER >> 20;
         let why = format!("the packages of the selected releases take more than {most} MiB; select fewer releases");
-        answer = Bounded(serde_json::to_vec(&Err::<Catalog, String>(why))?);
+        answer = Bounded(serde_json::to_vec(&Err::<Read, String>(why))?);
     }
     io::stdout().write_all(&answer.0)
+}
+
+/// What this source says, without the packages of releases that nobody selects.
+async fn read_all(
+    source: &ReleaseSource,
+    selection: &Selection,
+    limit: Duration,
+    place: &Path,
+) -> Result<Read, String> {
+    let (mut catalog, state) = match source {
+        ReleaseSource::File { path } => file::load(path).await?,
+        ReleaseSource::PackageList { path } => (package_list::load(path).await?, None),
+        ReleaseSource::Command { .. } => (printed(io::stdin().lock())?, None),
+        ReleaseSource::Sqlite { .. } | ReleaseSource::Postgres(_) | ReleaseSource::MySql(_) => {
+            (database::load(source, selection, limit, place).await?, None)
+        }
+    };
+    let chosen: BTreeSet<i64> = catalog.chosen(selection).map(|release| release.id).collect();
+    let releases = catalog.projects.iter_mut().flat_map(|project| &mut project.releases);
+    releases.filter(|release| !chosen.contains(&release.id)).for_each(|release| release.packages = Vec::new());
+    Ok(Read { catalog, state })
+}
+
+/// What a command printed.
+fn printed(text: impl io::Read) -> Result<Catalog, String> {
+    let mut printed = Vec::new();
+    text.take(file::LARGEST_TEXT).read_to_end(&mut printed).map_err(|error| error.to_string())?;
+    release_file::parse_json(&printed).map_err(|why| format!("it is not the documented JSON: {why}"))
 }
 
 /// Takes no more than somebody is willing to read.

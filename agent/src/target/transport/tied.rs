@@ -6,14 +6,13 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 
 /// The first argument by which this executable knows that it is to become another: no option that a person types.
 const BECOME: &str = "--become-tied-to";
-/// This executable as it runs, though its file may have been replaced since.
-pub(crate) const OURSELVES: &str = "/proc/self/exe";
 /// The exit status where the program cannot be run, as a shell has it.
 const CANNOT_RUN: u8 = 127;
 
@@ -21,10 +20,23 @@ const CANNOT_RUN: u8 = 127;
 /// group reaches it too.
 ///
 /// It has to be started by a thread that lives as long as this process: the system takes the end of that thread for its parent's.
-pub(crate) fn command(program: &str) -> tokio::process::Command {
-    let mut command = tokio::process::Command::new(OURSELVES);
+pub(crate) fn command(program: impl AsRef<OsStr>) -> tokio::process::Command {
+    let mut command = tokio::process::Command::new(ourselves());
     command.arg(BECOME).arg(std::process::id().to_string()).arg(program);
     command
+}
+
+/// This executable as it runs, though its file may have been replaced since.
+#[cfg(not(test))]
+pub(crate) fn ourselves() -> PathBuf {
+    "/proc/self/exe".into()
+}
+
+/// The executable that was built beside these tests, which cannot become anything.
+#[cfg(test)]
+pub(crate) fn ourselves() -> PathBuf {
+    let tests = std::env::current_exe().expect("these tests are a file");
+    tests.ancestors().nth(2).expect("a folder of builds").join("blat-agent")
 }
 
 /// Becomes the program that [`command`] names, where this process was started for that; returns only where it was not, or could not: then with
