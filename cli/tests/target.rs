@@ -181,7 +181,7 @@ fn a_plan_that_cannot_be_made_has_the_agents_words_and_code() {
 fn a_log_is_printed_without_what_could_disturb_a_terminal() {
     let scratch = Scratch::with_targets(&["perth"]);
     let ran = scratch.blat(&["logs", "perth"]).exits(1);
-    assert!(ran.err.starts_with("blat: target perth has no log yet\n"), "{}", ran.err);
+    assert!(ran.err.starts_with("blat: target perth has no log, and no agent runs that writes one\n"), "{}", ran.err);
     scratch.blat(&["logs", "nobody"]).exits(2);
     let long = "x".repeat(100_000);
     scratch.write("log/perth.log", &format!("one\ntwo\u{1b}[2J\n{long}\nunfinished"));

@@ -2,7 +2,7 @@
 //!
 //! `blatd` and `blat-agent` share it. No line is lost or torn by rolling, and a log that cannot be written (disk
 //! full, directory gone) never stops the daemon: lost lines are counted, and the count is the first line once writing
-//! works again. This crate knows nothing of targets or packages; of ours it depends on
+//! works again. A log that somebody else moves, removes or empties goes on in its place within a second, and says so. This crate knows nothing of targets or packages; of ours it depends on
 //! `blat-domain` alone, for the one way in which foreign text is escaped.
 
 mod file;
@@ -12,6 +12,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Duration;
 
 use tracing::Level;
 use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder};
@@ -24,12 +26,23 @@ pub use tracing_appender::non_blocking::WorkerGuard;
 use crate::file::{Controls, LogFile};
 use crate::line::LineFormat;
 
+/// How often the place of the log is looked at: what is moved away is written anew within a second.
+const BEAT: Duration = Duration::from_millis(800);
+
 /// Why there is no log.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// The file cannot be opened or made.
     #[error("cannot open the log {path}: {source}", path = path.display())]
     Open {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The thread that looks after the file cannot be made.
+    #[error("cannot make a thread for the log {path}: {source}", path = path.display())]
+    Thread {
         /// Which file.
         path: PathBuf,
         /// What the system said.
@@ -55,7 +68,7 @@ impl Log {
     /// as long as the process.
     ///
     /// # Errors
-    /// When the file cannot be opened at all, or a process calls this twice.
+    /// When the file cannot be opened at all, no thread can be made, or a process calls this twice.
     pub fn open(path: &Path, max: u64, keep: u32, verbose: u8) -> Result<(LogHandle, WorkerGuard), LogError> {
         let controls = Arc::new(Controls::new(max, keep));
         let file = LogFile::open(path, Arc::clone(&controls))
@@ -65,6 +78,7 @@ impl Log {
         let lines = fmt::layer().event_format(LineFormat).with_ansi(false).with_writer(queue.clone());
         tracing::subscriber::set_global_default(Registry::default().with(lines.with_filter(filter)))
             .map_err(|_| LogError::Installed { path: path.to_owned() })?;
+        watch(path, &controls, queue.clone()).map_err(|source| LogError::Thread { path: path.to_owned(), source })?;
         Ok((LogHandle { controls, queue, levels: Arc::new(move |verbose| set(&levels, verbose)) }, guard))
     }
 }
@@ -84,7 +98,7 @@ impl std::fmt::Debug for LogHandle {
 }
 
 impl LogHandle {
-    /// Begins a new file: the present one becomes `.1`. Lines logged before this call are in the old file or, where
+    /// Begins a new file: the present one becomes `.1`, unless somebody else moved it away just before. Lines logged before this call are in the old file or, where
     /// they were still queued, in the new one; none is lost. Many calls before the writer gets to it roll once.
     pub fn roll(&self) {
         self.controls.generation.fetch_add(1, Ordering::AcqRel);
@@ -103,6 +117,22 @@ impl LogHandle {
         self.controls.max.store(max, Ordering::Release);
         self.controls.keep.store(keep, Ordering::Release);
     }
+}
+
+/// Wakes the writer, which sees to it, whenever the file at `path` is not the one that is open. Most of the time nothing is logged for hours, and
+/// whoever reads the log then is to find one.
+fn watch(path: &Path, controls: &Arc<Controls>, mut queue: NonBlocking) -> std::io::Result<()> {
+    let (path, controls) = (path.to_owned(), Arc::clone(controls));
+    thread::Builder::new().name("log place".to_owned()).spawn(move || {
+        loop {
+            thread::sleep(BEAT);
+            // A writer that is gone ended with the log.
+            if !controls.is_in_place(&path) && queue.write_all(b"").is_err() {
+                return;
+            }
+        }
+    })?;
+    Ok(())
 }
 
 fn set<S>(levels: &reload::Handle<Targets, S>, verbose: u8) {

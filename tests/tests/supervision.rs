@@ -121,6 +121,31 @@ fn signals_mean_what_the_documents_say() {
     lab.wait_for_status("perth", "another agent", |s| s["pid"].as_u64().is_some_and(|pid| pid != u64::from(agent)));
 }
 
+/// As logrotate does it, and as somebody does it who makes room on the disk.
+#[test]
+fn a_log_that_is_rotated_by_somebody_else_goes_on_and_blat_logs_shows_it() {
+    let lab = lab_with("rotated", &["perth"]);
+    let (agent, log) = (agent_pid(&lab, "perth"), lab.home().join("log"));
+    for name in ["perth.log", "blatd.log"] {
+        fs::rename(log.join(name), log.join(format!("{name}.1"))).expect("the log is moved");
+    }
+    process::signal(pid_in(&lab, "blatd.pid"), Signal::HUP);
+    let says = |name: &str, words: &str| {
+        lab.wait_for(words, || fs::read_to_string(log.join(name)).is_ok_and(|text| text.contains(words)).then_some(()));
+    };
+    says("perth.log", "another process moved the log");
+    says("blatd.log", "another process moved the log");
+    for name in ["perth.log.1", "blatd.log.1"] {
+        let text = fs::read_to_string(log.join(name)).expect("the moved log");
+        assert!(text.contains("started") && !text.contains("another process"), "{name}: {text}");
+    }
+    assert!(!log.join("perth.log.2").exists() && !log.join("blatd.log.2").exists());
+
+    fs::remove_file(log.join("perth.log")).expect("the log is removed");
+    lab.blat(&["logs", "perth"]).expect_success().says("another process removed the log; its earlier lines are lost");
+    assert_eq!(agent_pid(&lab, "perth"), agent);
+}
+
 /// What an agent does wakes it up again in no way: looking at its own tag directory is no event there.
 #[test]
 fn an_idle_agent_rests() {

@@ -5,9 +5,11 @@ use std::io::{self, BufRead, BufReader, ErrorKind, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use blat_config::Home;
+use blat_config::pid_file::PidFile;
+use blat_domain::name::TargetName;
 use blat_domain::text::{escaped, printable};
 
 use crate::args::LogsArgs;
@@ -16,21 +18,15 @@ use crate::failure::{Exit, Failure, Outcome};
 
 /// How often a followed log is looked at.
 const BEAT: Duration = Duration::from_millis(200);
+/// How long a running agent may take to write its log anew, where another process moved or removed that.
+const REOPENED: Duration = Duration::from_secs(3);
 /// The longest line that is held in memory, in bytes; a longer one is printed in pieces.
 const LONGEST: u64 = 64 << 10;
 
 /// Prints the log, and goes on with it when it is to be followed.
 pub(crate) fn run(home: &Home, args: &LogsArgs) -> Outcome {
     let path = home.agent_log(&args.target);
-    let mut log = match Log::open(&path) {
-        Ok(log) => log,
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            targets::known(home, &args.target)?;
-            return Err(Failure::failed(format!("target {} has no log yet", args.target))
-                .hint("its agent writes it as soon as the master runs: `blat start`"));
-        }
-        Err(error) => return Err(cannot_read(&path, &error)),
-    };
+    let mut log = find(home, &args.target, &path)?;
     let mut out = io::stdout().lock();
     loop {
         log.copy(&mut out)?;
@@ -46,6 +42,32 @@ pub(crate) fn run(home: &Home, args: &LogsArgs) -> Outcome {
             log.finish(&mut out)?;
             log = next;
         }
+    }
+}
+
+/// The log, once there is one where an agent runs that writes it.
+fn find(home: &Home, target: &TargetName, path: &Path) -> Result<Log, Failure> {
+    let deadline = Instant::now() + REOPENED;
+    loop {
+        match Log::open(path) {
+            Ok(log) => return Ok(log),
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(cannot_read(path, &error)),
+        }
+        targets::known(home, target)?;
+        let pid_file = home.agent_pid(target);
+        let holder = PidFile::holder(&pid_file).map_err(|error| cannot_read(&pid_file, &error))?;
+        let Some(pid) = holder else {
+            return Err(Failure::failed(format!("target {target} has no log, and no agent runs that writes one"))
+                .hint("its agent writes it as soon as the master runs: `blat start`"));
+        };
+        if Instant::now() > deadline {
+            return Err(Failure::failed(format!(
+                "target {target} has no log, and its agent (pid {pid}) does not write it anew"
+            ))
+            .hint("look whether log/ is there and its disk takes files; log/blatd.log may say more"));
+        }
+        thread::sleep(BEAT);
     }
 }
 
