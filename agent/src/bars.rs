@@ -64,12 +64,13 @@ pub(crate) fn summary(report: &SyncReport) -> String {
         SyncResult::Ok => "ok",
         SyncResult::Failed => "failed",
     };
+    let held = if report.held > 0 { format!(", {} held", report.held) } else { String::new() };
     let aged = match (report.marked, report.deleted) {
         (0, 0) => String::new(),
         (marked, deleted) => format!(", {marked} marked, {deleted} deleted"),
     };
     format!(
-        "sync {result}: {} of {} wanted packages are there, {} sent ({}), {} failed{aged}, in {}",
+        "sync {result}: {} of {} wanted packages are there, {} sent ({}), {} failed{held}{aged}, in {}",
         report.present,
         report.wanted,
         report.sent,

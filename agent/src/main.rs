@@ -194,6 +194,7 @@ async fn once(home: &Home, settings: Settings, owner: Owner, allow_delete: bool)
         }
     };
     println!("{}", bars::summary(&report));
+    report.held_packages.iter().for_each(|held| println!("    held: {}: {}", held.package, escaped(&held.why)));
     match problem {
         None => Ok(()),
         Some(problem) => {

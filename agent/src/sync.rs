@@ -13,7 +13,7 @@ use blat_domain::links::Followed;
 use blat_domain::name::PackageId;
 use blat_domain::ownership::Bar;
 use blat_domain::package_list::{self, Former};
-use blat_domain::plan::{Action, Hold, Plan, Step, plan};
+use blat_domain::plan::{Action, Held, Hold, Plan, Step, plan};
 use blat_domain::release::{Reason, WantedSet};
 use blat_domain::retry::Backoff;
 use blat_domain::room::Room;
@@ -268,7 +268,10 @@ impl Workplace {
             tracing::warn!(target_name = %self.settings.name, "{unknown}; correct releases and projects in the config");
             first.get_or_insert(problem(None, unknown.clone(), Backoff::PACKAGE));
         }
-        for held in &plan.held {
+        // Those that somebody should see go first in the report, which names few.
+        let (passing, lasting): (Vec<&Held>, Vec<&Held>) = plan.held.iter().partition(|held| held.hold.is_waiting());
+        for held in lasting.into_iter().chain(passing) {
+            report.hold(&held.package, &held.hold);
             if held.hold.is_waiting() {
                 tracing::debug!(package = %held.package, "{}", held.hold);
                 continue;
@@ -412,5 +415,7 @@ pub(crate) fn sync_report(now: Timestamp) -> SyncReport {
         bytes: 0,
         snapshot: None,
         held_back: None,
+        held: 0,
+        held_packages: Vec::new(),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use blat_domain::name::{PackageId, TargetName};
 use blat_domain::status::{
     Current, FarEnd, LastError, Leftover, Queue, State, Status, SyncReport, SyncResult, TargetStatus,
 };
@@ -24,11 +25,16 @@ pub(crate) fn status(status: &Status, now: Timestamp, style: Style) -> String {
     if status.targets.is_empty() {
         return "no targets: each is a file config/TARGET.conf\n".to_owned();
     }
+    table(&status.targets, now).render(style)
+}
+
+/// These targets in this order.
+pub(crate) fn table<'a>(targets: impl IntoIterator<Item = &'a TargetStatus>, now: Timestamp) -> Table<8> {
     let mut table = Table::new(["TARGET", "STATE", "SINCE", "VIA", "LAST SYNC", "QUEUE", "CURRENT", "ERROR"]);
-    for target in &status.targets {
+    for target in targets {
         table.row(row(target, now), notes(target));
     }
-    table.render(style)
+    table
 }
 
 fn row(target: &TargetStatus, now: Timestamp) -> [Cell; 8] {
@@ -75,11 +81,17 @@ fn sync(report: &SyncReport, now: Timestamp) -> String {
 
 /// What a sync did, less what it did none of.
 pub(crate) fn counts(report: &SyncReport) -> Vec<String> {
-    [("sent", report.sent), ("failed", report.failed), ("marked", report.marked), ("deleted", report.deleted)]
-        .into_iter()
-        .filter(|(_, count)| *count > 0)
-        .map(|(what, count)| format!("{what} {count}"))
-        .collect()
+    [
+        ("sent", report.sent),
+        ("failed", report.failed),
+        ("held", report.held),
+        ("marked", report.marked),
+        ("deleted", report.deleted),
+    ]
+    .into_iter()
+    .filter(|(_, count)| *count > 0)
+    .map(|(what, count)| format!("{what} {count}"))
+    .collect()
 }
 
 fn outcome(result: SyncResult) -> &'static str {
@@ -142,6 +154,10 @@ fn notes(target: &TargetStatus) -> Vec<String> {
     if let Some(error) = &target.last_error {
         notes.push(last_error(error));
     }
+    if let Some(report) = &target.last_sync {
+        let said = target.last_error.as_ref().and_then(|error| error.package.as_ref());
+        notes.extend(held(report, &target.name, said));
+    }
     notes.extend(target.waits_for.as_deref().map(escaped));
     notes.extend(target.leftovers.iter().take(MOST_LEFTOVERS).map(leftover));
     if target.leftovers.len() > MOST_LEFTOVERS {
@@ -171,6 +187,17 @@ fn stand_in(taken: Timestamp) -> String {
     format!(
         "Release Manager could not be asked; the last sync went by its answer of {taken:.0}: nothing is deleted or marked"
     )
+}
+
+/// The packages that a sync held, with the reasons, but for the one of which something was `said` already.
+pub(crate) fn held(report: &SyncReport, target: &TargetName, said: Option<&PackageId>) -> Vec<String> {
+    let others = report.held_packages.iter().filter(|held| Some(&held.package) != said);
+    let mut lines: Vec<String> = others.map(|held| format!("held: {}: {}", held.package, escaped(&held.why))).collect();
+    let more = report.held.saturating_sub(report.held_packages.len() as u64);
+    if more > 0 {
+        lines.push(format!("{more} more held: blat plan {target}"));
+    }
+    lines
 }
 
 /// What the target cannot remove, and what to do.

@@ -45,6 +45,8 @@ fn report(result: SyncResult) -> SyncReport {
         bytes: 1 << 20,
         snapshot: None,
         held_back: None,
+        held: 0,
+        held_packages: Vec::new(),
     }
 }
 

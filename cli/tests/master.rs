@@ -55,7 +55,8 @@ fn status_json_has_just_the_documented_keys() {
         .targets.last_sync .targets.last_sync.started .targets.last_sync.finished .targets.last_sync.result
         .targets.last_sync.wanted .targets.last_sync.present .targets.last_sync.sent .targets.last_sync.failed
         .targets.last_sync.marked .targets.last_sync.deleted .targets.last_sync.bytes
-        .targets.last_sync.snapshot .targets.last_sync.held_back
+        .targets.last_sync.snapshot .targets.last_sync.held_back .targets.last_sync.held
+        .targets.last_sync.held_packages .targets.last_sync.held_packages.package .targets.last_sync.held_packages.why
         .targets.queue .targets.queue.tags .targets.queue.packages .targets.queue.bytes
         .targets.current .targets.current.package .targets.current.done .targets.current.total
         .targets.last_error .targets.last_error.at .targets.last_error.package .targets.last_error.text
@@ -72,6 +73,7 @@ fn status_is_plain_when_piped() {
     let ran = scratch.blat(&["status"]).exits(0);
     assert!(ran.out.starts_with("TARGET  STATE"), "{}", ran.out);
     assert!(ran.out.contains("syncing") && ran.out.contains("core@1.2.3 50%"), "{}", ran.out);
+    assert!(ran.out.contains("\n    held: late@1: waits: still writable\n"), "{}", ran.out);
     assert!(ran.out.contains("\n    core@1.2.3: the target is full\n") && !ran.out.contains('\u{1b}'), "{}", ran.out);
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Field names are public (docs/commands.md describes them): fields are added, never renamed. Times are RFC 3339, sizes bytes.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
@@ -141,6 +142,47 @@ pub struct SyncReport {
     /// Why this sync marked and deleted nothing although the config asks for it, where that is for Release Manager's answer.
     #[serde(default)]
     pub held_back: Option<String>,
+    /// Packages that are wanted and were held: they are not there, and this sync did not try to send them.
+    #[serde(default)]
+    pub held: u64,
+    /// The first few of them.
+    #[serde(default)]
+    pub held_packages: Vec<HeldPackage>,
+}
+
+/// A package that is wanted and was not sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldPackage {
+    /// Which.
+    pub package: PackageId,
+    /// Why, in words for the operator.
+    pub why: String,
+}
+
+impl SyncReport {
+    /// The most packages that a report names; `blat plan` has all of them.
+    pub const MOST_HELD: usize = 5;
+    /// The longest reason, in bytes.
+    const LONGEST_REASON: usize = 400;
+
+    /// Takes note of a package that is held.
+    pub fn hold(&mut self, package: &PackageId, why: &impl fmt::Display) {
+        self.held += 1;
+        if self.held_packages.len() < Self::MOST_HELD {
+            let mut why = why.to_string();
+            if why.len() > Self::LONGEST_REASON {
+                let end = (0..=Self::LONGEST_REASON).rev().find(|end| why.is_char_boundary(*end)).unwrap_or(0);
+                why.truncate(end);
+                why.push_str(" …");
+            }
+            self.held_packages.push(HeldPackage { package: package.clone(), why });
+        }
+    }
+
+    /// Whether the target held all that is wanted when this sync ended.
+    pub fn is_complete(&self) -> bool {
+        self.result == SyncResult::Ok && self.held == 0 && self.present >= self.wanted
+    }
 }
 
 /// The outcome of a sync in one word.
@@ -246,6 +288,22 @@ mod tests {
         let text = r#"{"started": "2026-11-21T12:00:00Z", "finished": "2026-11-21T12:01:00Z", "result": "ok", "wanted": 1, "present": 1,
             "sent": 0, "failed": 0, "marked": 0, "deleted": 0, "bytes": 0}"#;
         let report: SyncReport = serde_json::from_str(text).expect("a report");
+        assert!(report.is_complete() && report.held_packages.is_empty());
         assert_eq!((report.wanted, report.snapshot, report.held_back), (1, None, None));
+    }
+
+    #[test]
+    fn a_report_names_the_first_held_packages_in_bounded_space_and_counts_all() {
+        let text = r#"{"started": "2026-11-21T12:00:00Z", "finished": "2026-11-21T12:01:00Z", "result": "ok", "wanted": 8, "present": 1,
+            "sent": 0, "failed": 0, "marked": 0, "deleted": 0, "bytes": 0}"#;
+        let mut report: SyncReport = serde_json::from_str(text).expect("a report");
+        assert!(!report.is_complete(), "seven are not there, whatever the agent says of them");
+        for version in 1..=7 {
+            let package = format!("core@{version}").parse().expect("a package");
+            report.hold(&package, &"it waits: é".repeat(if version == 2 { 1000 } else { 1 }));
+        }
+        assert_eq!((report.held, report.held_packages.len(), report.is_complete()), (7, 5, false));
+        assert_eq!(report.held_packages[0].why, "it waits: é");
+        assert!(report.held_packages[1].why.len() < 410 && report.held_packages[1].why.ends_with(" …"));
     }
 }

@@ -155,7 +155,7 @@ impl Fleet {
     /// Every target, by name. Together they fit into one line of the protocol, so with very many targets that have much
     /// to complain about, each complaint is cut short; the log and `blat check` have all of it.
     pub(crate) fn status(&self) -> Vec<TargetStatus> {
-        let room = (LONGEST_LINE / 6 / self.targets.len().max(1)).clamp(SHORTEST_TEXT, LONGEST_TEXT);
+        let room = (LONGEST_LINE / 8 / self.targets.len().max(1)).clamp(SHORTEST_TEXT, LONGEST_TEXT);
         self.targets.iter().map(|(name, target)| target.status(name, room)).collect()
     }
 

@@ -8,7 +8,9 @@ use std::time::Duration;
 use blat_domain::messages::AgentReport;
 use blat_domain::name::TargetName;
 use blat_domain::restart::{Action, Change, Event, Exit, Phase, Policy, Restart};
-use blat_domain::status::{ConfigStatus, FarEnd, LastError, Leftover, Queue, State, SyncReport, TargetStatus};
+use blat_domain::status::{
+    ConfigStatus, FarEnd, HeldPackage, LastError, Leftover, Queue, State, SyncReport, TargetStatus,
+};
 use blat_domain::text::printable;
 use jiff::{SignedDuration, Timestamp};
 
@@ -254,7 +256,7 @@ impl Target {
             restarts: self.restart.restarts(),
             since: self.since,
             state: self.state(),
-            last_sync: self.last_sync.clone(),
+            last_sync: self.last_sync.as_ref().map(|sync| in_room(sync, room)),
             queue: report.map_or_else(Queue::default, |report| report.queue),
             current: report.and_then(|report| report.current.clone()),
             last_error,
@@ -271,6 +273,22 @@ fn bounded(far_end: FarEnd, room: usize) -> FarEnd {
     match far_end {
         FarEnd::Receiver { restricted } => FarEnd::Receiver { restricted },
         FarEnd::Scripts { why } => FarEnd::Scripts { why: why.map(|why| shorten(&why, room)) },
+    }
+}
+
+/// How a sync went, with no text of more than about `room` bytes, and with as many held packages as take about so much; at least the first one is
+/// named.
+fn in_room(sync: &SyncReport, room: usize) -> SyncReport {
+    let mut left = room;
+    let held = sync.held_packages.iter().enumerate().map_while(|(place, HeldPackage { package, why })| {
+        let most = left;
+        left = left.saturating_sub(why.len());
+        (place == 0 || left > 0).then(|| HeldPackage { package: package.clone(), why: shorten(why, most) })
+    });
+    SyncReport {
+        held_back: sync.held_back.as_ref().map(|text| shorten(text, room)),
+        held_packages: held.collect(),
+        ..sync.clone()
     }
 }
 

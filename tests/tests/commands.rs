@@ -1,9 +1,15 @@
 //! The `blat` command: what it prints, its exit codes, and that it is safe to repeat.
 
 use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::Path;
 
 use blat_tests::Lab;
 use serde_json::Value;
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("an own file");
+}
 
 /// A lab with two wanted packages and a target, nothing running yet.
 fn lab(name: &str) -> Lab {
@@ -121,6 +127,46 @@ fn sync_wait_tells_by_its_exit_code_how_it_went() {
     lab.release(&[("core", "1"), ("lost", "3")]);
     lab.blat(&["sync", "perth", "--wait"]).expect(1).says("lost@3");
     assert_ne!(lab.blat(&["sync", "nobody", "--wait"]).code, Some(0), "there is no such target");
+}
+
+/// What is only waited for is no failure, and not all that is wanted either.
+#[test]
+fn sync_wait_is_done_only_when_all_is_there_and_names_what_is_held() {
+    let mut lab = lab("held");
+    let writable = lab.package("core", "2", |p| p.file("a", "2").writable());
+    let incomplete = lab.package("core", "3", |p| p.file("a", "3"));
+    set_mode(&incomplete, 0o755);
+    fs::rename(incomplete.join("descpkg"), incomplete.join("not yet")).expect("an own file");
+    symlink("2", lab.source().join("core/current")).expect("a link to what is held");
+    lab.release(&[("core", "1"), ("core", "2"), ("core", "3"), ("core", "current")]);
+    lab.start_master();
+
+    lab.blat(&["sync", "perth", "--wait"])
+        .expect(75)
+        .says("perth: incomplete · 1/4")
+        .says("held: core@2: waits: still writable at the source")
+        .says("held: core@3: waits: the source has no descpkg for it yet")
+        .says("held: core@current: waits: it is a link to core@2")
+        .says("3 packages that are wanted on perth are held");
+    lab.assert_published("core", "1");
+    lab.blat(&["status"]).expect_success().says("held 3").says("held: core@3: waits: the source has no descpkg");
+    let perth = lab.target_status("perth");
+    assert_eq!((&perth["state"], &perth["last_sync"]["held"]), (&"idle".into(), &3.into()), "{perth:#}");
+    assert_eq!(perth["last_sync"]["held_packages"][0]["package"], "core@2", "{perth:#}");
+
+    // What fails is a failure, and what is held beside it is named as well.
+    lab.release(&[("core", "1"), ("core", "2"), ("lost", "1")]);
+    lab.blat(&["sync", "perth", "--wait"]).expect(1).says("lost@1").says("held: core@2: waits");
+
+    lab.release(&[("core", "1"), ("core", "2"), ("core", "3"), ("core", "current")]);
+    fs::rename(incomplete.join("not yet"), incomplete.join("descpkg")).expect("an own file");
+    for package in [&incomplete, &writable] {
+        set_mode(&package.join("descpkg"), 0o444);
+        set_mode(package, 0o555);
+    }
+    let done = lab.blat(&["sync", "perth", "--wait"]);
+    done.expect_success().says("perth: ok · 4/4");
+    assert!(!done.stdout.contains("held") && done.stderr.is_empty(), "{done}");
 }
 
 #[test]

@@ -77,6 +77,8 @@ fn report(result: SyncResult) -> SyncReport {
         bytes: 0,
         snapshot: None,
         held_back: None,
+        held: 0,
+        held_packages: Vec::new(),
     }
 }
 

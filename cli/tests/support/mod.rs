@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use blat_config::{Home, socket};
 use blat_domain::messages::{Answer, Request};
 use blat_domain::status::{
-    ConfigStatus, Current, FarEnd, LastError, Leftover, Queue, State, Status, SupervisorStatus, SyncReport, SyncResult,
-    TargetStatus,
+    ConfigStatus, Current, FarEnd, HeldPackage, LastError, Leftover, Queue, State, Status, SupervisorStatus,
+    SyncReport, SyncResult, TargetStatus,
 };
 use jiff::Timestamp;
 
@@ -178,6 +178,11 @@ pub(crate) fn time() -> Timestamp {
     "2026-11-21T12:00:00Z".parse().expect("a time")
 }
 
+/// A package that is held.
+pub(crate) fn held(version: u32) -> HeldPackage {
+    HeldPackage { package: format!("late@{version}").parse().expect("a package"), why: "waits: still writable".into() }
+}
+
 pub(crate) fn report(result: SyncResult) -> SyncReport {
     SyncReport {
         started: time(),
@@ -192,6 +197,8 @@ pub(crate) fn report(result: SyncResult) -> SyncReport {
         bytes: 1024,
         snapshot: Some(time()),
         held_back: Some("nothing is marked or deleted: a release lost all its packages".into()),
+        held: 0,
+        held_packages: Vec::new(),
     }
 }
 
@@ -204,7 +211,7 @@ pub(crate) fn busy(name: &str, config: &Path) -> TargetStatus {
         restarts: 2,
         since: time(),
         state: State::Syncing,
-        last_sync: Some(report(SyncResult::Ok)),
+        last_sync: Some(SyncReport { held: 1, held_packages: vec![held(1)], ..report(SyncResult::Ok) }),
         queue: Queue { tags: 1, packages: 12, bytes: 4096 },
         current: Some(Current { package: "core@1.2.3".parse().expect("a package"), done: 1, total: 2 }),
         last_error: Some(LastError {

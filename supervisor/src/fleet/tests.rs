@@ -54,6 +54,8 @@ fn sync_report() -> SyncReport {
         bytes,
         snapshot: None,
         held_back: None,
+        held: 0,
+        held_packages: Vec::new(),
     }
 }
 
@@ -280,8 +282,16 @@ fn an_exit_is_noted_once_with_cause_and_next_start() {
 fn the_status_stays_one_line_of_the_protocol() {
     let mut desk = Desk::new();
     for number in 0..500 {
-        desk.config(&format!("t{number}"), Seen::Invalid { error: "é".repeat(50_000) });
+        let target = format!("t{number}");
+        desk.config(&target, Seen::Invalid { error: "é".repeat(50_000) });
+        let mut sync = SyncReport { held_back: Some("é".repeat(50_000)), ..sync_report() };
+        (0..5).for_each(|_| sync.hold(&"core@1".parse().expect("a package"), &"é".repeat(1000)));
+        let told = Told::SyncFinished { tickets: Vec::new(), report: sync, error: None };
+        desk.feed(Event::Said(name(&target), Box::new(told)));
     }
+    let held =
+        desk.fleet.status().into_iter().filter_map(|status| status.last_sync).map(|sync| sync.held_packages.len());
+    assert_eq!(held.collect::<Vec<_>>(), vec![1; 500], "one is named in any case");
     let bytes: usize = desk.fleet.status().iter().map(|status| serde_json::to_vec(status).expect("JSON").len()).sum();
     assert!(bytes < super::LONGEST_LINE, "{bytes}");
 }
