@@ -11,6 +11,7 @@ mod master;
 mod past;
 mod picture;
 mod progress;
+mod screen;
 mod sibling;
 mod style;
 mod table;

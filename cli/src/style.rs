@@ -41,6 +41,8 @@ pub(crate) struct Style {
     pub(crate) colours: bool,
     /// Columns there are; none when lines may be of any length.
     pub(crate) width: Option<usize>,
+    /// Lines there are; none when there may be any number.
+    pub(crate) height: Option<usize>,
     /// Whether a person sees it at once, so that it can be redrawn.
     pub(crate) terminal: bool,
 }
@@ -56,6 +58,7 @@ impl Style {
         Self {
             colours: env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
             width: size.map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0),
+            height: size.map(|size| usize::from(size.ws_row)).filter(|lines| *lines > 0),
             terminal: true,
         }
     }

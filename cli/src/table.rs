@@ -38,6 +38,37 @@ struct Row<const COLUMNS: usize> {
     notes: Vec<String>,
 }
 
+/// A table as it is drawn.
+#[derive(Debug, Clone)]
+pub(crate) struct Drawn {
+    /// The line above all rows.
+    pub(crate) heading: String,
+    /// What stands below it.
+    pub(crate) rows: Vec<DrawnRow>,
+}
+
+/// One row as it is drawn.
+#[derive(Debug, Clone)]
+pub(crate) struct DrawnRow {
+    /// Its fields.
+    pub(crate) line: String,
+    /// What is said below it, in lines that fit.
+    pub(crate) notes: Vec<String>,
+}
+
+impl Drawn {
+    /// How many lines it takes.
+    pub(crate) fn height(&self) -> usize {
+        1 + self.rows.iter().map(|row| 1 + row.notes.len()).sum::<usize>()
+    }
+
+    /// All of it.
+    pub(crate) fn into_lines(self) -> Vec<String> {
+        let rows = self.rows.into_iter().flat_map(|row| [row.line].into_iter().chain(row.notes));
+        [self.heading].into_iter().chain(rows).collect()
+    }
+}
+
 /// A table of so many columns, of which the first is never cut.
 #[derive(Debug, Clone)]
 pub(crate) struct Table<const COLUMNS: usize> {
@@ -58,21 +89,19 @@ impl<const COLUMNS: usize> Table<COLUMNS> {
 
     /// The table as lines, each with its line end.
     pub(crate) fn render(&self, style: Style) -> String {
+        self.draw(style).into_lines().into_iter().map(|line| line + "\n").collect()
+    }
+
+    /// The table as lines that still are of a row.
+    pub(crate) fn draw(&self, style: Style) -> Drawn {
         let widths = self.widths(style.width);
         let headings = self.headings.map(|heading| Cell::toned(heading, Tone::Faint));
-        let mut text = line(&headings, &widths, style);
-        for row in &self.rows {
-            text += &line(&row.cells, &widths, style);
-            for note in &row.notes {
-                let room = style.width.map(|width| width.saturating_sub(INDENT.len()));
-                for part in wrap(note, room) {
-                    text += INDENT;
-                    text += &part;
-                    text.push('\n');
-                }
-            }
-        }
-        text
+        let room = style.width.map(|width| width.saturating_sub(INDENT.len()));
+        let rows = self.rows.iter().map(|row| DrawnRow {
+            line: line(&row.cells, &widths, style),
+            notes: row.notes.iter().flat_map(|note| wrap(note, room)).map(|part| format!("{INDENT}{part}")).collect(),
+        });
+        Drawn { heading: line(&headings, &widths, style), rows: rows.collect() }
     }
 
     /// As wide as each column's longest text; where that is more than there is, the widest are cut first.
@@ -96,7 +125,7 @@ impl<const COLUMNS: usize> Table<COLUMNS> {
     }
 }
 
-/// One line, without blanks at its end.
+/// One line, without blanks and line end.
 fn line(cells: &[Cell], widths: &[usize], style: Style) -> String {
     let mut line = String::new();
     let mut pending = 0;
@@ -109,7 +138,6 @@ fn line(cells: &[Cell], widths: &[usize], style: Style) -> String {
         }
         pending += width - length(&text) + GAP;
     }
-    line.push('\n');
     line
 }
 
@@ -119,7 +147,7 @@ fn length(text: &str) -> usize {
 }
 
 /// `text`, or its beginning and an ellipsis.
-fn cut(text: &str, width: usize) -> String {
+pub(crate) fn cut(text: &str, width: usize) -> String {
     if length(text) <= width {
         return text.to_owned();
     }
@@ -128,7 +156,7 @@ fn cut(text: &str, width: usize) -> String {
 
 /// `text` in lines of at most `room` columns, broken at blanks. A line that is indented already keeps its form: it is a
 /// snippet whose marks would no longer stand below what they mark.
-fn wrap(text: &str, room: Option<usize>) -> Vec<String> {
+pub(crate) fn wrap(text: &str, room: Option<usize>) -> Vec<String> {
     let Some(room) = room.filter(|_| !text.starts_with(' ')) else { return vec![text.to_owned()] };
     let mut lines: Vec<String> = Vec::new();
     for word in text.split(' ') {

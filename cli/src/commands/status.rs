@@ -14,6 +14,7 @@ use crate::args::StatusArgs;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::master::Master;
 use crate::picture;
+use crate::screen;
 use crate::style::Style;
 
 /// How often `--watch` looks again.
@@ -28,12 +29,12 @@ pub(crate) fn run(home: &Home, args: &StatusArgs) -> Outcome {
     }
     let redraw = !args.json && Style::of_stdout().terminal;
     loop {
-        let mut frame = Vec::new();
-        let said = show(home, args, &mut frame).err().map(|failure| failure.to_string()).unwrap_or_default();
         let mut stdout = io::stdout().lock();
         if redraw {
-            stdout.write_all(&in_place(&said, &frame))?;
+            stdout.write_all(in_place(&frame(home, Style::of_stdout())).as_bytes())?;
         } else {
+            let mut frame = Vec::new();
+            let said = show(home, args, &mut frame).err().map(|failure| failure.to_string()).unwrap_or_default();
             // Where standard error is gone, the frames still come.
             let _ = write!(io::stderr(), "{said}");
             stdout.write_all(&frame)?;
@@ -44,18 +45,34 @@ pub(crate) fn run(home: &Home, args: &StatusArgs) -> Outcome {
     }
 }
 
-/// A frame drawn over the one before it: each line is cleared behind its end, and all below the last.
-fn in_place(said: &str, frame: &[u8]) -> Vec<u8> {
-    let text = format!("{said}{}", String::from_utf8_lossy(frame));
-    format!("\u{1b}[H{}\u{1b}[J", text.replace('\n', "\u{1b}[K\n")).into_bytes()
+/// The state, or what hinders it from being shown, as it fits the terminal.
+fn frame(home: &Home, style: Style) -> String {
+    let (status, failure) = match look(home) {
+        Ok((status, outcome)) => (Some(status), outcome.err()),
+        Err(failure) => (None, Some(failure)),
+    };
+    let said = failure.as_ref().map(ToString::to_string).unwrap_or_default();
+    let status = status.filter(|status| failure.is_none() || !status.targets.is_empty());
+    screen::screen(&said, status.as_ref(), Timestamp::now(), style)
 }
 
-/// Writes the state, from the master or as it was known last.
+/// A frame drawn over the one before it: each line is cleared behind its end, and all below the last. A line that is wider than we count, as
+/// some signs are, is cut by the terminal instead of taking a second line.
+fn in_place(frame: &str) -> String {
+    format!("\u{1b}[?7l\u{1b}[H{}\u{1b}[J\u{1b}[?7h", frame.replace('\n', "\u{1b}[K\n"))
+}
+
+/// The state from the master or as it was known last, and what is to be said of that.
+fn look(home: &Home) -> Result<(Status, Outcome), Failure> {
+    match Master::find(home)? {
+        Some(master) => Ok((master.status()?, Ok(Exit::DONE))),
+        None => last_known(home),
+    }
+}
+
+/// Writes the state.
 fn show(home: &Home, args: &StatusArgs, out: &mut impl Write) -> Outcome {
-    let (status, outcome) = match Master::find(home)? {
-        Some(master) => (master.status()?, Ok(Exit::DONE)),
-        None => last_known(home)?,
-    };
+    let (status, outcome) = look(home)?;
     if args.json {
         let line = serde_json::to_string(&status)
             .map_err(|error| Failure::failed(format!("cannot write the status as json: {error}")))?;
