@@ -30,7 +30,7 @@ take_list() {
         { n++; print $1, $2, (NF > 2 ? $3 : "-") > list }
         NF > 3 { print $1, $2, $4, $5, $6, $7 > source }
         END { if (!rejected && !ended) print "it ends early" }
-    ' list="$stage/list" source="$stage/source" >"$stage/wrong" || fail 1 "storing the list in $archive failed: awk could not write; check space"
+    ' list="$stage/list" source="$stage/source" >"$stage/wrong" || fail 1 "storing the list in $archive failed: awk could not write; check space and the limits of this account (ulimit -a)"
     read -r said <"$stage/wrong" && bad_usage "the list on standard input is none: $said"
     return 0
 }
@@ -68,7 +68,7 @@ keep_off_the_source() {
     case $same in
     '# end') return 0 ;;
     *'# end') same=${same%%"$line_end"*} ;;
-    *) fail 1 "comparing what is in $archive with the source failed: awk could not read or write; check space" ;;
+    *) fail 1 "comparing what is in $archive with the source failed: awk could not read or write; check space and the limits of this account (ulimit -a)" ;;
     esac
     fail 1 "changing what the archive is to hold failed: the archive and the source are the same: the file of ${same%/*}@${same#*/} here is the source's own, so nothing was changed; correct archive or source"
 }
@@ -105,7 +105,7 @@ judge() {
         }
         END { if (n > 0 && last == "# end " n) print "# end" }
     ' how="$1" now="$now" marks="$marks" wanted=1 "$house/PackageList.txt" wanted=2 - wanted=0 "$stage/list" >"$stage/judged" ||
-        fail 1 "judging what to delete in $archive failed: awk could not read or write; check space"
+        fail 1 "judging what to delete in $archive failed: awk could not read or write; check space and the limits of this account (ulimit -a)"
     [ "$(tail -n 1 "$stage/judged")" = '# end' ] ||
         fail 1 "deleting in $archive failed: $house/PackageList.txt is empty or cut short; let the archive be synced first"
 }
@@ -175,7 +175,7 @@ note_batch() {
 take_out_judged() {
     answered=0
     own_file "$stage/mounts"
-    list_mounts >"$stage/mounts" || fail 1 "finding out what is mounted in $archive failed: awk could not read or write; check space"
+    list_mounts >"$stage/mounts" || fail 1 "finding out what is mounted in $archive failed: awk could not read or write; check space and the limits of this account (ulimit -a)"
     while read -r name version time verdict; do
         case $name in '#') break ;; esac
         if [ -n "$verdict" ]; then

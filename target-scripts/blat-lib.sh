@@ -17,6 +17,9 @@ LC_ALL=C
 PATH=${PATH:+$PATH:}/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin
 export LC_ALL PATH
 umask 022
+# Where files may not grow beyond a limit, a tool is to say so and not to be killed: half of what dies of a signal says nothing.
+command trap '' XFSZ 2>/dev/null || :
+file_limit=$(ulimit -f 2>/dev/null)
 
 verb=${0##*/}
 usage= # a verb's own arguments, for its complaints
@@ -54,14 +57,50 @@ bad_usage() {
 told_full() {
     case $1 in
     *'No space left'* | *'uota exceeded'*) return 0 ;;
+    # GNU tar's words for a file of which a part was written: the system gives the reason with the next try, and it makes none.
+    *'Wrote only '*) ! has_file_limit && return 0 ;;
     esac
     return 1
 }
 
-# broken WHAT WHY ADVICE: fails, with status 28 where space ran out.
+# has_file_limit: true where this account may not write files of any length.
+has_file_limit() {
+    case $file_limit in
+    unlimited | '') return 1 ;;
+    esac
+}
+
+# name_limit TEXT: true where a tool complained of a limit of this account; `limit` names it, and says what to do. No process is started for it:
+# none may be left. blat-agent knows the same words.
+name_limit() {
+    case $1 in
+    *'Wrote only '*)
+        has_file_limit || return 1
+        limit="the target's account, or its file system, takes no file that large (ulimit -f); raise that limit"
+        ;;
+    *'ile too large'* | *'ile size limit exceeded'*)
+        limit="the target's account, or its file system, takes no file that large (ulimit -f); raise that limit"
+        ;;
+    *'uota exceeded'*) limit="the disk quota of the target's account is used up; make space in it, or raise it" ;;
+    *'annot fork'* | *"an't fork"* | *'fork: '* | *'annot create child process'*)
+        limit="the target's account may not start more processes (ulimit -u); raise that limit, or end some"
+        ;;
+    *'oo many open files'*) limit="the target's account may not open more files (ulimit -n); raise that limit" ;;
+    *'annot allocate memory'* | *'emory exhausted'* | *'ut of memory'*)
+        limit="the target's account gets no more memory (ulimit -v, or what the host has); raise that limit"
+        ;;
+    *) return 1 ;;
+    esac
+}
+
+# broken WHAT WHY ADVICE: fails, with status 28 where space ran out. A limit of this account is named instead of ADVICE.
 broken() {
+    limit='make space on this host'
+    if name_limit "$2" && ! told_full "$2"; then
+        fail 1 "$1 failed: $2; $limit"
+    fi
     if told_full "$2"; then
-        fail 28 "$1 failed: $2; make space on this host"
+        fail 28 "$1 failed: $2; $limit"
     fi
     fail 1 "$1 failed: ${2:-no reason was given}; $3"
 }

@@ -13,6 +13,7 @@ pub mod guard;
 pub mod history;
 pub mod identity;
 pub mod inventory;
+pub mod limits;
 pub mod links;
 pub mod manifest;
 pub mod messages;

@@ -3,15 +3,18 @@
 use std::error::Error;
 use std::io::{self, BufReader, Read};
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 
 use blat_domain::frames::{self, FrameError, HEADER, LANES, Lane, PROTOCOL, Reply, Request};
+use blat_domain::limits::Limit;
 use blat_domain::name::PackageId;
+use blat_domain::package_list;
 
 use crate::archive::Archive;
-use crate::failure::Failure;
+use crate::failure::{Failure, file_limit, shown};
 use crate::inbox::Inbox;
 use crate::lane::Worker;
 use crate::replies::Replies;
@@ -43,6 +46,9 @@ pub(crate) enum Ending {
     /// The way to the agent is gone.
     #[error("talking to the agent failed: {0}; connect again")]
     Link(#[from] io::Error),
+    /// The system makes no more threads.
+    #[error("starting a thread failed: {0}; {words}", words = Limit::Processes.words())]
+    Thread(#[source] io::Error),
     /// The agent has ended it.
     #[error("the agent has ended the conversation")]
     Over,
@@ -69,6 +75,7 @@ pub fn serve(archive: &Path, input: impl Read, output: OwnedFd, leave: fn()) -> 
 }
 
 fn hold(archive: &Path, input: impl Read, output: OwnedFd, leave: fn()) -> Result<(), Ending> {
+    check_file_limit(archive)?;
     let archive = Arc::new(Archive::open(archive)?);
     let replies = Arc::new(Replies::new(output)?);
     let mut conversation = Conversation { archive, replies, lanes: vec![None; LANES.into()], leave };
@@ -76,11 +83,33 @@ fn hold(archive: &Path, input: impl Read, output: OwnedFd, leave: fn()) -> Resul
     conversation.lanes.iter().flatten().for_each(|inbox| inbox.close());
     match &ending {
         Ok(()) | Err(Ending::Link(_) | Ending::Over) => {}
-        Err(ending @ (Ending::Archive(_) | Ending::Frame(_) | Ending::Violation(_) | Ending::Protocol(_))) => {
+        Err(
+            ending @ (Ending::Archive(_)
+            | Ending::Frame(_)
+            | Ending::Violation(_)
+            | Ending::Protocol(_)
+            | Ending::Thread(_)),
+        ) => {
             conversation.replies.refuse(Lane::CONTROL, &ending.to_string())?;
         }
     }
     ending
+}
+
+/// Whoever writes beyond the account's limit on the length of a file is killed before he can say why. Packages' files are held against it one by
+/// one; all else that we write is no longer than the longest PackageList.
+fn check_file_limit(archive: &Path) -> Result<(), Failure> {
+    match file_limit() {
+        Some(most) if most < package_list::LONGEST => Err(Failure::refused(
+            format!("serving {}", shown(archive.as_os_str().as_bytes())),
+            format_args!(
+                "this account may write files of {most} bytes at most, and {} are needed",
+                package_list::LONGEST
+            ),
+            Limit::FileSize.words(),
+        )),
+        Some(_) | None => Ok(()),
+    }
 }
 
 impl Conversation {
@@ -124,14 +153,14 @@ impl Conversation {
     /// Sweeps what interrupted attempts left of packages that the agent cannot be told of. It may be much, so nobody waits for it.
     fn sweep_all_but(&self, named: Vec<PackageId>) -> Result<(), Ending> {
         let archive = self.archive.clone();
-        thread::Builder::new().name("sweeping".into()).spawn(move || {
+        let sweeping = thread::Builder::new().name("sweeping".into()).spawn(move || {
             match stage::sweep(&archive, &named) {
                 // What is stuck is named in the answer to each request that sweeps as well.
                 Ok(_) => {}
                 Err(failure) => eprintln!("blat-receiver: {failure}"),
             }
-        })?;
-        Ok(())
+        });
+        sweeping.map(drop).map_err(Ending::Thread)
     }
 
     fn pong(&self, beat: u64) -> Result<(), Ending> {
@@ -153,7 +182,7 @@ impl Conversation {
 fn start(lane: Lane, archive: &Arc<Archive>, replies: &Arc<Replies>, leave: fn()) -> Result<Arc<Inbox>, Ending> {
     let inbox = Arc::new(Inbox::default());
     let mut worker = Worker::new(lane, archive.clone(), replies.clone(), inbox.clone());
-    thread::Builder::new().name(format!("lane {}", lane.0)).spawn(move || {
+    let working = thread::Builder::new().name(format!("lane {}", lane.0)).spawn(move || {
         if lane >= Lane::BULK {
             // Of this thread alone, which is what the system's threads are. Refused, it merely competes.
             let _ = rustix::process::setpriority_process(None, NICE);
@@ -163,8 +192,8 @@ fn start(lane: Lane, archive: &Arc<Archive>, replies: &Arc<Replies>, leave: fn()
             complain(&ending, &worker);
             leave();
         }
-    })?;
-    Ok(inbox)
+    });
+    working.map(|_| inbox).map_err(Ending::Thread)
 }
 
 /// Says why a lane cannot go on.

@@ -4,7 +4,9 @@ use std::fmt::Display;
 use std::io;
 
 use blat_domain::frames::Class;
+use blat_domain::limits::Limit;
 use blat_domain::text::printable;
+use rustix::io::Errno;
 
 /// Why a request came to nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -31,6 +33,10 @@ impl Failure {
     pub(crate) fn io(what: impl Display, error: &io::Error, advice: &str) -> Self {
         let (class, advice) =
             if is_full(error) { (Class::Space, "make space on this host") } else { (Class::Refused, advice) };
+        let advice = match limit(error) {
+            Some(limit) => limit.words(),
+            None => advice,
+        };
         Self { class, text: text(&what, error, advice) }
     }
 }
@@ -39,6 +45,22 @@ impl Failure {
 #[inline(never)]
 fn text(what: &dyn Display, why: &dyn Display, advice: &str) -> String {
     format!("{what} failed: {why}; {advice}")
+}
+
+/// The limit of this account that an error is about.
+fn limit(error: &io::Error) -> Option<Limit> {
+    match error.kind() {
+        io::ErrorKind::FileTooLarge => Some(Limit::FileSize),
+        io::ErrorKind::QuotaExceeded => Some(Limit::Quota),
+        io::ErrorKind::OutOfMemory => Some(Limit::Memory),
+        _ if Errno::from_io_error(error) == Some(Errno::MFILE) => Some(Limit::OpenFiles),
+        _ => None,
+    }
+}
+
+/// The longest file that this account may write, in bytes; none where there is no limit.
+pub(crate) fn file_limit() -> Option<u64> {
+    rustix::process::getrlimit(rustix::process::Resource::Fsize).current
 }
 
 /// Whether space, inodes or quota ran out.
@@ -69,7 +91,8 @@ impl Setback {
     /// What the system refused.
     pub(crate) fn io(what: impl Display, error: &io::Error) -> Self {
         let class = if is_full(error) { "space" } else { "io" };
-        Self { class, text: text(&what, error, "check owners, modes and space there") }
+        let advice = limit(error).map_or("check owners, modes and space there", Limit::words);
+        Self { class, text: text(&what, error, advice) }
     }
 
     /// The line of an answer.
@@ -81,4 +104,28 @@ impl Setback {
 /// A path of foreign bytes, fit for an answer.
 pub(crate) fn shown(path: &[u8]) -> String {
     format!("\"{}\"", printable(&String::from_utf8_lossy(path)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_of_the_account_are_named_in_the_place_of_any_other_advice() {
+        for (errno, class, words) in [
+            (Errno::FBIG, "io", "(ulimit -f); raise that limit"),
+            (Errno::MFILE, "io", "(ulimit -n); raise that limit"),
+            (Errno::NOMEM, "io", "(ulimit -v, or what the host has); raise that limit"),
+            (Errno::DQUOT, "space", "the disk quota of the target's account is used up; make space in it, or raise it"),
+            (Errno::NOSPC, "space", "check owners, modes and space there"),
+            (Errno::ACCESS, "io", "check owners, modes and space there"),
+        ] {
+            let error = io::Error::from(errno);
+            let setback = Setback::io("writing it", &error);
+            assert!(setback.class == class && setback.text.ends_with(words), "{errno}: {setback:?}");
+            let failure = Failure::io("writing it", &error, "check owners, modes and space there");
+            assert_eq!(failure.class == Class::Space, class == "space", "{failure}");
+            assert!(errno == Errno::NOSPC || failure.text.ends_with(words), "{failure}");
+        }
+    }
 }

@@ -222,7 +222,9 @@ impl Walk<'_> {
         // all of this file.
         let threads = if names.len() < MANY { 1 } else { THREADS };
         let mut all = std::thread::scope(|scope| {
-            let helpers: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+            // With fewer threads than are wanted it only takes longer.
+            let start = |_| std::thread::Builder::new().spawn_scoped(scope, work).ok();
+            let helpers: Vec<_> = (1..threads).filter_map(start).collect();
             let mut all = work()?;
             for helper in helpers {
                 match helper.join() {

@@ -8,6 +8,8 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{self, ExitCode};
 
+use rustix::process::{Resource, getrlimit, setrlimit};
+
 const USAGE: &str = "usage: blat-receiver --archive DIR | --version | --help
 
 Serves the archive DIR, which has to exist, to one blat-agent over standard input and output,
@@ -52,21 +54,21 @@ fn main() -> ExitCode {
 fn serve(archive: &Path) -> Result<(), Box<dyn Error>> {
     // Names that are made for everybody are for everybody to read; what is staged says its modes itself.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-    ask_for_open_files();
+    raise(Resource::Nofile, OPEN_FILES);
+    raise(Resource::Fsize, u64::MAX);
     let input: OwnedFd = io::stdin().as_fd().try_clone_to_owned()?;
     let output: OwnedFd = io::stdout().as_fd().try_clone_to_owned()?;
     blat_receiver::serve(archive, File::from(input), output, || process::exit(1))
 }
 
-/// Where the system gives less, fewer packages are published together.
-fn ask_for_open_files() {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let mut limit = getrlimit(Resource::Nofile);
-    let wanted = limit.maximum.map_or(OPEN_FILES, |most| most.min(OPEN_FILES));
+/// Asks the system for so much, or for as much as it gives. With fewer open files, fewer packages are published together.
+fn raise(what: Resource, wanted: u64) {
+    let mut limit = getrlimit(what);
+    let wanted = limit.maximum.map_or(wanted, |most| most.min(wanted));
     if limit.current.is_some_and(|current| current < wanted) {
-        limit.current = Some(wanted);
+        limit.current = Some(wanted).filter(|wanted| *wanted < u64::MAX);
         // Refused is as good as a low limit: it is asked for where it matters.
-        let _ = setrlimit(Resource::Nofile, limit);
+        let _ = setrlimit(what, limit);
     }
 }
 

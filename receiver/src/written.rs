@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io;
+use std::thread::{Builder, ScopedJoinHandle};
 
 use crate::archive::Archive;
 use crate::publish::{FEW_ENTRIES, most_at_once};
@@ -60,11 +61,14 @@ fn sync(files: &[File]) -> io::Result<()> {
         let sync = |files: &[File]| files.iter().try_for_each(File::sync_all);
         let mut shares = files.chunks(share);
         let own = shares.next().unwrap_or_default();
-        let helpers: Vec<_> = shares.map(|files| scope.spawn(move || sync(files))).collect();
+        // What no more threads are given for is done by this one.
+        let start = |files| Builder::new().spawn_scoped(scope, move || sync(files)).map_err(|_| files);
+        let helpers: Vec<_> = shares.map(start).collect();
         let synced = sync(own);
-        helpers.into_iter().fold(synced, |synced, helper| match helper.join() {
-            Ok(result) => synced.and(result),
-            Err(panic) => std::panic::resume_unwind(panic),
+        helpers.into_iter().fold(synced, |synced, helper| match helper.map(ScopedJoinHandle::join) {
+            Ok(Ok(result)) => synced.and(result),
+            Ok(Err(panic)) => std::panic::resume_unwind(panic),
+            Err(files) => synced.and(sync(files)),
         })
     })
 }

@@ -112,6 +112,40 @@ fn frames_that_are_none_end_the_conversation() {
     }
 }
 
+/// A receiver whose account may write files of so many bytes at most.
+fn limited(archive: &Archive, bytes: u64) -> Agent {
+    let mut command = std::process::Command::new("prlimit");
+    command
+        .arg(format!("--fsize={bytes}"))
+        .arg(env!("CARGO_BIN_EXE_blat-receiver"))
+        .arg("--archive")
+        .arg(&archive.path);
+    Agent::start_command(command)
+}
+
+#[test]
+fn a_file_beyond_the_limit_of_the_account_fails_its_package_by_name_and_too_low_a_limit_serves_nobody() {
+    let archive = Archive::new();
+    let mut agent = limited(&archive, 64 << 20);
+    agent.send(Lane::CONTROL, &Request::Hello { protocol: blat_domain::frames::PROTOCOL });
+    begin(&mut agent, vec![directory(b""), file(b"lib/big", (64 << 20) + 1)]);
+    let line = failure(&mut agent, "io");
+    assert!(
+        line.contains("writing \"lib/big\" failed") && line.contains("takes no file that large (ulimit -f)"),
+        "{line}"
+    );
+    assert_eq!(Package::new("q", "1").deliver(&mut agent, &How::default()), "published q 1", "others are served");
+
+    let output = std::process::Command::new("prlimit")
+        .args(["--fsize=1000000", env!("CARGO_BIN_EXE_blat-receiver"), "--archive"])
+        .arg(&archive.path)
+        .output()
+        .expect("a receiver");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("may write files of 1000000 bytes at most") && text.contains("(ulimit -f)"), "{text}");
+    assert_eq!(output.status.code(), Some(1));
+}
+
 #[test]
 fn nothing_is_done_before_the_greeting_and_with_another_protocol() {
     let archive = Archive::new();

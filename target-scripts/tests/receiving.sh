@@ -81,6 +81,33 @@ already even 2.0~rc1+x'
     receive "$work/both"
     unwrap
     check 'space that runs out while unpacking is status 28' ended 28 'No space left on device; make space'
+    wrap tar 'cat >/dev/null; echo "tar: x: Wrote only 8192 of 10240 bytes" >&2; exit 2'
+    receive "$work/both"
+    unwrap
+    check 'so it is where tar only says how much it wrote' ended 28 'Wrote only 8192 of 10240 bytes; make space'
+    check 'and leaves nothing' nothing_visible
+
+    for complaint in 'Cannot write: File too large=takes no file that large (ulimit -f); raise' \
+        'Cannot open: Too many open files=may not open more files (ulimit -n); raise' \
+        'Cannot fork=may not start more processes (ulimit -u); raise'; do
+        wrap tar "cat >/dev/null; echo 'tar: first' >&2; echo 'tar: x: ${complaint%=*}' >&2; exit 2"
+        receive "$work/both"
+        unwrap
+        check "a limit of the account is named: ${complaint%=*}" ended 1 "${complaint%=*}; the target's account.* ${complaint#*=}"
+    done
+    [ -e "$work/large" ] || {
+        make_package large 1 1600000200 "$(head -c 50000 /dev/zero | tr '\0' x)"
+        pack "$work/large" new large/1
+    }
+    ulimit -S -f 32
+    receive "$work/large"
+    ulimit -S -f "$(ulimit -H -f)"
+    check 'so is a limit that is met' ended 1 'unpacking the stream .*; .* takes no file that large (ulimit -f); raise'
+    check 'and nothing is left' nothing_staged
+    wrap tar 'cat >/dev/null; echo "tar: x: Cannot open: Disk quota exceeded" >&2; exit 2'
+    receive "$work/both"
+    unwrap
+    check 'a quota that is used up is status 28, and named' ended 28 "Disk quota exceeded; the disk quota of the target's account is used up"
     check 'and leaves nothing' nothing_visible
 
     check_receiving_files

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use blat_domain::limits::named;
 use blat_domain::reply::{GO, LONGEST_LINE, READY, ReplyError, ReplyReader};
 use tokio::io::{AsyncRead, AsyncWriteExt, BufReader};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -167,7 +168,7 @@ async fn read(
 
 /// What a command's end means.
 fn judge(answer: Answer, complaint: &str, exit: Exit) -> Result<(), TargetError> {
-    let said = |otherwise: &str| if complaint.is_empty() { otherwise.to_owned() } else { complaint.to_owned() };
+    let said = |otherwise: &str| if complaint.is_empty() { otherwise.to_owned() } else { named(complaint.to_owned()) };
     match exit {
         Exit::Code(0) => match answer {
             Ok(Ok(())) => Ok(()),
@@ -224,6 +225,33 @@ mod tests {
         assert_eq!((lines, result), (vec!["list".into()], Ok(())));
         let (_, result) = confirm("echo 'not now' >&2; exit 1").await;
         assert_eq!(result, Err(TargetError::Refused("not now".into())));
+    }
+
+    #[tokio::test]
+    async fn a_limit_of_the_account_is_named_whoever_ran_into_it() {
+        for (script, words) in [
+            (
+                "echo 'receive_package: 46: Cannot fork' >&2; exit 2",
+                "Cannot fork; the target's account may not start more processes (ulimit -u)",
+            ),
+            (
+                "echo 'bash: fork: retry: Resource temporarily unavailable' >&2; exit 254",
+                "may not start more processes (ulimit -u)",
+            ),
+            (
+                "file=$(mktemp); (ulimit -f 1; head -c 1000000 /dev/zero 2>&1 >$file) | cat >&2; rm $file; exit 1",
+                "takes no file that large (ulimit -f)",
+            ),
+            (
+                "echo 'receive_package: x: Disk quota exceeded' >&2; exit 28",
+                "the disk quota of the target's account is used up",
+            ),
+        ] {
+            let script = format!("trap '' XFSZ; {script}");
+            let (_, result) = run(&script, b"").await;
+            let text = result.expect_err("it failed").to_string();
+            assert!(text.contains(words), "{script}: {text}");
+        }
     }
 
     #[tokio::test]

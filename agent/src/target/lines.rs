@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use blat_domain::limits::named;
 use blat_domain::name::PackageId;
 use blat_domain::text::printable;
 
@@ -31,7 +32,7 @@ pub(super) fn delivery(line: &str) -> Option<(PackageId, Delivery)> {
         "linked" => Delivery::Linked,
         "already" => Delivery::Already,
         "failed" if class == "differs" => Delivery::Differs(printable(text)),
-        "failed" => Delivery::Failed(format!("{} ({})", printable(text), printable(class))),
+        "failed" => Delivery::Failed(format!("{} ({})", named(printable(text)), printable(class))),
         _ => return None,
     };
     PackageId::new(name, version).ok().map(|package| (package, what))
@@ -66,7 +67,7 @@ pub(super) fn retired(line: &str) -> Option<(PackageId, Retired)> {
         "deleted" | "marked" | "unmarked" => Retired::Done,
         "absent" => Retired::Absent,
         "kept" => Retired::Kept(printable(text)),
-        "failed" => Retired::Failed(format!("{} ({})", printable(text), printable(class))),
+        "failed" => Retired::Failed(format!("{} ({})", named(printable(text)), printable(class))),
         _ => return None,
     };
     PackageId::new(name, version).ok().map(|package| (package, what))

@@ -17,7 +17,7 @@ use blat_domain::name::PackageId;
 use blat_domain::tree::Node;
 
 use crate::archive::{Archive, DESCPKG, is_plain, tree};
-use crate::failure::{Setback, shown};
+use crate::failure::{Setback, file_limit, shown};
 use crate::inbox::Inbox;
 use crate::lane::Held;
 use crate::publish::{Whole, weight};
@@ -190,6 +190,10 @@ impl Incoming {
                 Kind::Directory { mode } => self.directory(number, &entry.path, mode, entry.time)?,
                 Kind::Link { to } => self.link(&entry.path, &to, entry.time)?,
                 Kind::File { mode, size, copy } => {
+                    if file_limit().is_some_and(|most| size > most) {
+                        let error = std::io::ErrorKind::FileTooLarge.into();
+                        return Err(Setback::io(format!("writing {}", shown(&entry.path)), &error).into());
+                    }
                     let file =
                         Waiting { number, path: entry.path, mode, size, time: entry.time, content: Content::Fresh };
                     held.extend(self.announce(file, copy, inbox)?);

@@ -11,6 +11,7 @@ mod send;
 mod tests;
 
 use blat_config::Receiver;
+use blat_domain::limits::named;
 use blat_domain::status;
 use tokio::sync::Mutex;
 
@@ -245,6 +246,6 @@ fn why_not(ran: &Ran, bin: &str) -> Option<String> {
     match ran {
         Ran { status: 0, said } if said == VERSION => None,
         Ran { status: 0, said } => Some(format!("{EXECUTABLE} says {said:?} of its version, not {VERSION:?}")),
-        Ran { status, said } => Some(format!("{EXECUTABLE} cannot run in {bin}: {said} (status {status})")),
+        Ran { status, said } => Some(named(format!("{EXECUTABLE} cannot run in {bin}: {said} (status {status})"))),
     }
 }
