@@ -1,20 +1,26 @@
-//! `config/.known/TARGET.json`: what an agent must not lose, so that nothing is deleted which should stay: which releases brought packages, and whom
-//! each archive belonged to that this target has been at.
+//! `config/.known/TARGET.json`: what an agent must not lose, so that nothing is deleted which should stay: which releases and which tags brought
+//! packages, and whom each archive belonged to that this target has been at.
 //!
 //! It lies beside the home tree's id and not in `state/`, which may be deleted at any time while Blat is stopped. A file that is missing is that of
-//! a new target. One that cannot be read, or not be replaced, holds deletions back until somebody has looked at it.
+//! a new target. One that cannot be read, or not be replaced, holds deletions back until somebody has looked at it. One that was copied back from a
+//! backup may lack what came after the backup: its memory begins anew (see [`tags`]).
 
+mod tags;
+
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::UNIX_EPOCH;
 
 use blat_config::{Home, private, trust};
-use blat_domain::name::TargetName;
-use blat_domain::ownership::Record;
+use blat_domain::name::{PackageId, TargetName};
+use blat_domain::ownership::{Owner, Record};
 use blat_domain::release::KnownReleases;
 use blat_domain::text::printable;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::memory;
@@ -31,6 +37,9 @@ pub(crate) struct LastingMemory {
     target: TargetName,
     /// Whether this process serves the target: nobody else writes the file then.
     serves: bool,
+    /// Held while the file is read or written, so that the older of two texts never replaces the newer one.
+    file: Mutex<()>,
+    /// Held for moments only: the disk may be slow.
     now: Mutex<Now>,
 }
 
@@ -38,6 +47,8 @@ pub(crate) struct LastingMemory {
 #[derive(Debug, Default)]
 struct Now {
     kept: Kept,
+    /// Whether the file is yet to say so.
+    is_ahead: bool,
     trouble: Option<Trouble>,
 }
 
@@ -50,6 +61,14 @@ enum Trouble {
     Unwritten(String),
 }
 
+impl Trouble {
+    fn text(&self) -> String {
+        match self {
+            Self::Unreadable(why) | Self::Unwritten(why) => why.clone(),
+        }
+    }
+}
+
 /// What lies in the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Kept {
@@ -57,6 +76,30 @@ struct Kept {
     releases: Releases,
     /// The records of archives, the one that was seen last at the end.
     archives: Vec<SeenRecord>,
+    /// Packages that tags brought, with the epoch second of the master's clock; none in a file of a former version, which kept them in `state/`.
+    tags: Option<BTreeMap<PackageId, i64>>,
+    /// The epoch second since when it is known what tags bring, where that was not always so.
+    began: Option<i64>,
+    /// The time of a file of releases that lay ahead of the clock when it was seen, in epoch seconds.
+    ahead: Option<i64>,
+    /// Which file this is.
+    born: Option<Born>,
+}
+
+/// Tells the file that was written here from a copy of it, as far as the file system tells when a file was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Born {
+    inode: u64,
+    /// Nanoseconds since the epoch.
+    at: Option<u64>,
+}
+
+impl Born {
+    fn of(file: &File) -> io::Result<Self> {
+        let found = file.metadata()?;
+        let at = found.created().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+        Ok(Self { inode: found.ino(), at: at.and_then(|at| at.as_nanos().try_into().ok()) })
+    }
 }
 
 /// Releases as one source has them.
@@ -82,28 +125,23 @@ struct SeenRecord {
 struct Former {
     releases: Releases,
     archives: Vec<SeenRecord>,
+    tagged: BTreeMap<PackageId, i64>,
 }
 
 impl LastingMemory {
     /// What this target remembers. `serves`: whether this process holds the target's lock. Who only looks changes no file.
     pub(crate) fn load(home: &Home, target: &TargetName, serves: bool) -> Self {
-        let memory = Self { home: home.clone(), target: target.clone(), serves, now: Mutex::default() };
-        memory.load_again(&mut memory.lock());
+        let (home, target) = (home.clone(), target.clone());
+        let memory = Self { home, target, serves, file: Mutex::default(), now: Mutex::default() };
+        memory.load_again();
         memory
     }
 
-    /// Why nothing may be deleted by what is remembered, and what to do. Looks again where something was wrong.
+    /// Why nothing may be deleted by what is remembered, and what to do. Looks again where something was wrong, and writes what is not yet written.
     pub(crate) fn trouble(&self) -> Option<String> {
-        let mut now = self.lock();
-        match &now.trouble {
-            None => {}
-            Some(Trouble::Unreadable(_)) => self.load_again(&mut now),
-            Some(Trouble::Unwritten(_)) => self.store(&mut now),
-        }
-        match &now.trouble {
-            None => None,
-            Some(Trouble::Unreadable(why) | Trouble::Unwritten(why)) => Some(why.clone()),
-        }
+        let _file = self.lock_file();
+        self.settle();
+        self.lock().trouble.as_ref().map(Trouble::text)
     }
 
     /// The releases of this source that brought packages when its answer was good.
@@ -133,9 +171,26 @@ impl LastingMemory {
         }
     }
 
-    /// The archive at this place has this record.
-    pub(crate) fn note_archive(&self, place: &str, record: &Record) {
+    /// Whether an archive with this record was seen at any place.
+    pub(crate) fn knows(&self, record: &Record) -> bool {
+        let record = record.render();
+        self.lock().kept.archives.iter().any(|seen| seen.record == record)
+    }
+
+    /// The archive of somebody else that was seen last, and its place.
+    pub(crate) fn archive_of_another(&self, mine: &Owner) -> Option<(String, Record)> {
+        let now = self.lock();
+        let seen = now.kept.archives.iter().rev().filter_map(|seen| Some((&seen.place, Record::parse(&seen.record)?)));
+        let mut others = seen.filter(|(_, record)| record.owner != *mine);
+        others.next().map(|(place, record)| (place.clone(), record))
+    }
+
+    /// The archive at this place has this record. `begins`: and what tags brought to it until now is not known.
+    pub(crate) fn note_archive(&self, place: &str, record: &Record, begins: bool) {
         let noted = self.change(|kept| {
+            if begins {
+                kept.began = Some(Timestamp::now().as_second());
+            }
             kept.archives.retain(|seen| seen.place != place);
             kept.archives.push(SeenRecord { place: place.to_owned(), record: record.render() });
             let surplus = kept.archives.len().saturating_sub(MOST_ARCHIVES);
@@ -147,79 +202,116 @@ impl LastingMemory {
     }
 
     fn change(&self, change: impl FnOnce(&mut Kept)) -> Result<(), String> {
-        let mut now = self.lock();
-        let before = now.kept.clone();
-        change(&mut now.kept);
-        if now.kept != before {
-            self.store(&mut now);
+        let _file = self.lock_file();
+        {
+            let mut now = self.lock();
+            let before = now.kept.clone();
+            change(&mut now.kept);
+            now.is_ahead |= now.kept != before;
         }
-        match &now.trouble {
-            None => Ok(()),
-            Some(Trouble::Unreadable(why) | Trouble::Unwritten(why)) => Err(why.clone()),
-        }
+        self.store();
+        self.lock().trouble.as_ref().map_or(Ok(()), |trouble| Err(trouble.text()))
     }
 
-    fn load_again(&self, now: &mut Now) {
-        match self.read() {
-            Ok(Some(kept)) => *now = Now { kept, trouble: None },
-            Ok(None) => {
-                *now = Now { kept: self.former(), trouble: None };
-                if now.kept != Kept::default() {
-                    self.store(now);
-                }
+    /// Reads the file again where it could not be read, and writes what it does not say. The file is locked.
+    fn settle(&self) {
+        let is_unreadable = matches!(self.lock().trouble, Some(Trouble::Unreadable(_)));
+        if is_unreadable {
+            self.load_again();
+        }
+        self.store();
+    }
+
+    fn load_again(&self) {
+        let read = self.read();
+        let mut now = self.lock();
+        match read {
+            Ok((mut kept, is_as_written)) => {
+                // What tags brought while it could not be read.
+                let brought = now.kept.tags.take().unwrap_or_default();
+                let is_ahead = !is_as_written || !brought.is_empty();
+                kept.tags.get_or_insert_default().extend(brought);
+                *now = Now { kept, is_ahead, trouble: None };
             }
             Err(why) => {
                 let file = self.shown();
                 let text = format!(
-                    "cannot use {file}: {why}; correct that, or restore the file from a backup. It says what releases had and whom archives belonged \
-                     to; once it is removed, target {} counts as new, and releases that are missing or empty by then are not missed",
+                    "cannot use {file}: {why}; correct that, or restore the file from a backup. It says what releases had, what tags brought and whom \
+                     archives belonged to; once it is removed, target {} counts as new, and releases that are missing or empty by then are not missed",
                     self.target
                 );
                 now.trouble = Some(Trouble::Unreadable(text));
             }
         }
+        drop(now);
+        self.store();
     }
 
-    /// What the file says; nothing where there is none.
-    fn read(&self) -> Result<Option<Kept>, String> {
-        let text = match trust::read(self.home.root(), &self.home.known_file(&self.target), LARGEST) {
-            Ok(text) => text,
-            Err(distrust) if distrust.is_absence() => return Ok(None),
+    /// What the file says, and whether it is as this version wrote it; nothing where there is none.
+    fn read(&self) -> Result<(Kept, bool), String> {
+        let file = match trust::open(self.home.root(), &self.home.known_file(&self.target)) {
+            Ok(file) => file,
+            Err(distrust) if distrust.is_absence() => {
+                let Former { releases, archives, tagged } = self.former();
+                let is_new = tagged.is_empty() && archives.is_empty() && releases == Releases::default();
+                return Ok((Kept { releases, archives, tags: Some(tagged), ..Kept::default() }, is_new));
+            }
             Err(distrust) => return Err(distrust.to_string()),
         };
+        let born = Born::of(&file).map_err(|error| error.to_string())?;
+        let text = trust::text(file, LARGEST).map_err(|distrust| distrust.to_string())?;
         let damaged = |why: &str| format!("it is damaged: {}", printable(why));
-        let kept: Kept = serde_json::from_str(&text).map_err(|error| damaged(&error.to_string()))?;
-        match kept.archives.iter().find(|seen| Record::parse(&seen.record).is_none()) {
-            Some(seen) => Err(damaged(&format!("the record of {} is none", seen.place))),
-            None => Ok(Some(kept)),
+        let mut kept: Kept = serde_json::from_str(&text).map_err(|error| damaged(&error.to_string()))?;
+        if let Some(seen) = kept.archives.iter().find(|seen| Record::parse(&seen.record).is_none()) {
+            return Err(damaged(&format!("the record of {} is none", seen.place)));
         }
+        let is_as_written = kept.born == Some(born);
+        match kept.born {
+            Some(_) if is_as_written => {}
+            // A copy, which may be older than the last tags.
+            Some(_) => kept.began = Some(Timestamp::now().as_second()),
+            None => kept.tags = kept.tags.or_else(|| Some(self.former().tagged)),
+        }
+        Ok((kept, is_as_written))
     }
 
     /// What a former version noted down elsewhere; nothing where that is missing or another program's.
-    fn former(&self) -> Kept {
+    fn former(&self) -> Former {
         let bytes = fs::read(self.home.target_state_dir(&self.target).join(memory::FILE)).unwrap_or_default();
-        let Former { releases, archives } = serde_json::from_slice(&bytes).unwrap_or_default();
-        let archives = archives.into_iter().filter(|seen| Record::parse(&seen.record).is_some()).collect();
-        Kept { releases, archives }
+        let mut former: Former = serde_json::from_slice(&bytes).unwrap_or_default();
+        former.archives.retain(|seen| Record::parse(&seen.record).is_some());
+        former
     }
 
-    /// Replaces the file where this process may, and where what it says is known.
-    fn store(&self, now: &mut Now) {
-        if !self.serves || matches!(now.trouble, Some(Trouble::Unreadable(_))) {
-            return;
-        }
-        now.trouble = replace(&self.home.known_file(&self.target), &now.kept).err().map(|error| {
+    /// Replaces the file where it is to say something else, where this process may, and where what it says is known. The file is locked.
+    fn store(&self) {
+        let mut kept = {
+            let mut now = self.lock();
+            if !self.serves || !now.is_ahead || matches!(now.trouble, Some(Trouble::Unreadable(_))) {
+                return;
+            }
+            now.is_ahead = false;
+            now.kept.clone()
+        };
+        let trouble = replace(&self.home.known_file(&self.target), &mut kept).err().map(|error| {
             let (file, target) = (self.shown(), &self.target);
             Trouble::Unwritten(format!(
-                "cannot write {file}, which says what releases had and whom archives belonged to: {error}; give config/.known to the account that \
-                 runs Blat, with room on its disk; target {target} deletes nothing until then"
+                "cannot write {file}, which says what releases had, what tags brought and whom archives belonged to: {error}; give config/.known to \
+                 the account that runs Blat, with room on its disk; target {target} deletes nothing until then, and its tags stay"
             ))
         });
+        let mut now = self.lock();
+        now.is_ahead |= trouble.is_some();
+        now.trouble = trouble;
     }
 
     fn shown(&self) -> String {
         let file = self.home.known_file(&self.target);
         self.home.shown(&file).display().to_string()
+    }
+
+    fn lock_file(&self) -> MutexGuard<'_, ()> {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, Now> {
@@ -229,11 +321,7 @@ impl LastingMemory {
 }
 
 /// Written aside, made durable, renamed. Only one process writes it, so that what lies aside is a leftover.
-fn replace(path: &Path, kept: &Kept) -> io::Result<()> {
-    let bytes = serde_json::to_vec(kept)?;
-    if bytes.len() as u64 > LARGEST {
-        return Err(io::Error::other(format!("it would be larger than {} MiB; select fewer releases", LARGEST >> 20)));
-    }
+fn replace(path: &Path, kept: &mut Kept) -> io::Result<()> {
     let folder = path.parent().ok_or(ErrorKind::InvalidInput)?;
     match DirBuilder::new().mode(0o700).create(folder) {
         Ok(()) => File::open(folder.parent().ok_or(ErrorKind::InvalidInput)?)?.sync_all()?,
@@ -246,6 +334,11 @@ fn replace(path: &Path, kept: &Kept) -> io::Result<()> {
         Ok(()) | Err(_) => {}
     }
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside)?;
+    kept.born = Some(Born::of(&file)?);
+    let bytes = serde_json::to_vec(kept)?;
+    if bytes.len() as u64 > LARGEST {
+        return Err(io::Error::other(format!("it would be larger than {} MiB; select fewer releases", LARGEST >> 20)));
+    }
     file.write_all(&bytes)?;
     file.sync_all()?;
     fs::rename(&aside, path)?;

@@ -40,8 +40,7 @@ impl Workplace {
     /// It is the source itself, to which nothing at all may be done; or it cannot be claimed.
     pub(crate) async fn make_contact(&self, inventory: &Inventory) -> Result<Option<Bar>, Problem> {
         let _in_force = self.permit().await?;
-        let is_bare = inventory.packages.is_empty() && inventory.links.is_empty();
-        let claimed = self.claimed(&inventory.title, is_bare).await?;
+        let claimed = self.claimed(&inventory.title, inventory.is_bare()).await?;
         claimed.map_err(|error| unreached("cannot claim the archive", error))
     }
 
@@ -72,7 +71,8 @@ impl Workplace {
     /// listing showed no packages.
     async fn claimed(&self, title: &Title, is_bare: bool) -> Result<Result<Option<Bar>, TargetError>, Problem> {
         let unsure = self.keep_off_the_source(title).await?;
-        let mut found = self.remembering(&title.found);
+        let mut found = self.remembering(&title.found, is_bare);
+        let mut is_claimed_now = false;
         if found == Found::Nothing && unsure.is_none() {
             let record = self.new_record()?;
             let claimed = match self.target.claim(Claim::First, &record).await {
@@ -83,25 +83,40 @@ impl Workplace {
                 self.withdraw(&record).await;
                 return Err(problem);
             }
-            if claimed.found == Found::Record(record) {
+            is_claimed_now = claimed.found == Found::Record(record);
+            if is_claimed_now {
                 self.tell_of_claim(is_bare);
             }
             found = claimed.found;
         }
         if let Found::Record(record) = &found {
-            self.lasting.note_archive(&place(&self.settings), record);
+            let begins = !is_claimed_now && self.is_new_to_memory(&found);
+            self.lasting.note_archive(&place(&self.settings), record, begins);
         }
         if unsure.is_some() {
-            return Ok(Ok(self.foreseen_bar(&found, unsure)));
+            return Ok(Ok(self.foreseen_bar(&found, is_bare, unsure)));
         }
         let bar = judge(&self.owner, &found);
         *self.contact.lock().unwrap_or_else(PoisonError::into_inner) = Contact::Made(bar.clone());
         Ok(Ok(bar))
     }
 
-    /// What was found in the record's place, in the light of what this target has seen there before.
-    fn remembering(&self, found: &Found) -> Found {
+    /// Whether the archive is ours and our memory knows nothing of it: the memory is lost, or somebody else served the archive until now.
+    pub(crate) fn is_new_to_memory(&self, found: &Found) -> bool {
+        match found {
+            Found::Record(record) => record.owner == self.owner && !self.lasting.knows(record),
+            Found::Nothing | Found::Malformed(_) => false,
+        }
+    }
+
+    /// What was found in the record's place, in the light of what this target has seen before, there and elsewhere. `is_bare`: a listing showed no
+    /// packages.
+    fn remembering(&self, found: &Found, is_bare: bool) -> Found {
         match self.lasting.archive(&place(&self.settings)) {
+            Ok(None) if !is_bare => match self.lasting.archive_of_another(&self.owner) {
+                Some((place, record)) => found.clone().beside(&place, &record, &self.owner),
+                None => found.clone(),
+            },
             Ok(seen) => found.clone().after(seen.as_ref(), &self.owner),
             Err(why) if *found == Found::Nothing => {
                 Found::Malformed(format!("it is gone, if it ever was there: {why}"))
@@ -112,8 +127,8 @@ impl Workplace {
 
     /// What will keep us from listing and deleting, by what a listing shows: an archive that is free will be ours. `unsure`: why nobody knows
     /// whether it is the source.
-    pub(crate) fn foreseen_bar(&self, found: &Found, unsure: Option<String>) -> Option<Bar> {
-        let found = self.remembering(found);
+    pub(crate) fn foreseen_bar(&self, found: &Found, is_bare: bool, unsure: Option<String>) -> Option<Bar> {
+        let found = self.remembering(found, is_bare);
         let bar = if found == Found::Nothing { None } else { judge(&self.owner, &found) };
         bar.or(unsure.map(|why| Bar::Unsure { why }))
     }
@@ -198,7 +213,7 @@ impl Workplace {
             let text = format!("cannot take the archive over: {}", Bar::Unsure { why }.cause());
             return Err(problem(None, text, Backoff::PACKAGE));
         }
-        let before = self.remembering(&looked.found);
+        let before = self.remembering(&looked.found, false);
         if before != Found::Nothing && judge(&self.owner, &before).is_none() {
             return Ok((before.clone(), before));
         }

@@ -17,6 +17,7 @@ use blat_domain::release::{Resolution, WantedSet};
 use blat_domain::retention::{Action, Aging, Circumstances, Distrust, Step, Upkeep, decide};
 use blat_domain::retry::Backoff;
 use blat_domain::status::SyncReport;
+use jiff::Timestamp;
 
 use crate::release::Reading;
 use crate::session::Problem;
@@ -40,6 +41,8 @@ pub(crate) struct Facts {
     pub(crate) known_up_to: i64,
     /// Why nobody knows which releases brought packages before.
     pub(crate) forgotten: Option<String>,
+    /// The epoch second since when it is known what tags bring, where Release Manager may not know yet what they brought before.
+    pub(crate) began: Option<i64>,
 }
 
 impl Facts {
@@ -53,7 +56,8 @@ impl Facts {
     ) -> Upkeep {
         let distrust = match &self.forgotten {
             Some(_) => Some(Distrust::Forgotten),
-            None => Distrust::of(resolution, is_complete, self.is_confirmed),
+            None => Distrust::of(resolution, is_complete, self.is_confirmed)
+                .or(self.began.filter(|_| !self.is_confirmed).map(|_| Distrust::NewMemory)),
         };
         let mut upkeep = decide(&Circumstances {
             aging: self.aging,
@@ -68,11 +72,21 @@ impl Facts {
         });
         upkeep.because = match (&self.forgotten, &upkeep.distrust) {
             (Some(why), _) => vec![why.clone()],
+            (None, Some(Distrust::NewMemory)) => self.began.map(since).into_iter().collect(),
             (None, Some(distrust)) => resolution.because(distrust),
             (None, None) => Vec::new(),
         };
         upkeep
     }
+}
+
+/// Since when it is known what tags bring, and what to do about the time before.
+fn since(began: i64) -> String {
+    let at = Timestamp::from_second(began).unwrap_or_default();
+    format!(
+        "the agent's memory begins at {at}, and a tag may have brought before what no release lists yet; this ends when the releases are known to be \
+         newer than that, after a day at the latest; to delete at once, look at blat plan and confirm once with blat sync --allow-delete"
+    )
 }
 
 /// Which of the planned steps still hold.

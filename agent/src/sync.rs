@@ -15,6 +15,7 @@ use blat_domain::ownership::Bar;
 use blat_domain::package_list::{self, Former};
 use blat_domain::plan::{Action, Held, Hold, Plan, Step, plan};
 use blat_domain::release::{Reason, WantedSet};
+use blat_domain::retention::is_newer;
 use blat_domain::retry::Backoff;
 use blat_domain::room::Room;
 use blat_domain::status::{SyncReport, SyncResult};
@@ -24,7 +25,7 @@ use jiff::Timestamp;
 use crate::orders::Orders;
 use crate::outcome::Dropped;
 use crate::recheck::Facts;
-use crate::release::{Answer, known_up_to, origin};
+use crate::release::{Answer, origin, trailing, written_at};
 use crate::session::{Problem, Sent};
 use crate::target::{Rule, TargetError};
 use crate::workplace::Workplace;
@@ -56,7 +57,8 @@ impl Workplace {
     pub(crate) async fn prepare(&self, is_confirmed: bool) -> Result<Prepared, Problem> {
         let settings = &self.settings;
         let source_of_releases = settings.release_manager.as_ref().map(|manager| &manager.source);
-        let known_up_to = known_up_to(source_of_releases, Timestamp::now().as_second());
+        let now = Timestamp::now().as_second();
+        let known_up_to = self.lasting.believed(written_at(source_of_releases), now).unwrap_or(trailing(now));
         // Before the releases are judged by it: a memory that can be used again by now was of no use until now.
         let forgotten = self.lasting.trouble();
         let asked = (self.uptime)();
@@ -73,17 +75,19 @@ impl Workplace {
                 "the target holds entries that are not packages"
             );
         }
+        let began = if self.is_new_to_memory(&inventory.title.found) { Some(now) } else { self.lasting.began(now) };
         let (source, max_size) = (self.source.clone(), settings.max_size);
         let facts = Facts {
             aging: settings.aging,
             max_delete: settings.max_delete,
             is_confirmed,
             clock_doubt: self.memory.doubt(inventory.clock),
-            tagged: self.memory.tagged(),
+            tagged: self.lasting.tagged(),
             known_up_to,
+            began: began.filter(|began| is_newer(*began, known_up_to.max(trailing(now)))),
             forgotten,
         };
-        let bar = self.foreseen_bar(&inventory.title.found, unsure);
+        let bar = self.foreseen_bar(&inventory.title.found, inventory.is_bare(), unsure);
         let surveying = tokio::task::spawn_blocking(move || {
             let resolution = &mut answer.resolution;
             source.check(!resolution.wanted.is_empty()).map_err(|error| error.to_string())?;
@@ -119,7 +123,7 @@ impl Workplace {
     /// All that may be sent at present: what is wanted with all that its links address, and what tags brought. Changes nothing.
     pub(crate) async fn sendable(&self) -> Result<BTreeSet<PackageId>, Problem> {
         let wanted = self.prepare(false).await?.wanted;
-        Ok(wanted.into_keys().chain(self.memory.tagged().into_keys()).collect())
+        Ok(wanted.into_keys().chain(self.lasting.tagged().into_keys()).collect())
     }
 
     /// Why a package is, or is not, on the target. Changes nothing.
@@ -202,18 +206,25 @@ impl Workplace {
         }
     }
 
-    /// Notes down which releases brought packages, and gives what is wrong with that.
-    fn recollect(&self, answer: &Answer, is_confirmed: bool) -> Option<Problem> {
-        let known = answer.known.as_ref()?;
-        let releases = if is_confirmed { &known.once_confirmed } else { &known.as_it_is };
-        let noted = self.lasting.note_releases(&known.origin, releases);
-        noted.err().map(|why| problem(None, why, Backoff::PACKAGE))
+    /// Notes down which releases brought packages, which tags count no more, and what an operator has confirmed, and gives what is wrong with that.
+    fn recollect(&self, prepared: &Prepared, is_confirmed: bool) -> Option<Problem> {
+        let Prepared { wanted, facts, answer, .. } = prepared;
+        // What releases list by now, no tag has to vouch for any more.
+        let by_release = |reason: &Reason| matches!(reason, Reason::Release { .. });
+        let is_known = |package: &PackageId| wanted.get(package).is_some_and(|reasons| reasons.iter().any(by_release));
+        let forgotten = self.lasting.forget_tags(facts.known_up_to, is_known);
+        let confirmed = if is_confirmed { self.lasting.confirm() } else { Ok(()) };
+        let noted = answer.known.as_ref().map_or(Ok(()), |known| {
+            let releases = if is_confirmed { &known.once_confirmed } else { &known.as_it_is };
+            self.lasting.note_releases(&known.origin, releases)
+        });
+        forgotten.and(confirmed).and(noted).err().map(|why| problem(None, why, Backoff::PACKAGE))
     }
 
     /// What only the archive's owner does, after a sync in which everything else succeeded.
     async fn list_and_age(&self, prepared: &Prepared, report: &mut SyncReport) -> Option<Problem> {
-        let Prepared { plan, wanted, facts, answer, .. } = prepared;
-        let former = match self.list(wanted, facts.known_up_to).await {
+        let Prepared { plan, wanted, facts, .. } = prepared;
+        let former = match self.list(wanted).await {
             Ok(former) => former,
             Err(problem) => return Some(problem),
         };
@@ -223,12 +234,12 @@ impl Workplace {
             return Some(problem(None, text.to_owned(), Backoff::PACKAGE));
         }
         let aged = self.age(prepared, report).await;
-        let forgotten = self.recollect(answer, facts.is_confirmed && aged.is_none());
+        let forgotten = self.recollect(prepared, facts.is_confirmed && aged.is_none());
         aged.or(forgotten)
     }
 
     /// Replaces the PackageList, and gives what was in its place.
-    async fn list(&self, wanted: &WantedSet, known_up_to: i64) -> Result<Former, Problem> {
+    async fn list(&self, wanted: &WantedSet) -> Result<Former, Problem> {
         let list = package_list::render(wanted.keys());
         if list.len() as u64 > package_list::LONGEST {
             let text = format!(
@@ -240,25 +251,16 @@ impl Workplace {
         }
         let _in_force = self.permit().await?;
         let stored = self.target.store_list(&list).await;
-        let former = stored.map_err(|error| unreached("cannot store the PackageList", error))?;
-        self.forget_tags(wanted, known_up_to);
-        Ok(former)
+        stored.map_err(|error| unreached("cannot store the PackageList", error))
     }
 
     /// Drops what interrupted tries left of packages that are not sent now, nor by a tag. They may take the very space that a held one lacks.
     async fn sweep(&self, plan: &Plan, inventory: &Inventory) {
-        let tagged = self.memory.tagged().into_keys().filter(|package| !inventory.packages.contains_key(package));
+        let tagged = self.lasting.tagged().into_keys().filter(|package| !inventory.packages.contains_key(package));
         let keep = plan.steps.iter().map(|step| step.package.clone()).chain(tagged).collect();
         if let Err(error) = self.target.sweep(&keep).await {
             tracing::warn!(target_name = %self.settings.name, %error, "cannot sweep what interrupted tries left");
         }
-    }
-
-    /// What releases list by now, no tag has to vouch for any more.
-    fn forget_tags(&self, wanted: &WantedSet, known_up_to: i64) {
-        let by_release = |reason: &Reason| matches!(reason, Reason::Release { .. });
-        let is_known = |package: &PackageId| wanted.get(package).is_some_and(|reasons| reasons.iter().any(by_release));
-        self.memory.forget_tags(known_up_to, is_known);
     }
 
     /// What is wanted and cannot be sent is logged one by one; the first that will not pass by itself is the sync's problem.
@@ -323,7 +325,10 @@ impl Workplace {
         };
         // Before anything is sent: from then on it must not be taken for extra.
         let missing = plan.held.iter().filter(|held| held.hold == Hold::Missing).map(|held| &held.package).collect();
-        self.memory.note_tags(&packages, &missing);
+        self.lasting.note_tags(&packages, &missing);
+        let lasting = self.lasting.clone();
+        // It is durable before a tag leaves, and nobody waits for it before.
+        let noting = tokio::task::spawn_blocking(move || lasting.trouble());
         let mut results: Vec<_> = plan.held.iter().map(|held| (held.package.clone(), sent_of(&held.hold))).collect();
         let mut parcels = self.parcels(&plan.steps, |_| rule);
         parcels.iter_mut().for_each(|parcel| parcel.tagged = dropped.get(&parcel.package).copied());
@@ -334,6 +339,12 @@ impl Workplace {
         let dealt_with: BTreeSet<PackageId> = results.iter().map(|(package, _)| package.clone()).collect();
         self.report_already(packages.difference(&dealt_with), dropped);
         results.extend(packages.difference(&dealt_with).map(|package| (package.clone(), Sent::Done)));
+        let noted = noting.await.unwrap_or_else(|error| Some(format!("noting down what tags bring failed: {error}")));
+        if let Some(why) = noted {
+            let stays = |sent: &Sent| matches!(sent, Sent::Done);
+            let failed = Sent::Failed(problem(None, why, Backoff::LINK));
+            results.iter_mut().filter(|(_, sent)| stays(sent)).for_each(|(_, sent)| sent.clone_from(&failed));
+        }
         results
     }
 }

@@ -73,7 +73,7 @@ impl Workplace {
     }
 
     fn tagged_since(&self, known_up_to: i64) -> BTreeSet<PackageId> {
-        let newer = self.memory.tagged().into_iter().filter(|(_, at)| is_newer(*at, known_up_to));
+        let newer = self.lasting.tagged().into_iter().filter(|(_, at)| is_newer(*at, known_up_to));
         newer.map(|(package, _)| package).collect()
     }
 

@@ -63,8 +63,13 @@ pub(crate) struct Workplace {
 impl Workplace {
     /// A workplace for whoever holds the target's lock. Nothing is connected before it is used.
     pub(crate) fn new(home: &Home, settings: Settings, owner: Owner) -> Self {
+        let lasting = Arc::new(LastingMemory::load(home, &settings.name, true));
+        Self::serving(home, settings, owner, lasting)
+    }
+
+    fn serving(home: &Home, settings: Settings, owner: Owner, lasting: Arc<LastingMemory>) -> Self {
         let sockets = SocketDirectory::Served(home.target_state_dir(&settings.name).join("ssh"));
-        Self::at(home, settings, sockets, owner, true)
+        Self::at(home, settings, sockets, owner, lasting)
     }
 
     /// A workplace for somebody who only looks, while another may serve the target.
@@ -73,11 +78,17 @@ impl Workplace {
     /// Where no scratch directory can be made.
     pub(crate) fn visiting(home: &Home, settings: Settings, owner: Owner) -> std::io::Result<Self> {
         let sockets = SocketDirectory::passing()?;
-        Ok(Self::at(home, settings, sockets, owner, false))
+        let lasting = Arc::new(LastingMemory::load(home, &settings.name, false));
+        Ok(Self::at(home, settings, sockets, owner, lasting))
     }
 
-    /// `serves`: whether this process holds the target's lock.
-    fn at(home: &Home, settings: Settings, sockets: SocketDirectory, owner: Owner, serves: bool) -> Self {
+    fn at(
+        home: &Home,
+        settings: Settings,
+        sockets: SocketDirectory,
+        owner: Owner,
+        lasting: Arc<LastingMemory>,
+    ) -> Self {
         let valve = Arc::new(Valve::new(settings.bandwidth.clone()));
         let store = Arc::new(Store::new(home.store_dir()));
         let handshakes = Handshakes::new(&home.state_dir(), &home.target_state_dir(&settings.name));
@@ -87,7 +98,6 @@ impl Workplace {
         let (desk, history) = (Desk::new(home, &settings.name), History::new(home, &settings.name));
         let already = History::already(home, &settings.name);
         let memory = Arc::new(Memory::load(home.target_state_dir(&settings.name).join(memory::FILE)));
-        let lasting = Arc::new(LastingMemory::load(home, &settings.name, serves));
         let (home, progress, settings) = (home.clone(), Arc::default(), Arc::new(settings));
         let orders = Orders::default();
         Self {
@@ -142,7 +152,7 @@ impl Workplace {
         }
         // What still runs by the former settings notes down in the same memory.
         let lasting = self.lasting.clone();
-        Self { source, orders, lasting, ..Self::new(home, settings, self.owner.clone()) }
+        Self { source, orders, ..Self::serving(home, settings, self.owner.clone(), lasting) }
     }
 
     /// Whether what a tag asked for is done as well by these settings: they read the same source, the same tags, and serve the same target.

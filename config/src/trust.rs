@@ -53,7 +53,14 @@ impl Distrust {
 /// # Errors
 /// Where others may write it or anything on the way to it, or where it is no such file.
 pub fn read(home: &Path, path: &Path, most: u64) -> Result<String, Distrust> {
-    let file = open(home, path)?;
+    text(open(home, path)?, most)
+}
+
+/// The text of a file of at most `most` bytes that [`open`] gave.
+///
+/// # Errors
+/// Where it cannot be read, is longer, or is no text.
+pub fn text(file: File, most: u64) -> Result<String, Distrust> {
     let mut bytes = Vec::new();
     file.take(most + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > most {

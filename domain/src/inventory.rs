@@ -220,6 +220,11 @@ pub fn mark_line(package: &PackageId, mark: Mark) -> String {
 }
 
 impl Inventory {
+    /// Whether it holds no packages at all.
+    pub fn is_bare(&self) -> bool {
+        self.packages.is_empty() && self.links.is_empty()
+    }
+
     /// The versions of one package, with the times of their `descpkg`.
     pub fn versions(&self, name: &PackageName) -> BTreeMap<Version, i64> {
         let lowest = self.packages.keys().find(|package| package.name == *name);

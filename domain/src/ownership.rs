@@ -147,6 +147,19 @@ impl Found {
             (found, _) => found,
         }
     }
+
+    /// The same to a target that knows nothing of this place, but has seen somebody else's `record` at another one: that may be this archive by
+    /// another name.
+    pub fn beside(self, place: &str, record: &Record, mine: &Owner) -> Self {
+        match self {
+            Self::Nothing => Self::Malformed(format!(
+                "it is not there, and at \"{}\" this target saw an archive of {}, which may be this one by another name",
+                printable(place),
+                whose(&record.owner, mine)
+            )),
+            found @ (Self::Record(_) | Self::Malformed(_)) => found,
+        }
+    }
 }
 
 /// An owner for people, as `mine` sees it.

@@ -333,7 +333,11 @@ impl Resolution {
             }
             Distrust::Vanished => self.vanished.iter().chain(&self.emptied).cloned().collect(),
             Distrust::Emptied => self.emptied.clone(),
-            Distrust::Snapshot | Distrust::Incomplete | Distrust::NothingWanted | Distrust::Forgotten => Vec::new(),
+            Distrust::Snapshot
+            | Distrust::Incomplete
+            | Distrust::NothingWanted
+            | Distrust::Forgotten
+            | Distrust::NewMemory => Vec::new(),
         };
         if let Some(more @ 1..) = all.len().checked_sub(SHOWN) {
             all.truncate(SHOWN);

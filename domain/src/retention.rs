@@ -69,6 +69,8 @@ pub enum Distrust {
     Vanished,
     /// Nobody knows which releases had packages before.
     Forgotten,
+    /// Nobody knows what tags brought until shortly ago; an operator may confirm.
+    NewMemory,
 }
 
 impl Distrust {
@@ -107,6 +109,7 @@ impl fmt::Display for Distrust {
             Self::Emptied => "a release lost all its packages",
             Self::Vanished => "a selected release is missing",
             Self::Forgotten => "the agent cannot use what it noted down of former syncs",
+            Self::NewMemory => "the agent does not know what tags brought before",
         })
     }
 }
@@ -185,6 +188,7 @@ impl Upkeep {
             | Distrust::Emptied
             | Distrust::Vanished
             | Distrust::Forgotten
+            | Distrust::NewMemory
             | Distrust::NothingWanted => {}
         }
         let mut text = format!("nothing is marked or deleted: {distrust}");
@@ -202,7 +206,11 @@ impl Upkeep {
     pub fn alarm(&self) -> Option<String> {
         match self.distrust.as_ref()? {
             Distrust::Contradicting | Distrust::Emptied | Distrust::Vanished | Distrust::Forgotten => self.held_back(),
-            Distrust::Snapshot | Distrust::Incomplete | Distrust::Rejected | Distrust::NothingWanted => None,
+            Distrust::Snapshot
+            | Distrust::Incomplete
+            | Distrust::Rejected
+            | Distrust::NewMemory
+            | Distrust::NothingWanted => None,
         }
     }
 }

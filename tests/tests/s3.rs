@@ -411,7 +411,10 @@ fn two_home_trees_on_one_bucket_never_delete_each_others_packages() {
         lab.blat(&["adopt", "cloud"]).expect_success().says("it belonged to target cloud").says(first.trim());
         let adopted = bucket.record().expect("a record");
         assert_eq!((adopted.lines().next(), adopted == record), (record.lines().next(), false), "{store}");
-        lab.agent_once("cloud").expect_success().says("3 deleted");
+        lab.agent_once("cloud").expect_success().says("does not know what tags brought before");
+        let mut confirmed = lab.command("blat-agent");
+        confirmed.args(["--target", "cloud", "--once", "--allow-delete"]);
+        process::run(&mut confirmed, &lab.home()).expect_success().says("3 deleted");
         assert_eq!(bucket.keys(), keys(&["PackageList.txt", "core/3.zip"]), "{store}");
 
         // Line 16: nothing is deleted without a list.

@@ -98,14 +98,21 @@ fn two_home_trees_on_one_archive_never_delete_each_others_packages() {
         let theirs = format!("{archive_id}\n{} sydney\n", home_id(&other));
         assert_eq!(record_text(&lab), theirs, "it stays the archive that it is");
         in_home(&lab, &other, "blat", &["history"]).expect_success().says("adopted").says(&mine[..32]);
-        second().expect_success().says("1 deleted");
+        let unknown = "does not know what tags brought before";
+        second().expect_success().says(unknown);
+        assert_eq!(lab.visible(), ["core@1", "tools@1"], "{served}: the former owner's tags may have brought it");
+        let confirmed = ["--target", "sydney", "--once", "--allow-delete"];
+        in_home(&lab, &other, "blat-agent", &confirmed).expect_success().says("1 deleted");
         assert_eq!((lab.visible(), lab.package_list()), (vec!["tools@1".to_owned()], vec!["tools 1".to_owned()]));
         first().expect(1).says("belongs to target sydney of another home tree").says("blat adopt perth");
         assert_eq!(lab.visible(), ["core@1", "tools@1"], "{served}");
 
         lab.blat(&["adopt", "perth"]).expect_success().says("it belonged to target sydney");
         lab.blat(&["adopt", "perth"]).expect_success().says("already");
-        first().expect_success().says("1 deleted");
+        first().expect_success().says(unknown);
+        in_home(&lab, &lab.home(), "blat-agent", &["--target", "perth", "--once", "--allow-delete"])
+            .expect_success()
+            .says("1 deleted");
         second().expect(1).says("another home tree");
         lab.assert_published("core", "1");
     }
@@ -132,7 +139,7 @@ fn two_targets_that_name_one_archive_differently_never_delete_each_others_packag
     // The agents that run find it out at their next syncs.
     lab.blat(&["adopt", "sydney"]).expect_success().says("it belonged to target perth");
     lab.blat(&["sync", "perth", "--wait"]).expect(1).says("belongs to target sydney");
-    lab.blat(&["sync", "sydney", "--wait"]).expect_success();
+    lab.blat(&["sync", "sydney", "--wait", "--allow-delete"]).expect_success();
     assert_eq!(lab.package_list(), ["core 1", "later 1"]);
 }
 

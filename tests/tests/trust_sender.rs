@@ -92,8 +92,47 @@ fn who_only_sends_never_becomes_the_owner_because_the_record_disappears() {
         in_archive(&lab, "rm .dpkg_archive/archive");
         in_home(&lab, &other, "blat", &["adopt", "sydney"]).expect_success().says("it belonged to target perth");
         assert_eq!(record_text(&lab).lines().next(), original.lines().next(), "{served}: also once it is adopted");
-        second().expect_success().says("1 deleted");
+        second().expect_success().says("does not know what tags brought before");
+        let confirmed = ["--target", "sydney", "--once", "--allow-delete"];
+        in_home(&lab, &other, "blat-agent", &confirmed).expect_success().says("1 deleted");
         first().expect(1).says("belongs to target sydney");
+    }
+}
+
+/// Line 15: an archive by another name whose record is gone is not taken for a new one by a target that saw another owner.
+#[test]
+fn who_saw_another_owner_claims_no_archive_with_packages_that_may_be_that_one_by_another_name() {
+    for served in SERVED {
+        let lab = lab("othername");
+        lab.config("perth", &format!("{EAGER}\n{served}"));
+        let other = other_home(&lab, "tools@1", &lab.source(), served);
+        let second = || in_home(&lab, &other, "blat-agent", &["--target", "sydney", "--once"]);
+        let archive_is = |path: &Path| {
+            other_home(&lab, "tools@1", &lab.source(), &format!("{served}\narchive: {}", path.display()));
+        };
+        lab.agent_once("perth").expect_success();
+        second().expect(1).says("belongs to target perth");
+
+        let alias = lab.target_archive().with_file_name("other name");
+        std::os::unix::fs::symlink(lab.target_archive(), &alias).expect("an own folder");
+        archive_is(&alias);
+        in_archive(&lab, "rm .dpkg_archive/archive");
+        for _ in 0..2 {
+            second().expect(1).says("may be this one by another name").says("blat adopt sydney");
+            assert_eq!((lab.visible().len(), record(&lab).exists()), (2, false), "{served}: nobody claims it");
+        }
+        in_home(&lab, &other, "blat", &["plan", "sydney"]).expect_success().says("may be this one by another name");
+
+        let fresh = lab.target_archive().with_file_name("fresh");
+        fs::create_dir(&fresh).expect("an own folder");
+        Account::Target.own(&fresh);
+        archive_is(&fresh);
+        second().expect_success().says("1 sent");
+        assert!(fresh.join(".dpkg_archive/archive").exists(), "{served}: one without packages is free");
+
+        archive_is(&alias);
+        lab.agent_once("perth").expect_success().says("its record was gone").says("1 deleted");
+        second().expect(1).says("belongs to target perth");
     }
 }
 

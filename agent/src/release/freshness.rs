@@ -3,7 +3,7 @@
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use blat_config::ReleaseSource;
 use serde::{Deserialize, Serialize};
@@ -16,17 +16,20 @@ const TRAILS: i64 = 86_400;
 /// A file that stayed the same for so long after it was read is not being written any more, as with tags.
 const QUIET: Duration = Duration::from_secs(2);
 
-/// Up to which epoch second Release Manager knows all; `now` is that of the question, before it is put. A file knows what was
-/// known when it was written, anything else may trail behind its tags for a day.
-pub(crate) fn known_up_to(source: Option<&ReleaseSource>, now: i64) -> i64 {
-    let written = match source {
+/// The epoch second at which a file was written that gives the releases; nothing where they come from elsewhere. It knows what was known then,
+/// anything else may trail behind its tags for a day.
+pub(crate) fn written_at(source: Option<&ReleaseSource>) -> Option<i64> {
+    match source {
         Some(ReleaseSource::File { path } | ReleaseSource::PackageList { path }) => written(path),
         // A database in a file may keep its latest changes beside it.
         Some(ReleaseSource::Sqlite { path, .. }) => written(path).max(written(&beside(path))),
         Some(ReleaseSource::Postgres(_) | ReleaseSource::MySql(_) | ReleaseSource::Command { .. }) | None => None,
-    };
-    // A time ahead of the clock says nothing: every tag would count as older.
-    written.filter(|written| *written <= now).unwrap_or(now - TRAILS)
+    }
+}
+
+/// Up to which epoch second anybody knows all at `now`.
+pub(crate) fn trailing(now: i64) -> i64 {
+    now - TRAILS
 }
 
 /// What tells one state of a file from another: which file it is, its size, and when its content and its place last changed. These times are
@@ -78,9 +81,10 @@ impl Reading {
     }
 }
 
+/// Anybody may set the time of a file's content ahead. That of its last change of any kind nobody sets, and it is never earlier but then.
 fn written(path: &Path) -> Option<i64> {
-    let modified: SystemTime = fs::metadata(path).ok()?.modified().ok()?;
-    modified.duration_since(UNIX_EPOCH).ok().and_then(|since| since.as_secs().try_into().ok())
+    let found = fs::metadata(path).ok()?;
+    Some(found.mtime().min(found.ctime()))
 }
 
 fn beside(path: &Path) -> PathBuf {
@@ -91,8 +95,11 @@ fn beside(path: &Path) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use std::time::UNIX_EPOCH;
+
     use super::*;
     use blat_config::Queries;
+    use jiff::Timestamp;
 
     fn touch(path: &Path, second: u64) {
         let file = fs::File::create(path).expect("a file");
@@ -104,17 +111,20 @@ mod tests {
         let scratch = tempfile::tempdir().expect("a scratch directory");
         let path = scratch.path().join("releases");
         touch(&path, 5_000);
-        assert_eq!(known_up_to(Some(&ReleaseSource::File { path: path.clone() }), 9_000), 5_000);
+        assert_eq!(written_at(Some(&ReleaseSource::File { path: path.clone() })), Some(5_000));
         touch(&scratch.path().join("releases-wal"), 6_000);
-        assert_eq!(
-            known_up_to(Some(&ReleaseSource::Sqlite { path: path.clone(), queries: Queries::default() }), 9_000),
-            6_000
-        );
-        assert_eq!(
-            known_up_to(Some(&ReleaseSource::File { path }), 4_000),
-            4_000 - TRAILS,
-            "no file is from the future"
-        );
+        assert_eq!(written_at(Some(&ReleaseSource::Sqlite { path, queries: Queries::default() })), Some(6_000));
+        assert_eq!(written_at(None), None);
+    }
+
+    #[test]
+    fn a_time_that_somebody_set_ahead_is_not_when_the_file_was_written() {
+        let scratch = tempfile::tempdir().expect("a scratch directory");
+        let path = scratch.path().join("releases");
+        let before = Timestamp::now().as_second();
+        touch(&path, u64::try_from(before).expect("after 1970") + 3_600);
+        let written = written_at(Some(&ReleaseSource::PackageList { path })).expect("a time");
+        assert!((before - 1..=Timestamp::now().as_second()).contains(&written), "{written}");
     }
 
     #[tokio::test]
@@ -152,10 +162,5 @@ mod tests {
     fn touch_only(path: &Path, second: u64) {
         let file = fs::File::options().append(true).open(path).expect("a file");
         file.set_modified(UNIX_EPOCH + Duration::from_secs(second)).expect("an own file");
-    }
-
-    #[test]
-    fn without_a_file_it_may_trail_for_a_day() {
-        assert_eq!(known_up_to(None, 100_000), 13_600);
     }
 }

@@ -1,0 +1,116 @@
+//! What tags brought is known after everything that may happen to the file, or nothing is deleted.
+
+use std::fs;
+
+use super::*;
+use crate::lasting::tests::{home, record};
+
+fn packages(names: &[&str]) -> BTreeSet<PackageId> {
+    names.iter().map(|name| name.parse().expect("a package")).collect()
+}
+
+#[test]
+fn what_is_noted_outlives_the_process_until_release_manager_has_caught_up() {
+    let (_scratch, home, name) = home();
+    let load = || LastingMemory::load(&home, &name, true);
+    let all = packages(&["a@1", "b@1", "c@1"]);
+    let memory = load();
+    memory.note_tags(&all, &BTreeSet::new());
+    assert_eq!(memory.trouble(), None);
+    let memory = load();
+    assert_eq!(memory.tagged().into_keys().collect::<BTreeSet<_>>(), all);
+    memory.forget_tags(0, |package| package.name.as_str() == "a").expect("written");
+    assert_eq!(load().tagged().len(), 2);
+    memory.forget_tags(Timestamp::now().as_second() + 1, |_| false).expect("written");
+    assert!(load().tagged().is_empty());
+}
+
+#[test]
+fn tags_that_name_what_nobody_has_make_no_endless_memory_and_no_endless_writes() {
+    let (_scratch, home, name) = home();
+    let memory = LastingMemory::load(&home, &name, true);
+    let all: BTreeSet<PackageId> =
+        (0..MOST_MISSING + 5).map(|n| format!("p{n}@1").parse().expect("a package")).collect();
+    memory.note_tags(&all, &all.iter().collect());
+    assert_eq!(memory.tagged().len(), MOST_MISSING);
+    let there = packages(&["there@1"]);
+    memory.note_tags(&there, &BTreeSet::new());
+    assert_eq!(memory.tagged().len(), MOST_MISSING + 1, "what the source has is noted in any case");
+    assert_eq!(memory.trouble(), None);
+    memory.lock().kept.tags.get_or_insert_default().values_mut().for_each(|at| *at -= 5);
+    memory.note_tags(&all, &all.iter().collect());
+    assert!(!memory.lock().is_ahead, "one that waits is not written anew at each try");
+    memory.note_tags(&there, &BTreeSet::new());
+    assert!(memory.lock().is_ahead);
+}
+
+#[test]
+fn what_tags_brought_while_the_file_was_of_no_use_is_not_forgotten() {
+    let (_scratch, home, name) = home();
+    let file = home.known_file(&name);
+    let memory = LastingMemory::load(&home, &name, true);
+    memory.note_tags(&packages(&["a@1"]), &BTreeSet::new());
+    assert_eq!(memory.trouble(), None);
+    let good = fs::read(&file).expect("a file");
+    fs::write(&file, "").expect("an own file");
+    let memory = LastingMemory::load(&home, &name, true);
+    memory.note_tags(&packages(&["b@1"]), &BTreeSet::new());
+    assert!(memory.trouble().is_some(), "the tag has to stay");
+    fs::write(&file, good).expect("an own file");
+    assert_eq!(memory.trouble(), None);
+    assert_eq!(LastingMemory::load(&home, &name, true).tagged().len(), 2);
+}
+
+#[test]
+fn a_file_that_was_copied_back_begins_anew_and_one_that_was_not_does_not() {
+    let (_scratch, home, name) = home();
+    let file = home.known_file(&name);
+    let load = || LastingMemory::load(&home, &name, true);
+    let now = || Timestamp::now().as_second();
+    load().note_archive("a", &record(1), false);
+    assert_eq!(load().began(now()), None);
+    let aside = file.with_extension("backup");
+    fs::copy(&file, &aside).expect("a copy");
+    assert_eq!(load().began(now()), None, "it is the same file still");
+    load().note_archive("b", &record(2), false);
+    let before = now();
+    fs::copy(&aside, &file).expect("copied back in place");
+    let began = load().began(now()).expect("it begins anew");
+    assert!(began >= before && load().began(now()) == Some(began), "and that is not forgotten");
+    load().lock().kept.began = Some(now() + 500);
+    fs::rename(&aside, &file).expect("put in its place");
+    assert!(load().began(now()).is_some_and(|began| began <= now()));
+}
+
+#[test]
+fn a_memory_that_begins_later_than_now_begins_now() {
+    let (_scratch, home, name) = home();
+    let memory = LastingMemory::load(&home, &name, true);
+    memory.lock().kept.began = Some(500);
+    assert_eq!((memory.began(400), memory.began(450)), (Some(400), Some(400)));
+}
+
+#[test]
+fn a_time_ahead_of_the_clock_is_not_believed_when_the_clock_has_reached_it() {
+    let (_scratch, home, name) = home();
+    let memory = LastingMemory::load(&home, &name, true);
+    assert_eq!((memory.believed(Some(100), 100), memory.believed(None, 100)), (Some(100), None));
+    assert_eq!((memory.believed(Some(200), 150), memory.trouble()), (None, None));
+    let memory = LastingMemory::load(&home, &name, true);
+    assert_eq!((memory.believed(Some(200), 250), memory.believed(Some(240), 250)), (None, Some(240)));
+}
+
+#[test]
+fn what_a_former_version_kept_in_state_is_moved_beside_a_file_of_it() {
+    let (_scratch, home, name) = home();
+    let file = home.known_file(&name);
+    fs::create_dir_all(file.parent().expect("a folder")).expect("a folder");
+    fs::write(&file, r#"{"releases": {"origin": "", "known": {}}, "archives": []}"#).expect("a file");
+    let former = home.target_state_dir(&name).join(crate::memory::FILE);
+    fs::create_dir_all(former.parent().expect("a folder")).expect("a folder");
+    fs::write(&former, r#"{"tagged": {"a@1": 5}, "clock": null}"#).expect("a file");
+    assert_eq!(LastingMemory::load(&home, &name, true).trouble(), None);
+    fs::remove_file(former).expect("an own file");
+    let memory = LastingMemory::load(&home, &name, true);
+    assert_eq!((memory.tagged().len(), memory.began(9)), (1, None));
+}

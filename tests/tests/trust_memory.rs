@@ -1,0 +1,130 @@
+//! What tags brought outlives `state/`, a full disk, a damaged memory and an older backup: what no release lists yet is not deleted for want of
+//! memory.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use blat_tests::{Account, Lab};
+use rustix::process::Signal;
+
+/// What lets everything go that nothing wants.
+const EAGER: &str = "aging: immediate\nmax_delete: 100%";
+
+/// A lab that has synced core@1, with fresh@1 in the source, by releases that were written an hour ago.
+fn lab(name: &str) -> Lab {
+    let lab = Lab::new(name);
+    ["core", "fresh"].iter().for_each(|name| drop(lab.package(name, "1", |p| p.file("a", name))));
+    lab.release(&[("core", "1")]);
+    set_written(&lab, SystemTime::now() - Duration::from_secs(3_600));
+    lab.config("perth", EAGER);
+    lab.agent_once("perth").expect_success();
+    lab
+}
+
+fn set_written(lab: &Lab, at: SystemTime) {
+    let releases = lab.home().join("releases.yaml");
+    fs::File::options().write(true).open(releases).and_then(|file| file.set_modified(at)).expect("an own file");
+}
+
+fn known(lab: &Lab) -> PathBuf {
+    lab.home().join("config/.known/perth.json")
+}
+
+fn tag_fresh(lab: &mut Lab) {
+    lab.start_master();
+    lab.blat(&["tag", "fresh", "1", "--target", "perth", "--wait"]).expect_success();
+    lab.end_master(Signal::TERM).expect_success();
+}
+
+/// The packages that the releases do not list yet are there still, and not because they were sent anew.
+fn assert_kept(lab: &Lab, why: &str) {
+    assert_eq!(lab.visible(), ["core@1", "fresh@1"], "{why}");
+    let log = fs::read_to_string(lab.home().join("log/perth.log")).expect("a log");
+    assert!(!log.contains("INFO  deleted: "), "{why}: {log}");
+}
+
+#[test]
+fn what_tags_brought_is_known_without_state_and_held_back_for_where_the_memory_is_lost() {
+    let mut lab = lab("tagmemory");
+    let older = fs::read(known(&lab)).expect("a memory");
+    tag_fresh(&mut lab);
+    let latest = fs::read(known(&lab)).expect("a memory");
+
+    fs::remove_dir_all(lab.home().join("state")).expect("an own folder");
+    lab.agent_once("perth").expect_success();
+    assert_kept(&lab, "state/ may be removed at any time");
+    fs::write(known(&lab), "").expect("an own file");
+    lab.agent_once("perth").expect(1).says("config/.known/perth.json");
+    assert_kept(&lab, "a damaged memory holds deletions back");
+
+    fs::write(known(&lab), older).expect("an own file");
+    lab.blat(&["plan", "perth"]).expect_success().says("does not know what tags brought before");
+    lab.agent_once("perth").expect_success().says("does not know what tags brought before").says("--allow-delete");
+    lab.agent_once("perth").expect_success().says("does not know what tags brought before");
+    assert_kept(&lab, "an older backup knows nothing of the tag");
+    fs::remove_file(known(&lab)).expect("an own file");
+    lab.agent_once("perth").expect_success().says("does not know what tags brought before");
+    lab.agent_once("perth").expect_success().says("does not know what tags brought before");
+    assert_kept(&lab, "the archive is ours, and nothing is known of it");
+
+    // One that was copied back whole knows the tag, whatever Release Manager confirms.
+    fs::write(known(&lab), latest).expect("an own file");
+    lab.start_master();
+    lab.blat(&["sync", "perth", "--wait", "--allow-delete"]).expect_success();
+    lab.end_master(Signal::TERM).expect_success();
+    assert_kept(&lab, "a tag counts beside what an operator confirms");
+}
+
+/// The hold ends by itself, once the releases are known to be newer.
+#[test]
+fn a_lost_memory_holds_deletions_back_until_the_releases_are_written_anew() {
+    let mut lab = lab("tagmemoryends");
+    tag_fresh(&mut lab);
+    fs::remove_file(known(&lab)).expect("an own file");
+    lab.agent_once("perth").expect_success().says("does not know what tags brought before");
+    let began = SystemTime::now();
+    lab.wait_for("a later second", || began.elapsed().is_ok_and(|since| since.as_secs() > 1).then_some(()));
+    lab.release(&[("core", "1")]);
+    lab.agent_once("perth").expect_success().says("1 deleted");
+    assert_eq!(lab.visible(), ["core@1"]);
+}
+
+#[test]
+fn a_tag_stays_until_what_it_brings_is_noted_down() {
+    let mut lab = lab("tagunnoted");
+    // What lies there cannot be written over: as with a full disk.
+    let obstacle = known(&lab).with_extension("json.tmp");
+    fs::create_dir(&obstacle).expect("an own folder");
+    Account::Master.own(&obstacle);
+    lab.start_master();
+    let tag = lab.drop_tag("perth", "fresh", "1");
+    lab.wait_until_published("fresh", "1");
+    let said = |s: &serde_json::Value| s.to_string().contains("cannot write config/.known/perth.json");
+    lab.wait_for_status("perth", "that the memory cannot be written", said);
+    assert!(tag.exists(), "the tag is the only memory there is");
+    lab.blat(&["sync", "perth", "--wait"]).expect(1).says("config/.known/perth.json");
+    assert_kept(&lab, "nothing is deleted meanwhile");
+
+    fs::remove_dir(&obstacle).expect("an own folder");
+    lab.wait_for("the tag to be consumed", || (!tag.exists()).then_some(()));
+    lab.end_master(Signal::KILL);
+    lab.wait_until_nothing_runs();
+    fs::remove_dir_all(lab.home().join("state")).expect("an own folder");
+    lab.agent_once("perth").expect_success();
+    assert_kept(&lab, "what was noted down outlives the processes");
+}
+
+/// A time that somebody sets ahead says nothing, now or later.
+#[test]
+fn releases_whose_time_lies_ahead_are_not_newer_than_a_tag_when_the_clock_reaches_it() {
+    let mut lab = lab("timeahead");
+    let ahead = SystemTime::now() + Duration::from_secs(6);
+    set_written(&lab, ahead);
+    tag_fresh(&mut lab);
+    lab.wait_for("the clock to reach it", || {
+        SystemTime::now().duration_since(ahead).is_ok_and(|since| since.as_secs() > 0).then_some(())
+    });
+    lab.agent_once("perth").expect_success();
+    assert_kept(&lab, "the releases were written before the tag");
+}
