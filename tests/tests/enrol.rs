@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use blat_tests::{Lab, Outcome, process};
+use blat_tests::{Disk, Lab, Outcome, process};
 
 /// A lab whose target has to be enrolled first: the master has neither identity nor host key.
 fn new_target(name: &str) -> Lab {
@@ -199,6 +199,8 @@ fn as_root_enrol_lets_the_key_in_by_password_once_and_keeps_other_lines() {
     let ssh = host.folder.join("home/.ssh");
     fs::create_dir_all(&ssh).expect("an own folder");
     fs::write(host.authorized_keys(), "# somebody else's\nssh-ed25519 AAAAelse else").expect("an own folder");
+    fs::set_permissions(&ssh, fs::Permissions::from_mode(0o755)).expect("an own folder");
+    fs::set_permissions(host.authorized_keys(), fs::Permissions::from_mode(0o644)).expect("an own file");
     process::run(Command::new("chown").arg("-R").arg(&host.user).arg(&ssh), &lab.home()).expect_success();
 
     let wrong = lab.home().join("wrong");
@@ -217,7 +219,7 @@ fn as_root_enrol_lets_the_key_in_by_password_once_and_keeps_other_lines() {
     let expected = format!("# somebody else's\nssh-ed25519 AAAAelse else\n{public}");
     assert_eq!(read(&host.authorized_keys()), expected);
     let mode = |path: &Path| fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
-    assert_eq!((mode(&ssh), mode(&host.authorized_keys())), (0o700, 0o600));
+    assert_eq!((mode(&ssh), mode(&host.authorized_keys())), (0o755, 0o644), "modes stay");
 
     unattended(&lab, &["enrol", "perth"]).expect_success().says("already let in");
     assert_eq!(read(&host.authorized_keys()), expected, "the key is added once");
@@ -261,6 +263,57 @@ fn as_root_enrol_restrict_renews_by_password_a_receiver_that_cannot_be_talked_to
     assert!(fs::read(&receiver).expect("it is there") == carried, "the receiver is ours again");
     assert_eq!(read(&host.authorized_keys()), restricted, "and the key restricted, once");
     unattended(&lab, &["check", "--connect", "perth"]).expect_success().says("nothing but blat-receiver");
+}
+
+/// On a full disk, and where what follows fails: other people's keys stay, and so does the restriction.
+#[test]
+fn as_root_enrol_restrict_that_fails_loses_no_key_and_leaves_none_free() {
+    let lab = new_target("fullhome");
+    let host = PasswordHost::new(&lab);
+    let (bin, home) = (host.folder.join("bin"), host.folder.join("home"));
+    fs::create_dir(&bin).expect("an own folder");
+    let disk = Disk::mount(home.clone(), "size=64k");
+    let ssh = home.join(".ssh");
+    fs::create_dir(&ssh).expect("an own folder");
+    let others: String = (0..40).map(|number| format!("ssh-ed25519 AAAA{number:040} admin{number}\n")).collect();
+    fs::write(host.authorized_keys(), &others).expect("an own folder");
+    let own = |path: &Path| {
+        process::run(Command::new("chown").arg("-R").arg(&host.user).arg(path), &lab.home()).expect_success();
+    };
+    own(&bin);
+    own(&ssh);
+    let config = host.config().replace("bin: bin", &format!("bin: {}", bin.display()));
+    lab.config("perth", &format!("{config}\nreceiver: auto"));
+    let mut keygen = Command::new("ssh-keygen");
+    let listed = process::run(keygen.arg("-lf").arg(host.folder.join("host_key.pub")), &lab.home());
+    let shown = listed.stdout.split(' ').nth(1).expect("a fingerprint").to_owned();
+    let file = lab.home().join("password");
+    fs::write(&file, format!("{PASSWORD}\n")).expect("an own folder");
+    let file = file.display().to_string();
+    let enrol = ["enrol", "perth", "--restrict", "--fingerprint", &shown, "--password-file", &file];
+    unattended(&lab, &enrol).expect_success().says("restricted: it can run nothing but");
+    let restricted = read(&host.authorized_keys());
+    assert!(restricted.starts_with(&format!("{others}restrict,command=")), "{restricted}");
+
+    let mut fill = Command::new("sh");
+    fill.args(["-c", "head -c 1000000 /dev/zero >\"$1\" 2>/dev/null", "sh"]).arg(home.join("fill"));
+    process::run(&mut fill, &lab.home());
+    unattended(&lab, &enrol).expect(1).says("nothing is changed");
+    assert_eq!(read(&host.authorized_keys()), restricted);
+
+    fs::remove_file(home.join("fill")).expect("an own file");
+    process::run(Command::new("chown").args(["-R", "root"]).arg(&bin), &lab.home()).expect_success();
+    fs::remove_file(bin.join("get_plist")).expect("a script");
+    unattended(&lab, &enrol).expect(1).says("the key is restricted as before");
+    assert_eq!(read(&host.authorized_keys()), restricted);
+    own(&bin);
+    unattended(&lab, &enrol).expect_success();
+    assert_eq!(read(&host.authorized_keys()), restricted);
+    let mut names: Vec<_> =
+        fs::read_dir(&ssh).expect("a folder").map(|entry| entry.expect("an entry").file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["authorized_keys", "blat.lock"]);
+    drop(disk);
 }
 
 /// A crontab command that keeps its table in a file beside it, as far as cron itself is concerned.

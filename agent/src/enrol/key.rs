@@ -7,16 +7,16 @@ use std::path::Path;
 use anyhow::{Context as _, anyhow, bail};
 use blat_config::SshSettings;
 use blat_domain::text::printable;
-use ssh2::{KeyboardInteractivePrompt, Prompt, Session};
+use ssh2::{Channel, KeyboardInteractivePrompt, Prompt, Session};
 
-use crate::target::install::shell_word;
+use super::authorized_keys::{FREED, PublicKey, RESTORED};
 use crate::target::transport::libssh2::connect::{BY_HAND, Greeted, greet_trusted, is_refusal};
 use crate::target::transport::place;
 
 /// How often a person may mistype; sshd itself allows six.
 const TRIES: usize = 3;
-/// The most of what the installation says that is read, in bytes.
-const MOST_SAID: u64 = 4 << 10;
+/// The most of what a script says that is read, in bytes. A login shell may speak before it.
+const MOST_SAID: usize = 64 << 10;
 
 /// Logs in by password, from the file or from the terminal. Where the target takes none, the error says how to let the key in by
 /// hand.
@@ -116,57 +116,105 @@ impl KeyboardInteractivePrompt for Dialogue<'_> {
     }
 }
 
-/// Adds the key to authorized_keys unless it is there, and gives that file and its directory the modes that sshd wants.
-pub(super) fn install(session: &Session, public: &str) -> anyhow::Result<()> {
-    run(session, &installation(public, second_word(public)?))
-}
-
-/// Gives the key a line of its own without any options, in the place of all that it has: it is not restricted any more.
-pub(super) fn install_anew(session: &Session, public: &str) -> anyhow::Result<()> {
-    let key = second_word(public)?;
-    let script = format!(
-        "set -eu\numask 077\ncd\nfile=.ssh/authorized_keys\nnew=$file.blat.$$\n\
-         if [ -f $file ]; then grep -vF {} $file >$new || true; chmod 600 $new; mv -f $new $file; fi\n{}",
-        shell_word(key),
-        installation(public, key)
-    );
-    run(session, &script)
-}
-
-fn second_word(public: &str) -> anyhow::Result<&str> {
-    public.split(' ').nth(1).context("the public key has no second word")
-}
-
-/// Runs a script of ours over a login by password.
-fn run(session: &Session, script: &str) -> anyhow::Result<()> {
-    let said = (|| -> std::io::Result<(String, i32)> {
-        let mut channel = session.channel_session()?;
-        channel.exec("exec /bin/sh")?;
-        channel.write_all(script.as_bytes())?;
-        channel.send_eof()?;
-        let mut said = String::new();
-        channel.stderr().take(MOST_SAID).read_to_string(&mut said)?;
-        channel.close()?;
-        channel.wait_close()?;
-        Ok((said, channel.exit_status()?))
+/// Adds the key to authorized_keys unless it is there.
+pub(super) fn install(session: &Session, ssh: &SshSettings, public: &str) -> anyhow::Result<()> {
+    let script = PublicKey::parse(public)?.addition();
+    let (channel, said) = (|| -> std::io::Result<(Channel, Said)> {
+        let mut channel = begin(session, &script)?;
+        let said = finish(&mut channel)?;
+        Ok((channel, said))
     })()
     .map_err(|error| anyhow!("the connection broke: {error}"))?;
-    match said {
-        (_, 0) => Ok(()),
-        (said, status) => bail!("the target says: {} (status {status})", printable(said.trim())),
+    refusal(&channel, &said).with_context(|| by_hand(ssh, public))
+}
+
+/// A key that can do everything for a while, and the login by password that ends it: when this connection ends, however it does, the target puts the
+/// restricted line back, unless the file was changed since.
+pub(super) struct Freed {
+    /// The login, which lives as long as its channel.
+    _greeted: Greeted,
+    channel: Channel,
+}
+
+impl Freed {
+    /// Frees the key: its line in authorized_keys loses its forced command.
+    ///
+    /// # Errors
+    /// The login fails, or the line cannot be changed; it is then as it was.
+    pub(super) fn begin(greeted: Greeted, public: &str) -> anyhow::Result<Self> {
+        let script = PublicKey::parse(public)?.freeing();
+        let broke = |error: std::io::Error| anyhow!("the connection broke: {error}");
+        let mut channel = begin(&greeted.session, &script).map_err(broke)?;
+        let (mut said, mut portion) = (Vec::new(), [0; 1024]);
+        while !has_line(&said, FREED) {
+            let count = channel.read(&mut portion).map_err(broke)?;
+            said.extend_from_slice(portion.get(..count).unwrap_or_default());
+            if count == 0 || said.len() > MOST_SAID {
+                finish(&mut channel).map_err(broke).and_then(|said| refusal(&channel, &said))?;
+                bail!("the target did not run the script that was sent to its shell");
+            }
+        }
+        Ok(Self { _greeted: greeted, channel })
+    }
+
+    /// Ends it. Where `outcome` is a failure, it says what has become of the key.
+    pub(super) fn end(mut self, outcome: anyhow::Result<()>) -> anyhow::Result<()> {
+        let ended = finish(&mut self.channel)
+            .map_err(|error| anyhow!("the connection broke: {error}"))
+            .and_then(|said| refusal(&self.channel, &said).map(|()| has_line(said.out.as_bytes(), RESTORED)));
+        let Err(error) = outcome else {
+            // The line is another one by now, so nothing was to be put back.
+            if let Err(why) = ended {
+                println!("key        a copy of the old authorized_keys may be left beside it: {why:#}");
+            }
+            return Ok(());
+        };
+        Err(match ended {
+            Ok(true) => anyhow!("{error:#}; the key is restricted as before"),
+            Ok(false) => anyhow!(
+                "{error:#}; somebody changed authorized_keys meanwhile: look whether the key is restricted in it"
+            ),
+            Err(why) => anyhow!("{error:#}; look in authorized_keys whether the key is restricted again: {why:#}"),
+        })
     }
 }
 
-/// Written aside and renamed: whoever logs in meanwhile finds the old file or the new one.
-fn installation(public: &str, key: &str) -> String {
-    format!(
-        "set -eu\numask 077\ncd\nmkdir -p .ssh\nchmod 700 .ssh\nfile=.ssh/authorized_keys\n\
-         if [ -f $file ] && grep -qF {key} $file; then chmod go-w $file; exit 0; fi\n\
-         new=$file.blat.$$\n{{ if [ -f $file ]; then awk 1 $file; fi; printf '%s\\n' {line}; }} >$new\n\
-         chmod 600 $new\nmv -f $new $file\n",
-        key = shell_word(key),
-        line = shell_word(public),
-    )
+/// What a script of ours wrote.
+struct Said {
+    out: String,
+    error: String,
+}
+
+fn has_line(text: &[u8], line: &str) -> bool {
+    text.split(|byte| *byte == b'\n').any(|found| found == line.as_bytes())
+}
+
+/// Starts a script of ours over a login by password.
+fn begin(session: &Session, script: &str) -> std::io::Result<Channel> {
+    let mut channel = session.channel_session()?;
+    channel.exec("exec /bin/sh")?;
+    channel.write_all(script.as_bytes())?;
+    channel.flush()?;
+    Ok(channel)
+}
+
+/// Ends its input, and takes what it says until its own end.
+fn finish(channel: &mut Channel) -> std::io::Result<Said> {
+    channel.send_eof()?;
+    let (mut out, mut error) = (Vec::new(), Vec::new());
+    channel.take(MOST_SAID as u64).read_to_end(&mut out)?;
+    channel.stderr().take(MOST_SAID as u64).read_to_end(&mut error)?;
+    channel.close()?;
+    channel.wait_close()?;
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    Ok(Said { out: text(out), error: text(error) })
+}
+
+fn refusal(channel: &Channel, said: &Said) -> anyhow::Result<()> {
+    match channel.exit_status()? {
+        0 => Ok(()),
+        status => bail!("the target says: {} (status {status})", printable(said.error.trim())),
+    }
 }
 
 #[cfg(test)]
@@ -192,25 +240,5 @@ mod tests {
         };
         assert_eq!(rounds(1), (3, true));
         assert_eq!(rounds(0), (0, true));
-    }
-
-    #[test]
-    fn a_key_is_added_once_and_other_lines_stay() {
-        let home = tempfile::tempdir().expect("a scratch directory");
-        let file = home.path().join(".ssh/authorized_keys");
-        let run = |public: &str| {
-            let script = installation(public, public.split(' ').nth(1).expect("a key"));
-            let status = std::process::Command::new("/bin/sh").args(["-c", &script]).env("HOME", home.path()).status();
-            assert!(status.expect("a shell").success());
-            std::fs::read_to_string(&file).expect("the file")
-        };
-        assert_eq!(run("ssh-ed25519 AAA+/= blat's"), "ssh-ed25519 AAA+/= blat's\n");
-        std::fs::write(&file, "# mine\nssh-rsa BBB me").expect("an own file");
-        let both = "# mine\nssh-rsa BBB me\nssh-ed25519 AAA+/= blat's\n";
-        assert_eq!(run("ssh-ed25519 AAA+/= blat's"), both, "behind a line without its end");
-        assert_eq!(run("ssh-ed25519 AAA+/= another comment"), both, "the same key is not added again");
-        use std::os::unix::fs::PermissionsExt as _;
-        let mode = |path: &Path| std::fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
-        assert_eq!((mode(&file), mode(&home.path().join(".ssh"))), (0o600, 0o700));
     }
 }

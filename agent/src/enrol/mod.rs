@@ -1,6 +1,7 @@
 //! `blat enrol`: all that has to happen once before a target takes packages, in order, and safe to repeat: its host key is
 //! approved, our identity made and let in, scripts and receiver installed, the key restricted where that is wished, the login tried.
 
+mod authorized_keys;
 mod crontab;
 mod host;
 mod identity;
@@ -54,30 +55,40 @@ pub(crate) async fn run(home: &Home, settings: &Settings, wishes: &Wishes) -> an
         return equip(&visit()?, settings, wishes).await.map(|_| ());
     };
     let public = let_in(ssh, wishes)?;
-    let mut transport = visit()?;
+    let transport = visit()?;
     match transport.is_restricted().await {
-        Ok(false) => {}
+        Ok(false) => finish(home, settings, wishes, &transport, &public).await,
         Ok(true) if !wishes.restrict || wishes.password_file.is_none() => {
             println!("key        can run nothing but {EXECUTABLE}, which answers");
-            return Ok(());
+            Ok(())
         }
         // The receiver is to be installed anew, or cannot be talked to: for that the key has to be free once more.
         Ok(true) | Err(TargetError::Operator(_)) if wishes.restrict => {
             let greeted = key::login_by_password(ssh, &public, wishes.password_file.as_deref())?;
-            key::install_anew(&greeted.session, &public)
+            let freed = key::Freed::begin(greeted, &public)
                 .with_context(|| format!("cannot free the key at {}", place(ssh)))?;
-            transport = visit()?;
+            freed.end(finish(home, settings, wishes, &visit()?, &public).await)
         }
-        Ok(true) => {}
-        Err(error) => return Err(error.into()),
+        Ok(true) => finish(home, settings, wishes, &transport, &public).await,
+        Err(error) => Err(error.into()),
     }
-    let serves = equip(&transport, settings, wishes).await?;
-    if wishes.restrict {
+}
+
+/// All that a key which can run everything has to do: it installs and, where that is wished, is restricted then.
+async fn finish(
+    home: &Home,
+    settings: &Settings,
+    wishes: &Wishes,
+    transport: &Transport,
+    public: &str,
+) -> anyhow::Result<()> {
+    let serves = equip(transport, settings, wishes).await?;
+    if let Some(ssh) = settings.transport.ssh().filter(|_| wishes.restrict) {
         if let Serves::Scripts { why } = serves {
             let why = why.unwrap_or_else(|| "the config says receiver: never".to_owned());
             bail!("the key is not restricted, since only scripts could serve the archive: {why}");
         }
-        restrict::restrict(home, settings, ssh, &transport, &public).await?;
+        restrict::restrict(home, settings, ssh, transport, public).await?;
         println!("key        restricted: it can run nothing but {EXECUTABLE} now");
     }
     println!("login      works; `blat check --connect {}` tries the rest", settings.name);
@@ -118,7 +129,8 @@ fn let_in(ssh: &SshSettings, wishes: &Wishes) -> anyhow::Result<String> {
     // A server counts failed logins, so the password has a connection of its own.
     drop(greeted);
     let greeted = key::login_by_password(ssh, &public, wishes.password_file.as_deref())?;
-    key::install(&greeted.session, &public).with_context(|| format!("cannot install the key at {}", place(ssh)))?;
+    key::install(&greeted.session, ssh, &public)
+        .with_context(|| format!("cannot install the key at {}", place(ssh)))?;
     let greeted = greet_trusted(ssh, BY_HAND)?;
     authenticate(&greeted.session, ssh).map_err(|error| {
         anyhow!(
