@@ -221,6 +221,21 @@ make_room() {
     [ -d "$1" ] || mkdir "$1" 2>/dev/null || [ -d "$1" ] || attempt "making $1 in $archive" mkdir "$1"
 }
 
+# own_job: only the archive's own account runs its jobs. What another one makes, root too, that account can neither renew nor remove, and the next
+# sync fails. Some file systems show everybody's files as somebody else's: there it counts whose a new directory becomes.
+own_job() {
+    real_dir "$house" || return 0
+    keeper=$(stat -c '%u %U' "$house")
+    [ "${keeper%% *}" != "$(id -u)" ] || return 0
+    probe=$house/.account-$$
+    if mkdir -m 700 "$probe" 2>/dev/null; then
+        maker=$(stat -c %u "$probe")
+        rmdir "$probe"
+        [ "${keeper%% *}" != "$maker" ] || return 0
+    fi
+    fail 1 "working in $archive failed: the archive belongs to the account ${keeper#* } (user ${keeper%% *}), and this one is $(id -un 2>/dev/null) (user $(id -u)); nothing was changed, so put the job into the crontab of ${keeper#* }"
+}
+
 # ---- locks
 
 # open_lock PATH: makes a lock file, for its owner alone, that can then be opened for sure. A failing `exec` would end the shell with a status

@@ -169,8 +169,29 @@ a/1/descpkg' ]
     check 'nothing is left' nothing_staged
 }
 
+check_whose_jobs() {
+    fresh
+    receive "$work/odd"
+    mon
+    listed=$(ls -laR "$arch")
+    wrap stat 'case "$*" in *"%u %U"*) echo "0 root"; exit ;; esac
+        exec "$real" "$@"'
+    mon
+    check 'pkg_mon of another account refuses and says whose the archive is' ended 1 'belongs to the account root (user 0), .*crontab of root'
+    run pkg_purge --archive "$arch" </dev/null
+    check 'so does pkg_purge' ended 1 'belongs to the account root (user 0), .*crontab of root'
+    check 'nothing was left by them' [ "$(ls -laR "$arch" | sed 's/[0-9][0-9]:[0-9][0-9]//')" = "$(printf '%s\n' "$listed" | sed 's/[0-9][0-9]:[0-9][0-9]//')" ]
+    unwrap
+    wrap id 'case "$*" in -u) echo 4711; exit ;; esac
+        exec "$real" "$@"'
+    mon
+    check 'where the file system shows all files as those of one account, jobs go on' ended 0
+    unwrap
+}
+
 check_indexing() {
     check_first_index
+    check_whose_jobs
     check_next_index
     check_index_troubles
 }
