@@ -2,7 +2,8 @@
 
 use blat_tests::s3::BUCKET;
 use blat_tests::s3_proxy::{Asks, Fault, Proxy};
-use blat_tests::{Bucket, Lab, Store};
+use blat_tests::{Bucket, Lab, Store, process};
+use rustix::process::Signal;
 
 const DELETING: &str = "aging: immediate\nmax_delete: 100%";
 
@@ -106,4 +107,22 @@ fn an_unfinished_upload_of_somebody_else_is_left_alone_even_where_a_package_goes
     lab.agent_once("cloud").expect_success();
     lab.agent_once("cloud").expect_success();
     assert_eq!(bucket.unfinished(), ["archive/.blat/check", "archive/big/1.zip", "archive/stays/1.zip"]);
+}
+
+/// An agent that dies before it hears the number of its upload knows none at that key.
+#[test]
+fn an_upload_of_somebody_else_is_left_alone_where_an_agent_died_while_it_began_one() {
+    let (lab, bucket, proxy) = lab("s3begins");
+    lab.package("big", "1", |p| p.noise("data", 20 << 20));
+    lab.release_for_buckets(&[("big", "1"), ("stays", "1")]);
+    proxy.spoils(usize::MAX, Asks::Begin, Fault::Silence);
+    let agent = lab.start_agent_once("cloud");
+    lab.wait_for("an upload that begins", || (proxy.count(Asks::Begin) > 0).then_some(()));
+    process::signal(agent.pid(), Signal::KILL);
+    agent.finish();
+    proxy.heals();
+    bucket.aws(&["s3api", "create-multipart-upload", "--bucket", BUCKET, "--key", "archive/big/1.zip"]);
+    lab.agent_once("cloud").expect_success();
+    bucket.assert_published(&lab, "big", "1");
+    assert_eq!(bucket.unfinished(), ["archive/big/1.zip"]);
 }

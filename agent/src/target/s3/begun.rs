@@ -1,4 +1,6 @@
-//! Uploads in parts that this agent began, noted down before they are: so the next one gives up what a dead one left, and nobody else's.
+//! Uploads in parts that this agent began, noted down before their first part: so the next one gives up what a dead one left, and nobody
+//! else's. One whose number never came is not known by its key: whoever else sends to that key would lose what he sent. It has no parts, so it
+//! takes no space, and the bucket's lifecycle rule removes it.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -23,8 +25,8 @@ pub(super) struct Begun {
 #[derive(Debug, Default)]
 struct State {
     place: String,
-    /// Keys with the number that the server gave the upload, or with none where its answer has not come or got lost. Each with its turn.
-    uploads: BTreeMap<(String, Option<String>), u64>,
+    /// Keys with the number that the server gave the upload. Each with its turn.
+    uploads: BTreeMap<(String, String), u64>,
     turn: u64,
 }
 
@@ -43,43 +45,29 @@ impl Begun {
             let mut lines = text.lines();
             if lines.next().and_then(|title| title.strip_prefix(TITLE)) == Some(place) {
                 for line in lines {
-                    let (key, id) = line.split_once('\t').unwrap_or((line, ""));
-                    state.note(key, (!id.is_empty()).then_some(id));
+                    if let Some((key, id)) = line.split_once('\t').filter(|(_, id)| !id.is_empty()) {
+                        state.note(key, id);
+                    }
                 }
             }
         }
     }
 
-    /// An upload to this key is about to begin.
-    pub(super) fn begins(&self, key: &str) {
-        self.change(|state| state.note(key, None));
-    }
-
-    /// It has begun, with this number. `is_alone`: no other try to begin one can have reached the server.
-    pub(super) fn has_begun(&self, key: &str, id: &str, is_alone: bool) {
-        self.change(|state| {
-            if is_alone {
-                state.forget(key, None);
-            }
-            state.note(key, Some(id));
-        });
-    }
-
-    /// None has begun: the server has said so.
-    pub(super) fn has_not_begun(&self, key: &str) {
-        self.change(|state| state.forget(key, None));
+    /// An upload to this key has begun, with this number.
+    pub(super) fn has_begun(&self, key: &str, id: &str) {
+        self.change(|state| state.note(key, id));
     }
 
     /// It is finished or given up.
     pub(super) fn ended(&self, key: &str, id: &str) {
-        self.change(|state| state.forget(key, Some(id)));
+        self.change(|state| {
+            state.uploads.remove(&(key.to_owned(), id.to_owned()));
+        });
     }
 
     /// Whether an upload that the server lists was begun here.
     pub(super) fn is_ours(&self, upload: &Upload) -> bool {
-        let state = self.lock();
-        let has = |id: Option<&str>| state.uploads.contains_key(&(upload.key.clone(), id.map(str::to_owned)));
-        has(Some(&upload.id)) || has(None)
+        self.lock().uploads.contains_key(&(upload.key.clone(), upload.id.clone()))
     }
 
     /// The turn of the last note.
@@ -90,7 +78,7 @@ impl Begun {
     /// All notes up to this turn are dealt with, but for those of uploads under way.
     pub(super) fn forget(&self, turn: u64, is_under_way: impl Fn(&str) -> bool) {
         self.change(|state| {
-            state.uploads.retain(|(_, id), noted| *noted > turn || id.as_ref().is_some_and(|id| is_under_way(id)));
+            state.uploads.retain(|(_, id), noted| *noted > turn || is_under_way(id));
         });
     }
 
@@ -114,13 +102,9 @@ impl Begun {
 }
 
 impl State {
-    fn note(&mut self, key: &str, id: Option<&str>) {
+    fn note(&mut self, key: &str, id: &str) {
         self.turn += 1;
-        self.uploads.insert((key.to_owned(), id.map(str::to_owned)), self.turn);
-    }
-
-    fn forget(&mut self, key: &str, id: Option<&str>) {
-        self.uploads.remove(&(key.to_owned(), id.map(str::to_owned)));
+        self.uploads.insert((key.to_owned(), id.to_owned()), self.turn);
     }
 }
 
@@ -130,7 +114,7 @@ fn store(path: &Path, state: &State) -> io::Result<()> {
     }
     let mut text = format!("{TITLE}{}\n", state.place);
     for (key, id) in state.uploads.keys() {
-        text.push_str(&format!("{key}\t{}\n", id.as_deref().unwrap_or_default()));
+        text.push_str(&format!("{key}\t{id}\n"));
     }
     let aside = path.with_extension(format!("{}.tmp", std::process::id()));
     let mut file = File::create(&aside)?;
@@ -153,21 +137,22 @@ mod tests {
         };
         let upload = |key: &str, id: &str| Upload { key: key.into(), id: id.into() };
         let begun = open("here");
-        ["p/a/1.zip", "p/b/1.zip", "p/c/1.zip"].iter().for_each(|key| begun.begins(key));
-        begun.has_begun("p/a/1.zip", "1", true);
-        begun.has_not_begun("p/c/1.zip");
+        [("p/a/1.zip", "1"), ("p/b/1.zip", "2")].iter().for_each(|(key, id)| begun.has_begun(key, id));
+        // As an earlier build noted down one whose number had not come.
+        let file = scratch.path().join("state").join(FILE);
+        let text = fs::read_to_string(&file).expect("the notes") + "p/c/1.zip\t\n";
+        fs::write(&file, text).expect("the notes");
         let next = open("here");
         for begun in [&begun, &next] {
             assert!(begun.is_ours(&upload("p/a/1.zip", "1")) && !begun.is_ours(&upload("p/a/1.zip", "2")));
-            assert!(begun.is_ours(&upload("p/b/1.zip", "7")), "its answer got lost");
-            assert!(!begun.is_ours(&upload("p/c/1.zip", "1")) && !begun.is_ours(&upload("p/d/1.zip", "1")));
+            assert!(!begun.is_ours(&upload("p/c/1.zip", "7")), "it may be anybody's");
         }
         assert!(!open("elsewhere").is_ours(&upload("p/a/1.zip", "1")));
         let turn = next.turn();
-        next.begins("p/d/1.zip");
+        next.has_begun("p/d/1.zip", "9");
         next.forget(turn, |id| id == "1");
         assert!(next.is_ours(&upload("p/a/1.zip", "1")) && next.is_ours(&upload("p/d/1.zip", "9")));
-        assert!(!next.is_ours(&upload("p/b/1.zip", "7")));
+        assert!(!next.is_ours(&upload("p/b/1.zip", "2")));
         next.ended("p/a/1.zip", "1");
         assert!(!open("here").is_ours(&upload("p/a/1.zip", "1")));
     }

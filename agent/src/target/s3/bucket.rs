@@ -53,8 +53,8 @@ pub(super) trait Ask: Send + Sync {
     /// A page of the objects whose keys begin with `prefix`, and the server's clock in epoch seconds where it told.
     async fn objects(&self, prefix: &str, from: Begin<'_>) -> Result<(Page, Option<i64>), TargetError>;
 
-    /// Whether an upload to this key may have begun that nobody here knows of; asked once for each.
-    fn takes_lost_upload(&self, key: &str) -> bool;
+    /// From here on the end of this upload in parts asks, or does not ask, that nothing is in its place; the library cannot ask that.
+    fn set_condition(&self, upload: &str, is_conditional: bool);
 
     /// Deletes objects, at most [`deleting::MOST`], by one request that is sent once: whoever sends it again looks first whether that is still
     /// right. Gives those that are not known to be gone, each with what the server says of it.
@@ -63,8 +63,9 @@ pub(super) trait Ask: Send + Sync {
     /// A page of the unfinished uploads to such keys.
     async fn uploads(&self, prefix: &str, after: Option<&(String, String)>) -> Result<Uploads, TargetError>;
 
-    /// Copies an object within the bucket, with another card, and gives the copy's entity tag.
-    async fn copy(&self, from: &str, to: &str, card: &Card) -> Result<String, TargetError>;
+    /// Copies an object within the bucket, with another card, and gives the copy's entity tag. `is_new`: nothing may be there, as far as the
+    /// server can look for that; none where something is.
+    async fn copy(&self, from: &str, to: &str, card: &Card, is_new: bool) -> Result<Option<String>, TargetError>;
 }
 
 /// An open way.
@@ -168,7 +169,7 @@ impl Server {
         query: &[(&str, &str)],
         headers: &[(String, String)],
         body: Bytes,
-    ) -> Result<HttpResponse, TargetError> {
+    ) -> Result<HttpResponse, Fault> {
         let mut url = self.url.clone();
         if !key.is_empty() {
             url = format!("{}/{}", self.url.as_str().trim_end_matches('/'), encoded(key))
@@ -183,16 +184,16 @@ impl Server {
             request = request.header(name, value);
         }
         let mut request = request.body(HttpRequestBody::from(body)).map_err(|error| odd(&error))?;
-        let credential = self.credentials.get_credential().await.map_err(|error| super::fault::sorted(&error))?;
+        let credential = self.credentials.get_credential().await.map_err(|error| unsigned(&error))?;
         let signer = AwsAuthorizer::new(&credential, "s3", &self.region);
-        signer.try_authorize(&mut request, None).map_err(|error| super::fault::sorted(&error))?;
+        signer.try_authorize(&mut request, None).map_err(|error| unsigned(&error))?;
         let response = wire.send(&request).await?;
         if response.status().is_success() {
             return Ok(response);
         }
         let (status, action) = (response.status().as_u16(), super::wire::action(&request));
         let body = limited(response.into_body(), SHORT).await.unwrap_or_default();
-        Err(Fault::Answered(Answer::read(status, &body, None, action)).into())
+        Err(Fault::Answered(Answer::read(status, &body, None, action)))
     }
 
     async fn list(&self, query: &[(&str, &str)]) -> Result<(Vec<u8>, Option<i64>), TargetError> {
@@ -225,8 +226,8 @@ impl Ask for Server {
         listing::uploads(&body).map_err(unreadable)
     }
 
-    fn takes_lost_upload(&self, key: &str) -> bool {
-        self.wire.takes_lost_upload(&format!("/{}", encoded(key)))
+    fn set_condition(&self, upload: &str, is_conditional: bool) {
+        self.wire.set_condition(upload, is_conditional);
     }
 
     async fn delete(&self, keys: &[String]) -> Result<BTreeMap<String, Answer>, TargetError> {
@@ -244,7 +245,7 @@ impl Ask for Server {
             .map_err(|why| TargetError::Link(format!("the server's answer to s3:DeleteObject cannot be used: {why}")))
     }
 
-    async fn copy(&self, from: &str, to: &str, card: &Card) -> Result<String, TargetError> {
+    async fn copy(&self, from: &str, to: &str, card: &Card, is_new: bool) -> Result<Option<String>, TargetError> {
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
         struct Copied {
@@ -259,12 +260,19 @@ impl Ask for Server {
         ];
         let fixed = fixed.into_iter().map(|(name, value)| (name.to_owned(), value));
         let pairs = card.pairs().into_iter().map(|(name, value)| (format!("x-amz-meta-{name}"), value));
-        let headers: Vec<(String, String)> = fixed.chain(pairs).collect();
-        let response = self.send(&self.wire, Method::PUT, to, &[], &headers, Bytes::new()).await?;
+        let mut headers: Vec<(String, String)> = fixed.chain(pairs).collect();
+        headers.extend(is_new.then(|| ("if-none-match".to_owned(), "*".to_owned())));
+        let response = match self.send(&self.wire, Method::PUT, to, &[], &headers, Bytes::new()).await {
+            Err(Fault::Answered(answer)) if is_new && matches!(answer.status, 409 | 412) => return Ok(None),
+            Err(Fault::Answered(answer)) if is_new && answer.is_not_known() => {
+                return self.copy(from, to, card, false).await;
+            }
+            answered => answered?,
+        };
         let body = limited(response.into_body(), LONGEST).await?;
         // It may say 200 first and that it failed afterwards.
         match xml::<Copied>(&body) {
-            Ok(Copied { etag }) => Ok(listing::bare(&etag).to_owned()),
+            Ok(Copied { etag }) => Ok(Some(listing::bare(&etag).to_owned())),
             Err(_) => Err(Fault::Answered(Answer::read(200, &body, None, "s3:PutObject")).into()),
         }
     }
@@ -275,8 +283,12 @@ fn unreadable(why: String) -> TargetError {
     TargetError::Link(format!("the server's listing cannot be used: {why}"))
 }
 
-fn odd(error: &dyn std::fmt::Display) -> TargetError {
-    TargetError::Refused(format!("no request can be made of this: {error}"))
+fn odd(error: &dyn std::fmt::Display) -> Fault {
+    Fault::Unsent(TargetError::Refused(format!("no request can be made of this: {error}")))
+}
+
+fn unsigned(error: &object_store::Error) -> Fault {
+    Fault::Unsent(super::fault::sorted(error))
 }
 
 /// A key of ours in a URL: of all that it may hold, only a plus means something else there.

@@ -20,6 +20,8 @@ pub(super) enum Fault {
     Answered(Answer),
     /// What the server sent makes no sense.
     Nonsense(String),
+    /// The request was not made: what was looked at right before it speaks against it, or could not be had.
+    Unsent(TargetError),
 }
 
 /// A server's answer that is no success.
@@ -128,6 +130,7 @@ impl fmt::Display for Fault {
             // Our own words, whose end says what to do; paths in them may be long.
             Self::NoCredentials(why) => f.write_str(&escaped(why)),
             Self::Answered(answer) => answer.fmt(f),
+            Self::Unsent(error) => error.fmt(f),
         }
     }
 }
@@ -141,6 +144,7 @@ impl From<Fault> for TargetError {
             Fault::NoCredentials(_) => Self::Operator(fault.to_string()),
             Fault::Answered(answer) => answer.sorted(),
             Fault::Nonsense(_) => Self::Refused(fault.to_string()),
+            Fault::Unsent(error) => error,
         }
     }
 }

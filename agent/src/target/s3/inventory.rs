@@ -162,7 +162,7 @@ pub(super) struct Listed {
     pub(super) unknown: Vec<PackageId>,
     marks: BTreeMap<PackageId, Mark>,
     pub(super) list: Option<(String, u64)>,
-    record: Option<(String, u64)>,
+    pub(super) record: Option<(String, u64)>,
     pub(super) inventory: Inventory,
 }
 

@@ -85,7 +85,7 @@ pub(crate) struct S3Target {
     /// Our own uploads under way. Whoever begins one holds this for reading until it is among them.
     uploads: RwLock<()>,
     own: Mutex<HashSet<String>>,
-    /// All uploads that were begun here, by this agent or an earlier one.
+    /// All uploads that were begun here and are not over, by this agent or an earlier one.
     begun: Begun,
     /// Whether nobody looked for left-over uploads yet.
     is_unswept: AtomicBool,
@@ -196,19 +196,13 @@ impl Target for S3Target {
         let bucket = self.bucket().await?;
         let digest = hex(&Sha256::digest(list));
         let listed = self.last_listed();
-        let is_there = |known: &List| known.digest == digest && listed == Some((known.etag.clone(), known.size));
-        let mut former = Former::Whole;
-        if !self.known.list().is_some_and(|known| is_there(&known)) {
-            (former, _) = self.present_list(bucket).await?;
-            self.check_owner(bucket).await?;
-            let mut attributes = object_store::Attributes::new();
-            attributes.insert(object_store::Attribute::ContentType, "text/plain".into());
-            let options = PutOptions { mode: PutMode::Overwrite, attributes, ..PutOptions::default() };
-            let payload = PutPayload::from(list.as_bytes().to_vec());
-            let put = bucket.store(Urgency::Tag).put_opts(&keys::path(&self.keys.list())?, payload, options).await;
-            let etag = put.map_err(|error| fault::sorted(&error))?.e_tag.unwrap_or_default();
-            let etag = listing::bare(&etag).to_owned();
-            self.known.note_list(List { etag, size: list.len() as u64, digest });
+        let is_the_same = |known: List| known.digest == digest && listed == Some((known.etag, known.size));
+        let is_there = self.known.list().is_some_and(is_the_same);
+        let former = if is_there { Former::Whole } else { self.present_list(bucket).await?.0 };
+        // Also where nothing is to be written: of whoever lost the bucket, no list holds.
+        self.check_owner(bucket).await?;
+        if !is_there {
+            self.put_list(bucket, list, digest).await?;
         }
         self.known.save();
         Ok(former)
@@ -222,6 +216,18 @@ impl Target for S3Target {
 }
 
 impl S3Target {
+    async fn put_list(&self, bucket: &Bucket, list: &str, digest: String) -> Result<(), TargetError> {
+        let mut attributes = object_store::Attributes::new();
+        attributes.insert(object_store::Attribute::ContentType, "text/plain".into());
+        let options = PutOptions { mode: PutMode::Overwrite, attributes, ..PutOptions::default() };
+        let payload = PutPayload::from(list.as_bytes().to_vec());
+        let put = bucket.store(Urgency::Tag).put_opts(&keys::path(&self.keys.list())?, payload, options).await;
+        let etag = put.map_err(|error| fault::sorted(&error))?.e_tag.unwrap_or_default();
+        let etag = listing::bare(&etag).to_owned();
+        self.known.note_list(List { etag, size: list.len() as u64, digest });
+        Ok(())
+    }
+
     /// Reads an object and compares it with its card.
     async fn read_back(&self, bucket: &Bucket, package: &PackageId) -> Result<Verdict, TargetError> {
         let path = keys::path(&self.keys.package(package))?;

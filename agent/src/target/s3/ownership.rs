@@ -31,12 +31,15 @@ impl S3Target {
             Found::Record(there) => there.archive,
             Found::Nothing | Found::Malformed(_) => record.archive,
         };
-        self.put_record(bucket, mode, &Record { archive, owner: record.owner.clone() }).await?;
+        if let Some(kept) = self.put_record(bucket, mode, &Record { archive, owner: record.owner.clone() }).await? {
+            return Ok(Title { found: kept, ..Title::default() });
+        }
         // Of several that claim it at once, all go by what is there afterwards.
         Ok(Title { found: self.record(bucket).await?, ..Title::default() })
     }
 
-    async fn put_record(&self, bucket: &Bucket, mode: PutMode, record: &Record) -> Result<(), TargetError> {
+    /// Writes the record, unless `mode` forbids it. Gives what counts as found where it would be a guess that the bucket is free.
+    async fn put_record(&self, bucket: &Bucket, mode: PutMode, record: &Record) -> Result<Option<Found>, TargetError> {
         let path = keys::path(&self.keys.record())?;
         let put = |mode| {
             let mut attributes = object_store::Attributes::new();
@@ -45,14 +48,29 @@ impl S3Target {
             bucket.store(Urgency::Bulk).put_opts(&path, PutPayload::from(record.render().into_bytes()), options)
         };
         let done = match put(mode).await {
-            // It was looked at a moment ago, which is all that such a server lets us do.
-            Err(error) if is_not_known(&error) => put(PutMode::Overwrite).await,
+            // An answer that says that there is none may be an old one, and this server cannot look itself. What else is there speaks for a record.
+            Err(error) if is_not_known(&error) => {
+                if self.is_in_use(bucket).await? {
+                    let why = "there is none, though packages are there, and the server knows no conditional writes";
+                    return Ok(Some(Found::Malformed(why.to_owned())));
+                }
+                put(PutMode::Overwrite).await
+            }
             done => done,
         };
         match done {
-            Ok(_) | Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => Ok(()),
+            Ok(_) | Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
+                Ok(None)
+            }
             Err(error) => Err(fault::sorted(&error)),
         }
+    }
+
+    /// Whether a listing of now shows that somebody keeps packages here.
+    async fn is_in_use(&self, bucket: &Bucket) -> Result<bool, TargetError> {
+        let (listed, _) = self.listed(bucket, &[]).await?;
+        let packages = listed.objects.len() + listed.unknown.len();
+        Ok(packages > 0 || listed.list.is_some() || listed.record.is_some())
     }
 
     /// The record as it is now.
@@ -91,16 +109,25 @@ impl S3Target {
 
     /// Whether the bucket is still ours.
     pub(super) async fn check_owner(&self, bucket: &Bucket) -> Result<(), TargetError> {
-        let now = match self.record(bucket).await? {
-            Found::Record(record) if record.owner == self.owner => return Ok(()),
+        let Some(now) = self.loss(&self.record(bucket).await?) else { return Ok(()) };
+        Err(TargetError::Refused(format!("changing what {} is to hold failed: {now}", bucket.place)))
+    }
+
+    /// Why nothing that is there is replaced, if somebody else may own the bucket by now. Where there is no record, nobody else does.
+    pub(super) async fn keeps_from_replacing(&self, bucket: &Bucket) -> Result<Option<String>, TargetError> {
+        let found = self.record(bucket).await?;
+        Ok(self.loss(&found).filter(|_| found != Found::Nothing).map(|now| format!("it is not replaced: {now}")))
+    }
+
+    /// What is wrong where a record does not name our owner.
+    fn loss(&self, found: &Found) -> Option<String> {
+        let now = match found {
+            Found::Record(record) if record.owner == self.owner => return None,
             Found::Record(record) => format!("its owner is {} now", record.owner),
             Found::Nothing => format!("{} is gone", self.keys.record()),
             Found::Malformed(why) => format!("{} does not name its owner: {why}", self.keys.record()),
         };
-        Err(TargetError::Refused(format!(
-            "changing what {} is to hold failed: {now}; `blat adopt {}` takes it over",
-            bucket.place, self.owner.target
-        )))
+        Some(format!("{now}; `blat adopt {}` takes it over", self.owner.target))
     }
 
     /// The PackageList that is there now. One that cannot be had is an error, not an absent one.

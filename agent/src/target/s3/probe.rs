@@ -47,7 +47,7 @@ impl S3Target {
             .await
             .map_err(|error| fault::sorted(&error))?;
         let seen = self.look(bucket, &key).await;
-        let copied = bucket.ask.copy(&key, &copy, &card).await;
+        let copied = bucket.ask.copy(&key, &copy, &card, false).await;
         let removed = super::retiring::remove(bucket, vec![key.clone(), copy], None).await?;
         if let Some((key, why)) = removed.first_key_value() {
             return Err(TargetError::Operator(format!("{key} stays behind: {why}")));

@@ -240,22 +240,36 @@ impl S3Target {
     async fn put_link(&self, bucket: &Bucket, link: &Link) -> Result<Delivery, TargetError> {
         let key = self.keys.package(&link.package);
         let addressee = self.keys.package(&link.addressee());
-        match self.look(bucket, &key).await? {
-            None => {}
-            Some(seen) => match seen.card {
-                None => return Ok(in_the_way(&key)),
-                Some(Card { link: None, .. }) => {
-                    return Ok(Delivery::Failed(format!("{key} is a package, and no link replaces one")));
-                }
-                Some(Card { link: Some(_), .. }) => {}
-            },
-        }
         let Some((card, size)) = self.look(bucket, &addressee).await?.and_then(|seen| Some((seen.card?, seen.size)))
         else {
             return Ok(Delivery::Failed(format!("{addressee}, which it addresses, is not there")));
         };
         let card = Card { link: Some(link.to.clone()), ..card };
-        let etag = bucket.ask.copy(&addressee, &key, &card).await?;
+        let is_new = match self.look(bucket, &key).await?.map(|seen| seen.card) {
+            None => true,
+            Some(None) => return Ok(in_the_way(&key)),
+            Some(Some(Card { link: None, .. })) => {
+                return Ok(Delivery::Failed(format!("{key} is a package, and no link replaces one")));
+            }
+            Some(Some(Card { link: Some(there), .. })) => {
+                if let Some(why) = self.keeps_from_replacing(bucket).await? {
+                    return Ok(Delivery::Failed(format!("{key} is a link to {there}, and {why}")));
+                }
+                false
+            }
+        };
+        let etag = match bucket.ask.copy(&addressee, &key, &card, is_new).await? {
+            Some(etag) => etag,
+            None => match self.look(bucket, &key).await? {
+                // The answer to an earlier try got lost.
+                Some(seen) if seen.card.as_ref() == Some(&card) => seen.etag,
+                Some(_) | None => {
+                    return Ok(Delivery::Failed(format!(
+                        "another object came to {key} meanwhile; the next sync compares them"
+                    )));
+                }
+            },
+        };
         self.note(&link.package, &etag, size, What::of(Some(&card)));
         Ok(Delivery::Linked)
     }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures_util::{StreamExt, TryStreamExt};
 use object_store::multipart::PartId;
 use object_store::path::Path;
-use object_store::{PutMode, PutMultipartOptions, PutOptions, PutPayload};
+use object_store::{PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult};
 use tempfile::SpooledTempFile;
 
 use super::super::valve::Urgency;
@@ -58,32 +58,27 @@ impl S3Target {
         if is_conditional {
             match put(PutMode::Create).await {
                 Err(error) if is_not_known(&error) => {
-                    tracing::debug!("the server refuses a conditional write; for now it is looked first");
-                    self.knows_conditions.store(false, Ordering::Relaxed);
+                    self.forget_conditions();
                 }
                 done => return Ok(done?.e_tag.unwrap_or_default()),
             }
         }
-        if is_new {
-            fail_if_taken(bucket, path).await?;
-        }
+        self.look_before_writing(bucket, path, is_new).await?;
         Ok(put(PutMode::Overwrite).await?.e_tag.unwrap_or_default())
     }
 
     async fn put_parts(&self, shipment: &Shipment<'_>, is_new: bool) -> Result<String, object_store::Error> {
         let &Shipment { bucket, path, card, urgency, .. } = shipment;
-        if is_new {
-            // Parts know no condition.
-            fail_if_taken(bucket, path).await?;
-        }
+        // So that nothing is sent in vain.
+        self.look_before_writing(bucket, path, is_new).await?;
         let store = bucket.store(urgency);
         let options = PutMultipartOptions { attributes: card.attributes(), ..PutMultipartOptions::default() };
         let id = {
             let _beginning = self.uploads.read().await;
-            self.begin(bucket, store.as_ref(), path, options).await?
+            self.begin(store.as_ref(), path, options).await?
         };
         let done = match self.send_parts(shipment, &id).await {
-            Ok(parts) => store.complete_multipart(path, &id, parts).await,
+            Ok(parts) => self.complete(shipment, &id, parts, is_new).await,
             Err(error) => Err(error),
         };
         if let Err(error) = &done
@@ -99,30 +94,62 @@ impl S3Target {
         Ok(done?.e_tag.unwrap_or_default())
     }
 
-    /// Begins an upload, which is known to be ours from before on.
+    /// Ends an upload. Sending its parts took time: what may not be replaced is looked for again, and the server looks once more where it can.
+    async fn complete(
+        &self,
+        shipment: &Shipment<'_>,
+        id: &String,
+        parts: Vec<PartId>,
+        is_new: bool,
+    ) -> Result<PutResult, object_store::Error> {
+        let &Shipment { bucket, path, urgency, .. } = shipment;
+        let store = bucket.store(urgency);
+        self.look_before_writing(bucket, path, is_new).await?;
+        if is_new && self.knows_conditions.load(Ordering::Relaxed) {
+            bucket.ask.set_condition(id, true);
+            let done = store.complete_multipart(path, id, parts.clone()).await;
+            bucket.ask.set_condition(id, false);
+            match done {
+                Err(error) if is_not_known(&error) => {
+                    self.forget_conditions();
+                    self.look_before_writing(bucket, path, is_new).await?;
+                }
+                done => return done,
+            }
+        }
+        store.complete_multipart(path, id, parts).await
+    }
+
+    /// The server refused a condition.
+    fn forget_conditions(&self) {
+        tracing::debug!("the server refuses a conditional write; for now it is looked first");
+        self.knows_conditions.store(false, Ordering::Relaxed);
+    }
+
+    /// Looks whether a write may go to its place now: nothing is there where `is_new`, else what is there may be replaced.
+    async fn look_before_writing(&self, bucket: &Bucket, path: &Path, is_new: bool) -> Result<(), object_store::Error> {
+        if is_new {
+            return fail_if_taken(bucket, path).await;
+        }
+        let unsent = match self.keeps_from_replacing(bucket).await {
+            Ok(None) => return Ok(()),
+            Ok(Some(why)) => TargetError::Refused(format!("another package is at {path}, and {why}")),
+            Err(error) => error,
+        };
+        Err(object_store::Error::Generic { store: "S3", source: Box::new(Fault::Unsent(unsent)) })
+    }
+
+    /// Begins an upload, and notes it down before anything is sent: one of which nobody knows has no parts, and takes no space.
     async fn begin(
         &self,
-        bucket: &Bucket,
         store: &dyn Store,
         path: &Path,
         options: PutMultipartOptions,
     ) -> Result<String, object_store::Error> {
-        self.begun.begins(path.as_ref());
-        let begun = store.create_multipart_opts(path, options).await;
-        // Of an answer that got lost, the upload may be there.
-        let is_lost = bucket.ask.takes_lost_upload(path.as_ref());
-        if is_lost {
-            self.is_unswept.store(true, Ordering::Relaxed);
-        }
-        match &begun {
-            Ok(id) => {
-                self.own.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone());
-                self.begun.has_begun(path.as_ref(), id, !is_lost);
-            }
-            Err(_) if !is_lost => self.begun.has_not_begun(path.as_ref()),
-            Err(_) => {}
-        }
-        begun
+        let id = store.create_multipart_opts(path, options).await?;
+        self.own.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone());
+        self.begun.has_begun(path.as_ref(), &id);
+        Ok(id)
     }
 
     async fn send_parts(&self, shipment: &Shipment<'_>, id: &String) -> Result<Vec<PartId>, object_store::Error> {

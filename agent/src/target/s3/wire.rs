@@ -51,8 +51,8 @@ pub(super) struct Wire {
     valve: Arc<Valve>,
     urgency: Urgency,
     tries: u32,
-    /// The paths of uploads in parts that may have begun without anybody here knowing.
-    lost_uploads: Arc<Mutex<BTreeSet<String>>>,
+    /// The uploads in parts whose end asks that nothing is in its place.
+    conditional: Arc<Mutex<BTreeSet<String>>>,
     /// Who signs a request again before it is sent again.
     signer: Option<Signer>,
 }
@@ -73,7 +73,7 @@ impl Wire {
         // Whoever was first has set the same; no other provider is compiled in.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = client(CONNECT, false)?;
-        Ok(Self { client, valve, urgency: Urgency::Bulk, tries: TRIES, lost_uploads: Arc::default(), signer: None })
+        Ok(Self { client, valve, urgency: Urgency::Bulk, tries: TRIES, conditional: Arc::default(), signer: None })
     }
 
     /// A way to what is next door or not there at all: one short try.
@@ -90,12 +90,14 @@ impl Wire {
         Self { signer: Some(Signer { credentials, region: region.to_owned() }), ..self.clone() }
     }
 
-    /// Whether an upload may have begun whose answer got lost, to a path that ends so; asked once for each.
-    pub(super) fn takes_lost_upload(&self, path: &str) -> bool {
-        let mut lost = self.lost_uploads.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = lost.len();
-        lost.retain(|one| !one.ends_with(path));
-        lost.len() < before
+    /// From here on the end of this upload in parts asks, or does not ask, that nothing is in its place.
+    pub(super) fn set_condition(&self, upload: &str, is_conditional: bool) {
+        let mut conditional = self.conditional.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_conditional {
+            conditional.insert(upload.to_owned());
+        } else {
+            conditional.remove(upload);
+        }
     }
 
     /// The same client for what is not sent again before somebody has looked whether it is still right.
@@ -118,13 +120,6 @@ impl Wire {
         loop {
             left = left.saturating_sub(1);
             let outcome = self.send_once(again.as_ref().unwrap_or(request)).await;
-            if matches!(outcome, Err(Fault::Unreached(_)))
-                && request.method() == Method::POST
-                && asks(request, "uploads")
-            {
-                let mut lost = self.lost_uploads.lock().unwrap_or_else(PoisonError::into_inner);
-                lost.insert(request.uri().path().to_owned());
-            }
             match outcome {
                 Err(Fault::Unreached(why)) if left > 0 => tracing::debug!(why, "a request is tried again"),
                 Err(Fault::Answered(answer)) if left > 0 && answer.will_pass() => {
@@ -161,6 +156,10 @@ impl Wire {
         let pulse = Arc::new(Pulse::default());
         let mut wired = reqwest::Request::new(request.method().clone(), url);
         *wired.headers_mut() = request.headers().clone();
+        if self.is_conditional(request) {
+            // As the library does where it asks that itself, beside what is signed.
+            wired.headers_mut().insert(http::header::IF_NONE_MATCH, http::HeaderValue::from_static("*"));
+        }
         *wired.body_mut() = self.body(request, &pulse);
         let unreached = |error: reqwest::Error| Fault::Unreached(format!("cannot reach the server: {}", whole(&error)));
         let response = watched(&pulse, self.client.execute(wired)).await?.map_err(unreached)?;
@@ -188,6 +187,20 @@ impl Wire {
             }
             _ => Err(Fault::Answered(answer)),
         }
+    }
+
+    /// Whether a request ends an upload that must replace nothing.
+    fn is_conditional(&self, request: &HttpRequest) -> bool {
+        let conditional = self.conditional.lock().unwrap_or_else(PoisonError::into_inner);
+        if conditional.is_empty() || request.method() != Method::POST {
+            return false;
+        }
+        let query = request.uri().query().unwrap_or_default();
+        let mut ids = query.split('&').filter_map(|pair| pair.strip_prefix("uploadId="));
+        ids.any(|id| {
+            let id = percent_encoding::percent_decode_str(id).decode_utf8_lossy();
+            conditional.contains(&*id)
+        })
     }
 
     /// A request's body, in portions that go through the valve.

@@ -284,7 +284,7 @@ async fn a_large_package_goes_in_parts_and_what_a_dead_agent_left_is_given_up() 
     let left = left.expect("memory");
     let dead = world.target();
     dead.bucket().await.expect("memory");
-    dead.begun.has_begun("p/core/1.zip", &left, true);
+    dead.begun.has_begun("p/core/1.zip", &left);
     let target = world.target();
     let noise = noise(20 << 20);
     assert_eq!(world.send(&target, &[world.parcel("big@1", &noise, 100, Rule::New)]).await, [Delivery::Published]);
@@ -320,6 +320,40 @@ async fn where_nobody_can_tell_what_is_in_its_place_a_large_package_is_not_sent(
     let sent = world.send(&target, &[parcel]).await.remove(0);
     assert!(matches!(&sent, Delivery::Failed(why) if why.contains("no answer")), "{sent:?}");
     assert!(world.shelf.keys().await.is_empty() && world.shelf.unfinished.lock().expect("one thread").is_empty());
+}
+
+/// What somebody else sends meanwhile stays: while parts go, while the server ends the upload, and where it knows no conditions.
+#[tokio::test]
+async fn a_package_that_comes_while_another_is_sent_in_parts_stays() {
+    let theirs = || Some(("p/big/1.zip", "theirs".to_owned()));
+    for (refused, is_at_part) in [(0, true), (0, false), (1, false)] {
+        let world = World::new();
+        let target = world.target();
+        world.shelf.refused_conditions.store(refused, Ordering::Relaxed);
+        let shelf = &world.shelf;
+        let when = if is_at_part { &shelf.put_at_next_part } else { &shelf.put_at_next_complete };
+        *when.lock().expect("one thread") = theirs();
+        let sent = world.send(&target, &[world.parcel("big@1", &noise(20 << 20), 100, Rule::New)]).await.remove(0);
+        assert!(matches!(&sent, Delivery::Failed(why) if why.contains("left alone")), "{refused}: {sent:?}");
+        assert_eq!(shelf.bytes("p/big/1.zip").await, b"theirs");
+        assert!(shelf.unfinished.lock().expect("one thread").is_empty(), "the upload is given up");
+        assert_eq!(shelf.conditions.load(Ordering::Relaxed), usize::from(!is_at_part && refused == 0));
+    }
+    let world = World::new();
+    let target = world.target();
+    world.shelf.refused_conditions.store(1, Ordering::Relaxed);
+    let sent = world.send(&target, &[world.parcel("big@1", &noise(20 << 20), 100, Rule::New)]).await;
+    assert_eq!(sent, [Delivery::Published], "where nothing came, no condition is needed");
+}
+
+#[tokio::test]
+async fn an_object_that_comes_while_a_link_is_copied_stays() {
+    let world = World::new();
+    let target = world.filled().await;
+    *world.shelf.put_at_next_copy.lock().expect("one thread") = Some(("p/core/now.zip", "theirs".to_owned()));
+    let linked = target.link(&[link("core@now", "1")]).await.expect("memory").remove(0).1;
+    assert!(matches!(&linked, Delivery::Failed(why) if why.contains("meanwhile")), "{linked:?}");
+    assert_eq!(world.shelf.bytes("p/core/now.zip").await, b"theirs");
 }
 
 #[tokio::test]

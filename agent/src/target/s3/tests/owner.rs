@@ -64,6 +64,57 @@ async fn whoever_loses_the_bucket_in_the_midst_of_deleting_makes_no_further_requ
 }
 
 #[tokio::test]
+async fn whoever_lost_the_bucket_replaces_neither_packages_nor_links() {
+    let world = World::new();
+    let target = world.filled().await;
+    target.link(&[link("core@current", "1")]).await.expect("memory");
+    let later = |bytes: &[u8]| world.parcel("core@1", bytes, 200, Rule::Replace);
+    assert_eq!(world.send(&target, &[later(b"later")]).await, [Delivery::Replaced]);
+    let before = world.shelf.bytes("p/core/1.zip").await;
+    // Whoever adopts it does so while the package is looked at.
+    *world.shelf.put_at_next_head.lock().expect("one thread") = Some(record("oslo").render());
+    for rule in [Rule::Replace, Rule::Repair] {
+        let delivery = world.send(&target, &[world.parcel("core@1", b"latest", 300, rule)]).await.remove(0);
+        assert!(matches!(&delivery, Delivery::Failed(why) if why.contains("blat adopt perth")), "{delivery:?}");
+    }
+    let linked = target.link(&[link("core@current", "2")]).await.expect("memory").remove(0).1;
+    assert!(matches!(&linked, Delivery::Failed(why) if why.contains("blat adopt perth")), "{linked:?}");
+    assert_eq!(target.link(&[link("core@other", "2")]).await.expect("memory")[0].1, Delivery::Linked);
+    assert_eq!(world.shelf.bytes("p/core/1.zip").await, before);
+    assert_eq!(world.shelf.bytes("p/core/current.zip").await, before);
+}
+
+#[tokio::test]
+async fn whoever_loses_the_bucket_while_parts_are_sent_replaces_nothing() {
+    let world = World::new();
+    let target = world.filled().await;
+    let send = async |time, rule| world.send(&target, &[world.parcel("big@1", &noise(20 << 20), time, rule)]).await;
+    assert_eq!(send(100, Rule::New).await, [Delivery::Published]);
+    assert_eq!(send(200, Rule::Replace).await, [Delivery::Replaced]);
+    let before = seen(&target, "p/big/1.zip").await.etag;
+    let usurped = ("p/.blat/archive", record("oslo").render());
+    *world.shelf.put_at_next_part.lock().expect("one thread") = Some(usurped);
+    let delivery = send(300, Rule::Replace).await.remove(0);
+    assert!(matches!(&delivery, Delivery::Failed(why) if why.contains("blat adopt perth")), "{delivery:?}");
+    assert_eq!(seen(&target, "p/big/1.zip").await.etag, before);
+    assert!(world.shelf.unfinished.lock().expect("one thread").is_empty(), "the upload is given up");
+}
+
+#[tokio::test]
+async fn whoever_lost_the_bucket_hears_of_it_also_where_its_list_is_there_already() {
+    let world = World::new();
+    let target = world.filled().await;
+    let list = "core 1\n# end 1\n";
+    target.store_list(list).await.expect("memory");
+    inventory(&target).await;
+    target.store_list(list).await.expect("memory");
+    *world.shelf.put_at_next_head.lock().expect("one thread") = Some(record("oslo").render());
+    seen(&target, "p/core/1.zip").await;
+    let stored = target.store_list(list).await;
+    assert!(matches!(&stored, Err(TargetError::Refused(why)) if why.contains("blat adopt perth")), "{stored:?}");
+}
+
+#[tokio::test]
 async fn a_record_that_is_none_is_never_overwritten_but_by_an_adoption() {
     let world = World::new();
     let target = world.target();
@@ -75,4 +126,24 @@ async fn a_record_that_is_none_is_never_overwritten_but_by_an_adoption() {
     assert_eq!(world.shelf.bytes("p/.blat/archive").await, b"theirs");
     let title = target.claim(Claim::Adopt, &record("perth")).await.expect("memory");
     assert_eq!(title.found, Found::Record(record("perth")));
+}
+
+/// Who may only send must not become the owner because a server without conditional writes answers late.
+#[tokio::test]
+async fn a_record_that_is_not_seen_is_no_free_bucket_where_packages_are() {
+    let world = World::new();
+    world.filled().await;
+    let oslo = S3Target { owner: record("oslo").owner, ..world.target() };
+    let claim = async |how| {
+        world.shelf.stale_records.store(1, Ordering::Relaxed);
+        world.shelf.refused_conditions.store(1, Ordering::Relaxed);
+        oslo.claim(how, &record("oslo")).await.expect("memory").found
+    };
+    let found = claim(Claim::First).await;
+    assert!(matches!(&found, Found::Malformed(why) if why.contains("packages are there")), "{found:?}");
+    assert_eq!(inventory(&oslo).await.title.found, Found::Record(record("perth")));
+    assert_eq!(claim(Claim::Adopt).await, Found::Record(record("oslo")), "whoever asks for it takes it over");
+    let world = World::new();
+    world.shelf.refused_conditions.store(1, Ordering::Relaxed);
+    world.owning().await;
 }

@@ -12,8 +12,8 @@ use object_store::memory::InMemory;
 use object_store::multipart::{MultipartStore, PartId};
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartId, MultipartUpload, ObjectMeta, ObjectStore,
-    ObjectStoreExt as _, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartId, MultipartUpload, ObjectMeta,
+    ObjectStore, ObjectStoreExt as _, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
 use super::super::TargetError;
@@ -44,12 +44,20 @@ pub(super) struct Shelf {
     pub(super) put_at_next_head: Mutex<Option<String>>,
     /// A record that somebody puts while the answer to the next deletion gets lost.
     pub(super) put_at_next_delete: Mutex<Option<String>>,
+    /// An object that somebody puts while the next part is sent, while the server ends the next conditional upload, or while it copies.
+    pub(super) put_at_next_part: Mutex<Option<(&'static str, String)>>,
+    pub(super) put_at_next_complete: Mutex<Option<(&'static str, String)>>,
+    pub(super) put_at_next_copy: Mutex<Option<(&'static str, String)>>,
+    /// Uploads whose end is conditional.
+    conditional: Mutex<Vec<String>>,
     /// Requests to delete.
     pub(super) deletes: AtomicUsize,
     /// Keys that cannot be deleted.
     pub(super) stuck: Mutex<Vec<String>>,
     /// The page that cannot be had, from 1; 0: none.
     pub(super) bad_page: AtomicUsize,
+    /// Questions for the record that are still answered as before it was there.
+    pub(super) stale_records: AtomicUsize,
     /// Whether every listing begins at the beginning, whatever key it should begin after.
     pub(super) starts_at_the_start: AtomicBool,
     /// Uploads that were begun and neither finished nor given up.
@@ -68,6 +76,25 @@ impl Shelf {
         let Some(record) = record else { return false };
         self.memory.put(&path("p/.blat/archive"), record.into()).await.expect("memory");
         true
+    }
+
+    /// Puts the object that waits in `place`, if one does, as somebody else who sends just then.
+    async fn play(&self, place: &Mutex<Option<(&'static str, String)>>) {
+        let object = place.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some((key, text)) = object {
+            self.memory.put(&path(key), text.into()).await.expect("memory");
+        }
+    }
+
+    /// Counts a condition, or refuses it.
+    fn judge_condition(&self) -> Result<()> {
+        let less = |left: usize| left.checked_sub(1);
+        if self.refused_conditions.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok() {
+            let answer = Answer { status: 501, code: "NotImplemented".into(), ..Answer::default() };
+            return Err(object_store::Error::Generic { store: "shelf", source: Fault::Answered(answer).into() });
+        }
+        self.conditions.fetch_add(1, Ordering::Relaxed);
+        Ok(())
     }
 
     pub(super) async fn bytes(&self, key: &str) -> Vec<u8> {
@@ -102,12 +129,7 @@ impl ObjectStore for Shelf {
     async fn put_opts(&self, at: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
         self.puts.fetch_add(1, Ordering::Relaxed);
         if options.mode == PutMode::Create {
-            let less = |left: usize| left.checked_sub(1);
-            if self.refused_conditions.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok() {
-                let answer = Answer { status: 501, code: "NotImplemented".into(), ..Answer::default() };
-                return Err(object_store::Error::Generic { store: "shelf", source: Fault::Answered(answer).into() });
-            }
-            self.conditions.fetch_add(1, Ordering::Relaxed);
+            self.judge_condition()?;
         }
         self.memory.put_opts(at, payload, options).await
     }
@@ -123,6 +145,12 @@ impl ObjectStore for Shelf {
         }
         if options.head && self.heads_fail.load(Ordering::Relaxed) {
             return Err(object_store::Error::Generic { store: "shelf", source: "no answer".into() });
+        }
+        let less = |left: usize| left.checked_sub(1);
+        if at.as_ref().ends_with("/.blat/archive")
+            && self.stale_records.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
+        {
+            return Err(object_store::Error::NotFound { path: at.to_string(), source: "an old answer".into() });
         }
         self.memory.get_opts(at, options).await
     }
@@ -158,10 +186,18 @@ impl MultipartStore for Shelf {
     }
 
     async fn put_part(&self, at: &Path, id: &MultipartId, index: usize, data: PutPayload) -> Result<PartId> {
+        self.play(&self.put_at_next_part).await;
         self.memory.put_part(at, id, index, data).await
     }
 
     async fn complete_multipart(&self, at: &Path, id: &MultipartId, parts: Vec<PartId>) -> Result<PutResult> {
+        if self.conditional.lock().unwrap_or_else(PoisonError::into_inner).contains(id) {
+            self.play(&self.put_at_next_complete).await;
+            self.judge_condition()?;
+            if self.memory.head(at).await.is_ok() {
+                return Err(object_store::Error::AlreadyExists { path: at.to_string(), source: "it is there".into() });
+            }
+        }
         self.forget_upload(id);
         self.memory.complete_multipart(at, id, parts).await
     }
@@ -198,8 +234,10 @@ impl Ask for Shelf {
         Ok((Page { objects, next }, Some(NOW)))
     }
 
-    fn takes_lost_upload(&self, _key: &str) -> bool {
-        false
+    fn set_condition(&self, upload: &str, is_conditional: bool) {
+        let mut conditional = self.conditional.lock().unwrap_or_else(PoisonError::into_inner);
+        conditional.retain(|id| id != upload);
+        conditional.extend(is_conditional.then(|| upload.to_owned()));
     }
 
     async fn delete(&self, keys: &[String]) -> std::result::Result<BTreeMap<String, Answer>, TargetError> {
@@ -225,9 +263,20 @@ impl Ask for Shelf {
         Ok(Uploads { uploads, next: None })
     }
 
-    async fn copy(&self, from: &str, to: &str, card: &Card) -> std::result::Result<String, TargetError> {
-        let options = PutOptions { attributes: card.attributes(), ..PutOptions::default() };
-        let put = self.memory.put_opts(&path(to), self.bytes(from).await.into(), options).await.expect("memory");
-        Ok(listing::bare(&put.e_tag.unwrap_or_default()).to_owned())
+    async fn copy(
+        &self,
+        from: &str,
+        to: &str,
+        card: &Card,
+        is_new: bool,
+    ) -> std::result::Result<Option<String>, TargetError> {
+        self.play(&self.put_at_next_copy).await;
+        let mode = if is_new { PutMode::Create } else { PutMode::Overwrite };
+        let options = PutOptions { mode, attributes: card.attributes(), ..PutOptions::default() };
+        match self.memory.put_opts(&path(to), self.bytes(from).await.into(), options).await {
+            Ok(put) => Ok(Some(listing::bare(&put.e_tag.unwrap_or_default()).to_owned())),
+            Err(object_store::Error::AlreadyExists { .. }) => Ok(None),
+            Err(error) => panic!("memory: {error}"),
+        }
     }
 }

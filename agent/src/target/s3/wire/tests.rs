@@ -186,6 +186,25 @@ async fn an_error_that_comes_with_a_success_is_one_and_is_tried_again() {
 }
 
 #[tokio::test]
+async fn only_the_end_of_an_upload_that_may_replace_nothing_is_conditional() {
+    let (wire, _) = wire(None);
+    wire.set_condition("a/b+c", true);
+    let server = Server::answering(&[COMPLETED]).await;
+    for (method, query) in [
+        (Method::POST, "uploadId=a%2Fb%2Bc"),
+        (Method::POST, "uploadId=a%2Fb"),
+        (Method::PUT, "partNumber=1&uploadId=a%2Fb%2Bc"),
+    ] {
+        wire.send(&server.to(method, query, b"")).await.expect("a success");
+    }
+    wire.set_condition("a/b+c", false);
+    wire.send(&server.to(Method::POST, "uploadId=a%2Fb%2Bc", b"")).await.expect("a success");
+    let heads = server.heads.lock().expect("one at a time").clone();
+    let are_conditional: Vec<bool> = heads.iter().map(|head| head.contains("if-none-match: *\r\n")).collect();
+    assert_eq!(are_conditional, [true, false, false, false]);
+}
+
+#[tokio::test]
 async fn a_package_called_like_an_error_is_none() {
     let (wire, _) = wire(None);
     let server = Server::answering(&[COMPLETED]).await;
