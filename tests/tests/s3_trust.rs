@@ -126,3 +126,21 @@ fn an_upload_of_somebody_else_is_left_alone_where_an_agent_died_while_it_began_o
     bucket.assert_published(&lab, "big", "1");
     assert_eq!(bucket.unfinished(), ["archive/big/1.zip"]);
 }
+
+/// The server says that it stored an object, and in the same answer that it did not.
+#[test]
+fn a_package_whose_success_carries_an_error_is_sent_again_and_not_listed_before() {
+    let (lab, bucket, proxy) = lab("s3put");
+    lab.package("new", "1", |p| p.file("a", "1"));
+    lab.release_for_buckets(&[("new", "1"), ("stays", "1")]);
+    proxy.spoils(1, Asks::Put, Fault::Refused(200, "InternalError"));
+    lab.agent_once("cloud").expect_success();
+    assert!(proxy.all_spoiled());
+    bucket.assert_published(&lab, "new", "1");
+
+    lab.package("newer", "1", |p| p.file("a", "1"));
+    lab.release_for_buckets(&[("newer", "1"), ("stays", "1")]);
+    proxy.spoils(usize::MAX, Asks::Put, Fault::Refused(200, "InternalError"));
+    lab.agent_once("cloud").expect(1).says("InternalError");
+    assert_eq!(bucket.package_list(), ["new 1", "stays 1"]);
+}

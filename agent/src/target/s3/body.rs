@@ -75,18 +75,26 @@ pub(super) fn xml<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
 }
 
 /// Looks whether a document has no more elements, and none deeper in others, than there is reason for: whoever reads it keeps track of each.
+/// Nothing follows its outermost element, which is all that is read: a server that fails while it answers may add an error there.
 fn weigh(text: &str) -> Result<(), String> {
     let mut reader = quick_xml::Reader::from_str(text);
-    let (mut depth, mut count) = (0usize, 0usize);
+    let (mut depth, mut count, mut is_over) = (0usize, 0usize, false);
     loop {
-        match reader.read_event() {
+        let event = reader.read_event();
+        let is_blank = |text: &[u8]| text.iter().all(u8::is_ascii_whitespace);
+        match &event {
+            Ok(Event::Eof) => return Ok(()),
+            Ok(Event::Comment(_) | Event::PI(_)) => {}
+            Ok(Event::Text(text)) if is_blank(text) => {}
+            _ if is_over => return Err("something follows its end".to_owned()),
             Ok(Event::Start(_)) => (depth, count) = (depth + 1, count + 1),
             Ok(Event::Empty(_)) => count += 1,
             Ok(Event::End(_)) => depth = depth.saturating_sub(1),
             // What is wrong with it is found again where it is read.
-            Ok(Event::Eof) | Err(_) => return Ok(()),
+            Err(_) => return Ok(()),
             Ok(_) => {}
         }
+        is_over |= depth == 0 && matches!(event, Ok(Event::End(_) | Event::Empty(_)));
         if depth > DEEPEST {
             return Err(format!("its elements lie more than {DEEPEST} deep in each other"));
         }
@@ -164,6 +172,13 @@ mod tests {
         let deep = "<a>".repeat(1_000_000) + &"</a>".repeat(1_000_000);
         assert!(within(&deep).is_err_and(|why| why.contains("deep")));
         assert!(within(&"<a/>".repeat(MOST_ELEMENTS + 1)).is_err_and(|why| why.contains("elements")));
+        for after in ["<Error><Code>InternalError</Code></Error>", "<A/>", "x", "<", "&amp;"] {
+            let text = format!("<A><Key>k</Key></A>\n{after}");
+            assert!(xml::<Named>(text.as_bytes()).is_err_and(|why| why.contains("follows")), "{after}");
+        }
+        for after in ["", "\n", "<!-- x --> "] {
+            assert!(xml::<Named>(format!("<A><Key>k</Key></A>{after}").as_bytes()).is_ok(), "{after}");
+        }
         assert!(within("<a>").is_err() && xml::<Named>(b"\xff").is_err());
     }
 }

@@ -172,8 +172,14 @@ impl Wire {
         if parts.status.is_success() || parts.status == StatusCode::NOT_MODIFIED {
             // Only an object's bytes may be many, and whoever asked for them takes them piece by piece.
             let is_object = self.signer.is_some() && request.method() == Method::GET;
-            let body = if is_object { body } else { limited(body, SHORT).await?.into() };
-            return Ok(HttpResponse::from_parts(parts, body));
+            if is_object {
+                return Ok(HttpResponse::from_parts(parts, body));
+            }
+            let body = limited(body, SHORT).await?;
+            if request.method() != Method::GET {
+                refuse_error(&body, action)?;
+            }
+            return Ok(HttpResponse::from_parts(parts, body.into()));
         }
         let region = parts.headers.get("x-amz-bucket-region").and_then(|region| region.to_str().ok());
         // An explanation that breaks off or has no end is none.
@@ -276,9 +282,7 @@ fn is_answered_by_document(request: &HttpRequest) -> bool {
 
 /// A document that comes with a success. The server may say 200 first and that it failed afterwards: then the document is an error.
 fn document(request: &HttpRequest, body: Vec<u8>, action: &'static str) -> Result<Vec<u8>, Fault> {
-    if root(&body).as_deref() == Some(b"Error") {
-        return Err(Fault::Answered(Answer::read(StatusCode::OK.as_u16(), &body, None, action)));
-    }
+    refuse_error(&body, action)?;
     if request.method() != Method::POST || !asks(request, "uploadId") {
         return Ok(body);
     }
@@ -291,6 +295,14 @@ fn document(request: &HttpRequest, body: Vec<u8>, action: &'static str) -> Resul
         }
         Err(error) => Err(Fault::Unreached(format!("the answer to {action} cannot be used: {error}"))),
     }
+}
+
+/// Fails where what comes with a success is an error: the server began to answer before it was done.
+fn refuse_error(body: &[u8], action: &'static str) -> Result<(), Fault> {
+    if root(body).as_deref() == Some(b"Error") {
+        return Err(Fault::Answered(Answer::read(StatusCode::OK.as_u16(), body, None, action)));
+    }
+    Ok(())
 }
 
 /// The end of an upload in parts.

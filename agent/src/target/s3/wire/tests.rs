@@ -159,7 +159,7 @@ const DENIED_AFTERWARDS: &str = "HTTP/1.1 200 OK\r\nContent-Length: 40\r\n\r\n<E
 const COMPLETED: &str = "HTTP/1.1 200 OK\r\nContent-Length: 136\r\n\r\n<CompleteMultipartUploadResult>\
     <Key>p/InternalError/SlowDown.zip</Key><ETag>&quot;ab-2&quot;</ETag></CompleteMultipartUploadResult>     ";
 
-/// Each request that is answered by a document, and none whose answer is an object.
+/// Each request whose answer says what came of it, and none whose answer is an object.
 #[tokio::test]
 async fn an_error_that_comes_with_a_success_is_one_and_is_tried_again() {
     let (wire, _) = wire(None);
@@ -169,6 +169,9 @@ async fn an_error_that_comes_with_a_success_is_one_and_is_tried_again() {
         (Method::GET, "list-type=2"),
         (Method::GET, "uploads"),
         (Method::POST, "uploadId=1"),
+        (Method::PUT, "x-id=PutObject"),
+        (Method::PUT, "partNumber=1&uploadId=1"),
+        (Method::DELETE, "uploadId=1"),
     ] {
         let server = Server::answering(&[FAILED_AFTERWARDS, FAILED_AFTERWARDS, COMPLETED]).await;
         wire.send(&server.to(method.clone(), query, b"")).await.expect("the third try");
@@ -183,6 +186,18 @@ async fn an_error_that_comes_with_a_success_is_one_and_is_tried_again() {
     let mut copy = server.request(Method::PUT, b"");
     copy.headers_mut().insert("x-amz-copy-source", "/b/k".parse().expect("a value"));
     assert!(matches!(wire.send(&copy).await, Err(Fault::Answered(answer)) if answer.code == "InternalError"));
+}
+
+const ERROR_AFTER_THE_END: &str = "HTTP/1.1 200 OK\r\nContent-Length: 135\r\n\r\n<CompleteMultipartUploadResult>\
+    <ETag>&quot;ab-2&quot;</ETag></CompleteMultipartUploadResult><Error><Code>InternalError</Code></Error>  ";
+
+#[tokio::test]
+async fn an_upload_whose_end_is_followed_by_an_error_has_not_ended() {
+    let (wire, _) = wire(None);
+    let server = Server::answering(&[ERROR_AFTER_THE_END]).await;
+    let fault = wire.send(&server.to(Method::POST, "uploadId=1", b"")).await.expect_err("an error");
+    assert_eq!(server.asked(), usize::try_from(TRIES).expect("few"));
+    assert!(matches!(TargetError::from(fault), TargetError::Link(why) if why.contains("cannot be used")));
 }
 
 #[tokio::test]
