@@ -8,6 +8,7 @@ use blat_domain::inventory::{Inventory, Mark};
 use blat_domain::links::LONGEST_CHAIN;
 use blat_domain::name::PackageId;
 use futures_util::TryStreamExt;
+use rustix::time::{ClockId, clock_gettime};
 
 use super::bucket::{Begin, Bucket};
 use super::keys::Meaning;
@@ -45,6 +46,7 @@ impl S3Target {
         let mut inventory = listed.settled();
         inventory.title.found = found;
         inventory.clock = clock;
+        *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = clock.map(|clock| clock.saturating_sub(uptime()));
         self.warn_of_foreign(&inventory);
         Ok(Arc::new(inventory))
     }
@@ -133,6 +135,12 @@ impl S3Target {
         looked.try_filter_map(|seen| std::future::ready(Ok(seen))).try_collect().await
     }
 
+    /// What the server's clock says now, by the last inventory and by the time that has passed since; none where that did not say.
+    pub(super) fn reckoned_clock(&self) -> Option<i64> {
+        let clock = *self.clock.lock().unwrap_or_else(PoisonError::into_inner);
+        clock.map(|clock| clock.saturating_add(uptime()))
+    }
+
     fn warn_of_foreign(&self, inventory: &Inventory) {
         let foreign = &inventory.foreign;
         if foreign.count > 0 && !self.has_warned.swap(true, Ordering::Relaxed) {
@@ -140,6 +148,11 @@ impl S3Target {
             tracing::warn!(bucket = %self.settings.bucket, count = foreign.count, examples, "objects below the prefix are not ours; they are left alone");
         }
     }
+}
+
+/// Seconds since this machine started, with those that it slept. Nobody sets this clock.
+fn uptime() -> i64 {
+    clock_gettime(ClockId::Boottime).tv_sec
 }
 
 /// The keys after one, up to and with another.

@@ -97,6 +97,8 @@ pub(crate) struct S3Target {
     lists_otherwise: AtomicBool,
     /// The PackageList's tag and size in the last listing.
     listed: Mutex<Option<(String, u64)>>,
+    /// What the server's clock said in the last listing, less this machine's uptime then, in seconds.
+    clock: Mutex<Option<i64>>,
 }
 
 impl S3Target {
@@ -120,6 +122,7 @@ impl S3Target {
             knows_conditions: AtomicBool::new(true),
             lists_otherwise: AtomicBool::new(false),
             listed: Mutex::default(),
+            clock: Mutex::default(),
         }
     }
 

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use blat_domain::clock::MOST_GAINED;
 use blat_domain::inventory::Mark;
 use blat_domain::name::PackageId;
 use blat_domain::package_list::Former;
@@ -19,13 +20,28 @@ use super::keys::Meaning;
 use super::limits::Limits;
 use super::{LOOKS, Retired, Retirement, S3Target, TargetError, fault, keys, several};
 
-/// The marks that stand now, with their keys, and the server's clock.
+/// The marks that stand now, with their keys.
 struct Marks {
     marks: BTreeMap<PackageId, Vec<Mark>>,
-    clock: i64,
+    /// The time that their listing says it is; nobody has judged it.
+    said: Option<i64>,
+    /// The time by the last inventory, whose clock was judged, and by what has passed since.
+    reckoned: Option<i64>,
 }
 
 impl Marks {
+    /// The earliest and the latest that it may be, which are one where the two clocks agree. Where they do not, a package stays longer: its
+    /// mark is made at the latest time, and has waited up to the earliest.
+    fn now(&self) -> Result<(i64, i64), TargetError> {
+        let (Some(said), Some(reckoned)) = (self.said, self.reckoned) else {
+            return Err(TargetError::Refused("the server does not say what time it is".to_owned()));
+        };
+        if said.abs_diff(reckoned) <= MOST_GAINED {
+            return Ok((said, said));
+        }
+        Ok((said.min(reckoned), said.max(reckoned)))
+    }
+
     /// The mark that lets its package stay longest.
     fn latest(&self, package: &PackageId) -> Option<Mark> {
         self.marks.get(package)?.iter().copied().max_by_key(|mark| mark.at)
@@ -51,15 +67,14 @@ impl S3Target {
 
     async fn marks(&self, bucket: &Bucket) -> Result<Marks, TargetError> {
         let mut marks: BTreeMap<PackageId, Vec<Mark>> = BTreeMap::new();
-        let clock = self
+        let said = self
             .each(bucket, &self.keys.marks(), Range::default(), &Limits::new(), |_, meaning| {
                 if let Meaning::Mark(package, mark) = meaning {
                     marks.entry(package).or_default().push(mark);
                 }
             })
             .await?;
-        let clock = clock.ok_or_else(|| TargetError::Refused("the server does not say what time it is".to_owned()))?;
-        Ok(Marks { marks, clock })
+        Ok(Marks { marks, said, reckoned: self.reckoned_clock() })
     }
 
     fn mark_keys(&self, marks: &Marks, package: &PackageId) -> Vec<String> {
@@ -94,12 +109,13 @@ impl S3Target {
         wait: u64,
         packages: &[(PackageId, Option<i64>)],
     ) -> Result<Vec<(PackageId, Retired)>, TargetError> {
+        let (_, now) = marks.now()?;
         let marking = packages.iter().map(|(package, _)| async move {
             if self.look(bucket, &self.keys.package(package)).await?.is_none_or(|seen| seen.card.is_none()) {
                 return Ok::<_, TargetError>((package.clone(), Retired::Absent, Vec::new()));
             }
             // A mark that is there keeps its time, unless that has not come yet.
-            let at = marks.latest(package).map(|mark| mark.at).filter(|at| *at <= marks.clock).unwrap_or(marks.clock);
+            let at = marks.latest(package).map(|mark| mark.at).filter(|at| *at <= now).unwrap_or(now);
             let key = self.keys.mark(package, Mark { at, wait });
             let put = bucket
                 .store(Urgency::Bulk)
@@ -172,8 +188,8 @@ impl S3Target {
             return kept("the PackageList names it");
         }
         if how == Retirement::DeleteDue {
-            let is_due =
-                |mark: Mark| i64::try_from(mark.wait).is_ok_and(|wait| marks.clock.saturating_sub(mark.at) >= wait);
+            let (now, _) = marks.now()?;
+            let is_due = |mark: Mark| i64::try_from(mark.wait).is_ok_and(|wait| now.saturating_sub(mark.at) >= wait);
             if !marks.latest(package).is_some_and(is_due) {
                 return kept("its mark is gone or has not waited long enough");
             }

@@ -1,5 +1,6 @@
 //! The whole target on a bucket in memory: what it asks, what it writes, and what it leaves alone.
 
+mod aging;
 mod owner;
 mod shelf;
 
@@ -81,6 +82,7 @@ impl World {
         self.shelf.puts.store(0, Ordering::Relaxed);
         let parcels = ["core@1", "core@2"].map(|id| self.parcel(id, id.as_bytes(), 100, Rule::New));
         assert_eq!(self.send(&target, &parcels).await, [Delivery::Published, Delivery::Published]);
+        inventory(&target).await;
         target
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -56,6 +56,8 @@ pub(super) struct Shelf {
     pub(super) stuck: Mutex<Vec<String>>,
     /// The page that cannot be had, from 1; 0: none.
     pub(super) bad_page: AtomicUsize,
+    /// How far the clock is off in a listing of marks, in seconds.
+    pub(super) skew: AtomicI64,
     /// Questions for the record that are still answered as before it was there.
     pub(super) stale_records: AtomicUsize,
     /// Whether every listing begins at the beginning, whatever key it should begin after.
@@ -231,7 +233,8 @@ impl Ask for Shelf {
         };
         let objects = listed.iter().skip(start).take(PAGE).map(object).collect();
         let next = (start + PAGE < listed.len()).then(|| (start + PAGE).to_string());
-        Ok((Page { objects, next }, Some(NOW)))
+        let skew = if prefix.contains("/marks/") { self.skew.load(Ordering::Relaxed) } else { 0 };
+        Ok((Page { objects, next }, Some(NOW + skew)))
     }
 
     fn set_condition(&self, upload: &str, is_conditional: bool) {
