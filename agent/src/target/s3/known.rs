@@ -106,6 +106,11 @@ impl Known {
         Some(entry.what.clone())
     }
 
+    /// What is known of the object in a package's place, as it was last listed or put there.
+    pub(super) fn entry(&self, package: &PackageId) -> Option<Entry> {
+        self.lock().entries.get(package).cloned()
+    }
+
     /// Whether the object in a package's place was somebody else's when it was last looked at.
     pub(super) fn is_foreign(&self, package: &PackageId) -> bool {
         self.lock().entries.get(package).is_some_and(|entry| entry.what == What::Foreign)

@@ -242,9 +242,20 @@ impl S3Target {
         let Some(card) = Card::read(&found.attributes) else {
             return Ok(Verdict::Unknown("its object does not say what it should hold".to_owned()));
         };
-        let (mut digest, mut bytes) = (Sha256::new(), found.into_stream());
+        // Only the listing bounds how long an object may be: what the server says with its bytes need not have an end.
+        let etag = found.meta.e_tag.as_deref().map(listing::bare);
+        let Some(size) = self.known.entry(package).filter(|known| Some(&*known.etag) == etag).map(|known| known.size)
+        else {
+            return Ok(Verdict::Unknown("its object is not the one that was listed; verify it again".to_owned()));
+        };
+        let (mut digest, mut bytes, mut length) = (Sha256::new(), found.into_stream(), 0);
         while let Some(some) = bytes.next().await {
-            digest.update(some.map_err(|error| fault::sorted(&error))?);
+            let some = some.map_err(|error| fault::sorted(&error))?;
+            length += some.len() as u64;
+            if length > size {
+                return Ok(Verdict::Bad(format!("its object has more than the {size} bytes that the bucket lists")));
+            }
+            digest.update(some);
         }
         Ok(match hex(&digest.finalize()) {
             there if there == card.digest => Verdict::Good(of_zip(there)),

@@ -367,10 +367,16 @@ async fn what_rotted_or_says_nothing_of_itself_is_not_good() {
     let path = keys::path("p/core/1.zip").expect("a key");
     world.shelf.memory.put_opts(&path, PutPayload::from_static(b"rotten"), options).await.expect("memory");
     world.shelf.put_foreign("p/core/2.zip").await;
+    let verdict = target.verify(&[id("core@1")]).await.expect("memory").remove(0).1;
+    assert!(matches!(verdict, Verdict::Unknown(why) if why.contains("not the one that was listed")));
+    inventory(&target).await;
     let mut verdicts = target.verify(&[id("core@1"), id("core@2"), id("core@3")]).await.expect("memory");
     verdicts.sort_by(|a, b| a.0.cmp(&b.0));
     assert!(matches!(&verdicts[0].1, Verdict::Bad(why) if why.contains("was sent")));
     assert!(matches!(&verdicts[1].1, Verdict::Unknown(_)) && verdicts[2].1 == Verdict::Absent);
+    world.shelf.is_endless.store(true, Ordering::Relaxed);
+    let verdict = target.verify(&[id("core@1")]).await.expect("memory").remove(0).1;
+    assert!(matches!(&verdict, Verdict::Bad(why) if why.contains("more than the 6 bytes")), "{verdict:?}");
 }
 
 #[tokio::test]
