@@ -55,6 +55,12 @@ impl Master {
         }
     }
 
+    /// Tells the agent's state before an event that speaks of it: the master never knows the one without the other.
+    pub(super) async fn report_surely(&mut self, report: AgentReport) {
+        self.tell(Event::Report(report.clone())).await;
+        self.told = Some((report, Instant::now()));
+    }
+
     /// Tells an event that must not be lost.
     pub(super) async fn tell(&self, event: Event) {
         if let Some(events) = &self.events {

@@ -241,6 +241,8 @@ impl Daemon {
                 Action::Answer(tickets, report, failure) => {
                     self.log_sync(&report, failure.as_ref());
                     let error = failure.map(|failure| self.last_error(&failure));
+                    // The state goes first: it says in one how the sync went and what went wrong, while this event is about the sync alone.
+                    self.master.report_surely(self.report()).await;
                     self.master.tell(Told::SyncFinished { tickets, report: *report, error }).await;
                 }
             }
