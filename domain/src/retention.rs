@@ -65,7 +65,7 @@ pub enum Distrust {
     Contradicting,
     /// A release that had packages has none now, which is more likely a mistake; an operator may confirm it.
     Emptied,
-    /// A release that had packages is selected as before and not there any more; an operator may confirm it.
+    /// A release that had packages is not there any more, and nobody plainly deselected or closed it; an operator may confirm it.
     Vanished,
     /// Nobody knows which releases had packages before.
     Forgotten,
@@ -107,7 +107,7 @@ impl fmt::Display for Distrust {
             Self::Rejected => "Release Manager lists entries that are not valid",
             Self::Contradicting => "Release Manager's rows contradict each other",
             Self::Emptied => "a release lost all its packages",
-            Self::Vanished => "a selected release is missing",
+            Self::Vanished => "a release that had packages is missing",
             Self::Forgotten => "the agent cannot use what it noted down of former syncs",
             Self::NewMemory => "the agent does not know what tags brought before",
         })

@@ -275,6 +275,21 @@ fn a_selected_release_whose_row_vanishes_holds_deletions_back_until_that_is_conf
     assert_gone_once_confirmed(&lab);
 }
 
+#[test]
+fn a_release_that_is_lost_while_its_project_gets_another_name_holds_deletions_back_until_that_is_confirmed() {
+    let mut lab = with_database("renamed", "INSERT INTO release_package VALUES (10, 'core', '3')");
+    lab.agent_once("perth").expect_success();
+    sql(
+        &lab,
+        "UPDATE project SET project_name = 'Laboratory' WHERE project_id = 1; DELETE FROM release WHERE release_id = 10",
+    );
+    lab.agent_once("perth").expect(1).says("no project \"Lab\"");
+    let text = fs::read_to_string(lab.home().join("config/perth.conf")).expect("a config");
+    lab.raw_config("perth", &text.replace("projects: [Lab]", "projects: [Laboratory]"));
+    assert_held_back(&mut lab, &["Lab 1 (10)", "no row of it is left", "--allow-delete"]);
+    assert_gone_once_confirmed(&lab);
+}
+
 /// `state/` may be deleted at any time while nothing runs: that costs time, never packages.
 #[test]
 fn removing_state_loses_no_hold_on_releases_and_a_damaged_memory_holds_deletions_back() {
@@ -318,9 +333,11 @@ fn a_release_that_is_closed_or_no_longer_selected_deletes_as_usual() {
     assert_eq!(lab.visible().len(), 3);
     sql(&lab, "UPDATE release SET state = 'closed' WHERE release_id = 10");
     lab.agent_once("perth").expect_success().says("1 deleted");
-    sql(&lab, "DELETE FROM release WHERE release_id = 12");
+    // Deselected while Release Manager has it still.
     lab.raw_config("perth", &text);
     lab.agent_once("perth").expect_success().says("1 deleted");
+    sql(&lab, "DELETE FROM release WHERE release_id = 12");
+    lab.agent_once("perth").expect_success();
     assert_eq!(lab.visible(), ["core@2"]);
 }
 

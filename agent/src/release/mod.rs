@@ -108,7 +108,8 @@ impl Desk {
             if selection.needs_catalog() {
                 return Err(ReleaseError::NoSource);
             }
-            let resolution = resolve(&Catalog::default(), selection, known);
+            // The config selects nothing: no row says whether a release is still there.
+            let resolution = resolve(&Catalog::default(), selection, &KnownReleases::default());
             return Ok(Answer { resolution, known: None, reading: None, fresh: None });
         };
         match self.load(manager, selection).await {

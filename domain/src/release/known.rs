@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Catalog, Release, ReleaseKey, ReleaseState, Resolution, Selection};
+use super::{Catalog, OddRow, Release, ReleaseKey, ReleaseState, Resolution, Selection};
 use crate::text::printable;
 
 /// The releases that brought packages to a target, by number, with their names and what selected them.
@@ -59,12 +59,19 @@ impl ChosenBy {
 }
 
 impl Known {
-    /// Why it is missing, though the config selects it as before; nothing where the config or Release Manager says that it no longer counts.
-    /// `rows` are those of its number, with their projects.
-    fn missing(&self, id: i64, rows: &[(&str, &Release)], selection: &Selection) -> Option<String> {
+    /// Why it is missing; nothing where the config or Release Manager says that it no longer counts. A config that no longer selects it says so as long
+    /// as Release Manager still has it somewhere (`is_anywhere`): one that is gone altogether may have been lost by what made somebody edit the
+    /// config, such as a project's new name. `rows` are those of its number that nothing selects, with their projects.
+    fn missing(&self, id: i64, rows: &[(&str, &Release)], is_anywhere: bool, selection: &Selection) -> Option<String> {
         let by = self.by.as_ref().map(|by| by.within(selection));
         if by.as_ref().is_some_and(ChosenBy::is_empty) {
-            return None;
+            return (!is_anywhere).then(|| {
+                format!(
+                    "release {} ({id}) is missing: no row of it is left, and the config no longer has what selected it; if that is right, confirm once \
+                     with blat sync --allow-delete, else bring it back",
+                    printable(&self.name)
+                )
+            });
         }
         // A key selects its release whatever the state; a project only those that are not closed.
         let is_by_key = by.as_ref().is_some_and(|by| !by.releases.is_empty());
@@ -109,7 +116,7 @@ impl KnownReleases {
         empty.into_iter().map(said).collect()
     }
 
-    /// Those that `selection` would choose as before, and that are not there to be chosen: their rows are gone, or moved.
+    /// Those that are not there to be chosen any more: their rows are gone or, where `selection` would choose them as before, moved.
     pub(super) fn vanished(&self, catalog: &Catalog, selection: &Selection) -> BTreeMap<i64, String> {
         let chosen: BTreeSet<i64> = catalog.chosen(selection).map(|release| release.id).collect();
         let mut rows: BTreeMap<i64, Vec<(&str, &Release)>> = BTreeMap::new();
@@ -118,10 +125,13 @@ impl KnownReleases {
                 rows.entry(release.id).or_default().push((&project.name, release));
             }
         }
+        // A row that cannot be taken as it stands is one all the same.
+        let odd: BTreeSet<i64> = catalog.rejected.iter().filter_map(OddRow::release).collect();
         let unchosen = self.0.iter().filter(|(id, _)| !chosen.contains(id));
         let missing = |(id, known): (&i64, &Known)| {
+            let is_anywhere = rows.contains_key(id) || odd.contains(id);
             let rows = rows.get(id).map_or(&[][..], Vec::as_slice);
-            known.missing(*id, rows, selection).map(|why| (*id, why))
+            known.missing(*id, rows, is_anywhere, selection).map(|why| (*id, why))
         };
         unchosen.filter_map(missing).collect()
     }

@@ -79,6 +79,15 @@ impl OddRow {
         Self { text, about, oddity: Oddity::Contradiction }
     }
 
+    /// The number of the release that it is about, where it says that.
+    pub(super) fn release(&self) -> Option<i64> {
+        match &self.about {
+            About::Anything => None,
+            About::PackagesOf(id) => Some(*id),
+            About::Named { id, .. } => *id,
+        }
+    }
+
     /// Whether it may hide that `selection` wants something; `known` are the releases that it chose before.
     pub fn hinders(&self, catalog: &Catalog, selection: &Selection, known: &KnownReleases) -> bool {
         match &self.about {

@@ -286,12 +286,49 @@ fn what_the_config_no_longer_selects_or_release_manager_closed_is_not_missing() 
     let both = Selection { projects: vec!["Perth Metro".into(), "Oslo".into()], ..Selection::default() };
     assert_eq!(missing(&both, |_| {}, &perth), nothing);
     let drop_oslo = |catalog: &mut Catalog| catalog.projects[1].releases.clear();
-    assert_eq!(missing(&both, drop_oslo, &perth), nothing, "gone from both");
     assert_eq!(missing(&both, drop_oslo, &both).len(), 1);
     let by_key = Selection { releases: vec![ReleaseKey::Id(4)], ..perth.clone() };
-    assert_eq!(missing(&by_key, drop_oslo, &perth), nothing);
+    assert_eq!(missing(&by_key, |_| {}, &perth), nothing);
+    let closed_elsewhere = |catalog: &mut Catalog| {
+        let mut moved = catalog.projects[1].releases.remove(0);
+        moved.state = ReleaseState::Closed;
+        catalog.projects[0].releases.push(moved);
+    };
+    assert_eq!(missing(&both, closed_elsewhere, &perth), nothing, "its number is known as closed");
+    let odd = |catalog: &mut Catalog| {
+        drop_oslo(catalog);
+        let about = About::Named { id: Some(4), names: vec!["Oslo 1".into()], projects: vec!["Oslo".into()] };
+        catalog.rejected.push(OddRow::invalid(about, "odd".into()));
+    };
+    assert_eq!(missing(&both, odd, &perth), nothing, "it is there, and its row is reported as odd");
     let flagged = Selection { only_s3sync: true, ..both };
     assert_eq!(missing(&perth, |_| {}, &flagged), nothing, "a flag that Release Manager has taken away");
+}
+
+#[test]
+fn a_release_that_is_gone_altogether_is_missing_also_where_the_config_was_edited() {
+    let perth = Selection { projects: vec!["Perth Metro".into()], ..Selection::default() };
+    let rename = |catalog: &mut Catalog| {
+        catalog.projects[0].name = "Perth".into();
+        catalog.projects[0].releases.remove(1);
+    };
+    let renamed = Selection { projects: vec!["Perth".into()], ..Selection::default() };
+    let [lost] = &missing(&perth, rename, &renamed)[..] else { panic!("one was lost on the way") };
+    assert!(
+        lost.contains("Perth 7.1 (2)") && lost.contains("no row of it") && lost.contains("--allow-delete"),
+        "{lost}"
+    );
+    let drop_oslo = |catalog: &mut Catalog| catalog.projects[1].releases.clear();
+    let both = Selection { projects: vec!["Perth Metro".into(), "Oslo".into()], ..Selection::default() };
+    assert_eq!(missing(&both, drop_oslo, &perth).len(), 1, "deselected and gone in one");
+    let by_key = Selection { releases: vec![ReleaseKey::Id(4)], ..perth.clone() };
+    assert_eq!(missing(&by_key, drop_oslo, &perth).len(), 1);
+    // Deselected first, and known to be: it is forgotten before it goes.
+    let known = KnownReleases::default().after(&catalog(), &both, &resolve_anew(&catalog(), &both), false);
+    let known = known.after(&catalog(), &perth, &resolve(&catalog(), &perth, &known), false);
+    let mut without = catalog();
+    drop_oslo(&mut without);
+    assert_eq!(resolve(&without, &perth, &known).vanished, Vec::<String>::new());
 }
 
 #[test]
