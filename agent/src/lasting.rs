@@ -1,5 +1,5 @@
 //! `config/.known/TARGET.json`: what an agent must not lose, so that nothing is deleted which should stay: which releases and which tags brought
-//! packages, and whom each archive belonged to that this target has been at.
+//! packages, whom each archive belonged to that this target has been at, and what the last sync held back, which a confirmation is about.
 //!
 //! It lies beside the home tree's id and not in `state/`, which may be deleted at any time while Blat is stopped. A file that is missing is that of
 //! a new target. One that cannot be read, or not be replaced, holds deletions back until somebody has looked at it. One that was copied back from a
@@ -16,6 +16,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::UNIX_EPOCH;
 
 use blat_config::{Home, private, trust};
+use blat_domain::confirmation::HeldBack;
 use blat_domain::name::{PackageId, TargetName};
 use blat_domain::ownership::{Owner, Record};
 use blat_domain::release::KnownReleases;
@@ -82,6 +83,9 @@ struct Kept {
     began: Option<i64>,
     /// The time of a file of releases that lay ahead of the clock when it was seen, in epoch seconds.
     ahead: Option<i64>,
+    /// What status shows as held back.
+    #[serde(default, skip_serializing_if = "HeldBack::is_empty")]
+    held_back: HeldBack,
     /// Which file this is.
     born: Option<Born>,
 }
@@ -156,6 +160,18 @@ impl LastingMemory {
     /// Why that will be forgotten with this process, and what to do.
     pub(crate) fn note_releases(&self, origin: &str, known: &KnownReleases) -> Result<(), String> {
         self.change(|kept| kept.releases = Releases { origin: origin.to_owned(), known: known.clone() })
+    }
+
+    /// What the last sync that came to decide about it held back: what an operator confirms.
+    pub(crate) fn held_back(&self) -> HeldBack {
+        self.lock().kept.held_back.clone()
+    }
+
+    /// A sync has held this back, and status shows it.
+    pub(crate) fn note_held_back(&self, held_back: &HeldBack) {
+        if let Err(why) = self.change(|kept| kept.held_back.clone_from(held_back)) {
+            tracing::warn!(target_name = %self.target, "cannot note down what is held back: {why}");
+        }
     }
 
     /// The record that was last seen in the archive at this place.

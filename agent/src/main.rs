@@ -182,8 +182,9 @@ async fn once(home: &Home, settings: Settings, owner: Owner, allow_delete: bool)
     let _lock = daemon::lock(home, &settings.name)?;
     refuse_rivals(home, &settings)?;
     let workplace = Workplace::new(home, settings, owner);
+    let confirmed = allow_delete.then(|| workplace.lasting.held_back());
     let bars = bars::Bars::new(workplace.progress.clone());
-    let (report, problem) = match bars.during(workplace.sync(allow_delete)).await {
+    let (report, problem) = match bars.during(workplace.sync(confirmed)).await {
         Synced::Ended(report, problem) => (report, problem),
         Synced::Superseded => {
             let name = &workplace.settings.name;
@@ -225,7 +226,7 @@ fn visiting(home: &Home, settings: Settings, owner: Owner) -> Result<Workplace, 
 /// What a sync would do, as JSON on one line.
 async fn print_plan(workplace: Workplace) -> Result<(), Failure> {
     warn_on_stderr();
-    let prepared = workplace.prepare(false).await.map_err(|problem| anyhow!("cannot plan: {}", problem.text))?;
+    let prepared = workplace.prepare(None).await.map_err(|problem| anyhow!("cannot plan: {}", problem.text))?;
     println!("{}", serde_json::to_string(&prepared.plan).context("cannot write the plan")?);
     Ok(())
 }

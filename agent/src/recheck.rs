@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use blat_domain::clock::Doubt;
+use blat_domain::confirmation::HeldBack;
 use blat_domain::guard::{ANSWER_HOLDS, MaxDelete};
 use blat_domain::inventory::Inventory;
 use blat_domain::links::Followed;
@@ -16,12 +17,11 @@ use blat_domain::name::PackageId;
 use blat_domain::release::{Resolution, WantedSet};
 use blat_domain::retention::{Action, Aging, Circumstances, Distrust, Step, Upkeep, decide};
 use blat_domain::retry::Backoff;
-use blat_domain::status::SyncReport;
 use jiff::Timestamp;
 
 use crate::release::Reading;
 use crate::session::Problem;
-use crate::sync::{Prepared, problem};
+use crate::sync::{Prepared, SyncOutcome, problem};
 use crate::workplace::Workplace;
 
 /// How often a file that is being written is read again before the sync gives up on it. Each time takes two seconds.
@@ -32,8 +32,8 @@ const READINGS: u32 = 15;
 pub(crate) struct Facts {
     pub(crate) aging: Aging,
     pub(crate) max_delete: MaxDelete,
-    /// Whether an operator has confirmed this sync's deletions.
-    pub(crate) is_confirmed: bool,
+    /// What was held back when an operator confirmed this sync's deletions; none where nobody did.
+    pub(crate) confirmed: Option<HeldBack>,
     pub(crate) clock_doubt: Option<Doubt>,
     /// Packages that tags brought, with the epoch second.
     pub(crate) tagged: BTreeMap<PackageId, i64>,
@@ -46,7 +46,7 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
-    /// What becomes of extra packages.
+    /// What becomes of extra packages. What an operator confirmed goes, unless more is held back by now than he had seen.
     pub(crate) fn upkeep(
         &self,
         wanted: &WantedSet,
@@ -54,15 +54,36 @@ impl Facts {
         resolution: &Resolution,
         is_complete: bool,
     ) -> Upkeep {
+        let decided = |is_confirmed| self.decided(wanted, inventory, resolution, is_complete, is_confirmed);
+        let mut upkeep = decided(false);
+        upkeep.confirmable = upkeep.held(resolution, self.began.is_some());
+        let (Some(confirmed), Some(held_back)) = (&self.confirmed, &upkeep.confirmable) else { return upkeep };
+        if held_back.is_empty() {
+            return upkeep;
+        }
+        match confirmed.lacks(held_back) {
+            None => Upkeep { is_confirmed: true, ..decided(true) },
+            unconfirmed => Upkeep { unconfirmed, ..upkeep },
+        }
+    }
+
+    fn decided(
+        &self,
+        wanted: &WantedSet,
+        inventory: &Inventory,
+        resolution: &Resolution,
+        is_complete: bool,
+        is_confirmed: bool,
+    ) -> Upkeep {
         let distrust = match &self.forgotten {
             Some(_) => Some(Distrust::Forgotten),
-            None => Distrust::of(resolution, is_complete, self.is_confirmed)
-                .or(self.began.filter(|_| !self.is_confirmed).map(|_| Distrust::NewMemory)),
+            None => Distrust::of(resolution, is_complete, is_confirmed)
+                .or(self.began.filter(|_| !is_confirmed).map(|_| Distrust::NewMemory)),
         };
         let mut upkeep = decide(&Circumstances {
             aging: self.aging,
             max_delete: self.max_delete,
-            is_confirmed: self.is_confirmed,
+            is_confirmed,
             wanted,
             inventory,
             clock_doubt: self.clock_doubt.clone(),
@@ -72,8 +93,11 @@ impl Facts {
         });
         upkeep.because = match (&self.forgotten, &upkeep.distrust) {
             (Some(why), _) => vec![why.clone()],
-            (None, Some(Distrust::NewMemory)) => self.began.map(since).into_iter().collect(),
-            (None, Some(distrust)) => resolution.because(distrust),
+            (None, Some(distrust)) => {
+                // It is confirmed together with releases that are missing or empty, so that it is shown together with them.
+                let began = self.began.filter(|_| distrust.is_confirmable());
+                began.map(since).into_iter().chain(resolution.because(distrust)).collect()
+            }
             (None, None) => Vec::new(),
         };
         upkeep
@@ -118,7 +142,7 @@ impl Recheck {
         &mut self,
         workplace: &Workplace,
         prepared: &Prepared,
-        report: &mut SyncReport,
+        outcome: &mut SyncOutcome,
     ) -> Result<(), Problem> {
         let is_settled = match &self.unsettled {
             None => true,
@@ -130,14 +154,15 @@ impl Recheck {
             return Ok(());
         }
         let (upkeep, resolution) = workplace.decide_when_settled(prepared).await?;
-        if let Some(distrust) = &upkeep.distrust {
+        if upkeep.distrust.is_some() || upkeep.refusal.is_some() {
+            let report = &mut outcome.report;
             report.snapshot = report.snapshot.or(resolution.snapshot);
             report.held_back = upkeep.held_back();
+            outcome.held_back.clone_from(&upkeep.confirmable);
+            let retry = if upkeep.distrust.is_some() { Backoff::PACKAGE } else { Backoff::NEXT_SYNC };
+            let distrust = upkeep.distrust.as_ref().map(ToString::to_string).unwrap_or_default();
             let why = upkeep.held_back().unwrap_or_else(|| format!("nothing more is marked or deleted: {distrust}"));
-            return Err(problem(None, why, Backoff::PACKAGE));
-        }
-        if let Some(refusal) = &upkeep.refusal {
-            return Err(problem(None, refusal.to_string(), Backoff::NEXT_SYNC));
+            return Err(problem(None, why, retry));
         }
         let goes: BTreeSet<PackageId> = upkeep.steps.into_iter().filter(is_taking).map(|step| step.package).collect();
         let spared: Vec<&PackageId> = prepared

@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::time::Duration;
 
+use blat_domain::confirmation::HeldBack;
 use blat_domain::messages::Ticket;
 use blat_domain::name::PackageId;
 use blat_domain::retry::Backoff;
@@ -34,8 +35,8 @@ pub(crate) enum Event {
     TagsHang { since: Moment, retry_at: Moment },
     /// Tags were removed from it, or could not be.
     TagsRemoved(Vec<(OsString, TagStamp, Removed)>),
-    /// Somebody wants a full sync; `allow_delete`: and lets it take more away than `max_delete`.
-    SyncAsked { ticket: Option<Ticket>, allow_delete: bool },
+    /// Somebody wants a full sync; `confirmed`: and lets it take away what was held back at that moment.
+    SyncAsked { ticket: Option<Ticket>, confirmed: Option<HeldBack> },
     /// A full sync ended.
     SyncEnded(Box<SyncReport>, Option<Problem>),
     /// A full sync ended early, since other settings came into force: the one that follows takes over.
@@ -75,8 +76,8 @@ pub(crate) enum Sent {
 pub(crate) enum Action {
     /// Look at the tag directory; answer with [`Event::TagsFound`].
     LookAtTags(Look),
-    /// Run a full sync, which may take more away than `max_delete` where that is allowed; answer with [`Event::SyncEnded`].
-    Sync { allow_delete: bool },
+    /// Run a full sync, which may take away what was held back where that is confirmed; answer with [`Event::SyncEnded`].
+    Sync { confirmed: Option<HeldBack> },
     /// Send these packages; answer with [`Event::TagsSent`].
     Send(BTreeSet<PackageId>),
     /// Remove these tags from the directory; answer with [`Event::TagsRemoved`].
@@ -116,13 +117,14 @@ enum SyncLane {
 #[derive(Debug, Default)]
 struct Asked {
     tickets: Vec<Ticket>,
-    allow_delete: bool,
+    /// The newest confirmation.
+    confirmed: Option<HeldBack>,
 }
 
 impl Asked {
-    fn add(&mut self, ticket: Option<Ticket>, allow_delete: bool) {
+    fn add(&mut self, ticket: Option<Ticket>, confirmed: Option<HeldBack>) {
         self.tickets.extend(ticket);
-        self.allow_delete |= allow_delete;
+        self.confirmed = confirmed.or(self.confirmed.take());
     }
 }
 
@@ -159,7 +161,7 @@ impl Session {
             Event::TagsFound(found) => self.tags.take(found, now),
             Event::TagsHang { since, retry_at } => self.tags.hang(since, retry_at, now),
             Event::TagsRemoved(results) => self.tags.settle_removals(results, now, chance),
-            Event::SyncAsked { ticket, allow_delete } => self.ask_for_sync(ticket, allow_delete, now),
+            Event::SyncAsked { ticket, confirmed } => self.ask_for_sync(ticket, confirmed, now),
             Event::SyncEnded(report, problem) => actions.extend(self.end_sync(*report, problem, now, chance)),
             Event::SyncSuperseded => self.hand_on_sync(now),
             Event::TagsSent(results) => self.tags.settle(&results, now, self.pace.tag_poll, chance),
@@ -211,13 +213,13 @@ impl Session {
         self.tags.asked_for_since(package, now)
     }
 
-    fn ask_for_sync(&mut self, ticket: Option<Ticket>, allow_delete: bool, now: Moment) {
+    fn ask_for_sync(&mut self, ticket: Option<Ticket>, confirmed: Option<HeldBack>, now: Moment) {
         match &mut self.sync {
             SyncLane::Resting { due, asked } => {
                 *due = now;
-                asked.add(ticket, allow_delete);
+                asked.add(ticket, confirmed);
             }
-            SyncLane::Running { again, .. } => again.get_or_insert_default().add(ticket, allow_delete),
+            SyncLane::Running { again, .. } => again.get_or_insert_default().add(ticket, confirmed),
         }
     }
 
@@ -246,18 +248,18 @@ impl Session {
         let SyncLane::Running { tickets, again, .. } = &mut self.sync else { return };
         let (mut tickets, again) = (std::mem::take(tickets), again.take().unwrap_or_default());
         tickets.extend(again.tickets);
-        self.sync = SyncLane::Resting { due: now, asked: Asked { tickets, allow_delete: again.allow_delete } };
+        self.sync = SyncLane::Resting { due: now, asked: Asked { tickets, confirmed: again.confirmed } };
     }
 
     /// A sync by the new settings is due. What was confirmed before, was confirmed for the former ones; and what is sent elsewhere is not
     /// where its tags want it now, so that they are dealt with again.
     fn follow_other_settings(&mut self, is_elsewhere: bool, now: Moment) {
         match &mut self.sync {
-            SyncLane::Resting { asked, .. } => asked.allow_delete = false,
-            SyncLane::Running { again, .. } => again.iter_mut().for_each(|asked| asked.allow_delete = false),
+            SyncLane::Resting { asked, .. } => asked.confirmed = None,
+            SyncLane::Running { again, .. } => again.iter_mut().for_each(|asked| asked.confirmed = None),
         }
         self.tags.follow_other_settings(is_elsewhere, now);
-        self.ask_for_sync(None, false, now);
+        self.ask_for_sync(None, None, now);
     }
 
     fn begin_what_is_due(&mut self, now: Moment) -> Vec<Action> {
@@ -266,9 +268,9 @@ impl Session {
         if let SyncLane::Resting { due, asked } = &mut self.sync
             && *due <= now
         {
-            let Asked { tickets, allow_delete } = std::mem::take(asked);
+            let Asked { tickets, confirmed } = std::mem::take(asked);
             self.sync = SyncLane::Running { since: now, tickets, again: None };
-            actions.push(Action::Sync { allow_delete });
+            actions.push(Action::Sync { confirmed });
         }
         let removals = self.tags.removals(now);
         if !removals.is_empty() {

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use blat_domain::confirmation::HeldBack;
 use blat_domain::inventory::Inventory;
 use blat_domain::links::Followed;
 use blat_domain::name::PackageId;
@@ -38,6 +39,14 @@ pub(crate) enum Synced {
     Superseded,
 }
 
+/// What came of a sync so far.
+pub(crate) struct SyncOutcome {
+    /// As status shows it.
+    pub(crate) report: SyncReport,
+    /// What it held back and an operator may confirm; none while it has not come to decide about that.
+    pub(crate) held_back: Option<HeldBack>,
+}
+
 /// A plan, and what it was made from.
 pub(crate) struct Prepared {
     pub(crate) plan: Plan,
@@ -53,8 +62,9 @@ pub(crate) struct Prepared {
 }
 
 impl Workplace {
-    /// Compares what is wanted with what is there. Changes nothing. `is_confirmed`: whether more may go than `max_delete`.
-    pub(crate) async fn prepare(&self, is_confirmed: bool) -> Result<Prepared, Problem> {
+    /// Compares what is wanted with what is there. Changes nothing. `confirmed`: what was held back when an operator confirmed that it
+    /// goes.
+    pub(crate) async fn prepare(&self, confirmed: Option<HeldBack>) -> Result<Prepared, Problem> {
         let settings = &self.settings;
         let source_of_releases = settings.release_manager.as_ref().map(|manager| &manager.source);
         let now = Timestamp::now().as_second();
@@ -80,7 +90,7 @@ impl Workplace {
         let facts = Facts {
             aging: settings.aging,
             max_delete: settings.max_delete,
-            is_confirmed,
+            confirmed,
             clock_doubt: self.memory.doubt(inventory.clock),
             tagged: self.lasting.tagged(),
             known_up_to,
@@ -122,50 +132,54 @@ impl Workplace {
 
     /// All that may be sent at present: what is wanted with all that its links address, and what tags brought. Changes nothing.
     pub(crate) async fn sendable(&self) -> Result<BTreeSet<PackageId>, Problem> {
-        let wanted = self.prepare(false).await?.wanted;
+        let wanted = self.prepare(None).await?.wanted;
         Ok(wanted.into_keys().chain(self.lasting.tagged().into_keys()).collect())
     }
 
     /// Why a package is, or is not, on the target. Changes nothing.
     pub(crate) async fn why(&self, package: &PackageId) -> Result<Why, Problem> {
-        let Prepared { plan, answer, wanted, inventory, .. } = self.prepare(false).await?;
+        let Prepared { plan, answer, wanted, inventory, .. } = self.prepare(None).await?;
         Ok(why(package, &plan, &wanted, &answer.resolution.kept_out, &inventory))
     }
 
-    /// One full sync, from the look to the last deletion. `allow_delete` confirms what the guard would refuse. It ends early where other
-    /// settings come into force.
-    pub(crate) async fn sync(&self, allow_delete: bool) -> Synced {
+    /// One full sync, from the look to the last deletion. `confirmed`: what was held back when an operator confirmed that it goes. It ends early
+    /// where other settings come into force.
+    pub(crate) async fn sync(&self, confirmed: Option<HeldBack>) -> Synced {
         let one = self.afresh();
-        let (report, problem) = one.whole_sync(allow_delete).await;
+        let (SyncOutcome { report, held_back }, problem) = one.whole_sync(confirmed).await;
         if problem.is_some() && one.orders.are_superseded() {
             return Synced::Superseded;
         }
+        // Status shows it from now on, and so it is what the next confirmation is about.
+        held_back.iter().for_each(|held_back| self.lasting.note_held_back(held_back));
         Synced::Ended(Box::new(report), problem)
     }
 
-    async fn whole_sync(&self, allow_delete: bool) -> (SyncReport, Option<Problem>) {
-        let mut report = sync_report(Timestamp::now());
+    async fn whole_sync(&self, confirmed: Option<HeldBack>) -> (SyncOutcome, Option<Problem>) {
+        let mut outcome = SyncOutcome { report: sync_report(Timestamp::now()), held_back: None };
         self.look_for_company().await;
-        let problem = match self.prepare(allow_delete).await {
+        let problem = match self.prepare(confirmed).await {
             Ok(mut prepared) => match self.make_contact(&prepared.inventory).await {
                 Ok(bar) => {
                     bar.into_iter().for_each(|bar| prepared.plan.bar(bar));
                     self.desk.keep(&mut prepared.answer).await;
-                    self.execute(&prepared, &mut report).await
+                    self.execute(&prepared, &mut outcome).await
                 }
                 Err(problem) => Some(problem),
             },
             Err(problem) => Some(problem),
         };
-        report.finished = Timestamp::now();
-        report.result = if problem.is_some() { SyncResult::Failed } else { SyncResult::Ok };
-        (report, problem)
+        outcome.report.finished = Timestamp::now();
+        outcome.report.result = if problem.is_some() { SyncResult::Failed } else { SyncResult::Ok };
+        (outcome, problem)
     }
 
-    async fn execute(&self, prepared: &Prepared, report: &mut SyncReport) -> Option<Problem> {
+    async fn execute(&self, prepared: &Prepared, outcome: &mut SyncOutcome) -> Option<Problem> {
         let Prepared { plan, inventory, .. } = prepared;
+        let report = &mut outcome.report;
         (report.wanted, report.present, report.snapshot) = (plan.wanted, plan.present, plan.snapshot);
         report.held_back = plan.upkeep.held_back();
+        outcome.held_back.clone_from(&plan.upkeep.confirmable);
         let size = plan.size();
         tracing::debug!(
             wanted = plan.wanted,
@@ -199,7 +213,7 @@ impl Workplace {
         let linked = linked.into_iter().map(|(package, sent)| (package, 0, sent));
         let failed = count(sent.chain(linked), report);
         match (first_problem.or(failed), &plan.upkeep.bar) {
-            (None, None) if plan.is_complete() => self.list_and_age(prepared, report).await,
+            (None, None) if plan.is_complete() => self.list_and_age(prepared, outcome).await,
             (first_problem, None) => first_problem,
             (None, Some(bar)) => Some(problem(None, bar.to_string(), Backoff::NEXT_SYNC)),
             (Some(first), Some(bar)) => Some(Problem { text: format!("{}; moreover, {bar}", first.text), ..first }),
@@ -222,8 +236,8 @@ impl Workplace {
     }
 
     /// What only the archive's owner does, after a sync in which everything else succeeded.
-    async fn list_and_age(&self, prepared: &Prepared, report: &mut SyncReport) -> Option<Problem> {
-        let Prepared { plan, wanted, facts, .. } = prepared;
+    async fn list_and_age(&self, prepared: &Prepared, outcome: &mut SyncOutcome) -> Option<Problem> {
+        let Prepared { plan, wanted, .. } = prepared;
         let former = match self.list(wanted).await {
             Ok(former) => former,
             Err(problem) => return Some(problem),
@@ -233,8 +247,12 @@ impl Workplace {
                         new one is stored, and the next sync goes by it";
             return Some(problem(None, text.to_owned(), Backoff::PACKAGE));
         }
-        let aged = self.age(prepared, report).await;
-        let forgotten = self.recollect(prepared, facts.is_confirmed && aged.is_none());
+        let aged = self.age(prepared, outcome).await;
+        let is_confirmed = plan.upkeep.is_confirmed && aged.is_none();
+        if is_confirmed {
+            outcome.held_back = Some(HeldBack::default());
+        }
+        let forgotten = self.recollect(prepared, is_confirmed);
         aged.or(forgotten)
     }
 

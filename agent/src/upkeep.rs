@@ -7,13 +7,12 @@ use blat_domain::identity::SAME;
 use blat_domain::name::PackageId;
 use blat_domain::retention::{Action, Step, Upkeep, Why, is_newer};
 use blat_domain::retry::Backoff;
-use blat_domain::status::SyncReport;
 use jiff::Timestamp;
 
 use crate::outcome::Dropped;
 use crate::recheck::Recheck;
 use crate::session::{Problem, Sent};
-use crate::sync::{Prepared, problem, unreached};
+use crate::sync::{Prepared, SyncOutcome, problem, unreached};
 use crate::target::{Leaving, Retired, Retirement, TargetError};
 use crate::workplace::Workplace;
 
@@ -40,14 +39,14 @@ impl Workplace {
 
     /// Marks and deletes, after a sync in which everything else succeeded. What a tag brought since Release Manager was asked stays, and an
     /// answer that is too old by now is asked for again.
-    pub(crate) async fn age(&self, prepared: &Prepared, report: &mut SyncReport) -> Option<Problem> {
+    pub(crate) async fn age(&self, prepared: &Prepared, outcome: &mut SyncOutcome) -> Option<Problem> {
         let (upkeep, known_up_to) = (&prepared.plan.upkeep, prepared.facts.known_up_to);
         self.say_why_nothing_goes(upkeep);
         let mut first_problem = None;
         let mut recheck = Recheck::of(prepared);
         for (how, steps) in groups(&upkeep.steps) {
             for steps in steps.chunks(AT_ONCE) {
-                if let Err(problem) = recheck.renew(self, prepared, report).await {
+                if let Err(problem) = recheck.renew(self, prepared, outcome).await {
                     return first_problem.or(Some(problem));
                 }
                 let spared = self.tagged_since(known_up_to);
@@ -59,17 +58,16 @@ impl Workplace {
                 };
                 first_problem = first_problem.or(done.problem);
                 match how {
-                    Retirement::Mark(_) => report.marked += done.packages.len() as u64,
+                    Retirement::Mark(_) => outcome.report.marked += done.packages.len() as u64,
                     Retirement::Delete | Retirement::DeleteDue => {
-                        report.deleted += done.packages.len() as u64;
+                        outcome.report.deleted += done.packages.len() as u64;
                         first_problem = first_problem.or(self.bring_back(done.packages, known_up_to).await);
                     }
                     Retirement::Unmark => {}
                 }
             }
         }
-        let refused = upkeep.refusal.as_ref().map(ToString::to_string).or_else(|| upkeep.alarm());
-        first_problem.or(refused.map(|why| problem(None, why, Backoff::NEXT_SYNC)))
+        first_problem.or(upkeep.alarm().map(|why| problem(None, why, Backoff::NEXT_SYNC)))
     }
 
     fn tagged_since(&self, known_up_to: i64) -> BTreeSet<PackageId> {

@@ -273,7 +273,7 @@ pub(crate) struct SyncArgs {
     #[arg(long)]
     pub(crate) wait: bool,
 
-    /// Let these syncs, and no later ones, mark and delete more than max_delete.
+    /// Let these syncs, and no later ones, mark and delete what blat status shows as held back.
     #[arg(long)]
     pub(crate) allow_delete: bool,
 }

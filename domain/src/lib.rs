@@ -8,6 +8,7 @@ pub mod ancestry;
 pub mod bandwidth;
 pub mod buckets;
 pub mod clock;
+pub mod confirmation;
 pub mod frames;
 pub mod guard;
 pub mod history;

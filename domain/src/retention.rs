@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::along::Along;
 use crate::clock::Doubt;
+use crate::confirmation::HeldBack;
 use crate::guard::{MaxDelete, Refusal, judge};
 use crate::inventory::{Inventory, Mark};
 use crate::links::{LONGEST_CHAIN, addressee};
@@ -96,6 +97,19 @@ impl Distrust {
             (!resolution.emptied.is_empty()).then_some(Self::Emptied)
         }
     }
+
+    /// Whether an operator may confirm that it goes all the same.
+    pub fn is_confirmable(&self) -> bool {
+        match self {
+            Self::Emptied | Self::Vanished | Self::NewMemory => true,
+            Self::Snapshot
+            | Self::Incomplete
+            | Self::NothingWanted
+            | Self::Rejected
+            | Self::Contradicting
+            | Self::Forgotten => false,
+        }
+    }
 }
 
 impl fmt::Display for Distrust {
@@ -153,6 +167,18 @@ pub struct Upkeep {
     pub clock_doubt: Option<Doubt>,
     /// The same: the guard. An operator has to look.
     pub refusal: Option<Refusal>,
+    /// The packages that would have been marked or deleted.
+    #[serde(skip)]
+    pub withheld: Vec<PackageId>,
+    /// Whether it goes only because an operator confirmed it.
+    #[serde(skip)]
+    pub is_confirmed: bool,
+    /// What of it an operator may confirm; none where it says nothing of that.
+    #[serde(skip)]
+    pub confirmable: Option<HeldBack>,
+    /// Why an operator's confirmation does not cover it.
+    #[serde(skip)]
+    pub unconfirmed: Option<String>,
     /// Why nothing at all is done here, and the PackageList not replaced: the archive is not ours.
     #[serde(default)]
     pub bar: Option<Bar>,
@@ -174,13 +200,33 @@ impl Upkeep {
 const TOLD: usize = 3;
 
 impl Upkeep {
-    /// What holds all marks and deletions back for the sake of the archive's owner or of Release Manager's answer, in one line; nothing where nothing does, and where the
-    /// sync itself tells more of it.
+    /// What holds all marks and deletions back for the sake of the archive's owner, of Release Manager's answer or of the guard, in one line; nothing
+    /// where nothing does, and where the sync itself tells more of it.
     pub fn held_back(&self) -> Option<String> {
         if let Some(bar) = &self.bar {
             return Some(bar.to_string());
         }
-        let distrust = self.distrust.as_ref()?;
+        let mut text = match (&self.distrust, &self.refusal) {
+            (None, None) => return None,
+            (None, Some(refusal)) => refusal.to_string(),
+            (Some(distrust), None) if distrust.is_confirmable() => {
+                format!(
+                    "{}; it holds back {} of the target's packages",
+                    self.distrusted(distrust)?,
+                    self.withheld.len()
+                )
+            }
+            (Some(distrust), None) => self.distrusted(distrust)?,
+            (Some(distrust), Some(refusal)) => format!("{}; moreover, {refusal}", self.distrusted(distrust)?),
+        };
+        if let Some(why) = &self.unconfirmed {
+            text += &format!("; {why}");
+        }
+        Some(text)
+    }
+
+    /// What is wrong with the cycle, in one line; nothing where the sync itself tells more of it.
+    fn distrusted(&self, distrust: &Distrust) -> Option<String> {
         match distrust {
             Distrust::Snapshot | Distrust::Incomplete => return None,
             Distrust::Rejected
@@ -202,8 +248,25 @@ impl Upkeep {
         Some(text)
     }
 
+    /// What of it an operator may confirm, by the resolution that it was decided by. `is_memory_new`: whether nobody knows what tags brought until
+    /// shortly ago. None where it says nothing of that.
+    pub fn held(&self, resolution: &Resolution, is_memory_new: bool) -> Option<HeldBack> {
+        let releases: &[&Vec<String>] = match &self.distrust {
+            _ if self.bar.is_some() => return None,
+            None => &[],
+            Some(distrust) if distrust.is_confirmable() => &[&resolution.vanished, &resolution.emptied],
+            Some(_) => return None,
+        };
+        let releases = releases.iter().flat_map(|releases| releases.iter().cloned());
+        let held_back = HeldBack::new(releases, self.withheld.iter().map(PackageId::to_string), self.refusal.is_some());
+        Some(if is_memory_new && self.distrust.is_some() { held_back.by_new_memory() } else { held_back })
+    }
+
     /// The same where somebody has to look, so that the sync counts as failed.
     pub fn alarm(&self) -> Option<String> {
+        if self.refusal.is_some() || self.unconfirmed.is_some() {
+            return self.held_back();
+        }
         match self.distrust.as_ref()? {
             Distrust::Contradicting | Distrust::Emptied | Distrust::Vanished | Distrust::Forgotten => self.held_back(),
             Distrust::Snapshot
@@ -396,11 +459,13 @@ impl Circumstances<'_> {
         } else {
             upkeep.distrust = self.distrust.clone();
         }
-        if upkeep.distrust.is_none() && !self.is_confirmed {
+        // An operator confirms all at once, so that all is shown at once.
+        if !self.is_confirmed && upkeep.distrust.as_ref().is_none_or(Distrust::is_confirmable) {
             let held = (self.inventory.packages.len() + self.inventory.links.len()) as u64;
             upkeep.refusal = judge(touched, held, self.max_delete).err();
         }
         if upkeep.distrust.is_some() || upkeep.refusal.is_some() {
+            upkeep.withheld = upkeep.steps.iter().filter(taking).map(|step| step.package.clone()).collect();
             upkeep.steps.retain(|step| step.action == Action::Unmark);
         }
     }

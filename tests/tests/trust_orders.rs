@@ -276,6 +276,52 @@ fn a_selected_release_whose_row_vanishes_holds_deletions_back_until_that_is_conf
 }
 
 #[test]
+fn a_confirmation_covers_what_status_showed_and_nothing_that_came_later() {
+    let third =
+        "INSERT INTO release VALUES (12, 1, 'Lab 3', 'open', 0); INSERT INTO release_package VALUES (12, 'core', '3')";
+    let mut lab = with_database("shown", third);
+    lab.agent_once("perth").expect_success();
+    sql(&lab, "DELETE FROM release_package WHERE release_id = 10");
+    assert_held_back(&mut lab, &["Lab 1 (10)"]);
+    // Nobody has seen this one when the other is confirmed.
+    sql(&lab, "DELETE FROM release WHERE release_id = 11");
+    let confirm = || lab.blat(&["sync", "perth", "--wait", "--allow-delete"]);
+    let changed = "confirmed for 1 release and 1 package, now 2 releases and 2 packages";
+    confirm().expect(1).says(changed).says("such as core@2");
+    lab.wait_for_status("perth", "held back again", |s| {
+        s["last_sync"]["held_back"].as_str().is_some_and(|text| text.contains(changed) && text.contains("Lab 2 (11)"))
+    });
+    assert_eq!(lab.visible().len(), 3, "nothing goes");
+    confirm().expect_success().says("deleted 2");
+    assert_eq!(lab.visible(), ["core@3"]);
+}
+
+#[test]
+fn what_the_guard_held_back_is_confirmed_package_by_package_also_for_the_agents_next_life() {
+    let lab = Lab::new("guarded");
+    for version in ["1", "2", "3", "4"] {
+        lab.package("core", version, |p| p.file("a", version));
+    }
+    lab.release(&[("core", "1"), ("core", "2"), ("core", "3"), ("core", "4")]);
+    lab.config("perth", "aging: immediate\nmax_delete: 0");
+    lab.agent_once("perth").expect_success();
+    lab.release(&[("core", "1"), ("core", "2")]);
+    lab.agent_once("perth").expect(1).says("2 of 4 packages");
+    // As many, and not the same.
+    lab.release(&[("core", "1"), ("core", "4")]);
+    let confirm = || {
+        let mut agent = lab.command("blat-agent");
+        blat_tests::process::run(agent.args(["--target", "perth", "--once", "--allow-delete"]), &lab.home())
+    };
+    confirm().expect(1).says("confirmed for 2 packages, now 2 packages: other packages, such as core@2");
+    assert_eq!(lab.visible().len(), 4, "nothing goes");
+    // Less than was shown is covered by it.
+    lab.release(&[("core", "1"), ("core", "2"), ("core", "4")]);
+    confirm().expect_success().says("1 deleted");
+    assert_eq!(lab.visible(), ["core@1", "core@2", "core@4"]);
+}
+
+#[test]
 fn a_release_that_is_lost_while_its_project_gets_another_name_holds_deletions_back_until_that_is_confirmed() {
     let mut lab = with_database("renamed", "INSERT INTO release_package VALUES (10, 'core', '3')");
     lab.agent_once("perth").expect_success();

@@ -152,7 +152,9 @@ impl Daemon {
                 }
                 Woken::By(event) => Some(event),
                 Woken::ByOrder(Order::Sync { ticket, allow_delete }) => {
-                    Some(Event::SyncAsked { ticket: Some(ticket), allow_delete })
+                    // What status shows at this moment, not what the sync that runs may come to hold back.
+                    let confirmed = allow_delete.then(|| self.workplace.lasting.held_back());
+                    Some(Event::SyncAsked { ticket: Some(ticket), confirmed })
                 }
                 Woken::ByOrder(Order::Reload) => self.reload(),
                 Woken::OtherConfig => self.workplace.orders.noticed().and_then(|settings| self.accept(settings)),
@@ -219,10 +221,10 @@ impl Daemon {
             match action {
                 Action::LookAtTags(look) => self.tags.look(look),
                 Action::RemoveTags(removals) => self.tags.remove(removals),
-                Action::Sync { allow_delete } => {
+                Action::Sync { confirmed } => {
                     let workplace = self.workplace.clone();
                     let syncing = async move {
-                        match workplace.orders.unless_cut(workplace.sync(allow_delete)).await {
+                        match workplace.orders.unless_cut(workplace.sync(confirmed)).await {
                             Some(Synced::Ended(report, problem)) => Event::SyncEnded(report, problem),
                             Some(Synced::Superseded) | None => Event::SyncSuperseded,
                         }
@@ -394,7 +396,7 @@ impl Daemon {
 
 fn woken_by_signal(signal: i32) -> Woken {
     match Signal::from_named_raw(signal) {
-        Some(Signal::USR1) => Woken::By(Event::SyncAsked { ticket: None, allow_delete: false }),
+        Some(Signal::USR1) => Woken::By(Event::SyncAsked { ticket: None, confirmed: None }),
         Some(Signal::HUP) => Woken::RollLog,
         _ => Woken::Stop("a signal to stop"),
     }

@@ -53,6 +53,11 @@ fn the_file_is_closed_to_others_and_written_only_when_something_changes() {
     assert_eq!(fs::metadata(&file).expect("a file").ino(), before.ino());
     let later = LastingMemory::load(&home, &name, true);
     assert_eq!((later.releases("here"), later.releases("there")), (known("R"), KnownReleases::default()));
+    let held_back = HeldBack::new(["R".to_owned()], ["a@1".to_owned()], false);
+    later.note_held_back(&held_back);
+    assert_eq!(LastingMemory::load(&home, &name, true).held_back(), held_back);
+    later.note_held_back(&HeldBack::default());
+    assert_eq!(LastingMemory::load(&home, &name, true).held_back(), HeldBack::default());
     LastingMemory::load(&home, &name, false).note_releases("here", &known("S")).expect("who only looks may go on");
     assert_eq!(LastingMemory::load(&home, &name, true).releases("here"), known("R"), "and writes nothing");
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use blat_config::{Home, load_target};
+use blat_domain::confirmation::HeldBack;
 use blat_domain::inventory::Inventory;
 use blat_domain::name::PackageId;
 use blat_domain::ownership::Owner;
@@ -149,7 +150,9 @@ async fn an_archive_that_only_its_id_shows_to_be_the_source_is_refused_and_left_
     workplace.target = Arc::new(Mirror(root.join("source")));
     let refused = |text: &str| text.contains("the same directory") && text.contains("config/perth.conf");
 
-    let Synced::Ended(report, problem) = workplace.sync(true).await else { panic!("no other settings are there") };
+    let Synced::Ended(report, problem) = workplace.sync(Some(HeldBack::default())).await else {
+        panic!("no other settings are there")
+    };
     assert!(refused(&problem.expect("it is refused").text));
     assert_eq!((report.sent, report.deleted), (0, 0));
     let tagged: BTreeSet<PackageId> = ["a@1".parse().expect("a package")].into();

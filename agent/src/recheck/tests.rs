@@ -10,7 +10,7 @@ use blat_config::{Home, load_target};
 use blat_domain::ownership::{Claim, Found, Owner, RandomId, Record, Title};
 use blat_domain::package_list::Former;
 use blat_domain::plan::{Link, Size};
-use blat_domain::status::SyncResult;
+use blat_domain::status::{SyncReport, SyncResult};
 
 use super::*;
 use crate::progress::Progress;
@@ -116,7 +116,7 @@ async fn sync_from(
     let owner = Owner { home: RandomId::from_random([1; 16]), target: name };
     let mut workplace = Workplace::new(&home, settings, owner);
     (workplace.target, workplace.uptime) = (slow.clone(), || Duration::from_secs(UPTIME.get()));
-    let Synced::Ended(report, problem) = workplace.sync(false).await else { panic!("no other settings are there") };
+    let Synced::Ended(report, problem) = workplace.sync(None).await else { panic!("no other settings are there") };
     let deleted = slow.deleted.lock().unwrap_or_else(PoisonError::into_inner).clone();
     (*report, problem, deleted)
 }

@@ -13,7 +13,7 @@ use proptest::prelude::*;
 const PACE: Pace = Pace { sync: Duration::from_secs(4 * 3600), tag_poll: Duration::from_secs(5) };
 /// The chance that spreads retries, where it does not matter.
 const CHANCE: f64 = 0.5;
-const SYNC: Action = Action::Sync { allow_delete: false };
+const SYNC: Action = Action::Sync { confirmed: None };
 
 fn id(text: &str) -> PackageId {
     text.parse().expect("a package")
@@ -112,12 +112,24 @@ fn syncs_follow_their_schedule() {
 #[test]
 fn a_confirmation_counts_for_one_sync_that_begins_after_it() {
     let mut session = started();
-    let confirmed = |n| Event::SyncAsked { ticket: Some(Ticket(n)), allow_delete: true };
+    let confirmed = |n| Event::SyncAsked { ticket: Some(Ticket(n)), confirmed: Some(HeldBack::default()) };
     assert!(session.step(confirmed(1), at(1), CHANCE).is_empty(), "the one that runs was not confirmed");
-    session.step(Event::SyncAsked { ticket: None, allow_delete: false }, at(2), CHANCE);
-    assert!(session.step(ok(), at(3), CHANCE).contains(&Action::Sync { allow_delete: true }));
+    session.step(Event::SyncAsked { ticket: None, confirmed: None }, at(2), CHANCE);
+    assert!(session.step(ok(), at(3), CHANCE).contains(&Action::Sync { confirmed: Some(HeldBack::default()) }));
     assert!(!session.step(ok(), at(4), CHANCE).iter().any(|action| matches!(action, Action::Sync { .. })));
     assert!(session.step(Event::Ticked, at(5 * 3600), CHANCE).contains(&SYNC), "the next is not");
+}
+
+#[test]
+fn a_confirmation_is_about_what_was_held_back_when_it_was_given() {
+    let held_back = |package: &str| HeldBack::new([], [package.to_owned()], true);
+    let confirmed = |package| Event::SyncAsked { ticket: None, confirmed: Some(held_back(package)) };
+    let mut session = started();
+    session.step(confirmed("a@1"), at(1), CHANCE);
+    session.step(confirmed("b@1"), at(2), CHANCE);
+    session.step(Event::SyncAsked { ticket: None, confirmed: None }, at(3), CHANCE);
+    let follows = Action::Sync { confirmed: Some(held_back("b@1")) };
+    assert!(session.step(ok(), at(4), CHANCE).contains(&follows), "the newest counts");
 }
 
 #[test]
@@ -125,9 +137,7 @@ fn a_sync_asked_for_during_another_follows_it_once() {
     let mut session = started();
     for n in 0..1000 {
         assert!(
-            !session
-                .step(Event::SyncAsked { ticket: Some(Ticket(n)), allow_delete: false }, at(1), CHANCE)
-                .contains(&SYNC)
+            !session.step(Event::SyncAsked { ticket: Some(Ticket(n)), confirmed: None }, at(1), CHANCE).contains(&SYNC)
         );
     }
     let actions = session.step(ok(), at(2), CHANCE);
@@ -146,9 +156,9 @@ fn reloaded(is_elsewhere: bool) -> Event {
 fn a_sync_that_others_settings_supersede_is_followed_at_once_by_one_that_answers_for_it() {
     let mut session = started();
     session.step(ok(), at(1), CHANCE);
-    let asked = |n| Event::SyncAsked { ticket: Some(Ticket(n)), allow_delete: n == 7 };
-    assert!(session.step(asked(7), at(2), CHANCE).contains(&Action::Sync { allow_delete: true }));
-    session.step(Event::SyncAsked { ticket: Some(Ticket(8)), allow_delete: true }, at(3), CHANCE);
+    let asked = |n| Event::SyncAsked { ticket: Some(Ticket(n)), confirmed: (n == 7).then(HeldBack::default) };
+    assert!(session.step(asked(7), at(2), CHANCE).contains(&Action::Sync { confirmed: Some(HeldBack::default()) }));
+    session.step(Event::SyncAsked { ticket: Some(Ticket(8)), confirmed: Some(HeldBack::default()) }, at(3), CHANCE);
     session.step(reloaded(false), at(4), CHANCE);
     let actions = session.step(Event::SyncSuperseded, at(5), CHANCE);
     assert_eq!(actions, [SYNC], "what was confirmed for the former settings is not for these");
@@ -247,7 +257,7 @@ proptest! {
             let event = match (kind, &syncing, &sending) {
                 (0, ..) => {
                     asked.push(Ticket(number as u64));
-                    Event::SyncAsked { ticket: Some(Ticket(number as u64)), allow_delete: false }
+                    Event::SyncAsked { ticket: Some(Ticket(number as u64)), confirmed: None }
                 }
                 (1, Some(_), _) => { syncing = None; ok() }
                 (2, Some(_), _) => {

@@ -248,7 +248,7 @@ fn a_directory_that_does_not_answer_is_reported_and_nothing_else_waits_for_it() 
     assert!(session.step(Event::TagsHinted, at(29), CHANCE).is_empty(), "one look at a time");
     assert_eq!(session.step(Event::TagsHang { since: at(2), retry_at: at(60) }, at(32), CHANCE), []);
     assert!(session.failure().expect("a report").text.contains("does not answer"));
-    assert!(session.step(Event::SyncAsked { ticket: None, allow_delete: false }, at(40), CHANCE).contains(&SYNC));
+    assert!(session.step(Event::SyncAsked { ticket: None, confirmed: None }, at(40), CHANCE).contains(&SYNC));
     session.step(found(Vec::new()), at(50), CHANCE);
     assert_eq!(session.failure(), None);
 }
