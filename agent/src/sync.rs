@@ -26,7 +26,7 @@ use jiff::Timestamp;
 use crate::orders::Orders;
 use crate::outcome::Dropped;
 use crate::recheck::Facts;
-use crate::release::{Answer, origin, trailing, written_at};
+use crate::release::{Answer, MOST_LOGGED, origin, trailing, written_at};
 use crate::session::{Problem, Sent};
 use crate::target::{Rule, TargetError};
 use crate::workplace::Workplace;
@@ -281,7 +281,7 @@ impl Workplace {
         }
     }
 
-    /// What is wanted and cannot be sent is logged one by one; the first that will not pass by itself is the sync's problem.
+    /// The first of what is wanted and cannot be sent is logged one by one; the first that will not pass by itself is the sync's problem.
     fn say_what_is_missing(&self, plan: &Plan, report: &mut SyncReport) -> Option<Problem> {
         let mut first = None;
         for unknown in &plan.unknown {
@@ -290,14 +290,20 @@ impl Workplace {
         }
         // Those that somebody should see go first in the report, which names few.
         let (passing, lasting): (Vec<&Held>, Vec<&Held>) = plan.held.iter().partition(|held| held.hold.is_waiting());
-        for held in lasting.into_iter().chain(passing) {
+        for held in lasting.iter().chain(&passing) {
             report.hold(&held.package, &held.hold);
-            if held.hold.is_waiting() {
-                tracing::debug!(package = %held.package, "{}", held.hold);
-                continue;
-            }
+        }
+        for held in passing.iter().take(MOST_LOGGED) {
+            tracing::debug!(package = %held.package, "{}", held.hold);
+        }
+        for held in lasting.iter().take(MOST_LOGGED) {
             tracing::warn!(target_name = %self.settings.name, package = %held.package, "{}", held.hold);
-            report.failed += 1;
+        }
+        if let Some(more @ 1..) = lasting.len().checked_sub(MOST_LOGGED) {
+            tracing::warn!(target_name = %self.settings.name, more, "more wanted packages cannot be sent; blat plan lists them");
+        }
+        report.failed += lasting.len() as u64;
+        if let Some(held) = lasting.first() {
             first.get_or_insert(problem(Some(held.package.clone()), held.hold.to_string(), patience(&held.hold)));
         }
         first

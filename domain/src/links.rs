@@ -41,8 +41,8 @@ pub fn addressee(link: &PackageId, to: &str) -> Result<Version, String> {
 pub struct Followed {
     /// What was wanted, and what it addresses.
     pub wanted: WantedSet,
-    /// The packages of `wanted` as the source has them, but for those that the target holds as they are: in a large archive that is nearly
-    /// all of them.
+    /// The packages of `wanted` as the source has them, but for those that it lacks and those that the target holds as they are: in a large
+    /// archive that is nearly all of them.
     pub survey: BTreeMap<PackageId, Source>,
 }
 
@@ -120,6 +120,8 @@ impl<F: FnMut(&PackageId) -> Source> Seen<F> {
             Entry::Occupied(seen) => seen.into_mut(),
             Entry::Vacant(place) => match look(package) {
                 Source::Ready { time, .. } if inventory.packages.get(package) == Some(&time) => return None,
+                // Releases may list a million that are not there: what no table has is missing.
+                Source::Held(Hold::Missing) => return None,
                 source => place.insert(source),
             },
         };

@@ -270,7 +270,7 @@ impl Plan {
 }
 
 /// The steps that bring a target that holds `inventory` to hold all of `wanted`. `survey` has every wanted package as
-/// the source has it, but for those that are to stay as they are, and `wanted` everything that its links address (see
+/// the source has it, but for those that it lacks and those that are to stay as they are, and `wanted` everything that its links address (see
 /// [`crate::links::follow`]).
 ///
 /// Pinned packages come first, then the order is that of names and versions, so that versions of one package are neighbours in the stream.

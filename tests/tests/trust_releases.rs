@@ -274,6 +274,23 @@ fn a_large_file_or_command_of_releases_costs_the_agent_little_memory() {
     assert_eq!(lab.visible(), ["core@1.1", "core@1.10"], "nothing goes");
 }
 
+/// Releases may list whatever they like: what the source lacks costs neither memory nor the log, and what it has arrives.
+#[test]
+fn a_hundred_thousand_wanted_packages_that_the_source_lacks_cost_little_memory_and_few_lines() {
+    let lab = lab("lacking");
+    let rest = watched(lab.start_agent_once("perth")).1;
+    let mut list: Vec<String> = (0..100_000).map(|number| format!("lacking 1.{number}")).collect();
+    list.extend(["other 1".to_owned(), "# end 100001".to_owned()]);
+    fs::write(lab.home().join("wanted.txt"), list.join("\n") + "\n").expect("an own file");
+    lab.config("perth", &format!("release_manager: {{package_list: wanted.txt}}\nprojects: []\n{DELETES}"));
+    let (outcome, peak) = watched(lab.start_agent_once("perth"));
+    outcome.expect(1).says("more wanted packages cannot be sent");
+    let lines = outcome.stderr.matches("the source has no such package").count();
+    assert!((1..50).contains(&lines), "{lines} lines of a hundred thousand: {}", outcome.stderr);
+    assert!(peak < rest + MOST_MORE, "{peak} bytes, and at rest {rest}");
+    assert!(lab.visible().contains(&"other@1".to_owned()), "{:?}", lab.visible());
+}
+
 /// A server that does its worst: the agent says what happened, deletes nothing, and takes no memory.
 fn hostile_servers(kind: Kind) {
     let mut lab = lab(&format!("hostile{kind}"));

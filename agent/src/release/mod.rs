@@ -26,8 +26,9 @@ pub(crate) use reader::read_instead;
 use reader::{Read, Reader};
 use snapshot::Snapshot;
 
-/// So many entries that are not valid are logged one by one; a source of garbage must not fill the log's disk.
-const MOST_LOGGED: usize = 20;
+/// So many of its entries that are not valid, or that the source has no package for, are logged one by one: garbage must not push everything
+/// else out of the log.
+pub(crate) const MOST_LOGGED: usize = 20;
 
 /// Why Release Manager could not be asked. A sync that does not know what is wanted does nothing.
 #[derive(Debug, thiserror::Error)]
