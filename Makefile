@@ -5,7 +5,7 @@ PREFIX ?= /usr/local
 BINARIES = blat blatd blat-agent
 MAN = target/man
 
-.PHONY: help build demo demo-stop demo-s3 test test-faults test-scripts test-soak fuzz lint bench bench-s3 bench-peers man install clean
+.PHONY: help build demo demo-stop demo-s3 test test-faults test-scripts test-soak bare-machine fuzz lint bench bench-s3 bench-peers man install clean
 
 help:
 	@echo 'make build      the release executables, in target/release, and the receivers that agents carry'
@@ -15,6 +15,7 @@ help:
 	@echo 'make test       all tests, as root or as an ordinary user'
 	@echo 'make test-faults  the faults that take long or need a disk of their own (root)'
 	@echo 'make test-scripts  the target scripts under every shell of this machine'
+	@echo 'make bare-machine  make demo and make test on a Debian that has nothing, in a folder of its own (root); BARE says where'
 	@echo 'make test-soak  many fortnights of simulated operation; FORTNIGHTS says how many ($(FORTNIGHTS))'
 	@echo 'make fuzz       any bytes at both ends of the protocol, FUZZ_SECONDS ($(FUZZ_SECONDS)) for each target'
 	@echo 'make lint       formatting, clippy, shell scripts'
@@ -43,6 +44,16 @@ demo-s3:
 test-scripts:
 	@tests/lab/setup test
 	target-scripts/tests/run
+
+# Each twice: by root, who may install what is missing, and then by an ordinary user.
+BARE ?= /var/tmp/blat-bare-machine
+bare-machine:
+	tests/lab/bare-machine '$(BARE)' make demo
+	tests/lab/bare-machine '$(BARE)' make demo-stop
+	tests/lab/bare-machine '$(BARE)' make test
+	tests/lab/bare-machine '$(BARE)' visitor make demo
+	tests/lab/bare-machine '$(BARE)' visitor make demo-stop
+	tests/lab/bare-machine '$(BARE)' visitor make test
 
 # One fortnight takes a second. A failure prints its seed: BLAT_SEED=N rolls it again.
 FORTNIGHTS ?= 1000
@@ -94,7 +105,7 @@ lint:
 	@if $(CARGO) deny --version >/dev/null 2>&1; then set -x; $(CARGO) deny --locked check bans licenses sources; \
 	else echo 'lint: no cargo-deny here, so licences and sources were not looked at (cargo install cargo-deny)'; fi
 
-SHELL_SCRIPTS = .ci/run benches/index demo/run demo/stop demo/s3 fuzz/run receiver/build tests/lab/setup tests/lab/sshd tests/lab/database tests/lab/s3 tests/lab/archive \
+SHELL_SCRIPTS = .ci/run benches/index demo/run demo/stop demo/s3 fuzz/run receiver/build tests/lab/setup tests/lab/bare-machine tests/lab/sshd tests/lab/database tests/lab/s3 tests/lab/archive \
 	target-scripts/*_* target-scripts/tests/run
 
 bench:
