@@ -165,7 +165,8 @@ absent() { [ ! -e "$arch/$1" ] && [ ! -L "$arch/$1" ]; }
 # ---- streams
 
 # pack FILE RULE NAME/VERSION...: a stream as docs/target-scripts.md has it. $lie_entries is added to each count, $lie_digest replaces each
-# manifest's digest, $lie_batch is the whole text of the batch.
+# manifest's digest, $lie_batch is the whole text of the batch. $closing makes the stream one of packages that their owner may not read, as only
+# somebody else can pack them: it changes the tree files, by sed; all files have the mode 044 then.
 pack() {
     stream=$1
     rule=$2
@@ -195,9 +196,9 @@ pack_one() {
     (cd "$src/$place" && find . -type f -print0 | sort -z | sed -z 's,^\./\(.\),\1,; s,^-,./-,' | xargs -0 sha256sum) \
         >"$work/pack/manifests/$place"
     digest=$(sha256sum <"$work/pack/manifests/$place")
-    tree_of "$src/$place" >"$work/pack/manifests/${place%/*}/.${place#*/}.tree"
+    tree_of "$src/$place" | sed "${closing-}" >"$work/pack/manifests/${place%/*}/.${place#*/}.tree"
     tree=$(sha256sum <"$work/pack/manifests/${place%/*}/.${place#*/}.tree")
-    echo "${place%/*} ${place#*/} $entries $(stat -c %Y "$src/$place/descpkg") $mode ${lie_digest:-${digest%% *}}" \
+    echo "${place%/*} ${place#*/} $entries $(stat -c %Y "$src/$place/descpkg") ${lie_mode:-$mode} ${lie_digest:-${digest%% *}}" \
         "${lie_tree:-${tree%% *}} $rule" >>"$work/pack/batch"
     (
         like=$work/pack/like
@@ -208,8 +209,8 @@ pack_one() {
         find "$place" ! -type d ! -path "$place/descpkg" -print0 | sort -z >"$work/pack/leaves"
         set -- --no-recursion --null --format=gnu
         tar -rf "$stream" "$@" --transform 's,^,packages/,SH' --mode=u+rwx -T "$work/pack/down"
-        tar -rf "$stream" "$@" --transform 's,^,packages/,SH' -T "$work/pack/leaves"
-        tar -rf "$stream" "$@" --transform 's,^,packages/,SH' "$place/descpkg"
+        tar -rf "$stream" "$@" ${closing:+--mode=044} --transform 's,^,packages/,SH' -T "$work/pack/leaves"
+        tar -rf "$stream" "$@" ${closing:+--mode=044} --transform 's,^,packages/,SH' "$place/descpkg"
         # The likenesses: writable, sticky where the owner may not write; the package's own root is not marked.
         # shellcheck disable=SC2016
         find "$place" -depth -type d -exec sh -c '

@@ -107,6 +107,32 @@ fn as_root_what_comes_to_a_group_s_archive_belongs_to_the_group() {
     }
 }
 
+/// Line 26, for whoever serves.
+#[test]
+fn as_root_what_its_owner_may_not_read_goes_with_its_modes_and_takes_no_neighbour_along() {
+    let lab = lab("unreadable");
+    let source = lab.package("odd", "1", |p| {
+        p.with_mode("others", "for others alone", 0o044).with_mode("d/nobody", "y", 0o004).file("z", "z")
+    });
+    let shut = lab.package("shut", "1", |p| p.file("a", "a"));
+    lab.package("tools", "1", |p| p.file("a", "a"));
+    let set_mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("root may");
+    set_mode(&source.join("d"), 0o055);
+    set_mode(&shut, 0o055);
+    // Whoever writes packages is not the master, who reads them as one of the others.
+    [&source, &shut].into_iter().for_each(|package| Account::ReleaseManager.own(package));
+    lab.release(&[("core", "1"), ("odd", "1"), ("shut", "1"), ("tools", "1")]);
+    lab.config("perth", "");
+    lab.agent_once("perth").expect(1).says("shut@1").says("has the mode 055, which closes it to its owner");
+    assert_eq!(lab.visible(), ["core@1", "odd@1", "tools@1"]);
+    lab.assert_published("odd", "1");
+    for (path, mode) in [("others", 0o044), ("d", 0o055), ("d/nobody", 0o004), ("z", 0o444)] {
+        let there = fs::metadata(lab.on_target("odd", "1").join(path)).expect("an entry").mode() & 0o7777;
+        assert_eq!(there, mode, "{path}: {there:o}");
+    }
+    lab.blat(&["verify", "perth"]).expect_success().says("closed    odd@1");
+}
+
 /// What was sent so that its owner may not read it is not bad, and what somebody closed afterwards is.
 #[test]
 fn as_root_verify_says_of_what_its_owner_may_not_read_that_it_is_closed_and_not_bad() {

@@ -168,7 +168,7 @@ impl Stream {
         self.tar.text(&format!("manifests/{name}/{}", tree::file_name(version)), &papers.tree)?;
         let (root_mode, rule) = (root.stat().permissions(), parcel.rule.word());
         let [digest, tree] = [&papers.manifest, &papers.tree].map(|paper| hex(&Sha256::digest(paper)));
-        Ok(format!("{name} {version} {entries} {} {root_mode:o} {digest} {tree} {rule}\n", parcel.time))
+        Ok(format!("{name} {version} {entries} {} {root_mode:03o} {digest} {tree} {rule}\n", parcel.time))
     }
 
     /// How a directory is to be in the end, told apart from the directory itself: the target's tar finishes some links only after all
