@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use blat_config::{Home, Settings, Transport};
 use blat_domain::ownership::Owner;
-use blat_domain::text::printable;
+use blat_domain::text::{printable, typed};
 use blat_domain::units::show_size;
 
 use crate::target::answer::{Input, ask};
@@ -100,7 +100,10 @@ fn here(settings: &Settings, findings: &mut Findings) {
     let identity = ssh.identity.display();
     match std::fs::metadata(&ssh.identity) {
         Ok(found) if found.permissions().mode() & 0o077 != 0 => {
-            findings.wrong.push(format!("others may read the identity {identity}: chmod 600 {identity}"));
+            findings.wrong.push(format!(
+                "others may read the identity {identity}: chmod 600 {}",
+                typed(&ssh.identity.to_string_lossy())
+            ));
         }
         Ok(_) => {}
         Err(error) => findings

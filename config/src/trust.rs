@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 
-use blat_domain::text::printable;
+use blat_domain::text::{printable, typed};
 use rustix::fs::{CWD, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat};
 use rustix::process::geteuid;
 
@@ -258,7 +258,7 @@ fn judge_owner(found: &Stat, path: &Path) -> Result<(), Distrust> {
     Err(Distrust::OpenToOthers {
         path: path.to_owned(),
         what: format!("belongs to user {owner}, neither root nor the home's owner"),
-        remedy: format!("chown -h {us} {}", printable(&path.to_string_lossy())),
+        remedy: format!("chown -h {us} {}", typed(&path.to_string_lossy())),
     })
 }
 
@@ -271,7 +271,7 @@ fn judge_mode(found: &Stat, path: &Path) -> Result<(), Distrust> {
     Err(Distrust::OpenToOthers {
         path: path.to_owned(),
         what: format!("has mode {:04o}: {who} may write it", mode.bits()),
-        remedy: format!("chmod go-w {}", printable(&path.to_string_lossy())),
+        remedy: format!("chmod go-w {}", typed(&path.to_string_lossy())),
     })
 }
 

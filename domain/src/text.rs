@@ -57,6 +57,16 @@ pub fn nearest<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Opt
         .map(|(_, candidate)| candidate)
 }
 
+/// One word of a command that a person is to type, as a shell takes it: quoted where it has to be, and fit for printing.
+pub fn typed(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@,".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.into()
+    } else {
+        format!("'{}'", escaped(word).replace('\'', "'\\''"))
+    }
+}
+
 /// Levenshtein distance, by characters.
 fn edit_distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().take(SHOWN).collect();
@@ -99,6 +109,13 @@ mod tests {
         for plain in ["Perth 7.1 – straße", "東京 ・ ленинград", "a\u{301}\u{a0}b", ""] {
             assert!(escaped(plain) == plain && !hides_something(plain), "{plain}");
         }
+    }
+
+    #[test]
+    fn commands_to_type_survive_a_shell() {
+        assert_eq!(typed("/srv/blat-1.0"), "/srv/blat-1.0");
+        assert_eq!(typed("/srv/my blat's"), "'/srv/my blat'\\''s'");
+        assert_eq!([typed("$(id)"), typed("#1000"), typed(""), typed("a\nb")], ["'$(id)'", "'#1000'", "''", "'a\\nb'"]);
     }
 
     #[test]

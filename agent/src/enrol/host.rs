@@ -7,6 +7,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, anyhow, bail};
 use blat_config::SshSettings;
+use blat_domain::text::typed;
 
 use crate::target::transport::known_hosts::{Verdict, entry_name};
 use crate::target::transport::libssh2::connect::Greeted;
@@ -36,7 +37,8 @@ pub(super) fn approve(ssh: &SshSettings, greeted: &Greeted, expected: Option<&st
         Verdict::Revoked => bail!("the host key {fingerprint} is revoked in {known_hosts}; nothing is done"),
         Verdict::Changed => bail!(
             "{known_hosts} has another key for {name} than {fingerprint}; if its owner confirms the change, remove the old \
-             one with `ssh-keygen -R '{name}' -f {known_hosts}`, then enrol again"
+             one with `{}`, then enrol again",
+            removal(&name, &ssh.known_hosts)
         ),
         Verdict::Unknown => {}
     }
@@ -46,6 +48,11 @@ pub(super) fn approve(ssh: &SshSettings, greeted: &Greeted, expected: Option<&st
     store(&ssh.known_hosts, &name, key).with_context(|| format!("cannot store the host key in {known_hosts}"))?;
     println!("           now trusted in {known_hosts}");
     Ok(())
+}
+
+/// The command by which the keys of `name` are removed, as any shell takes it.
+fn removal(name: &str, known_hosts: &Path) -> String {
+    format!("ssh-keygen -R {} -f {}", typed(name), typed(&known_hosts.to_string_lossy()))
 }
 
 /// A fingerprint may be given with its `SHA256:` or without.
@@ -99,6 +106,12 @@ fn store(path: &Path, name: &str, key: &HostKey) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_command_that_removes_a_key_survives_a_shell() {
+        let command = removal("[10.0.0.1]:2222", Path::new("/srv/it's a home/known_hosts"));
+        assert_eq!(command, r"ssh-keygen -R '[10.0.0.1]:2222' -f '/srv/it'\''s a home/known_hosts'");
+    }
 
     #[test]
     fn a_fingerprint_is_compared_with_or_without_its_prefix() {

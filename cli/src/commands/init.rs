@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use blat_config::{Home, account, home_id, samples};
-use blat_domain::text::printable;
+use blat_domain::text::{printable, typed};
 
 use crate::args::InitArgs;
 use crate::commands::expect_owner;
@@ -94,7 +94,7 @@ fn database(path: &Path) -> Result<&'static str, Failure> {
 
 /// What a person does next. Host keys are theirs to trust.
 fn next_steps(home: &Home) -> String {
-    let root = quoted(home.root());
+    let root = typed(&home.root().to_string_lossy());
     let mut text = String::from("\nnext:\n");
     let mut step = |what: &str, command: &str| text += &format!("  # {what}\n  {command}\n");
     step(
@@ -112,28 +112,10 @@ fn next_steps(home: &Home) -> String {
     text
 }
 
-/// A path as a shell takes it.
-fn quoted(path: &Path) -> String {
-    let text = path.to_string_lossy();
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@,".contains(c);
-    if text.chars().all(plain) { text.into_owned() } else { format!("'{}'", printable(&text).replace('\'', "'\\''")) }
-}
-
 fn shown(path: &Path) -> String {
     printable(&path.to_string_lossy())
 }
 
 fn cannot(what: &str, path: &Path, error: &io::Error) -> Failure {
     Failure::failed(format!("cannot {what} {}: {error}", shown(path)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn printed_commands_survive_a_shell() {
-        assert_eq!(quoted(Path::new("/srv/blat-1.0")), "/srv/blat-1.0");
-        assert_eq!(quoted(Path::new("/srv/my blat's")), "'/srv/my blat'\\''s'");
-    }
 }
