@@ -34,7 +34,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use blat_config::{Home, Settings, account};
+use blat_config::{Home, Settings, account, surroundings};
 use blat_domain::name::{PackageId, TargetName};
 use blat_domain::ownership::Owner;
 use blat_domain::text::{escaped, escaped_lines};
@@ -64,6 +64,10 @@ impl From<anyhow::Error> for Failure {
 const WIND_UP: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
+    if let Err(error) = surroundings::settle() {
+        say(format_args!("blat-agent: cannot start: {error}"));
+        return ExitCode::from(FAILED);
+    }
     if let Some(code) = target::transport::tied::become_other(std::env::args_os()) {
         return code;
     }

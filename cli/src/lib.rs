@@ -25,6 +25,8 @@ use clap::{CommandFactory, Parser};
 
 pub use failure::Exit;
 
+use failure::Failure;
+
 /// The command line's definition: names, options and help texts.
 pub fn command() -> clap::Command {
     args::Cli::command()
@@ -32,7 +34,13 @@ pub fn command() -> clap::Command {
 
 /// Carries out a command line, its first word being the name of the executable. Says what went wrong on standard error;
 /// the exit code is for the caller to use.
+///
+/// This takes the whole process over: its umask and its limits become what [`blat_config::surroundings`] makes of them.
 pub fn run(words: impl IntoIterator<Item = OsString>) -> Exit {
+    if let Err(error) = blat_config::surroundings::settle() {
+        Failure::failed(format!("cannot start: {error}")).say();
+        return Exit::FAILED;
+    }
     let cli = match args::Cli::try_parse_from(words) {
         Ok(cli) => cli,
         Err(error) => return not_parsed(&error),

@@ -22,6 +22,7 @@ mod s3;
 pub mod samples;
 mod settings;
 pub mod socket;
+pub mod surroundings;
 pub mod tag_directory;
 mod target;
 pub mod trust;

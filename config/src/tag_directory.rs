@@ -77,7 +77,7 @@ fn step(here: &OwnedFd, part: &OsStr, missing: Missing) -> io::Result<Step> {
     match rustix::fs::openat(here, part, walking() | OFlags::NOFOLLOW, Mode::empty()) {
         Ok(directory) => return Ok(Step::Into(directory)),
         Err(Errno::NOENT) if missing == Missing::Make => {
-            made(rustix::fs::mkdirat(here, part, Mode::from_raw_mode(0o775)))?;
+            made(rustix::fs::mkdirat(here, part, Mode::from_raw_mode(0o755)))?;
             return Ok(Step::Into(rustix::fs::openat(here, part, walking() | OFlags::NOFOLLOW, Mode::empty())?));
         }
         Err(Errno::LOOP | Errno::NOTDIR) => {}

@@ -21,12 +21,12 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use blat_config::pid_file::{PidFile, PidFileError};
-use blat_config::{Home, LogSettings, account};
+use blat_config::{Home, LogSettings, account, surroundings};
 use blat_domain::restart::Policy;
 use blat_domain::text::escaped_lines;
 use blat_logging::Log;
 use clap::Parser;
-use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
+use rustix::process::Signal;
 use signal_hook_tokio::Signals;
 use tokio::sync::mpsc;
 
@@ -65,6 +65,10 @@ struct Args {
 }
 
 fn main() -> ExitCode {
+    if let Err(error) = surroundings::settle() {
+        eprintln!("blatd: cannot start: {error}");
+        return ExitCode::FAILURE;
+    }
     let args = Args::parse();
     // Before anything is opened or made. Where there is no home tree, that is said below.
     if let Ok(home) = Home::locate(args.home.as_deref())
@@ -104,7 +108,6 @@ async fn run(args: Args) -> anyhow::Result<()> {
         Log::open(&home.master_log(), max, keep, VERBOSE).context("cannot open the log")?;
     let version = env!("CARGO_PKG_VERSION");
     tracing::info!(pid = std::process::id(), version, home = %home.root().display(), "master started");
-    make_room_for_descriptors();
 
     let listener = blat_config::socket::bind(&home)
         .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
@@ -138,13 +141,5 @@ fn refused(home: &Home, error: PidFileError) -> anyhow::Error {
             anyhow!("a master runs already for {}: {who}; stop it with `blat stop`", home.root().display())
         }
         error @ PidFileError::Io { .. } => anyhow!(error),
-    }
-}
-
-/// Every agent takes half a dozen descriptors, and the usual limit of 1,024 is there for programs that cannot count further.
-fn make_room_for_descriptors() {
-    let limit = getrlimit(Resource::Nofile);
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
-        tracing::warn!(%error, limit = limit.current, "cannot raise the limit of open files");
     }
 }
