@@ -32,6 +32,7 @@ pub mod status;
 pub mod tag;
 pub mod text;
 pub mod throttle;
+pub mod throughput;
 pub mod tree;
 pub mod units;
 pub mod why;

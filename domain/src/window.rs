@@ -7,6 +7,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::throughput::Sample;
+
 /// The least window, in bytes: a window that holds too little leaves the road empty now and then.
 pub const LEAST: u64 = 128 << 10;
 /// The largest: more than any road needs that is worth the name.
@@ -39,10 +41,15 @@ struct Round {
     from: u64,
     /// Ends with the first answer to a question that comes after so many bytes.
     until: u64,
+    began: Duration,
     quickest: Option<Duration>,
     /// Whether bytes had to wait for the window.
     was_full: bool,
 }
+
+/// An answer without a question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unasked;
 
 /// The bytes that may be on their way. Times are those since any one moment.
 #[derive(Debug)]
@@ -53,6 +60,8 @@ pub struct Window {
     arrived: u64,
     /// Written up to the last urgent byte.
     urgent: u64,
+    /// Written when last there was room on the way and nothing to be written: until all that has arrived and more, we are slower than the road.
+    starved: u64,
     questions: VecDeque<Question>,
     round: Round,
     /// The shortest time of this period, and of the one before.
@@ -71,6 +80,7 @@ impl Default for Window {
             written: 0,
             arrived: 0,
             urgent: 0,
+            starved: 0,
             questions: VecDeque::new(),
             round: Round::default(),
             shortest: [None; 2],
@@ -87,6 +97,13 @@ impl Window {
         let is_open = self.on_the_way() < self.bytes();
         self.round.was_full |= !is_open;
         is_open
+    }
+
+    /// There is nothing to be written, or nothing that may be.
+    pub fn starve(&mut self) {
+        if self.on_the_way() < self.bytes() {
+            self.starved = self.written;
+        }
     }
 
     /// So many bytes were written that did not wait for the window. They take their place on the way; that answers are later says nothing of it.
@@ -110,18 +127,18 @@ impl Window {
         self.questions.push_back(Question { after: self.written, at: now });
     }
 
-    /// The first question that was not answered is. Gives false where there is none.
-    pub fn answer(&mut self, now: Duration) -> bool {
-        let Some(Question { after, at }) = self.questions.pop_front() else { return false };
+    /// The first question that was not answered is. Gives what a round has shown of the road where it ends with that.
+    ///
+    /// # Errors
+    /// [`Unasked`] where there is no such question.
+    pub fn answer(&mut self, now: Duration) -> Result<Option<Sample>, Unasked> {
+        let Question { after, at } = self.questions.pop_front().ok_or(Unasked)?;
         self.arrived = after;
         let took = now.saturating_sub(at);
         for known in [&mut self.round.quickest, &mut self.shortest[0]] {
             *known = Some(known.map_or(took, |known| known.min(took)));
         }
-        if after >= self.round.until {
-            self.look(now);
-        }
-        true
+        Ok((after >= self.round.until).then(|| self.look(now)))
     }
 
     /// Bytes that may be on their way at the moment.
@@ -133,16 +150,28 @@ impl Window {
         self.written - self.arrived
     }
 
-    /// Makes the window fit what a round has shown.
-    fn look(&mut self, now: Duration) {
-        let next = Round { from: self.arrived, until: self.written + 1, ..Round::default() };
+    /// Makes the window fit what a round has shown, and tells that.
+    fn look(&mut self, now: Duration) -> Sample {
+        let next = Round { from: self.arrived, until: self.written + 1, began: now, ..Round::default() };
         let round = std::mem::replace(&mut self.round, next);
+        let sample = self.sample(round, now);
         let was_drained = std::mem::replace(&mut self.drains, false);
         if let (Some(took), Some(shortest), false) = (round.quickest, self.shortest(), was_drained) {
             self.fit(took, shortest, round.was_full && self.urgent <= round.from);
         }
         if !was_drained && now.saturating_sub(self.period_began) >= PERIOD {
             self.begin_period(now);
+        }
+        sample
+    }
+
+    /// What a round has shown that ends now. The road was full where even the quickest answer waited behind other bytes.
+    fn sample(&self, round: Round, now: Duration) -> Sample {
+        let has_waited = round.quickest.zip(self.shortest()).is_some_and(|(took, best)| took >= best + ALLOWANCE / 2);
+        Sample {
+            bytes: self.arrived - round.from,
+            took: now.saturating_sub(round.began),
+            was_full: has_waited && self.starved < round.from,
         }
     }
 

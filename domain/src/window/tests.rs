@@ -1,6 +1,7 @@
 //! Windows on roads in simulated time.
 
 use super::*;
+use crate::throughput::Throughput;
 
 const MEGABYTE: f64 = 1e6;
 const FRAME: u64 = 64 << 10;
@@ -8,6 +9,7 @@ const FRAME: u64 = 64 << 10;
 /// A road with one queue at its beginning, which anybody fills as far as the window lets him.
 struct Road {
     window: Window,
+    throughput: Throughput,
     now: Duration,
     /// Bytes a second.
     rate: f64,
@@ -29,8 +31,9 @@ struct Seen {
 impl Road {
     fn new(rate: f64, round_trip_ms: u64) -> Self {
         let round_trip = Duration::from_millis(round_trip_ms);
-        let (window, now, free) = (Window::default(), Duration::ZERO, Duration::ZERO);
-        Self { window, now, rate, round_trip, free, answers: VecDeque::new() }
+        let (now, free) = (Duration::ZERO, Duration::ZERO);
+        let (window, throughput, answers) = (Window::default(), Throughput::default(), VecDeque::new());
+        Self { window, throughput, now, rate, round_trip, free, answers }
     }
 
     /// Sends for a while as much as it may.
@@ -55,8 +58,14 @@ impl Road {
             self.write(FRAME);
         }
         self.now = self.answers.pop_front().expect("a full window has questions under way");
-        self.window.answer(self.now);
+        self.note_answer();
         (frames, waited)
+    }
+
+    /// An answer has come just now.
+    fn note_answer(&mut self) {
+        let sample = self.window.answer(self.now).expect("a question");
+        sample.into_iter().for_each(|sample| self.throughput.note(sample));
     }
 
     fn write(&mut self, bytes: u64) {
@@ -148,7 +157,7 @@ fn what_does_not_fill_the_window_neither_widens_nor_narrows_it() {
         assert!(window.is_open());
         if window.write(FRAME) {
             window.ask(now);
-            assert!(window.answer(now + Duration::from_millis(late)));
+            assert!(window.answer(now + Duration::from_millis(late)).is_ok());
         }
     }
     assert_eq!(window.bytes, FIRST);
@@ -157,7 +166,103 @@ fn what_does_not_fill_the_window_neither_widens_nor_narrows_it() {
 #[test]
 fn answers_that_nobody_asked_for_change_nothing() {
     let mut window = Window::default();
-    assert!((0..100).all(|second| !window.answer(Duration::from_secs(second))));
+    assert!((0..100).all(|second| window.answer(Duration::from_secs(second)) == Err(Unasked)));
     assert!(window.is_open());
     assert_eq!(window.bytes(), FIRST);
+}
+
+impl Road {
+    /// Waits for all that is under way, and so long in all, with nothing to send.
+    fn rest(&mut self, seconds: f64) {
+        let end = self.now + Duration::from_secs_f64(seconds);
+        self.window.starve();
+        while let Some(answer) = self.answers.front().copied().filter(|answer| *answer <= end) {
+            self.answers.pop_front();
+            self.now = answer;
+            self.note_answer();
+            self.window.starve();
+        }
+        self.now = end;
+    }
+
+    /// What is known of it, in megabytes a second: by the average, and by the best round.
+    fn measured(&self) -> Option<[f64; 2]> {
+        let [mean, best] = [false, true].map(|is_near| self.throughput.bytes_a_second(is_near));
+        mean.zip(best).map(|(mean, best)| [mean as f64 / MEGABYTE, best as f64 / MEGABYTE])
+    }
+}
+
+#[test]
+fn a_full_road_shows_what_it_delivers() {
+    for (rate, round_trip_ms) in [(0.5, 50), (2.0, 300), (12.5, 1), (25.0, 50), (30.0, 7), (110.0, 50), (100.0, 0)] {
+        let mut road = Road::new(rate * MEGABYTE, round_trip_ms);
+        road.run(20);
+        let [mean, best] = road.measured().expect("it was full");
+        assert!((0.95..1.02).contains(&(mean / rate)), "{mean} of {rate} MB/s, {round_trip_ms} ms");
+        assert!((0.95..1.2).contains(&(best / rate)), "{best} of {rate} MB/s, {round_trip_ms} ms");
+    }
+}
+
+#[test]
+fn an_idle_far_road_never_looks_fast_however_much_it_takes_at_once() {
+    for size in [1_000, 70_000, 130_000, 500_000, 1_200_000] {
+        let mut road = Road::new(25.0 * MEGABYTE, 50);
+        for _ in 0..1_000 {
+            road.write_urgent(size);
+            road.rest(0.3);
+        }
+        assert_eq!(road.measured(), None, "{size} bytes at a time");
+        assert!(road.throughput.deltas_pay(false, None));
+    }
+}
+
+#[test]
+fn what_we_send_at_a_rate_of_our_own_says_nothing_of_the_road() {
+    // 6.4 MB/s on a road that carries 125.
+    for round_trip_ms in [0, 50] {
+        let mut road = Road::new(125.0 * MEGABYTE, round_trip_ms);
+        for _ in 0..10_000 {
+            road.write(FRAME);
+            road.rest(0.01);
+        }
+        assert_eq!(road.measured(), None, "{round_trip_ms} ms");
+    }
+}
+
+#[test]
+fn answers_that_are_late_on_an_idle_road_do_not_make_it_look_slow() {
+    let mut road = Road::new(125.0 * MEGABYTE, 0);
+    for late_ms in [0, 20, 1, 90].into_iter().cycle().take(4_000) {
+        road.round_trip = Duration::from_millis(late_ms);
+        road.write(FRAME);
+        road.rest(0.1);
+    }
+    assert_eq!(road.measured(), None);
+}
+
+#[test]
+fn what_holds_too_little_to_fill_the_road_says_nothing_of_it() {
+    let mut road = Road::new(125.0 * MEGABYTE, 50);
+    keep_under_way(&mut road, FIRST + 2 * FRAME);
+    assert_eq!(road.measured(), None);
+}
+
+#[test]
+fn what_is_urgent_and_more_than_the_road_holds_shows_what_it_delivers() {
+    let mut road = Road::new(10.0 * MEGABYTE, 50);
+    keep_under_way(&mut road, 4 << 20);
+    let [mean, best] = road.measured().expect("it was full");
+    assert!((9.5..10.2).contains(&mean) && best < 12.0, "{mean}, {best} MB/s");
+}
+
+/// Keeps so many urgent bytes on the road for 3 s, as credit does.
+fn keep_under_way(road: &mut Road, bytes: u64) {
+    let end = road.now + Duration::from_secs(3);
+    while road.now < end {
+        while road.window.on_the_way() < bytes {
+            road.write_urgent(FRAME);
+        }
+        road.now = road.answers.pop_front().expect("a question under way");
+        road.note_answer();
+    }
 }

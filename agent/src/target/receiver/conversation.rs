@@ -13,6 +13,7 @@ use blat_domain::buckets::USUAL;
 use blat_domain::frames::{FIRST_CREDIT, HEADER, LANES, Lane, PROTOCOL, Reply, Request, append, header};
 use blat_domain::name::PackageId;
 use blat_domain::text::printable;
+use blat_domain::throughput::{NEAR, Throughput};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::sync::{Mutex, MutexGuard, Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
@@ -22,7 +23,6 @@ use super::heart::{Duty, Heart};
 use super::marker::skip_noise;
 use super::outbox::Outbox;
 use super::road::{self, Road};
-use super::speed::Speed;
 use super::{broke, out_of_turn, protocol_error, refused, understand};
 use crate::target::TargetError;
 use crate::target::bounded::{Bounds, Complaints};
@@ -33,10 +33,6 @@ use crate::target::valve::Valve;
 const GREETING: Duration = Duration::from_secs(30);
 /// How long a receiver whose conversation broke may take to say why.
 const LAST_WORDS: Duration = Duration::from_secs(2);
-/// A link that takes so many bytes a second takes them as fast as they can be made smaller.
-const FAST: u64 = 40 << 20;
-/// Whoever answers within this is near, and near ends have fast links.
-const NEAR: Duration = Duration::from_millis(5);
 /// Replies that may wait for whoever listens on a lane: nobody listens on more than four at once, and none is longer than a frame, so all of them
 /// take 16 MiB at the most.
 const REPLIES: usize = 16;
@@ -58,7 +54,6 @@ struct Shared {
     road: Road,
     valve: Arc<Valve>,
     lanes: [LaneState; LANES as usize],
-    speed: Speed,
     ended: watch::Sender<Option<TargetError>>,
 }
 
@@ -95,8 +90,12 @@ impl Shared {
 }
 
 impl Conversation {
-    /// Greets a receiver that has just been started. The valve holds back what is sent to it.
-    pub(crate) async fn begin(remote: Remote, valve: Arc<Valve>) -> Result<Self, TargetError> {
+    /// Greets a receiver that has just been started. The valve holds back what is sent to it; `throughput` is what is known of the road there.
+    pub(crate) async fn begin(
+        remote: Remote,
+        valve: Arc<Valve>,
+        throughput: Arc<std::sync::Mutex<Throughput>>,
+    ) -> Result<Self, TargetError> {
         let lane_state = || LaneState {
             credit: Semaphore::new(FIRST_CREDIT as usize),
             busy: AtomicBool::new(false),
@@ -104,10 +103,9 @@ impl Conversation {
         };
         let shared = Arc::new(Shared {
             outbox: Outbox::default(),
-            road: Road::default(),
+            road: Road::new(throughput),
             valve,
             lanes: std::array::from_fn(|_| lane_state()),
-            speed: Speed::default(),
             ended: watch::Sender::new(None),
         });
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..LANES).map(|_| mpsc::channel(REPLIES)).unzip();
@@ -139,6 +137,7 @@ impl Conversation {
         strand.settled();
         // That answer took the receiver's start as well.
         self.feel_round_trip().await?;
+        self.shared.road.begin(self.is_near());
         Ok(remains)
     }
 
@@ -157,7 +156,7 @@ impl Conversation {
     /// Looks again at how far it is, where that may matter much and only chance may have made it look far: a machine was busy at that moment.
     pub(crate) async fn look_closer(&self) -> Result<(), TargetError> {
         for _ in 0..2 {
-            if self.shared.speed.bytes_a_second().is_some() || self.is_near() {
+            if self.shared.road.is_measured() || self.is_near() {
                 break;
             }
             self.feel_round_trip().await?;
@@ -169,16 +168,9 @@ impl Conversation {
         Duration::from_nanos(self.round_trip.load(Ordering::Relaxed)) <= NEAR
     }
 
-    /// Whether the link is so slow that saving bytes pays even if it takes time: by the limit, by what was measured, and before that by the
-    /// time of a round trip.
-    pub(crate) fn is_slow(&self) -> bool {
-        if self.shared.valve.rate().is_some_and(|rate| rate.get() < FAST) {
-            return true;
-        }
-        match self.shared.speed.bytes_a_second() {
-            Some(speed) => speed < FAST,
-            None => !self.is_near(),
-        }
+    /// Whether saving bytes pays even if it takes time: by the limit, by what the road has delivered, and before that by the time of a round trip.
+    pub(crate) fn deltas_pay(&self) -> bool {
+        self.shared.road.deltas_pay(self.is_near(), self.shared.valve.rate())
     }
 
     /// Packages of which interrupted attempts had left something when the conversation began, and which were not swept since.
@@ -435,14 +427,11 @@ async fn last_words(
 
 async fn write(mut stdin: Pin<Box<dyn AsyncWrite + Send>>, shared: &Shared) -> Result<(), TargetError> {
     loop {
-        let (lane, mut frame, held_back) = shared.outbox.take(&shared.valve, &shared.road).await;
+        let (lane, mut frame) = shared.outbox.take(&shared.valve, &shared.road).await;
         shared.road.write(lane, &mut frame).map_err(refused)?;
         shared.lane(lane).written.fetch_add(1, Ordering::Relaxed);
-        let begun = Instant::now();
         stdin.write_all(&frame).await.map_err(|error| broke(&error.to_string()))?;
         stdin.flush().await.map_err(|error| broke(&error.to_string()))?;
-        // Bytes that wait for room on the road would have blocked on it.
-        shared.speed.note(frame.len(), held_back + begun.elapsed());
     }
 }
 

@@ -7,7 +7,6 @@ mod marker;
 mod outbox;
 mod road;
 mod sending;
-mod speed;
 #[cfg(test)]
 mod tests;
 
@@ -25,6 +24,7 @@ use blat_domain::package_list::Former;
 use blat_domain::plan::{Link, Size};
 use blat_domain::status::Leftover;
 use blat_domain::text::printable;
+use blat_domain::throughput::Throughput;
 use sha2::{Digest, Sha256};
 use tokio::sync::Mutex;
 
@@ -55,6 +55,8 @@ pub(crate) struct ReceiverTarget {
     owner: Owner,
     under_way: AtomicU64,
     conversation: Mutex<Option<Arc<Conversation>>>,
+    /// What the road there has delivered, over all conversations.
+    throughput: Arc<std::sync::Mutex<Throughput>>,
     known: std::sync::Mutex<Known>,
     numbers: AtomicU32,
     leftovers: Leftovers,
@@ -66,7 +68,8 @@ impl ReceiverTarget {
     pub(crate) fn new(knowledge: Arc<Knowledge>, reserve: u64, store: Arc<Store>, owner: Owner) -> Self {
         let (conversation, known) = (Mutex::new(None), std::sync::Mutex::default());
         let (under_way, numbers, leftovers) = (AtomicU64::new(0), 0.into(), Leftovers::default());
-        Self { knowledge, reserve, store, owner, under_way, conversation, known, numbers, leftovers }
+        let throughput = Arc::default();
+        Self { knowledge, reserve, store, owner, under_way, conversation, throughput, known, numbers, leftovers }
     }
 
     /// The conversation that goes on, or a new one.
@@ -82,7 +85,7 @@ impl ReceiverTarget {
             Serves::Scripts { .. } => return Err(broke("the target has no receiver any more")),
         };
         let begun = match self.knowledge.transport().exec(&command).await {
-            Ok(remote) => Conversation::begin(remote, self.knowledge.valve().clone()).await,
+            Ok(remote) => Conversation::begin(remote, self.knowledge.valve().clone(), self.throughput.clone()).await,
             Err(error) => Err(error),
         };
         match begun {
@@ -98,15 +101,6 @@ impl ReceiverTarget {
                 self.knowledge.mistrust(&error).await;
                 Err(error)
             }
-        }
-    }
-
-    /// How packages are packed: what costs more time here than it saves on the link is left undone.
-    fn codec(&self, conversation: &Conversation) -> Codec {
-        match (self.knowledge.transport().is_remote(), conversation.is_slow()) {
-            (false, _) => Codec::Plain,
-            (true, false) => Codec::Zstd,
-            (true, true) => Codec::Referring,
         }
     }
 
@@ -191,7 +185,8 @@ impl Target for ReceiverTarget {
         parcels.iter().for_each(|parcel| size += parcel.size);
         let under_way = UnderWay::begin(&self.under_way, size);
         let reserve = self.reserve.saturating_add(under_way.before());
-        let (held, codec) = (self.held(parcels), self.codec(&conversation));
+        let held = self.held(parcels);
+        let codec = codec(self.knowledge.transport().is_remote(), conversation.deltas_pay());
         let times = parcels.iter().map(|parcel| (&parcel.package, parcel.time)).collect();
         let told = &|news: Vec<(PackageId, Delivery)>| {
             self.note(&times, &news);
@@ -291,6 +286,15 @@ impl Target for ReceiverTarget {
         strand.answer(Bounds::packages(1 + PLACE_LINES), each).await?;
         strand.settled();
         Ok(title)
+    }
+}
+
+/// How packages are packed: what costs more time here than it saves on the link is left undone.
+fn codec(is_remote: bool, deltas_pay: bool) -> Codec {
+    match (is_remote, deltas_pay) {
+        (false, _) => Codec::Plain,
+        (true, false) => Codec::Zstd,
+        (true, true) => Codec::Referring,
     }
 }
 

@@ -5,11 +5,9 @@
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use blat_domain::frames::{LANES, Lane};
 use tokio::sync::Notify;
-use tokio::time::Instant;
 
 use super::road::Road;
 use crate::target::valve::Valve;
@@ -83,25 +81,29 @@ impl Outbox {
         self.filled.notify_one();
     }
 
-    /// The most urgent frame, once there is one that the valve lets through, and for how long the road had no room for any. Frames of the control
-    /// lane always go, and count.
-    pub(super) async fn take(&self, valve: &Valve, road: &Road) -> (Lane, Vec<u8>, Duration) {
-        let mut full_since = None;
+    /// The most urgent frame, once there is one that the valve lets through and that the road has room for. Frames of the control lane always go,
+    /// and count.
+    pub(super) async fn take(&self, valve: &Valve, road: &Road) -> (Lane, Vec<u8>) {
         loop {
             let (may_go, taken) = self.try_take(valve, road);
             if let Some((lane, frame)) = taken {
                 valve.spend(frame.len());
-                return (lane, frame, full_since.map_or(Duration::ZERO, |since: Instant| since.elapsed()));
-            }
-            if may_go == MayGo::Urgent {
-                full_since.get_or_insert_with(Instant::now);
+                return (lane, frame);
             }
             match may_go {
-                MayGo::All | MayGo::Urgent => self.filled.notified().await,
-                MayGo::Control => tokio::select! {
-                    () = self.filled.notified() => {}
-                    () = valve.opening() => {}
-                },
+                // It has room again with the next answer.
+                MayGo::Urgent => self.filled.notified().await,
+                MayGo::All => {
+                    road.starve();
+                    self.filled.notified().await;
+                }
+                MayGo::Control => {
+                    road.starve();
+                    tokio::select! {
+                        () = self.filled.notified() => {}
+                        () = valve.opening() => {}
+                    }
+                }
             }
         }
     }
@@ -137,13 +139,16 @@ impl Outbox {
 #[cfg(test)]
 mod tests {
     use std::num::NonZeroU64;
+    use std::sync::Arc;
+    use std::time::Duration;
 
     use blat_domain::bandwidth::Bandwidth;
+    use tokio::time::Instant;
 
     use super::*;
 
     async fn next(outbox: &Outbox, valve: &Valve) -> String {
-        String::from_utf8(outbox.take(valve, &Road::default()).await.1).expect("text")
+        String::from_utf8(outbox.take(valve, &Road::new(Arc::default())).await.1).expect("text")
     }
 
     #[tokio::test]
@@ -166,7 +171,7 @@ mod tests {
     async fn while_the_bandwidth_is_used_up_control_frames_go_and_tags_are_the_first_to_follow() {
         let (outbox, valve) = (Outbox::default(), Valve::new(Bandwidth::Always(NonZeroU64::new(1))));
         outbox.put(Lane::BULK, vec![0; 100_000]);
-        assert_eq!(outbox.take(&valve, &Road::default()).await.1.len(), 100_000, "the first may go at once");
+        assert_eq!(outbox.take(&valve, &Road::new(Arc::default())).await.1.len(), 100_000, "the first may go at once");
         outbox.put(Lane::BULK, b"bulk".to_vec());
         let sending = async { [next(&outbox, &valve).await, next(&outbox, &valve).await, next(&outbox, &valve).await] };
         let speaking = async {
@@ -185,7 +190,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn while_the_road_is_full_tags_go_and_full_syncs_wait_for_what_has_arrived() {
-        let (outbox, valve, road) = (Outbox::default(), Valve::new(Bandwidth::Always(None)), Road::default());
+        let (outbox, valve, road) = (Outbox::default(), Valve::new(Bandwidth::Always(None)), Road::new(Arc::default()));
         let mut sent = 0;
         while road.is_open() {
             let mut frame = vec![0; 64 << 10];
@@ -203,7 +208,8 @@ mod tests {
             road.answer();
             outbox.look_again();
         };
-        let ((_, frame, held_back), ()) = tokio::join!(outbox.take(&valve, &road), arriving);
-        assert_eq!((frame.as_slice(), held_back), (&b"bulk"[..], Duration::from_secs(1)));
+        let since = Instant::now();
+        let ((_, frame), ()) = tokio::join!(outbox.take(&valve, &road), arriving);
+        assert_eq!((frame.as_slice(), since.elapsed()), (&b"bulk"[..], Duration::from_secs(1)));
     }
 }

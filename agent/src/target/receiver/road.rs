@@ -1,9 +1,12 @@
-//! The road to the receiver: what is on it, kept as short as the road allows. Questions that are answered at once go along with the frames.
+//! The road to the receiver: what is on it, kept as short as the road allows, and how much it delivers. Questions that are answered at once go along
+//! with the frames.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use blat_domain::bandwidth::Rate;
 use blat_domain::frames::{FrameError, Lane, Request, append};
+use blat_domain::throughput::Throughput;
 use blat_domain::window::Window;
 use tokio::time::Instant;
 
@@ -21,19 +24,40 @@ const PADDING: [u8; 3000] = [0; 3000];
 #[derive(Debug)]
 pub(super) struct Road {
     window: Mutex<Window>,
+    /// What this road has delivered, over earlier connections too.
+    throughput: Arc<Mutex<Throughput>>,
     begun: Instant,
     /// When the last frame was written, but for heartbeats and their like.
     last: Mutex<Instant>,
 }
 
-impl Default for Road {
-    fn default() -> Self {
-        let begun = Instant::now();
-        Self { window: Mutex::default(), begun, last: Mutex::new(begun) }
-    }
-}
-
 impl Road {
+    /// A road of which this is known.
+    pub(super) fn new(throughput: Arc<Mutex<Throughput>>) -> Self {
+        let begun = Instant::now();
+        Self { window: Mutex::default(), throughput, begun, last: Mutex::new(begun) }
+    }
+
+    /// The other end has greeted, from near or from far.
+    pub(super) fn begin(&self, is_near: bool) {
+        lock(&self.throughput).begin(is_near);
+    }
+
+    /// Whether anything was measured.
+    pub(super) fn is_measured(&self) -> bool {
+        lock(&self.throughput).is_measured()
+    }
+
+    /// Whether making deltas takes less time than sending what they save, where so much may be sent in a second.
+    pub(super) fn deltas_pay(&self, is_near: bool, limit: Rate) -> bool {
+        lock(&self.throughput).deltas_pay(is_near, limit)
+    }
+
+    /// There is nothing to be written, or nothing that may be.
+    pub(super) fn starve(&self) {
+        lock(&self.window).starve();
+    }
+
     /// Whether more of what is not urgent may be written.
     pub(super) fn is_open(&self) -> bool {
         lock(&self.window).is_open()
@@ -60,7 +84,11 @@ impl Road {
 
     /// The first question that was not answered is. Gives false where there is none.
     pub(super) fn answer(&self) -> bool {
-        lock(&self.window).answer(self.begun.elapsed())
+        let sample = lock(&self.window).answer(self.begun.elapsed());
+        if let Ok(Some(sample)) = sample {
+            lock(&self.throughput).note(sample);
+        }
+        sample.is_ok()
     }
 }
 
@@ -77,7 +105,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_tag_on_a_road_at_rest_takes_more_than_a_packet_and_nothing_else_is_padded() {
-        let road = Road::default();
+        let road = Road::new(Arc::default());
         let written = |lane| {
             let mut frame = vec![0; 10];
             road.write(lane, &mut frame).expect("it fits");

@@ -1,5 +1,6 @@
 //! The agent's end against a far end that is broken, slow or hostile: over pipes in memory, in simulated time.
 
+mod far;
 mod unasked;
 
 use std::collections::BTreeMap;
@@ -47,7 +48,8 @@ fn unlimited() -> Arc<Valve> {
 /// A conversation that has begun.
 async fn begun(pipe: usize) -> (Conversation, FarEnd) {
     let (remote, mut far) = remote(pipe);
-    let (conversation, ()) = tokio::join!(Conversation::begin(remote, unlimited()), far.greet(PROTOCOL));
+    let (conversation, ()) =
+        tokio::join!(Conversation::begin(remote, unlimited(), Arc::default()), far.greet(PROTOCOL));
     (conversation.expect("a greeting"), far)
 }
 
@@ -137,7 +139,7 @@ async fn error(strand: &mut Strand<'_>) -> TargetError {
 
 async fn begin_with(bytes: &[u8]) -> TargetError {
     let (remote, mut far) = remote(1 << 20);
-    let (begun, ()) = tokio::join!(Conversation::begin(remote, unlimited()), far.say_bytes(bytes));
+    let (begun, ()) = tokio::join!(Conversation::begin(remote, unlimited(), Arc::default()), far.say_bytes(bytes));
     begun.expect_err("no conversation")
 }
 
@@ -162,7 +164,7 @@ async fn endless_noise_is_not_read_for_ever() {
 #[tokio::test(start_paused = true)]
 async fn another_protocol_is_for_an_operator_to_mend() {
     let (remote, mut far) = remote(1 << 20);
-    let (begun, ()) = tokio::join!(Conversation::begin(remote, unlimited()), far.greet(PROTOCOL + 1));
+    let (begun, ()) = tokio::join!(Conversation::begin(remote, unlimited(), Arc::default()), far.greet(PROTOCOL + 1));
     let why = begun.expect_err("no conversation");
     assert!(
         matches!(&why, TargetError::Operator(text) if text.contains(&format!("protocol {}", PROTOCOL + 1)) && !text.contains('\x1b')),
