@@ -4,8 +4,13 @@ use std::collections::VecDeque;
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
+use std::time::{Duration, Instant};
+
+/// Pieces of at most 16 KiB that may be on their way over a long road.
+const ON_THE_WAY: usize = 256;
 
 /// What becomes of one link, once so many bytes went from the agent to the target.
 #[derive(Debug, Clone, Copy)]
@@ -46,6 +51,8 @@ struct Shared {
 struct Link {
     near: TcpStream,
     far: TcpStream,
+    /// How long a byte is on its way.
+    delay: Duration,
     state: Mutex<State>,
     all_sent: Arc<AtomicU64>,
 }
@@ -60,6 +67,15 @@ struct State {
 impl Relay {
     /// A relay to this port, which ends with the test's process.
     pub fn to(port: u16) -> Self {
+        Self::over(port, Duration::ZERO)
+    }
+
+    /// The same, where a byte needs so long to the other end and back. Like a router's queue it takes much at once.
+    pub fn far(port: u16, round_trip: Duration) -> Self {
+        Self::over(port, round_trip / 2)
+    }
+
+    fn over(port: u16, delay: Duration) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let own = listener.local_addr().expect("a bound port").port();
         let shared: Arc<Shared> = Arc::default();
@@ -69,7 +85,7 @@ impl Relay {
                 let Ok(far) = TcpStream::connect(("127.0.0.1", port)) else { continue };
                 let fault = own_lock(&all.coming).pop_front();
                 let state = Mutex::new(State { fault, sent: 0, swallows: false });
-                let link = Arc::new(Link { near, far, state, all_sent: all.sent.clone() });
+                let link = Arc::new(Link { near, far, delay, state, all_sent: all.sent.clone() });
                 own_lock(&all.links).push(link.clone());
                 let back = link.clone();
                 thread::spawn(move || link.pass(true));
@@ -107,7 +123,21 @@ impl Relay {
 
 impl Link {
     fn pass(&self, towards_target: bool) {
-        let (mut from, mut to) = if towards_target { (&self.near, &self.far) } else { (&self.far, &self.near) };
+        let (from, to) = if towards_target { (&self.near, &self.far) } else { (&self.far, &self.near) };
+        if self.delay.is_zero() {
+            return self.take(towards_target, from, |piece| (&*to).write_all(piece).is_ok());
+        }
+        let (on_the_way, arriving) = sync_channel(ON_THE_WAY);
+        thread::scope(|scope| {
+            scope.spawn(move || arrive(arriving, to));
+            let due = |piece: &[u8]| on_the_way.send((Instant::now() + self.delay, piece.to_vec())).is_ok();
+            self.take(towards_target, from, due);
+            drop(on_the_way);
+        });
+    }
+
+    /// Takes what comes from one end and gives it to `pass`, until either has an end.
+    fn take(&self, towards_target: bool, mut from: &TcpStream, pass: impl Fn(&[u8]) -> bool) {
         let mut buffer = [0; 16 << 10];
         while let Ok(count) = from.read(&mut buffer) {
             let piece = &mut buffer[..count];
@@ -117,7 +147,7 @@ impl Link {
             if count > 0 && own_lock(&self.state).swallows {
                 continue;
             }
-            if count == 0 || to.write_all(piece).is_err() {
+            if count == 0 || !pass(piece) {
                 break;
             }
         }
@@ -151,6 +181,16 @@ impl Link {
         for end in [&self.near, &self.far] {
             // Linux answers this with a reset at once, though other threads still hold the socket.
             rustix::net::connect_unspec(end).expect("a socket");
+        }
+    }
+}
+
+/// Gives each piece to the other end when its time has come.
+fn arrive(pieces: Receiver<(Instant, Vec<u8>)>, mut to: &TcpStream) {
+    for (due, piece) in pieces {
+        thread::sleep(due.saturating_duration_since(Instant::now()));
+        if to.write_all(&piece).is_err() {
+            return;
         }
     }
 }

@@ -1,7 +1,8 @@
-//! What a cut connection costs: little, and nothing that was staged before counts unless it is still the same.
+//! What a cut connection costs: little, and nothing that was staged before counts unless it is still the same. What a far one costs: what changed.
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use blat_tests::relay::Relay;
 use blat_tests::{Dice, Lab, process, tree};
@@ -25,13 +26,19 @@ fn lab(name: &str) -> (Lab, Relay) {
         });
     }
     lab.release(&PACKAGES.map(|name| (name, "1")));
+    let relay = put_behind(&lab, Relay::to);
+    (lab, relay)
+}
+
+/// Puts the lab's target behind a relay to its port.
+fn put_behind(lab: &Lab, relay_to: impl FnOnce(u16) -> Relay) -> Relay {
     let known = fs::read_to_string(lab.home().join("../sshd/known_hosts")).expect("the lab's own");
     let (host, key) = known.trim().split_once(' ').expect("a name and a key");
-    let relay = Relay::to(host.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port"));
+    let relay = relay_to(host.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port"));
     fs::write(lab.home().join("ssh/known_hosts"), format!("[127.0.0.1]:{} {key}\n", relay.port))
         .expect("an own folder");
     lab.config("perth", &format!("port: {}\nknown_hosts: ssh/known_hosts\nreceiver: auto", relay.port));
-    (lab, relay)
+    relay
 }
 
 fn stages(lab: &Lab) -> PathBuf {
@@ -136,4 +143,33 @@ fn what_is_left_of_a_package_that_nobody_wants_any_more_is_swept() {
 
     assert_eq!(fs::read_dir(stages(&lab)).expect("a folder").count(), 0, "something is left");
     lab.assert_published("other", "1");
+}
+
+#[test]
+fn after_many_tags_over_an_idle_far_link_the_next_version_costs_what_has_changed() {
+    const TAGS: u32 = 45;
+    process::carried_receiver();
+    let mut lab = Lab::new("far");
+    let mut library = Dice::seeded(1).bytes(2 << 20);
+    lab.package("library", "1", |package| package.file("library.so", &library));
+    library[1 << 20] ^= 1;
+    lab.package("library", "2", |package| package.file("library.so", &library));
+    for tag in 1..=TAGS {
+        lab.package("small", &tag.to_string(), |package| package.noise("data", 200_000));
+    }
+    lab.release(&[("library", "1")]);
+    let relay = put_behind(&lab, |port| Relay::far(port, Duration::from_millis(20)));
+    lab.start_master();
+    lab.wait_until_published("library", "1");
+
+    for tag in 1..=TAGS {
+        let tag = lab.drop_tag("perth", "small", &tag.to_string());
+        lab.wait_for("a tag to be removed", || (!tag.exists()).then_some(()));
+    }
+    let before = relay.sent();
+    let tag = lab.drop_tag("perth", "library", "2");
+    lab.wait_for("the last tag to be removed", || (!tag.exists()).then_some(()));
+    lab.assert_published("library", "2");
+    let sent = relay.sent() - before;
+    assert!(sent < 100_000, "{sent} bytes for one that has changed");
 }
