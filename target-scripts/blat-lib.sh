@@ -468,15 +468,25 @@ is_random() {
 # check_owner OWNER: fails unless the record names OWNER, `HOME-ID TARGET`; to be asked under the publish lock. Whoever works here by hand names
 # none.
 check_owner() {
-    [ -n "$1" ] || return 0
+    [ -z "$1" ] || is_owned_by "$1" || fail 1 "changing what the archive $archive is to hold failed: $now"
+}
+
+# may_replace OWNER: true unless somebody else may own the archive, which `$now` says then; to be asked under the publish lock. Where there is no
+# record, nobody else does.
+may_replace() {
+    [ -z "$1" ] || is_owned_by "$1" || { [ -z "$record" ] && ! exists "$house/archive"; }
+}
+
+# is_owned_by OWNER: the record, which `$record` becomes, names OWNER; else `$now` says what it is.
+is_owned_by() {
     read_record
-    ! { is_record "$record" && [ "${record#* }" = "$1" ]; } || return 0
-    if is_record "$record"; then
-        now="its owner is ${record#* } now"
-    else
-        now="$house/archive does not name its owner"
+    if ! is_record "$record"; then
+        now="$house/archive does not name its owner; \`blat adopt\` takes it over"
+        return 1
+    elif [ "${record#* }" != "$1" ]; then
+        now="its owner is ${record#* } now; \`blat adopt\` takes it over"
+        return 1
     fi
-    fail 1 "changing what the archive $archive is to hold failed: $now; \`blat adopt\` takes it over"
 }
 
 # is_small FILE BYTES: it has no more bytes. To be asked before anything is read that may be a stranger's: tools keep a line as a whole, and a file

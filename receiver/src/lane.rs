@@ -156,7 +156,7 @@ impl Worker {
             }
             Request::Store { bytes, digest } => self.store(bytes, digest)?,
             Request::Link { links } => {
-                let linked = link::link(&self.archive, &links);
+                let linked = link::link(&self.archive, &links, self.owner.as_deref());
                 self.answer(linked)?;
             }
             Request::Retire { how, packages } => {
@@ -449,7 +449,7 @@ impl Worker {
         }
         let pending = std::mem::take(&mut self.pending);
         self.on_disk = self.weight();
-        match publish::publish(&self.archive, pending.packages, &self.inbox) {
+        match publish::publish(&self.archive, pending.packages, self.owner.as_deref(), &self.inbox) {
             Ok((lines, published)) => {
                 self.replies.lines(self.lane, &lines)?;
                 self.replies.send(self.lane, &[])?;

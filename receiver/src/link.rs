@@ -9,23 +9,28 @@ use rustix::fs::FileType;
 use crate::archive::dir::kind;
 use crate::archive::{Archive, DESCPKG};
 use crate::failure::{Failure, is_full};
-use crate::locks;
 use crate::scratch::{Scratch, flush};
+use crate::{locks, ownership};
 
-/// Makes links, in their order; gives a line for each.
-pub(crate) fn link(archive: &Archive, links: &[(PackageId, Version)]) -> Result<(Vec<String>, Scratch), Failure> {
+/// Makes links, in their order; where `owner` is named, only that one replaces other links. Gives a line for each.
+pub(crate) fn link(
+    archive: &Archive,
+    links: &[(PackageId, Version)],
+    owner: Option<&str>,
+) -> Result<(Vec<String>, Scratch), Failure> {
     let scratch = Scratch::take(archive, "file")?;
     scratch.note_batch(archive, links.iter().map(|(package, _)| package))?;
     let lines = locks::publishing(archive, &scratch.rooms, || -> Vec<String> {
-        links.iter().map(|(package, to)| put_link(archive, &scratch, package, to)).collect()
+        links.iter().map(|(package, to)| put_link(archive, &scratch, owner, (package, to))).collect()
     })?;
     flush(archive, &scratch.rooms, "the links", "check the disk")?;
     Ok((lines, scratch))
 }
 
-fn put_link(archive: &Archive, scratch: &Scratch, package: &PackageId, to: &Version) -> String {
+fn put_link(archive: &Archive, scratch: &Scratch, owner: Option<&str>, link: (&PackageId, &Version)) -> String {
+    let (package, _) = link;
     let PackageId { name, version } = package;
-    decide(archive, scratch, package, to).unwrap_or_else(|error| {
+    decide(archive, scratch, owner, link).unwrap_or_else(|error| {
         let class = if is_full(&error) { "space" } else { "io" };
         format!(
             "failed {name} {version} {class} making the link failed: {error}; check owners, modes and space there\n"
@@ -33,7 +38,12 @@ fn put_link(archive: &Archive, scratch: &Scratch, package: &PackageId, to: &Vers
     })
 }
 
-fn decide(archive: &Archive, scratch: &Scratch, package: &PackageId, to: &Version) -> io::Result<String> {
+fn decide(
+    archive: &Archive,
+    scratch: &Scratch,
+    owner: Option<&str>,
+    (package, to): (&PackageId, &Version),
+) -> io::Result<String> {
     let PackageId { name, version } = package;
     let failed = |class: &str, text: &str| Ok(format!("failed {name} {version} {class} {text}\n"));
     let of_name = match archive.root.stat(name.as_str())? {
@@ -55,9 +65,15 @@ fn decide(archive: &Archive, scratch: &Scratch, package: &PackageId, to: &Versio
         }
         Some(_) | None => {}
     }
-    if of_name.link_target(version.as_str())?.is_some_and(|there| there == to.as_str().as_bytes()) {
+    let there = of_name.link_target(version.as_str())?;
+    if there.as_ref().is_some_and(|there| there == to.as_str().as_bytes()) {
         archive.sync_names(&of_name)?;
         return Ok(format!("already {name} {version}\n"));
+    }
+    if there.is_some()
+        && let Some(why) = ownership::keeps_from_replacing(&scratch.rooms.house, owner)?
+    {
+        return failed("conflict", &why);
     }
     let hidden = format!(".{version}.{}", scratch.id);
     of_name.link(to.as_str(), hidden.as_str())?;

@@ -15,6 +15,8 @@ use crate::scratch::Scratch;
 
 /// The most of a record that is told, in bytes: a good one is shorter.
 const MOST_TOLD: usize = 300;
+/// What somebody can do who does not own the archive.
+const ADOPT: &str = "`blat adopt` takes it over";
 
 /// The lines of an answer: what the record says, where there is one, and which directory this is.
 pub(crate) fn lines(archive: &Archive) -> String {
@@ -80,12 +82,25 @@ pub(crate) fn check(archive: &Archive, house: &Dir, owner: Option<&str>) -> Resu
     let Some(owner) = owner else { return Ok(()) };
     let what = || format!("changing what the archive {} is to hold", archive.shown());
     let text = told(house).map_err(|error| Failure::io(what(), &error, CHECK_MODES))?;
-    let now = match text.and_then(|text| Record::parse(&text)) {
-        Some(record) if record.owner.to_string() == owner => return Ok(()),
-        Some(record) => format!("its owner is {} now", record.owner),
-        None => format!("{HOUSE}/{FILE} does not name its owner"),
-    };
-    Err(Failure::refused(what(), now, "`blat adopt` takes it over"))
+    let lost = loss(&text.unwrap_or_default(), owner);
+    lost.map_or(Ok(()), |now| Err(Failure::refused(what(), now, ADOPT)))
+}
+
+/// Why `owner` does not replace what is there, if somebody else may own the archive; to be asked under the publish lock. Where there is no record,
+/// nobody else does.
+pub(crate) fn keeps_from_replacing(house: &Dir, owner: Option<&str>) -> io::Result<Option<String>> {
+    let Some(owner) = owner else { return Ok(None) };
+    let lost = told(house)?.and_then(|text| loss(&text, owner));
+    Ok(lost.map(|now| ["another one is there, and it is not replaced: ", &now, "; ", ADOPT].concat()))
+}
+
+/// What a record says where it does not name `owner`.
+fn loss(text: &str, owner: &str) -> Option<String> {
+    match Record::parse(text) {
+        Some(record) if record.owner.to_string() == owner => None,
+        Some(record) => Some(format!("its owner is {} now", record.owner)),
+        None => Some(format!("{HOUSE}/{FILE} does not name its owner")),
+    }
 }
 
 /// What the record says, in one line; none where there is none.

@@ -90,10 +90,11 @@ pub(crate) fn are_few(packages: &[Whole]) -> bool {
         && packages.iter().all(|whole| whole.written.is_all())
 }
 
-/// Publishes packages; gives a line for each, and the packages, whose stages are to be cleared away once the lines are sent.
+/// Publishes packages; where `owner` is named, only that one replaces what is there. Gives a line for each, and the packages, whose stages are to be cleared away once the lines are sent.
 pub(crate) fn publish(
     archive: &Archive,
     packages: Vec<Whole>,
+    owner: Option<&str>,
     inbox: &Inbox,
 ) -> Result<(Vec<String>, Vec<Whole>), Failure> {
     let one_by_one = are_few(&packages) || !archive.syncfs_reports;
@@ -102,7 +103,7 @@ pub(crate) fn publish(
     inbox.get_on();
     let rooms = archive.rooms()?;
     let settled = locks::publishing(archive, &rooms, || {
-        let mut settling = Settling::new(archive, &rooms, inbox);
+        let mut settling = Settling::new(archive, &rooms, owner, inbox);
         let settled: Vec<_> = packages.iter().map(|whole| settling.settle(whole)).collect();
         (settled, settling.changed())
     });

@@ -11,6 +11,7 @@ use crate::archive::dir::{Dir, kind};
 use crate::archive::{Archive, DESCPKG, Rooms, mark_name, tree};
 use crate::failure::is_full;
 use crate::inbox::Inbox;
+use crate::ownership;
 use crate::package::digest;
 use crate::publish::Whole;
 use crate::stage::{MANIFEST, OLD, PACKAGE, TREE, hidden_of};
@@ -19,6 +20,8 @@ use crate::stage::{MANIFEST, OLD, PACKAGE, TREE, hidden_of};
 pub(crate) struct Settling<'a> {
     archive: &'a Archive,
     rooms: &'a Rooms,
+    /// Who may replace what is there, where it was named.
+    owner: Option<&'a str>,
     inbox: &'a Inbox,
     aged: Option<Dir>,
     /// Directories whose names changed, or may have been changed by somebody who died before he made that durable.
@@ -38,10 +41,10 @@ enum There {
 }
 
 impl<'a> Settling<'a> {
-    pub(crate) fn new(archive: &'a Archive, rooms: &'a Rooms, inbox: &'a Inbox) -> Self {
+    pub(crate) fn new(archive: &'a Archive, rooms: &'a Rooms, owner: Option<&'a str>, inbox: &'a Inbox) -> Self {
         // Without marks there are none to take away.
         let aged = rooms.house.open("aged").ok();
-        Self { archive, rooms, inbox, aged, changed: Vec::new(), has_new_names: false }
+        Self { archive, rooms, owner, inbox, aged, changed: Vec::new(), has_new_names: false }
     }
 
     /// Directories that have to be made durable before anything is answered.
@@ -113,7 +116,13 @@ impl<'a> Settling<'a> {
                         ),
                     )
                 }
-                Rule::Replace | Rule::Repair => self.replace(whole, of_name),
+                Rule::Replace | Rule::Repair => {
+                    // By now it may be somebody else's who adopted the archive a moment ago.
+                    if let Some(why) = ownership::keeps_from_replacing(&self.rooms.house, self.owner)? {
+                        return failed("conflict", &why);
+                    }
+                    self.replace(whole, of_name)
+                }
             },
         }
     }

@@ -5,10 +5,11 @@ mod support;
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, symlink};
 
-use blat_domain::frames::{Class, Lane, Leaving, MOST_DATA, Request, Retirement};
+use blat_domain::frames::{Class, Lane, Leaving, MOST_DATA, Request, Retirement, Rule};
 use blat_domain::identity::Identity;
 use blat_domain::ownership::Claim;
 use sha2::{Digest as _, Sha256};
+use support::package::{How, Package};
 use support::{Agent, Archive, id};
 
 const ID: &str = "0123456789abcdef0123456789abcdef";
@@ -108,6 +109,48 @@ fn only_its_owner_lists_marks_and_deletes_also_when_that_changes_in_between() {
     assert!(archive.path.join("p/1").exists() && !archive.house("aged/p@1").exists());
     agent.send(Lane::CONTROL, &Request::Own { owner: OSLO });
     assert_eq!(retire(&mut agent, Retirement::Delete), Ok(vec!["deleted p 1".to_owned()]));
+}
+
+#[test]
+fn only_its_owner_replaces_packages_and_links_also_when_that_changes_in_between() {
+    let archive = Archive::new();
+    let mut agent = Agent::start(&archive.path);
+    let version = |bytes: &str, second: i64| Package::new("p", "1").file("f", bytes).time(1_700_000_000 + second);
+    claim(&mut agent, Claim::First, &format!("{ID}\n{PERTH}\n"));
+    for lane in [Lane::TAGS, Lane::BULK, Lane::CONTROL] {
+        agent.send(lane, &Request::Own { owner: PERTH });
+    }
+    let link = |agent: &mut Agent, to: &str| {
+        let links = vec![(id("p@current"), to.parse().expect("a version"))];
+        agent.ask(Lane::CONTROL, &Request::Link { links }).expect("an answer").concat()
+    };
+    let how = |lane, rule| How { lane, rule, ..How::default() };
+    assert_eq!(version("a", 0).deliver(&mut agent, &how(Lane::TAGS, Rule::Replace)), "published p 1");
+    assert_eq!(version("b", 1).deliver(&mut agent, &how(Lane::TAGS, Rule::Replace)), "replaced p 1");
+    archive.put("p", "2", &[("f", "x")], 5);
+    assert_eq!((link(&mut agent, "1"), link(&mut agent, "2")), ("linked p current".into(), "linked p current".into()));
+    claim(&mut agent, Claim::Adopt, &format!("{ID}\n{OSLO}\n"));
+    for (lane, rule) in [(Lane::TAGS, Rule::Replace), (Lane::BULK, Rule::Replace), (Lane::BULK, Rule::Repair)] {
+        let line = version("c", 2).deliver(&mut agent, &how(lane, rule));
+        assert!(
+            line.starts_with("failed p 1 conflict ") && line.contains(OSLO) && line.contains("blat adopt"),
+            "{line}"
+        );
+    }
+    assert_eq!(fs::read_to_string(archive.path.join("p/1/f")).expect("a file"), "b");
+    let line = link(&mut agent, "1");
+    assert!(line.starts_with("failed p current conflict ") && line.contains(OSLO), "{line}");
+    assert_eq!(link(&mut agent, "2"), "already p current");
+    assert_eq!(Package::new("q", "1").deliver(&mut agent, &how(Lane::TAGS, Rule::Replace)), "published q 1");
+    fs::write(archive.house("archive"), "").expect("a record");
+    let line = version("c", 2).deliver(&mut agent, &how(Lane::TAGS, Rule::Replace));
+    assert!(line.contains("does not name its owner"), "{line}");
+    agent.send(Lane::TAGS, &Request::Own { owner: OSLO });
+    claim(&mut agent, Claim::Adopt, &format!("{ID}\n{OSLO}\n"));
+    assert_eq!(version("c", 2).deliver(&mut agent, &how(Lane::TAGS, Rule::Replace)), "replaced p 1");
+    fs::remove_file(archive.house("archive")).expect("a record");
+    let line = version("d", 3).deliver(&mut agent, &how(Lane::TAGS, Rule::Replace));
+    assert_eq!(line, "replaced p 1", "an archive of nobody is not somebody else's");
 }
 
 #[test]

@@ -77,6 +77,7 @@ $home_b oslo"
     check_strange_records
     check_outer_records
     check_owners
+    check_replacing
 }
 
 check_outer_records() {
@@ -104,6 +105,51 @@ $home_b oslo"
     list
     check 'also with a listing' [ "$status" -eq 0 ]
     arch=$outer
+}
+
+# kept OWNER: odd@1 is sent in this name, and what is there stays, since the archive has another owner.
+kept() {
+    place_of_odd >"$work/before"
+    receive "$work/odd-replace" --owner "$1"
+    place_of_odd >"$work/found"
+    ended 0 && grep -q "^failed odd 1 conflict another one is there, and it is not replaced: .*$2.*blat adopt" "$work/out" &&
+        cmp -s "$work/before" "$work/found" && nothing_staged
+}
+
+check_replacing() {
+    fresh
+    receive "$work/odd"
+    claim first "$id_a $home_a perth"
+    check 'whoever does not own the archive replaces nothing' kept "$home_b oslo" "its owner is $home_a perth now"
+    receive "$work/even" --owner "$home_b oslo"
+    check 'and sends what is not there' said 'published even 2.0~rc1+x'
+    mkdir -p "$arch/odd/3"
+    : >"$arch/odd/3/descpkg"
+    printf 'odd current 1\n' >"$work/links"
+    send_links "$home_b oslo"
+    check 'also a link' said 'linked odd current'
+    printf 'odd current 3\n' >"$work/links"
+    send_links "$home_b oslo"
+    check 'but replaces none' grep -q "^failed odd current conflict .*its owner is $home_a perth now" "$work/out"
+    check 'which stays' [ "$(readlink "$arch/odd/current")" = 1 ]
+    send_links "$home_a perth"
+    check 'its owner does' said 'linked odd current'
+    : >"$arch/.dpkg_archive/archive"
+    check 'nor does anybody where the record is damaged' kept "$home_a perth" 'does not name its owner'
+    rm "$arch/.dpkg_archive/archive"
+    claim adopt "$id_a $home_a perth"
+    receive "$work/odd-replace" --owner "$home_a perth"
+    check 'its owner replaces' said 'replaced odd 1'
+    fresh
+    receive "$work/odd"
+    receive "$work/odd-replace" --owner "$home_a perth"
+    check 'an archive of nobody is not somebody elses' said 'replaced odd 1'
+}
+
+# send_links OWNER
+send_links() {
+    run receive_file --archive "$arch" --name links --owner "$1" --bytes "$(wc -c <"$work/links")" \
+        --sha256 "$(sha256sum <"$work/links" | cut -d ' ' -f 1)" <"$work/links"
 }
 
 check_strange_records() {

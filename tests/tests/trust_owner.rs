@@ -118,6 +118,33 @@ fn two_home_trees_on_one_archive_never_delete_each_others_packages() {
     }
 }
 
+/// Line 15: from the moment that another home owns the archive, the former owner's tags replace nothing, though its agent knows it only by the next sync.
+#[test]
+fn who_lost_the_archive_replaces_nothing_by_tag_from_then_on() {
+    for served in SERVED {
+        let mut lab = lab("lost");
+        lab.config("perth", &format!("{EAGER}\n{served}"));
+        let other = other_home(&lab, served);
+        lab.start_master();
+        lab.wait_for_status("perth", "done", |s| s["last_sync"]["result"] == "ok");
+        in_home(&lab, &other, "blat", &["adopt", "sydney"]).expect_success().says("it belonged to target perth");
+        tree::remove(&lab.source().join("core/1"));
+        lab.package("core", "1", |p| p.file("bin/a", "later").time(1_700_000_100));
+        let tag = lab.drop_tag("perth", "core", "1");
+        let status = lab.wait_for_status("perth", "a conflict", |s| {
+            let text = s["last_error"]["text"].as_str().unwrap_or_default();
+            s["last_error"]["package"] == "core@1" && text.contains("it is not replaced: its owner is")
+        });
+        let content = || fs::read_to_string(lab.on_target("core", "1").join("bin/a")).expect("a package");
+        assert!(tag.exists() && content() == "core", "{served}: {status:#}");
+        lab.drop_tag("perth", "later", "1");
+        lab.wait_until_published("later", "1");
+        lab.blat(&["adopt", "perth"]).expect_success();
+        lab.blat(&["sync", "perth", "--wait"]).expect_success();
+        assert_eq!(content(), "later", "{served}: the owner replaces");
+    }
+}
+
 /// Line 15: the same where both targets are of one home tree, which no comparison of configs can see.
 #[test]
 fn two_targets_that_name_one_archive_differently_never_delete_each_others_packages() {

@@ -149,7 +149,8 @@ impl Target for ScriptTarget {
         parcels.iter().for_each(|parcel| size += parcel.size);
         let under_way = UnderWay::begin(&self.under_way, size);
         let arguments = format!(
-            " --batch {} --compression {} --bytes {} --entries {} --reserve {}",
+            "{} --batch {} --compression {} --bytes {} --entries {} --reserve {}",
+            self.owner(),
             self.batch_id(),
             compression.word(),
             size.bytes.min(MOST),
@@ -173,7 +174,8 @@ impl Target for ScriptTarget {
         let line = |link: &Link| format!("{} {} {}\n", link.package.name, link.package.version, link.to);
         let lines: String = links.iter().map(line).collect();
         self.compression().await?;
-        let (arguments, input) = (Self::file_arguments("links", &lines), Input::Bytes(lines.into_bytes()));
+        let arguments = Self::file_arguments("links", &lines) + &self.owner();
+        let input = Input::Bytes(lines.into_bytes());
         let packages: Vec<&PackageId> = links.iter().map(|link| &link.package).collect();
         let deliveries = self.outcomes("receive_file", &arguments, input, &packages, delivery).await?;
         Ok(with_silent_ones(deliveries, links.iter().map(|link| &link.package)))

@@ -109,7 +109,7 @@ pub enum Request<'a> {
     /// Nothing, on the control lane: bytes that fill a packet. Not answered.
     Padding(#[serde(borrow)] &'a [u8]),
     /// From now on `Store` and `Retire` on this lane are done only while the archive's record names this owner (see
-    /// [`crate::ownership`]). Not answered.
+    /// [`crate::ownership`]), and packages and links replace others only while it names nobody else. Not answered.
     Own {
         /// `HOME-ID TARGET`.
         owner: &'a str,

@@ -193,8 +193,9 @@ impl Target for ReceiverTarget {
             told(news);
         };
         let on = |lane, parcels: Vec<Parcel>| {
-            let (store, leftovers) = (&self.store, &self.leftovers);
-            let errand = Errand { conversation: &conversation, lane, reserve, codec, held: &held, store, leftovers };
+            let (store, leftovers, owner) = (&self.store, &self.leftovers, &self.owner);
+            let errand =
+                Errand { conversation: &conversation, lane, reserve, codec, held: &held, store, leftovers, owner };
             async move { errand.send(parcels, &self.numbers, progress, told).await }
         };
         if is_tagged {

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use blat_domain::ancestry::nearest;
-use blat_domain::frames::{Lane, Reply, Request};
+use blat_domain::frames::{Lane, Reply, Request, Rule};
 use blat_domain::name::{PackageId, PackageName, Version};
+use blat_domain::ownership::Owner;
 use blat_domain::plan::Size;
 use tokio::sync::{mpsc, oneshot};
 
@@ -43,6 +44,8 @@ pub(super) struct Errand<'a> {
     pub(super) store: &'a Arc<Store>,
     /// What the target cannot remove.
     pub(super) leftovers: &'a Leftovers,
+    /// On whose behalf packages replace what is there.
+    pub(super) owner: &'a Owner,
 }
 
 /// Versions that a target holds, with the times of their `descpkg`.
@@ -98,6 +101,9 @@ impl Errand<'_> {
     ) -> Result<Vec<u32>, TargetError> {
         let mut size = Size::default();
         attempts.iter().for_each(|attempt| size += attempt.parcel.size);
+        if attempts.iter().any(|attempt| attempt.parcel.rule != Rule::New) {
+            strand.say(&Request::Own { owner: &self.owner.to_string() }).await?;
+        }
         strand.say(&Request::Begin { bytes: size.bytes, entries: size.entries, reserve: self.reserve }).await?;
 
         let expected = attempts.iter().map(|attempt| (attempt.number, attempt.parcel.package.clone())).collect();

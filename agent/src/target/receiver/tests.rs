@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use blat_domain::bandwidth::Bandwidth;
 use blat_domain::frames::{FIRST_CREDIT, HEADER, Kind, LANES, LONGEST_BODY, MARKER, PROTOCOL, append, header};
+use blat_domain::ownership::RandomId;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio::time::{Instant, timeout};
 
@@ -347,6 +348,7 @@ async fn sent(answer: impl AsyncFnOnce(&mut FarEnd)) -> (Result<(), TargetError>
         held: &held,
         store: &store,
         leftovers: &Leftovers::default(),
+        owner: &Owner { home: RandomId::from_random([7; 16]), target: "perth".parse().expect("a name") },
     };
     let told = Mutex::new(Vec::new());
     let tell = |news: Vec<_>| told.lock().expect("a list").extend(news);
