@@ -5,6 +5,7 @@
 # shellcheck disable=SC2154 # blat-lib.sh sets $house, $stage, $stage_id and $why
 
 marks=$house/aged
+alone= # set where no master compares with its source what is to go
 
 # given: standard input: as many bytes as were announced, where it goes on after the list; else all of it. Not awk's to read: some fill their buffer
 # before they look at a line.
@@ -123,6 +124,15 @@ vanish() {
     to_trash "$hidden" "$1@$2" || return 0
 }
 
+# is_mount NAME: something is mounted there; by `$stage/mounts`, else by its device.
+is_mount() {
+    if [ -r /proc/self/mountinfo ]; then
+        grep -q -F -x -e "$1" "$stage/mounts"
+    else
+        [ "$(stat -c %d . 2>/dev/null)" != "$(stat -c %d "$1" 2>/dev/null)" ]
+    fi
+}
+
 # holds_mount PLACE: something is mounted there or below it; by `$stage/mounts`, else by its devices.
 holds_mount() {
     [ ! -L "$1" ] || return 1
@@ -133,6 +143,41 @@ holds_mount() {
         return 1
     fi
     [ "$(find "$1" -type d -exec stat -c %d {} + 2>/dev/null | sort -u | wc -l)" -gt 1 ]
+}
+
+# list_bound: what of the archive is shown at another place too, by a mount that is bound there, where the system tells; a path below the archive a line.
+list_bound() {
+    [ -r /proc/self/mountinfo ] || return 0
+    here=$(pwd -P)
+    # Which part of which file system the archive is says the mount that it is on; other mounts of the same may begin in that part.
+    # shellcheck disable=SC2016
+    here=${here%/}/ awk '
+        function plain(path) {
+            gsub(/\\040/, " ", path)
+            gsub(/\\011/, "\t", path)
+            gsub(/\\134/, "\\", path)
+            sub(/\/$/, "", path)
+            return path
+        }
+        { here = ENVIRON["here"]; root = plain($4); at = plain($5) }
+        finding {
+            if (index(here, at "/") == 1 && length(at) >= length(best)) { best = at; disk = $3; top = root }
+            next
+        }
+        $3 == disk {
+            inside = top substr(here, length(best) + 1)
+            if (index(root, inside) == 1) print substr(root, length(inside) + 1)
+        }
+    ' finding=1 /proc/self/mountinfo finding=0 /proc/self/mountinfo
+}
+
+# is_bound NAME VERSION: of those who delete alone, whether it, its name or something in it is shown at another place too; by `$stage/bound`.
+is_bound() {
+    [ -n "$alone" ] || return 1
+    while read -r bound; do
+        case $bound/ in "$1/" | "$1/$2"/*) return 0 ;; esac
+    done <"$stage/bound"
+    return 1
 }
 
 # take_out NAME VERSION [TIME]: prints the line for the answer. TIME is that of the descpkg that somebody saw; `-` for any.
@@ -148,8 +193,17 @@ take_out() {
     elif [ "${3:--}" != - ] && [ "$(stat -c %Y "$1/$2/descpkg" 2>/dev/null)" != "$3" ]; then
         echo "kept $1 $2 changed its descpkg is not the one that was listed"
         return 0
+    elif is_mount "$1"; then
+        echo "failed $1 $2 foreign its name is mounted from elsewhere, so it may be the source's own; unmount that first"
+        return 0
     elif holds_mount "$1/$2"; then
         echo "failed $1 $2 foreign something is mounted in it, which would go with it; unmount that first"
+        return 0
+    elif is_bound "$1" "$2"; then
+        echo "failed $1 $2 foreign it is mounted elsewhere too, perhaps in the source, which nobody compares here; unmount that first"
+        return 0
+    elif holds_archive "$1/$2"; then
+        echo "failed $1 $2 foreign another archive is in it, which would go with it; move that away first"
         return 0
     elif vanish "$1" "$2"; then
         echo "deleted $1 $2"
@@ -174,8 +228,9 @@ note_batch() {
 # take_out_judged: from `$stage/judged` makes `$stage/answer`; `$answered` counts its lines.
 take_out_judged() {
     answered=0
-    own_file "$stage/mounts"
-    list_mounts >"$stage/mounts" || fail 1 "finding out what is mounted in $archive failed: awk could not read or write; check space and the limits of this account (ulimit -a)"
+    own_file "$stage/mounts" "$stage/bound"
+    { list_mounts >"$stage/mounts" && { [ -z "$alone" ] || list_bound >"$stage/bound"; }; } ||
+        fail 1 "finding out what is mounted in $archive failed: awk could not read or write; check space and the limits of this account (ulimit -a)"
     while read -r name version time verdict; do
         case $name in '#') break ;; esac
         if [ -n "$verdict" ]; then

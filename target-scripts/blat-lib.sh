@@ -608,7 +608,12 @@ to_trash() {
     rename "$1" "$house/trash/$stage_id/$2"
 }
 
-# ---- what is mounted
+# ---- what is no part of a package
+
+# holds_archive PLACE: an archive of its own is in a package: its record is there, somewhere below.
+holds_archive() {
+    [ ! -L "$1" ] && [ -n "$(find "$1" -path "*/$house/archive" -print 2>/dev/null)" ]
+}
 
 # list_mounts [PATH]: what is mounted below the archive, or at PATH and below it, where the system tells; a path below the archive a line.
 list_mounts() {

@@ -200,8 +200,11 @@ impl Retiring<'_> {
         if leaving.time.is_some_and(|time| descpkg.is_none_or(|stat| stat.st_mtime != time)) {
             return Ok(kept(package, "changed its descpkg is not the one that was listed"));
         }
-        if !is_link && tree::holds_mount(&of_name, version.as_str().as_bytes())? {
-            return failed("something is mounted in it, which would go with it; unmount that first");
+        if tree::is_mount(root, name.as_str()) {
+            return failed("its name is mounted from elsewhere, so it may be the source's own; unmount that first");
+        }
+        if !is_link && let Some(why) = tree::foreign_part(&of_name, version.as_str().as_bytes())? {
+            return failed(why);
         }
         if is_link {
             of_name.unlink(version.as_str())?;

@@ -121,6 +121,9 @@ impl<'a> Settling<'a> {
                     if let Some(why) = ownership::keeps_from_replacing(&self.rooms.house, self.owner)? {
                         return failed("conflict", &why);
                     }
+                    if let Some(why) = tree::foreign_part(&of_name, version.as_str().as_bytes())? {
+                        return failed("foreign", why);
+                    }
                     self.replace(whole, of_name)
                 }
             },

@@ -154,6 +154,32 @@ fn only_its_owner_replaces_packages_and_links_also_when_that_changes_in_between(
 }
 
 #[test]
+fn a_package_that_another_archive_lies_in_is_neither_replaced_nor_deleted() {
+    let archive = Archive::new();
+    let mut agent = Agent::start(&archive.path);
+    archive.put("p", "1", &[("f", "x")], 5);
+    archive.put("q", "1", &[("f", "x")], 5);
+    let inner = archive.path.join("p/1/deep/inner");
+    fs::create_dir_all(&inner).expect("a directory");
+    // The inner one is claimed first: then nobody sees an archive above it.
+    let mut of_inner = Agent::start(&inner);
+    assert_eq!(claim(&mut of_inner, Claim::First, &format!("{ID}\n{OSLO}\n")), format!("{ID} {OSLO}"));
+    claim(&mut agent, Claim::First, &format!("{}\n{PERTH}\n", ID.replace('0', "f")));
+    let list = "q 1\n# end 1\n";
+    assert_eq!(store(&mut agent, list), Ok(vec!["former missing".to_owned()]));
+    let why = "another archive is in it, which would go with it";
+    let kept = retire(&mut agent, Retirement::Delete).expect("an answer").concat();
+    assert!(kept.starts_with("failed p 1 foreign ") && kept.contains(why), "{kept}");
+    for rule in [Rule::Replace, Rule::Repair] {
+        let line = Package::new("p", "1").file("f", "y").deliver(&mut agent, &How { rule, ..How::default() });
+        assert!(line.starts_with("failed p 1 foreign ") && line.contains(why), "{line}");
+    }
+    assert!(inner.join(".dpkg_archive/archive").exists());
+    fs::remove_dir_all(archive.path.join("p/1/deep")).expect("a directory");
+    assert_eq!(retire(&mut agent, Retirement::Delete), Ok(vec!["deleted p 1".to_owned()]));
+}
+
+#[test]
 fn nothing_is_listed_marked_or_deleted_for_an_agent_that_does_not_say_go_under_the_lock() {
     let archive = Archive::new();
     archive.put("p", "1", &[("f", "x")], 5);

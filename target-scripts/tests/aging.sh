@@ -211,6 +211,22 @@ check_doubts() {
     check 'through all of this it stayed' arrived odd/1
     purge
     check 'and goes when all is well, by the list alone where no clock was noted' printed 'deleted odd 1'
+    fresh
+    receive "$work/odd"
+    want even/2.0~rc1+x
+    synced 0
+    stamp odd@1 5000 5
+    chmod u+w "$arch/odd/1"
+    mkdir -p "$arch/odd/1/deep/inner/.dpkg_archive"
+    : >"$arch/odd/1/deep/inner/.dpkg_archive/archive"
+    purge
+    check 'what another archive lies in is not purged' ended 1 'another archive is in it, which would go with it'
+    feed 'odd 1' --unlisted
+    check 'nor deleted' grep -q '^failed odd 1 foreign another archive is in it' "$work/out"
+    check 'and stays as it is, with its mark' [ -e "$arch/odd/1/deep/inner/.dpkg_archive/archive" -a -e "$arch/.dpkg_archive/aged/odd@1" ]
+    rm -r "$arch/odd/1/deep"
+    purge
+    check 'until that is gone' printed 'deleted odd 1'
     run pkg_purge --archive "$work/none" </dev/null
     check 'a missing archive is an error for a purge' ended 1 'entering the archive'
     purge --really

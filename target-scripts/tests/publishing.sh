@@ -57,6 +57,13 @@ check_publishing() {
     : >"$arch/odd/2/descpkg"
     against foreign 'a link in the place of a version'
     rm -r "$arch/odd"
+    receive "$work/odd"
+    chmod u+w "$arch/odd/1"
+    mkdir -p "$arch/odd/1/deep/inner/.dpkg_archive"
+    : >"$arch/odd/1/deep/inner/.dpkg_archive/archive"
+    against foreign 'a package that another archive lies in'
+    chmod -R u+rwx "$arch/odd"
+    rm -r "$arch/odd"
     echo mine >"$arch/odd"
     against foreign 'a file in the place of a name'
     rm "$arch/odd"

@@ -31,6 +31,15 @@ impl Disk {
         Self(at)
     }
 
+    /// Shows a folder at another place as another file system does, where it can be written too. `beside` is an empty folder on the same disk.
+    pub fn shown(folder: &Path, beside: &Path, at: PathBuf) -> Self {
+        let (lower, work) = (beside.join("lower"), beside.join("work"));
+        [&lower, &work].into_iter().for_each(|folder| fs::create_dir(folder).expect("an own folder"));
+        let options = format!("lowerdir={},upperdir={},workdir={}", lower.display(), folder.display(), work.display());
+        must(Command::new("mount").args(["-t", "overlay", "-o", &options, "overlay"]).arg(&at));
+        Self(at)
+    }
+
     /// Changes its options, as `size=64m` or `ro`.
     pub fn change(&self, options: &str) {
         must(Command::new("mount").args(["-o", &format!("remount,{options}")]).arg(&self.0));

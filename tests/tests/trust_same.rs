@@ -185,6 +185,75 @@ fn an_archive_in_a_package_of_another_is_refused() {
     }
 }
 
+/// Where the inner one was claimed first, nobody sees it from above until something of the outer one is to go.
+#[test]
+fn an_archive_in_a_package_does_not_go_with_it() {
+    for served in ["receiver: auto", "receiver: never"] {
+        let lab = lab("innerfirst", served);
+        let inner = lab.target_archive().join("core/1/inner");
+        let make = "chmod u+w \"${1%/*}\" && mkdir \"$1\" && rm \"$2\"";
+        let record = lab.target_archive().join(".dpkg_archive/archive").display().to_string();
+        lab.as_target_user(&["sh", "-c", make, "sh", inner.to_str().expect("text"), &record]).expect_success();
+        let link = lab.target_archive().with_file_name("link");
+        lab.as_target_user(&["ln", "-s", "dpkg_archive", link.to_str().expect("text")]).expect_success();
+        lab.config("sydney", &format!("{served}\narchive: {}", link.join("core/1/inner").display()));
+        lab.agent_once("sydney").expect_success().says("1 sent");
+        config(&lab, served, EAGER);
+        for _ in 0..2 {
+            lab.agent_once("perth").expect(1).says("another archive is in it, which would go with it").says("core@1");
+            assert_eq!(lab.visible(), ["core@1", "tools@1"], "{served}: only extra@1 goes");
+            assert!(inner.join("tools/1/bin/a").exists(), "{served}");
+        }
+    }
+}
+
+/// `pkg_purge` asks no master: it goes by what is mounted.
+#[test]
+fn as_root_a_purge_removes_nothing_that_is_mounted_from_the_source_or_to_it() {
+    let lab = lab("purge", SERVED[0]);
+    lab.agent_once("perth").expect_success();
+    let (archive, source) = (lab.target_archive(), lab.source());
+    let purge = lab.target_bin().join("pkg_purge").display().to_string();
+    let root = archive.display().to_string();
+    let purge = || lab.as_target_user(&["sh", &purge, "--archive", &root]);
+    let mark = "mkdir -p \"$1/.dpkg_archive/aged\" && printf '1\\n1\\n' >\"$1/.dpkg_archive/aged/core@1\"";
+    lab.as_target_user(&["sh", "-c", mark, "sh", &root]).expect_success();
+    let whole = || ["1/descpkg", "1/bin/a"].iter().all(|file| archive.join("core").join(file).exists());
+    by_shell(&lab, "chown -R --reference=\"$1\" \"$2\"", &[&archive.join("core"), &source.join("core")]);
+    let bound = Disk::bind(&source.join("core"), archive.join("core"));
+    purge().expect(1).says("core 1").says("its name is mounted from elsewhere");
+    assert!(whole(), "it is the source's");
+    drop(bound);
+    for part in ["core", "core/1", "core/1/bin"] {
+        let bound = Disk::bind(&archive.join(part), source.join(part));
+        purge().expect(1).says("core 1").says("it is mounted elsewhere too");
+        assert!(whole(), "{part}: it may be the only copy");
+        drop(bound);
+    }
+    purge().expect(0).says("deleted core 1");
+    assert!(source.join("core/1/bin/a").exists());
+}
+
+/// As a network file system shows it: neither the directories nor the files have the numbers that the source has.
+#[test]
+fn as_root_a_source_that_another_file_system_shows_is_known_by_its_record() {
+    for served in SERVED {
+        let lab = lab("shown", served);
+        let (archive, source) = (archive(&lab, served), lab.source());
+        let beside = source.with_file_name("beside");
+        fs::create_dir(&beside).expect("a folder");
+        by_shell(&lab, "chown -R --reference=\"$1\" \"$2\"", &[&archive, &source]);
+        let shown = Disk::shown(&source, &beside, archive.clone());
+        config(&lab, served, EAGER);
+        lab.agent_once("perth").expect(1).says("have the same archive id");
+        for package in ["core", "extra", "tools"] {
+            assert!(source.join(package).join("1/bin/a").exists(), "{served}: {package}");
+        }
+        assert!(!source.join(".dpkg_archive/archive").exists(), "{served}: the record is withdrawn");
+        drop(shown);
+    }
+}
+
 /// A record above that a stranger put there hinders nobody.
 #[test]
 fn as_root_a_record_that_a_stranger_puts_above_an_archive_counts_for_nothing() {

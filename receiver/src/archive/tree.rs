@@ -2,9 +2,11 @@
 
 use std::io;
 
+use blat_domain::ownership::FILE;
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
+use super::HOUSE;
 use super::dir::{Dir, kind, permissions};
 use crate::failure::shown;
 
@@ -86,21 +88,36 @@ fn open_up(dir: &Dir, name: &[u8]) -> io::Result<Option<Dir>> {
     Ok(Some(inner))
 }
 
-/// Whether something is mounted in a directory below `dir`, or in its place. What is closed to us shows when it is to be removed.
-pub(crate) fn holds_mount(dir: &Dir, name: &[u8]) -> io::Result<bool> {
+/// What would go together with the directory of this name, and is not part of it: something that is mounted in it or in its place, or an archive.
+/// What is closed to us shows when it is to be removed.
+pub(crate) fn foreign_part(dir: &Dir, name: &[u8]) -> io::Result<Option<&'static str>> {
     let inner = match dir.open_unmounted(name) {
         Ok(inner) => inner,
-        Err(error) if is(&error, Errno::XDEV) => return Ok(true),
-        Err(error) if is(&error, Errno::ACCESS) => return Ok(false),
+        Err(error) if is(&error, Errno::XDEV) => {
+            return Ok(Some("something is mounted in it, which would go with it; unmount that first"));
+        }
+        Err(error) if is(&error, Errno::ACCESS) => return Ok(None),
         Err(error) => return Err(error),
     };
     for found in inner.entries()? {
         let found = found?;
-        if inner.kind_of(&found)? == FileType::Directory && holds_mount(&inner, &found.name)? {
-            return Ok(true);
+        if inner.kind_of(&found)? != FileType::Directory {
+            continue;
+        }
+        if found.name == HOUSE.as_bytes() && inner.stat([HOUSE, "/", FILE].concat()).is_ok_and(|stat| stat.is_some()) {
+            return Ok(Some("another archive is in it, which would go with it; move that away first"));
+        }
+        let part = foreign_part(&inner, &found.name)?;
+        if part.is_some() {
+            return Ok(part);
         }
     }
-    Ok(false)
+    Ok(None)
+}
+
+/// Whether something is mounted in the place of this name.
+pub(crate) fn is_mount(dir: &Dir, name: &str) -> bool {
+    dir.open_unmounted(name.as_bytes()).is_err_and(|error| is(&error, Errno::XDEV))
 }
 
 fn is(error: &io::Error, errno: Errno) -> bool {
