@@ -83,7 +83,8 @@ test:
 	fi; \
 	set -x; $(CARGO) $$runner --locked --workspace $$skip
 
-# docs/requirements-faults.md says which fault is shown where.
+# docs/requirements-faults.md says which fault is shown where. ROUNDS is how often each participant in a transfer is killed.
+ROUNDS ?= 30
 test-faults:
 	@tests/lab/setup test
 	$(CARGO) build --locked --workspace --all-targets
@@ -95,6 +96,7 @@ test-faults:
 		only='--skip as_root_'; \
 	fi; \
 	set -x; $(CARGO) $$runner --locked -p blat-tests -- faults_long_ $$only
+	BLAT_ROUNDS=$(ROUNDS) $(CARGO) test --locked -p blat-tests --test chaos --test chaos_by_receiver --test chaos_over_libssh2
 
 lint:
 	@tests/lab/setup build
