@@ -35,6 +35,8 @@ pub enum Order {
     Reload,
     /// Roll the log.
     RollLog,
+    /// Write the log anew where somebody moved or removed it.
+    KeepLog,
 }
 
 /// What an agent tells its master.

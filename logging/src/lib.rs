@@ -12,8 +12,6 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::thread;
-use std::time::Duration;
 
 use tracing::Level;
 use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder};
@@ -26,23 +24,12 @@ pub use tracing_appender::non_blocking::WorkerGuard;
 use crate::file::{Controls, LogFile};
 use crate::line::LineFormat;
 
-/// How often the place of the log is looked at: what is moved away is written anew within a second.
-const BEAT: Duration = Duration::from_millis(800);
-
 /// Why there is no log.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// The file cannot be opened or made.
     #[error("cannot open the log {path}: {source}", path = path.display())]
     Open {
-        /// Which file.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// The thread that looks after the file cannot be made.
-    #[error("cannot make a thread for the log {path}: {source}", path = path.display())]
-    Thread {
         /// Which file.
         path: PathBuf,
         /// What the system said.
@@ -68,7 +55,7 @@ impl Log {
     /// as long as the process.
     ///
     /// # Errors
-    /// When the file cannot be opened at all, no thread can be made, or a process calls this twice.
+    /// When the file cannot be opened at all, or a process calls this twice.
     pub fn open(path: &Path, max: u64, keep: u32, verbose: u8) -> Result<(LogHandle, WorkerGuard), LogError> {
         let controls = Arc::new(Controls::new(max, keep));
         let file = LogFile::open(path, Arc::clone(&controls))
@@ -78,14 +65,22 @@ impl Log {
         let lines = fmt::layer().event_format(LineFormat).with_ansi(false).with_writer(queue.clone());
         tracing::subscriber::set_global_default(Registry::default().with(lines.with_filter(filter)))
             .map_err(|_| LogError::Installed { path: path.to_owned() })?;
-        watch(path, &controls, queue.clone()).map_err(|source| LogError::Thread { path: path.to_owned(), source })?;
-        Ok((LogHandle { controls, queue, levels: Arc::new(move |verbose| set(&levels, verbose)) }, guard))
+        Ok((
+            LogHandle {
+                path: path.to_owned(),
+                controls,
+                queue,
+                levels: Arc::new(move |verbose| set(&levels, verbose)),
+            },
+            guard,
+        ))
     }
 }
 
 /// Changes a log while it is written. Clones speak to the same log.
 #[derive(Clone)]
 pub struct LogHandle {
+    path: PathBuf,
     controls: Arc<Controls>,
     queue: NonBlocking,
     levels: Arc<dyn Fn(u8) + Send + Sync>,
@@ -107,6 +102,15 @@ impl LogHandle {
         self.queue.clone().write_all(b"").unwrap_or_default();
     }
 
+    /// Has the file written anew where others moved or removed it. The next line does that too, but often nothing is logged for hours, and whoever
+    /// reads the log then is to find one.
+    pub fn keep_in_place(&self) {
+        if !self.controls.is_in_place(&self.path) {
+            // The writer sees to it when it is woken, even by nothing; as in `roll`, it can only be gone at the very end.
+            self.queue.clone().write_all(b"").unwrap_or_default();
+        }
+    }
+
     /// Says how much is logged: 0 errors, 1 what happens to packages (and warnings), 2 decisions, 3 everything.
     pub fn set_verbose(&self, verbose: u8) {
         (self.levels)(verbose);
@@ -117,22 +121,6 @@ impl LogHandle {
         self.controls.max.store(max, Ordering::Release);
         self.controls.keep.store(keep, Ordering::Release);
     }
-}
-
-/// Wakes the writer, which sees to it, whenever the file at `path` is not the one that is open. Most of the time nothing is logged for hours, and
-/// whoever reads the log then is to find one.
-fn watch(path: &Path, controls: &Arc<Controls>, mut queue: NonBlocking) -> std::io::Result<()> {
-    let (path, controls) = (path.to_owned(), Arc::clone(controls));
-    thread::Builder::new().name("log place".to_owned()).spawn(move || {
-        loop {
-            thread::sleep(BEAT);
-            // A writer that is gone ended with the log.
-            if !controls.is_in_place(&path) && queue.write_all(b"").is_err() {
-                return;
-            }
-        }
-    })?;
-    Ok(())
 }
 
 fn set<S>(levels: &reload::Handle<Targets, S>, verbose: u8) {

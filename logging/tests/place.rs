@@ -25,9 +25,11 @@ fn a_log_that_is_moved_or_removed_while_nothing_is_logged_is_there_again_and_old
     let (path, first) = (scratch.path().join("log/t.log"), scratch.path().join("log/t.log.1"));
     let (handle, _guard) = Log::open(&path, 0, 3, 1).expect("a log");
     fs::remove_file(&path).expect("removed");
+    handle.keep_in_place();
     wait_until("it is there again", || says(&path, "another process removed the log"));
 
     fs::rename(&path, &first).expect("moved");
+    handle.keep_in_place();
     wait_until("it is there again", || says(&path, "another process moved the log"));
     // As logrotate does, somewhat later.
     handle.roll();

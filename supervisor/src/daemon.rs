@@ -1,13 +1,14 @@
 //! The master's one loop: waits for one event, lets the fleet decide, performs.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
+use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
 
 use blat_config::Home;
 use blat_config::pid_file::{PidFile, Presence};
-use blat_domain::messages::{Answer, Request};
+use blat_domain::messages::{Answer, Order, Request};
 use blat_domain::name::TargetName;
 use blat_domain::status::{Status, SupervisorStatus};
 use blat_logging::LogHandle;
@@ -72,6 +73,8 @@ pub(crate) struct Desk {
     chances: RandomState,
     saved: Option<Status>,
     saving: Option<JoinHandle<()>>,
+    /// Agents whose log is gone, and that know of it.
+    logless: HashSet<TargetName>,
     next_second: Instant,
 }
 
@@ -87,6 +90,7 @@ impl Desk {
             chances: RandomState::new(),
             saved: None,
             saving: None,
+            logless: HashSet::new(),
             next_second: now + SECOND,
         }
     }
@@ -221,6 +225,7 @@ impl Daemon {
         if Instant::now() >= self.desk.next_second {
             self.desk.next_second = Instant::now() + SECOND;
             self.save();
+            self.keep_logs();
             match self.pid_file.look() {
                 Presence::Removed if !self.fleet.is_stopping() => {
                     tracing::info!("stopping: the pid file was removed");
@@ -233,6 +238,19 @@ impl Daemon {
             }
         }
         Some(Event::Ticked)
+    }
+
+    /// Has logs written anew that somebody moved or removed. The master looks for all of them, so that an agent with nothing to do need not wake.
+    fn keep_logs(&mut self) {
+        self.log.keep_in_place();
+        for (target, agent) in &self.desk.agents {
+            let place = std::fs::symlink_metadata(self.home.agent_log(target));
+            if !place.is_err_and(|error| error.kind() == ErrorKind::NotFound) {
+                self.desk.logless.remove(target);
+            } else if !self.desk.logless.contains(target) && agent.tell(Order::KeepLog) {
+                self.desk.logless.insert(target.clone());
+            }
+        }
     }
 
     fn decide_and_perform(&mut self, event: Event) {

@@ -163,6 +163,10 @@ impl Daemon {
                     self.log.roll();
                     None
                 }
+                Woken::ByOrder(Order::KeepLog) => {
+                    self.log.keep_in_place();
+                    None
+                }
                 Woken::Stop(why) => {
                     tracing::info!(why, "stopping; what was not published yet is sent again next time");
                     self.tags.close().await;
