@@ -332,6 +332,11 @@ fn parcel(archive: &Path, package: &str, held: &[u8]) -> Parcel {
 
 const TIME: u64 = 1_700_000_000;
 
+/// Us, as owner of the archive.
+fn owner() -> Owner {
+    Owner { home: RandomId::from_random([7; 16]), target: "perth".parse().expect("a name") }
+}
+
 /// Sends `p@2` to a target that holds `p@1`, while `answer` is the far end; how that ended, and what was told.
 async fn sent(answer: impl AsyncFnOnce(&mut FarEnd)) -> (Result<(), TargetError>, Vec<(PackageId, Delivery)>) {
     let scratch = tempfile::tempdir().expect("a scratch directory");
@@ -348,7 +353,7 @@ async fn sent(answer: impl AsyncFnOnce(&mut FarEnd)) -> (Result<(), TargetError>
         held: &held,
         store: &store,
         leftovers: &Leftovers::default(),
-        owner: &Owner { home: RandomId::from_random([7; 16]), target: "perth".parse().expect("a name") },
+        owner: &owner(),
     };
     let told = Mutex::new(Vec::new());
     let tell = |news: Vec<_>| told.lock().expect("a list").extend(news);

@@ -123,6 +123,7 @@ async fn send_next(conversation: &Conversation) {
         held: &held,
         store: &Arc::new(Store::new(scratch.path().join("store"))),
         leftovers: &Leftovers::default(),
+        owner: &owner(),
     };
     let told = Mutex::new(Vec::new());
     let tell = |news: Vec<_>| told.lock().expect("a list").extend(news);
