@@ -184,7 +184,7 @@ fn a_tag_does_not_wait_behind_a_running_sync() {
     let lab = lab_with_idle_target("overtakes", "");
     let bulk: Vec<String> = (0..6).map(|n| format!("bulk{n}")).collect();
     for name in &bulk {
-        lab.package(name, "1", |p| p.noise("a", 14 << 20).noise("b", 14 << 20));
+        lab.package(name, "1", |p| p.noise("a", 6 << 20).noise("b", 6 << 20));
     }
     lab.release(&bulk.iter().map(|name| (name.as_str(), "1")).collect::<Vec<_>>());
     lab.blat(&["sync", "perth"]).expect_success();
