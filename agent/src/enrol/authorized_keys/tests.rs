@@ -255,7 +255,7 @@ fn a_link_stays_one_and_mode_and_owner_and_list_stay() {
             set => set.expect("a list"),
         }
         account.succeed(&key().addition());
-        let mut found = vec![0; 200];
+        let mut found = [0; 200];
         let length = rustix::fs::getxattr(account.file(), name, &mut found[..]).expect("it has a list");
         assert_eq!(found[..length], list, "{:?}", account.shell);
     }
