@@ -48,9 +48,12 @@ fn typing(lab: &Lab, words: &str, prompt: &str, answers: &[&str]) -> Outcome {
 
 /// The host key's fingerprint, as its owner tells it.
 fn fingerprint(lab: &Lab) -> String {
-    let mut keygen = Command::new("ssh-keygen");
-    keygen.arg("-lf").arg(lab.home().join("../sshd/daemon/host_key.pub"));
-    let listed = process::run(&mut keygen, &lab.home());
+    fingerprint_of(lab, &lab.home().join("../sshd/daemon/host_key.pub"))
+}
+
+/// The fingerprint of a public key, as `ssh-keygen` shows it.
+fn fingerprint_of(lab: &Lab, key: &Path) -> String {
+    let listed = process::run(Command::new("ssh-keygen").arg("-lf").arg(key), &lab.home());
     listed.expect_success().stdout.split(' ').nth(1).expect("a fingerprint").to_owned()
 }
 
@@ -196,9 +199,7 @@ fn as_root_enrol_lets_the_key_in_by_password_once_and_keeps_other_lines() {
     let lab = new_target("password");
     let host = PasswordHost::new(&lab);
     lab.config("perth", &host.config());
-    let mut keygen = Command::new("ssh-keygen");
-    let listed = process::run(keygen.arg("-lf").arg(host.folder.join("host_key.pub")), &lab.home());
-    let shown = listed.stdout.split(' ').nth(1).expect("a fingerprint").to_owned();
+    let shown = fingerprint_of(&lab, &host.folder.join("host_key.pub"));
     let ssh = host.folder.join("home/.ssh");
     fs::create_dir_all(&ssh).expect("an own folder");
     fs::write(host.authorized_keys(), "# somebody else's\nssh-ed25519 AAAAelse else").expect("an own folder");
@@ -242,9 +243,7 @@ fn as_root_enrol_restrict_renews_by_password_a_receiver_that_cannot_be_talked_to
     let lab = new_target("renewed");
     let host = PasswordHost::new(&lab);
     lab.config("perth", &format!("{}\nreceiver: auto", host.config()));
-    let mut keygen = Command::new("ssh-keygen");
-    let listed = process::run(keygen.arg("-lf").arg(host.folder.join("host_key.pub")), &lab.home());
-    let shown = listed.stdout.split(' ').nth(1).expect("a fingerprint").to_owned();
+    let shown = fingerprint_of(&lab, &host.folder.join("host_key.pub"));
     let file = lab.home().join("password");
     fs::write(&file, format!("{PASSWORD}\n")).expect("an own folder");
     let file = file.display().to_string();
@@ -287,9 +286,7 @@ fn as_root_enrol_restrict_that_fails_loses_no_key_and_leaves_none_free() {
     own(&ssh);
     let config = host.config().replace("bin: bin", &format!("bin: {}", bin.display()));
     lab.config("perth", &format!("{config}\nreceiver: auto"));
-    let mut keygen = Command::new("ssh-keygen");
-    let listed = process::run(keygen.arg("-lf").arg(host.folder.join("host_key.pub")), &lab.home());
-    let shown = listed.stdout.split(' ').nth(1).expect("a fingerprint").to_owned();
+    let shown = fingerprint_of(&lab, &host.folder.join("host_key.pub"));
     let file = lab.home().join("password");
     fs::write(&file, format!("{PASSWORD}\n")).expect("an own folder");
     let file = file.display().to_string();

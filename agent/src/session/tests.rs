@@ -10,6 +10,8 @@ use blat_domain::status::SyncResult;
 use jiff::Timestamp;
 use proptest::prelude::*;
 
+use crate::sync::sync_report;
+
 const PACE: Pace = Pace { sync: Duration::from_secs(4 * 3600), tag_poll: Duration::from_secs(5) };
 /// The chance that spreads retries, where it does not matter.
 const CHANCE: f64 = 0.5;
@@ -63,23 +65,7 @@ fn missing() -> Sent {
 }
 
 fn report(result: SyncResult) -> SyncReport {
-    let (started, finished) = (Timestamp::UNIX_EPOCH, Timestamp::UNIX_EPOCH);
-    SyncReport {
-        started,
-        finished,
-        result,
-        wanted: 0,
-        present: 0,
-        sent: 0,
-        failed: 0,
-        marked: 0,
-        deleted: 0,
-        bytes: 0,
-        snapshot: None,
-        held_back: None,
-        held: 0,
-        held_packages: Vec::new(),
-    }
+    SyncReport { result, ..sync_report(Timestamp::UNIX_EPOCH) }
 }
 
 fn problem(retry: Backoff) -> Problem {
