@@ -39,7 +39,7 @@ pub(crate) enum Synced {
     Superseded,
 }
 
-/// What came of a sync so far.
+/// The result of a sync up to now.
 pub(crate) struct SyncOutcome {
     /// As status shows it.
     pub(crate) report: SyncReport,

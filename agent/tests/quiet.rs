@@ -1,5 +1,5 @@
-//! An agent that waits for a dead target is quiet: a state that does not change is told as a heartbeat, not as fast as a pipe takes it. And it
-//! tells how a sync went and what went wrong in one.
+//! An agent that waits for a dead target is quiet: it reports a state that does not change at each heartbeat, and not more often. It reports the
+//! result of a sync together with its error.
 
 use std::fs;
 use std::io::{BufRead, BufReader};

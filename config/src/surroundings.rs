@@ -1,7 +1,7 @@
 //! What a process takes over from whoever starts it, and what is made of it before anything else happens: its umask and its limits.
 //!
-//! A cron job, a boot script or a careless login starts `blat`, and what that one set reaches every file that is made here. What is meant for
-//! certain eyes alone says so by its own mode, and nothing is ever open to more than that by an open umask, or closed to its owner by a shut one.
+//! A cron job, a boot script or a careless login starts `blat`, and what that one set reaches every file that is made here. A private
+//! file gets its own mode. An open umask opens no file to more accounts than are meant, and a shut one closes no file to its owner.
 
 use std::io;
 use std::sync::Arc;

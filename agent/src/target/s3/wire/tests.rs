@@ -159,7 +159,7 @@ const DENIED_AFTERWARDS: &str = "HTTP/1.1 200 OK\r\nContent-Length: 40\r\n\r\n<E
 const COMPLETED: &str = "HTTP/1.1 200 OK\r\nContent-Length: 136\r\n\r\n<CompleteMultipartUploadResult>\
     <Key>p/InternalError/SlowDown.zip</Key><ETag>&quot;ab-2&quot;</ETag></CompleteMultipartUploadResult>     ";
 
-/// Each request whose answer says what came of it, and none whose answer is an object.
+/// For each request whose answer reports success or failure, and for none whose answer is an object.
 #[tokio::test]
 async fn an_error_that_comes_with_a_success_is_one_and_is_tried_again() {
     let (wire, _) = wire(None);
