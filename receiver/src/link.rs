@@ -7,7 +7,7 @@ use blat_domain::name::{PackageId, Version};
 use rustix::fs::FileType;
 
 use crate::archive::dir::kind;
-use crate::archive::{Archive, DESCPKG};
+use crate::archive::{Archive, DESCPKG, mark_name};
 use crate::failure::{Failure, is_full};
 use crate::scratch::{Scratch, flush};
 use crate::{locks, ownership};
@@ -20,8 +20,16 @@ pub(crate) fn link(
 ) -> Result<(Vec<String>, Scratch), Failure> {
     let scratch = Scratch::take(archive, "file")?;
     scratch.note_batch(archive, links.iter().map(|(package, _)| package))?;
+    // Without marks there are none to take away.
+    let aged = scratch.rooms.house.open("aged").ok();
     let lines = locks::publishing(archive, &scratch.rooms, || -> Vec<String> {
-        links.iter().map(|(package, to)| put_link(archive, &scratch, owner, (package, to))).collect()
+        let put = |(package, to): &(PackageId, Version)| {
+            let line = put_link(archive, &scratch, owner, (package, to));
+            // Somebody wants it, as with a package.
+            let _ = aged.as_ref().map(|aged| aged.unlink(mark_name(package)));
+            line
+        };
+        links.iter().map(put).collect()
     })?;
     flush(archive, &scratch.rooms, "the links", "check the disk")?;
     Ok((lines, scratch))

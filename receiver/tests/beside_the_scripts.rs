@@ -147,7 +147,13 @@ fn linking_answers_and_leaves_behind_what_receive_file_does() {
         ("absent@1", "2"),
         ("lone@l", "1"),
     ];
-    let (scripts, ours) = twins(furnish);
+    let (scripts, ours) = twins(|archive| {
+        furnish(archive);
+        // A link that somebody wants is not marked any more.
+        for link in ["p@link", "p@current"] {
+            fs::write(archive.house("aged").join(link), "1\n1\n").expect("a mark");
+        }
+    });
     let list: String = links.iter().map(|(package, to)| format!("{} {to}\n", package.replace('@', " "))).collect();
     let digest = blat_domain::manifest::hex(&Sha256::digest(&list));
     let arguments = ["--name", "links", "--bytes", &list.len().to_string(), "--sha256", &digest];
@@ -156,6 +162,7 @@ fn linking_answers_and_leaves_behind_what_receive_file_does() {
     let links = links.iter().map(|(package, to)| (id(package), to.parse().expect("a version"))).collect();
     assert_eq!(agent.ask(Lane::CONTROL, &Request::Link { links }), Ok(expected));
     assert_eq!(shown(&ours), shown(&scripts));
+    assert!(!ours.house("aged/p@link").exists() && !ours.house("aged/p@current").exists());
 }
 
 /// What is done to a package's directory.

@@ -33,8 +33,12 @@ package core 1 1600000000
 package core 2 1600000000
 package tools 7 1600000000'
     before_link=$(stat -c '%i %z' "$arch/core/current")
+    mkdir "$arch/.dpkg_archive/aged"
+    printf '%s\n' 1 1 >"$arch/.dpkg_archive/aged/core@current"
     link 'core current 1'
     check 'a link that stands is left alone' said 'already core current'
+    check 'and is not marked any more' [ ! -e "$arch/.dpkg_archive/aged/core@current" ]
+    rmdir "$arch/.dpkg_archive/aged"
     check 'untouched' [ "$before_link" = "$(stat -c '%i %z' "$arch/core/current")" ]
 
     # Whoever looks while mv runs finds the old link or the new one.
