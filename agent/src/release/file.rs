@@ -33,6 +33,11 @@ pub(super) async fn read(path: &Path) -> Result<String, String> {
     text(file).await.map(|(text, _)| text)
 }
 
+/// How long the file is, as far as that can be seen; whoever opens it says what is wrong.
+pub(super) fn length(path: &Path) -> u64 {
+    std::fs::metadata(path).map_or(0, |found| found.len())
+}
+
 fn too_large() -> String {
     format!("it is larger than {} MiB; leave out what no target selects", LARGEST_TEXT >> 20)
 }

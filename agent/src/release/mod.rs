@@ -10,6 +10,7 @@ mod freshness;
 mod package_list;
 mod reader;
 mod snapshot;
+mod turns;
 
 use std::path::PathBuf;
 

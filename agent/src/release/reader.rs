@@ -21,7 +21,7 @@ use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout};
 
 use super::command::end_of;
 use super::freshness::State;
-use super::{database, file, package_list};
+use super::{database, file, package_list, turns};
 use crate::target::transport::tied;
 
 /// The first argument by which this executable knows that it is to read releases: no option that a person types.
@@ -206,10 +206,25 @@ async fn read_all(
     limit: Duration,
     place: &Path,
 ) -> Result<Read, String> {
+    let text = match source {
+        ReleaseSource::Command { .. } => printed(io::stdin().lock())?,
+        ReleaseSource::File { .. }
+        | ReleaseSource::PackageList { .. }
+        | ReleaseSource::Sqlite { .. }
+        | ReleaseSource::Postgres(_)
+        | ReleaseSource::MySql(_) => Vec::new(),
+    };
+    let length = match source {
+        ReleaseSource::File { path } | ReleaseSource::PackageList { path } => file::length(path),
+        ReleaseSource::Command { .. } => text.len() as u64,
+        // These have less memory.
+        ReleaseSource::Sqlite { .. } | ReleaseSource::Postgres(_) | ReleaseSource::MySql(_) => 0,
+    };
+    let _turn = turns::turn(place, length, limit).await?;
     let (mut catalog, state) = match source {
         ReleaseSource::File { path } => file::load(path).await?,
         ReleaseSource::PackageList { path } => (package_list::load(path).await?, None),
-        ReleaseSource::Command { .. } => (printed(io::stdin().lock())?, None),
+        ReleaseSource::Command { .. } => (understood(&text)?, None),
         ReleaseSource::Sqlite { .. } | ReleaseSource::Postgres(_) | ReleaseSource::MySql(_) => {
             (database::load(source, selection, limit, place).await?, None)
         }
@@ -221,10 +236,14 @@ async fn read_all(
 }
 
 /// What a command printed.
-fn printed(text: impl io::Read) -> Result<Catalog, String> {
+fn printed(text: impl io::Read) -> Result<Vec<u8>, String> {
     let mut printed = Vec::new();
     text.take(file::LARGEST_TEXT).read_to_end(&mut printed).map_err(|error| error.to_string())?;
-    release_file::parse_json(&printed).map_err(|why| format!("it is not the documented JSON: {why}"))
+    Ok(printed)
+}
+
+fn understood(printed: &[u8]) -> Result<Catalog, String> {
+    release_file::parse_json(printed).map_err(|why| format!("it is not the documented JSON: {why}"))
 }
 
 /// Takes no more than somebody is willing to read.
