@@ -5,6 +5,7 @@
 //! a new target. One that cannot be read, or not be replaced, holds deletions back until somebody has looked at it. One that was copied back from a
 //! backup may lack what came after the backup: its memory begins anew (see [`tags`]).
 
+mod crossing;
 mod tags;
 
 use std::collections::BTreeMap;
@@ -24,6 +25,7 @@ use blat_domain::text::printable;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use self::crossing::Crossing;
 use crate::memory;
 
 /// Archives that are remembered: those that the config named last.
@@ -42,6 +44,8 @@ pub(crate) struct LastingMemory {
     file: Mutex<()>,
     /// Held for moments only: the disk may be slow.
     now: Mutex<Now>,
+    /// What the two lanes have in hand. The file does not have it.
+    pub(crate) crossing: Crossing,
 }
 
 /// What is remembered, and what is wrong with the file.
@@ -136,7 +140,8 @@ impl LastingMemory {
     /// What this target remembers. `serves`: whether this process holds the target's lock. Who only looks changes no file.
     pub(crate) fn load(home: &Home, target: &TargetName, serves: bool) -> Self {
         let (home, target) = (home.clone(), target.clone());
-        let memory = Self { home, target, serves, file: Mutex::default(), now: Mutex::default() };
+        let memory =
+            Self { home, target, serves, file: Mutex::default(), now: Mutex::default(), crossing: Crossing::default() };
         memory.load_again();
         memory
     }

@@ -3,6 +3,7 @@
 //! A full sync and a tag are the same path: look, decide, deliver. Nothing here decides what should be done.
 
 mod deliver;
+mod tagged;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,7 +13,6 @@ use blat_domain::confirmation::HeldBack;
 use blat_domain::inventory::Inventory;
 use blat_domain::links::Followed;
 use blat_domain::name::PackageId;
-use blat_domain::ownership::Bar;
 use blat_domain::package_list::{self, Former};
 use blat_domain::plan::{Action, Held, Hold, Plan, Step, plan};
 use blat_domain::release::{Reason, WantedSet};
@@ -307,69 +307,6 @@ impl Workplace {
             first.get_or_insert(problem(Some(held.package.clone()), held.hold.to_string(), patience(&held.hold)));
         }
         first
-    }
-
-    /// Sends packages because tags ask for them, with what they address where they are links. Only a limit on the archive, or another owner of it,
-    /// makes it necessary to list the target; else it says itself what it has already, and the disk's space is asked for with every stream.
-    pub(crate) async fn send_tagged(&self, packages: BTreeSet<PackageId>, dropped: &Dropped) -> Vec<(PackageId, Sent)> {
-        let bar = match self.make_first_contact().await {
-            // What only the owner replaces.
-            Ok(bar) => bar.filter(Bar::is_about_owner),
-            Err(problem) => {
-                return packages.into_iter().map(|package| (package, Sent::Failed(problem.clone()))).collect();
-            }
-        };
-        let (source, max_size) = (self.source.clone(), self.settings.max_size);
-        let needs_no_list = max_size == 0 && bar.is_none();
-        let inventory = if needs_no_list { Ok(Arc::default()) } else { self.target.inventory().await };
-        let inventory = match inventory {
-            Ok(inventory) => inventory,
-            Err(error) => {
-                let failed = Sent::Failed(unreached("cannot list the target's packages", error));
-                return packages.into_iter().map(|package| (package, failed.clone())).collect();
-            }
-        };
-        let asked: Vec<PackageId> = packages.iter().cloned().collect();
-        let rule = if bar.is_some() { Rule::New } else { Rule::Replace };
-        let looking = tokio::task::spawn_blocking(move || {
-            let wanted = packages.iter().map(|package| (package.clone(), [Reason::Tag].into())).collect();
-            let Followed { wanted, survey } = source.survey(wanted, &[], &inventory);
-            let mut plan = plan(&wanted, &inventory, &survey, Vec::new());
-            bar.iter().for_each(|bar| plan.leave_to_owner(bar));
-            plan.fit(Room { disk: None, archive: source.left_below(max_size, &inventory) });
-            (packages, plan)
-        });
-        let (packages, plan) = match looking.await {
-            Ok(looked) => looked,
-            Err(error) => {
-                let text = format!("looking at the source failed: {error}; report this as a bug");
-                let failed = Sent::Failed(problem(None, text, Backoff::PACKAGE));
-                return asked.into_iter().map(|package| (package, failed.clone())).collect();
-            }
-        };
-        // Before anything is sent: from then on it must not be taken for extra.
-        let missing = plan.held.iter().filter(|held| held.hold == Hold::Missing).map(|held| &held.package).collect();
-        self.lasting.note_tags(&packages, &missing);
-        let lasting = self.lasting.clone();
-        // It is durable before a tag leaves, and nobody waits for it before.
-        let noting = tokio::task::spawn_blocking(move || lasting.trouble());
-        let mut results: Vec<_> = plan.held.iter().map(|held| (held.package.clone(), sent_of(&held.hold))).collect();
-        let mut parcels = self.parcels(&plan.steps, |_| rule);
-        parcels.iter_mut().for_each(|parcel| parcel.tagged = dropped.get(&parcel.package).copied());
-        let sent = self.deliver(parcels).await;
-        results.extend(sent.into_iter().map(|(parcel, sent)| (parcel.package, sent)));
-        results.extend(self.put_links(&plan.links, dropped).await);
-        // What a listing showed to be there already needs nothing.
-        let dealt_with: BTreeSet<PackageId> = results.iter().map(|(package, _)| package.clone()).collect();
-        self.report_already(packages.difference(&dealt_with), dropped);
-        results.extend(packages.difference(&dealt_with).map(|package| (package.clone(), Sent::Done)));
-        let noted = noting.await.unwrap_or_else(|error| Some(format!("noting down what tags bring failed: {error}")));
-        if let Some(why) = noted {
-            let stays = |sent: &Sent| matches!(sent, Sent::Done);
-            let failed = Sent::Failed(problem(None, why, Backoff::LINK));
-            results.iter_mut().filter(|(_, sent)| stays(sent)).for_each(|(_, sent)| sent.clone_from(&failed));
-        }
-        results
     }
 }
 

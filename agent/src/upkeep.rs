@@ -9,9 +9,8 @@ use blat_domain::retention::{Action, Step, Upkeep, Why, is_newer};
 use blat_domain::retry::Backoff;
 use jiff::Timestamp;
 
-use crate::outcome::Dropped;
 use crate::recheck::Recheck;
-use crate::session::{Problem, Sent};
+use crate::session::Problem;
 use crate::sync::{Prepared, SyncOutcome, problem, unreached};
 use crate::target::{Leaving, Retired, Retirement, TargetError};
 use crate::workplace::Workplace;
@@ -49,8 +48,12 @@ impl Workplace {
                 if let Err(problem) = recheck.renew(self, prepared, outcome).await {
                     return first_problem.or(Some(problem));
                 }
+                // First of all: a tag that comes later waits, and what one has brought by now shows below.
+                let leaving = self.lasting.crossing.leave(steps.iter().map(|step| step.package.clone()));
                 let spared = self.tagged_since(known_up_to);
-                let goes = |step: &&Step| recheck.lets_go(step) && !spared.contains(&step.package);
+                let goes = |step: &&Step| {
+                    recheck.lets_go(step) && leaving.has(&step.package) && !spared.contains(&step.package)
+                };
                 let steps = steps.iter().copied().filter(goes).collect();
                 let done = match self.retire(how, steps).await {
                     Ok(done) => done,
@@ -59,10 +62,7 @@ impl Workplace {
                 first_problem = first_problem.or(done.problem);
                 match how {
                     Retirement::Mark(_) => outcome.report.marked += done.packages.len() as u64,
-                    Retirement::Delete | Retirement::DeleteDue => {
-                        outcome.report.deleted += done.packages.len() as u64;
-                        first_problem = first_problem.or(self.bring_back(done.packages, known_up_to).await);
-                    }
+                    Retirement::Delete | Retirement::DeleteDue => outcome.report.deleted += done.packages.len() as u64,
                     Retirement::Unmark => {}
                 }
             }
@@ -172,19 +172,6 @@ impl Workplace {
         }
         Ok(compared)
     }
-
-    /// A tag that came in the very moment of the deletion found its package "already there": it is sent again.
-    async fn bring_back(&self, deleted: BTreeSet<PackageId>, known_up_to: i64) -> Option<Problem> {
-        let again: BTreeSet<PackageId> = &deleted & &self.tagged_since(known_up_to);
-        if again.is_empty() {
-            return None;
-        }
-        self.send_tagged(again, &Dropped::new()).await.into_iter().find_map(|(package, sent)| match sent {
-            Sent::Done => None,
-            Sent::Waiting(text) | Sent::Hopeless(text) => Some(problem(Some(package), text, Backoff::PACKAGE)),
-            Sent::Failed(problem) => Some(problem),
-        })
-    }
 }
 
 /// What one run did.
@@ -247,3 +234,6 @@ fn word(how: Retirement) -> &'static str {
         Retirement::DeleteDue | Retirement::Delete => "deleted",
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,101 @@
+//! The same path for tags: a plan of what they ask for.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use blat_domain::inventory::Inventory;
+use blat_domain::links::Followed;
+use blat_domain::name::PackageId;
+use blat_domain::ownership::Bar;
+use blat_domain::plan::{Hold, Plan, plan};
+use blat_domain::release::Reason;
+use blat_domain::retry::Backoff;
+use blat_domain::room::Room;
+
+use super::{problem, sent_of, unreached};
+use crate::outcome::Dropped;
+use crate::session::{Problem, Sent};
+use crate::target::Rule;
+use crate::workplace::Workplace;
+
+/// What tags ask for, and what becomes of it.
+struct Asked {
+    plan: Plan,
+    /// With all that links among it address.
+    brought: BTreeSet<PackageId>,
+    rule: Rule,
+}
+
+impl Workplace {
+    /// Sends packages because tags ask for them, with what they address where they are links. Only a limit on the archive, or another owner of it,
+    /// makes it necessary to list the target; else it says itself what it has already, and the disk's space is asked for with every stream.
+    pub(crate) async fn send_tagged(&self, packages: BTreeSet<PackageId>, dropped: &Dropped) -> Vec<(PackageId, Sent)> {
+        let crossing = &self.lasting.crossing;
+        // Before the target is asked what it has: that stays there from now on.
+        let _arriving = crossing.arrive(&packages).await;
+        let Asked { plan, brought, rule } = match self.plan_for_tags(&packages).await {
+            Ok(asked) => asked,
+            Err(problem) => {
+                return packages.into_iter().map(|package| (package, Sent::Failed(problem.clone()))).collect();
+            }
+        };
+        // A link is put only where its addressee is.
+        let _addressed = crossing.arrive(&brought).await;
+        // Before anything is sent: from then on it must not be taken for extra.
+        let missing = plan.held.iter().filter(|held| held.hold == Hold::Missing).map(|held| &held.package).collect();
+        self.lasting.note_tags(&brought, &missing);
+        let lasting = self.lasting.clone();
+        // It is durable before a tag leaves, and nobody waits for it before.
+        let noting = tokio::task::spawn_blocking(move || lasting.trouble());
+        let mut results: Vec<_> = plan.held.iter().map(|held| (held.package.clone(), sent_of(&held.hold))).collect();
+        let mut parcels = self.parcels(&plan.steps, |_| rule);
+        parcels.iter_mut().for_each(|parcel| parcel.tagged = dropped.get(&parcel.package).copied());
+        let sent = self.deliver(parcels).await;
+        results.extend(sent.into_iter().map(|(parcel, sent)| (parcel.package, sent)));
+        results.extend(self.put_links(&plan.links, dropped).await);
+        // What a listing showed to be there already needs nothing.
+        let dealt_with: BTreeSet<PackageId> = results.iter().map(|(package, _)| package.clone()).collect();
+        self.report_already(packages.difference(&dealt_with), dropped);
+        results.extend(packages.difference(&dealt_with).map(|package| (package.clone(), Sent::Done)));
+        let noted = noting.await.unwrap_or_else(|error| Some(format!("noting down what tags bring failed: {error}")));
+        if let Some(why) = noted {
+            let stays = |sent: &Sent| matches!(sent, Sent::Done);
+            let failed = Sent::Failed(problem(None, why, Backoff::LINK));
+            results.iter_mut().filter(|(_, sent)| stays(sent)).for_each(|(_, sent)| sent.clone_from(&failed));
+        }
+        results
+    }
+
+    async fn plan_for_tags(&self, packages: &BTreeSet<PackageId>) -> Result<Asked, Problem> {
+        // What only the owner replaces.
+        let bar = self.make_first_contact().await?.filter(Bar::is_about_owner);
+        let (source, max_size) = (self.source.clone(), self.settings.max_size);
+        let needs_no_list = max_size == 0 && bar.is_none();
+        let inventory = if needs_no_list { Ok(Arc::default()) } else { self.target.inventory().await };
+        let mut inventory: Arc<Inventory> =
+            inventory.map_err(|error| unreached("cannot list the target's packages", error))?;
+        if bar.is_none() {
+            // The target takes the mark away from what it is offered again, before somebody there deletes by it.
+            let marked = |package: &&PackageId| inventory.marks.contains_key(package);
+            let marked: Vec<&PackageId> = packages.iter().filter(marked).collect();
+            if !marked.is_empty() {
+                let Inventory { packages, links, .. } = Arc::make_mut(&mut inventory);
+                marked.into_iter().for_each(|package| {
+                    packages.remove(package);
+                    links.remove(package);
+                });
+            }
+        }
+        let wanted = packages.iter().map(|package| (package.clone(), [Reason::Tag].into())).collect();
+        let looking = tokio::task::spawn_blocking(move || {
+            let Followed { wanted, survey } = source.survey(wanted, &[], &inventory);
+            let mut plan = plan(&wanted, &inventory, &survey, Vec::new());
+            bar.iter().for_each(|bar| plan.leave_to_owner(bar));
+            plan.fit(Room { disk: None, archive: source.left_below(max_size, &inventory) });
+            let rule = if bar.is_some() { Rule::New } else { Rule::Replace };
+            Asked { plan, brought: wanted.into_keys().collect(), rule }
+        });
+        let failed = |error| format!("looking at the source failed: {error}; report this as a bug");
+        looking.await.map_err(|error| problem(None, failed(error), Backoff::PACKAGE))
+    }
+}

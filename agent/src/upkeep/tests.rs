@@ -1,0 +1,197 @@
+//! A tag that comes while its package is being deleted, at the moments that matter.
+
+use std::fs;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use blat_config::{Home, load_target};
+use blat_domain::inventory::{Inventory, Mark};
+use blat_domain::ownership::{Claim, Found, Owner, RandomId, Record, Title};
+use blat_domain::package_list::Former;
+use blat_domain::plan::{Link, Size};
+use tokio::sync::Notify;
+
+use super::*;
+use crate::lasting::LastingMemory;
+use crate::outcome::Dropped;
+use crate::progress::Progress;
+use crate::session::Sent;
+use crate::sync::Synced;
+use crate::target::{Appetite, Delivery, Parcel, Target, Told, Verdict};
+
+/// The time of each descpkg.
+const TIME: i64 = 5;
+
+/// A target that holds `a@1`, which is wanted, and `b@1`, which is not.
+#[derive(Default)]
+struct Held {
+    packages: Mutex<BTreeSet<PackageId>>,
+    is_marked: bool,
+    /// What the test and the deletion look at.
+    lasting: OnceLock<Arc<LastingMemory>>,
+    offered: Mutex<BTreeSet<PackageId>>,
+    deleting: Notify,
+    /// Whoever lists for a tag waits here once it has listed, where the test says so.
+    listed: Option<(Notify, Notify)>,
+    listings: Mutex<u32>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn package(text: &str) -> PackageId {
+    text.parse().expect("a package")
+}
+
+#[async_trait]
+impl Target for Held {
+    async fn appetite(&self) -> Result<Appetite, TargetError> {
+        Ok(Appetite { size: Size { bytes: 1 << 20, entries: 100 }, streams: 1 })
+    }
+
+    async fn inventory(&self) -> Result<Arc<Inventory>, TargetError> {
+        let packages = lock(&self.packages).iter().map(|package| (package.clone(), TIME)).collect();
+        let marks = if self.is_marked { [(package("b@1"), Mark { at: 1, wait: 1 })].into() } else { [].into() };
+        let listing = {
+            let mut listings = lock(&self.listings);
+            *listings += 1;
+            *listings
+        };
+        if let (2, Some((listed, go))) = (listing, &self.listed) {
+            listed.notify_one();
+            go.notified().await;
+        }
+        Ok(Arc::new(Inventory { packages, marks, clock: Some(1_700_000_000), ..Inventory::default() }))
+    }
+
+    async fn receive(&self, parcels: &[Parcel], _: &Arc<Progress>, told: &Told<'_>) -> Result<(), TargetError> {
+        for Parcel { package, .. } in parcels {
+            lock(&self.offered).insert(package.clone());
+            let is_new = lock(&self.packages).insert(package.clone());
+            told(vec![(package.clone(), if is_new { Delivery::Published } else { Delivery::Already })]);
+        }
+        Ok(())
+    }
+
+    async fn link(&self, links: &[Link]) -> Result<Vec<(PackageId, Delivery)>, TargetError> {
+        Ok(links.iter().map(|link| (link.package.clone(), Delivery::Linked)).collect())
+    }
+
+    async fn verify(&self, _: &[PackageId]) -> Result<Vec<(PackageId, Verdict)>, TargetError> {
+        Ok(Vec::new())
+    }
+
+    /// It is deleted, and the link breaks before the answer. Before that, it waits until a tag's package was offered, or waits in its turn.
+    async fn retire(&self, _: Retirement, packages: &[Leaving]) -> Result<Vec<(PackageId, Retired)>, TargetError> {
+        self.deleting.notify_one();
+        let lasting = self.lasting.get().expect("the test has set it");
+        while self.listed.is_none() && lock(&self.offered).is_empty() && !lasting.crossing.makes_wait() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let leaving: BTreeSet<&PackageId> = packages.iter().map(|leaving| &leaving.package).collect();
+        lock(&self.packages).retain(|package| !leaving.contains(package));
+        Err(TargetError::Link("the link is broken".into()))
+    }
+
+    async fn store_list(&self, _: &str) -> Result<Former, TargetError> {
+        if let Some((listed, _)) = &self.listed {
+            listed.notified().await;
+        }
+        Ok(Former::Whole)
+    }
+
+    async fn claim(&self, _: Claim, record: &Record) -> Result<Title, TargetError> {
+        Ok(Title { found: Found::Record(record.clone()), ..Title::default() })
+    }
+}
+
+/// A target of this kind with `more` in its config.
+fn workplace(root: &Path, held: &Arc<Held>, more: &str) -> Workplace {
+    for folder in ["config", "source/a/1", "source/b/1", "archive"] {
+        fs::create_dir_all(root.join(folder)).expect("an own folder");
+    }
+    for name in ["a", "b"] {
+        let file = fs::File::create(root.join(format!("source/{name}/1/descpkg"))).expect("a file");
+        file.set_modified(std::time::UNIX_EPOCH + Duration::from_secs(TIME.unsigned_abs())).expect("an own file");
+    }
+    std::os::unix::fs::symlink("1", root.join("source/b/current")).expect("a link");
+    let home = Home::at(root).expect("a path");
+    let name = "perth".parse().expect("a name");
+    let config = format!(
+        "transport: local\nsource: {0}/source\narchive: {0}/archive\npkg: {{a: 1}}\naging: immediate\nmax_delete: 100%\n\
+         writable: 0\n{more}\n",
+        root.display()
+    );
+    fs::write(home.target_config(&name), config).expect("a config");
+    let settings = load_target(&home, &name).expect("valid settings");
+    let owner = Owner { home: RandomId::from_random([1; 16]), target: name };
+    let mut workplace = Workplace::new(&home, settings, owner);
+    workplace.target = held.clone();
+    lock(&held.packages).extend([package("a@1"), package("b@1")]);
+    assert!(held.lasting.set(workplace.lasting.clone()).is_ok(), "once");
+    workplace
+}
+
+#[tokio::test]
+async fn a_tag_is_not_served_by_a_package_that_is_being_deleted() {
+    let scratch = tempfile::tempdir().expect("a scratch directory");
+    let held = Arc::new(Held::default());
+    let workplace = workplace(scratch.path(), &held, "");
+    let syncing = tokio::spawn({
+        let workplace = workplace.clone();
+        async move { workplace.sync(None).await }
+    });
+    held.deleting.notified().await;
+    let sent = workplace.send_tagged([package("b@1")].into(), &Dropped::new()).await;
+    let Synced::Ended(_, problem) = syncing.await.expect("a sync") else { panic!("no other settings are there") };
+    assert!(problem.expect("it failed").text.contains("the link is broken"), "so that nobody knows what went");
+    assert_eq!(sent, [(package("b@1"), Sent::Done)]);
+    assert!(lock(&held.packages).contains(&package("b@1")), "its tag is consumed");
+}
+
+#[tokio::test]
+async fn what_a_tag_found_in_a_listing_is_not_deleted_before_the_tag_is_served() {
+    let scratch = tempfile::tempdir().expect("a scratch directory");
+    let held = Arc::new(Held { listed: Some((Notify::new(), Notify::new())), ..Held::default() });
+    let workplace = workplace(scratch.path(), &held, "max_size: 1g");
+    let syncing = tokio::spawn({
+        let workplace = workplace.clone();
+        async move { workplace.sync(None).await }
+    });
+    while *lock(&held.listings) == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let sending = tokio::spawn({
+        let workplace = workplace.clone();
+        async move { workplace.send_tagged([package("b@1")].into(), &Dropped::new()).await }
+    });
+    // The sync goes on once the tag's listing is made, and the tag once the sync is done.
+    let _ = syncing.await.expect("a sync");
+    held.listed.as_ref().expect("it was made so").1.notify_one();
+    assert_eq!(sending.await.expect("a tag"), [(package("b@1"), Sent::Done)]);
+    assert!(lock(&held.packages).contains(&package("b@1")), "its tag is consumed");
+}
+
+#[tokio::test]
+async fn what_a_tag_found_in_a_listing_loses_its_mark() {
+    let scratch = tempfile::tempdir().expect("a scratch directory");
+    let held = Arc::new(Held { is_marked: true, ..Held::default() });
+    let workplace = workplace(scratch.path(), &held, "max_size: 1g");
+    let sent = workplace.send_tagged([package("b@1")].into(), &Dropped::new()).await;
+    assert_eq!(sent, [(package("b@1"), Sent::Done)]);
+    assert_eq!(*lock(&held.offered), [package("b@1")].into(), "the target takes the mark away then");
+}
+
+#[tokio::test]
+async fn what_a_tagged_link_addresses_counts_as_brought_by_the_tag() {
+    let scratch = tempfile::tempdir().expect("a scratch directory");
+    let held = Arc::new(Held::default());
+    let workplace = workplace(scratch.path(), &held, "");
+    workplace.send_tagged([package("b@current")].into(), &Dropped::new()).await;
+    let tagged: BTreeSet<PackageId> = workplace.lasting.tagged().into_keys().collect();
+    assert_eq!(tagged, [package("b@1"), package("b@current")].into());
+}
