@@ -85,7 +85,7 @@ struct Kept {
     tags: Option<BTreeMap<PackageId, i64>>,
     /// The epoch second since when it is known what tags bring, where that was not always so.
     began: Option<i64>,
-    /// The time of a file of releases that lay ahead of the clock when it was seen, in epoch seconds.
+    /// The time of a file of releases that lay ahead of the clock, or was set ahead, when it was seen, in epoch seconds.
     ahead: Option<i64>,
     /// What status shows as held back.
     #[serde(default, skip_serializing_if = "HeldBack::is_empty")]

@@ -67,8 +67,10 @@ impl Workplace {
     pub(crate) async fn prepare(&self, confirmed: Option<HeldBack>) -> Result<Prepared, Problem> {
         let settings = &self.settings;
         let source_of_releases = settings.release_manager.as_ref().map(|manager| &manager.source);
+        let written = written_at(source_of_releases);
+        // Not before: a file that is written in between does not lie ahead.
         let now = Timestamp::now().as_second();
-        let known_up_to = self.lasting.believed(written_at(source_of_releases), now).unwrap_or(trailing(now));
+        let known_up_to = self.lasting.believed(written, now).unwrap_or(trailing(now));
         // Before the releases are judged by it: a memory that can be used again by now was of no use until now.
         let forgotten = self.lasting.trouble();
         let asked = (self.uptime)();

@@ -2,6 +2,7 @@
 //! memory.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -127,4 +128,63 @@ fn releases_whose_time_lies_ahead_are_not_newer_than_a_tag_when_the_clock_reache
     });
     lab.agent_once("perth").expect_success();
     assert_kept(&lab, "the releases were written before the tag");
+}
+
+/// Giving it another name, or another mode, changes the file, and not what it says.
+#[test]
+fn releases_whose_time_lies_ahead_are_not_newer_than_a_tag_when_the_file_gets_another_name_or_mode() {
+    let mut lab = lab("timeset");
+    set_written(&lab, SystemTime::now() + Duration::from_secs(3_600));
+    tag_fresh(&mut lab);
+    let tagged = SystemTime::now();
+    lab.wait_for("a later second", || tagged.elapsed().is_ok_and(|since| since.as_secs() > 1).then_some(()));
+    let releases = lab.home().join("releases.yaml");
+    fs::hard_link(&releases, lab.home().join("other.yaml")).expect("a link");
+    lab.agent_once("perth").expect_success();
+    assert_kept(&lab, "the releases have another name as well");
+    fs::set_permissions(&releases, fs::Permissions::from_mode(0o640)).expect("an own file");
+    lab.agent_once("perth").expect_success();
+    assert_kept(&lab, "the releases have another mode");
+    lab.release(&[("core", "1")]);
+    lab.agent_once("perth").expect_success().says("1 deleted");
+}
+
+/// The files of a database change when no row does.
+#[test]
+fn a_sqlite_database_that_is_tidied_up_or_merely_opened_is_not_newer_than_a_tag() {
+    let mut lab = lab("sqlitetrails");
+    let sql = |lab: &Lab, text: &str| {
+        let mut command = std::process::Command::new("sqlite3");
+        blat_tests::process::run(command.arg(lab.home().join("rm.db")).arg(text), &lab.home()).expect_success();
+    };
+    sql(
+        &lab,
+        "PRAGMA journal_mode = WAL;
+         CREATE TABLE project (project_id, project_name);
+         CREATE TABLE release (release_id, project_id, release_name, state, s3sync);
+         CREATE TABLE release_package (release_id, package_name, package_version);
+         INSERT INTO project VALUES (1, 'Perth');
+         INSERT INTO release VALUES (10, 1, 'R', 'open', 0);
+         INSERT INTO release_package VALUES (10, 'core', '1');",
+    );
+    lab.config(
+        "perth",
+        &format!("release_manager: {{sqlite: {}}}\nprojects: [Perth]\n{EAGER}", lab.home().join("rm.db").display()),
+    );
+    tag_fresh(&mut lab);
+    let tagged = SystemTime::now();
+    lab.wait_for("a later second", || tagged.elapsed().is_ok_and(|since| since.as_secs() > 1).then_some(()));
+    for (what, text) in
+        [("checkpoint", "PRAGMA wal_checkpoint(TRUNCATE)"), ("VACUUM", "VACUUM"), ("look", "SELECT 1 FROM project")]
+    {
+        sql(&lab, text);
+        lab.agent_once("perth").expect_success();
+        assert_kept(&lab, what);
+    }
+    // What a release lists, no tag has to vouch for any more.
+    sql(&lab, "INSERT INTO release_package VALUES (10, 'fresh', '1')");
+    lab.agent_once("perth").expect_success();
+    sql(&lab, "DELETE FROM release_package WHERE package_name = 'fresh'");
+    lab.agent_once("perth").expect_success().says("1 deleted");
+    assert_eq!(lab.visible(), ["core@1"]);
 }

@@ -12,6 +12,7 @@ use blat_domain::retention::is_newer;
 use jiff::Timestamp;
 
 use super::LastingMemory;
+use crate::release::Written;
 
 /// Packages that tags asked for and the source lacks are noted while fewer than this are.
 pub(super) const MOST_MISSING: usize = 10_000;
@@ -70,15 +71,16 @@ impl LastingMemory {
         self.change(|kept| kept.began = None)
     }
 
-    /// The epoch second at which a file of releases was `written`, as far as that is to be believed `now`. A time ahead of the clock says nothing,
-    /// else every tag would count as older; nor does it later, when the clock has reached it.
-    pub(crate) fn believed(&self, written: Option<i64>, now: i64) -> Option<i64> {
-        let written = written?;
+    /// The epoch second at which a file of releases was `written`, as far as that is to be believed `now`. A time that lies ahead of the clock, or
+    /// that somebody set ahead, says nothing, else every tag would count as older; nor does it later, when the clock has reached it or the file
+    /// changed in another way. It says something again once it is another time.
+    pub(crate) fn believed(&self, written: Option<Written>, now: i64) -> Option<i64> {
+        let Written { at, is_set_ahead } = written?;
         let mut state = self.lock();
-        if written > now && state.kept.ahead != Some(written) {
-            (state.kept.ahead, state.is_ahead) = (Some(written), true);
+        if (is_set_ahead || at > now) && state.kept.ahead != Some(at) {
+            (state.kept.ahead, state.is_ahead) = (Some(at), true);
         }
-        (written <= now && state.kept.ahead != Some(written)).then_some(written)
+        (state.kept.ahead != Some(at)).then_some(at)
     }
 }
 

@@ -16,14 +16,27 @@ const TRAILS: i64 = 86_400;
 /// A file that stayed the same for so long after it was read is not being written any more, as with tags.
 const QUIET: Duration = Duration::from_secs(2);
 
-/// The epoch second at which a file was written that gives the releases; nothing where they come from elsewhere. It knows what was known then,
-/// anything else may trail behind its tags for a day.
-pub(crate) fn written_at(source: Option<&ReleaseSource>) -> Option<i64> {
+/// When the content of a file changed that gives the releases, as its file system says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Written {
+    /// The epoch second.
+    pub(crate) at: i64,
+    /// Whether that is later than the last change of any kind, so that somebody set it.
+    pub(crate) is_set_ahead: bool,
+}
+
+/// When the file was written that gives the releases; nothing where they come from elsewhere. It knows what was known then, anything else may
+/// trail behind its tags for a day. So may a database in a file: its files also change when no row does, when somebody opens it or tidies up.
+pub(crate) fn written_at(source: Option<&ReleaseSource>) -> Option<Written> {
     match source {
         Some(ReleaseSource::File { path } | ReleaseSource::PackageList { path }) => written(path),
-        // A database in a file may keep its latest changes beside it.
-        Some(ReleaseSource::Sqlite { path, .. }) => written(path).max(written(&beside(path))),
-        Some(ReleaseSource::Postgres(_) | ReleaseSource::MySql(_) | ReleaseSource::Command { .. }) | None => None,
+        Some(
+            ReleaseSource::Sqlite { .. }
+            | ReleaseSource::Postgres(_)
+            | ReleaseSource::MySql(_)
+            | ReleaseSource::Command { .. },
+        )
+        | None => None,
     }
 }
 
@@ -81,16 +94,11 @@ impl Reading {
     }
 }
 
-/// Anybody may set the time of a file's content ahead. That of its last change of any kind nobody sets, and it is never earlier but then.
-fn written(path: &Path) -> Option<i64> {
+/// Anybody may set the time of a file's content. That of its last change of any kind nobody sets, and every change makes it later: it says that
+/// the other one was set ahead, and not when the content changed.
+fn written(path: &Path) -> Option<Written> {
     let found = fs::metadata(path).ok()?;
-    Some(found.mtime().min(found.ctime()))
-}
-
-fn beside(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push("-wal");
-    name.into()
+    Some(Written { at: found.mtime(), is_set_ahead: found.mtime() > found.ctime() })
 }
 
 #[cfg(test)]
@@ -107,24 +115,26 @@ mod tests {
     }
 
     #[test]
-    fn a_file_knows_what_was_known_when_it_was_written() {
+    fn a_file_knows_what_was_known_when_it_was_written_and_a_database_in_a_file_does_not() {
         let scratch = tempfile::tempdir().expect("a scratch directory");
         let path = scratch.path().join("releases");
         touch(&path, 5_000);
-        assert_eq!(written_at(Some(&ReleaseSource::File { path: path.clone() })), Some(5_000));
         touch(&scratch.path().join("releases-wal"), 6_000);
-        assert_eq!(written_at(Some(&ReleaseSource::Sqlite { path, queries: Queries::default() })), Some(6_000));
+        let written = Some(Written { at: 5_000, is_set_ahead: false });
+        assert_eq!(written_at(Some(&ReleaseSource::File { path: path.clone() })), written);
+        assert_eq!(written_at(Some(&ReleaseSource::PackageList { path: path.clone() })), written);
+        assert_eq!(written_at(Some(&ReleaseSource::Sqlite { path, queries: Queries::default() })), None);
         assert_eq!(written_at(None), None);
     }
 
     #[test]
-    fn a_time_that_somebody_set_ahead_is_not_when_the_file_was_written() {
+    fn a_time_that_somebody_set_ahead_shows_whatever_else_changes() {
         let scratch = tempfile::tempdir().expect("a scratch directory");
         let path = scratch.path().join("releases");
-        let before = Timestamp::now().as_second();
-        touch(&path, u64::try_from(before).expect("after 1970") + 3_600);
-        let written = written_at(Some(&ReleaseSource::PackageList { path })).expect("a time");
-        assert!((before - 1..=Timestamp::now().as_second()).contains(&written), "{written}");
+        let at = Timestamp::now().as_second() + 3_600;
+        touch(&path, u64::try_from(at).expect("after 1970"));
+        fs::hard_link(&path, scratch.path().join("other")).expect("a link");
+        assert_eq!(written_at(Some(&ReleaseSource::PackageList { path })), Some(Written { at, is_set_ahead: true }));
     }
 
     #[tokio::test]

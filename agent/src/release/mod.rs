@@ -22,7 +22,7 @@ use blat_domain::units::show_duration;
 use jiff::Timestamp;
 
 pub(crate) use database::create as create_database;
-pub(crate) use freshness::{Reading, trailing, written_at};
+pub(crate) use freshness::{Reading, Written, trailing, written_at};
 pub(crate) use reader::read_instead;
 use reader::{Read, Reader};
 use snapshot::Snapshot;

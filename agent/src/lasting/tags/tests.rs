@@ -94,10 +94,22 @@ fn a_memory_that_begins_later_than_now_begins_now() {
 fn a_time_ahead_of_the_clock_is_not_believed_when_the_clock_has_reached_it() {
     let (_scratch, home, name) = home();
     let memory = LastingMemory::load(&home, &name, true);
-    assert_eq!((memory.believed(Some(100), 100), memory.believed(None, 100)), (Some(100), None));
-    assert_eq!((memory.believed(Some(200), 150), memory.trouble()), (None, None));
+    let written = |at| Some(Written { at, is_set_ahead: false });
+    assert_eq!((memory.believed(written(100), 100), memory.believed(None, 100)), (Some(100), None));
+    assert_eq!((memory.believed(written(200), 150), memory.trouble()), (None, None));
     let memory = LastingMemory::load(&home, &name, true);
-    assert_eq!((memory.believed(Some(200), 250), memory.believed(Some(240), 250)), (None, Some(240)));
+    assert_eq!((memory.believed(written(200), 250), memory.believed(written(240), 250)), (None, Some(240)));
+}
+
+#[test]
+fn a_time_that_was_set_ahead_is_not_believed_when_the_file_changes_in_another_way() {
+    let (_scratch, home, name) = home();
+    let memory = LastingMemory::load(&home, &name, true);
+    let written = |at, is_set_ahead| Some(Written { at, is_set_ahead });
+    assert_eq!((memory.believed(written(200, true), 250), memory.trouble()), (None, None));
+    let memory = LastingMemory::load(&home, &name, true);
+    assert_eq!(memory.believed(written(200, false), 300), None, "a link or a mode changed");
+    assert_eq!(memory.believed(written(260, false), 300), Some(260), "the content changed");
 }
 
 #[test]
