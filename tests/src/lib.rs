@@ -6,6 +6,7 @@
 //! command, both its streams, what lies in the lab and all logs; `BLAT_KEEP=1` keeps the lab itself.
 
 pub mod accounts;
+mod aws_client;
 pub mod database;
 pub mod dice;
 pub mod disk;

@@ -72,6 +72,11 @@ impl fmt::Display for Outcome {
 }
 
 impl Outcome {
+    /// How a command ended that ran in another process's place.
+    pub(crate) fn told(command: String, code: Option<i32>, [stdout, stderr]: [String; 2], lab: &Path) -> Self {
+        Self { command, code, stdout, stderr, lab: lab.to_owned() }
+    }
+
     /// Fails with everything that may explain it, unless the command ended with this code.
     #[track_caller]
     pub fn expect(&self, code: i32) -> &Self {

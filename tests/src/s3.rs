@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 use std::{fmt, fs};
 
 use serde_json::Value;
 
+use crate::aws_client::AwsClient;
 use crate::lab::Lab;
 use crate::process::{self, Outcome};
 use crate::tree;
@@ -71,6 +73,8 @@ pub struct Bucket {
     pub store: Store,
     dir: PathBuf,
     lab: PathBuf,
+    /// Started when it is first asked.
+    client: Mutex<Option<AwsClient>>,
 }
 
 /// The end of the key of the record that says whose archive a bucket is.
@@ -82,7 +86,7 @@ impl Bucket {
     /// Starts a server in the lab, and has the lab's commands find the owner's keys in their environment.
     pub fn new(lab: &mut Lab, store: Store) -> Self {
         let dir = lab.home().parent().expect("the lab's folder").to_owned();
-        let bucket = Self { store, dir: dir.join("s3"), lab: dir };
+        let bucket = Self { store, dir: dir.join("s3"), lab: dir, client: Mutex::default() };
         bucket.start();
         bucket.aws(&["s3api", "create-bucket", "--bucket", BUCKET]);
         lab.set_environment(bucket.owner().environment());
@@ -176,7 +180,15 @@ impl Bucket {
 
     /// Runs the AWS client.
     pub fn try_aws(&self, arguments: &[&str]) -> Outcome {
-        process::run(self.tool("aws").arg(&self.dir).args(arguments), &self.lab)
+        let mut client = self.client.lock().expect("no test that failed here goes on");
+        let client = client.get_or_insert_with(|| {
+            let mut command = self.tool("client");
+            command.arg(&self.dir);
+            AwsClient::start(command)
+        });
+        // After a restart the server may answer on another port.
+        let endpoint = format!("http://127.0.0.1:{}", self.port());
+        client.ask(&[&["--endpoint-url", &endpoint], arguments].concat(), &self.lab)
     }
 
     fn asked(&self, arguments: &[&str]) -> Value {
