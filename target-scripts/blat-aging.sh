@@ -133,16 +133,12 @@ is_mount() {
     fi
 }
 
-# holds_mount PLACE: something is mounted there or below it; by `$stage/mounts`, else by its devices.
+# holds_mount PLACE: something is mounted there or below it; by `$stage/mounts`, where the system tells.
 holds_mount() {
-    [ ! -L "$1" ] || return 1
-    if [ -r /proc/self/mountinfo ]; then
-        while read -r mounted; do
-            case $mounted/ in "$1"/*) return 0 ;; esac
-        done <"$stage/mounts"
-        return 1
-    fi
-    [ "$(find "$1" -type d -exec stat -c %d {} + 2>/dev/null | sort -u | wc -l)" -gt 1 ]
+    while read -r mounted; do
+        case $mounted/ in "$1"/*) return 0 ;; esac
+    done <"$stage/mounts"
+    return 1
 }
 
 # list_bound: what of the archive is shown at another place too, by a mount that is bound there, where the system tells; a path below the archive a line.
@@ -185,6 +181,9 @@ take_out() {
     if exists "$1" && ! real_dir "$1"; then
         echo "failed $1 $2 foreign $1 is not a directory; move it away"
         return 0
+    elif exists "$1" && [ ! -x "$1" ]; then
+        echo "failed $1 $2 io $1 may not be entered, so nobody knows what is in it; check owners and modes there"
+        return 0
     elif ! exists "$1/$2"; then
         echo "absent $1 $2"
     elif [ ! -L "$1/$2" ] && ! { [ -d "$1/$2" ] && real_file "$1/$2/descpkg"; }; then
@@ -202,8 +201,8 @@ take_out() {
     elif is_bound "$1" "$2"; then
         echo "failed $1 $2 foreign it is mounted elsewhere too, perhaps in the source, which nobody compares here; unmount that first"
         return 0
-    elif holds_archive "$1/$2"; then
-        echo "failed $1 $2 foreign another archive is in it, which would go with it; move that away first"
+    elif holds_foreign "$1/$2"; then
+        echo "failed $1 $2 foreign $part"
         return 0
     elif vanish "$1" "$2"; then
         echo "deleted $1 $2"

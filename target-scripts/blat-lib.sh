@@ -610,9 +610,53 @@ to_trash() {
 
 # ---- what is no part of a package
 
-# holds_archive PLACE: an archive of its own is in a package: its record is there, somewhere below.
-holds_archive() {
-    [ ! -L "$1" ] && [ -n "$(find "$1" -path "*/$house/archive" -print 2>/dev/null)" ]
+# For each folder of ours that is closed to us, a shell of its own looks into it: it is opened for that, and gets its mode back. Whatever is said,
+# complaints too, is a reason to leave the package. Where the system does not tell what is mounted, devices are said as well.
+# shellcheck disable=SC2016,SC2089 # to be expanded by whoever runs them
+look_into='
+    find "$1" -path "*/$house/archive" -exec echo archive \; -o -type d ! -perm -500 -prune -exec sh -c "$open_up" sh {} \; $devices ||
+        echo "find: $1: looking into it failed"'
+# shellcheck disable=SC2016,SC2089
+open_up='
+    mode=$(stat -c %a "$1") || exit 0
+    chmod u+rx "$1" || exit 0
+    case $(stat -c %a "$1") in
+    *[57]??) eval "$look_into" ;;
+    *) echo "chmod: $1 stays closed" ;;
+    esac
+    chmod "$mode" "$1"'
+
+# holds_foreign PLACE: something is in a package that is no part of it and would go with it, or may be, and `part` says what: an archive of its own,
+# by its record; where the system does not tell what is mounted, another device; or a folder that cannot be looked into.
+holds_foreign() {
+    [ ! -L "$1" ] || return 1
+    if [ -r /proc/self/mountinfo ]; then
+        part=$(devices='' look "$1")
+    else
+        part=$(devices='-o -type d -exec stat -c %d {} +' look "$1" | grep -v -x -e "$(stat -c %d .)")
+    fi
+    case $line_end$part$line_end in
+    "$line_end$line_end") return 1 ;;
+    *"${line_end}archive$line_end"*) part='another archive is in it, which would go with it; move that away first' ;;
+    *)
+        part=$(printf '%.500s' "${part%%"$line_end"*}" | tr -c ' -~' '?')
+        if is_number "$part"; then
+            part='something is mounted in it, which would go with it; unmount that first'
+        else
+            part="a folder in it cannot be looked into, and another archive or a mount in it would go with it: $part; as that folder's owner or as root look into it, then remove it or open it to this account"
+        fi
+        ;;
+    esac
+}
+
+# look PLACE: what is to be said of it; nothing for a package without anything else in it.
+look() {
+    (
+        trap - EXIT
+        # shellcheck disable=SC2090
+        export house devices look_into open_up
+        eval "$look_into"
+    ) 2>&1
 }
 
 # list_mounts [PATH]: what is mounted below the archive, or at PATH and below it, where the system tells; a path below the archive a line.

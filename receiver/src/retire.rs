@@ -204,7 +204,7 @@ impl Retiring<'_> {
             return failed("its name is mounted from elsewhere, so it may be the source's own; unmount that first");
         }
         if !is_link && let Some(why) = tree::foreign_part(&of_name, version.as_str().as_bytes())? {
-            return failed(why);
+            return failed(&why);
         }
         if is_link {
             of_name.unlink(version.as_str())?;

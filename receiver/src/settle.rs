@@ -122,7 +122,7 @@ impl<'a> Settling<'a> {
                         return failed("conflict", &why);
                     }
                     if let Some(why) = tree::foreign_part(&of_name, version.as_str().as_bytes())? {
-                        return failed("foreign", why);
+                        return failed("foreign", &why);
                     }
                     self.replace(whole, of_name)
                 }

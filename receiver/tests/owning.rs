@@ -3,13 +3,14 @@
 mod support;
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt as _, symlink};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::path::Path;
 
 use blat_domain::frames::{Class, Lane, Leaving, MOST_DATA, Request, Retirement, Rule};
 use blat_domain::identity::Identity;
 use blat_domain::ownership::Claim;
 use sha2::{Digest as _, Sha256};
-use support::package::{How, Package};
+use support::package::{How, Node, Package};
 use support::{Agent, Archive, id};
 
 const ID: &str = "0123456789abcdef0123456789abcdef";
@@ -176,6 +177,79 @@ fn a_package_that_another_archive_lies_in_is_neither_replaced_nor_deleted() {
     }
     assert!(inner.join(".dpkg_archive/archive").exists());
     fs::remove_dir_all(archive.path.join("p/1/deep")).expect("a directory");
+    assert_eq!(retire(&mut agent, Retirement::Delete), Ok(vec!["deleted p 1".to_owned()]));
+}
+
+#[test]
+fn an_archive_in_a_closed_folder_keeps_the_package_and_closed_folders_of_its_own_do_not() {
+    for mode in [0o311_u16, 0o300, 0o100, 0o600, 0] {
+        let archive = Archive::new();
+        archive.put("p", "1", &[("f", "x")], 5);
+        archive.put("q", "1", &[("f", "x")], 5);
+        let shut = archive.path.join("p/1/shut");
+        let house = shut.join("deeper/.dpkg_archive");
+        fs::create_dir_all(&house).expect("a directory");
+        fs::write(house.join("archive"), format!("{ID}\n{OSLO}\n")).expect("a record");
+        fs::create_dir_all(archive.house("")).expect("a directory");
+        fs::write(archive.house("PackageList.txt"), "q 1\n# end 1\n").expect("a list");
+        let mut agent = Agent::start_unprivileged(&archive);
+        let set = |path: &Path, mode: u16| {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode.into())).expect("a mode");
+        };
+        let mode_of = |path: &Path| fs::metadata(path).expect("a directory").mode() & 0o7777;
+        let as_it_was = u32::from(mode);
+        [&house, &shut].into_iter().for_each(|path| set(path, mode));
+        let replace = How { rule: Rule::Replace, ..How::default() };
+        for _ in 0..2 {
+            let kept = retire(&mut agent, Retirement::Delete).expect("an answer").concat();
+            assert!(kept.starts_with("failed p 1 foreign another archive is in it"), "{mode:o}: {kept}");
+            let line = Package::new("p", "1").file("f", "y").deliver(&mut agent, &replace);
+            assert!(line.starts_with("failed p 1 foreign another archive is in it"), "{mode:o}: {line}");
+            assert_eq!(mode_of(&shut), as_it_was, "it is as it was");
+        }
+        set(&shut, 0o700);
+        assert_eq!(mode_of(&house), as_it_was, "and so is what is in it");
+        assert_eq!(fs::read_to_string(house.join("archive")).expect("a record").lines().count(), 2, "{mode:o}");
+        set(&house, 0o700);
+        fs::remove_file(house.join("archive")).expect("a record");
+        [&house, &shut].into_iter().for_each(|path| set(path, mode));
+        assert_eq!(Package::new("p", "1").file("f", "y").deliver(&mut agent, &replace), "replaced p 1", "{mode:o}");
+        assert_eq!(fs::read_dir(archive.path.join("p")).expect("a directory").count(), 1);
+        let own = Package::new("r", "1").node(b"shut", Node::Directory(mode)).file("shut/f", "x");
+        assert_eq!(own.deliver(&mut agent, &How::default()), "published r 1");
+        let packages = ["p@1", "r@1"].map(|package| Leaving::new(id(package), None)).to_vec();
+        let deleted = agent.ask(Lane::CONTROL, &Request::Retire { how: Retirement::Delete, packages });
+        assert_eq!(deleted, Ok(vec!["deleted p 1".to_owned(), "deleted r 1".to_owned()]), "{mode:o}");
+        let trash = || fs::read_dir(archive.house("trash")).map_or(0, Iterator::count);
+        support::wait_for("the trash to go", || trash() == 0);
+    }
+}
+
+#[test]
+fn as_root_a_folder_that_cannot_be_looked_into_keeps_its_package_and_no_other_one() {
+    let archive = Archive::new();
+    for name in ["p", "q", "r"] {
+        archive.put(name, "1", &[("f", "x")], 5);
+    }
+    fs::create_dir_all(archive.house("")).expect("a directory");
+    fs::write(archive.house("PackageList.txt"), "r 1\n# end 1\n").expect("a list");
+    let mut agent = Agent::start_unprivileged(&archive);
+    let planted = archive.path.join("p/1/shut");
+    fs::create_dir(&planted).expect("root may");
+    for mode in [0o700, 0o711, 0o055, 0] {
+        fs::set_permissions(&planted, fs::Permissions::from_mode(mode)).expect("root may");
+        let packages = ["p@1", "q@1"].map(|package| Leaving::new(id(package), None)).to_vec();
+        let lines =
+            agent.ask(Lane::CONTROL, &Request::Retire { how: Retirement::Delete, packages }).expect("an answer");
+        let why = "failed p 1 foreign its folder \"1/shut\" cannot be looked into, and another archive or a mount in it would go with it";
+        assert!(lines[0].starts_with(why) && lines[0].contains("as root"), "{mode:o}: {lines:?}");
+        assert!(lines[1] == "deleted q 1" || lines[1] == "absent q 1", "{lines:?}");
+        let replace = How { rule: Rule::Replace, ..How::default() };
+        let line = Package::new("p", "1").file("f", "y").deliver(&mut agent, &replace);
+        assert!(line.starts_with(why), "{mode:o}: {line}");
+    }
+    assert!(planted.exists());
+    fs::remove_dir(&planted).expect("root may");
     assert_eq!(retire(&mut agent, Retirement::Delete), Ok(vec!["deleted p 1".to_owned()]));
 }
 

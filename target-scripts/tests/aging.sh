@@ -224,6 +224,10 @@ check_doubts() {
     feed 'odd 1' --unlisted
     check 'nor deleted' grep -q '^failed odd 1 foreign another archive is in it' "$work/out"
     check 'and stays as it is, with its mark' [ -e "$arch/odd/1/deep/inner/.dpkg_archive/archive" -a -e "$arch/.dpkg_archive/aged/odd@1" ]
+    chmod 311 "$arch/odd/1/deep"
+    purge
+    check 'closed as its folder may be' ended 1 'another archive is in it, which would go with it'
+    chmod 755 "$arch/odd/1/deep"
     rm -r "$arch/odd/1/deep"
     purge
     check 'until that is gone' printed 'deleted odd 1'

@@ -72,4 +72,67 @@ x/1" -x/1; do
     chmod 000 "$arch/odd/1/empty" "$arch/odd/1/lib/deep"
     delete odd/1
     check 'a package with closed directories is deleted' [ -z "$(find "$arch/.dpkg_archive" "$arch/odd" -path '*/lib*')" ]
+    check_shut_folders
+}
+
+# shut_with MODE: odd/1 has a folder with this mode, and an archive in it whose own folder has that mode too.
+shut_with() {
+    shut=$arch/odd/1/shut
+    chmod 755 "$arch/odd/1"
+    mkdir -p "$shut/new
+line/.dpkg_archive"
+    : >"$shut/new
+line/.dpkg_archive/archive"
+    chmod "$1" "$shut/new
+line/.dpkg_archive" "$shut/new
+line" 2>/dev/null
+    chmod "$1" "$shut/new
+line" "$shut"
+}
+
+# opens MODE: the folder still has that mode; all of it is open afterwards, and the record is there.
+opens() {
+    [ "$(stat -c %a "$shut")" = "$1" ] && chmod 700 "$shut" && [ "$(stat -c %a "$shut/new
+line")" = "$1" ] && chmod -R u+rwX "$shut" && [ -e "$shut/new
+line/.dpkg_archive/archive" ]
+}
+
+check_shut_folders() {
+    for mode in 311 300 100 600 0; do
+        fresh
+        receive "$work/both"
+        shut_with $mode
+        delete odd/1 even/2.0~rc1+x
+        check "an archive in a closed folder keeps the package: $mode" grep -q '^failed odd 1 foreign another archive is in it' "$work/out"
+        check 'and no other one' grep -q '^deleted even' "$work/out"
+        receive "$work/odd-replace"
+        check 'it is not replaced either' grep -q '^failed odd 1 foreign another archive is in it' "$work/out"
+        check 'and the folder stays as it is' opens $mode
+        rm "$shut/new
+line/.dpkg_archive/archive"
+        chmod $mode "$shut"
+        wrap chmod 'case "$*" in *odd/1/shut*) echo "chmod: changing permissions of $*: Operation not permitted" >&2; exit 1 ;; esac
+            exec "$real" "$@"'
+        delete odd/1
+        check 'what cannot be looked into keeps it' grep -q '^failed odd 1 foreign a folder in it cannot be looked into.*shut.*: Operation not permitted; .*as root' "$work/out"
+        unwrap
+        wrap find 'case "$*" in "odd/1 "*) echo "find: odd/1/shut: Permission denied" >&2; exit 1 ;; esac
+            exec "$real" "$@"'
+        delete odd/1
+        check 'also where it is somebody elses' grep -q '^failed odd 1 foreign a folder in it cannot be looked into.*shut: Permission denied; .*as root' "$work/out"
+        unwrap
+        delete odd/1
+        check 'its own closed folders do not' said 'deleted odd 1'
+        check 'nor does anything stay of it' nothing_staged
+    done
+    fresh
+    receive "$work/odd"
+    chmod 000 "$arch/odd/1/empty"
+    receive "$work/odd-replace"
+    check 'nor do they keep it from being replaced' said 'replaced odd 1'
+    chmod 600 "$arch/odd"
+    delete odd/1
+    check 'a name that cannot be entered is not absent' grep -q '^failed odd 1 io odd may not be entered' "$work/out"
+    chmod 755 "$arch/odd"
+    check 'and keeps its papers' newer arrived odd/1
 }

@@ -207,6 +207,43 @@ fn an_archive_in_a_package_does_not_go_with_it() {
     }
 }
 
+/// What a closed folder hides from a look is found, and what nobody can look into stays.
+#[test]
+fn as_root_what_lies_in_a_closed_folder_of_a_package_does_not_go_with_it() {
+    for served in SERVED {
+        let lab = lab("shut", served);
+        let (shut, precious) = (archive(&lab, served).join("core/1/shut"), lab.source().with_file_name("precious"));
+        let inner = shut.join("inner");
+        fs::create_dir(&precious).expect("a folder");
+        fs::write(precious.join("a"), "the only copy").expect("a file");
+        fs::create_dir_all(&inner).expect("a folder");
+        let own = "chown -R --reference=\"$1\" \"$2\" \"$3\"";
+        by_shell(&lab, own, &[shut.parent().expect("a package"), &shut, &precious]);
+        config(&lab, served, EAGER);
+        let sync = |says: &str| {
+            lab.agent_once("perth").expect(1).says("core@1").says(says);
+        };
+        for mode in ["311", "600", "0"] {
+            let close = |mode: &str| by_shell(&lab, &format!("chmod {mode} \"$1\""), &[&shut]);
+            let bound = Disk::bind(&precious, inner.clone());
+            close(mode);
+            sync("something is mounted in it");
+            assert_eq!(fs::read_to_string(precious.join("a")).expect("a file"), "the only copy", "{served}, {mode}");
+            drop(bound);
+            by_shell(&lab, "mkdir \"$1/.dpkg_archive\" && echo x >\"$1/.dpkg_archive/archive\"", &[&inner]);
+            sync("another archive is in it");
+            assert!(inner.join(".dpkg_archive/archive").exists(), "{served}, {mode}");
+            by_shell(&lab, "rm -r \"$1/.dpkg_archive\" && chown 0 \"${1%/*}\" && chmod 700 \"${1%/*}\"", &[&inner]);
+            sync("cannot be looked into");
+            assert!(inner.exists(), "{served}, {mode}");
+            by_shell(&lab, "chown --reference=\"$1/..\" \"$1\"", &[&shut]);
+            close(mode);
+        }
+        lab.agent_once("perth").expect_success().says("1 deleted");
+        assert!(!archive(&lab, served).join("core").exists(), "{served}");
+    }
+}
+
 /// `pkg_purge` asks no master: it goes by what is mounted.
 #[test]
 fn as_root_a_purge_removes_nothing_that_is_mounted_from_the_source_or_to_it() {

@@ -201,7 +201,7 @@ impl Dir {
     pub(crate) fn open_for_owner(&self, name: &[u8]) -> io::Result<()> {
         match self.open(name) {
             Ok(inner) => inner.set_mode(0o700),
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => self.open_up(name).map(|_| ()),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => self.open_up(name, 0).map(|_| ()),
             Err(error) => Err(error),
         }
     }
@@ -262,13 +262,26 @@ impl Dir {
         Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
     }
 
-    /// A handle of a directory in it that its owner may not even read, opened up for its owner first. By way of `/proc`, since
-    /// the plain call would follow a link that somebody put there meanwhile.
-    pub(super) fn open_up(&self, name: &[u8]) -> io::Result<Self> {
+    /// A handle of a directory in it that its owner may not even read, opened up for its owner first; of its mode these bits stay. By way of
+    /// `/proc`, since the plain call would follow a link that somebody put there meanwhile.
+    pub(super) fn open_up(&self, name: &[u8], kept: u32) -> io::Result<Self> {
         let handle = open_unmounted(&self.0, name, OFlags::PATH | OFlags::DIRECTORY)?;
+        let mode = rustix::fs::fstat(&handle)?.st_mode & kept;
         let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&handle));
-        rustix::fs::chmodat(CWD, path, Mode::RWXU, AtFlags::empty())?;
+        rustix::fs::chmodat(CWD, path, Mode::RWXU | Mode::from_raw_mode(mode), AtFlags::empty())?;
         self.open(name)
+    }
+
+    /// A directory in it, unless something is mounted there, to list it and to enter what is in it. One that is closed to its owner is opened up:
+    /// with it comes the mode to give back to it.
+    pub(super) fn open_for_a_look(&self, name: &[u8]) -> io::Result<(Self, Option<u16>)> {
+        const ALL: u32 = 0o7777;
+        let handle = open_unmounted(&self.0, name, OFlags::PATH | OFlags::DIRECTORY)?;
+        let mode = rustix::fs::fstat(&handle)?.st_mode & ALL;
+        if mode & 0o500 == 0o500 {
+            return Ok((self.open_unmounted(name)?, None));
+        }
+        Ok((self.open_up(name, ALL)?, u16::try_from(mode).ok()))
     }
 }
 

@@ -79,7 +79,7 @@ fn open_up(dir: &Dir, name: &[u8]) -> io::Result<Option<Dir>> {
     let inner = match dir.open_unmounted(name) {
         Ok(inner) => inner,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) if is(&error, Errno::ACCESS) => dir.open_up(name)?,
+        Err(error) if is(&error, Errno::ACCESS) => dir.open_up(name, 0)?,
         Err(error) => return Err(error),
     };
     if permissions(&inner.own_stat()?) & 0o700 != 0o700 {
@@ -89,27 +89,66 @@ fn open_up(dir: &Dir, name: &[u8]) -> io::Result<Option<Dir>> {
 }
 
 /// What would go together with the directory of this name, and is not part of it: something that is mounted in it or in its place, or an archive.
-/// What is closed to us shows when it is to be removed.
-pub(crate) fn foreign_part(dir: &Dir, name: &[u8]) -> io::Result<Option<&'static str>> {
-    let inner = match dir.open_unmounted(name) {
-        Ok(inner) => inner,
-        Err(error) if is(&error, Errno::XDEV) => {
-            return Ok(Some("something is mounted in it, which would go with it; unmount that first"));
+/// What cannot be looked into may hold either. A closed folder of our own is opened for the look, and gets its mode back.
+pub(crate) fn foreign_part(dir: &Dir, name: &[u8]) -> io::Result<Option<String>> {
+    let mut path = Vec::new();
+    Ok(look_for_foreign(dir, name, &mut path)?.map(|why| {
+        path.truncate(MOST_SHOWN);
+        match why {
+            Foreign::Mount => "something is mounted in it, which would go with it; unmount that first".into(),
+            Foreign::Archive => "another archive is in it, which would go with it; move that away first".into(),
+            Foreign::Closed => format!(
+                "its folder {} cannot be looked into, and another archive or a mount in it would go with it; as that folder's owner or as root \
+                 look into it, then remove it or open it to this account",
+                shown(&path)
+            ),
         }
-        Err(error) if is(&error, Errno::ACCESS) => return Ok(None),
+    }))
+}
+
+/// The most bytes of a path that an answer shows.
+const MOST_SHOWN: usize = 500;
+
+enum Foreign {
+    Mount,
+    Archive,
+    Closed,
+}
+
+/// `path` becomes that of what is found.
+fn look_for_foreign(dir: &Dir, name: &[u8], path: &mut Vec<u8>) -> io::Result<Option<Foreign>> {
+    let before = path.len();
+    if before > 0 {
+        path.push(b'/');
+    }
+    path.extend_from_slice(name);
+    let (inner, mode) = match dir.open_for_a_look(name) {
+        Ok(opened) => opened,
+        Err(error) if is(&error, Errno::XDEV) => return Ok(Some(Foreign::Mount)),
+        Err(error) if is(&error, Errno::ACCESS) || is(&error, Errno::PERM) => return Ok(Some(Foreign::Closed)),
         Err(error) => return Err(error),
     };
+    let found = look_at_entries(&inner, name, path);
+    mode.map_or(Ok(()), |mode| inner.set_mode(mode))?;
+    if matches!(found, Ok(None)) {
+        path.truncate(before);
+    }
+    match found {
+        Err(error) if is(&error, Errno::ACCESS) => Ok(Some(Foreign::Closed)),
+        found => found,
+    }
+}
+
+fn look_at_entries(inner: &Dir, name: &[u8], path: &mut Vec<u8>) -> io::Result<Option<Foreign>> {
     for found in inner.entries()? {
         let found = found?;
-        if inner.kind_of(&found)? != FileType::Directory {
-            continue;
+        if name == HOUSE.as_bytes() && found.name == FILE.as_bytes() {
+            return Ok(Some(Foreign::Archive));
         }
-        if found.name == HOUSE.as_bytes() && inner.stat([HOUSE, "/", FILE].concat()).is_ok_and(|stat| stat.is_some()) {
-            return Ok(Some("another archive is in it, which would go with it; move that away first"));
-        }
-        let part = foreign_part(&inner, &found.name)?;
-        if part.is_some() {
-            return Ok(part);
+        if inner.kind_of(&found)? == FileType::Directory
+            && let Some(why) = look_for_foreign(inner, &found.name, path)?
+        {
+            return Ok(Some(why));
         }
     }
     Ok(None)
