@@ -74,6 +74,9 @@ fn main() -> ExitCode {
     if let Some(code) = release::read_instead(std::env::args_os()) {
         return code;
     }
+    if let Some(code) = release::keep_instead(std::env::args_os()) {
+        return code;
+    }
     let args = Args::parse();
     // Before anything is opened or made. Where there is no home tree, that is said below.
     if args.create_database.is_none()

@@ -1,6 +1,6 @@
 //! `release_manager: {command: [ARGV…]}`: a program of the site's own prints what it knows, as JSON.
 //!
-//! No shell is involved. The program runs in a process group of its own, which ends when nobody waits for it any longer.
+//! No shell is involved. The program ends with all that it started when nobody waits for it any longer.
 
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
@@ -8,12 +8,10 @@ use std::process::{ExitStatus, Stdio};
 use blat_config::trust;
 use blat_domain::release::Catalog;
 use blat_domain::text::printable;
-use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt as _};
-use tokio::process::{Child, Command};
 
-use super::file;
 use super::reader::Reader;
+use super::{file, keeper};
 
 /// So much of the end of what it says about itself is shown.
 const SHOWN: usize = 200;
@@ -22,16 +20,17 @@ const PIECE: usize = 64 << 10;
 
 /// Runs the program in `root` and has what it prints read by `reader`, which this process only passes it on to.
 pub(super) async fn load(argv: &[String], root: &Path, mut reader: Reader) -> Result<Catalog, String> {
-    let Some((program, arguments)) = argv.split_first() else { return Err("it names no program".into()) };
+    let Some(program) = argv.first() else { return Err("it names no program".into()) };
     if Path::new(program).is_absolute() {
         // It may have been changed since the config was read.
         trust::check(root, Path::new(program)).map_err(|why| format!("cannot start it: {why}"))?;
     }
-    let mut command = Command::new(program);
-    command.args(arguments).current_dir(root).process_group(0).kill_on_drop(true);
-    let spawned = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-    let mut group = Group(spawned.map_err(|error| format!("cannot start it: {error}"))?);
-    let (Some(stdout), Some(stderr)) = (group.0.stdout.take(), group.0.stderr.take()) else {
+    let spawned = keeper::command(argv).current_dir(root).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let mut process = spawned.map_err(|error| format!("cannot start it: {error}"))?;
+    // Closed as soon as nobody waits any longer, which ends it.
+    let (Some(_wanted), Some(stdout), Some(stderr)) =
+        (process.stdin.take(), process.stdout.take(), process.stderr.take())
+    else {
         return Err("it has no pipes".into());
     };
     let (is_read, said) = tokio::try_join!(pass_on(stdout, &mut reader), end_of(stderr))?;
@@ -39,27 +38,10 @@ pub(super) async fn load(argv: &[String], root: &Path, mut reader: Reader) -> Re
         // Its end has no meaning: it may have had nobody to print for.
         return Err(reader.finish().await.err().unwrap_or_else(|| "it was not read to its end".into()));
     }
-    // The streams were read to their end first, so that until here its number is still its own.
-    let status = group.0.wait().await.map_err(|error| format!("cannot wait for it: {error}"))?;
+    let status = process.wait().await.map_err(|error| format!("cannot wait for it: {error}"))?;
     let said = judge(status, &said)?;
     let read = reader.finish().await.map_err(|why| format!("what it prints cannot be used: {why}{said}"))?;
     Ok(read.catalog)
-}
-
-/// A child and all that it started in its process group.
-struct Group(Child);
-
-impl Drop for Group {
-    /// Once it was waited for it has no number, and there is nothing to end.
-    fn drop(&mut self) {
-        let number = self.0.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-        if let Some(number) = number
-            && let Err(error) = kill_process_group(number, Signal::KILL)
-            && error != rustix::io::Errno::SRCH
-        {
-            tracing::warn!(%error, "cannot end the release_manager's command");
-        }
-    }
 }
 
 /// Passes on all that it prints, up to a bound. False where the reader takes no more.
@@ -155,29 +137,29 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_of_it_is_left_when_nobody_waits_any_longer() {
-        let scratch = tempfile::tempdir().expect("a scratch directory");
-        // The child of the child holds the file open, as long as it lives.
-        let script =
-            format!("sleep 1000 & echo $! > {0}.new; mv {0}.new {0}; wait", scratch.path().join("pid").display());
-        let pid = scratch.path().join("pid");
-        let started = async {
-            while !pid.exists() {
+        // The second one leaves the group and the session, and has lost its parent.
+        for (way, then) in [("sh -c", "; wait"), ("setsid sh -c", "")] {
+            let scratch = tempfile::tempdir().expect("a scratch directory");
+            let pid = scratch.path().join("pid");
+            // The child of the child holds the file open, as long as it lives.
+            let script = format!("{way} 'sleep 1000 & echo $! > {0}.new; mv {0}.new {0}{then}'", pid.display());
+            let started = async {
+                while !pid.exists() {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            };
+            tokio::select! {
+                ended = shell(&script) => panic!("it was to wait: {ended:?}"),
+                () = started => {}
+            }
+            let pid = std::fs::read_to_string(pid).expect("the grandchild's number");
+            let command_line = format!("/proc/{}/cmdline", pid.trim());
+            let deadline = std::time::Instant::now() + Duration::from_secs(20);
+            // A zombie that nobody has taken notice of yet has an empty command line.
+            while !std::fs::read(&command_line).unwrap_or_default().is_empty() {
+                assert!(std::time::Instant::now() < deadline, "{way}: process {pid} lives");
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
-        };
-        tokio::select! {
-            ended = shell(&script) => panic!("it was to wait: {ended:?}"),
-            () = started => {}
         }
-        let pid = std::fs::read_to_string(pid).expect("the grandchild's number");
-        let command_line = format!("/proc/{}/cmdline", pid.trim());
-        for _ in 0..1000 {
-            // A zombie that nobody has taken notice of yet has an empty command line.
-            if std::fs::read(&command_line).unwrap_or_default().is_empty() {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("process {pid} lives");
     }
 }

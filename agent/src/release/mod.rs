@@ -7,6 +7,7 @@ mod command;
 mod database;
 mod file;
 mod freshness;
+mod keeper;
 mod package_list;
 mod reader;
 mod snapshot;
@@ -23,6 +24,7 @@ use jiff::Timestamp;
 
 pub(crate) use database::create as create_database;
 pub(crate) use freshness::{Reading, Written, trailing, written_at};
+pub(crate) use keeper::keep_instead;
 pub(crate) use reader::read_instead;
 use reader::{Read, Reader};
 use snapshot::Snapshot;
