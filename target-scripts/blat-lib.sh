@@ -772,7 +772,8 @@ finish() {
 
 # ---- signs of life
 
-# start_alive: prints `alive` every 10 s. Looks every second whether we still run, so that a killed script does not keep its caller waiting.
+# start_alive: prints `alive` every 10 s. Looks every second whether we still run, so that a killed script does not keep its caller waiting. Nor does
+# one that is stopped: it is not alive.
 start_alive() {
     (
         trap - EXIT
@@ -780,10 +781,20 @@ start_alive() {
         ticks=0
         while sleep 1 >/dev/null && kill -0 $$; do
             ticks=$(((ticks + 1) % 10))
-            [ "$ticks" -ne 0 ] || echo alive || exit
+            [ "$ticks" -ne 0 ] || is_stopped || echo alive || exit
         done
     ) 2>/dev/null &
     alive=$!
+}
+
+# is_stopped: the system says that our main process is stopped. Its state comes after its name, which may hold anything.
+is_stopped() {
+    state=
+    read -r state </proc/$$/stat
+    case ${state##*) } in
+    [Tt]*) return 0 ;;
+    esac
+    return 1
 }
 
 # Not TERM: a shell that has just been forked may still have its parent's handling of signals, and one that got lost would leave us waiting

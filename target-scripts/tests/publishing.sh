@@ -178,4 +178,33 @@ EOF
     grep -v '^alive$' "$work/out" >"$work/rest"
     mv "$work/rest" "$work/out"
     check 'which is no part of the answer' said 'published even 2.0~rc1+x'
+    check_stopped
+}
+
+# has FILE TEXT NUMBER: so many lines of the file are that text.
+has() { [ "$(grep -cx "$2" "$1")" -ge "$3" ]; }
+
+is_in_state() { grep -q "^State:.$1" "/proc/$number/status"; }
+
+# Whoever is stopped would keep its caller waiting for ever.
+check_stopped() {
+    : >"$work/naps"
+    wrap sleep 'echo nap >>"$BLAT_TEST/naps"; exec "$real" 0.01'
+    env -i PATH="$before:$tools" BLAT_TEST="$work" "$shell" -c '. "$1"; start_alive; while :; do :; done' sh "$bin/blat-lib.sh" >"$work/out" 2>"$work/err" &
+    number=$!
+    check 'who works says so' eventually has "$work/out" alive 2
+    kill -STOP "$number"
+    eventually is_in_state T
+    # What was about to be said when it was stopped still is.
+    seen=$(wc -l <"$work/naps")
+    eventually has "$work/naps" nap $((seen + 3))
+    seen=$(wc -l <"$work/naps")
+    said_before=$(grep -c alive "$work/out")
+    eventually has "$work/naps" nap $((seen + 30))
+    check 'who is stopped does not' [ "$(grep -c alive "$work/out")" -eq "$said_before" ]
+    kill -CONT "$number"
+    check 'until it goes on' eventually has "$work/out" alive $((said_before + 1))
+    kill -9 "$number"
+    wait "$number" 2>/dev/null
+    unwrap
 }

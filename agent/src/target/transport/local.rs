@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::process::Stdio;
 
-use tokio::process::Command;
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::process::{Child, Command};
 
 use super::{Exit, Remote};
 use crate::target::TargetError;
@@ -23,22 +25,23 @@ impl Shell {
     /// Starts `command` in a process group of its own, so that a signal to the agent does not reach it.
     pub(super) fn exec(&self, command: &str) -> Result<Remote, TargetError> {
         let failed = |what: &str| TargetError::Link(format!("cannot run a shell on this machine: {what}"));
-        let mut child = Command::new("/bin/sh")
+        let child = Command::new("/bin/sh")
             .args(["-c", command])
             .current_dir(&self.home)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0)
-            .kill_on_drop(true)
             .spawn()
             .map_err(|error| failed(&error.to_string()))?;
+        let mut group = Group(child);
+        let Group(child) = &mut group;
         let (Some(stdin), Some(stdout), Some(stderr)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
         else {
             return Err(failed("it has no pipes"));
         };
         let exit = async move {
-            let status = child.wait().await.map_err(|error| TargetError::Link(format!("cannot wait: {error}")))?;
+            let status = group.0.wait().await.map_err(|error| TargetError::Link(format!("cannot wait: {error}")))?;
             Ok(match status.code() {
                 Some(127) => Exit::NotFound,
                 Some(code) => Exit::Code(code),
@@ -46,5 +49,45 @@ impl Shell {
             })
         };
         Ok(Remote { stdin: Box::pin(stdin), stdout: Box::pin(stdout), stderr: Box::pin(stderr), exit: Box::pin(exit) })
+    }
+}
+
+/// A child and all that it started in its process group, which is killed with it: stopped ones do not hear the end of their input.
+struct Group(Child);
+
+impl Drop for Group {
+    /// Once it was waited for it has no number, and there is nothing to end.
+    fn drop(&mut self) {
+        let number = self.0.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        if let Some(number) = number
+            && let Err(error) = kill_process_group(number, Signal::KILL)
+            && error != Errno::SRCH
+        {
+            tracing::warn!(%error, "cannot end a command on this machine");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use tokio::io::{AsyncBufReadExt as _, BufReader};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_command_that_nobody_waits_for_ends_with_what_it_started_though_it_is_stopped() {
+        let script = "sleep 1000 & echo $!; kill -STOP $! $$; echo it goes on";
+        let remote = Shell::new().exec(script).expect("a shell");
+        let number = BufReader::new(remote.stdout).lines().next_line().await.expect("a line").expect("a number");
+        drop(remote.exit);
+        let command_line = format!("/proc/{number}/cmdline");
+        let deadline = Instant::now() + Duration::from_secs(20);
+        // A zombie that nobody has taken notice of yet has an empty command line.
+        while !std::fs::read(&command_line).unwrap_or_default().is_empty() {
+            assert!(Instant::now() < deadline, "process {number} lives");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 }
