@@ -223,7 +223,7 @@ fn as_root_what_lies_in_a_closed_folder_of_a_package_does_not_go_with_it() {
         let sync = |says: &str| {
             lab.agent_once("perth").expect(1).says("core@1").says(says);
         };
-        for mode in ["311", "600", "0"] {
+        for mode in ["311", "0"] {
             let close = |mode: &str| by_shell(&lab, &format!("chmod {mode} \"$1\""), &[&shut]);
             let bound = Disk::bind(&precious, inner.clone());
             close(mode);
