@@ -53,6 +53,20 @@ impl Lab {
         lab
     }
 
+    /// A lab whose target holds core@1 and core@2, where nothing wants core@2 any more, and bulk@1 of so many bytes is yet to be sent.
+    pub fn with_bulk_to_send(name: &str, bytes: usize) -> Self {
+        let lab = Self::new(name);
+        for version in ["1", "2"] {
+            lab.package("core", version, |p| p.file("a", version));
+        }
+        lab.package("bulk", "1", |p| p.noise("a", bytes));
+        lab.release(&[("core", "1"), ("core", "2")]);
+        lab.config("perth", "");
+        lab.agent_once("perth").expect_success();
+        lab.release(&[("core", "1"), ("bulk", "1")]);
+        lab
+    }
+
     /// Starts or stops the target's sshd, with all sessions.
     pub fn sshd(&self, verb: &str) -> Outcome {
         process::run(&mut self.sshd_tool(verb), &self.dir)
@@ -282,6 +296,13 @@ impl Lab {
         self.master = Some(master);
         self.wait_for("the master to answer", || (self.blat(&["status"]).code == Some(0)).then_some(()));
         pid
+    }
+
+    /// Starts the master in a namespace of its own, where it and its agents are refused every notification of files. That needs
+    /// [`Self::keep_keys_at_home`] before.
+    pub fn start_master_without_notifications(&mut self) -> u32 {
+        const REFUSED: &str = "echo 0 >/proc/sys/user/max_inotify_instances && exec \"$0\" \"$@\"";
+        self.start_master_below(&["unshare", "--user", "--map-root-user", "sh", "-c", REFUSED])
     }
 
     /// Sends the master a signal and waits for its end.

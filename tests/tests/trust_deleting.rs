@@ -58,15 +58,7 @@ fn a_deletion_that_waited_for_the_lock_is_left_undone_once_its_agent_is_killed()
 
 #[test]
 fn a_package_list_that_names_what_somebody_took_away_in_mid_sync_is_not_stored() {
-    let lab = Lab::new("tookaway");
-    for version in ["1", "2"] {
-        lab.package("core", version, |p| p.file("a", version));
-    }
-    lab.package("bulk", "1", |p| p.noise("a", 1 << 20));
-    lab.release(&[("core", "1"), ("core", "2")]);
-    lab.config("perth", "");
-    lab.agent_once("perth").expect_success();
-    lab.release(&[("core", "1"), ("bulk", "1")]);
+    let lab = Lab::with_bulk_to_send("tookaway", 1 << 20);
     // At that rate it takes some seconds.
     lab.config("perth", "bandwidth: 256k\naging: immediate\nmax_delete: 100%");
     let sync = lab.start_agent_once("perth");

@@ -11,15 +11,7 @@ const SLOW: &str = "bandwidth: 64k";
 
 /// A target that holds core@1 and core@2, where nothing wants core@2 any more; a sync under way sends bulk@1, slowly, before it deletes that.
 fn in_mid_sync(name: &str) -> Lab {
-    let mut lab = Lab::new(name);
-    for version in ["1", "2"] {
-        lab.package("core", version, |p| p.file("a", version));
-    }
-    lab.package("bulk", "1", |p| p.noise("a", 24 << 20));
-    lab.release(&[("core", "1"), ("core", "2")]);
-    lab.config("perth", "");
-    lab.agent_once("perth").expect_success();
-    lab.release(&[("core", "1"), ("bulk", "1")]);
+    let mut lab = Lab::with_bulk_to_send(name, 24 << 20);
     lab.config("perth", &format!("{SLOW}\naging: immediate\nmax_delete: 100%"));
     lab.start_master();
     lab.wait_for_status("perth", "sending the bulk", |s| {
@@ -63,15 +55,7 @@ fn a_sync_deletes_nothing_that_the_settings_now_in_force_pin() {
 
 #[test]
 fn a_sync_in_the_foreground_ends_early_when_its_config_changes() {
-    let lab = Lab::new("foreground");
-    for version in ["1", "2"] {
-        lab.package("core", version, |p| p.file("a", version));
-    }
-    lab.package("bulk", "1", |p| p.noise("a", 1 << 20));
-    lab.release(&[("core", "1"), ("core", "2")]);
-    lab.config("perth", "");
-    lab.agent_once("perth").expect_success();
-    lab.release(&[("core", "1"), ("bulk", "1")]);
+    let lab = Lab::with_bulk_to_send("foreground", 1 << 20);
     lab.config("perth", "bandwidth: 256k\naging: immediate\nmax_delete: 100%");
     let sync = lab.start_agent_once("perth");
     lab.wait_until_receiving();
