@@ -6,21 +6,16 @@ use std::os::unix::fs::{chown, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use blat_config::{Home, load_target};
 use blat_domain::confirmation::HeldBack;
-use blat_domain::inventory::Inventory;
 use blat_domain::name::PackageId;
 use blat_domain::ownership::Owner;
-use blat_domain::package_list::Former;
-use blat_domain::plan::Link;
 
 use super::*;
 use crate::outcome::Dropped;
-use crate::progress::Progress;
 use crate::session::Sent;
 use crate::sync::Synced;
-use crate::target::{Appetite, Delivery, Leaving, Parcel, Retired, Retirement, Target, Told, Verdict};
+use crate::target::fake::Fake;
 
 fn id(byte: u8) -> RandomId {
     RandomId::from_random([byte; 16])
@@ -81,51 +76,24 @@ fn as_root_above_the_source_a_strangers_record_does_not_count() {
 }
 
 /// The source by way of another machine, which cannot tell where it is: only what is written there shows.
-struct Mirror(PathBuf);
-
-#[async_trait]
-impl Target for Mirror {
-    async fn appetite(&self) -> Result<Appetite, TargetError> {
-        panic!("nothing is to be sent to the source")
-    }
-
-    async fn inventory(&self) -> Result<Arc<Inventory>, TargetError> {
-        let packages = [("a@1".parse().expect("a package"), 5), ("b@1".parse().expect("a package"), 5)].into();
-        Ok(Arc::new(Inventory { packages, clock: Some(1_700_000_000), ..Inventory::default() }))
-    }
-
-    async fn receive(&self, _: &[Parcel], _: &Arc<Progress>, _: &Told<'_>) -> Result<(), TargetError> {
-        panic!("nothing is to be sent to the source")
-    }
-
-    async fn link(&self, _: &[Link]) -> Result<Vec<(PackageId, Delivery)>, TargetError> {
-        panic!("nothing is to be linked in the source")
-    }
-
-    async fn verify(&self, _: &[PackageId]) -> Result<Vec<(PackageId, Verdict)>, TargetError> {
-        Ok(Vec::new())
-    }
-
-    async fn retire(&self, _: Retirement, _: &[Leaving]) -> Result<Vec<(PackageId, Retired)>, TargetError> {
-        panic!("nothing is to be deleted in the source")
-    }
-
-    async fn store_list(&self, _: &str) -> Result<Former, TargetError> {
-        panic!("nothing is to be listed in the source")
-    }
-
-    async fn claim(&self, how: Claim, record: &Record) -> Result<Title, TargetError> {
-        let file = self.0.join(HOUSE).join(FILE);
+fn mirror(source: PathBuf) -> Fake {
+    let claim = move |how, record: &Record| {
+        let file = source.join(HOUSE).join(FILE);
         match how {
             Claim::Look => {}
             Claim::First | Claim::Adopt => {
-                fs::create_dir_all(self.0.join(HOUSE)).expect("a directory");
+                fs::create_dir_all(source.join(HOUSE)).expect("a directory");
                 fs::write(&file, record.render()).expect("a record");
             }
             Claim::Withdraw => fs::remove_file(&file).expect("a record"),
         }
-        let found = fs::read_to_string(&file).map_or(Found::Nothing, |text| Found::read(&text));
-        Ok(Title { found, ..Title::default() })
+        fs::read_to_string(&file).map_or(Found::Nothing, |text| Found::read(&text))
+    };
+    Fake {
+        packages: &["a@1", "b@1"],
+        claim: Box::new(claim),
+        during: Box::new(|| {}),
+        changed: std::sync::Mutex::default(),
     }
 }
 
@@ -147,7 +115,8 @@ async fn an_archive_that_only_its_id_shows_to_be_the_source_is_refused_and_left_
     let settings = load_target(&home, &name).expect("valid settings");
     let owner = Owner { home: RandomId::from_random([1; 16]), target: name };
     let mut workplace = Workplace::new(&home, settings, owner);
-    workplace.target = Arc::new(Mirror(root.join("source")));
+    let mirror = Arc::new(mirror(root.join("source")));
+    workplace.target = mirror.clone();
     let refused = |text: &str| text.contains("the same directory") && text.contains("config/perth.conf");
 
     let Synced::Ended(report, problem) = workplace.sync(Some(HeldBack::default())).await else {
@@ -161,4 +130,5 @@ async fn an_archive_that_only_its_id_shows_to_be_the_source_is_refused_and_left_
     assert!(refused(&workplace.adopt().await.expect_err("it is refused").text));
     assert!(!root.join("source").join(HOUSE).join(FILE).exists(), "what was written is taken away again");
     assert_eq!(workplace.contact(), Contact::None);
+    assert_eq!(mirror.changed(), [""; 0], "the source is asked for nothing else");
 }

@@ -3,67 +3,18 @@
 use std::cell::Cell;
 use std::fs;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
-use async_trait::async_trait;
 use blat_config::{Home, load_target};
-use blat_domain::ownership::{Claim, Found, Owner, RandomId, Record, Title};
-use blat_domain::package_list::Former;
-use blat_domain::plan::{Link, Size};
+use blat_domain::ownership::{Found, Owner, RandomId};
 use blat_domain::status::{SyncReport, SyncResult};
 
 use super::*;
-use crate::progress::Progress;
 use crate::sync::Synced;
-use crate::target::{Appetite, Delivery, Leaving, Parcel, Retired, Retirement, Target, TargetError, Told, Verdict};
+use crate::target::fake::Fake;
 
 thread_local! {
     static UPTIME: Cell<u64> = const { Cell::new(1_000) };
-}
-
-/// A target that holds `a@1` and two extra packages. What happens while the PackageList goes there is up to the test.
-struct Slow {
-    during: Box<dyn Fn() + Send + Sync>,
-    deleted: Mutex<Vec<String>>,
-}
-
-#[async_trait]
-impl Target for Slow {
-    async fn appetite(&self) -> Result<Appetite, TargetError> {
-        Ok(Appetite { size: Size::default(), streams: 1 })
-    }
-
-    async fn inventory(&self) -> Result<Arc<Inventory>, TargetError> {
-        let packages = ["a@1", "b@1", "c@1"].map(|package| (package.parse().expect("a package"), 5)).into();
-        Ok(Arc::new(Inventory { packages, clock: Some(1_700_000_000), ..Inventory::default() }))
-    }
-
-    async fn receive(&self, _: &[Parcel], _: &Arc<Progress>, _: &Told<'_>) -> Result<(), TargetError> {
-        Ok(())
-    }
-
-    async fn link(&self, _: &[Link]) -> Result<Vec<(PackageId, Delivery)>, TargetError> {
-        Ok(Vec::new())
-    }
-
-    async fn verify(&self, _: &[PackageId]) -> Result<Vec<(PackageId, Verdict)>, TargetError> {
-        Ok(Vec::new())
-    }
-
-    async fn retire(&self, _: Retirement, packages: &[Leaving]) -> Result<Vec<(PackageId, Retired)>, TargetError> {
-        let mut deleted = self.deleted.lock().unwrap_or_else(PoisonError::into_inner);
-        deleted.extend(packages.iter().map(|leaving| leaving.package.to_string()));
-        Ok(packages.iter().map(|leaving| (leaving.package.clone(), Retired::Done)).collect())
-    }
-
-    async fn store_list(&self, _: &str) -> Result<Former, TargetError> {
-        (self.during)();
-        Ok(Former::Whole)
-    }
-
-    async fn claim(&self, _: Claim, record: &Record) -> Result<Title, TargetError> {
-        Ok(Title { found: Found::Record(record.clone()), ..Title::default() })
-    }
 }
 
 /// What Release Manager says: one release of these packages.
@@ -106,18 +57,20 @@ async fn sync_from(
     );
     fs::write(home.target_config(&name), config).expect("a config");
     let settings = load_target(&home, &name).expect("valid settings");
-    let slow = Arc::new(Slow {
+    let slow = Arc::new(Fake {
+        packages: &["a@1", "b@1", "c@1"],
+        claim: Box::new(|_, record| Found::Record(record.clone())),
         during: Box::new(move || {
             UPTIME.set(UPTIME.get() + seconds);
             during(&releases);
         }),
-        deleted: Mutex::default(),
+        changed: Mutex::default(),
     });
     let owner = Owner { home: RandomId::from_random([1; 16]), target: name };
     let mut workplace = Workplace::new(&home, settings, owner);
     (workplace.target, workplace.uptime) = (slow.clone(), || Duration::from_secs(UPTIME.get()));
     let Synced::Ended(report, problem) = workplace.sync(None).await else { panic!("no other settings are there") };
-    let deleted = slow.deleted.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let deleted = slow.changed().into_iter().filter(|what| what.contains('@')).collect();
     (*report, problem, deleted)
 }
 

@@ -189,6 +189,10 @@ mod tests {
     use super::*;
 
     async fn run(script: &str, input: &[u8]) -> (Vec<String>, Result<(), TargetError>) {
+        run_on(script, Input::Bytes(input.to_vec()), 2).await
+    }
+
+    async fn run_on(script: &str, input: Input, packages: usize) -> (Vec<String>, Result<(), TargetError>) {
         let shell = super::super::transport::Transport::Local(super::super::transport::local::Shell::new());
         let remote = shell.exec(script).await.expect("a shell");
         let mut lines = Vec::new();
@@ -196,7 +200,7 @@ mod tests {
             lines.push(line.to_owned());
             Ok(())
         };
-        let result = ask(remote, Input::Bytes(input.to_vec()), Bounds::packages(2), each).await;
+        let result = ask(remote, input, Bounds::packages(packages), each).await;
         (lines, result)
     }
 
@@ -208,17 +212,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_command_that_asks_hears_that_it_is_wanted_and_one_that_does_not_ask_hears_the_end() {
-        let confirm = async |script: &str| {
-            let shell = super::super::transport::Transport::Local(super::super::transport::local::Shell::new());
-            let remote = shell.exec(script).await.expect("a shell");
-            let mut lines = Vec::new();
-            let each = |line: &str| {
-                lines.push(line.to_owned());
-                Ok(())
-            };
-            let result = ask(remote, Input::Confirmed(b"list\n".to_vec()), Bounds::packages(3), each).await;
-            (lines, result)
-        };
+        let confirm = async |script: &str| run_on(script, Input::Confirmed(b"list\n".to_vec()), 3).await;
         let asking = "read -r list; echo ready; echo '# blat 1'; echo ready; read -r word; echo $list $word; cat; echo '# end 1'";
         assert_eq!(confirm(asking).await, (vec!["list go".into()], Ok(())), "noise is no question");
         let (lines, result) = confirm("echo '# blat 1'; read -r list; echo $list; echo '# end 1'").await;

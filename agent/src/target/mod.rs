@@ -4,6 +4,8 @@
 
 pub(crate) mod answer;
 pub(crate) mod bounded;
+#[cfg(test)]
+pub(crate) mod fake;
 pub(crate) mod far_end;
 pub(crate) mod install;
 mod leftovers;
