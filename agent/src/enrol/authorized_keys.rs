@@ -6,6 +6,7 @@
 
 use anyhow::Context as _;
 
+use super::AWAIT_LOCK;
 use crate::target::install::shell_word;
 
 /// What the script that frees a key prints once it has done so.
@@ -128,7 +129,7 @@ put_back
 /// A script around `body`. `fresh` makes the new text of the old. All of it is read before any of it runs: it comes by standard input, which commands of
 /// it read too.
 fn script(fresh: &str, body: &str) -> String {
-    format!("{{\nfresh() {{\n{fresh}\n}}\n{COMMON}{body}\nexit 0\n}}\n")
+    format!("{{\nfresh() {{\n{fresh}\n}}\n{AWAIT_LOCK}{COMMON}{body}\nexit 0\n}}\n")
 }
 
 /// Surroundings, and the functions of every script. `cp -p` carries mode, owner and access control list over; what it could not, `ls` shows.
@@ -149,12 +150,7 @@ lock() {
     command -v flock >/dev/null 2>&1 || return 0
     { true >>.ssh/blat.lock; } 2>/dev/null || die 'cannot make a file in ~/.ssh; look at its owner, its mode and the space on its disk'
     exec 9>>.ssh/blat.lock
-    tries=0
-    until flock -n 9 9>&9; do
-        tries=$((tries + 1))
-        [ "$tries" -lt 15 ] || die 'another blat enrol changes ~/.ssh/authorized_keys; try again'
-        sleep 1
-    done
+    await_lock '~/.ssh/authorized_keys'
 }
 facts() {
     # A group that may do no more than everybody says nothing.

@@ -3,6 +3,7 @@
 use blat_config::Settings;
 use blat_domain::text::printable;
 
+use super::AWAIT_LOCK;
 use crate::target::TargetError;
 use crate::target::answer::{Input, ask};
 use crate::target::bounded::Bounds;
@@ -24,6 +25,28 @@ pub(super) async fn install(transport: &Transport, settings: &Settings) -> Resul
     Ok(outcome)
 }
 
+/// The shell functions that read the present table.
+const TABLE: &str = r##"# table: the table as crontab tells it. Only where crontab says that there is none it is empty; Debian's and Red Hat's cron, systemd's, busybox and
+# bcron say so and fail, dcron succeeds. What cannot be read must not be replaced.
+table() {
+    listed=$(crontab -l 2>/dev/null) && { printf '%s\n' "$listed"; return 0; }
+    why=$(crontab -l 2>&1) && why='it fails at times'
+    case ${listed:+part}$why in
+    part* | *"
+"*) ;;
+    *'no crontab for '* | *"can't open '"*"': No such file or directory" | *'Crontab does not exist'*) return 0 ;;
+    esac
+    echo "crontab -l failed: $why; nothing is changed; where there is no crontab, make an empty one with crontab -e, then enrol again" >&2
+    return 1
+}
+# holds TEXT: whether the table is TEXT. Some crontab commands put lines of their own before it.
+holds() {
+    now=$(table) || return 1
+    case $now in *"$1") return 0 ;; esac
+    return 1
+}
+"##;
+
 /// Cron starts in the home directory, but its lines name everything in full. A percent sign would end a command there.
 fn script(archive: &str, bin: &str) -> String {
     let jobs: Vec<String> = JOBS
@@ -38,7 +61,7 @@ fn script(archive: &str, bin: &str) -> String {
         r##"set -u
 PATH=${{PATH:-/usr/bin}}:/usr/local/bin:/usr/bin:/bin
 die() {{ echo "$*" >&2; exit 1; }}
-word() {{ printf '%s' "$1" | sed "s/'/'\\\\''/g; s/%/\\\\%/g; 1s/^/'/; \$s/\$/'/"; }}
+{AWAIT_LOCK}word() {{ printf '%s' "$1" | sed "s/'/'\\\\''/g; s/%/\\\\%/g; 1s/^/'/; \$s/\$/'/"; }}
 command -v crontab >/dev/null 2>&1 || die 'there is no crontab command here; install cron'
 unset CDPATH
 cd || die 'cannot enter the home directory'
@@ -54,33 +77,9 @@ lock=$home/.blat-enrol.lock
 {{ true >>"$lock"; }} 2>/dev/null || die "cannot make $lock; look at its owner, its mode and the space on its disk"
 if command -v flock >/dev/null 2>&1; then
     exec 9>>"$lock"
-    tries=0
-    until flock -n 9 9>&9; do
-        tries=$((tries + 1))
-        [ "$tries" -lt 15 ] || die "another blat enrol changes the crontab; nothing is changed, so try again"
-        sleep 1
-    done
+    await_lock 'the crontab'
 fi
-# table: the table as crontab tells it. Only where crontab says that there is none it is empty; Debian's and Red Hat's cron, systemd's, busybox and
-# bcron say so and fail, dcron succeeds. What cannot be read must not be replaced.
-table() {{
-    listed=$(crontab -l 2>/dev/null) && {{ printf '%s\n' "$listed"; return 0; }}
-    why=$(crontab -l 2>&1) && why='it fails at times'
-    case ${{listed:+part}}$why in
-    part* | *"
-"*) ;;
-    *'no crontab for '* | *"can't open '"*"': No such file or directory" | *'Crontab does not exist'*) return 0 ;;
-    esac
-    echo "crontab -l failed: $why; nothing is changed; where there is no crontab, make an empty one with crontab -e, then enrol again" >&2
-    return 1
-}}
-# holds TEXT: whether the table is TEXT. Some crontab commands put lines of their own before it.
-holds() {{
-    now=$(table) || return 1
-    case $now in *"$1") return 0 ;; esac
-    return 1
-}}
-old=$(table) || exit 1
+{TABLE}old=$(table) || exit 1
 begin="# blat begin $archive" end="# blat end $archive"
 new=$(
     [ -z "$old" ] || printf '%s\n' "$old" |

@@ -22,6 +22,18 @@ use crate::target::transport::libssh2::connect::{BY_HAND, authenticate, greet, g
 use crate::target::transport::place;
 use crate::workplace;
 
+/// The shell function `await_lock WHAT`: takes the lock on descriptor 9, for which it waits 15 s at most. Where another run has it for longer,
+/// the script's own `die` says so.
+const AWAIT_LOCK: &str = r#"await_lock() {
+    tries=0
+    until flock -n 9 9>&9; do
+        tries=$((tries + 1))
+        [ "$tries" -lt 15 ] || die "another blat enrol changes $1; try again"
+        sleep 1
+    done
+}
+"#;
+
 /// What the operator asked for.
 pub(crate) struct Wishes {
     /// The host key's fingerprint as its owner told it; without it a person is asked.
