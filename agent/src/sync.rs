@@ -158,7 +158,7 @@ impl Workplace {
     }
 
     async fn whole_sync(&self, confirmed: Option<HeldBack>) -> (SyncOutcome, Option<Problem>) {
-        let mut outcome = SyncOutcome { report: sync_report(Timestamp::now()), held_back: None };
+        let mut outcome = SyncOutcome { report: SyncReport::begun(Timestamp::now()), held_back: None };
         self.look_for_company().await;
         let problem = match self.prepare(confirmed).await {
             Ok(mut prepared) => match self.make_contact(&prepared.inventory).await {
@@ -372,24 +372,4 @@ fn count(sent: impl Iterator<Item = (PackageId, u64, Sent)>, report: &mut SyncRe
         }
     }
     first_problem
-}
-
-/// The report of a sync that begins now and has done nothing yet.
-pub(crate) fn sync_report(now: Timestamp) -> SyncReport {
-    SyncReport {
-        started: now,
-        finished: now,
-        result: SyncResult::Failed,
-        wanted: 0,
-        present: 0,
-        sent: 0,
-        failed: 0,
-        marked: 0,
-        deleted: 0,
-        bytes: 0,
-        snapshot: None,
-        held_back: None,
-        held: 0,
-        held_packages: Vec::new(),
-    }
 }

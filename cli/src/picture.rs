@@ -225,4 +225,4 @@ fn elapsed(then: Timestamp, now: Timestamp) -> Duration {
 
 #[cfg(test)]
 #[path = "picture_tests.rs"]
-mod tests;
+pub(crate) mod tests;

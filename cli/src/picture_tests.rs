@@ -12,7 +12,8 @@ fn now() -> Timestamp {
     at("2026-11-21T12:00:00Z")
 }
 
-fn target(name: &str, state: State) -> TargetStatus {
+/// A target at rest that no sync was at yet.
+pub(crate) fn target(name: &str, state: State) -> TargetStatus {
     TargetStatus {
         name: name.parse().expect("a target name"),
         kind: "dpkg_archive".into(),
@@ -32,22 +33,9 @@ fn target(name: &str, state: State) -> TargetStatus {
 }
 
 fn report(result: SyncResult) -> SyncReport {
-    SyncReport {
-        started: at("2026-11-21T11:56:00Z"),
-        finished: at("2026-11-21T11:57:00Z"),
-        result,
-        wanted: 512,
-        present: 512,
-        sent: 3,
-        failed: 0,
-        marked: 0,
-        deleted: 0,
-        bytes: 1 << 20,
-        snapshot: None,
-        held_back: None,
-        held: 0,
-        held_packages: Vec::new(),
-    }
+    let begun = SyncReport::begun(at("2026-11-21T11:56:00Z"));
+    let finished = at("2026-11-21T11:57:00Z");
+    SyncReport { finished, result, wanted: 512, present: 512, sent: 3, bytes: 1 << 20, ..begun }
 }
 
 fn shown(targets: Vec<TargetStatus>, style: Style) -> String {

@@ -1,6 +1,6 @@
 //! What a terminal of 80 columns and 24 lines shows of many targets.
 
-use blat_domain::status::{ConfigStatus, LastError, Queue, SyncReport};
+use blat_domain::status::{LastError, SyncReport};
 
 use super::*;
 
@@ -11,41 +11,12 @@ fn now() -> Timestamp {
 }
 
 fn report(result: SyncResult) -> SyncReport {
-    SyncReport {
-        started: now(),
-        finished: now(),
-        result,
-        wanted: 2,
-        present: 2,
-        sent: 0,
-        failed: 0,
-        marked: 0,
-        deleted: 0,
-        bytes: 0,
-        snapshot: None,
-        held_back: None,
-        held: 0,
-        held_packages: Vec::new(),
-    }
+    SyncReport { result, wanted: 2, present: 2, ..SyncReport::begun(now()) }
 }
 
 fn target(name: &str, state: State) -> TargetStatus {
-    TargetStatus {
-        name: name.parse().expect("a target name"),
-        kind: "dpkg_archive".into(),
-        pid: Some(4711),
-        restarts: 0,
-        since: now(),
-        state,
-        last_sync: Some(report(SyncResult::Ok)),
-        queue: Queue::default(),
-        current: None,
-        last_error: None,
-        far_end: None,
-        waits_for: None,
-        leftovers: Vec::new(),
-        config: ConfigStatus { path: format!("config/{name}.conf").into(), loaded: Some(now()), error: None },
-    }
+    let last_sync = Some(report(SyncResult::Ok));
+    TargetStatus { since: now(), last_sync, ..picture::tests::target(name, state) }
 }
 
 fn waiting(name: &str, text: &str) -> TargetStatus {

@@ -160,6 +160,26 @@ pub struct HeldPackage {
 }
 
 impl SyncReport {
+    /// A report of a sync that began at `now` and has done nothing yet; until it ends well it counts as failed.
+    pub fn begun(now: Timestamp) -> Self {
+        Self {
+            started: now,
+            finished: now,
+            result: SyncResult::Failed,
+            wanted: 0,
+            present: 0,
+            sent: 0,
+            failed: 0,
+            marked: 0,
+            deleted: 0,
+            bytes: 0,
+            snapshot: None,
+            held_back: None,
+            held: 0,
+            held_packages: Vec::new(),
+        }
+    }
+
     /// The most packages that a report names; `blat plan` has all of them.
     pub const MOST_HELD: usize = 5;
     /// The longest reason, in bytes.

@@ -12,7 +12,7 @@ use blat_domain::messages::{AgentReport, Event as Told, Order};
 use blat_domain::name::{PackageId, TargetName};
 use blat_domain::ownership::Owner;
 use blat_domain::retry::Backoff;
-use blat_domain::status::{LastError, Queue};
+use blat_domain::status::{LastError, Queue, SyncReport};
 use blat_logging::{Log, LogHandle};
 use futures_util::StreamExt;
 use jiff::{SignedDuration, Timestamp};
@@ -25,7 +25,7 @@ use self::master::Master;
 use crate::orders::{Orders, Pause};
 use crate::outcome::Dropped;
 use crate::session::{Action, Event, Failure, Moment, Pace, Session};
-use crate::sync::{Synced, problem, sync_report};
+use crate::sync::{Synced, problem};
 use crate::tags::{self, Tags};
 use crate::workplace::Workplace;
 use crate::{BUSY, Failure as Fatal};
@@ -340,7 +340,7 @@ impl Daemon {
         Some(Event::Reloaded { pace, is_elsewhere })
     }
 
-    fn log_sync(&self, report: &blat_domain::status::SyncReport, failure: Option<&Failure>) {
+    fn log_sync(&self, report: &SyncReport, failure: Option<&Failure>) {
         let summary = crate::bars::summary(report);
         match failure {
             None => tracing::info!("{summary}"),
@@ -410,7 +410,7 @@ fn woken_by_signal(signal: i32) -> Woken {
 fn sync_broke_off() -> Event {
     let now = Timestamp::now();
     let text = "the sync broke off within the agent; the log says more; report this as a bug".to_owned();
-    Event::SyncEnded(Box::new(sync_report(now)), Some(problem(None, text, Backoff::PACKAGE)))
+    Event::SyncEnded(Box::new(SyncReport::begun(now)), Some(problem(None, text, Backoff::PACKAGE)))
 }
 
 /// A number in 0..1 that differs from agent to agent and from time to time: all that jitter needs.

@@ -10,8 +10,6 @@ use blat_domain::status::SyncResult;
 use jiff::Timestamp;
 use proptest::prelude::*;
 
-use crate::sync::sync_report;
-
 const PACE: Pace = Pace { sync: Duration::from_secs(4 * 3600), tag_poll: Duration::from_secs(5) };
 /// The chance that spreads retries, where it does not matter.
 const CHANCE: f64 = 0.5;
@@ -65,7 +63,7 @@ fn missing() -> Sent {
 }
 
 fn report(result: SyncResult) -> SyncReport {
-    SyncReport { result, ..sync_report(Timestamp::UNIX_EPOCH) }
+    SyncReport { result, ..SyncReport::begun(Timestamp::UNIX_EPOCH) }
 }
 
 fn problem(retry: Backoff) -> Problem {

@@ -146,20 +146,13 @@ mod tests {
 
     fn report(result: SyncResult) -> SyncReport {
         SyncReport {
-            started: "2026-11-21T12:00:00Z".parse().expect("a time"),
             finished: "2026-11-21T12:01:03Z".parse().expect("a time"),
             result,
             wanted: 512,
             present: 512,
             sent: 3,
-            failed: 0,
-            marked: 0,
-            deleted: 0,
             bytes: 12_687_770,
-            snapshot: None,
-            held_back: None,
-            held: 0,
-            held_packages: Vec::new(),
+            ..SyncReport::begun("2026-11-21T12:00:00Z".parse().expect("a time"))
         }
     }
 

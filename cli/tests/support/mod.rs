@@ -185,20 +185,14 @@ pub(crate) fn held(version: u32) -> HeldPackage {
 
 pub(crate) fn report(result: SyncResult) -> SyncReport {
     SyncReport {
-        started: time(),
-        finished: time(),
         result,
         wanted: 512,
         present: 512,
         sent: 3,
-        failed: 0,
-        marked: 0,
-        deleted: 0,
         bytes: 1024,
         snapshot: Some(time()),
         held_back: Some("nothing is marked or deleted: a release lost all its packages".into()),
-        held: 0,
-        held_packages: Vec::new(),
+        ..SyncReport::begun(time())
     }
 }
 

@@ -24,7 +24,10 @@ fn valid() -> Seen {
 }
 
 fn report(state: State) -> Box<Told> {
-    let queue = Queue::default();
+    report_with(state, Queue::default())
+}
+
+fn report_with(state: State, queue: Queue) -> Box<Told> {
     Box::new(Told::Report(AgentReport {
         state,
         last_sync: None,
@@ -38,25 +41,8 @@ fn report(state: State) -> Box<Told> {
 }
 
 fn sync_report() -> SyncReport {
-    let at = Timestamp::UNIX_EPOCH;
-    let (wanted, present, sent, failed, marked, deleted, bytes) = (1, 1, 1, 0, 0, 0, 1);
-    let result = SyncResult::Ok;
-    SyncReport {
-        started: at,
-        finished: at,
-        result,
-        wanted,
-        present,
-        sent,
-        failed,
-        marked,
-        deleted,
-        bytes,
-        snapshot: None,
-        held_back: None,
-        held: 0,
-        held_packages: Vec::new(),
-    }
+    let begun = SyncReport::begun(Timestamp::UNIX_EPOCH);
+    SyncReport { result: SyncResult::Ok, wanted: 1, present: 1, sent: 1, bytes: 1, ..begun }
 }
 
 /// A fleet and its clock.
@@ -242,18 +228,7 @@ fn progress_is_told_on_change_and_at_most_five_times_a_second() {
     for step in 0..1_000u64 {
         desk.now += Duration::from_millis(10);
         let queue = Queue { tags: 0, packages: step, bytes: 0 };
-        let state = State::Syncing;
-        let report = AgentReport {
-            state,
-            last_sync: None,
-            queue,
-            current: None,
-            last_error: None,
-            far_end: None,
-            waits_for: None,
-            leftovers: Vec::new(),
-        };
-        desk.feed(Event::Said(name("perth"), Box::new(Told::Report(report))));
+        desk.feed(Event::Said(name("perth"), report_with(State::Syncing, queue)));
         told += desk.feed(Event::Ticked).len();
     }
     assert!((45..=51).contains(&told), "{told} in ten seconds");
