@@ -60,6 +60,9 @@ impl From<anyhow::Error> for Failure {
     }
 }
 
+/// How long a worker thread is kept that has nothing to do.
+const WORKER_STAYS: Duration = Duration::from_secs(600);
+
 /// How long workers may take to notice that the agent ends; a read from a hanging file system never does.
 const WIND_UP: Duration = Duration::from_secs(2);
 
@@ -87,13 +90,17 @@ fn main() -> ExitCode {
         return ExitCode::from(FAILED);
     }
     // One thread for the loop; work that takes a processor has threads of its own.
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let built =
+        surroundings::expect_threads().and_then(|()| runtime.enable_all().thread_keep_alive(WORKER_STAYS).build());
+    let runtime = match built {
         Ok(runtime) => runtime,
         Err(error) => {
             say(format_args!("blat-agent: cannot start: {error}"));
             return ExitCode::from(FAILED);
         }
     };
+    runtime.spawn(keep_a_worker());
     let result = runtime.block_on(run(args));
     runtime.shutdown_timeout(WIND_UP);
     match result {
@@ -102,6 +109,15 @@ fn main() -> ExitCode {
             say(format_args!("blat-agent: {error:#}"));
             ExitCode::from(code)
         }
+    }
+}
+
+/// Keeps one worker thread alive. Where the account may have no more threads, work waits for that one; without any, it is the end of the process
+/// (tokio panics).
+async fn keep_a_worker() {
+    // It says nothing where it fails: the runtime is shut down.
+    while tokio::task::spawn_blocking(|| {}).await.is_ok() {
+        tokio::time::sleep(WORKER_STAYS / 2).await;
     }
 }
 

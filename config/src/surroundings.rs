@@ -13,6 +13,20 @@ use rustix::process::{Resource, Signal, getrlimit, setrlimit, umask};
 /// The fewest open files by which a master or an agent can work: its own, and those of the programs that it runs.
 const FEWEST_FILES: u64 = 64;
 
+/// Makes a thread and waits for its end, which is at once. What makes threads later on does not always say why it cannot.
+///
+/// # Errors
+/// Where the account may not have one more.
+pub fn expect_threads() -> io::Result<()> {
+    let trial = std::thread::Builder::new().name("trial".to_owned()).spawn(|| {});
+    let trial = trial.map_err(|error| {
+        io::Error::other(format!(
+            "cannot make a thread: {error}; let the account run more processes (ulimit -u, or TasksMax= of the service)"
+        ))
+    })?;
+    trial.join().map_err(|_| io::Error::other("a thread that does nothing panicked; report this as a bug"))
+}
+
 /// Puts this process's surroundings right. To be called first of all in every executable, while it has one thread.
 ///
 /// - Nobody but the owner may write what is made, and the owner may always use it. A stricter umask stays in force. What this process starts inherits that.

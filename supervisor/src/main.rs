@@ -41,6 +41,10 @@ const WAITING: usize = 1_024;
 /// How long threads may take to notice that the master ends; one in a hanging file system never does.
 const WIND_UP: Duration = Duration::from_millis(200);
 
+/// How long the thread is kept that saves the status. Where the account may have no more threads, there would be no other one, which is the end of
+/// the process (tokio panics). So there is one from the start, for good.
+const FOR_GOOD: Duration = Duration::from_secs(u32::MAX as u64);
+
 /// How much is logged while blat.yaml says nothing, or nothing valid.
 const VERBOSE: u8 = 1;
 
@@ -78,13 +82,16 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     // One thread: agents are children of this one, and nothing happens between two lines of the loop.
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let built = surroundings::expect_threads().and_then(|()| runtime.enable_all().thread_keep_alive(FOR_GOOD).build());
+    let runtime = match built {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("{}", escaped_lines(&format!("blatd: cannot start: {error}")));
             return ExitCode::FAILURE;
         }
     };
+    drop(runtime.spawn_blocking(|| {}));
     let result = runtime.block_on(run(args));
     runtime.shutdown_timeout(WIND_UP);
     match result {

@@ -1,10 +1,9 @@
 //! The line to the master: orders on standard input, events on standard output, one JSON object each.
 
-use std::io::Write;
+use std::io::{BufRead as _, Read as _, Write as _};
 
 use blat_domain::messages::{AgentReport, Event, LONGEST_LINE, Order};
 use blat_domain::text::printable;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -22,9 +21,12 @@ pub(super) struct Master {
 
 impl Master {
     /// A line to the master that started this agent; without one, nothing is told and no orders come.
-    pub(super) fn new(supervised: bool) -> Self {
-        let (orders, events) = if supervised { (Some(read_orders()), Some(write_events())) } else { (None, None) };
-        Self { orders, events, told: None }
+    ///
+    /// # Errors
+    /// Where no thread can be made for it.
+    pub(super) fn new(supervised: bool) -> std::io::Result<Self> {
+        let (orders, events) = if supervised { (Some(read_orders()?), Some(write_events()?)) } else { (None, None) };
+        Ok(Self { orders, events, told: None })
     }
 
     /// The next order; none when the master is gone. Without a master it never comes.
@@ -70,20 +72,21 @@ impl Master {
     }
 }
 
-fn read_orders() -> mpsc::Receiver<Order> {
+/// A thread of its own reads: the runtime's workers are for work that ends.
+fn read_orders() -> std::io::Result<mpsc::Receiver<Order>> {
     let (sender, orders) = mpsc::channel(WAITING);
-    tokio::spawn(async move {
-        let mut input = BufReader::new(tokio::io::stdin());
+    thread("orders", move || {
+        let mut input = std::io::stdin().lock();
         let mut line = Vec::new();
         loop {
             line.clear();
-            let read = (&mut input).take(LONGEST_LINE as u64).read_until(b'\n', &mut line).await;
+            let read = (&mut input).take(LONGEST_LINE as u64).read_until(b'\n', &mut line);
             if !matches!(read, Ok(1..)) {
                 return;
             }
             match serde_json::from_slice(&line) {
                 Ok(order) => {
-                    if sender.send(order).await.is_err() {
+                    if sender.blocking_send(order).is_err() {
                         return;
                     }
                 }
@@ -93,14 +96,19 @@ fn read_orders() -> mpsc::Receiver<Order> {
                 }
             }
         }
-    });
-    orders
+    })?;
+    Ok(orders)
+}
+
+/// Starts a thread that ends with the process.
+fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(work).map(drop)
 }
 
 /// A thread of its own writes: a master that stands still must not hold up the loop.
-fn write_events() -> mpsc::Sender<Event> {
+fn write_events() -> std::io::Result<mpsc::Sender<Event>> {
     let (sender, mut events) = mpsc::channel::<Event>(WAITING);
-    std::thread::spawn(move || {
+    thread("events", move || {
         let mut output = std::io::stdout();
         while let Some(event) = events.blocking_recv() {
             let written = serde_json::to_string(&event)
@@ -111,6 +119,6 @@ fn write_events() -> mpsc::Sender<Event> {
                 return;
             }
         }
-    });
-    sender
+    })?;
+    Ok(sender)
 }

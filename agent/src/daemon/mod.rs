@@ -91,7 +91,7 @@ pub(crate) async fn run(home: Home, settings: Settings, owner: Owner, supervised
         finished,
         pid_file,
         log,
-        master: Master::new(supervised),
+        master: Master::new(supervised).context("cannot start a thread for the line to the master")?,
         coming: None,
     };
     daemon.serve(signals, results).await;

@@ -23,13 +23,17 @@ pub(super) fn times(archive: &Archive, wanted: &WantedSet) -> Vec<Option<i64>> {
     let packages: Vec<&PackageId> = wanted.keys().collect();
     let names: Vec<&[&PackageId]> = packages.chunk_by(|one, other| one.name == other.name).collect();
     let looks = names.chunks(names.len().div_ceil(AT_ONCE).max(1));
+    let of_names =
+        |names: &[&[&PackageId]]| names.iter().flat_map(|versions| of_name(archive, versions)).collect::<Vec<_>>();
     thread::scope(|scope| {
-        let looks: Vec<_> = looks
-            .map(|names| {
-                scope.spawn(|| names.iter().flat_map(|versions| of_name(archive, versions)).collect::<Vec<_>>())
-            })
-            .collect();
-        looks.into_iter().flat_map(|look| look.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
+        let looks: Vec<_> =
+            looks.map(|names| (names, thread::Builder::new().spawn_scoped(scope, move || of_names(names)))).collect();
+        let times = looks.into_iter().flat_map(|(names, look)| match look {
+            Ok(look) => look.join().unwrap_or_else(|panic| resume_unwind(panic)),
+            // Where there are no more threads, it takes longer.
+            Err(_) => of_names(names),
+        });
+        times.collect()
     })
 }
 
