@@ -15,6 +15,8 @@ use crate::table::{Cell, Table};
 
 /// What stands where there is nothing to say.
 const NOTHING: &str = "-";
+/// What stands in place of a table without rows.
+pub(crate) const NO_TARGETS: &str = "no targets: each is a file config/TARGET.conf\n";
 /// The most lines of one complaint that stand below a target; `blat check` prints them all.
 const MOST_NOTES: usize = 20;
 /// The most leftovers that stand below a target; `--json` has them all.
@@ -22,10 +24,18 @@ const MOST_LEFTOVERS: usize = 5;
 
 /// All targets as a table, with what is wrong below each.
 pub(crate) fn status(status: &Status, now: Timestamp, style: Style) -> String {
-    if status.targets.is_empty() {
-        return "no targets: each is a file config/TARGET.conf\n".to_owned();
-    }
-    table(&status.targets, now).render(style)
+    let mut text = match &status.targets[..] {
+        [] => NO_TARGETS.to_owned(),
+        targets => table(targets, now).render(style),
+    };
+    text.extend(master(status).map(|line| line + "\n"));
+    text
+}
+
+/// What is wrong with the master itself.
+pub(crate) fn master(status: &Status) -> Option<String> {
+    let error = status.supervisor.as_ref()?.last_error.as_ref()?;
+    Some(format!("blatd: {}", last_error(error)))
 }
 
 /// These targets in this order.

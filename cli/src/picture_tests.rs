@@ -39,8 +39,25 @@ fn report(result: SyncResult) -> SyncReport {
 }
 
 fn shown(targets: Vec<TargetStatus>, style: Style) -> String {
-    let supervisor = Some(SupervisorStatus { pid: 1, version: "0.1.0".into(), started: now() });
-    status(&Status { home: "/srv/blat".into(), supervisor, targets }, now(), style)
+    status(&whole(targets, None), now(), style)
+}
+
+/// A status with a master that has this error.
+pub(crate) fn whole(targets: Vec<TargetStatus>, last_error: Option<LastError>) -> Status {
+    let supervisor = Some(SupervisorStatus { pid: 1, version: "0.1.0".into(), started: now(), last_error });
+    Status { home: "/srv/blat".into(), supervisor, targets }
+}
+
+#[test]
+fn what_is_wrong_with_the_master_stands_below_all_targets() {
+    let text = "cannot open the log: \u{1b} denied".to_owned();
+    let error = Some(LastError { at: now(), package: None, text, retry_at: None });
+    for targets in [Vec::new(), vec![target("perth", State::Idle)]] {
+        let count = targets.len();
+        let text = status(&whole(targets, error.clone()), now(), Style::default());
+        assert!(text.ends_with("\nblatd: cannot open the log: \\u{1b} denied\n"), "{text}");
+        assert_eq!(text.contains("perth"), count == 1, "{text}");
+    }
 }
 
 /// One target at rest, one at work, one in trouble.

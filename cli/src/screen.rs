@@ -15,12 +15,13 @@ const ELLIPSIS: &str = "…";
 pub(crate) fn screen(said: &str, status: Option<&Status>, now: Timestamp, style: Style) -> String {
     let room = style.height.map_or(usize::MAX, |height| height.saturating_sub(1));
     let mut lines: Vec<String> = said.lines().flat_map(|line| wrap(line, style.width)).collect();
+    lines.extend(status.and_then(picture::master).iter().flat_map(|line| wrap(line, style.width)));
     lines.truncate(room);
     let left = room.saturating_sub(lines.len());
     match status {
         None => {}
         Some(status) if status.targets.is_empty() => {
-            lines.extend(picture::status(status, now, style).lines().take(left).map(str::to_owned));
+            lines.extend(picture::NO_TARGETS.lines().take(left).map(str::to_owned));
         }
         Some(status) => {
             let targets = by_urgency(&status.targets);

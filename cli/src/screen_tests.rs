@@ -38,6 +38,14 @@ fn shown(said: &str, targets: impl IntoIterator<Item = TargetStatus>, style: Sty
     lines
 }
 
+#[test]
+fn what_is_wrong_with_the_master_stands_above_all_targets() {
+    let error = LastError { at: now(), package: None, text: "cannot write the log".into(), retry_at: None };
+    let status = picture::tests::whole(calm(100).collect(), Some(error));
+    let text = screen("", Some(&status), now(), STYLE);
+    assert!(text.starts_with("blatd: cannot write the log\nTARGET") && text.lines().count() == 23, "{text}");
+}
+
 /// The first words of all rows.
 fn rows(lines: &[String]) -> Vec<&str> {
     lines.iter().filter(|line| !line.starts_with(' ')).filter_map(|line| line.split(' ').next()).collect()

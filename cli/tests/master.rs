@@ -50,7 +50,8 @@ fn status_json_has_just_the_documented_keys() {
     let mut found = BTreeSet::new();
     keys(&serde_json::from_str(&ran.out).expect("json"), "", &mut found);
     let expected = "
-        .home .supervisor .supervisor.pid .supervisor.version .supervisor.started .targets
+        .home .supervisor .supervisor.pid .supervisor.version .supervisor.started
+        .supervisor.last_error .targets
         .targets.name .targets.type .targets.pid .targets.restarts .targets.since .targets.state
         .targets.last_sync .targets.last_sync.started .targets.last_sync.finished .targets.last_sync.result
         .targets.last_sync.wanted .targets.last_sync.present .targets.last_sync.sent .targets.last_sync.failed

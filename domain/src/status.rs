@@ -30,6 +30,9 @@ pub struct SupervisorStatus {
     pub version: String,
     /// When it came up.
     pub started: Timestamp,
+    /// What goes wrong with the master itself and still stands, such as a log that it cannot write.
+    #[serde(default)]
+    pub last_error: Option<LastError>,
 }
 
 /// One target: what the master knows of its process joined with what its agent last reported.

@@ -1,22 +1,40 @@
 //! The file behind the log: whole lines in, rolled between lines.
 //!
-//! It runs on the log's own thread and never reports an error to it: what cannot be written is counted.
+//! It runs on the log's own thread and never reports an error to it: what cannot be written goes to standard error and is counted, and the
+//! [`Trouble`] stands in the process's status until the log can be written again.
 
 use std::ffi::OsString;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Access, OFlags};
 
 /// So long after somebody moved the log away, one request for a new file is taken for the end of that: the new file is there already.
 const OF_THE_MOVER: Duration = Duration::from_secs(600);
 
-/// What may be changed from outside while the file is written.
+/// The longest piece that a pipe takes at once, as POSIX says for Linux. Longer lines are cut on the way to standard error.
+const LONGEST_AT_ONCE: usize = 4096;
+
+/// How many bytes of one trouble's lines go to standard error: it may be a file that nobody rolls.
+const MOST_ASIDE: usize = 1 << 20;
+
+/// Why the log cannot be written in its place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    /// Since when.
+    pub since: Timestamp,
+    /// What was attempted, on what, why it failed, where the lines go meanwhile, what to do.
+    pub text: String,
+}
+
+/// What may be changed, and asked, from outside while the file is written.
 #[derive(Debug)]
 pub(crate) struct Controls {
     /// Moves when a new file is asked for.
@@ -25,8 +43,8 @@ pub(crate) struct Controls {
     pub(crate) max: AtomicU64,
     /// How many old files are kept.
     pub(crate) keep: AtomicU32,
-    /// Device and inode of the file that is open; none while none is.
-    open: Mutex<Option<(u64, u64)>>,
+    /// What stands in the way now.
+    trouble: Mutex<Option<Trouble>>,
 }
 
 impl Controls {
@@ -35,21 +53,22 @@ impl Controls {
             generation: AtomicU64::new(0),
             max: AtomicU64::new(max),
             keep: AtomicU32::new(keep),
-            open: Mutex::default(),
+            trouble: Mutex::default(),
         }
     }
 
-    /// Whether the file at `path` is the one that is open. A place that cannot be looked at means nothing.
-    pub(crate) fn is_in_place(&self, path: &Path) -> bool {
-        let open = *self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.is_some_and(|open| match fs::metadata(path) {
-            Ok(there) => identity(&there) == open,
-            Err(error) => !is_absence(&error),
-        })
+    pub(crate) fn trouble(&self) -> Option<Trouble> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn note_open(&self, open: Option<(u64, u64)>) {
-        *self.open.lock().unwrap_or_else(PoisonError::into_inner) = open;
+    /// Takes note of what stands in the way now. It stands since it was noted first.
+    fn note(&self, text: Option<String>) {
+        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        match (text, &mut *trouble) {
+            (None, trouble) => *trouble = None,
+            (Some(text), Some(trouble)) => trouble.text = text,
+            (Some(text), None) => *trouble = Some(Trouble { since: Timestamp::now(), text }),
+        }
     }
 }
 
@@ -59,7 +78,12 @@ pub(crate) struct LogFile {
     controls: Arc<Controls>,
     generation: u64,
     open: Option<Open>,
-    lost: u64,
+    /// Lines that the log did not take, and how many of them went to standard error, with their bytes.
+    missing: u64,
+    aside: u64,
+    aside_bytes: usize,
+    /// Why the open file is not, or not only, the log as it should be.
+    astray: Option<String>,
     /// What the log is to say about itself, before the next line.
     note: Option<&'static str>,
     /// When somebody else moved the file away, until a new one was asked for because of that.
@@ -70,6 +94,7 @@ pub(crate) struct LogFile {
 struct Open {
     file: File,
     size: u64,
+    identity: (u64, u64),
 }
 
 impl LogFile {
@@ -79,8 +104,18 @@ impl LogFile {
             fs::create_dir_all(directory)?;
         }
         let generation = controls.generation.load(Ordering::Acquire);
-        let mut log =
-            Self { path: path.to_owned(), controls, generation, open: None, lost: 0, note: None, moved: None };
+        let mut log = Self {
+            path: path.to_owned(),
+            controls,
+            generation,
+            open: None,
+            missing: 0,
+            aside: 0,
+            aside_bytes: 0,
+            astray: None,
+            note: None,
+            moved: None,
+        };
         log.open_anew()?;
         Ok(log)
     }
@@ -89,20 +124,12 @@ impl LogFile {
     fn open_anew(&mut self) -> io::Result<()> {
         let opened = match (Open::at(&self.path), self.path.parent()) {
             (Err(error), Some(directory)) if error.kind() == ErrorKind::NotFound => {
-                fs::create_dir(directory)?;
-                Open::at(&self.path)
+                fs::create_dir(directory).map_err(|_| error).and_then(|()| Open::at(&self.path))
             }
             (opened, _) => opened,
         };
-        let (open, identity) = opened?;
-        self.controls.note_open(Some(identity));
-        self.open = Some(open);
+        self.open = Some(opened?);
         Ok(())
-    }
-
-    fn close(&mut self) {
-        self.controls.note_open(None);
-        self.open = None;
     }
 
     /// Looks whether the open file still is the log, since others may move, remove or empty it.
@@ -110,12 +137,21 @@ impl LogFile {
         let Some(open) = &mut self.open else { return Ok(()) };
         // A file that does not even answer is as good as removed: a file server forgot it.
         let (length, links) = open.file.metadata().map_or((open.size, 0), |ours| (ours.len(), ours.nlink()));
-        if self.controls.is_in_place(&self.path) {
-            if length < open.size {
-                open.size = length;
-                self.note = Some("another process emptied the log; its earlier lines are lost");
+        match fs::metadata(&self.path) {
+            Ok(there) if identity(&there) != open.identity => {}
+            Ok(_) => {
+                if length < open.size {
+                    open.size = length;
+                    self.note = Some("another process emptied the log; its earlier lines are lost");
+                }
+                return Ok(());
             }
-            return Ok(());
+            Err(error) if is_absence(&error) => {}
+            // A place that cannot be looked at means nothing about the open file.
+            Err(error) => {
+                self.astray = Some(self.elsewhere("look at", &error));
+                return Ok(());
+            }
         }
         self.moved = Some(Instant::now());
         let is_still_somewhere = links > 0;
@@ -125,13 +161,22 @@ impl LogFile {
             }
             Ok(()) => self.note = Some("another process removed the log; its earlier lines are lost"),
             // Lines that go on into the file that was moved are not lost.
-            Err(_) if is_still_somewhere => {}
+            Err(error) if is_still_somewhere => self.astray = Some(self.elsewhere("open", &error)),
             Err(error) => {
-                self.close();
+                self.open = None;
                 return Err(error);
             }
         }
         Ok(())
+    }
+
+    /// What is said where lines go on into a file that is not in the log's place, or may not be.
+    fn elsewhere(&self, what: &str, error: &io::Error) -> String {
+        let path = self.path.display();
+        format!(
+            "cannot {what} the log {path}: {error}; its lines go into the file that was there before; \
+             give {path} and its directory back to the home's owner"
+        )
     }
 
     /// Begins a new file where one was asked for, or where `more` bytes would make this one too large.
@@ -143,17 +188,24 @@ impl LogFile {
         // Whoever moves a log away asks for a new file then. The old files are in his care: ours would be moved into their places.
         let is_done = is_asked_for && self.moved.take().is_some_and(|at| at.elapsed() < OF_THE_MOVER);
         if full || (is_asked_for && !is_done) {
-            self.close();
+            // The old file stays open until there is a new one: it takes the lines as long as there is none.
             shift(&self.path, self.controls.keep.load(Ordering::Acquire))?;
+            self.open_anew()?;
         }
         Ok(())
     }
 
     /// Gets the file ready for `more` bytes, and says in it what became of the log before.
     fn prepare(&mut self, more: u64) -> io::Result<&mut Open> {
+        self.astray = None;
         self.look()?;
         // A log that cannot be rolled is still written: too large a file is better than none.
-        let _rolled = self.roll_if_due(more);
+        if let Err(error) = self.roll_if_due(more) {
+            let path = self.path.display();
+            self.astray = Some(format!(
+                "cannot roll the log {path}: {error}; the old file grows; let the home's owner write in its directory"
+            ));
+        }
         if self.open.is_none() {
             self.open_anew()?;
         }
@@ -162,22 +214,57 @@ impl LogFile {
             open.append(format!("{:.3} WARN  {note}\n", Timestamp::now()).as_bytes())?;
             self.note = None;
         }
-        if self.lost > 0 {
-            let note =
-                format!("{:.3} ERROR {} lines were lost: the log could not be written\n", Timestamp::now(), self.lost);
+        if self.missing > 0 {
+            let note = format!(
+                "{:.3} ERROR {} lines are missing: the log could not be written; {} of them went to standard error\n",
+                Timestamp::now(),
+                self.missing,
+                self.aside
+            );
             open.append(note.as_bytes())?;
-            self.lost = 0;
+            (self.missing, self.aside, self.aside_bytes) = (0, 0, 0);
         }
         Ok(open)
+    }
+
+    /// Hands a line that the log does not take to standard error, as far as that takes it at once: nobody waits for a reader there.
+    fn put_aside(&mut self, line: &[u8]) {
+        self.missing += 1;
+        let mut line = line.to_owned();
+        if line.len() > LONGEST_AT_ONCE {
+            line.truncate(LONGEST_AT_ONCE - 1);
+            line.push(b'\n');
+        }
+        let stderr = io::stderr();
+        let mut ready = [PollFd::new(&stderr, PollFlags::OUT)];
+        let takes = poll(&mut ready, Some(&Timespec::default()))
+            .is_ok_and(|_| ready.iter().all(|one| one.revents() == PollFlags::OUT));
+        if takes && self.aside_bytes + line.len() <= MOST_ASIDE && (&stderr).write_all(&line).is_ok() {
+            self.aside += 1;
+            self.aside_bytes += line.len();
+        }
+    }
+
+    /// Takes note of how it goes, for the status.
+    fn report(&self, failed: Option<&io::Error>) {
+        let path = self.path.display();
+        let failed = failed.map(|error| {
+            format!(
+                "cannot write the log {path}: {error}; its lines go to standard error, at most {} KiB of them; \
+                 make space, or give {path} and its directory back to the home's owner",
+                MOST_ASIDE >> 10
+            )
+        });
+        self.controls.note(failed.or_else(|| self.astray.clone()));
     }
 }
 
 impl Open {
-    /// The file, with its device and inode.
-    fn at(path: &Path) -> io::Result<(Self, (u64, u64))> {
-        let file = OpenOptions::new().append(true).create(true).open(path)?;
+    /// Opens or makes the file. Whatever else is in its place, nobody waits for it.
+    fn at(path: &Path) -> io::Result<Self> {
+        let file = options().create(true).open(path)?;
         let metadata = file.metadata()?;
-        Ok((Self { file, size: metadata.len() }, identity(&metadata)))
+        Ok(Self { file, size: metadata.len(), identity: identity(&metadata) })
     }
 
     /// Appends all of `bytes` or, when the disk takes only a part, cuts that off again.
@@ -197,17 +284,43 @@ impl Open {
 
 impl Write for LogFile {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if self.prepare(line.len() as u64).and_then(|open| open.append(line)).is_err() {
-            self.lost += 1;
+        let failed = self.prepare(line.len() as u64).and_then(|open| open.append(line)).err();
+        if failed.is_some() {
+            self.put_aside(line);
         }
+        self.report(failed.as_ref());
         Ok(line.len())
     }
 
     /// Called whenever the queue is empty, so also after a wake-up that brings no line.
     fn flush(&mut self) -> io::Result<()> {
         // What fails now is tried with the next line and the next wake-up, and lines that it costs are counted then.
-        let _prepared = self.prepare(0);
+        let failed = self.prepare(0).err();
+        self.report(failed.as_ref());
         Ok(())
+    }
+}
+
+/// How a log is opened. A pipe that nobody reads fails at once, and one that is full takes no line.
+fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.append(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed());
+    options
+}
+
+/// Whether a process of this account can write the log at `path`, now or once it makes it. Nothing is made or written.
+pub(crate) fn try_open(path: &Path) -> io::Result<()> {
+    match options().open(path) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound && fs::symlink_metadata(path).is_err() => match path.parent()
+        {
+            Some(directory) if directory.exists() => {
+                Ok(rustix::fs::access(directory, Access::WRITE_OK | Access::EXEC_OK)?)
+            }
+            // It is made with the log.
+            Some(_) | None => Ok(()),
+        },
+        Err(error) => Err(error),
     }
 }
 
@@ -255,133 +368,4 @@ fn absent_is_fine(result: io::Result<()>) -> io::Result<bool> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(path: &Path) -> String {
-        fs::read_to_string(path).expect("the log is text")
-    }
-
-    #[test]
-    fn a_full_disk_costs_lines_and_says_how_many_once_it_is_over() {
-        let scratch = tempfile::tempdir().expect("a scratch directory");
-        let path = scratch.path().join("t.log");
-        std::os::unix::fs::symlink("/dev/full", &path).expect("a disk that is always full");
-        let controls = Arc::new(Controls::new(0, 3));
-        let mut log = LogFile::open(&path, Arc::clone(&controls)).expect("it can be opened");
-        for _ in 0..7 {
-            log.write_all(b"lost\n").expect("nobody is held up");
-        }
-        fs::remove_file(&path).expect("healed");
-        controls.generation.fetch_add(1, Ordering::AcqRel);
-        log.write_all(b"kept\n").expect("nobody is held up");
-        log.write_all(b"kept too\n").expect("nobody is held up");
-        let text = read(&path);
-        assert!(text.contains(" ERROR 7 lines were lost") && text.ends_with("\nkept\nkept too\n"), "{text}");
-        assert_eq!(text.lines().count(), 4, "{text}");
-    }
-
-    #[test]
-    fn as_many_old_files_are_kept_as_told_and_a_lower_number_removes_the_rest() {
-        let scratch = tempfile::tempdir().expect("a scratch directory");
-        let path = scratch.path().join("t.log");
-        let controls = Arc::new(Controls::new(10, 3));
-        let mut log = LogFile::open(&path, Arc::clone(&controls)).expect("it can be opened");
-        for number in 0..9 {
-            log.write_all(format!("line {number}\n").as_bytes()).expect("written");
-        }
-        let old = |number| numbered(&path, number);
-        assert_eq!([read(&path), read(&old(1)), read(&old(3))], ["line 8\n", "line 7\n", "line 5\n"]);
-        assert!(!old(4).exists());
-        controls.keep.store(1, Ordering::Release);
-        controls.generation.fetch_add(1, Ordering::AcqRel);
-        log.flush().expect("woken by nothing");
-        assert_eq!([read(&path), read(&old(1))], ["", "line 8\n"]);
-        assert!(!old(2).exists() && !old(3).exists());
-    }
-
-    /// A log of two old files and a present one of one line, with whoever writes it.
-    fn log_with_old_files(path: &Path) -> (LogFile, Arc<Controls>) {
-        let controls = Arc::new(Controls::new(0, 5));
-        let mut log = LogFile::open(path, Arc::clone(&controls)).expect("it can be opened");
-        for line in ["oldest\n", "old\n", "present\n"] {
-            controls.generation.fetch_add(u64::from(line != "oldest\n"), Ordering::AcqRel);
-            log.write_all(line.as_bytes()).expect("written");
-        }
-        assert_eq!(
-            [read(path), read(&numbered(path, 1)), read(&numbered(path, 2))],
-            ["present\n", "old\n", "oldest\n"]
-        );
-        (log, controls)
-    }
-
-    #[test]
-    fn a_log_that_was_moved_goes_on_in_its_place_and_hup_leaves_the_old_files_to_the_mover() {
-        let scratch = tempfile::tempdir().expect("a scratch directory");
-        for goes_on_at_once in [false, true] {
-            let path = scratch.path().join(format!("{goes_on_at_once}.log"));
-            let (mut log, controls) = log_with_old_files(&path);
-            // As logrotate does it, the old files first.
-            fs::rename(numbered(&path, 1), numbered(&path, 2)).expect("a move");
-            fs::rename(&path, numbered(&path, 1)).expect("a move");
-            if goes_on_at_once {
-                log.write_all(b"before HUP\n").expect("written");
-            }
-            controls.generation.fetch_add(1, Ordering::AcqRel);
-            log.flush().expect("woken");
-            log.write_all(b"after HUP\n").expect("written");
-            assert_eq!([read(&numbered(&path, 1)), read(&numbered(&path, 2))], ["present\n", "old\n"]);
-            assert!(!numbered(&path, 3).exists(), "the mover's files stay where they are");
-            let text = read(&path);
-            assert!(text.contains(" WARN  another process moved the log; its earlier lines are in"), "{text}");
-            assert_eq!((text.contains("before HUP"), text.ends_with("after HUP\n")), (goes_on_at_once, true), "{text}");
-            assert_eq!(text.matches("another process").count(), 1, "{text}");
-            // The next HUP is an ordinary one again.
-            controls.generation.fetch_add(1, Ordering::AcqRel);
-            log.flush().expect("woken");
-            assert_eq!([read(&path), read(&numbered(&path, 2))], ["", "present\n"]);
-        }
-    }
-
-    #[test]
-    fn a_log_that_was_removed_replaced_or_emptied_or_lost_its_directory_goes_on_and_says_so() {
-        let scratch = tempfile::tempdir().expect("a scratch directory");
-        let home = scratch.path();
-        let path = home.join("log/t.log");
-        let mut log = LogFile::open(&path, Arc::new(Controls::new(0, 3))).expect("it can be opened");
-        let mut goes_on = |what: &str, words: &str| {
-            log.write_all(format!("after {what}\n").as_bytes()).expect("written");
-            let text = read(&path);
-            assert!(text.contains(words) && text.ends_with(&format!("\nafter {what}\n")), "{what}: {text}");
-            assert!(!text.contains('\0') && text.matches("another process").count() == 1, "{what}: {text}");
-        };
-        fs::remove_file(&path).expect("removed");
-        goes_on("removing", "removed the log; its earlier lines are lost");
-        fs::write(home.join("other"), "").expect("another file");
-        fs::rename(home.join("other"), &path).expect("replaced");
-        goes_on("replacing", "removed the log");
-        fs::rename(home.join("log"), home.join("log.old")).expect("moved");
-        goes_on("moving the directory", "moved the log");
-        fs::remove_dir_all(home.join("log")).expect("removed");
-        goes_on("removing the directory", "removed the log");
-        File::options().write(true).open(&path).and_then(|file| file.set_len(0)).expect("emptied");
-        goes_on("emptying", "emptied the log; its earlier lines are lost");
-    }
-
-    #[test]
-    fn lines_go_on_into_the_moved_file_while_there_is_no_place_for_a_new_one() {
-        let scratch = tempfile::tempdir().expect("a scratch directory");
-        let (home, moved) = (scratch.path().join("home"), scratch.path().join("moved"));
-        let path = home.join("log/t.log");
-        let mut log = LogFile::open(&path, Arc::new(Controls::new(0, 3))).expect("it can be opened");
-        fs::rename(&home, &moved).expect("moved with all that is in it");
-        log.write_all(b"kept\n").expect("nobody is held up");
-        assert_eq!(read(&moved.join("log/t.log")), "kept\n");
-        assert!(!home.exists(), "a home tree is not made for the log's sake");
-        fs::remove_dir_all(&moved).expect("removed");
-        log.write_all(b"lost\n").expect("nobody is held up");
-        fs::create_dir(&home).expect("healed");
-        log.write_all(b"kept too\n").expect("nobody is held up");
-        assert!(read(&path).contains("1 lines were lost") && read(&path).ends_with("kept too\n"), "{}", read(&path));
-    }
-}
+mod tests;

@@ -2,7 +2,7 @@
 //!
 //! `blatd` and `blat-agent` share it. No line is lost or torn by rolling, and a log that cannot be written (disk
 //! full, directory gone) never stops the daemon: lost lines are counted, and the count is the first line once writing
-//! works again. A log that somebody else moves, removes or empties goes on in its place within a second, and says so. This crate knows nothing of targets or packages; of ours it depends on
+//! works again. What stands in the way is [`LogHandle::trouble`], for the process's status. A log that somebody else moves, removes or empties goes on in its place within a second, and says so. This crate knows nothing of targets or packages; of ours it depends on
 //! `blat-domain` alone, for the one way in which foreign text is escaped.
 
 mod file;
@@ -21,6 +21,7 @@ use tracing_subscriber::{Registry, fmt, reload};
 
 pub use tracing_appender::non_blocking::WorkerGuard;
 
+pub use crate::file::Trouble;
 use crate::file::{Controls, LogFile};
 use crate::line::LineFormat;
 
@@ -65,22 +66,21 @@ impl Log {
         let lines = fmt::layer().event_format(LineFormat).with_ansi(false).with_writer(queue.clone());
         tracing::subscriber::set_global_default(Registry::default().with(lines.with_filter(filter)))
             .map_err(|_| LogError::Installed { path: path.to_owned() })?;
-        Ok((
-            LogHandle {
-                path: path.to_owned(),
-                controls,
-                queue,
-                levels: Arc::new(move |verbose| set(&levels, verbose)),
-            },
-            guard,
-        ))
+        Ok((LogHandle { controls, queue, levels: Arc::new(move |verbose| set(&levels, verbose)) }, guard))
     }
+}
+
+/// Whether the log at `path` can be written by this account, now or once it is made. Nothing is made or written.
+///
+/// # Errors
+/// What the system says, where it cannot.
+pub fn expect_writable(path: &Path) -> Result<(), LogError> {
+    file::try_open(path).map_err(|source| LogError::Open { path: path.to_owned(), source })
 }
 
 /// Changes a log while it is written. Clones speak to the same log.
 #[derive(Clone)]
 pub struct LogHandle {
-    path: PathBuf,
     controls: Arc<Controls>,
     queue: NonBlocking,
     levels: Arc<dyn Fn(u8) + Send + Sync>,
@@ -97,18 +97,24 @@ impl LogHandle {
     /// they were still queued, in the new one; none is lost. Many calls before the writer gets to it roll once.
     pub fn roll(&self) {
         self.controls.generation.fetch_add(1, Ordering::AcqRel);
-        // The writer looks at the generation when it is woken, even by nothing. It can only be gone at the very end
-        // of the process, and then there is nothing to roll.
-        self.queue.clone().write_all(b"").unwrap_or_default();
+        self.wake();
     }
 
-    /// Has the file written anew where others moved or removed it. The next line does that too, but often nothing is logged for hours, and whoever
-    /// reads the log then is to find one.
+    /// Has the file looked at, and written anew where others moved or removed it. The next line does that too, but often nothing is logged for
+    /// hours, and whoever reads the log then is to find one.
     pub fn keep_in_place(&self) {
-        if !self.controls.is_in_place(&self.path) {
-            // The writer sees to it when it is woken, even by nothing; as in `roll`, it can only be gone at the very end.
-            self.queue.clone().write_all(b"").unwrap_or_default();
-        }
+        self.wake();
+    }
+
+    /// Why the log cannot be written in its place, as it was found last; none where it can.
+    pub fn trouble(&self) -> Option<Trouble> {
+        self.controls.trouble()
+    }
+
+    /// The writer sees to its file when it is woken, even by nothing. It can only be gone at the very end of the process, when there is nothing left
+    /// to see to.
+    fn wake(&self) {
+        self.queue.clone().write_all(b"").unwrap_or_default();
     }
 
     /// Says how much is logged: 0 errors, 1 what happens to packages (and warnings), 2 decisions, 3 everything.

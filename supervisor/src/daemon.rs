@@ -10,8 +10,8 @@ use blat_config::Home;
 use blat_config::pid_file::{PidFile, Presence};
 use blat_domain::messages::{Answer, Order, Request};
 use blat_domain::name::TargetName;
-use blat_domain::status::{Status, SupervisorStatus};
-use blat_logging::LogHandle;
+use blat_domain::status::{LastError, Status, SupervisorStatus};
+use blat_logging::{LogHandle, Trouble};
 use futures_util::StreamExt;
 use jiff::Timestamp;
 use rustix::process::Signal;
@@ -302,6 +302,12 @@ impl Daemon {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started: self.desk.started.1,
+            last_error: self.log.trouble().map(|Trouble { since, text }| LastError {
+                at: since,
+                package: None,
+                text,
+                retry_at: None,
+            }),
         });
         Status { home: self.home.root().to_owned(), supervisor, targets: self.fleet.status() }
     }

@@ -208,7 +208,14 @@ fn as_root_a_full_disk_of_log_and_state_stops_nothing() {
         lab.drop_tag("perth", "core", version);
         lab.wait_until_published("core", version);
     }
+    // What room is left takes short lines yet, so there have to be some more.
+    lab.wait_for("the log to be named", || {
+        process::signal(first, Signal::USR1);
+        let text = lab.target_status("perth")["last_error"]["text"].to_string();
+        text.contains("No space left on device").then_some(())
+    });
     log.change("size=8m");
+    lab.wait_for_status("perth", "well", |s| s["last_error"].is_null());
     lab.package("core", "4", |p| p.file("a", "4"));
     lab.drop_tag("perth", "core", "4");
     lab.wait_until_published("core", "4");

@@ -1,11 +1,15 @@
 //! Whoever starts Blat hands down a umask and limits: neither opens what is made to others, nor closes it to its owner, nor ends a master in silence.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
 
+use blat_tests::accounts::{self, Account};
 use blat_tests::{Lab, process};
 use rustix::process::Signal;
+use serde_json::Value;
 
 /// A lab with one release, a target over ssh, and one on this machine.
 fn lab(name: &str) -> Lab {
@@ -136,4 +140,143 @@ fn a_low_limit_of_open_files_is_raised_to_what_the_system_allows() {
     let after = after("ulimit -Sn 16");
     lab.start_master_below(&after.each_ref().map(String::as_str));
     lab.wait_until_published("core", "1");
+}
+
+/// What is said to be wrong in this part of a status.
+fn wrong(status: &Value) -> &str {
+    status["last_error"]["text"].as_str().unwrap_or_default()
+}
+
+/// A lab whose target was at rest once, and its agent.
+fn at_rest(name: &str) -> (Lab, u32) {
+    let mut lab = lab(name);
+    lab.config("perth", "");
+    lab.start_master();
+    let perth = lab.wait_for_status("perth", "idle", |s| s["state"] == "idle" && s["last_sync"]["result"] == "ok");
+    let agent = perth["pid"].as_u64().and_then(|pid| pid.try_into().ok()).expect("an agent");
+    (lab, agent)
+}
+
+fn publish(lab: &Lab, version: &str) {
+    lab.package("core", version, |p| p.file("a", version));
+    lab.drop_tag("perth", "core", version);
+    lab.wait_until_published("core", version);
+}
+
+/// As root's logrotate does it with `create 0640 root root`, and with `compress` later on.
+#[test]
+fn as_root_logs_that_root_replaces_are_named_and_no_line_is_lost() {
+    let (lab, agent) = at_rest("rootslogs");
+    let log = lab.home().join("log");
+    let names = ["perth.log", "blatd.log"];
+    for name in names {
+        fs::rename(log.join(name), log.join(format!("{name}.1"))).expect("the log is moved");
+        fs::write(log.join(name), "").expect("a file of root's");
+        fs::set_permissions(log.join(name), fs::Permissions::from_mode(0o640)).expect("own file");
+    }
+    lab.wait_for("both to be named", || {
+        let status = lab.status();
+        let both = [&status["supervisor"], &status["targets"][0]];
+        both.iter().zip(["blatd.log", "perth.log"]).all(|(part, name)| wrong(part).contains(name)).then_some(())
+    });
+    lab.blat(&["check"]).expect(1).says("perth.log: Permission denied").says("blatd.log: Permission denied");
+    lab.blat(&["status"]).expect_success().says("blatd: cannot open the log").says("give");
+    publish(&lab, "2");
+    lab.wait_for("the line in the file before", || {
+        fs::read_to_string(log.join("perth.log.1")).is_ok_and(|text| text.contains("core@2")).then_some(())
+    });
+
+    names.iter().for_each(|name| fs::remove_file(log.join(format!("{name}.1"))).expect("compressed"));
+    publish(&lab, "3");
+    lab.wait_for("the agent's lines to go elsewhere", || {
+        wrong(&lab.target_status("perth")).contains("standard error").then_some(())
+    });
+
+    names.iter().for_each(|name| fs::remove_file(log.join(name)).expect("given back"));
+    lab.wait_for("all to be well", || {
+        let status = lab.status();
+        (status["supervisor"]["last_error"].is_null() && status["targets"][0]["last_error"].is_null()).then_some(())
+    });
+    lab.blat(&["check"]).expect_success();
+    publish(&lab, "4");
+    lab.wait_for("the log to go on", || {
+        fs::read_to_string(log.join("perth.log")).is_ok_and(|text| text.contains("core@4")).then_some(())
+    });
+    assert_eq!(lab.target_status("perth")["pid"], agent);
+}
+
+#[test]
+fn a_closed_log_directory_and_a_pipe_in_a_log_s_place_are_named_and_hold_nobody_up() {
+    let (lab, agent) = at_rest("oddlogs");
+    let (folder, log) = (lab.home().join("log"), lab.home().join("log/perth.log"));
+    let named = |why: &str| {
+        lab.wait_for_status("perth", why, |s| wrong(s).contains(why));
+    };
+    let well = || {
+        lab.wait_for_status("perth", "well", |s| s["last_error"].is_null());
+    };
+    let open = fs::metadata(&folder).expect("a folder").permissions();
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0)).expect("own folder");
+    named("cannot look at the log");
+    lab.blat(&["check", "perth"]).expect(1).says("perth.log");
+    publish(&lab, "2");
+    fs::set_permissions(&folder, open).expect("own folder");
+    well();
+
+    fs::rename(&log, folder.join("before")).expect("moved");
+    process::run(Command::new("mkfifo").arg(&log), &folder).expect_success();
+    lab.hand_over();
+    named("No such device or address");
+    lab.blat(&["check", "perth"]).expect(1).says("No such device or address");
+    publish(&lab, "3");
+    fs::remove_file(&log).expect("own folder");
+    well();
+    assert_eq!(lab.target_status("perth")["pid"], agent);
+}
+
+/// Lets this process of the master's account make no more threads and processes than these, counted over its account; says how many it could have
+/// before.
+fn let_have(lab: &Lab, pid: u32, most: Option<u64>) -> Option<u64> {
+    let prlimit = |arguments: &[&str]| {
+        let mut command = match accounts::is_root() {
+            true => Account::Master.command("prlimit"),
+            false => Command::new("prlimit"),
+        };
+        process::run(command.args(["--pid", &pid.to_string()]).args(arguments), &lab.home())
+    };
+    let before = prlimit(&["--nproc", "--noheadings", "--raw", "--output", "SOFT"]);
+    let most = most.map_or("unlimited".to_owned(), |most| most.to_string());
+    prlimit(&[&format!("--nproc={most}:")]).expect_success();
+    before.expect_success().stdout.trim().parse().ok()
+}
+
+/// Whether the process has a worker thread of its runtime.
+fn has_worker(pid: u32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("a running process").flatten();
+    threads.filter_map(|thread| fs::read_to_string(thread.path().join("comm")).ok()).any(|name| name.contains("tokio"))
+}
+
+#[test]
+fn nobody_ends_where_the_account_may_make_no_more_threads() {
+    let (lab, agent) = at_rest("nothreads");
+    let master = lab.status()["supervisor"]["pid"].as_u64().and_then(|pid| pid.try_into().ok()).expect("a master");
+    // A worker that had nothing to do for ten seconds used to end.
+    let ended = process::poll(Duration::from_secs(13), || (!has_worker(master)).then_some(()));
+    assert!(ended.is_none() && has_worker(agent), "there would be none again");
+    let before = [master, agent].map(|pid| let_have(&lab, pid, Some(1)));
+
+    lab.config("sydney", &lab.own_archive("sydney"));
+    lab.wait_for_status("sydney", "named", |s| wrong(s).contains("Resource temporarily unavailable"));
+    // Scripts over the connection that is there need no program of ours; reading the releases does.
+    publish(&lab, "2");
+    lab.blat(&["sync", "perth", "--wait"]).expect(1).says("Resource temporarily unavailable");
+    assert_eq!(lab.status()["supervisor"]["pid"], master);
+
+    for (pid, before) in [master, agent].iter().zip(before) {
+        let_have(&lab, *pid, before);
+    }
+    publish(&lab, "3");
+    lab.wait_for_status("sydney", "idle", |s| s["state"] == "idle" && s["last_sync"]["result"] == "ok");
+    let perth = lab.wait_for_status("perth", "idle", |s| s["state"] == "idle" && s["last_error"].is_null());
+    assert_eq!((&perth["pid"], &perth["restarts"]), (&agent.into(), &0.into()));
 }

@@ -13,7 +13,7 @@ use blat_domain::name::{PackageId, TargetName};
 use blat_domain::ownership::Owner;
 use blat_domain::retry::Backoff;
 use blat_domain::status::{LastError, Queue, SyncReport};
-use blat_logging::{Log, LogHandle};
+use blat_logging::{Log, LogHandle, Trouble};
 use futures_util::StreamExt;
 use jiff::{SignedDuration, Timestamp};
 use rustix::process::Signal;
@@ -199,6 +199,7 @@ impl Daemon {
                     if self.ticked.elapsed() >= tick {
                         self.ticked = Instant::now();
                         self.follow_clock();
+                        self.log.keep_in_place();
                         match self.pid_file.look() {
                             Presence::Removed => return Woken::Stop("the pid file was removed"),
                             Presence::Unclear { error, is_news: true } => tracing::warn!(
@@ -361,10 +362,22 @@ impl Daemon {
             last_sync: self.session.last_sync().cloned(),
             queue: Queue { tags: self.session.tags_waiting(), packages: progress.packages, bytes: progress.bytes },
             current: progress.current,
-            last_error: self.session.failure().map(|failure| self.last_error(failure)),
+            last_error: self.standing_error(),
             far_end: self.workplace.target.far_end(),
             waits_for: self.workplace.handshakes.waits_for(),
             leftovers: self.workplace.target.leftovers(),
+        }
+    }
+
+    /// What is shown as wrong: the session's failure, the log's, or both in one.
+    fn standing_error(&self) -> Option<LastError> {
+        let failure = self.session.failure().map(|failure| self.last_error(failure));
+        match (failure, self.log.trouble()) {
+            (Some(failure), Some(trouble)) => {
+                Some(LastError { text: format!("{}; {}", failure.text, trouble.text), ..failure })
+            }
+            (None, Some(Trouble { since, text })) => Some(LastError { at: since, package: None, text, retry_at: None }),
+            (failure, None) => failure,
         }
     }
 

@@ -6,6 +6,7 @@ use std::process::Stdio;
 use blat_config::{Complaint, Complaints, Home, Settings, TargetFile, conflicts, home_id, load_master, load_target};
 
 use blat_domain::name::TargetName;
+use blat_domain::text::printable;
 
 use crate::args::CheckArgs;
 use crate::commands::{targets, unusable};
@@ -23,19 +24,24 @@ struct Findings {
     complaints: Vec<Complaint>,
     /// Complaints about how files are named, and about what they are together.
     others: Vec<String>,
+    /// Complaints about logs.
+    logs: Vec<String>,
     settings: Vec<Settings>,
 }
 
 /// Checks one target's config or all.
 pub(crate) fn run(home: impl FnOnce() -> Result<Home, Failure>, args: &CheckArgs) -> Outcome {
     let home = home()?;
-    let findings = match &args.target {
-        Some(target) => {
-            targets::known(&home, target)?;
-            look(&home, &[TargetFile::Named(target.clone())])
-        }
-        None => look(&home, &home.target_files().map_err(|error| unusable(&error))?),
-    };
+    let findings = with_logs(
+        &home,
+        match &args.target {
+            Some(target) => {
+                targets::known(&home, target)?;
+                look(&home, &[TargetFile::Named(target.clone())])
+            }
+            None => look(&home, &home.target_files().map_err(|error| unusable(&error))?),
+        },
+    );
     let told = tell(&findings);
     if !args.connect {
         return told;
@@ -79,6 +85,18 @@ fn look(home: &Home, files: &[TargetFile]) -> Findings {
     findings
 }
 
+/// The same with what keeps the master and the agents from writing their logs.
+fn with_logs(home: &Home, mut findings: Findings) -> Findings {
+    let agents = findings.settings.iter().map(|settings| home.agent_log(&settings.name));
+    for log in std::iter::once(home.master_log()).chain(agents) {
+        if let Err(error) = blat_logging::expect_writable(&log) {
+            let log = printable(&log.to_string_lossy());
+            findings.logs.push(format!("{error}; give {log} and its directory back to the home's owner"));
+        }
+    }
+    findings
+}
+
 impl Findings {
     fn note(&mut self, complaints: &Complaints) {
         for complaint in complaints.list() {
@@ -97,7 +115,7 @@ fn tell(findings: &Findings) -> Outcome {
         writeln!(out, "{}  {file}", style.paint(Tone::Good, "ok"))?;
     }
     let count = findings.complaints.len() + findings.others.len();
-    if count == 0 {
+    if count + findings.logs.len() == 0 {
         if findings.settings.is_empty() {
             writeln!(out, "no targets yet: each is a file config/TARGET.conf")?;
         }
@@ -105,8 +123,12 @@ fn tell(findings: &Findings) -> Outcome {
     }
     out.flush()?;
     let mut text: String = findings.complaints.iter().map(|complaint| format!("{complaint}\n\n")).collect();
-    text.extend(findings.others.iter().map(|other| format!("error: {other}\n\n")));
+    text.extend(findings.others.iter().chain(&findings.logs).map(|other| format!("error: {other}\n\n")));
     // Where standard error is gone, the exit code still tells.
     let _ = write!(io::stderr(), "{text}");
+    if count == 0 {
+        let logs = counted(findings.logs.len() as u64, "log");
+        return Err(Failure::failed(format!("the configuration is valid, but {logs} cannot be written")));
+    }
     Err(Failure::new(Exit::CONFIG, format!("the configuration is not valid: {}", counted(count as u64, "complaint"))))
 }

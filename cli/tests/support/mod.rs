@@ -226,7 +226,7 @@ pub(crate) fn busy(name: &str, config: &Path) -> TargetStatus {
 }
 
 pub(crate) fn status(home: &Home, names: &[&str]) -> Status {
-    let supervisor = Some(SupervisorStatus { pid: 42, version: "0.1.0".into(), started: time() });
+    let supervisor = Some(SupervisorStatus { pid: 42, version: "0.1.0".into(), started: time(), last_error: None });
     let targets = names.iter().map(|name| busy(name, &home.config_dir().join(name))).collect();
     Status { home: home.root().to_owned(), supervisor, targets }
 }
