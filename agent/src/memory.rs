@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use blat_domain::clock::{Doubt, Reading, doubt};
+use blat_domain::clock::{Doubt, Reading, doubt, earliest};
 use jiff::Timestamp;
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
@@ -42,6 +42,11 @@ impl Memory {
             None => Some(Doubt::Untold),
             Some(target) => doubt(self.lock().clock.as_ref(), &reading(target)),
         }
+    }
+
+    /// The earliest epoch second that it can be, where the target's clock says `target`.
+    pub(crate) fn earliest(&self, target: Option<i64>) -> i64 {
+        earliest(self.lock().clock.as_ref(), &reading(target.unwrap_or(i64::MAX)))
     }
 
     /// The target's clock says this, and all that followed from it is done.

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use blat_config::ReleaseSource;
 use blat_domain::confirmation::HeldBack;
 use blat_domain::inventory::Inventory;
 use blat_domain::links::Followed;
@@ -66,11 +67,10 @@ impl Workplace {
     /// goes.
     pub(crate) async fn prepare(&self, confirmed: Option<HeldBack>) -> Result<Prepared, Problem> {
         let settings = &self.settings;
-        let source_of_releases = settings.release_manager.as_ref().map(|manager| &manager.source);
-        let written = written_at(source_of_releases);
+        let written = written_at(self.source_of_releases()).await;
         // Not before: a file that is written in between does not lie ahead.
         let now = Timestamp::now().as_second();
-        let known_up_to = self.lasting.believed(written, now).unwrap_or(trailing(now));
+        let written = self.lasting.believed(written, now);
         // Before the releases are judged by it: a memory that can be used again by now was of no use until now.
         let forgotten = self.lasting.trouble();
         let asked = (self.uptime)();
@@ -87,6 +87,9 @@ impl Workplace {
                 "the target holds entries that are not packages"
             );
         }
+        // A clock that was set ahead makes no tag a day old.
+        let trailing = trailing(self.memory.earliest(inventory.clock));
+        let known_up_to = written.unwrap_or(trailing);
         let began = if self.is_new_to_memory(&inventory.title.found) { Some(now) } else { self.lasting.began(now) };
         let (source, max_size) = (self.source.clone(), settings.max_size);
         let facts = Facts {
@@ -96,7 +99,7 @@ impl Workplace {
             clock_doubt: self.memory.doubt(inventory.clock),
             tagged: self.lasting.tagged(),
             known_up_to,
-            began: began.filter(|began| is_newer(*began, known_up_to.max(trailing(now)))),
+            began: began.filter(|began| is_newer(*began, known_up_to.max(trailing))),
             forgotten,
         };
         let bar = self.foreseen_bar(&inventory.title.found, inventory.is_bare(), unsure);
@@ -116,6 +119,11 @@ impl Workplace {
         });
         let surveyed = surveying.await.unwrap_or_else(|error| Err(format!("looking at the source failed: {error}")));
         surveyed.map_err(|why: String| problem(None, why, Backoff::PACKAGE))
+    }
+
+    /// Where Release Manager's word comes from.
+    fn source_of_releases(&self) -> Option<&ReleaseSource> {
+        self.settings.release_manager.as_ref().map(|manager| &manager.source)
     }
 
     /// What the releases want, and a glance at what the source has of it.

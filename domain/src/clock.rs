@@ -70,6 +70,15 @@ pub fn doubt(before: Option<&Reading>, now: &Reading) -> Option<Doubt> {
     (gained > MOST_GAINED).then_some(Doubt::Set { seconds: gained })
 }
 
+/// The earliest epoch second that it can be: where clocks say different times, one of them was set ahead.
+pub fn earliest(before: Option<&Reading>, now: &Reading) -> i64 {
+    let by_uptime = before.filter(|before| before.boot == now.boot).map(|before| {
+        let passed = i64::try_from(now.uptime.saturating_sub(before.uptime)).unwrap_or(i64::MAX);
+        before.master.saturating_add(passed)
+    });
+    by_uptime.unwrap_or(now.master).min(now.master).min(now.target)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,6 +110,20 @@ mod tests {
             let now = reading(1_000_010 + jump, 1_000_010 + jump, 60);
             assert_eq!(doubt(Some(&before), &now), Some(Doubt::Set { seconds: jump.unsigned_abs() }));
         }
+    }
+
+    #[test]
+    fn of_clocks_that_differ_the_one_that_is_behind_tells_how_late_it_is_at_least() {
+        let before = reading(1_000_000, 1_000_000, 50);
+        let later = 1_000_010;
+        assert_eq!(earliest(None, &reading(later, later, 60)), later);
+        assert_eq!(earliest(Some(&before), &reading(later, later + YEAR, 60)), later, "the master's was set ahead");
+        assert_eq!(earliest(Some(&before), &reading(later + YEAR, later, 60)), later, "the target's was");
+        assert_eq!(earliest(Some(&before), &reading(later + YEAR, later + YEAR, 60)), later, "both were");
+        assert_eq!(earliest(Some(&before), &reading(later - YEAR, later, 60)), later - YEAR);
+        let mut restarted = reading(later + YEAR, later + YEAR, 5);
+        restarted.boot = "another".into();
+        assert_eq!(earliest(Some(&before), &restarted), later + YEAR, "nothing tells");
     }
 
     #[test]

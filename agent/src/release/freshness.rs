@@ -1,6 +1,6 @@
 //! How recent Release Manager's word is: what a tag brought after that, it may not know yet.
 
-use std::fs::{self, Metadata};
+use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,6 +16,9 @@ const TRAILS: i64 = 86_400;
 /// A file that stayed the same for so long after it was read is not being written any more, as with tags.
 const QUIET: Duration = Duration::from_secs(2);
 
+/// To look at a file takes longer only where its server hangs, and tags do not wait for that.
+const LOOK: Duration = Duration::from_secs(2);
+
 /// When the content of a file changed that gives the releases, as its file system says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Written {
@@ -25,18 +28,25 @@ pub(crate) struct Written {
     pub(crate) is_set_ahead: bool,
 }
 
+impl Written {
+    /// Anybody may set the time of a file's content. That of its last change of any kind nobody sets, and every change makes it later: it says that
+    /// the other one was set ahead, and not when the content changed.
+    fn of(found: &Metadata) -> Self {
+        Self { at: found.mtime(), is_set_ahead: found.mtime() > found.ctime() }
+    }
+}
+
 /// When the file was written that gives the releases; nothing where they come from elsewhere. It knows what was known then, anything else may
 /// trail behind its tags for a day. So may a database in a file: its files also change when no row does, when somebody opens it or tidies up.
-pub(crate) fn written_at(source: Option<&ReleaseSource>) -> Option<Written> {
-    match source {
-        Some(ReleaseSource::File { path } | ReleaseSource::PackageList { path }) => written(path),
-        Some(
-            ReleaseSource::Sqlite { .. }
-            | ReleaseSource::Postgres(_)
-            | ReleaseSource::MySql(_)
-            | ReleaseSource::Command { .. },
-        )
-        | None => None,
+pub(crate) async fn written_at(source: Option<&ReleaseSource>) -> Option<Written> {
+    match source? {
+        ReleaseSource::File { path } | ReleaseSource::PackageList { path } => {
+            timeout(LOOK, tokio::fs::metadata(path)).await.ok()?.ok().as_ref().map(Written::of)
+        }
+        ReleaseSource::Sqlite { .. }
+        | ReleaseSource::Postgres(_)
+        | ReleaseSource::MySql(_)
+        | ReleaseSource::Command { .. } => None,
     }
 }
 
@@ -94,15 +104,9 @@ impl Reading {
     }
 }
 
-/// Anybody may set the time of a file's content. That of its last change of any kind nobody sets, and every change makes it later: it says that
-/// the other one was set ahead, and not when the content changed.
-fn written(path: &Path) -> Option<Written> {
-    let found = fs::metadata(path).ok()?;
-    Some(Written { at: found.mtime(), is_set_ahead: found.mtime() > found.ctime() })
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::time::UNIX_EPOCH;
 
     use super::*;
@@ -114,27 +118,30 @@ mod tests {
         file.set_modified(UNIX_EPOCH + Duration::from_secs(second)).expect("an own file");
     }
 
-    #[test]
-    fn a_file_knows_what_was_known_when_it_was_written_and_a_database_in_a_file_does_not() {
+    #[tokio::test]
+    async fn a_file_knows_what_was_known_when_it_was_written_and_a_database_in_a_file_does_not() {
         let scratch = tempfile::tempdir().expect("a scratch directory");
         let path = scratch.path().join("releases");
         touch(&path, 5_000);
         touch(&scratch.path().join("releases-wal"), 6_000);
         let written = Some(Written { at: 5_000, is_set_ahead: false });
-        assert_eq!(written_at(Some(&ReleaseSource::File { path: path.clone() })), written);
-        assert_eq!(written_at(Some(&ReleaseSource::PackageList { path: path.clone() })), written);
-        assert_eq!(written_at(Some(&ReleaseSource::Sqlite { path, queries: Queries::default() })), None);
-        assert_eq!(written_at(None), None);
+        assert_eq!(written_at(Some(&ReleaseSource::File { path: path.clone() })).await, written);
+        assert_eq!(written_at(Some(&ReleaseSource::PackageList { path: path.clone() })).await, written);
+        assert_eq!(written_at(Some(&ReleaseSource::Sqlite { path, queries: Queries::default() })).await, None);
+        assert_eq!(written_at(None).await, None);
     }
 
-    #[test]
-    fn a_time_that_somebody_set_ahead_shows_whatever_else_changes() {
+    #[tokio::test]
+    async fn a_time_that_somebody_set_ahead_shows_whatever_else_changes() {
         let scratch = tempfile::tempdir().expect("a scratch directory");
         let path = scratch.path().join("releases");
         let at = Timestamp::now().as_second() + 3_600;
         touch(&path, u64::try_from(at).expect("after 1970"));
         fs::hard_link(&path, scratch.path().join("other")).expect("a link");
-        assert_eq!(written_at(Some(&ReleaseSource::PackageList { path })), Some(Written { at, is_set_ahead: true }));
+        assert_eq!(
+            written_at(Some(&ReleaseSource::PackageList { path })).await,
+            Some(Written { at, is_set_ahead: true })
+        );
     }
 
     #[tokio::test]

@@ -11,9 +11,11 @@ use blat_domain::plan::{Hold, Plan, plan};
 use blat_domain::release::Reason;
 use blat_domain::retry::Backoff;
 use blat_domain::room::Room;
+use jiff::Timestamp;
 
 use super::{problem, sent_of, unreached};
 use crate::outcome::Dropped;
+use crate::release::written_at;
 use crate::session::{Problem, Sent};
 use crate::target::Rule;
 use crate::workplace::Workplace;
@@ -43,6 +45,8 @@ impl Workplace {
         let _addressed = crossing.arrive(&brought).await;
         // Before anything is sent: from then on it must not be taken for extra.
         let missing = plan.held.iter().filter(|held| held.hold == Hold::Missing).map(|held| &held.package).collect();
+        // And while the clock is what it is: it may be put right before the next sync looks at the releases.
+        self.lasting.believed(written_at(self.source_of_releases()).await, Timestamp::now().as_second());
         self.lasting.note_tags(&brought, &missing);
         let lasting = self.lasting.clone();
         // It is durable before a tag leaves, and nobody waits for it before.

@@ -12,18 +12,22 @@ use blat_domain::inventory::{Inventory, Mark};
 use blat_domain::ownership::{Claim, Found, Owner, RandomId, Record, Title};
 use blat_domain::package_list::Former;
 use blat_domain::plan::{Link, Size};
+use jiff::Timestamp;
 use tokio::sync::Notify;
 
 use super::*;
 use crate::lasting::LastingMemory;
 use crate::outcome::Dropped;
 use crate::progress::Progress;
+use crate::release::Written;
 use crate::session::Sent;
 use crate::sync::Synced;
 use crate::target::{Appetite, Delivery, Parcel, Target, Told, Verdict};
 
 /// The time of each descpkg.
 const TIME: i64 = 5;
+/// What the target believes the time to be: that of the machine is years ahead of it.
+const CLOCK: i64 = 1_700_000_000;
 
 /// A target that holds `a@1`, which is wanted, and `b@1`, which is not.
 #[derive(Default)]
@@ -65,7 +69,7 @@ impl Target for Held {
             listed.notify_one();
             go.notified().await;
         }
-        Ok(Arc::new(Inventory { packages, marks, clock: Some(1_700_000_000), ..Inventory::default() }))
+        Ok(Arc::new(Inventory { packages, marks, clock: Some(CLOCK), ..Inventory::default() }))
     }
 
     async fn receive(&self, parcels: &[Parcel], _: &Arc<Progress>, told: &Told<'_>) -> Result<(), TargetError> {
@@ -118,7 +122,10 @@ fn workplace(root: &Path, held: &Arc<Held>, more: &str) -> Workplace {
         let file = fs::File::create(root.join(format!("source/{name}/1/descpkg"))).expect("a file");
         file.set_modified(std::time::UNIX_EPOCH + Duration::from_secs(TIME.unsigned_abs())).expect("an own file");
     }
-    std::os::unix::fs::symlink("1", root.join("source/b/current")).expect("a link");
+    let link = root.join("source/b/current");
+    if !link.is_symlink() {
+        std::os::unix::fs::symlink("1", link).expect("a link");
+    }
     let home = Home::at(root).expect("a path");
     let name = "perth".parse().expect("a name");
     let config = format!(
@@ -194,4 +201,50 @@ async fn what_a_tagged_link_addresses_counts_as_brought_by_the_tag() {
     workplace.send_tagged([package("b@current")].into(), &Dropped::new()).await;
     let tagged: BTreeSet<PackageId> = workplace.lasting.tagged().into_keys().collect();
     assert_eq!(tagged, [package("b@1"), package("b@current")].into());
+}
+
+/// What goes of `b@1`, which a tag brought `ago` seconds before the target's clock now, while the master's clock is years ahead of it.
+async fn deleted_when_tagged(ago: i64) -> bool {
+    let scratch = tempfile::tempdir().expect("a scratch directory");
+    let root = scratch.path();
+    let workplace_of = |held: &Arc<Held>| workplace(root, held, "");
+    let held = Arc::new(Held::default());
+    let before = workplace_of(&held);
+    before.lasting.note_tags(&[package("b@1")].into(), &BTreeSet::new());
+    // The archive is known from here on, and that what tags brought to it before is known as well.
+    let Synced::Ended(..) = before.sync(None).await else { panic!("no other settings are there") };
+    before.lasting.confirm().expect("written");
+    let noted = before.lasting.tagged()[&package("b@1")];
+    let file = Home::at(root).expect("a path").known_file(&"perth".parse().expect("a name"));
+    let text = fs::read_to_string(&file).expect("a file");
+    let at = CLOCK - ago;
+    fs::write(&file, text.replace(&format!(r#""b@1":{noted}"#), &format!(r#""b@1":{at}"#))).expect("an own file");
+    let held = Arc::new(Held { listed: Some(Default::default()), ..Held::default() });
+    let after = workplace_of(&held);
+    assert_eq!(after.lasting.tagged()[&package("b@1")], at);
+    // Whoever stores the list waits for this.
+    held.listed.as_ref().expect("set above").0.notify_one();
+    let Synced::Ended(..) = after.sync(None).await else { panic!("no other settings are there") };
+    !lock(&held.packages).contains(&package("b@1"))
+}
+
+#[tokio::test]
+async fn a_clock_that_is_ahead_makes_no_tag_a_day_old() {
+    assert!(!deleted_when_tagged(60).await);
+    assert!(deleted_when_tagged(100_000).await);
+}
+
+#[tokio::test]
+async fn releases_that_lie_ahead_of_the_clock_when_a_tag_comes_never_count_as_newer() {
+    let scratch = tempfile::tempdir().expect("a scratch directory");
+    let held = Arc::new(Held::default());
+    let workplace = workplace(scratch.path(), &held, "release_manager: {file: releases.yaml}\nprojects: [Lab]");
+    let at = Timestamp::now().as_second() + 7_200;
+    let releases = fs::File::create(scratch.path().join("releases.yaml")).expect("a file");
+    let ahead = std::time::UNIX_EPOCH + Duration::from_secs(at.unsigned_abs());
+    releases.set_modified(ahead).expect("an own file");
+    let sent = workplace.send_tagged([package("b@1")].into(), &Dropped::new()).await;
+    assert_eq!(sent, [(package("b@1"), Sent::Done)]);
+    let written = Some(Written { at, is_set_ahead: false });
+    assert_eq!(workplace.lasting.believed(written, at + 1), None, "the clock was put right");
 }
