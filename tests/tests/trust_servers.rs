@@ -80,6 +80,44 @@ fn an_answer_to_a_write_that_has_no_end_takes_no_memory() {
         .says("longer than");
 }
 
+/// What a server says of a package's parts is kept until its end, and the number of its upload in a file: that package fails by name, and
+/// the others are sent.
+#[test]
+fn long_numbers_of_uploads_and_long_headers_take_no_memory_and_fail_by_name() {
+    let rest = at_rest();
+    let begun = |id: &str| format!("<R><UploadId>{id}</UploadId></R>");
+    for (id, header, words) in [
+        ("x".repeat(3 << 20), "e".to_owned(), "names an upload by"),
+        ("plain".to_owned(), "e".repeat(300_000), "headers"),
+    ] {
+        let published: Arc<AtomicU64> = Arc::default();
+        let count = published.clone();
+        let port = start(move |request, stream| match request.split_once(' ') {
+            Some(("POST", target)) if target.contains("uploads") => answer(stream, "200 OK", &begun(&id)),
+            Some(("PUT", target)) if target.contains("partNumber") => {
+                write!(
+                    stream,
+                    "HTTP/1.1 200 OK\r\nETag: \"{header}\"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+                )?;
+                Ok(true)
+            }
+            Some(("PUT", target)) if target.contains("/core/1.0.zip") => {
+                count.fetch_add(1, Ordering::Relaxed);
+                Ok(false)
+            }
+            _ => Ok(false),
+        });
+        let lab = lab("s3long", port);
+        lab.package("big", "1", |p| p.noise("data", 20 << 20));
+        lab.release_for_buckets(&[("big", "1"), ("core", "1.0")]);
+        let outcome = assert_harmless(&lab, "cloud", rest, words);
+        outcome.expect(1).says(words).says("big@1");
+        assert_eq!(published.load(Ordering::Relaxed), 1, "{outcome}");
+        let noted = fs::metadata(lab.home().join("state/cloud/uploads.txt")).map_or(0, |file| file.len());
+        assert!(noted < 4096, "{noted} bytes of numbers are noted");
+    }
+}
+
 /// A page that names these keys and goes on there.
 fn page(keys: impl Iterator<Item = String>, next: &str) -> String {
     let object = |key: String| format!("<Contents><Key>{key}</Key><Size>1</Size><ETag>e</ETag></Contents>");

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -14,6 +14,17 @@ use super::listing::Upload;
 pub(super) const FILE: &str = "uploads.txt";
 /// Their first line begins so, and ends with the bucket's place.
 const TITLE: &str = "# blat uploads 1 ";
+/// The longest number of an upload, in bytes: servers need some hundred.
+const LONGEST_ID: usize = 2 << 10;
+/// The most uploads that are noted down. Of more, the bucket's lifecycle rule removes the parts of the oldest.
+const MOST: usize = 1000;
+/// The largest file that is read, in bytes: [`MOST`] uploads with the longest keys and numbers take less.
+const LARGEST: u64 = 4 << 20;
+
+/// Whether a server may name an upload so: the number is short, and plain enough to be noted down and to become part of a URL.
+pub(super) fn is_id(id: &str) -> bool {
+    (1..=LONGEST_ID).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
+}
 
 /// The notes, in memory and in a file.
 #[derive(Debug)]
@@ -41,11 +52,11 @@ impl Begun {
         let mut state = self.lock();
         if state.place != place {
             *state = State { place: place.to_owned(), ..State::default() };
-            let text = fs::read_to_string(&self.path).unwrap_or_default();
+            let text = read(&self.path);
             let mut lines = text.lines();
             if lines.next().and_then(|title| title.strip_prefix(TITLE)) == Some(place) {
                 for line in lines {
-                    if let Some((key, id)) = line.split_once('\t').filter(|(_, id)| !id.is_empty()) {
+                    if let Some((key, id)) = line.split_once('\t').filter(|(_, id)| is_id(id)) {
                         state.note(key, id);
                     }
                 }
@@ -105,7 +116,27 @@ impl State {
     fn note(&mut self, key: &str, id: &str) {
         self.turn += 1;
         self.uploads.insert((key.to_owned(), id.to_owned()), self.turn);
+        if self.uploads.len() > MOST {
+            let oldest = self.uploads.iter().min_by_key(|(_, noted)| **noted).map(|(upload, _)| upload.clone());
+            oldest.map(|oldest| self.uploads.remove(&oldest));
+        }
     }
+}
+
+/// The notes that are there; nothing where they cannot be read or are larger than any that are written.
+fn read(path: &Path) -> String {
+    let read = || {
+        let mut text = String::new();
+        File::open(path)?.take(LARGEST + 1).read_to_string(&mut text)?;
+        Ok::<_, io::Error>(text)
+    };
+    let text = read().unwrap_or_default();
+    if text.len() as u64 > LARGEST {
+        let file = path.display();
+        tracing::warn!(%file, "the notes of unfinished uploads are larger than any that are written, so they do not count; the bucket's lifecycle rule has to remove the parts of those uploads");
+        return String::new();
+    }
+    text
 }
 
 fn store(path: &Path, state: &State) -> io::Result<()> {
@@ -155,5 +186,26 @@ mod tests {
         assert!(!next.is_ours(&upload("p/b/1.zip", "2")));
         next.ended("p/a/1.zip", "1");
         assert!(!open("here").is_ours(&upload("p/a/1.zip", "1")));
+    }
+
+    #[test]
+    fn notes_have_no_long_or_odd_numbers_and_neither_have_they_an_end() {
+        let scratch = tempfile::tempdir().expect("a scratch directory");
+        let path = scratch.path().join(FILE);
+        let (long, longest) = ("x".repeat(LONGEST_ID + 1), "x".repeat(LONGEST_ID));
+        fs::write(&path, format!("{TITLE}here\nk\t{long}\nk\t{longest}\nk\ta b\nk\tplain\n")).expect("the notes");
+        let begun = Begun::at(path.clone());
+        begun.load("here");
+        let ids: Vec<String> = begun.lock().uploads.keys().map(|(_, id)| id.clone()).collect();
+        assert_eq!(ids, ["plain".to_owned(), longest]);
+        (0..MOST).for_each(|number| begun.lock().note("k", &number.to_string()));
+        begun.has_begun("k", "last");
+        assert_eq!(begun.lock().uploads.len(), MOST);
+        assert!(begun.is_ours(&Upload { key: "k".into(), id: "last".into() }), "the oldest goes");
+
+        fs::write(&path, format!("{TITLE}here\n{}", "k\tplain\n".repeat(1 << 20))).expect("the notes");
+        let begun = Begun::at(path);
+        begun.load("here");
+        assert!(begun.lock().uploads.is_empty(), "nobody writes so many");
     }
 }

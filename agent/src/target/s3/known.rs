@@ -4,21 +4,50 @@
 //! it never looks like an object that is gone.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
-use std::fs;
-use std::io;
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use blat_domain::manifest::hex;
 use blat_domain::name::{PackageId, PackageName, Version};
 use blat_domain::ownership::Record;
+use sha2::{Digest as _, Sha256};
 
+use super::LONGEST_ETAG;
 use super::card::Card;
+use super::wire::unhex;
 
 /// The file's name in the target's part of `state/`.
 pub(super) const FILE: &str = "bucket.txt";
 /// Its first line, before the bucket's place.
-const TITLE: &str = "# blat bucket 1 ";
+const TITLE: &str = "# blat bucket 2 ";
+/// That of a file whose objects have their tags as the server gave them.
+const FORMER: &str = "# blat bucket 1 ";
+
+/// What stands for an entity tag: it is short, whatever the server takes for one. The beginning of its SHA-256.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Tag([u8; 16]);
+
+impl Tag {
+    /// That of an entity tag without its quotes.
+    pub(super) fn of(etag: &str) -> Self {
+        let mut tag = [0; 16];
+        tag.iter_mut().zip(Sha256::digest(etag)).for_each(|(to, from)| *to = from);
+        Self(tag)
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        Some(Self(unhex(text.as_bytes())?.try_into().ok()?))
+    }
+}
+
+impl fmt::Display for Tag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex(&self.0))
+    }
+}
 
 /// What an object is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +74,7 @@ impl What {
 /// An object under the tag and the size that it had.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Entry {
-    pub(super) etag: String,
+    pub(super) tag: Tag,
     pub(super) size: u64,
     pub(super) what: What,
 }
@@ -94,7 +123,8 @@ impl Known {
     pub(super) fn load(&self, place: &str) {
         let mut state = self.lock();
         if state.place != place {
-            *state = fs::read_to_string(&self.path).ok().and_then(|text| read(&text, place)).unwrap_or_default();
+            let file = File::open(&self.path).ok();
+            *state = file.and_then(|file| read(BufReader::new(file), place)).unwrap_or_default();
             place.clone_into(&mut state.place);
         }
     }
@@ -102,7 +132,7 @@ impl Known {
     /// What is known of an object that has this tag and size.
     pub(super) fn get(&self, package: &PackageId, etag: &str, size: u64) -> Option<What> {
         let state = self.lock();
-        let entry = state.entries.get(package).filter(|entry| entry.etag == etag && entry.size == size)?;
+        let entry = state.entries.get(package).filter(|entry| entry.size == size && entry.tag == Tag::of(etag))?;
         Some(entry.what.clone())
     }
 
@@ -153,10 +183,10 @@ impl Known {
         self.lock().list.clone()
     }
 
-    /// A PackageList was put there.
+    /// A PackageList was put there. One is not remembered whose tag is long or cannot be told from the words beside it.
     pub(super) fn note_list(&self, list: List) {
         let mut state = self.lock();
-        state.list = Some(list);
+        state.list = Some(list).filter(|list| list.etag.is_empty() || is_plain(&list.etag));
         state.is_changed = true;
     }
 
@@ -165,11 +195,10 @@ impl Known {
         self.lock().record.clone()
     }
 
-    /// The record was looked at. A tag that cannot be told from the words beside it is not remembered.
+    /// The record was looked at. It is remembered as the PackageList is.
     pub(super) fn note_record(&self, record: Owned) {
         let mut state = self.lock();
-        let is_plain = !record.etag.is_empty() && record.etag.bytes().all(|byte| byte.is_ascii_graphic());
-        if is_plain && state.record.as_ref() != Some(&record) {
+        if is_plain(&record.etag) && state.record.as_ref() != Some(&record) {
             state.record = Some(record);
             state.is_changed = true;
         }
@@ -182,7 +211,7 @@ impl Known {
             return;
         }
         state.is_changed = false;
-        if let Err(error) = store(&self.path, &written(&state)) {
+        if let Err(error) = store(&self.path, &state) {
             let file = self.path.display();
             tracing::warn!(%file, %error, "cannot note down what is in the bucket; it will be asked for again");
         }
@@ -194,47 +223,57 @@ impl Known {
     }
 }
 
-fn store(path: &Path, text: &str) -> io::Result<()> {
+/// Whether a tag is short, and can be told from the words beside it.
+fn is_plain(etag: &str) -> bool {
+    (1..=LONGEST_ETAG).contains(&etag.len()) && etag.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+fn store(path: &Path, state: &State) -> io::Result<()> {
     if let Some(directory) = path.parent() {
         fs::create_dir_all(directory)?;
     }
     let aside = path.with_extension(format!("{}.tmp", std::process::id()));
-    fs::write(&aside, text)?;
+    let mut file = BufWriter::new(File::create(&aside)?);
+    write(&mut file, state)?;
+    file.flush()?;
     fs::rename(&aside, path)
 }
 
-fn written(state: &State) -> String {
-    let mut text = format!("{TITLE}{}\n", state.place);
+fn write(file: &mut impl Write, state: &State) -> io::Result<()> {
+    writeln!(file, "{TITLE}{}", state.place)?;
     let mut lines = 0u64;
-    // Writing to a String cannot fail.
-    for (PackageId { name, version }, Entry { etag, size, what }) in &state.entries {
-        let _ = match what {
-            What::Package { time } => writeln!(text, "package {name} {version} {size} {etag} {time}"),
-            What::Link { time, to } => writeln!(text, "link {name} {version} {size} {etag} {time} {to}"),
-            What::Foreign => writeln!(text, "foreign {name} {version} {size} {etag}"),
-        };
+    for (PackageId { name, version }, Entry { tag, size, what }) in &state.entries {
+        match what {
+            What::Package { time } => writeln!(file, "package {name} {version} {size} {tag} {time}"),
+            What::Link { time, to } => writeln!(file, "link {name} {version} {size} {tag} {time} {to}"),
+            What::Foreign => writeln!(file, "foreign {name} {version} {size} {tag}"),
+        }?;
         lines += 1;
     }
     if let Some(List { etag, size, digest }) = &state.list {
-        let _ = writeln!(text, "list {size} {etag} {digest}");
+        writeln!(file, "list {size} {etag} {digest}")?;
         lines += 1;
     }
     if let Some(Owned { etag, size, record: Record { archive, owner } }) = &state.record {
-        let _ = writeln!(text, "record {size} {etag} {archive} {owner}");
+        writeln!(file, "record {size} {etag} {archive} {owner}")?;
         lines += 1;
     }
-    let _ = writeln!(text, "# end {lines}");
-    text
+    writeln!(file, "# end {lines}")
 }
 
 /// All of it or nothing.
-fn read(text: &str, place: &str) -> Option<State> {
-    let mut lines = text.lines();
-    if lines.next()?.strip_prefix(TITLE)? != place {
+fn read(from: impl BufRead, place: &str) -> Option<State> {
+    let mut lines = from.lines();
+    let title = lines.next()?.ok()?;
+    let of_former = || title.strip_prefix(FORMER);
+    let is_former = of_former().is_some();
+    if title.strip_prefix(TITLE).or_else(of_former)? != place {
         return None;
     }
+    let tag_of = |text: &str| if is_former { Some(Tag::of(text)) } else { Tag::parse(text) };
     let (mut state, mut count) = (State::default(), 0u64);
-    for line in lines.by_ref() {
+    for line in lines {
+        let line = line.ok()?;
         if let Some(end) = line.strip_prefix("# end ") {
             return (end.parse() == Ok(count)).then_some(state);
         }
@@ -248,7 +287,7 @@ fn read(text: &str, place: &str) -> Option<State> {
                 let record = Record::parse(&format!("{archive} {home} {target}"))?;
                 state.record = Some(Owned { etag: etag.to_owned(), size: size.parse().ok()?, record });
             }
-            [kind, name, version, size, etag, ref rest @ ..] => {
+            [kind, name, version, size, tag, ref rest @ ..] => {
                 let what = match (kind, rest) {
                     ("package", [time]) => What::Package { time: time.parse().ok()? },
                     ("link", [time, to]) => What::Link { time: time.parse().ok()?, to: to.parse().ok()? },
@@ -257,7 +296,7 @@ fn read(text: &str, place: &str) -> Option<State> {
                 };
                 let package = PackageId::new(name, version).ok()?;
                 let neighbour = state.entries.last_key_value().map(|(neighbour, _)| neighbour);
-                let entry = Entry { etag: etag.to_owned(), size: size.parse().ok()?, what };
+                let entry = Entry { tag: tag_of(tag)?, size: size.parse().ok()?, what };
                 state.entries.insert(package.beside(neighbour), entry);
             }
             _ => return None,
@@ -277,7 +316,7 @@ mod tests {
     fn filled(path: &Path) -> Known {
         let known = Known::at(path.to_owned());
         known.load("http://h/b/p");
-        let entry = |what| Entry { etag: "e-1".into(), size: 5, what };
+        let entry = |what| Entry { tag: Tag::of("e-1"), size: 5, what };
         known.note(&id("core@1"), entry(What::Package { time: -3 }));
         known.note(&id("core@current"), entry(What::Link { time: -3, to: "1".parse().expect("a version") }));
         known.note(&id("odd@1"), entry(What::Foreign));
@@ -314,10 +353,40 @@ mod tests {
         filled(&path);
         let text = fs::read_to_string(&path).expect("a file");
         for end in 0..text.len() - 1 {
-            assert!(read(&text[..end], "http://h/b/p").is_none(), "cut after {end}");
+            assert!(read(&text.as_bytes()[..end], "http://h/b/p").is_none(), "cut after {end}");
         }
         for (from, to) in [("core 1", "../x 1"), ("-3", "soon"), ("link", "lynk"), (" 5 ", " ")] {
-            assert!(read(&text.replace(from, to), "http://h/b/p").is_none(), "{from} became {to}");
+            assert!(read(text.replace(from, to).as_bytes(), "http://h/b/p").is_none(), "{from} became {to}");
         }
+    }
+
+    #[test]
+    fn a_tag_takes_as_much_whatever_its_length_and_a_file_of_an_earlier_build_is_read() {
+        let scratch = tempfile::tempdir().expect("a scratch directory");
+        let path = scratch.path().join("bucket.txt");
+        let long = "e".repeat(16 << 10);
+        let known = Known::at(path.clone());
+        known.load("here");
+        known.note(&id("core@1"), Entry { tag: Tag::of(&long), size: 5, what: What::Foreign });
+        known.note_list(List { etag: long.clone(), size: 9, digest: "ab".into() });
+        known.note_record(Owned { etag: long.clone(), size: 9, record: record() });
+        known.save();
+        assert!(fs::metadata(&path).expect("a file").len() < 200, "neither memory nor file has it");
+        let again = Known::at(path.clone());
+        again.load("here");
+        assert_eq!(again.get(&id("core@1"), &long, 5), Some(What::Foreign));
+        assert_eq!(again.get(&id("core@1"), &long[1..], 5), None);
+        assert!(again.list().is_none() && again.record().is_none());
+
+        fs::write(&path, "# blat bucket 1 here\npackage core 1 5 e-1 -3\nlist 9 l ab\n# end 2\n").expect("a file");
+        let former = Known::at(path);
+        former.load("here");
+        assert_eq!(former.get(&id("core@1"), "e-1", 5), Some(What::Package { time: -3 }));
+        assert!(former.list().is_some());
+    }
+
+    fn record() -> Record {
+        let id = "ab".repeat(16);
+        Record::parse(&format!("{id} {id} perth")).expect("a record")
     }
 }

@@ -52,7 +52,7 @@ use begun::Begun;
 use bucket::Bucket;
 use card::Card;
 use keys::Keys;
-use known::{Entry, Known, List, What};
+use known::{Entry, Known, List, Tag, What};
 
 /// A stream is what one call takes. Two are under way at once, so that the last packages of one are not sent alone.
 const APPETITE: Appetite = Appetite { size: Size { bytes: 256 << 20, entries: 50_000 }, streams: 2 };
@@ -64,7 +64,7 @@ const READS: usize = 4;
 const PACKAGES: usize = 8;
 /// MiB of packages that are in memory at once while they are sent: of full syncs, and of tags beside them.
 const MEBIBYTES: [usize; 2] = [32, 16];
-/// The longest entity tag that is remembered, in bytes.
+/// The longest entity tag of what was written, in bytes.
 const LONGEST_ETAG: usize = 256;
 /// The longest PackageList that is read back, in bytes.
 const LONGEST_LIST: usize = 16 << 20;
@@ -138,10 +138,10 @@ impl S3Target {
         head(bucket, &keys::path(key)?).await.map_err(|error| fault::sorted(&error))
     }
 
-    /// Remembers an object, where its tag can be told from the words beside it.
+    /// Remembers an object that has a tag.
     fn note(&self, package: &PackageId, etag: &str, size: u64, what: What) {
-        if (1..=LONGEST_ETAG).contains(&etag.len()) && etag.bytes().all(|byte| byte.is_ascii_graphic()) {
-            self.known.note(package, Entry { etag: etag.to_owned(), size, what });
+        if !etag.is_empty() {
+            self.known.note(package, Entry { tag: Tag::of(etag), size, what });
         }
     }
 }
@@ -243,8 +243,8 @@ impl S3Target {
             return Ok(Verdict::Unknown("its object does not say what it should hold".to_owned()));
         };
         // Only the listing bounds how long an object may be: what the server says with its bytes need not have an end.
-        let etag = found.meta.e_tag.as_deref().map(listing::bare);
-        let Some(size) = self.known.entry(package).filter(|known| Some(&*known.etag) == etag).map(|known| known.size)
+        let tag = found.meta.e_tag.as_deref().map(|etag| Tag::of(listing::bare(etag)));
+        let Some(size) = self.known.entry(package).filter(|known| Some(known.tag) == tag).map(|known| known.size)
         else {
             return Ok(Verdict::Unknown("its object is not the one that was listed; verify it again".to_owned()));
         };

@@ -3,6 +3,7 @@
 //! The digest stands in the metadata, which comes before the bytes; so a package is packed to its end before it is sent. Small ones wait in
 //! memory for that, larger ones in an unnamed file below `state/`, which nobody has to clean up.
 
+use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,7 +12,7 @@ use blat_domain::frames::Rule;
 use blat_domain::name::{PackageId, Version};
 use blat_domain::plan::Link;
 use blat_domain::release::Reasons;
-use futures_util::StreamExt;
+use futures_util::{FutureExt as _, StreamExt};
 
 use super::super::valve::Urgency;
 use super::bucket::Bucket;
@@ -50,7 +51,7 @@ impl S3Target {
                 let outcome = match is_over.load(Ordering::Relaxed) {
                     true => None,
                     false if parcel.is_superseded() => Some(Ok(Delivery::Failed(Orders::problem().text))),
-                    false => Some(self.send(bucket, parcel, urgency, progress).await),
+                    false => Some(contained(self.send(bucket, parcel, urgency, progress)).await),
                 };
                 (&parcel.package, outcome)
             }
@@ -226,7 +227,7 @@ impl S3Target {
         let bucket = self.bucket().await?;
         let mut deliveries = Vec::new();
         for link in links {
-            let delivery = match self.put_link(bucket, link).await {
+            let delivery = match contained(self.put_link(bucket, link)).await {
                 Ok(delivery) => delivery,
                 Err(TargetError::Refused(why)) => Delivery::Failed(why),
                 Err(error) => return Err(error),
@@ -291,6 +292,15 @@ enum Found {
     Same(String),
     /// Something else, with its card where it is one of ours.
     Other(Option<Card>),
+}
+
+/// The outcome of work for one package. A library that panics at what a server said ends that package's turn, and nobody else's.
+async fn contained(work: impl Future<Output = Result<Delivery, TargetError>>) -> Result<Delivery, TargetError> {
+    let panicked = |_| {
+        let why = "sending it ended with a panic, which the log shows; report that, since it is a bug in Blat or its libraries";
+        Err(TargetError::Refused(why.to_owned()))
+    };
+    AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(panicked)
 }
 
 fn in_the_way(key: &str) -> Delivery {

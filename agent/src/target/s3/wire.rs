@@ -24,6 +24,8 @@ use reqwest::redirect;
 use serde::Deserialize;
 
 use super::super::valve::{Urgency, Valve};
+use super::LONGEST_ETAG;
+use super::begun::is_id;
 use super::body::{LONGEST, SHORT, Watched, limited, xml};
 use super::credentials::obeyed;
 use super::fault::{Answer, Fault, fault};
@@ -40,6 +42,9 @@ const TRIES: u32 = 4;
 const FIRST_WAIT: Duration = Duration::from_millis(300);
 /// The most that is sent in one go, in bytes.
 const PORTION: usize = 64 << 10;
+
+/// The most that an answer's headers come to, in bytes.
+const LONGEST_HEADERS: usize = 16 << 10;
 
 /// The largest file of certificates that is read, in bytes.
 const LARGEST_BUNDLE: u64 = 16 << 20;
@@ -164,6 +169,7 @@ impl Wire {
         let unreached = |error: reqwest::Error| Fault::Unreached(format!("cannot reach the server: {}", whole(&error)));
         let response = watched(&pulse, self.client.execute(wired)).await?.map_err(unreached)?;
         let (parts, body) = http::Response::<reqwest::Body>::from(response).into_parts();
+        refuse_long_headers(request, &parts.headers, action)?;
         let body = HttpResponseBody::new(Watched::new(body));
         if parts.status.is_success() && is_answered_by_document(request) {
             let body = document(request, limited(body, LONGEST).await?, action)?;
@@ -283,7 +289,23 @@ fn is_answered_by_document(request: &HttpRequest) -> bool {
 /// A document that comes with a success. The server may say 200 first and that it failed afterwards: then the document is an error.
 fn document(request: &HttpRequest, body: Vec<u8>, action: &'static str) -> Result<Vec<u8>, Fault> {
     refuse_error(&body, action)?;
-    if request.method() != Method::POST || !asks(request, "uploadId") {
+    let unusable = |why: String| Fault::Unreached(format!("the answer to {action} cannot be used: {why}"));
+    if request.method() != Method::POST {
+        return Ok(body);
+    }
+    if asks(request, "uploads") {
+        let Begun { id } = xml(&body).map_err(unusable)?;
+        // It is noted down, and becomes part of URLs.
+        if !is_id(&id) {
+            let length = id.len();
+            let why = format!(
+                "the server names an upload by {length} bytes that are too many or not plain; nothing is sent to it"
+            );
+            return Err(Fault::Nonsense(why));
+        }
+        return Ok(body);
+    }
+    if !asks(request, "uploadId") {
         return Ok(body);
     }
     // The library takes the names of errors anywhere in it for errors, and a package may be called so: it gets the one thing that it reads.
@@ -293,7 +315,7 @@ fn document(request: &HttpRequest, body: Vec<u8>, action: &'static str) -> Resul
             let name = "CompleteMultipartUploadResult";
             Ok(format!("<{name}><ETag>{etag}</ETag></{name}>").into_bytes())
         }
-        Err(error) => Err(Fault::Unreached(format!("the answer to {action} cannot be used: {error}"))),
+        Err(error) => Err(unusable(error)),
     }
 }
 
@@ -303,6 +325,32 @@ fn refuse_error(body: &[u8], action: &'static str) -> Result<(), Fault> {
         return Err(Fault::Answered(Answer::read(StatusCode::OK.as_u16(), body, None, action)));
     }
     Ok(())
+}
+
+/// Fails where an answer's headers are longer than any that a server has reason to send. Of what was written, the entity tag is kept for
+/// each object and each part, so it has to be shorter.
+fn refuse_long_headers(request: &HttpRequest, headers: &http::HeaderMap, action: &'static str) -> Result<(), Fault> {
+    let refused = |what: &str, length: usize, most: usize| {
+        Err(Fault::Nonsense(format!(
+            "the server's answer to {action} has {what} of {length} bytes, and at most {most} are taken"
+        )))
+    };
+    let length = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    if length > LONGEST_HEADERS {
+        return refused("headers", length, LONGEST_HEADERS);
+    }
+    let etag = headers.get(http::header::ETAG).map_or(0, http::HeaderValue::len);
+    if request.method() == Method::PUT && etag > LONGEST_ETAG {
+        return refused("an entity tag", etag, LONGEST_ETAG);
+    }
+    Ok(())
+}
+
+/// The beginning of an upload in parts.
+#[derive(Deserialize)]
+struct Begun {
+    #[serde(rename = "UploadId")]
+    id: String,
 }
 
 /// The end of an upload in parts.
@@ -325,7 +373,7 @@ fn root(document: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// The bytes that hexadecimal digits stand for; none where they are none.
-fn unhex(digits: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn unhex(digits: &[u8]) -> Option<Vec<u8>> {
     let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
     digits.chunks(2).map(byte).collect()
 }

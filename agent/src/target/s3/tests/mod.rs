@@ -359,6 +359,17 @@ async fn an_object_that_comes_while_a_link_is_copied_stays() {
 }
 
 #[tokio::test]
+async fn a_panic_at_one_package_is_its_failure_and_the_others_go() {
+    let world = World::new();
+    let target = world.target();
+    *world.shelf.panics_at.lock().expect("one thread") = Some("p/core/2.zip");
+    let parcels = ["core@1", "core@2", "core@3"].map(|id| world.parcel(id, b"x", 100, Rule::New));
+    let sent = world.send(&target, &parcels).await;
+    assert!(matches!(&sent[1], Delivery::Failed(why) if why.contains("panic")), "{sent:?}");
+    assert_eq!([&sent[0], &sent[2]], [&Delivery::Published; 2]);
+}
+
+#[tokio::test]
 async fn what_rotted_or_says_nothing_of_itself_is_not_good() {
     let world = World::new();
     let target = world.filled().await;

@@ -36,6 +36,8 @@ pub(super) struct Shelf {
     pub(super) heads_fail: AtomicBool,
     /// Objects written in one request.
     pub(super) puts: AtomicUsize,
+    /// The key whose writing is a panic, as a library's may be.
+    pub(super) panics_at: Mutex<Option<&'static str>>,
     /// Conditional writes that are refused from now on, as by a server that does not know them.
     pub(super) refused_conditions: AtomicUsize,
     /// Conditional writes that were not.
@@ -132,6 +134,8 @@ impl fmt::Display for Shelf {
 impl ObjectStore for Shelf {
     async fn put_opts(&self, at: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
         self.puts.fetch_add(1, Ordering::Relaxed);
+        let panics_at = *self.panics_at.lock().unwrap_or_else(PoisonError::into_inner);
+        assert_ne!(panics_at, Some(at.as_ref()), "as a library's");
         if options.mode == PutMode::Create {
             self.judge_condition()?;
         }

@@ -159,6 +159,9 @@ const DENIED_AFTERWARDS: &str = "HTTP/1.1 200 OK\r\nContent-Length: 40\r\n\r\n<E
 const COMPLETED: &str = "HTTP/1.1 200 OK\r\nContent-Length: 136\r\n\r\n<CompleteMultipartUploadResult>\
     <Key>p/InternalError/SlowDown.zip</Key><ETag>&quot;ab-2&quot;</ETag></CompleteMultipartUploadResult>     ";
 
+const BEGUN: &str = "HTTP/1.1 200 OK\r\nContent-Length: 91\r\n\r\n<InitiateMultipartUploadResult>\
+    <UploadId>a/b+c==</UploadId></InitiateMultipartUploadResult>";
+
 /// For each request whose answer reports success or failure, and for none whose answer is an object.
 #[tokio::test]
 async fn an_error_that_comes_with_a_success_is_one_and_is_tried_again() {
@@ -173,7 +176,13 @@ async fn an_error_that_comes_with_a_success_is_one_and_is_tried_again() {
         (Method::PUT, "partNumber=1&uploadId=1"),
         (Method::DELETE, "uploadId=1"),
     ] {
-        let server = Server::answering(&[FAILED_AFTERWARDS, FAILED_AFTERWARDS, COMPLETED]).await;
+        let begins = method == Method::POST && query == "uploads";
+        let answers: &[&str] = if begins {
+            &[FAILED_AFTERWARDS, FAILED_AFTERWARDS, BEGUN]
+        } else {
+            &[FAILED_AFTERWARDS, FAILED_AFTERWARDS, COMPLETED]
+        };
+        let server = Server::answering(answers).await;
         wire.send(&server.to(method.clone(), query, b"")).await.expect("the third try");
         assert_eq!(server.asked(), 3, "{method} {query}");
         let server = Server::answering(&[DENIED_AFTERWARDS]).await;
@@ -217,6 +226,52 @@ async fn only_the_end_of_an_upload_that_may_replace_nothing_is_conditional() {
     let heads = server.heads.lock().expect("one at a time").clone();
     let are_conditional: Vec<bool> = heads.iter().map(|head| head.contains("if-none-match: *\r\n")).collect();
     assert_eq!(are_conditional, [true, false, false, false]);
+}
+
+/// An answer with these headers and this body, as long as it says.
+fn whole_answer(headers: &str, body: &str) -> &'static [&'static str] {
+    let answer: &str = format!("HTTP/1.1 200 OK\r\n{headers}Content-Length: {}\r\n\r\n{body}", body.len()).leak();
+    vec![answer].leak()
+}
+
+#[tokio::test]
+async fn an_upload_with_a_long_or_odd_number_is_not_begun() {
+    let (wire, _) = wire(None);
+    for (id, is_taken) in
+        [("x".repeat(2048), true), ("x".repeat(2049), false), ("a\u{1}b".to_owned(), false), (String::new(), false)]
+    {
+        let body = format!("<Result><UploadId>{id}</UploadId></Result>");
+        let server = Server::answering(whole_answer("", &body)).await;
+        let begun = wire.send(&server.to(Method::POST, "uploads", b"")).await;
+        assert_eq!(begun.is_ok(), is_taken, "{} bytes", id.len());
+        let why = begun.err().map(|fault| TargetError::from(fault).to_string());
+        assert!(why.is_none_or(|why| why.contains("names an upload by")), "{} bytes", id.len());
+        assert_eq!(server.asked(), 1);
+    }
+}
+
+#[tokio::test]
+async fn headers_are_short_and_so_are_the_tags_of_what_was_written() {
+    let (wire, _) = wire(None);
+    let etag = |length| format!("ETag: {}\r\n", "e".repeat(length));
+    let others = (0..20).map(|number| format!("x-{number}: {}\r\n", "x".repeat(1000))).collect::<String>();
+    for (method, headers, is_taken) in [
+        (Method::PUT, etag(256), true),
+        (Method::PUT, etag(257), false),
+        (Method::GET, etag(257), true),
+        (Method::GET, etag(300 << 10), false),
+        (Method::PUT, etag(300 << 10), false),
+        (Method::DELETE, others.clone(), false),
+        (Method::POST, others, false),
+    ] {
+        let server = Server::answering(whole_answer(&headers, "")).await;
+        let answered = wire.send(&server.request(method.clone(), b"")).await;
+        assert_eq!(answered.is_ok(), is_taken, "{method} {} bytes", headers.len());
+        if let Err(fault) = answered {
+            assert!(matches!(TargetError::from(fault), TargetError::Refused(why) if why.contains("at most")));
+            assert_eq!(server.asked(), 1);
+        }
+    }
 }
 
 #[tokio::test]
