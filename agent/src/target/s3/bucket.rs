@@ -64,7 +64,7 @@ pub(super) trait Ask: Send + Sync {
     async fn uploads(&self, prefix: &str, after: Option<&(String, String)>) -> Result<Uploads, TargetError>;
 
     /// Copies an object within the bucket, with another card, and gives the copy's entity tag. `is_new`: nothing may be there, as far as the
-    /// server can look for that; none where something is.
+    /// server can look for that; none where something is. It is sent once, as [`Bucket::once`] does.
     async fn copy(&self, from: &str, to: &str, card: &Card, is_new: bool) -> Result<Option<String>, TargetError>;
 }
 
@@ -73,6 +73,9 @@ pub(super) trait Ask: Send + Sync {
 pub(super) struct Bucket {
     bulk: Arc<dyn Store>,
     tags: Arc<dyn Store>,
+    /// The same for what is sent once.
+    bulk_once: Arc<dyn Store>,
+    tags_once: Arc<dyn Store>,
     /// Our own questions.
     pub(super) ask: Arc<dyn Ask>,
     /// Where it is, for people.
@@ -116,6 +119,8 @@ impl Bucket {
         Ok(Self {
             bulk: store(wire.clone())?,
             tags: store(wire.urgent())?,
+            bulk_once: store(wire.once())?,
+            tags_once: store(wire.urgent().once())?,
             ask: Arc::new(Server { wire, url, region, credentials, bucket: settings.bucket.clone() }),
             place,
         })
@@ -124,7 +129,14 @@ impl Bucket {
     /// A bucket in memory, or whatever a test has.
     #[cfg(test)]
     pub(super) fn of(store: Arc<dyn Store>, ask: Arc<dyn Ask>) -> Self {
-        Self { bulk: store.clone(), tags: store, ask, place: "memory".to_owned() }
+        Self {
+            bulk: store.clone(),
+            tags: store.clone(),
+            bulk_once: store.clone(),
+            tags_once: store,
+            ask,
+            place: "memory".to_owned(),
+        }
     }
 
     /// The library's way, for bytes of this urgency.
@@ -132,6 +144,14 @@ impl Bucket {
         match urgency {
             Urgency::Tag => &self.tags,
             Urgency::Bulk => &self.bulk,
+        }
+    }
+
+    /// The same for a write that may replace something: it is sent once, and whoever sends it again looks first whether that is still right.
+    pub(super) fn once(&self, urgency: Urgency) -> &Arc<dyn Store> {
+        match urgency {
+            Urgency::Tag => &self.tags_once,
+            Urgency::Bulk => &self.bulk_once,
         }
     }
 }
@@ -262,7 +282,7 @@ impl Ask for Server {
         let pairs = card.pairs().into_iter().map(|(name, value)| (format!("x-amz-meta-{name}"), value));
         let mut headers: Vec<(String, String)> = fixed.chain(pairs).collect();
         headers.extend(is_new.then(|| ("if-none-match".to_owned(), "*".to_owned())));
-        let response = match self.send(&self.wire, Method::PUT, to, &[], &headers, Bytes::new()).await {
+        let response = match self.send(&self.wire.once(), Method::PUT, to, &[], &headers, Bytes::new()).await {
             Err(Fault::Answered(answer)) if is_new && matches!(answer.status, 409 | 412) => return Ok(None),
             Err(Fault::Answered(answer)) if is_new && answer.is_not_known() => {
                 return self.copy(from, to, card, false).await;

@@ -21,6 +21,7 @@ mod retiring;
 mod sending;
 #[cfg(test)]
 mod tests;
+mod tries;
 mod upload;
 mod wire;
 pub(crate) mod zip;
@@ -53,6 +54,7 @@ use bucket::Bucket;
 use card::Card;
 use keys::Keys;
 use known::{Entry, Known, List, Tag, What};
+use tries::Tries;
 
 /// A stream is what one call takes. Two are under way at once, so that the last packages of one are not sent alone.
 const APPETITE: Appetite = Appetite { size: Size { bytes: 256 << 20, entries: 50_000 }, streams: 2 };
@@ -206,6 +208,8 @@ impl Target for S3Target {
         self.check_owner(bucket).await?;
         if !is_there {
             self.put_list(bucket, list, digest).await?;
+            // Who lost the bucket meanwhile must not report that all is well.
+            self.check_owner(bucket).await?;
         }
         self.known.save();
         Ok(former)
@@ -224,8 +228,16 @@ impl S3Target {
         attributes.insert(object_store::Attribute::ContentType, "text/plain".into());
         let options = PutOptions { mode: PutMode::Overwrite, attributes, ..PutOptions::default() };
         let payload = PutPayload::from(list.as_bytes().to_vec());
-        let put = bucket.store(Urgency::Tag).put_opts(&keys::path(&self.keys.list())?, payload, options).await;
-        let etag = put.map_err(|error| fault::sorted(&error))?.e_tag.unwrap_or_default();
+        let (path, store) = (keys::path(&self.keys.list())?, bucket.once(Urgency::Tag));
+        let mut tries = Tries::new();
+        let put = loop {
+            let put = store.put_opts(&path, payload.clone(), options.clone()).await;
+            match put.map_err(|error| fault::sorted(&error)) {
+                Err(error) if tries.again(&error).await => self.check_owner(bucket).await?,
+                done => break done?,
+            }
+        };
+        let etag = put.e_tag.unwrap_or_default();
         let etag = listing::bare(&etag).to_owned();
         self.known.note_list(List { etag, size: list.len() as u64, digest });
         Ok(())

@@ -10,6 +10,7 @@ use object_store::{GetOptions, PutMode, PutOptions, PutPayload};
 use super::super::valve::Urgency;
 use super::bucket::Bucket;
 use super::known::Owned;
+use super::tries::Tries;
 use super::upload::is_not_known;
 use super::{LONGEST_LIST, S3Target, TargetError, body, fault, keys, listing, retiring};
 
@@ -31,23 +32,34 @@ impl S3Target {
             Found::Record(there) => there.archive,
             Found::Nothing | Found::Malformed(_) => record.archive,
         };
-        if let Some(kept) = self.put_record(bucket, mode, &Record { archive, owner: record.owner.clone() }).await? {
+        if let Some(kept) =
+            self.put_record(bucket, mode, &Record { archive, owner: record.owner.clone() }, &found).await?
+        {
             return Ok(Title { found: kept, ..Title::default() });
         }
         // Of several that claim it at once, all go by what is there afterwards.
         Ok(Title { found: self.record(bucket).await?, ..Title::default() })
     }
 
-    /// Writes the record, unless `mode` forbids it. Gives what counts as found where it would be a guess that the bucket is free.
-    async fn put_record(&self, bucket: &Bucket, mode: PutMode, record: &Record) -> Result<Option<Found>, TargetError> {
+    /// Writes the record, unless `mode` forbids it. Gives what counts as found where it would be a guess that the bucket is free. In the place of
+    /// `former` it is written again only while that is still there.
+    async fn put_record(
+        &self,
+        bucket: &Bucket,
+        mode: PutMode,
+        record: &Record,
+        former: &Found,
+    ) -> Result<Option<Found>, TargetError> {
         let path = keys::path(&self.keys.record())?;
         let put = |mode| {
+            let store = if mode == PutMode::Create { bucket.store(Urgency::Bulk) } else { bucket.once(Urgency::Bulk) };
             let mut attributes = object_store::Attributes::new();
             attributes.insert(object_store::Attribute::ContentType, "text/plain".into());
             let options = PutOptions { mode, attributes, ..PutOptions::default() };
-            bucket.store(Urgency::Bulk).put_opts(&path, PutPayload::from(record.render().into_bytes()), options)
+            store.put_opts(&path, PutPayload::from(record.render().into_bytes()), options)
         };
-        let done = match put(mode).await {
+        let mut tries = Tries::new();
+        let mut done = match put(mode.clone()).await {
             // An answer that says that there is none may be an old one, and this server cannot look itself. What else is there speaks for a record.
             Err(error) if is_not_known(&error) => {
                 if self.is_in_use(bucket).await? {
@@ -58,6 +70,15 @@ impl S3Target {
             }
             done => done,
         };
+        while let Err(error) = &done
+            && mode != PutMode::Create
+            && tries.again(&fault::sorted(error)).await
+        {
+            if self.record(bucket).await? != *former {
+                return Ok(None);
+            }
+            done = put(PutMode::Overwrite).await;
+        }
         match done {
             Ok(_) | Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
                 Ok(None)

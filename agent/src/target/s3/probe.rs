@@ -7,6 +7,7 @@ use super::super::valve::Urgency;
 use super::card::Card;
 use super::inventory::Range;
 use super::limits::Limits;
+use super::tries::Tries;
 use super::{S3Target, TargetError, fault, keys};
 
 impl S3Target {
@@ -47,7 +48,13 @@ impl S3Target {
             .await
             .map_err(|error| fault::sorted(&error))?;
         let seen = self.look(bucket, &key).await;
-        let copied = bucket.ask.copy(&key, &copy, &card, false).await;
+        let mut tries = Tries::new();
+        let copied = loop {
+            match bucket.ask.copy(&key, &copy, &card, false).await {
+                Err(error) if tries.again(&error).await => {}
+                done => break done,
+            }
+        };
         let removed = super::retiring::remove(bucket, vec![key.clone(), copy], None).await?;
         if let Some((key, why)) = removed.first_key_value() {
             return Err(TargetError::Operator(format!("{key} stays behind: {why}")));

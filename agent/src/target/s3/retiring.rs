@@ -2,7 +2,6 @@
 //! listing tells all marks, and no other request is made for them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use blat_domain::clock::MOST_GAINED;
 use blat_domain::inventory::Mark;
@@ -18,6 +17,7 @@ use super::fault::Answer;
 use super::inventory::Range;
 use super::keys::Meaning;
 use super::limits::Limits;
+use super::tries::{FIRST_WAIT, MOST as TRIES, Tries};
 use super::{LOOKS, Retired, Retirement, S3Target, TargetError, fault, keys, several};
 
 /// The marks that stand now, with their keys.
@@ -117,11 +117,16 @@ impl S3Target {
             // A mark that is there keeps its time, unless that has not come yet.
             let at = marks.latest(package).map(|mark| mark.at).filter(|at| *at <= now).unwrap_or(now);
             let key = self.keys.mark(package, Mark { at, wait });
-            let put = bucket
-                .store(Urgency::Bulk)
-                .put_opts(&keys::path(&key)?, PutPayload::default(), PutOptions::default())
-                .await;
-            put.map_err(|error| fault::sorted(&error))?;
+            let (path, mut tries) = (keys::path(&key)?, Tries::new());
+            loop {
+                let store = bucket.once(Urgency::Bulk);
+                let put = store.put_opts(&path, PutPayload::default(), PutOptions::default()).await;
+                match put.map_err(|error| fault::sorted(&error)) {
+                    Ok(_) => break,
+                    Err(error) if tries.again(&error).await => self.check_owner(bucket).await?,
+                    Err(error) => return Err(error),
+                }
+            }
             let former = self.mark_keys(marks, package).into_iter().filter(|former| *former != key).collect();
             Ok((package.clone(), Retired::Done, former))
         });
@@ -205,11 +210,6 @@ impl S3Target {
         }
     }
 }
-
-/// How often a key is asked to be deleted of which the server does not say that it is gone.
-const TRIES: u32 = 4;
-/// The wait before the second try; it doubles.
-const FIRST_WAIT: Duration = Duration::from_millis(300);
 
 /// Removes objects in batches; gives those that are not known to be gone, with why. One that is not there is removed. On behalf of an `owner` it
 /// looks right before each request, first or repeated, whether the bucket still is his: whoever lost it meanwhile deletes nothing more.

@@ -19,6 +19,7 @@ use super::bucket::Bucket;
 use super::card::Card;
 use super::fault;
 use super::known::What;
+use super::tries::Tries;
 use super::upload::{Shipment, Spooled};
 use super::zip::{ZipError, Zipped, zip};
 use super::{Delivery, PACKAGES, Parcel, S3Target, TargetError, Told, keys, listing, several};
@@ -246,20 +247,19 @@ impl S3Target {
             return Ok(Delivery::Failed(format!("{addressee}, which it addresses, is not there")));
         };
         let card = Card { link: Some(link.to.clone()), ..card };
-        let is_new = match self.look(bucket, &key).await?.map(|seen| seen.card) {
-            None => true,
-            Some(None) => return Ok(in_the_way(&key)),
-            Some(Some(Card { link: None, .. })) => {
-                return Ok(Delivery::Failed(format!("{key} is a package, and no link replaces one")));
-            }
-            Some(Some(Card { link: Some(there), .. })) => {
-                if let Some(why) = self.keeps_from_replacing(bucket).await? {
-                    return Ok(Delivery::Failed(format!("{key} is a link to {there}, and {why}")));
-                }
-                false
+        let mut tries = Tries::new();
+        let copied = loop {
+            let is_new = match self.place_of_link(bucket, &key).await? {
+                Place::Free => true,
+                Place::Ours => false,
+                Place::Settled(delivery) => return Ok(delivery),
+            };
+            match bucket.ask.copy(&addressee, &key, &card, is_new).await {
+                Err(error) if tries.again(&error).await => {}
+                done => break done?,
             }
         };
-        let etag = match bucket.ask.copy(&addressee, &key, &card, is_new).await? {
+        let etag = match copied {
             Some(etag) => etag,
             None => match self.look(bucket, &key).await? {
                 // The answer to an earlier try got lost.
@@ -273,6 +273,20 @@ impl S3Target {
         };
         self.note(&link.package, &etag, size, What::of(Some(&card)));
         Ok(Delivery::Linked)
+    }
+
+    /// What stands in the place of a link now.
+    async fn place_of_link(&self, bucket: &Bucket, key: &str) -> Result<Place, TargetError> {
+        let settled = |why: String| Ok(Place::Settled(Delivery::Failed(why)));
+        match self.look(bucket, key).await?.map(|seen| seen.card) {
+            None => Ok(Place::Free),
+            Some(None) => Ok(Place::Settled(in_the_way(key))),
+            Some(Some(Card { link: None, .. })) => settled(format!("{key} is a package, and no link replaces one")),
+            Some(Some(Card { link: Some(there), .. })) => match self.keeps_from_replacing(bucket).await? {
+                Some(why) => settled(format!("{key} is a link to {there}, and {why}")),
+                None => Ok(Place::Ours),
+            },
+        }
     }
 }
 

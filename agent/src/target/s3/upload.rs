@@ -16,6 +16,7 @@ use super::card::Card;
 use super::fault::{self, Fault};
 use super::keys::{self, Meaning};
 use super::limits::Limits;
+use super::tries::Tries;
 use super::{MEBIBYTES, S3Target, TargetError, head};
 
 /// A ZIP of more bytes than this goes in parts of this size.
@@ -51,20 +52,38 @@ impl S3Target {
         let _room = self.room(urgency, spooled.bytes).await;
         let payload = spooled.read(0, spooled.bytes).await?;
         let is_conditional = is_new && self.knows_conditions.load(Ordering::Relaxed);
-        let put = |mode| {
+        let put = |store: &'_ Arc<dyn Store>, mode| {
             let options = PutOptions { mode, attributes: card.attributes(), ..PutOptions::default() };
-            bucket.store(urgency).put_opts(path, payload.clone(), options)
+            let (store, payload) = (store.clone(), payload.clone());
+            async move { store.put_opts(path, payload, options).await }
         };
         if is_conditional {
-            match put(PutMode::Create).await {
+            match put(bucket.store(urgency), PutMode::Create).await {
                 Err(error) if is_not_known(&error) => {
                     self.forget_conditions();
                 }
                 done => return Ok(done?.e_tag.unwrap_or_default()),
             }
         }
-        self.look_before_writing(bucket, path, is_new).await?;
-        Ok(put(PutMode::Overwrite).await?.e_tag.unwrap_or_default())
+        let put = self.replacing(shipment, is_new, || put(bucket.once(urgency), PutMode::Overwrite)).await?;
+        Ok(put.e_tag.unwrap_or_default())
+    }
+
+    /// Makes a write that may replace something, again where that may help. Before each try it looks whether the write still may go there.
+    async fn replacing<F: Future<Output = Result<PutResult, object_store::Error>>>(
+        &self,
+        shipment: &Shipment<'_>,
+        is_new: bool,
+        write: impl Fn() -> F,
+    ) -> Result<PutResult, object_store::Error> {
+        let mut tries = Tries::new();
+        loop {
+            self.look_before_writing(shipment.bucket, shipment.path, is_new).await?;
+            match write().await {
+                Err(error) if tries.again(&fault::sorted(&error)).await => {}
+                done => return done,
+            }
+        }
     }
 
     async fn put_parts(&self, shipment: &Shipment<'_>, is_new: bool) -> Result<String, object_store::Error> {
@@ -103,21 +122,17 @@ impl S3Target {
         is_new: bool,
     ) -> Result<PutResult, object_store::Error> {
         let &Shipment { bucket, path, urgency, .. } = shipment;
-        let store = bucket.store(urgency);
-        self.look_before_writing(bucket, path, is_new).await?;
         if is_new && self.knows_conditions.load(Ordering::Relaxed) {
+            self.look_before_writing(bucket, path, is_new).await?;
             bucket.ask.set_condition(id, true);
-            let done = store.complete_multipart(path, id, parts.clone()).await;
+            let done = bucket.store(urgency).complete_multipart(path, id, parts.clone()).await;
             bucket.ask.set_condition(id, false);
             match done {
-                Err(error) if is_not_known(&error) => {
-                    self.forget_conditions();
-                    self.look_before_writing(bucket, path, is_new).await?;
-                }
+                Err(error) if is_not_known(&error) => self.forget_conditions(),
                 done => return done,
             }
         }
-        store.complete_multipart(path, id, parts).await
+        self.replacing(shipment, is_new, || bucket.once(urgency).complete_multipart(path, id, parts.clone())).await
     }
 
     /// The server refused a condition.

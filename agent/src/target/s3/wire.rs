@@ -29,6 +29,7 @@ use super::begun::is_id;
 use super::body::{LONGEST, SHORT, Watched, limited, xml};
 use super::credentials::obeyed;
 use super::fault::{Answer, Fault, fault};
+use super::tries::{FIRST_WAIT, MOST as TRIES};
 
 /// A connection that takes longer to come about never will.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -36,10 +37,6 @@ const CONNECT: Duration = Duration::from_secs(10);
 const NEXT_DOOR: Duration = Duration::from_secs(2);
 /// So long may nothing at all move, in either direction.
 pub(super) const STANDSTILL: Duration = Duration::from_secs(120);
-/// How often one request is sent.
-const TRIES: u32 = 4;
-/// The wait before the second try; it doubles.
-const FIRST_WAIT: Duration = Duration::from_millis(300);
 /// The most that is sent in one go, in bytes.
 const PORTION: usize = 64 << 10;
 

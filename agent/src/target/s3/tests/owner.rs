@@ -147,3 +147,73 @@ async fn a_record_that_is_not_seen_is_no_free_bucket_where_packages_are() {
     world.shelf.refused_conditions.store(1, Ordering::Relaxed);
     world.owning().await;
 }
+
+/// What each write that may replace something comes to, made by a target that filled the bucket.
+async fn replacements(world: &World, target: &S3Target, number: usize) -> Result<String, String> {
+    let parcel = match number {
+        0 => world.parcel("core@1", b"later", 200, Rule::Replace),
+        1 => world.parcel("core@2", &noise(20 << 20), 200, Rule::Replace),
+        2 => {
+            let linked = target.link(&[link("core@now", "2")]).await.map_err(|error| error.to_string())?;
+            return Ok(format!("{:?}", linked[0].1));
+        }
+        3 => {
+            let stored = target.store_list("core 2\n# end 1\n").await;
+            return stored.map(|former| format!("{former:?}")).map_err(|error| error.to_string());
+        }
+        4 => {
+            let marked = target.retire(Retirement::Mark(5), &[Leaving::new(id("core@1"), Some(100))]).await;
+            return marked.map(|marked| format!("{:?}", marked[0].1)).map_err(|error| error.to_string());
+        }
+        _ => {
+            let claimed = target.claim(Claim::Adopt, &record("perth")).await.map_err(|error| error.to_string())?;
+            return Ok(format!("{:?}", claimed.found));
+        }
+    };
+    Ok(format!("{:?}", world.send(target, &[parcel]).await))
+}
+
+#[tokio::test]
+async fn whoever_loses_the_bucket_between_two_tries_of_a_write_replaces_nothing() {
+    for number in 0..=5 {
+        for is_lost in [true, false] {
+            let world = World::new();
+            let target = world.filled().await;
+            target.link(&[link("core@now", "1")]).await.expect("memory");
+            target.store_list("core 1\n# end 1\n").await.expect("memory");
+            let keys = ["p/core/1.zip", "p/core/2.zip", "p/core/now.zip", "p/PackageList.txt"];
+            let all = async || {
+                let mut all = Vec::new();
+                for key in keys {
+                    all.push(world.shelf.bytes(key).await);
+                }
+                (all, world.shelf.keys().await)
+            };
+            let before = all().await;
+            let owner = if is_lost { "oslo" } else { "perth" };
+            *world.shelf.put_at_next_write.lock().expect("one thread") = Some(record(owner).render());
+            let outcome = replacements(&world, &target, number).await;
+            assert!(
+                world.shelf.put_at_next_write.lock().expect("one thread").is_none(),
+                "{number}: nothing is written"
+            );
+            let text = format!("{outcome:?}");
+            if is_lost {
+                assert!(text.contains(if number == 5 { "oslo" } else { "blat adopt perth" }), "{number}: {text}");
+                assert!(all().await == before, "{number}: {text}");
+            } else {
+                assert!(!text.contains("ailed") && !text.contains("Err"), "{number}: {text}");
+                assert!(number == 5 || all().await != before, "{number}: the second try does it: {text}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn whoever_loses_the_bucket_while_the_list_is_stored_does_not_say_ok() {
+    let world = World::new();
+    let target = world.filled().await;
+    *world.shelf.put_after_next_write.lock().expect("one thread") = Some(record("oslo").render());
+    let stored = target.store_list("core 1\n# end 1\n").await;
+    assert!(matches!(&stored, Err(TargetError::Refused(why)) if why.contains("blat adopt perth")), "{stored:?}");
+}

@@ -19,7 +19,7 @@ use object_store::{
 use super::super::TargetError;
 use super::super::bucket::{Ask, Begin};
 use super::super::card::Card;
-use super::super::fault::{Answer, Fault};
+use super::super::fault::{Answer, Fault, sorted};
 use super::super::listing::{self, Object, Page, Upload, Uploads};
 
 /// Objects on one page of a listing.
@@ -44,6 +44,9 @@ pub(super) struct Shelf {
     pub(super) conditions: AtomicUsize,
     /// A record that somebody puts when an object is next asked about.
     pub(super) put_at_next_head: Mutex<Option<String>>,
+    /// A record that somebody puts while the next write that may replace something fails on its way, or once it is done.
+    pub(super) put_at_next_write: Mutex<Option<String>>,
+    pub(super) put_after_next_write: Mutex<Option<String>>,
     /// A record that somebody puts while the answer to the next deletion gets lost.
     pub(super) put_at_next_delete: Mutex<Option<String>>,
     /// An object that somebody puts while the next part is sent, while the server ends the next conditional upload, or while it copies.
@@ -92,6 +95,15 @@ impl Shelf {
         }
     }
 
+    /// Fails where the next write does not arrive.
+    async fn may_arrive(&self) -> Result<()> {
+        if !self.usurp(&self.put_at_next_write).await {
+            return Ok(());
+        }
+        let lost = Fault::Unreached("the request got lost".into());
+        Err(object_store::Error::Generic { store: "shelf", source: lost.into() })
+    }
+
     /// Counts a condition, or refuses it.
     fn judge_condition(&self) -> Result<()> {
         let less = |left: usize| left.checked_sub(1);
@@ -138,8 +150,12 @@ impl ObjectStore for Shelf {
         assert_ne!(panics_at, Some(at.as_ref()), "as a library's");
         if options.mode == PutMode::Create {
             self.judge_condition()?;
+            return self.memory.put_opts(at, payload, options).await;
         }
-        self.memory.put_opts(at, payload, options).await
+        self.may_arrive().await?;
+        let put = self.memory.put_opts(at, payload, options).await?;
+        self.usurp(&self.put_after_next_write).await;
+        Ok(put)
     }
 
     async fn put_multipart_opts(&self, at: &Path, options: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
@@ -212,6 +228,8 @@ impl MultipartStore for Shelf {
             if self.memory.head(at).await.is_ok() {
                 return Err(object_store::Error::AlreadyExists { path: at.to_string(), source: "it is there".into() });
             }
+        } else {
+            self.may_arrive().await?;
         }
         self.forget_upload(id);
         self.memory.complete_multipart(at, id, parts).await
@@ -287,6 +305,7 @@ impl Ask for Shelf {
         is_new: bool,
     ) -> std::result::Result<Option<String>, TargetError> {
         self.play(&self.put_at_next_copy).await;
+        self.may_arrive().await.map_err(|error| sorted(&error))?;
         let mode = if is_new { PutMode::Create } else { PutMode::Overwrite };
         let options = PutOptions { mode, attributes: card.attributes(), ..PutOptions::default() };
         match self.memory.put_opts(&path(to), self.bytes(from).await.into(), options).await {
