@@ -67,7 +67,19 @@ impl Room {
     /// # Errors
     /// [`TooLarge`] where there have been too many.
     pub fn take(&mut self, package: &PackageId) -> Result<(), TooLarge> {
-        self.0 = self.0.checked_sub(memory(None, package, 0)).ok_or(TooLarge)?;
+        self.take_all(memory(None, package, 0))
+    }
+
+    /// Takes what a version needs that is a link to another.
+    ///
+    /// # Errors
+    /// As [`Room::take`].
+    pub fn take_link(&mut self, package: &PackageId, to: &str) -> Result<(), TooLarge> {
+        self.take_all(memory(None, package, TEXT + to.len()))
+    }
+
+    fn take_all(&mut self, bytes: usize) -> Result<(), TooLarge> {
+        self.0 = self.0.checked_sub(bytes).ok_or(TooLarge)?;
         Ok(())
     }
 }

@@ -80,6 +80,7 @@ fn a_first_sync_fills_the_bucket_and_every_package_comes_back_as_it_is() {
             assert_eq!(head["Metadata"]["blat-sha256"], sha256(&bucket.fetch(key), &lab), "{store}: {head:#}");
             assert_eq!(head["Metadata"]["blat-time"], "1709208001", "{store}: {head:#}");
             assert_eq!(head["Metadata"]["blat-files"], files, "{store}: {head:#}");
+            assert_eq!(head["Metadata"]["blat-size"], head["ContentLength"].to_string(), "{store}: {head:#}");
         }
         assert!(proxy.count(Asks::Part) >= 3, "20 MiB go in parts\n{:#?}", proxy.log());
         assert_eq!(bucket.unfinished(), [] as [&str; 0]);

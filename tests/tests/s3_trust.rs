@@ -2,7 +2,7 @@
 
 use blat_tests::s3::BUCKET;
 use blat_tests::s3_proxy::{Asks, Fault, Proxy};
-use blat_tests::{Bucket, Lab, Store, process};
+use blat_tests::{Bucket, Lab, Store, process, tree};
 use rustix::process::Signal;
 
 const DELETING: &str = "aging: immediate\nmax_delete: 100%";
@@ -125,6 +125,47 @@ fn an_upload_of_somebody_else_is_left_alone_where_an_agent_died_while_it_began_o
     lab.agent_once("cloud").expect_success();
     bucket.assert_published(&lab, "big", "1");
     assert_eq!(bucket.unfinished(), ["archive/big/1.zip"]);
+}
+
+/// The server kept another number of bytes than were sent: its listing says so, and nobody relies on such an object.
+#[test]
+fn packages_that_are_listed_with_another_size_are_sent_again() {
+    let (lab, _bucket, proxy) = lab("s3size");
+    lab.release_for_buckets(&["a", "b", "c", "stays"].map(|name| (name, "1")));
+    lab.agent_once("cloud").expect_success();
+    let otherwise = |text: String| text.replace("<Size>", "<Size>1");
+    proxy.spoils(1, Asks::List, Fault::Answered(200, otherwise));
+    proxy.forget();
+    lab.agent_once("cloud").expect_success().says("another size than was sent");
+    let sent = |name: &str| {
+        proxy.log().iter().any(|request| request.starts_with(&format!("PUT /{BUCKET}/archive/{name}/1.zip")))
+    };
+    assert!(["a", "b", "c", "stays"].iter().all(|name| sent(name)), "{:#?}", proxy.log());
+    proxy.forget();
+    lab.agent_once("cloud").expect_success();
+    assert_eq!(proxy.count(Asks::Put), 0, "{:#?}", proxy.log());
+}
+
+/// Between two tries of a write that replaces something another home may adopt the bucket.
+#[test]
+fn a_write_that_replaces_is_made_again_only_after_a_look_at_the_record() {
+    let (lab, _bucket, proxy) = lab("s3owner");
+    let sync = |what: &str| {
+        proxy.forget();
+        proxy.spoils(1, Asks::Put, Fault::Refused(503, "SlowDown"));
+        lab.agent_once("cloud").expect_success();
+        assert!(proxy.all_spoiled());
+        let log = proxy.log();
+        let writes: Vec<usize> =
+            (0..log.len()).filter(|at| log[*at].starts_with("PUT ") && log[*at].contains(what)).collect();
+        assert_eq!(writes.len(), 2, "{log:#?}");
+        assert!(log[writes[0]..writes[1]].iter().any(|asked| asked.contains("/.blat/archive")), "{log:#?}");
+    };
+    // Three packages go, so that the list is another.
+    sync("/PackageList.txt");
+    tree::remove(&lab.source().join("stays/1"));
+    lab.package("stays", "1", |p| p.file("a", "2").time(1_800_000_000));
+    sync("/stays/1.zip");
 }
 
 /// The server says that it stored an object, and in the same answer that it did not.

@@ -10,6 +10,7 @@ use super::zip::Zipped;
 const TIME: &str = "blat-time";
 const DIGEST: &str = "blat-sha256";
 const FILES: &str = "blat-files";
+const SIZE: &str = "blat-size";
 const LINK: &str = "blat-link";
 /// What the objects are.
 pub(super) const ZIP: &str = "application/zip";
@@ -23,6 +24,8 @@ pub(super) struct Card {
     pub(super) digest: String,
     /// Regular files in it.
     pub(super) files: u64,
+    /// How long the ZIP is, in bytes. Objects of earlier builds do not say it.
+    pub(super) size: Option<u64>,
     /// The version that this one is a link to, where it is one.
     pub(super) link: Option<Version>,
 }
@@ -30,13 +33,25 @@ pub(super) struct Card {
 impl Card {
     /// That of a package just packed.
     pub(super) fn of(zipped: &Zipped, time: i64) -> Self {
-        Self { time, digest: hex(&zipped.digest), files: zipped.files, link: None }
+        Self { time, digest: hex(&zipped.digest), files: zipped.files, size: Some(zipped.bytes), link: None }
+    }
+
+    /// Whether an object of so many bytes can be the one that was sent.
+    pub(super) fn fits(&self, bytes: u64) -> bool {
+        self.size.is_none_or(|size| size == bytes)
+    }
+
+    /// Whether another card says the same, as far as both say it.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        let size = self.size.and(other.size);
+        Self { size, ..self.clone() } == Self { size: other.size.and(self.size), ..other.clone() }
     }
 
     /// The same as the metadata of an object.
     pub(super) fn pairs(&self) -> Vec<(&'static str, String)> {
         let mut pairs =
             vec![(TIME, self.time.to_string()), (DIGEST, self.digest.clone()), (FILES, self.files.to_string())];
+        pairs.extend(self.size.map(|size| (SIZE, size.to_string())));
         pairs.extend(self.link.as_ref().map(|link| (LINK, link.to_string())));
         pairs
     }
@@ -60,7 +75,12 @@ impl Card {
             Some(link) => Some(link.parse().ok()?),
             None => None,
         };
-        Some(Self { time: get(TIME)?.parse().ok()?, digest: digest.to_owned(), files: get(FILES)?.parse().ok()?, link })
+        let size = match get(SIZE) {
+            Some(size) => Some(size.parse().ok()?),
+            None => None,
+        };
+        let (time, files) = (get(TIME)?.parse().ok()?, get(FILES)?.parse().ok()?);
+        Some(Self { time, digest: digest.to_owned(), files, size, link })
     }
 }
 
@@ -81,5 +101,12 @@ mod tests {
             }
         }
         assert_eq!(Card::read(&Attributes::new()), None);
+        let (card, former) = (Card::of(&zipped, 1), Card { size: None, ..Card::of(&zipped, 1) });
+        assert_eq!(Card::read(&former.attributes()), Some(former.clone()), "as an earlier build wrote it");
+        assert!(
+            card.is_same(&former) && former.is_same(&card) && !card.is_same(&Card { size: Some(4), ..card.clone() })
+        );
+        assert!(!card.is_same(&Card { time: 2, ..former.clone() }));
+        assert!(card.fits(5) && !card.fits(4) && former.fits(4));
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use blat_domain::inventory::{Inventory, Mark};
+use blat_domain::inventory::{Inventory, Mark, Room};
 use blat_domain::links::LONGEST_CHAIN;
 use blat_domain::name::PackageId;
 use futures_util::TryStreamExt;
@@ -12,9 +12,9 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::bucket::{Begin, Bucket};
 use super::keys::Meaning;
-use super::known::{Known, What};
+use super::known::{Known, Tag, What};
 use super::limits::Limits;
-use super::{LOOKS, S3Target, TargetError, listing, several};
+use super::{LOOKS, S3Target, Seen, TargetError, listing, several};
 
 /// Parts of a listing that are asked for at once.
 const LISTINGS: usize = 8;
@@ -124,15 +124,46 @@ impl S3Target {
     }
 
     /// Asks for the objects that nobody remembers, several at once.
-    async fn look_at(&self, bucket: &Bucket, unknown: Vec<PackageId>) -> Result<Vec<(PackageId, What)>, TargetError> {
-        let looking = unknown.into_iter().map(|package| async move {
-            let Some(seen) = self.look(bucket, &self.keys.package(&package)).await? else { return Ok(None) };
-            let what = What::of(seen.card.as_ref());
-            self.note(&package, &seen.etag, seen.size, what.clone());
-            Ok::<_, TargetError>(Some((package, what)))
+    async fn look_at(&self, bucket: &Bucket, unknown: Vec<Unknown>) -> Result<Vec<(PackageId, What)>, TargetError> {
+        let room = &Mutex::new(Room::default());
+        let looking = unknown.into_iter().map(|unknown| async move {
+            let package = &unknown.package;
+            let Some(seen) = self.look(bucket, &self.keys.package(package)).await? else { return Ok(None) };
+            let (what, size) = self.judged(&unknown, &seen);
+            if let What::Link { to, .. } = &what {
+                let mut room = room.lock().unwrap_or_else(PoisonError::into_inner);
+                room.take_link(package, to.as_str()).map_err(|error| TargetError::Refused(error.to_string()))?;
+            }
+            self.note(package, &seen.etag, size, what.clone());
+            Ok::<_, TargetError>(Some((unknown.package, what)))
         });
         let looked = several(looking, LOOKS);
-        looked.try_filter_map(|seen| std::future::ready(Ok(seen))).try_collect().await
+        let looked: Vec<_> = looked.try_filter_map(|seen| std::future::ready(Ok(seen))).try_collect().await?;
+        let mut damaged = looked.iter().filter(|(_, what)| *what == What::Damaged).map(|(package, _)| package);
+        if let Some(first) = damaged.next() {
+            let count = damaged.count() + 1;
+            tracing::warn!(bucket = %self.settings.bucket, count, %first, "packages in the bucket have another size than was sent; they count as not there, and what is wanted of them is sent again");
+        }
+        Ok(looked)
+    }
+
+    /// What an object is that was looked at since it was listed, with the size under which that is remembered. One that has another size than
+    /// was sent is damaged: by what it says itself, or by what was noted when it was sent.
+    fn judged(&self, unknown: &Unknown, seen: &Seen) -> (What, u64) {
+        let &Unknown { ref package, tag, size } = unknown;
+        let what = What::of(seen.card.as_ref());
+        if what == What::Foreign {
+            return (what, seen.size);
+        }
+        let fits = |size| seen.card.as_ref().is_none_or(|card| card.fits(size));
+        // What was put there meanwhile was never listed.
+        let is_listed = tag == Tag::of(&seen.etag);
+        let noted = self.known.entry(package).filter(|noted| noted.tag == tag);
+        let is_as_noted = noted.is_none_or(|noted| noted.size == size || noted.what == What::Damaged);
+        if !fits(seen.size) || is_listed && !(fits(size) && is_as_noted) {
+            return (What::Damaged, size);
+        }
+        (what, seen.size)
     }
 
     /// What the server's clock says now, by the last inventory and by the time that has passed since; none where that did not say.
@@ -168,11 +199,19 @@ impl Range<'_> {
     }
 }
 
+/// An object in a package's place that nobody remembers, as it was listed.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Unknown {
+    package: PackageId,
+    tag: Tag,
+    size: u64,
+}
+
 /// What a whole listing came to, before its objects are known.
 #[derive(Default)]
 pub(super) struct Listed {
     pub(super) objects: BTreeMap<PackageId, What>,
-    pub(super) unknown: Vec<PackageId>,
+    pub(super) unknown: Vec<Unknown>,
     marks: BTreeMap<PackageId, Mark>,
     pub(super) list: Option<(String, u64)>,
     pub(super) record: Option<(String, u64)>,
@@ -184,7 +223,7 @@ impl Listed {
         match meaning {
             Meaning::Package(package) => match known.get(&package, &object.etag, object.size) {
                 Some(what) => drop(self.objects.insert(package, what)),
-                None => self.unknown.push(package),
+                None => self.unknown.push(Unknown { package, tag: Tag::of(&object.etag), size: object.size }),
             },
             Meaning::Mark(package, mark) => {
                 // Of several, the one that lets it stay longest.
@@ -208,7 +247,7 @@ impl Listed {
                 match objects.get(&package)? {
                     What::Package { time } => return Some(*time),
                     What::Link { to, .. } => package.version = to.clone(),
-                    What::Foreign => return None,
+                    What::Foreign | What::Damaged => return None,
                 }
             }
             None
@@ -226,6 +265,8 @@ impl Listed {
                         inventory.links.insert(package.clone(), to.to_string());
                     }
                 }
+                // What is wanted of these is sent again.
+                What::Damaged => {}
                 What::Foreign => inventory.foreign.note(&format!("{}/{}.zip", package.name, package.version)),
             }
         }

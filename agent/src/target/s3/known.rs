@@ -27,7 +27,7 @@ const TITLE: &str = "# blat bucket 2 ";
 const FORMER: &str = "# blat bucket 1 ";
 
 /// What stands for an entity tag: it is short, whatever the server takes for one. The beginning of its SHA-256.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Tag([u8; 16]);
 
 impl Tag {
@@ -58,6 +58,8 @@ pub(super) enum What {
     Link { time: i64, to: Version },
     /// Nothing of ours, though its key could be.
     Foreign,
+    /// One of ours that is not as long as what was sent: it counts as not there.
+    Damaged,
 }
 
 impl What {
@@ -141,11 +143,6 @@ impl Known {
         self.lock().entries.get(package).cloned()
     }
 
-    /// Whether the object in a package's place was somebody else's when it was last looked at.
-    pub(super) fn is_foreign(&self, package: &PackageId) -> bool {
-        self.lock().entries.get(package).is_some_and(|entry| entry.what == What::Foreign)
-    }
-
     /// Everything that is remembered.
     pub(super) fn packages(&self) -> Vec<PackageId> {
         self.lock().entries.keys().cloned().collect()
@@ -156,7 +153,7 @@ impl Known {
         let state = self.lock();
         let link = |(package, entry): (&PackageId, &Entry)| match &entry.what {
             What::Link { to, .. } if package.name == *name => Some((package.version.clone(), to.clone())),
-            What::Link { .. } | What::Package { .. } | What::Foreign => None,
+            What::Link { .. } | What::Package { .. } | What::Foreign | What::Damaged => None,
         };
         state.entries.iter().filter_map(link).collect()
     }
@@ -247,6 +244,7 @@ fn write(file: &mut impl Write, state: &State) -> io::Result<()> {
             What::Package { time } => writeln!(file, "package {name} {version} {size} {tag} {time}"),
             What::Link { time, to } => writeln!(file, "link {name} {version} {size} {tag} {time} {to}"),
             What::Foreign => writeln!(file, "foreign {name} {version} {size} {tag}"),
+            What::Damaged => writeln!(file, "damaged {name} {version} {size} {tag}"),
         }?;
         lines += 1;
     }
@@ -292,6 +290,7 @@ fn read(from: impl BufRead, place: &str) -> Option<State> {
                     ("package", [time]) => What::Package { time: time.parse().ok()? },
                     ("link", [time, to]) => What::Link { time: time.parse().ok()?, to: to.parse().ok()? },
                     ("foreign", []) => What::Foreign,
+                    ("damaged", []) => What::Damaged,
                     _ => return None,
                 };
                 let package = PackageId::new(name, version).ok()?;
@@ -320,6 +319,7 @@ mod tests {
         known.note(&id("core@1"), entry(What::Package { time: -3 }));
         known.note(&id("core@current"), entry(What::Link { time: -3, to: "1".parse().expect("a version") }));
         known.note(&id("odd@1"), entry(What::Foreign));
+        known.note(&id("odd@2"), entry(What::Damaged));
         known.note_list(List { etag: "l".into(), size: 9, digest: "ab".into() });
         known.save();
         known
@@ -334,14 +334,16 @@ mod tests {
         known.load("http://h/b/p");
         assert_eq!(known.get(&id("core@1"), "e-1", 5), Some(What::Package { time: -3 }));
         assert!(matches!(known.get(&id("core@current"), "e-1", 5), Some(What::Link { .. })));
-        assert!(known.is_foreign(&id("odd@1")) && known.list().is_some());
+        assert_eq!(known.get(&id("odd@1"), "e-1", 5), Some(What::Foreign));
+        assert_eq!(known.get(&id("odd@2"), "e-1", 5), Some(What::Damaged));
+        assert!(known.list().is_some());
         assert_eq!(known.get(&id("core@1"), "e-2", 5), None, "it was replaced");
         assert_eq!(known.get(&id("core@1"), "e-1", 6), None);
         known.keep(|package| *package == id("core@1"));
         known.save();
         let again = Known::at(path.clone());
         again.load("http://h/b/p");
-        assert!(!again.is_foreign(&id("odd@1")) && again.get(&id("core@1"), "e-1", 5).is_some());
+        assert!(again.entry(&id("odd@1")).is_none() && again.get(&id("core@1"), "e-1", 5).is_some());
         again.load("http://h/other/p");
         assert_eq!(again.get(&id("core@1"), "e-1", 5), None, "another bucket");
     }

@@ -41,7 +41,8 @@ impl S3Target {
         let bucket = self.bucket().await?;
         let (key, copy) = (self.keys.probe(), format!("{}-copy", self.keys.probe()));
         let store = bucket.store(Urgency::Bulk);
-        let card = Card { time: 0, digest: "0".repeat(64), files: 0, link: "none".parse::<Version>().ok() };
+        let card =
+            Card { time: 0, digest: "0".repeat(64), files: 0, size: Some(4), link: "none".parse::<Version>().ok() };
         let options = PutOptions { attributes: card.attributes(), ..PutOptions::default() };
         store
             .put_opts(&keys::path(&key)?, PutPayload::from_static(b"blat"), options)

@@ -18,7 +18,7 @@ use super::super::valve::Urgency;
 use super::bucket::Bucket;
 use super::card::Card;
 use super::fault;
-use super::known::What;
+use super::known::{Entry, Tag, What};
 use super::tries::Tries;
 use super::upload::{Shipment, Spooled};
 use super::zip::{ZipError, Zipped, zip};
@@ -122,7 +122,7 @@ impl S3Target {
                     );
                     return Ok(Delivery::Failed(why));
                 }
-                Found::Other(Some(_)) => {
+                Found::Damaged | Found::Other(Some(_)) => {
                     is_new = false;
                     let again = self.put(&shipment, false).await;
                     again.map_err(|error| fault::sorted(&error))?
@@ -139,12 +139,17 @@ impl S3Target {
 
     /// What stands in a parcel's place, as far as it matters before it is packed. What the listing just showed to be free is not looked at.
     async fn place(&self, bucket: &Bucket, parcel: &Parcel, key: &str) -> Result<Place, TargetError> {
-        if parcel.rule == Rule::New && !self.known.is_foreign(&parcel.package) {
+        let known =
+            self.known.entry(&parcel.package).filter(|known| matches!(known.what, What::Foreign | What::Damaged));
+        if parcel.rule == Rule::New && known.is_none() {
             return Ok(Place::Free);
         }
         let Some(seen) = self.look(bucket, key).await? else { return Ok(Place::Free) };
         let Some(card) = &seen.card else { return Ok(Place::Settled(in_the_way(key))) };
-        if parcel.rule == Rule::Repair || card.time != parcel.time || card.link.is_some() {
+        let is_listed = |known: &Entry| known.tag == Tag::of(&seen.etag);
+        let is_damaged =
+            !card.fits(seen.size) || known.is_some_and(|known| known.what == What::Damaged && is_listed(&known));
+        if is_damaged || parcel.rule == Rule::Repair || card.time != parcel.time || card.link.is_some() {
             return Ok(Place::Ours);
         }
         self.note(&parcel.package, &seen.etag, seen.size, What::of(Some(card)));
@@ -191,7 +196,10 @@ impl S3Target {
             return Err(fault::sorted(error));
         }
         match self.look(bucket, key).await? {
-            Some(seen) if seen.card.as_ref() == Some(card) => Ok(Found::Same(seen.etag)),
+            Some(seen) if seen.card.as_ref().is_some_and(|there| there.is_same(card)) => {
+                // What was sent says its own size.
+                Ok(if card.fits(seen.size) { Found::Same(seen.etag) } else { Found::Damaged })
+            }
             Some(seen) if is_taken => Ok(Found::Other(seen.card)),
             Some(_) | None => {
                 Err(TargetError::Link(format!("{key} did not become what was sent: {}", fault::sorted(error))))
@@ -304,6 +312,8 @@ enum Place {
 enum Found {
     /// What was to be put there, under this tag.
     Same(String),
+    /// What says that it is that, and has another size.
+    Damaged,
     /// Something else, with its card where it is one of ours.
     Other(Option<Card>),
 }

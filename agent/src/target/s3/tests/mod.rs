@@ -2,6 +2,7 @@
 
 mod aging;
 mod owner;
+mod servers;
 mod shelf;
 
 use std::collections::BTreeMap;
@@ -356,17 +357,6 @@ async fn an_object_that_comes_while_a_link_is_copied_stays() {
     let linked = target.link(&[link("core@now", "1")]).await.expect("memory").remove(0).1;
     assert!(matches!(&linked, Delivery::Failed(why) if why.contains("meanwhile")), "{linked:?}");
     assert_eq!(world.shelf.bytes("p/core/now.zip").await, b"theirs");
-}
-
-#[tokio::test]
-async fn a_panic_at_one_package_is_its_failure_and_the_others_go() {
-    let world = World::new();
-    let target = world.target();
-    *world.shelf.panics_at.lock().expect("one thread") = Some("p/core/2.zip");
-    let parcels = ["core@1", "core@2", "core@3"].map(|id| world.parcel(id, b"x", 100, Rule::New));
-    let sent = world.send(&target, &parcels).await;
-    assert!(matches!(&sent[1], Delivery::Failed(why) if why.contains("panic")), "{sent:?}");
-    assert_eq!([&sent[0], &sent[2]], [&Delivery::Published; 2]);
 }
 
 #[tokio::test]

@@ -59,6 +59,8 @@ pub(super) struct Shelf {
     pub(super) deletes: AtomicUsize,
     /// Keys that cannot be deleted.
     pub(super) stuck: Mutex<Vec<String>>,
+    /// A key that listings show with another size.
+    pub(super) lists_otherwise: Mutex<Option<(&'static str, u64)>>,
     /// The page that cannot be had, from 1; 0: none.
     pub(super) bad_page: AtomicUsize,
     /// How far the clock is off in a listing of marks, in seconds.
@@ -257,9 +259,10 @@ impl Ask for Shelf {
         if start / PAGE + 1 == self.bad_page.load(Ordering::Relaxed) {
             return Err(TargetError::Link("cut".into()));
         }
+        let otherwise = *self.lists_otherwise.lock().unwrap_or_else(PoisonError::into_inner);
         let object = |ObjectMeta { location, size, e_tag, .. }: &ObjectMeta| Object {
             key: location.to_string(),
-            size: *size,
+            size: otherwise.filter(|(key, _)| location.as_ref() == *key).map_or(*size, |(_, size)| size),
             etag: listing::bare(e_tag.as_deref().unwrap_or_default()).to_owned(),
         };
         let objects = listed.iter().skip(start).take(PAGE).map(object).collect();
