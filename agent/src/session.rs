@@ -3,11 +3,11 @@
 //! Two lanes run side by side: full syncs, and tagged packages, which never wait behind a sync. Each lane does one thing
 //! at a time. A notification only makes the session look at the directory; what it acts on is what lies there.
 
+mod known;
 mod pass;
 mod tags;
 
 use std::collections::BTreeSet;
-use std::ffi::OsString;
 use std::time::Duration;
 
 use blat_domain::confirmation::HeldBack;
@@ -17,7 +17,7 @@ use blat_domain::retry::Backoff;
 use blat_domain::status::{State, SyncReport};
 
 use self::tags::TagLane;
-pub(crate) use self::tags::{Found, Leave, Look, Removal, Removed, Tag, TagStamp};
+pub(crate) use self::tags::{Found, Leave, Look, Name, Removal, Removed, Tag, TagStamp};
 
 /// Time since the start of the process.
 pub(crate) type Moment = Duration;
@@ -34,7 +34,7 @@ pub(crate) enum Event {
     /// What was to be done in the tag directory takes too long, since then, and will be asked about again at `retry_at`.
     TagsHang { since: Moment, retry_at: Moment },
     /// Tags were removed from it, or could not be.
-    TagsRemoved(Vec<(OsString, TagStamp, Removed)>),
+    TagsRemoved(Vec<(Name, TagStamp, Removed)>),
     /// Somebody wants a full sync; `confirmed`: and lets it take away what was held back at that moment.
     SyncAsked { ticket: Option<Ticket>, confirmed: Option<HeldBack> },
     /// A full sync ended.

@@ -14,8 +14,9 @@ use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use std::os::unix::ffi::OsStrExt;
 use tokio::sync::Notify;
 
-/// Files of which something is remembered between two looks. More are as good as a notification that was lost.
-const MOST_FILES: usize = 65_536;
+/// Files of which something is remembered between two looks. Where there are more, it is as if the notifications of the earlier ones were
+/// lost.
+const MOST_FILES: usize = 2_048;
 
 /// That there are no notifications is said no more often than this, where it comes and goes.
 const COMPLAINED_EVERY: Duration = Duration::from_secs(60);
@@ -130,7 +131,7 @@ fn hear(event: &notify::Result<notify::Event>, root: &PathBuf, news: &mut News) 
     for name in inside.filter(|name| !is_ignored(name.as_bytes())) {
         if news.files.len() >= MOST_FILES {
             lose_track(news);
-            return true;
+            is_of_use = true;
         }
         news.files.insert(name.to_owned(), heard);
         // It is of no use yet while somebody writes.
@@ -220,6 +221,7 @@ mod tests {
             hear(&Ok(event.add_path(root.join(number.to_string()))), &root, &mut news);
         }
         assert!(news.is_broken && news.files.len() < MOST_FILES);
+        assert!(news.files.contains_key(&OsString::from(MOST_FILES.to_string())), "the last one is always heard");
         let lost = notify::Event::new(EventKind::Other).set_flag(notify::event::Flag::Rescan);
         let mut news = News { files: [("x".into(), Heard::Writing)].into(), ..News::default() };
         assert!(hear(&Ok(lost), &root, &mut news) && news.is_broken && news.files.is_empty());

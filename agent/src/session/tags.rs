@@ -5,14 +5,16 @@
 //! and each try that fails is followed by a longer pause.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use blat_domain::name::PackageId;
 use blat_domain::retry::Backoff;
 use blat_domain::tag::{LONGEST, Packages};
 
-use super::pass::{AT_ONCE, Next, Outcome, Pass};
+use super::known::{AllKnown, First, Known, Queue, Stage};
+use super::pass::{AT_ONCE, Next, Outcome};
 use super::{Failure, Moment, Sent};
 
 /// How long a tag may wait for a package that the source does not have.
@@ -21,6 +23,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(86_400);
 const REMOVED_AT_ONCE: usize = 1_000;
 /// The most memory that the packages of all tags take together, in bytes: several times what the largest tag takes.
 pub(crate) const ROOM: usize = 16 << 20;
+
+/// A tag's name, which all that know it share.
+pub(crate) type Name = Arc<OsStr>;
 
 /// Tells one state of a file from any other, and from another file that later took its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -45,7 +50,7 @@ impl TagStamp {
 /// A tag that lies in the directory and counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Tag {
-    pub(crate) name: OsString,
+    pub(crate) name: Name,
     pub(crate) stamp: TagStamp,
     /// How long ago it was dropped, by its own time.
     pub(crate) dropped_ago: Duration,
@@ -61,7 +66,7 @@ pub(crate) struct Look {
     /// Bytes of packages that there is room for beside the tags below, by [`TagStamp::weight`].
     pub(crate) room: usize,
     /// Tags that were seen before and whose turn it is.
-    pub(crate) turn: BTreeSet<OsString>,
+    pub(crate) turn: BTreeSet<Name>,
     /// The directory is looked at again after this time, and what has changed by then is reported.
     pub(crate) poll: Duration,
 }
@@ -80,7 +85,7 @@ pub(crate) struct Found {
 /// A tag that is to leave the directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Removal {
-    pub(crate) name: OsString,
+    pub(crate) name: Name,
     pub(crate) stamp: TagStamp,
     pub(crate) how: Leave,
 }
@@ -105,42 +110,17 @@ pub(crate) enum Removed {
     Stuck(String),
 }
 
-/// What a tag waits for.
-#[derive(Debug)]
-enum Stage {
-    /// Its packages are not in memory.
-    Unread,
-    /// Its packages are being sent.
-    Sending(Pass),
-    /// It is to leave; `is_asked`: and whoever removes it was asked to.
-    Leaving { how: Leave, is_asked: bool },
-}
-
-/// A tag that lies in the directory.
-#[derive(Debug)]
-struct Known {
-    stamp: TagStamp,
-    /// When it was read, and how long before an agent had seen it, and it had been dropped.
-    read_at: Moment,
-    seen_ago: Duration,
-    dropped_ago: Duration,
-    stage: Stage,
-    failures: u32,
-    not_before: Moment,
-}
-
 /// The lane, and what lies in the directory.
 #[derive(Debug)]
 pub(super) struct TagLane {
-    known: BTreeMap<OsString, Known>,
+    known: AllKnown,
     /// Of what is being sent: each tag's stamp, and up to which of its packages.
-    busy: Option<BTreeMap<OsString, (TagStamp, usize)>>,
-    /// Tags that are to leave.
-    leaving: BTreeSet<OsString>,
-    /// How many tags are not in memory.
-    unread: usize,
+    busy: Option<BTreeMap<Name, (TagStamp, usize)>>,
+    /// Which tags come first in what is read or sent next. It changes each time: a new tag does not wait behind however many others, and
+    /// none of these waits behind ever newer ones.
+    first: First,
     /// The latest failure of a tag, with its name.
-    failure: Option<(OsString, Failure)>,
+    failure: Option<(Name, Failure)>,
     /// What is wrong with the directory.
     directory: Option<Failure>,
     /// A look that was asked for is under way.
@@ -154,10 +134,10 @@ pub(super) struct TagLane {
 
 impl TagLane {
     pub(super) fn new() -> Self {
-        let (known, leaving) = (BTreeMap::new(), BTreeSet::new());
+        let (known, first) = (AllKnown::default(), First::Newest);
         let (busy, failure, directory, hanging) = (None, None, None, None);
-        let (unread, next_look, is_looking, has_no_turn) = (0, Moment::ZERO, false, false);
-        Self { known, busy, leaving, unread, failure, directory, is_looking, hanging, has_no_turn, next_look }
+        let (next_look, is_looking, has_no_turn) = (Moment::ZERO, false, false);
+        Self { known, busy, first, failure, directory, is_looking, hanging, has_no_turn, next_look }
     }
 
     pub(super) fn is_sending(&self) -> bool {
@@ -166,10 +146,7 @@ impl TagLane {
 
     /// How many tags wait. One that is served waits for nothing, unless it cannot be removed.
     pub(super) fn count(&self) -> u64 {
-        let is_served =
-            |tag: &&Known| tag.failures == 0 && matches!(tag.stage, Stage::Leaving { how: Leave::Consumed, .. });
-        let served = self.leaving.iter().filter_map(|name| self.known.get(name)).filter(is_served).count();
-        (self.known.len() - served) as u64
+        self.known.waiting() as u64
     }
 
     pub(super) fn failures(&self) -> impl Iterator<Item = &Failure> {
@@ -189,12 +166,10 @@ impl TagLane {
     /// When something is to be done although nothing happens.
     pub(super) fn deadline(&self) -> Moment {
         let look = if self.is_looking { Moment::MAX } else { self.next_look };
-        let waits = |tag: &&Known| match &tag.stage {
-            Stage::Unread => !self.is_looking && !self.has_no_turn,
-            Stage::Sending(_) => self.busy.is_none(),
-            Stage::Leaving { is_asked, .. } => !is_asked,
-        };
-        self.known.values().filter(waits).map(|tag| tag.not_before).min().unwrap_or(Moment::MAX).min(look)
+        let reading = !self.is_looking && !self.has_no_turn;
+        let queues = [(Queue::Unread, reading), (Queue::Sending, self.busy.is_none()), (Queue::Leaving, true)];
+        let soonest = queues.into_iter().filter(|(_, waits)| *waits).map(|(queue, _)| self.known.soonest(queue)).min();
+        soonest.unwrap_or(Moment::MAX).min(look)
     }
 
     /// The directory was looked at.
@@ -209,20 +184,7 @@ impl TagLane {
         });
         self.has_no_turn = found.tags.is_none();
         let Some(tags) = found.tags else { return };
-        let mut former = std::mem::take(&mut self.known);
-        for Tag { name, stamp, dropped_ago, seen_ago, packages } in tags {
-            let known = former.remove(&name).filter(|known| known.stamp == stamp);
-            let mut known = known.unwrap_or_else(|| {
-                let stage = Stage::Unread;
-                Known { stamp, read_at: now, seen_ago, dropped_ago, stage, failures: 0, not_before: Moment::ZERO }
-            });
-            if let (Some(packages), Stage::Unread) = (packages, &known.stage) {
-                known.stage = Stage::Sending(Pass::new(packages, now));
-            }
-            self.known.insert(name, known);
-        }
-        self.leaving.retain(|name| self.known.get(name).is_some_and(|tag| matches!(tag.stage, Stage::Leaving { .. })));
-        self.unread = self.known.values().filter(|tag| matches!(tag.stage, Stage::Unread)).count();
+        self.known.follow(tags, now);
         self.forget_healed_failure();
     }
 
@@ -231,26 +193,18 @@ impl TagLane {
         let Some(busy) = self.busy.take() else { return };
         let results: BTreeMap<&PackageId, &Sent> = results.iter().map(|(package, sent)| (package, sent)).collect();
         for (name, (stamp, upto)) in busy {
-            let Some(tag) = self.known.get_mut(&name).filter(|tag| tag.stamp == stamp) else { continue };
-            let is_patient = tag.seen_ago + now.saturating_sub(tag.read_at) <= PATIENCE;
-            let Stage::Sending(pass) = &mut tag.stage else { continue };
-            tag.not_before = now;
-            match pass.settle(upto, &Outcome { results: &results, is_patient, now, tag_poll, chance }, tag.failures) {
-                Next::More => {}
-                Next::Later(failure) => {
-                    tag.failures = tag.failures.saturating_add(1);
-                    tag.not_before = failure.retry_at;
-                    self.failure = Some((name, failure));
-                }
-                Next::Leave(how) => {
-                    (tag.stage, tag.failures) = (Stage::Leaving { how, is_asked: false }, 0);
-                    self.leaving.insert(name);
-                }
+            let failed = self.known.change(&name, |tag| {
+                let is_patient = tag.seen_ago + now.saturating_sub(tag.read_at) <= PATIENCE;
+                let outcome = Outcome { results: &results, is_patient, now, tag_poll, chance };
+                if tag.stamp == stamp { settle(tag, upto, &outcome) } else { None }
+            });
+            if let Some(failure) = failed.flatten() {
+                self.failure = Some((name, failure));
             }
         }
         self.forget_healed_failure();
-        // What was dropped again under the same name is read now, and there may be room for more.
-        (self.next_look, self.has_no_turn) = (now, false);
+        // There may be room for more.
+        self.has_no_turn = false;
     }
 
     /// Other settings are in force, perhaps with another tag directory, whose first look must not wait for the last of the former one.
@@ -261,53 +215,52 @@ impl TagLane {
             return;
         }
         self.busy.iter_mut().for_each(BTreeMap::clear);
-        self.leaving.clear();
-        for tag in self.known.values_mut() {
-            match &mut tag.stage {
-                Stage::Unread => {}
-                Stage::Sending(pass) => pass.begin_again(now),
-                Stage::Leaving { .. } => tag.stage = Stage::Unread,
-            }
-            (tag.failures, tag.not_before) = (0, now);
+        for name in self.known.names() {
+            self.known.change(&name, |tag| {
+                match &mut tag.stage {
+                    Stage::Unread => {}
+                    Stage::Sending(pass) => pass.begin_again(now),
+                    Stage::Leaving { .. } => tag.stage = Stage::Unread,
+                }
+                (tag.failures, tag.not_before) = (0, now);
+            });
         }
-        self.unread = self.known.values().filter(|tag| matches!(tag.stage, Stage::Unread)).count();
         self.forget_healed_failure();
     }
 
     /// Tags were removed, or not.
-    pub(super) fn settle_removals(&mut self, results: Vec<(OsString, TagStamp, Removed)>, now: Moment, chance: f64) {
+    pub(super) fn settle_removals(&mut self, results: Vec<(Name, TagStamp, Removed)>, now: Moment, chance: f64) {
         self.hanging = None;
         for (name, stamp, removed) in results {
-            let Some(tag) = self.known.get_mut(&name).filter(|tag| tag.stamp == stamp) else { continue };
+            if self.known.get(&name).is_none_or(|tag| tag.stamp != stamp) {
+                continue;
+            }
             match removed {
-                Removed::Gone => self.forget(&name),
+                Removed::Gone => self.known.forget(&name),
                 Removed::Changed => {
-                    self.forget(&name);
+                    self.known.forget(&name);
                     self.next_look = now;
                 }
                 Removed::Stuck(text) => {
-                    tag.failures = tag.failures.saturating_add(1);
-                    tag.not_before = now + Backoff::TAG.wait(tag.failures, chance);
-                    if let Stage::Leaving { is_asked, .. } = &mut tag.stage {
-                        *is_asked = false;
-                    }
-                    let failure = Failure { at: now, package: None, text, retry_at: tag.not_before };
-                    self.leaving.insert(name.clone());
-                    self.failure = Some((name, failure));
+                    let retry_at = self.known.change(&name, |tag| {
+                        tag.failures = tag.failures.saturating_add(1);
+                        tag.not_before = now + Backoff::TAG.wait(tag.failures, chance);
+                        if let Stage::Leaving { is_asked, .. } = &mut tag.stage {
+                            *is_asked = false;
+                        }
+                        tag.not_before
+                    });
+                    let failure = |retry_at| Failure { at: now, package: None, text, retry_at };
+                    self.failure = retry_at.map(failure).map(|failure| (name, failure));
                 }
             }
         }
         self.forget_healed_failure();
     }
 
-    fn forget(&mut self, name: &OsStr) {
-        self.known.remove(name);
-        self.leaving.remove(name);
-    }
-
     /// A failure stands as long as the tag is there that it is about, and has not succeeded since.
     fn forget_healed_failure(&mut self) {
-        let stands = |name: &OsString| self.known.get(name).is_some_and(|tag| tag.failures > 0);
+        let stands = |name: &Name| self.known.get(name).is_some_and(|tag| tag.failures > 0);
         if self.failure.as_ref().is_some_and(|(name, _)| !stands(name)) {
             self.failure = None;
         }
@@ -328,11 +281,11 @@ impl TagLane {
             return None;
         }
         let is_due = self.next_look <= now;
-        let look = match self.unread {
-            0 if !is_due => return None,
-            0 => Look { room: self.room(), ..Look::default() },
-            _ if !is_due && self.has_no_turn => return None,
-            _ => self.take_turns(now),
+        let look = match self.known.is_empty(Queue::Unread) {
+            true if !is_due => return None,
+            true => Look { room: self.room(), ..Look::default() },
+            false if !is_due && self.has_no_turn => return None,
+            false => self.take_turns(now),
         };
         if !is_due && look.turn.is_empty() {
             return None;
@@ -343,27 +296,16 @@ impl TagLane {
     }
 
     fn room(&self) -> usize {
-        let weight = |tag: &Known| match &tag.stage {
-            Stage::Sending(pass) => pass.weight(),
-            Stage::Unread | Stage::Leaving { .. } => 0,
-        };
-        ROOM.saturating_sub(self.known.values().map(weight).sum())
+        ROOM.saturating_sub(self.known.weight())
     }
 
     /// Chooses which tags are read next. Those that wait longest give way to them when there is no room.
     fn take_turns(&mut self, now: Moment) -> Look {
-        let is_due = |tag: &Known| matches!(tag.stage, Stage::Unread) && tag.not_before <= now;
-        let mut due: Vec<(u32, &OsString, usize)> = self
-            .known
-            .iter()
-            .filter(|(_, tag)| is_due(tag))
-            .map(|(name, tag)| (tag.failures, name, tag.stamp.weight()))
-            .collect();
-        due.sort_unstable();
-        let lightest = due.iter().map(|(_, _, weight)| *weight).min();
-        let mut room = self.room();
+        let (mut room, mut lightest) = (self.room(), None::<usize>);
         let mut turn = BTreeSet::new();
-        for (_, name, weight) in due {
+        for (name, tag) in self.known.due(Queue::Unread, self.first, now) {
+            let weight = tag.stamp.weight();
+            lightest = Some(lightest.map_or(weight, |lightest| lightest.min(weight)));
             if weight <= room {
                 room -= weight;
                 turn.insert(name.clone());
@@ -372,11 +314,8 @@ impl TagLane {
         let Some(lightest) = lightest.filter(|_| turn.is_empty()) else {
             return Look { room, turn, ..Look::default() };
         };
-        for tag in self.known.values_mut().filter(|tag| tag.not_before > now) {
-            if let Stage::Sending(_) = &tag.stage {
-                tag.stage = Stage::Unread;
-                self.unread += 1;
-            }
+        for name in self.known.later(Queue::Sending, now) {
+            self.known.change(&name, |tag| tag.stage = Stage::Unread);
         }
         if self.room() >= lightest {
             // What they held is free.
@@ -387,52 +326,61 @@ impl TagLane {
         Look { room, turn, ..Look::default() }
     }
 
-    /// The packages that are due, unless some are being sent. Tags that failed least go first, so that one bad tag never holds up the
-    /// good ones.
+    /// The packages that are due, unless some are being sent.
     pub(super) fn send(&mut self, now: Moment) -> Option<BTreeSet<PackageId>> {
         if self.busy.is_some() {
             return None;
         }
-        let mut due: Vec<(&OsString, &Known, &Pass)> = self
-            .known
-            .iter()
-            .filter(|(_, tag)| tag.not_before <= now)
-            .filter_map(|(name, tag)| match &tag.stage {
-                Stage::Sending(pass) => Some((name, tag, pass)),
-                Stage::Unread | Stage::Leaving { .. } => None,
-            })
-            .collect();
-        due.sort_by_key(|(_, tag, _)| tag.failures);
         let mut busy = BTreeMap::new();
         let mut packages = BTreeSet::new();
-        for (name, tag, pass) in due {
+        for (name, tag) in self.known.due(Queue::Sending, self.first, now) {
             if packages.len() >= AT_ONCE {
                 break;
             }
-            let (portion, upto) = pass.portion();
-            packages.extend(portion);
-            busy.insert(name.clone(), (tag.stamp, upto));
+            if let Stage::Sending(pass) = &tag.stage {
+                let (portion, upto) = pass.portion();
+                packages.extend(portion);
+                busy.insert(name.clone(), (tag.stamp, upto));
+            }
         }
         if packages.is_empty() {
             return None;
         }
         self.busy = Some(busy);
+        self.first = if self.first == First::Newest { First::Oldest } else { First::Newest };
         Some(packages)
     }
 
     /// The tags that are to leave now.
     pub(super) fn removals(&mut self, now: Moment) -> Vec<Removal> {
-        let mut removals = Vec::new();
-        for name in &self.leaving {
-            let Some(tag) = self.known.get_mut(name).filter(|tag| tag.not_before <= now) else { continue };
-            if let Stage::Leaving { how, is_asked } = &mut tag.stage
-                && !*is_asked
-                && removals.len() < REMOVED_AT_ONCE
-            {
+        let due = self.known.due(Queue::Leaving, First::Oldest, now).take(REMOVED_AT_ONCE);
+        let names: Vec<Name> = due.map(|(name, _)| name.clone()).collect();
+        let asked = names.into_iter().filter_map(|name| {
+            let removal = |tag: &mut Known| {
+                let Stage::Leaving { how, is_asked } = &mut tag.stage else { return None };
                 *is_asked = true;
-                removals.push(Removal { name: name.clone(), stamp: tag.stamp, how: how.clone() });
-            }
+                Some(Removal { name: name.clone(), stamp: tag.stamp, how: how.clone() })
+            };
+            self.known.change(&name, removal).flatten()
+        });
+        asked.collect()
+    }
+}
+
+/// Takes in what became of a tag's packages before `upto`. Why it has to wait, if it has.
+fn settle(tag: &mut Known, upto: usize, outcome: &Outcome<'_>) -> Option<Failure> {
+    let Stage::Sending(pass) = &mut tag.stage else { return None };
+    (tag.not_before, tag.is_new) = (outcome.now, false);
+    match pass.settle(upto, outcome, tag.failures) {
+        Next::More => None,
+        Next::Later(failure) => {
+            tag.failures = tag.failures.saturating_add(1);
+            tag.not_before = failure.retry_at;
+            Some(failure)
         }
-        removals
+        Next::Leave(how) => {
+            (tag.stage, tag.failures) = (Stage::Leaving { how, is_asked: false }, 0);
+            None
+        }
     }
 }

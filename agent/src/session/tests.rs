@@ -5,6 +5,7 @@ mod tags;
 use super::tags::ROOM;
 use super::*;
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 
 use blat_domain::status::SyncResult;
 use jiff::Timestamp;
@@ -22,12 +23,12 @@ fn id(text: &str) -> PackageId {
 fn tag(name: &str, inode: u64) -> Tag {
     let stamp = TagStamp { inode, ..TagStamp::default() };
     let packages = Some([id(name)].into_iter().collect());
-    Tag { name: name.into(), stamp, dropped_ago: Duration::ZERO, seen_ago: Duration::ZERO, packages }
+    Tag { name: OsStr::new(name).into(), stamp, dropped_ago: Duration::ZERO, seen_ago: Duration::ZERO, packages }
 }
 
 impl Tag {
     fn named(self, name: &str) -> Self {
-        Self { name: name.into(), ..self }
+        Self { name: OsStr::new(name).into(), ..self }
     }
 
     /// As a later look finds it.
@@ -210,7 +211,7 @@ fn a_failed_sync_that_takes_longer_than_the_time_between_two_is_tried_again_with
 }
 
 /// Removes tags that are still what they were.
-fn removed(removing: &mut Vec<Removal>, on_disk: &mut BTreeMap<OsString, Tag>) -> Vec<(OsString, TagStamp, Removed)> {
+fn removed(removing: &mut Vec<Removal>, on_disk: &mut BTreeMap<Name, Tag>) -> Vec<(Name, TagStamp, Removed)> {
     let removal = |Removal { name, stamp, .. }| {
         let is_same = on_disk.get(&name).is_some_and(|tag| tag.stamp == stamp);
         if is_same {
@@ -234,7 +235,7 @@ proptest! {
         let mut now = at(0);
         let (mut syncing, mut sending) = (None::<Vec<Ticket>>, None::<BTreeSet<PackageId>>);
         let (mut asked, mut answered) = (Vec::new(), Vec::new());
-        let mut on_disk: BTreeMap<OsString, Tag> = BTreeMap::new();
+        let mut on_disk: BTreeMap<Name, Tag> = BTreeMap::new();
         let mut removing = Vec::new();
         for (number, (kind, pause)) in events.into_iter().enumerate() {
             now += Duration::from_millis(pause);
@@ -261,7 +262,7 @@ proptest! {
                 }
                 (5, ..) => {
                     let name = format!("p{}@1", number % 7);
-                    on_disk.insert(name.clone().into(), tag(&name, number as u64));
+                    on_disk.insert(OsStr::new(&name).into(), tag(&name, number as u64));
                     Event::TagsHinted
                 }
                 (8, Some(_), _) => { syncing = None; Event::SyncSuperseded }

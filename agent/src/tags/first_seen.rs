@@ -16,10 +16,10 @@ pub(crate) const FILE: &str = "tags.json";
 /// What is new is written down after this time.
 const WRITTEN_AFTER: Duration = Duration::from_secs(10);
 /// The largest file that is read, in bytes.
-const LARGEST: u64 = 64 << 20;
+const LARGEST: u64 = 16 << 20;
 
 /// The most tags of which it is kept; of others it is when they were dropped.
-const MOST: usize = 300_000;
+const MOST: usize = 50_000;
 
 /// One target's tags.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ impl FirstSeen {
         let lines: Vec<Line> = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
         let entry =
             |(inode, size, modified, changed, at): Line| (TagStamp { inode, size, modified, changed }, (at, false));
-        Self { path, seen: lines.into_iter().map(entry).collect(), changed: None, complained: false }
+        Self { path, seen: lines.into_iter().take(MOST).map(entry).collect(), changed: None, complained: false }
     }
 
     /// How long ago this tag was seen first; it is now where it never was. `now` is the epoch second.
@@ -134,6 +134,20 @@ mod tests {
         later.forget(stamp(1));
         later.write();
         assert_eq!(FirstSeen::load(path).ago(stamp(1), 90_000), Duration::ZERO);
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_and_others_wait_since_their_last_change() {
+        let scratch = tempfile::tempdir().expect("a scratch directory");
+        let path = scratch.path().join(FILE);
+        let mut seen = FirstSeen::load(path.clone());
+        let stamp = |inode| TagStamp { inode, changed: (400, 0), ..TagStamp::default() };
+        assert!((0..MOST as u64).all(|inode| seen.ago(stamp(inode), 1_000).is_zero()));
+        assert_eq!(seen.ago(stamp(MOST as u64), 1_000), Duration::from_secs(600));
+        assert_eq!(seen.seen.len(), MOST);
+        seen.write();
+        let mut later = FirstSeen::load(path);
+        assert_eq!(later.ago(stamp(7), 1_100), Duration::from_secs(100), "and is read again wholly");
     }
 
     #[test]

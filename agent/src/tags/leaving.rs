@@ -133,7 +133,7 @@ impl Worker {
         for name in std::iter::once(taken.name.clone()).chain(others) {
             match handle.move_to_free(&taken.name, tags, &name) {
                 Ok(()) => {
-                    self.returned.insert(name);
+                    self.returned.insert(name.into());
                     self.hint.notify_one();
                     return Ok(true);
                 }

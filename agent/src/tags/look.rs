@@ -20,9 +20,9 @@ use super::aside::{self, Refusal};
 use super::complaint::Kind;
 use super::handle::{Handle, Seen};
 use super::names::shown;
-use super::turns::TURN;
+use super::turns::{TURN, cost};
 use super::worker::{Reported, Tries, Worker, bug};
-use crate::session::{Found, Look, Tag, TagStamp};
+use crate::session::{Found, Look, Name, Tag, TagStamp};
 use crate::watching::Heard;
 
 /// So long a file must not have changed to count where no notification said that it is whole.
@@ -55,19 +55,28 @@ struct Round<'a> {
     again_in: Option<Duration>,
     trouble: Option<(String, Duration)>,
     former: Former,
-    /// How many files there are that may be tags, and that are none by their names, with one of these.
-    files: u64,
+    /// What all files that may be tags would take in memory, and those that were looked at in their turn, in bytes.
+    weight: u64,
+    taken: usize,
+    /// How many files there are that are no tags by their names, with one of these.
     ignored: (u64, Option<OsString>),
 }
 
 /// What earlier looks found, less what this one has found again.
 #[derive(Default)]
 struct Former {
-    reported: HashMap<OsString, Reported>,
-    heard: HashMap<OsString, Heard>,
-    quiet: HashMap<OsString, (TagStamp, Instant)>,
-    refused: HashMap<OsString, Tries>,
-    no_tags: HashMap<OsString, (TagStamp, String)>,
+    reported: HashMap<Name, Reported>,
+    heard: HashMap<Name, Heard>,
+    quiet: HashMap<Name, (TagStamp, Instant)>,
+    refused: HashMap<Name, Tries>,
+    no_tags: HashMap<Name, (TagStamp, String)>,
+}
+
+impl Former {
+    /// The name as it is known already, so that it is in memory once.
+    fn name(&self, name: OsString) -> Name {
+        self.reported.get_key_value(name.as_os_str()).map_or_else(|| name.into(), |(known, _)| known.clone())
+    }
 }
 
 impl Round<'_> {
@@ -150,7 +159,13 @@ impl Worker {
         if news.is_broken {
             self.heard.clear();
         }
-        self.heard.extend(news.files);
+        for (name, heard) in news.files {
+            let name = Name::from(name);
+            if heard == Heard::Whole {
+                self.turns.prefer(&name);
+            }
+            self.heard.insert(name, heard);
+        }
     }
 
     fn list(&mut self, tags: &Handle, ask: &Look, now: Instant) -> io::Result<Found> {
@@ -163,7 +178,8 @@ impl Worker {
         };
         let (at, room, found) = (Timestamp::now(), ask.room, Vec::new());
         let (again_in, trouble, ignored) = (None, None, (0, None));
-        let mut round = Round { ask, room, now, at, tags: found, again_in, trouble, former, files: 0, ignored };
+        let mut round =
+            Round { ask, room, now, at, tags: found, again_in, trouble, former, weight: 0, taken: 0, ignored };
         if let Err(error) = self.list_names(tags, &mut round) {
             // What was not reached this time is not forgotten.
             let Former { reported, heard, quiet, refused, no_tags } = mem::take(&mut round.former);
@@ -182,15 +198,16 @@ impl Worker {
 
     /// Says where more lies in the directory than makes sense, and takes turns where there are too many tags.
     fn report_crowd(&mut self, tags: &Handle, round: &mut Round<'_>) {
-        if self.turns.follow(round.files, round.now) {
+        if self.turns.follow(round.weight, round.now) {
             self.first_seen.forget_others();
         }
         let mut crowds = Vec::new();
         if let Some(rest) = self.turns.rest(round.now) {
             round.again_in(rest);
-            let (most, seconds) = (self.turns.most(), TURN.as_secs());
+            let seconds = TURN.as_secs();
             crowds.push(format!(
-                "{tags} holds more than {most} tags; they take turns of {seconds} s; remove those that nobody needs"
+                "{tags} holds more tags than the agent looks at together; they take turns of {seconds} s, and those that were dropped last \
+                 come first; remove those that nobody needs"
             ));
         }
         if let (count @ MANY_IGNORED.., Some(example)) = &round.ignored {
@@ -225,10 +242,15 @@ impl Worker {
                 round.ignored.1.get_or_insert(name);
                 continue;
             }
-            round.files += 1;
-            if !self.turns.includes(&name) || round.tags.len() >= self.turns.most() {
-                continue;
+            let cost = cost(&name);
+            round.weight += cost as u64;
+            if !self.turns.is_preferred(&name) {
+                if !self.turns.includes(&name) || round.taken + cost > self.turns.room() {
+                    continue;
+                }
+                round.taken += cost;
             }
+            let name = round.former.name(name);
             let judged = catch_unwind(AssertUnwindSafe(|| self.judge(tags, &name, round)));
             match judged {
                 Ok(Ok(Verdict::Tag(tag))) => round.tags.push(tag),
@@ -242,10 +264,12 @@ impl Worker {
                 Ok(Err(error)) if error.kind() == ErrorKind::NotFound => {}
                 Ok(Err(error)) => {
                     let text = format!("cannot read the tag \"{}\" in {tags}: {error}", shown(&name));
-                    self.refuse(name, text, round);
+                    self.refuse(name.clone(), text, round);
                 }
                 Err(_) => self.refuse(name.clone(), bug("reading", &name), round),
             }
+            let reasons = self.reasons(&name);
+            (round.taken, round.weight) = (round.taken + reasons, round.weight + reasons as u64);
         }
         if !needs_bad {
             self.bad = None;
@@ -253,8 +277,14 @@ impl Worker {
         Ok(())
     }
 
+    /// The memory that the reasons take why this file is no tag, or stays where it is, in bytes.
+    fn reasons(&self, name: &Name) -> usize {
+        let no_tag = self.no_tags.get(name).map_or(0, |(_, why)| why.len());
+        no_tag + self.refused.get(name).map_or(0, |tries| tries.text.len())
+    }
+
     /// This file is left alone for a while.
-    fn refuse(&mut self, name: OsString, text: String, round: &mut Round<'_>) {
+    fn refuse(&mut self, name: Name, text: String, round: &mut Round<'_>) {
         let tries = Tries::after(round.former.refused.get(&name), text, round.now);
         self.complaints.say(Kind::File, round.now, &tries.text);
         round.refuse(&tries);
@@ -262,7 +292,7 @@ impl Worker {
     }
 
     /// Moves what is no tag to `bad/`, unless that failed a short while ago.
-    fn refuse_as_bad(&mut self, tags: &Handle, name: &OsStr, stamp: TagStamp, why: &str, round: &mut Round<'_>) {
+    fn refuse_as_bad(&mut self, tags: &Handle, name: &Name, stamp: TagStamp, why: &str, round: &mut Round<'_>) {
         if let Some(bad) = self.bad.as_ref().filter(|bad| bad.rest(round.now).is_some()) {
             round.refuse(bad);
             return;
@@ -285,7 +315,7 @@ impl Worker {
     }
 
     /// What is at this name, and whether it counts.
-    fn judge(&mut self, tags: &Handle, name: &OsStr, round: &mut Round<'_>) -> io::Result<Verdict> {
+    fn judge(&mut self, tags: &Handle, name: &Name, round: &mut Round<'_>) -> io::Result<Verdict> {
         if let Some(tries) = round.former.refused.get(name).filter(|tries| tries.rest(round.now).is_some()).cloned() {
             round.refuse(&tries);
             self.refused.insert(name.to_owned(), tries);
@@ -329,7 +359,7 @@ impl Worker {
     }
 
     /// Since when the file is as it is now.
-    fn still_for(&mut self, name: &OsStr, stamp: TagStamp, round: &mut Round<'_>) -> Duration {
+    fn still_for(&mut self, name: &Name, stamp: TagStamp, round: &mut Round<'_>) -> Duration {
         let former = round.former.quiet.remove(name).filter(|(former, _)| *former == stamp);
         let (_, since) = *self.quiet.entry(name.to_owned()).or_insert(former.unwrap_or((stamp, round.now)));
         round.now.saturating_duration_since(since)
@@ -338,7 +368,7 @@ impl Worker {
     fn read(
         &mut self,
         tags: &Handle,
-        name: &OsStr,
+        name: &Name,
         seen: &Seen,
         is_whole: bool,
         still_for: Duration,
@@ -408,7 +438,7 @@ impl Worker {
         }
     }
 
-    fn tag(&mut self, name: &OsStr, seen: &Seen, round: &Round<'_>) -> Tag {
+    fn tag(&mut self, name: &Name, seen: &Seen, round: &Round<'_>) -> Tag {
         let stamp = seen.stamp;
         let (second, nanosecond) = stamp.changed;
         let dropped = i128::from(second) * 1_000_000_000 + i128::from(nanosecond);

@@ -3,6 +3,7 @@
 
 mod strangers;
 
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::symlink;
@@ -61,8 +62,8 @@ impl Scratch {
     }
 
     fn tag(&mut self, name: &str) -> Tag {
-        let found = self.look_until("found", |found, _| tags(found).iter().any(|tag| tag.name == name));
-        tags(&found).iter().find(|tag| tag.name == name).cloned().expect("just seen")
+        let found = self.look_until("found", |found, _| tags(found).iter().any(|tag| *tag.name == *name));
+        tags(&found).iter().find(|tag| *tag.name == *name).cloned().expect("just seen")
     }
 
     fn consume(&mut self, tag: &Tag) -> Removed {
@@ -113,7 +114,7 @@ fn tags_are_read_and_unfinished_files_are_not() {
     scratch.drop_tag("core@2.tmp", "");
     scratch.drop_tag(".core@3", "");
     let found = scratch.look_until("found", |found, _| tags(found).len() == 2);
-    assert!(tags(&found).iter().all(|tag| tag.packages.is_some() || tag.name == "core@1" || tag.name == "list"));
+    assert!(tags(&found).iter().all(|tag| tag.packages.is_some() || *tag.name == *"core@1" || *tag.name == *"list"));
     assert!(!scratch.path().join(BAD).exists());
     assert!(scratch.look().tags.expect("tags").iter().all(|tag| tag.packages.is_none()), "each is read once");
 }
@@ -170,7 +171,7 @@ fn a_place_that_is_a_link_is_refused_by_name_and_good_tags_go_on() {
             let found = scratch.look_until("refused", refused);
             let (text, _) = found.trouble.clone().expect("just seen");
             assert!(text.contains("/tags/bad: it is a link") && text.contains("evil.conf"), "{text}");
-            assert!(tags(&found).iter().any(|tag| tag.name == "core@1"));
+            assert!(tags(&found).iter().any(|tag| *tag.name == *"core@1"));
             assert!(found.again_in.is_some_and(|again| !again.is_zero()), "it is tried later");
             assert_eq!(scratch.look().trouble.map(|(text, _)| text), Some(text), "it stands until then");
         }
@@ -322,8 +323,8 @@ fn without_notifications_a_file_counts_when_it_has_been_quiet() {
     let handle = super::handle::Handle::open(&scratch.path()).expect("the directory");
     let quiet = |worker: &mut Worker, since: Instant| {
         // As a look of a thread that hears nothing.
-        let name = std::ffi::OsString::from("list");
-        worker.quiet.get(&name).map(|(_, at)| *at >= since)
+        let name = OsStr::new("list");
+        worker.quiet.get(name).map(|(_, at)| *at >= since)
     };
     let start = Instant::now();
     let found = scratch.look();
@@ -388,7 +389,8 @@ fn tags_for_which_there_is_no_room_are_known_and_read_in_their_turn() {
         std::thread::sleep(QUIET / 20);
     };
     assert!(tags(&found).iter().filter(|tag| tag.packages.is_some()).count() <= 1, "{found:?}");
-    let found = scratch.worker.look(&Look { room: 0, turn: ["b".into(), "c".into()].into(), poll: POLL });
+    let found =
+        scratch.worker.look(&Look { room: 0, turn: ["b", "c"].map(|name| OsStr::new(name).into()).into(), poll: POLL });
     let read: Vec<&Tag> = tags(&found).iter().filter(|tag| tag.packages.is_some()).collect();
     assert_eq!(read.iter().map(|tag| tag.name.to_str()).collect::<Vec<_>>(), [Some("b"), Some("c")]);
 }

@@ -1,7 +1,7 @@
 //! What the thread knows of the directory between two jobs.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::io::{self, ErrorKind};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -21,7 +21,7 @@ use super::handle::Handle;
 use super::leaving::{Hidden, Taken, Tidied};
 use super::names::shown;
 use super::turns::Turns;
-use crate::session::{Found, Leave, Look, Removal, Removed, TagStamp};
+use crate::session::{Found, Leave, Look, Name, Removal, Removed, TagStamp};
 use crate::watching::{DirectoryWatch, Heard};
 
 /// After a look that took so long the session is answered in any case: it may have reported that the directory hangs.
@@ -33,8 +33,8 @@ const REST: u32 = 3;
 const LONGEST_REST: Duration = Duration::from_secs(10);
 /// The rest after a look that found another directory than the last, or none.
 const REST_AFTER_CHANGE: Duration = Duration::from_millis(500);
-/// The most tags that are known at a time.
-const MOST_TAGS: usize = 150_000;
+/// The memory that all which is known of tags takes together, in bytes, beside the packages of large ones.
+const ROOM: usize = 16 << 20;
 /// A directory that is exchanged so often within [`INTERVAL`] is reported.
 const OFTEN: usize = 5;
 
@@ -47,17 +47,17 @@ pub(super) struct Worker {
     pub(super) hint: Arc<Notify>,
     pub(super) watch: DirectoryWatch,
     /// Tags that the session knows.
-    pub(super) reported: HashMap<OsString, Reported>,
+    pub(super) reported: HashMap<Name, Reported>,
     /// The last that notifications said of files.
-    pub(super) heard: HashMap<OsString, Heard>,
+    pub(super) heard: HashMap<Name, Heard>,
     /// Since when a file has not changed.
-    pub(super) quiet: HashMap<OsString, (TagStamp, Instant)>,
+    pub(super) quiet: HashMap<Name, (TagStamp, Instant)>,
     /// Files that the agent itself moved back: that a notification says so means nothing.
-    pub(super) returned: HashSet<OsString>,
+    pub(super) returned: HashSet<Name>,
     /// Files that are no tags, and why.
-    pub(super) no_tags: HashMap<OsString, (TagStamp, String)>,
+    pub(super) no_tags: HashMap<Name, (TagStamp, String)>,
     /// Files that can be neither read nor moved.
-    pub(super) refused: HashMap<OsString, Tries>,
+    pub(super) refused: HashMap<Name, Tries>,
     /// The same of `bad/` as a whole, and of the directory.
     pub(super) bad: Option<Tries>,
     pub(super) lost: Option<Tries>,
@@ -130,7 +130,7 @@ impl Worker {
             hidden: Vec::new(),
             taken: Vec::new(),
             first_seen,
-            turns: Turns::new(MOST_TAGS),
+            turns: Turns::new(ROOM),
             complaints: Complaints::default(),
             ask: Look::default(),
             next_look: None,
@@ -230,7 +230,7 @@ impl Worker {
     }
 
     /// Removes tags from the directory. What cannot be removed costs one line of the log, however many tags it concerns.
-    pub(super) fn remove(&mut self, removals: Vec<Removal>) -> Vec<(OsString, TagStamp, Removed)> {
+    pub(super) fn remove(&mut self, removals: Vec<Removal>) -> Vec<(Name, TagStamp, Removed)> {
         let opened = self.open().map_err(|error| self.cannot_open(&error));
         let mut stuck = (0, None);
         let mut results = Vec::with_capacity(removals.len());

@@ -81,6 +81,58 @@ fn a_burst_of_tags_is_sent_in_portions() {
     assert!(matches!(&actions[0], Action::Send(packages) if packages.len() == AT_ONCE));
 }
 
+/// A tag of one package that was changed last in this second.
+fn changed(name: &str, inode: u64, second: i64) -> Tag {
+    let tag = tag(name, inode);
+    Tag { stamp: TagStamp { changed: (second, 0), ..tag.stamp }, ..tag }
+}
+
+/// Line 7 of the issue: a new tag does not wait behind a flood, nor the flood behind ever newer tags.
+#[test]
+fn a_new_tag_does_not_wait_behind_a_flood_and_the_flood_has_its_turns() {
+    let mut session = started();
+    let mut tags: Vec<Tag> = (0..20_000).map(|n| changed(&format!("m{n:05}@1"), n, 10)).collect();
+    let mut actions = session.step(found(tags.clone()), at(1), CHANCE);
+    let mut sent = BTreeSet::new();
+    for round in 0..210_u32 {
+        let packages = sending(&actions).expect("the next round").clone();
+        if round > 0 && round <= 100 {
+            // A hundred newer ones each time, of which one is good.
+            let newest = id(&format!("z{:04}@1", round - 1));
+            assert!(round % 2 == 1 || packages.contains(&newest) || sent.contains(&newest), "{round}");
+        }
+        sent.extend(packages.iter().cloned());
+        let second = i64::from(round) + 20;
+        if round < 100 {
+            tags.push(changed(&format!("z{round:04}@1"), 100_000 + u64::from(round), second));
+            tags.extend(
+                (0..99).map(|n| changed(&format!("y{round:04}.{n}@1"), 200_000 + u64::from(round * 100 + n), second)),
+            );
+            actions = session.step(
+                found(
+                    tags.iter()
+                        .map(Tag::unread)
+                        .zip(&tags)
+                        .map(
+                            |(unread, tag)| {
+                                if second > 20 && tag.stamp.changed.0 < second { unread } else { tag.clone() }
+                            },
+                        )
+                        .collect(),
+                ),
+                at(2),
+                CHANCE,
+            );
+            assert!(sending(&actions).is_none());
+        }
+        actions = session.step(results(&packages, &missing()), at(3), CHANCE);
+        if sent.len() == 30_000 {
+            return;
+        }
+    }
+    panic!("{} were sent", sent.len());
+}
+
 /// Line 4 of the issue: nothing is sent again while the file stays as it is, each try is later than the last, and an operator sees why.
 #[test]
 fn a_tag_that_cannot_be_removed_is_not_sent_again_and_is_tried_later_and_later() {
@@ -190,8 +242,8 @@ fn a_link_that_is_down_is_not_tried_with_every_package_of_a_large_tag() {
 fn a_thousand_large_tags_take_turns_in_bounded_memory() {
     let mut session = Session::new(PACE);
     let mut now = at(0);
-    let mut on_disk: BTreeMap<OsString, Tag> =
-        (0..1_000).map(|n| (format!("t{n}").into(), list(&format!("t{n}"), n, 300))).collect();
+    let mut on_disk: BTreeMap<Name, Tag> =
+        (0..1_000).map(|n| (OsStr::new(&format!("t{n}")).into(), list(&format!("t{n}"), n, 300))).collect();
     // As large as they may be, though they hold few packages here.
     on_disk.values_mut().for_each(|tag| tag.stamp.size = 1 << 20);
     let mut reported = BTreeSet::new();
