@@ -9,6 +9,7 @@ use blat_domain::guard::MaxDelete;
 use blat_domain::name::TargetName;
 use blat_domain::release::Selection;
 use blat_domain::retention::Aging;
+use blat_domain::text::printable;
 use serde::{Deserialize, Serialize};
 
 use crate::trust::{self, Distrust};
@@ -138,6 +139,8 @@ pub struct S3Settings {
 /// An ssh destination.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SshSettings {
+    /// The target that this leads to, as commands name it.
+    pub target: TargetName,
     /// Host name or address; never begins with a hyphen.
     pub host: String,
     /// TCP port.
@@ -160,8 +163,14 @@ impl SshSettings {
     /// Where others may write one of them, or it cannot be looked at.
     pub fn check_files(&self) -> Result<(), Distrust> {
         [&self.identity, &self.known_hosts].into_iter().try_for_each(|path| match trust::check(&self.home, path) {
-            Err(why) if !why.is_absence() => Err(why),
-            Ok(()) | Err(_) => Ok(()),
+            Err(why) if why.is_absence() => Ok(()),
+            // What the system says names no file.
+            Err(Distrust::Io(error)) => {
+                let shown = printable(&path.to_string_lossy());
+                Err(Distrust::Io(std::io::Error::other(format!("{shown} cannot be used: {error}"))))
+            }
+            Err(why) => Err(why),
+            Ok(()) => Ok(()),
         })
     }
 }

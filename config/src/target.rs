@@ -118,7 +118,7 @@ fn read(home: &Home, name: &TargetName, keys: &mut Keys<'_>) -> Option<Settings>
     let transport = match kind {
         Kind::DpkgArchive => {
             s3::refuse(keys);
-            transport(home, keys)
+            transport(home, name, keys)
         }
         Kind::S3Sync => s3::read(keys).map(Transport::S3),
     };
@@ -209,7 +209,7 @@ fn contradictions(settings: &Settings, keys: &mut Keys<'_>) {
     }
 }
 
-fn transport(home: &Home, keys: &mut Keys<'_>) -> Option<Transport> {
+fn transport(home: &Home, name: &TargetName, keys: &mut Keys<'_>) -> Option<Transport> {
     let path = values::local_path(home);
     let given = keys.has("transport");
     let named = keys.optional("transport", |text| match text {
@@ -226,6 +226,7 @@ fn transport(home: &Home, keys: &mut Keys<'_>) -> Option<Transport> {
         Some(Way::Local) | None => keys.optional("host", values::host),
     };
     let ssh = SshSettings {
+        target: name.clone(),
         host: host.clone().unwrap_or_default(),
         port: keys.value("port", 22, |text| {
             let number = values::number(1, 65_535, "a TCP port, 1 to 65535")(text)?;

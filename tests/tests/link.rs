@@ -23,6 +23,8 @@ fn other_key(lab: &Lab) -> String {
     let mut keygen = Command::new("ssh-keygen");
     keygen.args(["-q", "-t", "ed25519", "-N", "", "-C", "other", "-f"]).arg(&path);
     process::run(&mut keygen, &lab.home()).expect_success();
+    // One that the agent may not read is refused here, and not by the target.
+    lab.hand_over();
     path.display().to_string()
 }
 
@@ -91,10 +93,10 @@ fn a_key_that_the_target_does_not_know_is_refused_and_named() {
     lab.agent_once("perth").expect(1).says(&key).says("authorized_keys");
 
     fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).expect("an own file");
-    lab.agent_once("perth").expect(1).says(&key);
+    lab.agent_once("perth").expect(1).says(&key).says("cannot be used here");
 
     lab.config("perth", "identity: ssh/missing");
-    lab.agent_once("perth").expect(1).says("ssh/missing");
+    lab.agent_once("perth").expect(1).says("ssh/missing").says("cannot be used here");
     assert_eq!(lab.visible(), Vec::<String>::new());
 }
 

@@ -7,9 +7,9 @@ use std::path::Path;
 
 use anyhow::{Context as _, anyhow, bail};
 use blat_config::SshSettings;
-use blat_domain::text::typed;
 
-use crate::target::transport::known_hosts::{Verdict, entry_name};
+use super::authority;
+use crate::target::transport::known_hosts::{Acquaintance, Verdict, entry_name, removal};
 use crate::target::transport::libssh2::connect::Greeted;
 use crate::target::transport::libssh2::host_key::HostKey;
 use crate::target::transport::place;
@@ -42,7 +42,7 @@ pub(super) fn approve(ssh: &SshSettings, greeted: &Greeted, expected: Option<&st
         ),
         Verdict::Unknown => {}
     }
-    if expected.is_none() {
+    if expected.is_none() && !is_vouched_for(ssh, greeted, &fingerprint)? {
         ask(ssh, &fingerprint)?;
     }
     store(&ssh.known_hosts, &name, key).with_context(|| format!("cannot store the host key in {known_hosts}"))?;
@@ -50,9 +50,23 @@ pub(super) fn approve(ssh: &SshSettings, greeted: &Greeted, expected: Option<&st
     Ok(())
 }
 
-/// The command by which the keys of `name` are removed, as any shell takes it.
-fn removal(name: &str, known_hosts: &Path) -> String {
-    format!("ssh-keygen -R {} -f {}", typed(name), typed(&known_hosts.to_string_lossy()))
+/// Whether a certificate authority in known_hosts has signed the key. It is stored all the same, since libssh2 knows no certificates.
+fn is_vouched_for(ssh: &SshSettings, greeted: &Greeted, fingerprint: &str) -> anyhow::Result<bool> {
+    if greeted.acquaintance() != Acquaintance::Authority {
+        return Ok(false);
+    }
+    let known_hosts = ssh.known_hosts.display();
+    match authority::vouched_key(ssh)? {
+        Some(vouched) if vouched == fingerprint => {
+            println!("           signed by a certificate authority in {known_hosts}");
+            return Ok(true);
+        }
+        Some(vouched) => {
+            println!("           a certificate authority in {known_hosts} has signed another key of it, {vouched}")
+        }
+        None => println!("           not signed by a certificate authority in {known_hosts}, or not validly"),
+    }
+    Ok(false)
 }
 
 /// A fingerprint may be given with its `SHA256:` or without.
@@ -106,12 +120,6 @@ fn store(path: &Path, name: &str, key: &HostKey) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_command_that_removes_a_key_survives_a_shell() {
-        let command = removal("[10.0.0.1]:2222", Path::new("/srv/it's a home/known_hosts"));
-        assert_eq!(command, r"ssh-keygen -R '[10.0.0.1]:2222' -f '/srv/it'\''s a home/known_hosts'");
-    }
 
     #[test]
     fn a_fingerprint_is_compared_with_or_without_its_prefix() {

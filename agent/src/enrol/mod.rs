@@ -1,6 +1,7 @@
 //! `blat enrol`: all that has to happen once before a target takes packages, in order, and safe to repeat: its host key is
 //! approved, our identity made and let in, scripts and receiver installed, the key restricted where that is wished, the login tried.
 
+mod authority;
 mod authorized_keys;
 mod crontab;
 mod host;
@@ -18,7 +19,7 @@ use crate::target::TargetError;
 use crate::target::far_end::Serves;
 use crate::target::install::EXECUTABLE;
 use crate::target::transport::Transport;
-use crate::target::transport::libssh2::connect::{BY_HAND, authenticate, greet, greet_trusted};
+use crate::target::transport::libssh2::connect::{BY_HAND, Denied, authenticate, greet, greet_trusted};
 use crate::target::transport::place;
 use crate::workplace;
 
@@ -134,9 +135,9 @@ fn let_in(ssh: &SshSettings, wishes: &Wishes) -> anyhow::Result<String> {
             println!("key        already let in by {}", place(ssh));
             return Ok(public);
         }
-        // Refused: that is what is to be changed now.
-        Err(TargetError::Operator(_)) => {}
-        Err(error) => return Err(error.into()),
+        // Refused: that is what is to be changed now. A key that cannot be used here would only be let in in vain.
+        Err(Denied::There(_)) => {}
+        Err(Denied::Here(error) | Denied::Link(error)) => return Err(error.into()),
     }
     // A server counts failed logins, so the password has a connection of its own.
     drop(greeted);
@@ -144,7 +145,7 @@ fn let_in(ssh: &SshSettings, wishes: &Wishes) -> anyhow::Result<String> {
     key::install(&greeted.session, ssh, &public)
         .with_context(|| format!("cannot install the key at {}", place(ssh)))?;
     let greeted = greet_trusted(ssh, BY_HAND)?;
-    authenticate(&greeted.session, ssh).map_err(|error| {
+    authenticate(&greeted.session, ssh).map_err(TargetError::from).map_err(|error| {
         anyhow!(
             "the key is installed, yet not accepted: {error}; on the target, look at the owner and the modes of the \
                  home directory and ~/.ssh, which nobody else may write to, and at sshd's log"

@@ -151,9 +151,9 @@ impl Complaints {
         self.last.drain(..surplus);
     }
 
-    /// Its beginning as it is, not fit for printing.
-    pub(crate) fn raw(&self) -> String {
-        String::from_utf8_lossy(&self.first).into_owned()
+    /// Its end as it is, not fit for printing.
+    pub(crate) fn end(&self) -> String {
+        String::from_utf8_lossy(&self.last).into_owned()
     }
 
     /// Its beginning on one line, fit for printing; empty where there was nothing.

@@ -11,7 +11,7 @@ use std::path::Path;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use blat_config::SshSettings;
-use blat_domain::text::printable;
+use blat_domain::text::{printable, typed};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha1::Sha1;
 
@@ -45,11 +45,29 @@ pub(crate) fn entry_name(host: &str, port: u16) -> String {
     if port == 22 { host } else { format!("[{host}]:{port}") }
 }
 
+/// The command by which the keys of the host with this [`entry_name`] are removed from a file, as any shell takes it.
+pub(crate) fn removal(name: &str, known_hosts: &Path) -> String {
+    format!("ssh-keygen -R {} -f {}", typed(name), typed(&known_hosts.to_string_lossy()))
+}
+
 /// All that a file says of one host.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct KnownHost {
     trusted: Vec<Key>,
     revoked: Vec<Key>,
+    /// Whether an authority may sign its key.
+    has_authority: bool,
+}
+
+/// How well a file knows a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Acquaintance {
+    /// It has a key of that host.
+    Key,
+    /// It has an authority that may sign that host's key, and no key of the host.
+    Authority,
+    /// It has nothing that trusts the host: it was never enrolled.
+    Stranger,
 }
 
 impl KnownHost {
@@ -84,6 +102,12 @@ impl KnownHost {
                     unheeded.push((number, key))
                 }
                 Some(Entry { marker: Marker::None, hosts, key }) if matches(&hosts, &name) => known.trusted.push(key),
+                // As the ssh client does, which asks an authority about a host by its bare name too.
+                Some(Entry { marker: Marker::Authority, hosts, .. })
+                    if matches(&hosts, &name) || matches(&hosts, &bare) =>
+                {
+                    known.has_authority = true
+                }
                 Some(_) | None => {}
             }
         }
@@ -109,6 +133,15 @@ impl KnownHost {
             Verdict::Unknown
         } else {
             Verdict::Changed
+        }
+    }
+
+    /// How well the file knows the host.
+    pub(crate) fn acquaintance(&self) -> Acquaintance {
+        match (self.trusted.is_empty(), self.has_authority) {
+            (false, _) => Acquaintance::Key,
+            (true, true) => Acquaintance::Authority,
+            (true, false) => Acquaintance::Stranger,
         }
     }
 

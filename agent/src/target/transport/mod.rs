@@ -5,8 +5,10 @@ pub(crate) mod handshake;
 pub(crate) mod known_hosts;
 pub(crate) mod libssh2;
 pub(crate) mod local;
+mod login;
 pub(crate) mod openssh;
 pub(crate) mod policy;
+mod private_key;
 pub(crate) mod tied;
 
 use std::future::Future;
@@ -17,6 +19,7 @@ use blat_config::trust::Distrust;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use self::greeting::Listener;
+use self::known_hosts::{Acquaintance, entry_name, removal};
 use super::TargetError;
 
 /// A command that runs on the target. Dropping it closes its standard input, which ends every command of ours.
@@ -92,14 +95,26 @@ pub(crate) fn place(ssh: &SshSettings) -> String {
     format!("{}@{}:{}", ssh.user, ssh.host, ssh.port)
 }
 
-/// What a person must know when a host's key is not the one we trust. `offered` is the fingerprint of the key it has.
-pub(crate) fn wrong_host_key(ssh: &SshSettings, offered: Option<&str>) -> TargetError {
-    let shown = offered.map(|fingerprint| format!(" (it offers {fingerprint})")).unwrap_or_default();
-    TargetError::Operator(format!(
-        "the host key of {} is not the one in {}{shown}; nothing is sent until the key is checked and stored there",
-        place(ssh),
-        ssh.known_hosts.display()
-    ))
+/// What a person must know when a host shows a key that is not trusted. `offered` is its fingerprint, where it could be found out.
+pub(crate) fn untrusted_host_key(ssh: &SshSettings, known: Acquaintance, offered: Option<&str>) -> TargetError {
+    let offered = offered.map(|fingerprint| format!(" (it offers {fingerprint})")).unwrap_or_default();
+    let (place, known_hosts, target) = (place(ssh), ssh.known_hosts.display(), &ssh.target);
+    TargetError::Operator(match known {
+        Acquaintance::Key => format!(
+            "the host key of {place} has changed: it is not the one in {known_hosts}{offered}; nothing is sent until its owner confirms the change and \
+             the key is replaced: `{}`, then `blat enrol {target}`",
+            removal(&entry_name(&ssh.host, ssh.port), &ssh.known_hosts)
+        ),
+        Acquaintance::Authority => format!(
+            "the host key of {place}{offered} has no certificate that counts here: {known_hosts} has an authority for it and no key of its own, \
+             and `transport: libssh2` knows no certificates; nothing is sent until the host shows a valid certificate of that authority, or \
+             `blat enrol {target}` has stored its key"
+        ),
+        Acquaintance::Stranger => format!(
+            "the host key of {place} is not known yet{offered}: {known_hosts} has no key of that host; nothing is sent until \
+             `blat enrol {target}` has stored it, once its owner has confirmed the fingerprint"
+        ),
+    })
 }
 
 /// What a person must know when a host shows a key that known_hosts revokes.
@@ -116,10 +131,11 @@ pub(crate) fn distrusted(ssh: &SshSettings, why: &Distrust) -> TargetError {
     TargetError::Operator(format!("cannot log in to {}: {why}", place(ssh)))
 }
 
-/// What a person must know when our key is refused. `why` is fit for printing.
+/// What a person must know when the server refuses our key. `why` is fit for printing.
 pub(crate) fn key_refused(ssh: &SshSettings, why: &str) -> TargetError {
     TargetError::Operator(format!(
-        "{} does not accept the key {}: {why}; add its public half to that user's authorized_keys",
+        "not logged in: {} does not accept the key {}: {why}; add its public half to that user's authorized_keys; where it stands there, the \
+         account may be locked or expired, others may write to its home directory or ~/.ssh, or the server takes no keys: its log says which",
         place(ssh),
         ssh.identity.display()
     ))

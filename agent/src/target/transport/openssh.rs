@@ -24,8 +24,10 @@ use tokio::time::timeout;
 use super::greeting::{self, Listener};
 use super::handshake::Handshakes;
 use super::known_hosts::KnownHost;
+use super::libssh2::connect::greet;
+use super::login::{Cause, End, Printed, in_vain, said_before};
 use super::policy::Policy;
-use super::{Exit, Remote, distrusted, key_refused, place, revoked_host_key, tied, wrong_host_key};
+use super::{Exit, Remote, distrusted, key_refused, place, private_key, revoked_host_key, tied, untrusted_host_key};
 use crate::target::TargetError;
 use crate::target::bounded::{Complaints, read_line};
 
@@ -39,6 +41,10 @@ const BEAT: Duration = Duration::from_secs(10);
 const STANDSTILL: Duration = Duration::from_secs(120);
 /// Opening a channel on a live connection.
 const OPEN_CHANNEL: Duration = Duration::from_secs(30);
+/// For what a client that is to end says last, and for its end.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+/// For a host to show its key once more.
+const SHOW_KEY: Duration = Duration::from_secs(10);
 /// Most of what a login shell may print before our first echo, in bytes.
 const MOST_NOISE: usize = 64 << 10;
 
@@ -149,7 +155,7 @@ impl Link {
         let failed = |what: String| TargetError::Link(format!("cannot connect to {}: {what}", self.place()));
         self.settings.check_files().map_err(|why| distrusted(&self.settings, &why))?;
         // The client skips revocations that it does not understand: a file with any is for a person.
-        KnownHost::read(&self.settings)?;
+        let known = KnownHost::read(&self.settings)?;
         std::fs::create_dir_all(self.directory.path())
             .map_err(|error| failed(format!("cannot make {}: {error}", self.directory.path().display())))?;
         let slot = self.handshakes.slot().await.map_err(|error| failed(error.to_string()))?;
@@ -168,11 +174,11 @@ impl Link {
         else {
             return Err(failed("the ssh client has no pipes".into()));
         };
-        let mut echo = Echo { stdin, stdout: BufReader::new(stdout), listener: Listener::Shell, count: 0 };
+        let mut echo = Echo::new(stdin, stdout);
         match timeout(CONNECT, echo.first()).await {
             Ok(Ok(())) => {}
             Ok(Err(Silence::Unusable(why))) => return Err(greeting::unusable(&self.settings, &why)),
-            Ok(Err(Silence::Broken(_))) | Err(_) => return Err(self.explain(client, stderr).await),
+            Ok(Err(Silence::Broken(_))) | Err(_) => return Err(self.explain(&known, client, stderr, echo).await),
         }
         let listener = echo.listener;
         slot.succeeded();
@@ -219,15 +225,54 @@ impl Link {
         }
     }
 
-    /// Why the client gave up, from what it said.
-    async fn explain(&self, mut client: Child, stderr: ChildStderr) -> TargetError {
+    /// Why there is no connection, from what came of the client and what was said.
+    async fn explain(&self, known: &KnownHost, mut client: Child, stderr: ChildStderr, echo: Echo) -> TargetError {
+        let settings = &self.settings;
         let mut said = Complaints::default();
         // What it has said by now is all that helps; when it says nothing, that is the answer.
-        let _ = timeout(Duration::from_secs(1), said.read(stderr)).await;
+        let _ = timeout(LAST_WORDS, said.read(stderr)).await;
+        let end = match timeout(LAST_WORDS, client.wait()).await {
+            Ok(status) => End::Exited(status.ok().and_then(|status| status.code())),
+            Err(_) => End::Running { logged_in: self.directory.path().join(SOCKET).exists() },
+        };
         if let Err(error) = client.start_kill() {
             tracing::debug!(%error, "the ssh client had already ended");
         }
-        classify(&self.place(), &self.settings, said.raw().trim())
+        let (said, mut printed) = (said.end(), echo.printed());
+        let cause = Cause::of(end, &said, printed.count() > 0);
+        if let Cause::LoggedIn(how) = cause {
+            let how = if printed.count() > MOST_NOISE { "it prints without end".to_owned() } else { how };
+            printed.add(said.as_bytes());
+            return in_vain(settings, &how, &printed);
+        }
+        // All but the last line, which is the client's own.
+        printed.add(said.trim_end().rsplit_once('\n').map_or("", |(before, _)| before).as_bytes());
+        let with_words = |words: String| format!("{words}{}", said_before(&printed));
+        match cause {
+            Cause::RevokedHostKey => revoked_host_key(settings),
+            Cause::HostKey(Some(fingerprint)) => untrusted_host_key(settings, known.acquaintance(), Some(&fingerprint)),
+            Cause::HostKey(None) => {
+                untrusted_host_key(settings, known.acquaintance(), self.offered_key().await.as_deref())
+            }
+            Cause::Denied(words) => match private_key::trouble(settings, &said).await {
+                Some(trouble) => trouble,
+                None => key_refused(settings, &with_words(words)),
+            },
+            Cause::LoggedIn(words) | Cause::Other(words) => {
+                TargetError::Link(format!("not logged in: cannot connect to {}: {}", self.place(), with_words(words)))
+            }
+        }
+    }
+
+    /// The fingerprint of the key that the host shows, which the client does not say of a host that is not known.
+    async fn offered_key(&self) -> Option<String> {
+        let settings = self.settings.clone();
+        let greeted = tokio::task::spawn_blocking(move || greet(&settings, SHOW_KEY));
+        match timeout(SHOW_KEY, greeted).await {
+            Ok(Ok(Ok(greeted))) => Some(greeted.key.fingerprint()),
+            // It was there a moment ago: the next try says more.
+            Ok(Ok(Err(_)) | Err(_)) | Err(_) => None,
+        }
     }
 
     fn broken(&self, what: &str) -> TargetError {
@@ -237,24 +282,6 @@ impl Link {
     fn place(&self) -> String {
         place(&self.settings)
     }
-}
-
-/// Sorts what the ssh client said into what passes by itself and what a person must mend.
-fn classify(place: &str, settings: &SshSettings, said: &str) -> TargetError {
-    let last =
-        printable(said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("the ssh client said nothing"));
-    if said.contains("REVOKED HOST KEY") {
-        return revoked_host_key(settings);
-    }
-    if said.contains("Host key verification failed") || said.contains("IDENTIFICATION HAS CHANGED") {
-        let fingerprint = said.split_whitespace().find(|word| word.starts_with("SHA256:"));
-        let offered = fingerprint.map(|fingerprint| printable(fingerprint.trim_end_matches('.')));
-        return wrong_host_key(settings, offered.as_deref());
-    }
-    if said.contains("Permission denied") || said.contains("Identity file") || said.contains("Load key") {
-        return key_refused(settings, &last);
-    }
-    TargetError::Link(format!("cannot connect to {place}: {last}"))
 }
 
 fn chain(error: &(dyn std::error::Error + 'static)) -> String {
@@ -268,6 +295,9 @@ struct Echo {
     stdout: BufReader<ChildStdout>,
     listener: Listener,
     count: u64,
+    /// What a login shell printed before our first echo: whole lines, and the one that is on its way in.
+    noise: Printed,
+    line: Vec<u8>,
 }
 
 /// Why a sign of life did not come.
@@ -285,20 +315,35 @@ impl From<std::io::Error> for Silence {
 }
 
 impl Echo {
+    fn new(stdin: ChildStdin, stdout: ChildStdout) -> Self {
+        let (noise, line) = (Printed::default(), Vec::new());
+        Self { stdin, stdout: BufReader::new(stdout), listener: Listener::Shell, count: 0, noise, line }
+    }
+
     /// Past whatever a login shell prints, to the line that says who answers; and its first answer.
     async fn first(&mut self) -> Result<(), Silence> {
-        let mut noise = 0;
         loop {
-            let line = self.line().await?;
-            if let Some(listener) = greeting::greeted(&line).map_err(Silence::Unusable)? {
+            if !read_line(&mut self.stdout, MOST_NOISE, &mut self.line).await? {
+                return Err(Silence::Broken(std::io::ErrorKind::UnexpectedEof.into()));
+            }
+            if let Some(listener) = greeting::greeted(&self.line).map_err(Silence::Unusable)? {
                 self.listener = listener;
+                self.line.clear();
                 return self.ask().await;
             }
-            noise += line.len();
-            if noise > MOST_NOISE {
+            self.noise.add(&self.line);
+            self.line.clear();
+            if self.noise.count() > MOST_NOISE {
                 return Err(std::io::Error::other("the login shell prints without end").into());
             }
         }
+    }
+
+    /// All that a login shell has printed by now.
+    fn printed(self) -> Printed {
+        let Self { mut noise, line, .. } = self;
+        noise.add(&line);
+        noise
     }
 
     async fn beat(&mut self) -> Result<(), Silence> {
@@ -321,12 +366,6 @@ impl Echo {
                 return Ok(());
             }
         }
-    }
-
-    async fn line(&mut self) -> std::io::Result<Vec<u8>> {
-        let mut line = Vec::new();
-        let is_there = read_line(&mut self.stdout, MOST_NOISE, &mut line).await?;
-        if is_there { Ok(line) } else { Err(std::io::ErrorKind::UnexpectedEof.into()) }
     }
 }
 
@@ -358,35 +397,5 @@ async fn watch(mut client: Child, stderr: ChildStderr, mut echo: Echo, alive: Ar
     tracing::debug!(target = %place, %why, "the connection is gone");
     if let Err(error) = client.kill().await {
         tracing::debug!(target = %place, %error, "the ssh client had already ended");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn settings() -> SshSettings {
-        SshSettings {
-            host: "h".into(),
-            port: 22,
-            user: "u".into(),
-            identity: "/k/id".into(),
-            known_hosts: "/k/known".into(),
-            home: "/".into(),
-        }
-    }
-
-    #[test]
-    fn a_changed_host_key_is_for_a_person_and_shows_the_fingerprint() {
-        let said = "@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\nThe fingerprint for the ED25519 key sent by the \
-                    remote host is\nSHA256:abcdef.\nHost key verification failed.";
-        let error = classify("u@h:22", &settings(), said);
-        assert!(matches!(&error, TargetError::Operator(text) if text.contains("SHA256:abcdef)")), "{error:?}");
-    }
-
-    #[test]
-    fn a_refused_connection_passes_by_itself() {
-        let error = classify("u@h:22", &settings(), "ssh: connect to host h port 22: Connection refused");
-        assert!(matches!(&error, TargetError::Link(text) if text.ends_with("Connection refused")), "{error:?}");
     }
 }

@@ -31,7 +31,8 @@ const OPTIONS: [&str; 18] = [
     "ServerAliveInterval=10",
     "ServerAliveCountMax=3",
     "Compression=no",
-    "LogLevel=ERROR",
+    // What a host says before it refuses somebody, such as that an account has expired, is shown from this level on.
+    "LogLevel=INFO",
     // The cipher decides how fast a link can be: with the processor's instructions this one costs the least.
     "Ciphers=^aes128-gcm@openssh.com",
 ];

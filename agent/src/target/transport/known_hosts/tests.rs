@@ -155,3 +155,23 @@ fn the_same_number_with_zeros_before_it_is_the_same_key() {
     assert_eq!(judged(&known, "perth", 22, &rsa(1)), Ok(Verdict::Revoked));
     assert_eq!(judged(&known, "perth", 22, &rsa(5)), Ok(Verdict::Revoked));
 }
+
+#[test]
+fn the_command_that_removes_a_key_survives_a_shell() {
+    let command = removal("[10.0.0.1]:2222", Path::new("/srv/it's a home/known_hosts"));
+    assert_eq!(command, r"ssh-keygen -R '[10.0.0.1]:2222' -f '/srv/it'\''s a home/known_hosts'");
+}
+
+#[test]
+fn a_host_is_known_by_its_key_by_an_authority_or_not_at_all() {
+    let acquaintance = |text: &str| KnownHost::parse(text.as_bytes(), "perth", 2222).expect("a file").acquaintance();
+    let key = format!("[perth]:2222 ssh-ed25519 {ONE}\n");
+    for hosts in ["[perth]:2222", "perth", "*", "sydney,p?rth"] {
+        let authority = format!("@cert-authority {hosts} ssh-ed25519 {TWO}\n");
+        assert_eq!(acquaintance(&authority), Acquaintance::Authority, "{hosts}");
+        assert_eq!(acquaintance(&(authority + &key)), Acquaintance::Key);
+    }
+    for text in ["", &format!("perth ssh-ed25519 {ONE}\n"), &format!("@cert-authority sydney ssh-ed25519 {ONE}\n")] {
+        assert_eq!(acquaintance(text), Acquaintance::Stranger, "{text:?}");
+    }
+}

@@ -1,8 +1,7 @@
 //! From an address to a connection that is logged in: by a host key that is trusted, with our identity and nothing else.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
-use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 
 use blat_config::SshSettings;
@@ -13,8 +12,10 @@ use super::host_key::{self, HostKey};
 use super::relay::Relay;
 use crate::target::TargetError;
 use crate::target::transport::greeting::{self, Listener};
-use crate::target::transport::known_hosts::{KnownHost, Verdict};
-use crate::target::transport::{key_refused, place, revoked_host_key, wrong_host_key};
+use crate::target::transport::known_hosts::{Acquaintance, KnownHost, Verdict};
+use crate::target::transport::login::{Printed, in_vain, said_before};
+use crate::target::transport::private_key::{self, Flaw};
+use crate::target::transport::{key_refused, place, revoked_host_key, untrusted_host_key};
 
 /// For a host to take a connection, for each address that it has.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -26,6 +27,8 @@ pub(super) const LOGIN: Duration = Duration::from_secs(40);
 pub(crate) const BY_HAND: Duration = Duration::from_secs(300);
 /// For each answer until the login is done.
 const ANSWER: Duration = Duration::from_secs(20);
+/// For what a login that failed says last.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Most of what a login shell may print before our first echo, in bytes.
 const MOST_NOISE: usize = 64 << 10;
 /// The ciphers we offer. It decides how fast a link can be: with the processor's instructions the first costs the least.
@@ -40,6 +43,7 @@ pub(crate) struct Greeted {
     pub(crate) key: HostKey,
     /// What known_hosts says of it.
     pub(crate) verdict: Verdict,
+    known: KnownHost,
     relay: Relay,
 }
 
@@ -50,6 +54,11 @@ impl Greeted {
     /// There are no more file descriptors.
     pub(crate) fn connection(&self) -> std::io::Result<TcpStream> {
         self.relay.connection()
+    }
+
+    /// How well known_hosts knows the host.
+    pub(crate) fn acquaintance(&self) -> Acquaintance {
+        self.known.acquaintance()
     }
 
     /// Why the connection ended, where it was cut: for what the host did, or for the time that it took.
@@ -88,7 +97,7 @@ pub(crate) fn greet(settings: &SshSettings, patience: Duration) -> Result<Greete
     session.handshake().map_err(|error| relay.end().map_or_else(|| ssh(error), |why| failed(&why)))?;
     let key = HostKey::of(&session).ok_or_else(|| failed("its host key is of a kind that is not trusted any more"))?;
     let verdict = known.judge(&key.blob);
-    Ok(Greeted { session, key, verdict, relay })
+    Ok(Greeted { session, key, verdict, known, relay })
 }
 
 fn dial(settings: &SshSettings) -> std::io::Result<TcpStream> {
@@ -114,7 +123,10 @@ pub(crate) fn greet_trusted(settings: &SshSettings, patience: Duration) -> Resul
     let greeted = greet(settings, patience)?;
     match greeted.verdict {
         Verdict::Trusted => Ok(greeted),
-        Verdict::Unknown | Verdict::Changed => Err(wrong_host_key(settings, Some(&greeted.key.fingerprint()))),
+        Verdict::Unknown | Verdict::Changed => {
+            let offered = greeted.key.fingerprint();
+            Err(untrusted_host_key(settings, greeted.known.acquaintance(), Some(&offered)))
+        }
         Verdict::Revoked => Err(revoked_host_key(settings)),
     }
 }
@@ -134,7 +146,7 @@ pub(super) fn login(settings: &SshSettings) -> Result<Line, TargetError> {
             Ok(Line { session, socket, heart, listener })
         }
         Err(error @ TargetError::Link(_)) => Err(match greeted.cut() {
-            Some(why) => TargetError::Link(format!("cannot log in to {}: {why}", place(settings))),
+            Some(why) => TargetError::Link(format!("{error}: {why}")),
             None => error,
         }),
         Err(error) => Err(error),
@@ -144,56 +156,144 @@ pub(super) fn login(settings: &SshSettings) -> Result<Line, TargetError> {
 /// Logs in and starts what the heartbeat goes to.
 fn first_command(session: &Session, settings: &SshSettings) -> Result<(Channel, Listener), TargetError> {
     authenticate(session, settings)?;
-    let failed = |what: &str| TargetError::Link(format!("cannot log in to {}: {}", place(settings), printable(what)));
-    let ssh = |error: ssh2::Error| failed(error.message());
-    let mut heart = session.channel_session().map_err(ssh)?;
-    heart.exec(greeting::COMMAND).map_err(ssh)?;
-    let listener = first_line(&mut heart).map_err(|error| failed(&error.to_string()))?;
-    let listener = listener.map_err(|why| greeting::unusable(settings, &why))?;
-    let answered = first_answer(&mut heart, listener).map_err(|error| failed(&error.to_string()))?;
-    answered.map_err(|why| greeting::unusable(settings, &why))?;
+    let mut printed = Printed::default();
+    let refused = |error: ssh2::Error| {
+        let how = format!("it takes no command ({})", printable(error.message()));
+        in_vain(settings, &how, &Printed::default())
+    };
+    let mut heart = session.channel_session().map_err(refused)?;
+    heart.exec(greeting::COMMAND).map_err(refused)?;
+    let listener = match first_line(&mut heart, &mut printed) {
+        Ok(listener) => listener.map_err(|why| greeting::unusable(settings, &why))?,
+        Err(error) => return Err(without_answer(session, settings, &mut heart, printed, &error)),
+    };
+    match first_answer(&mut heart, listener) {
+        Ok(answered) => answered.map_err(|why| greeting::unusable(settings, &why))?,
+        Err(error) => return Err(without_answer(session, settings, &mut heart, printed, &error)),
+    }
     Ok((heart, listener))
+}
+
+/// Why a login did not answer, with what it printed.
+fn without_answer(
+    session: &Session,
+    settings: &SshSettings,
+    heart: &mut Channel,
+    mut printed: Printed,
+    error: &std::io::Error,
+) -> TargetError {
+    // Errors of the connection itself are of no kind of their own.
+    let has_ended = error.kind() == ErrorKind::UnexpectedEof;
+    // What comes by now is all that helps.
+    session.set_timeout(u32::try_from(LAST_WORDS.as_millis()).unwrap_or(u32::MAX));
+    let mut some = [0; 4 << 10];
+    while let Ok(count @ 1..) = heart.stderr().read(&mut some) {
+        printed.add(&some[..count]);
+        if printed.count() > MOST_NOISE {
+            break;
+        }
+    }
+    if !has_ended {
+        let words = printable(&error.to_string());
+        return match error.kind() {
+            ErrorKind::TimedOut | ErrorKind::InvalidData => {
+                in_vain(settings, &format!("it does not answer ({words})"), &printed)
+            }
+            _ => {
+                let printed = printed.shown().map(|text| format!("; it printed \"{text}\"")).unwrap_or_default();
+                TargetError::Link(format!("logged in to {}, then the link broke: {words}{printed}", place(settings)))
+            }
+        };
+    }
+    let status = heart.wait_close().and_then(|()| heart.exit_status());
+    match status {
+        Ok(status) => in_vain(settings, &format!("it ended with status {status} before it answered"), &printed),
+        Err(_) => in_vain(settings, "it ended before it answered", &printed),
+    }
+}
+
+/// Why a login with the identity came to nothing.
+pub(crate) enum Denied {
+    /// The key cannot be used here, whatever the server thinks of it.
+    Here(TargetError),
+    /// The server refuses it.
+    There(TargetError),
+    /// The way there broke.
+    Link(TargetError),
+}
+
+impl From<Denied> for TargetError {
+    fn from(denied: Denied) -> Self {
+        match denied {
+            Denied::Here(error) | Denied::There(error) | Denied::Link(error) => error,
+        }
+    }
 }
 
 /// Logs in with the identity and nothing else: no agent, no password, no other key.
 ///
 /// # Errors
-/// [`TargetError::Operator`] where the key cannot be used or is refused, [`TargetError::Link`] where the link broke.
-pub(crate) fn authenticate(session: &Session, settings: &SshSettings) -> Result<(), TargetError> {
+/// Where the key cannot be used or is refused, or the link broke.
+pub(crate) fn authenticate(session: &Session, settings: &SshSettings) -> Result<(), Denied> {
+    let flaw = private_key::flaw(settings);
     // As the system's client does: what others may read is no secret.
-    match std::fs::metadata(&settings.identity) {
-        Ok(found) if found.permissions().mode() & 0o077 != 0 => {
-            return Err(key_refused(settings, "others may read it, which chmod 600 mends"));
-        }
-        Ok(_) => {}
-        Err(error) => return Err(key_refused(settings, &format!("it cannot be read: {error}"))),
+    if let Some(flaw) = flaw.clone().filter(Flaw::is_open_to_others) {
+        return Err(Denied::Here(private_key::unusable(settings, Some(flaw), None)));
     }
-    match session.userauth_pubkey_file(&settings.user, None, &settings.identity, None) {
-        Ok(()) => Ok(()),
-        Err(error) if is_refusal(&error) => Err(key_refused(settings, &printable(error.message()))),
-        Err(error) => {
-            let why = printable(error.message());
-            Err(TargetError::Link(format!("cannot log in to {}: {why}", place(settings))))
-        }
+    let Err(error) = session.userauth_pubkey_file(&settings.user, None, &settings.identity, None) else {
+        return Ok(());
+    };
+    let words = printable(error.message());
+    let has_failed_here = error.code() == UNREADABLE || (flaw.is_some() && error.code() != REFUSED);
+    if has_failed_here && !is_broken(&error) {
+        return Err(Denied::Here(private_key::unusable(settings, flaw, Some(("libssh2", &words)))));
     }
+    if is_refusal(&error) {
+        let words = format!("{words}{}", refused_by(session, settings));
+        return Err(Denied::There(key_refused(settings, &words)));
+    }
+    Err(Denied::Link(TargetError::Link(format!("not logged in: cannot log in to {}: {words}", place(settings)))))
+}
+
+/// What more is to be known of a server that refused a key; empty where there is nothing. It says more only when it is asked how one can log in.
+fn refused_by(session: &Session, settings: &SshSettings) -> String {
+    let methods = session.auth_methods(&settings.user).map(printable).unwrap_or_default();
+    let mut printed = Printed::default();
+    if let Ok(Some(banner)) = session.userauth_banner() {
+        printed.add(banner.as_bytes());
+    }
+    let takes_no_keys = !methods.is_empty() && !methods.split(',').any(|method| method == "publickey");
+    let takes = if takes_no_keys { format!(" (it takes only {methods})") } else { String::new() };
+    format!("{takes}{}", said_before(&printed))
+}
+
+/// libssh2's number for a key that it cannot read from its file.
+const UNREADABLE: ssh2::ErrorCode = ssh2::ErrorCode::Session(-16);
+/// Its number for a key that the server refuses.
+const REFUSED: ssh2::ErrorCode = ssh2::ErrorCode::Session(-18);
+
+/// Whether the way there broke while something was waited for: libssh2 gives that the number of what it waited for.
+fn is_broken(error: &ssh2::Error) -> bool {
+    error.message().starts_with("Waiting for ")
+        || matches!(error.code(), ssh2::ErrorCode::Session(-9 | -13 | -30 | -43))
 }
 
 /// Whether a login failed for what was offered, rather than for the way there.
 pub(crate) fn is_refusal(error: &ssh2::Error) -> bool {
     // libssh2's numbers: file, authentication failed, public key not verified, method unknown, no such method here.
-    matches!(error.code(), ssh2::ErrorCode::Session(-16 | -18 | -19 | -33 | -34))
+    matches!(error.code(), ssh2::ErrorCode::Session(-16 | -18 | -19 | -33 | -34)) && !is_broken(error)
 }
 
 /// Past whatever a login shell prints, to the line that says who answers. The inner error is for the operator.
-fn first_line(heart: &mut Channel) -> std::io::Result<Result<Listener, String>> {
-    let (mut line, mut noise, mut byte) = (Vec::new(), 0, [0]);
+fn first_line(heart: &mut Channel, printed: &mut Printed) -> std::io::Result<Result<Listener, String>> {
+    let (mut line, mut byte) = (Vec::new(), [0]);
     loop {
         // Byte by byte: what follows the line is for others to read.
         if heart.read(&mut byte)? == 0 {
-            return Err(std::io::Error::other("the login ended before it answered"));
+            return Err(std::io::Error::new(ErrorKind::UnexpectedEof, "the login ended before it answered"));
         }
         line.push(byte[0]);
-        noise += 1;
+        printed.add(&byte);
         if byte == *b"\n" {
             match greeting::greeted(&line) {
                 Ok(Some(listener)) => return Ok(Ok(listener)),
@@ -201,8 +301,8 @@ fn first_line(heart: &mut Channel) -> std::io::Result<Result<Listener, String>> 
                 Err(why) => return Ok(Err(why)),
             }
         }
-        if noise > MOST_NOISE {
-            return Err(std::io::Error::other("the login shell prints without end"));
+        if printed.count() > MOST_NOISE {
+            return Err(std::io::Error::new(ErrorKind::InvalidData, "it prints without end"));
         }
     }
 }
@@ -215,7 +315,7 @@ fn first_answer(heart: &mut Channel, listener: Listener) -> std::io::Result<Resu
     loop {
         // Byte by byte: what follows the answer is for others to read.
         if heart.read(&mut byte)? == 0 {
-            return Err(std::io::Error::other("the login ended before it answered"));
+            return Err(std::io::Error::new(ErrorKind::UnexpectedEof, "the login ended before it answered"));
         }
         match answer.take(listener, 0, &byte) {
             Ok(true) => return Ok(Ok(())),
