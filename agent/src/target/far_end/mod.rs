@@ -92,7 +92,8 @@ impl Scout {
     /// What serves the target over the present connection; installs what is missing there or not ours.
     ///
     /// # Errors
-    /// Where the target cannot be reached, the scripts cannot be installed, or the build that the config names cannot be used.
+    /// Where the target cannot be reached, the scripts cannot be installed, the build that the config names cannot be used, or the host allows too
+    /// few sessions for what serves.
     pub(crate) async fn far_end(&self, transport: &Transport) -> Result<FarEnd, TargetError> {
         let generation = transport.generation().await?;
         if transport.is_restricted().await? {
@@ -109,6 +110,10 @@ impl Scout {
                 Err(why) => Serves::Scripts { why: Some(self.without(why)?) },
             },
         };
+        match &serves {
+            Serves::Scripts { .. } => transport.check_sessions().await?,
+            Serves::Receiver { .. } => {}
+        }
         Ok(FarEnd { serves, compression })
     }
 

@@ -9,6 +9,7 @@ mod login;
 pub(crate) mod openssh;
 pub(crate) mod policy;
 mod private_key;
+mod sessions;
 pub(crate) mod tied;
 
 use std::future::Future;
@@ -76,6 +77,18 @@ impl Transport {
             Self::Openssh(link) => link.connected().await.map(|(generation, _)| generation),
             Self::Libssh2(link) => link.connected().await.map(|(generation, _)| generation),
             Self::Local(_) => Ok(1),
+        }
+    }
+
+    /// Makes sure that scripts can serve over the present connection, which takes several sessions at once.
+    ///
+    /// # Errors
+    /// The host allows one. The connection ends then, and the next one tries anew.
+    pub(crate) async fn check_sessions(&self) -> Result<(), TargetError> {
+        match self {
+            Self::Openssh(link) => link.check_sessions().await,
+            Self::Libssh2(link) => link.check_sessions().await,
+            Self::Local(_) => Ok(()),
         }
     }
 

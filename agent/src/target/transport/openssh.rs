@@ -1,15 +1,15 @@
 //! `transport: openssh`: the system's ssh client, one connection for everything, made again when it breaks.
 //!
 //! The client runs as our own child: it runs `cat` at the far end, whose echo is the heartbeat. Where the key can run nothing but a receiver,
-//! that is in the place of `cat`. When this process dies in whatever way, the client is killed ([`tied`]): the end of its standard input would
+//! that is in the place of `cat`. Where the host allows no second session, the client runs nothing itself ([`sessions`](super::sessions)). When this process dies in whatever way, the client is killed ([`tied`]): the end of its standard input would
 //! end it too, but only at a far end that heeds it.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use blat_config::SshSettings;
@@ -19,7 +19,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::sync::Mutex;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::greeting::{self, Listener};
 use super::handshake::Handshakes;
@@ -27,6 +27,7 @@ use super::known_hosts::KnownHost;
 use super::libssh2::connect::greet;
 use super::login::{Cause, End, Printed, in_vain, said_before};
 use super::policy::Policy;
+use super::sessions::{Refusal, Seat, Sessions, too_few};
 use super::{Exit, Remote, distrusted, key_refused, place, private_key, revoked_host_key, tied, untrusted_host_key};
 use crate::target::TargetError;
 use crate::target::bounded::{Complaints, read_line};
@@ -39,6 +40,10 @@ const CONNECT: Duration = Duration::from_secs(30);
 const BEAT: Duration = Duration::from_secs(10);
 /// How long an echo may take. A busy slow link delays it; the client's own keep-alive finds dead links sooner.
 const STANDSTILL: Duration = Duration::from_secs(120);
+/// What the client says of a session that the host refuses.
+const REFUSED: &str = "Session open refused";
+/// How often it is looked whether the client has logged in that runs nothing.
+const LOOK: Duration = Duration::from_millis(20);
 /// Opening a channel on a live connection.
 const OPEN_CHANNEL: Duration = Duration::from_secs(30);
 /// For what a client that is to end says last, and for its end.
@@ -56,6 +61,9 @@ pub(crate) struct Link {
     handshakes: Handshakes,
     state: Mutex<Option<Connected>>,
     made: std::sync::atomic::AtomicU64,
+    sessions: Sessions,
+    /// Who answered last.
+    listener: std::sync::Mutex<Listener>,
 }
 
 /// Where a link's control socket lies. Two links in one directory would end each other.
@@ -84,6 +92,14 @@ impl SocketDirectory {
     }
 }
 
+/// What came of asking for a session.
+enum Opening {
+    /// It runs the command.
+    Open(Remote),
+    /// The host refused it, and why, fit for printing.
+    Refused(Seat, String),
+}
+
 /// A connection that stands, as far as we know.
 #[derive(Debug)]
 struct Connected {
@@ -105,7 +121,9 @@ impl Drop for Connected {
 impl Link {
     /// A link that connects when it is first used.
     pub(crate) fn new(settings: SshSettings, directory: SocketDirectory, handshakes: Handshakes) -> Self {
-        Self { settings, directory, handshakes, state: Mutex::new(None), made: 0.into() }
+        let listener = std::sync::Mutex::new(Listener::Shell);
+        let (state, made, sessions) = (Mutex::new(None), 0.into(), Sessions::default());
+        Self { settings, directory, handshakes, state, made, sessions, listener }
     }
 
     /// Connects unless connected, and says which connection it is and who answers.
@@ -125,12 +143,46 @@ impl Link {
     }
 
     pub(super) async fn exec(&self, command: &str) -> Result<Remote, TargetError> {
-        let (session, ..) = self.session().await?;
+        let since = Instant::now();
+        loop {
+            let (session, generation, _) = self.session().await?;
+            let seat = self.sessions.enter(&self.settings).await?;
+            let (seat, why) = match self.open(session, command, seat).await? {
+                Opening::Open(remote) => return Ok(remote),
+                Opening::Refused(seat, why) => (seat, why),
+            };
+            match self.sessions.refused(seat, since).await {
+                Refusal::Again => {}
+                Refusal::Single => self.leave(generation).await,
+                Refusal::Hopeless => return Err(too_few(&self.settings, &why)),
+            }
+        }
+    }
+
+    /// Ends this connection, unless it has ended.
+    async fn leave(&self, generation: u64) {
+        let mut state = self.state.lock().await;
+        if state.as_ref().is_some_and(|connected| connected.generation == generation) {
+            *state = None;
+        }
+    }
+
+    pub(super) async fn check_sessions(&self) -> Result<(), TargetError> {
+        if !self.sessions.is_single() {
+            return Ok(());
+        }
+        *self.state.lock().await = None;
+        Err(too_few(&self.settings, "it allows one"))
+    }
+
+    /// Asks for a session that runs `command`.
+    async fn open(&self, session: Arc<Session>, command: &str, seat: Seat) -> Result<Opening, TargetError> {
         let mut remote = session.arc_raw_command(command);
         remote.stdin(SshStdio::piped()).stdout(SshStdio::piped()).stderr(SshStdio::piped());
         let opened = timeout(OPEN_CHANNEL, remote.spawn()).await;
         let mut child = match opened {
             Ok(Ok(child)) => child,
+            Ok(Err(error)) if chain(&error).contains(REFUSED) => return Ok(Opening::Refused(seat, chain(&error))),
             Ok(Err(error)) => return Err(self.broken(&format!("cannot open a channel: {}", chain(&error)))),
             Err(_) => return Err(self.broken("cannot open a channel: the ssh client does not answer")),
         };
@@ -141,6 +193,7 @@ impl Link {
         };
         let place = self.place();
         let exit = async move {
+            let _seat = seat;
             match child.wait().await {
                 Ok(status) => Ok(status.code().map_or(Exit::Killed, Exit::Code)),
                 Err(SshError::Remote(error)) if error.kind() == std::io::ErrorKind::NotFound => Ok(Exit::NotFound),
@@ -148,7 +201,8 @@ impl Link {
                 Err(error) => Err(TargetError::Link(format!("the ssh link to {place} broke: {}", chain(&error)))),
             }
         };
-        Ok(Remote { stdin: Box::pin(stdin), stdout: Box::pin(stdout), stderr: Box::pin(stderr), exit: Box::pin(exit) })
+        let (stdout, stderr) = (Box::pin(stdout), Box::pin(stderr));
+        Ok(Opening::Open(Remote { stdin: Box::pin(stdin), stdout, stderr, exit: Box::pin(exit) }))
     }
 
     async fn connect(&self) -> Result<Connected, TargetError> {
@@ -161,9 +215,14 @@ impl Link {
         let slot = self.handshakes.slot().await.map_err(|error| failed(error.to_string()))?;
         self.end_former_client().await;
 
-        let mut client = self
-            .command()
-            .args(["-M", "-S", SOCKET, "-T", "--", &self.settings.host, greeting::COMMAND])
+        let is_single = self.sessions.begin();
+        let mut command = self.command();
+        command.args(["-M", "-S", SOCKET, "-T"]);
+        match is_single {
+            true => command.args(["-N", "--", &self.settings.host]),
+            false => command.args(["--", &self.settings.host, greeting::COMMAND]),
+        };
+        let mut client = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -175,22 +234,48 @@ impl Link {
             return Err(failed("the ssh client has no pipes".into()));
         };
         let mut echo = Echo::new(stdin, stdout);
-        match timeout(CONNECT, echo.first()).await {
+        let greeted = match is_single {
+            true => timeout(CONNECT, self.logged_in(&mut client)).await,
+            false => timeout(CONNECT, echo.first()).await,
+        };
+        match greeted {
             Ok(Ok(())) => {}
             Ok(Err(Silence::Unusable(why))) => return Err(greeting::unusable(&self.settings, &why)),
             Ok(Err(Silence::Broken(_))) | Err(_) => return Err(self.explain(&known, client, stderr, echo).await),
         }
-        let listener = echo.listener;
+        let listener = self.heard(is_single, echo.listener);
         slot.succeeded();
 
         let directory = File::open(self.directory.path()).map_err(|error| failed(error.to_string()))?;
         let socket = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd())).join(SOCKET);
         let session = Arc::new(Session::resume_mux(socket.into_boxed_path(), None));
         let alive = Arc::new(AtomicBool::new(true));
-        let watch = tokio::spawn(watch(client, stderr, echo, alive.clone(), self.place()));
+        let heart = (!is_single).then_some(echo);
+        let watch = tokio::spawn(watch(client, stderr, heart, alive.clone(), self.place()));
         let generation = self.made.fetch_add(1, Ordering::Relaxed) + 1;
         tracing::debug!(target = %self.place(), "connected");
         Ok(Connected { session, alive, generation, listener, _directory: directory, watch })
+    }
+
+    /// Waits until a client that runs nothing has logged in.
+    async fn logged_in(&self, client: &mut Child) -> Result<(), Silence> {
+        let socket = self.directory.path().join(SOCKET);
+        while !socket.exists() {
+            if client.try_wait()?.is_some() {
+                return Err(Silence::Broken(std::io::ErrorKind::UnexpectedEof.into()));
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        Ok(())
+    }
+
+    /// Who answers: whoever did now, or where nobody was asked, whoever did last.
+    fn heard(&self, is_single: bool, now: Listener) -> Listener {
+        let mut last = self.listener.lock().unwrap_or_else(PoisonError::into_inner);
+        if !is_single {
+            *last = now;
+        }
+        *last
     }
 
     /// The ssh client with our policy in front of everything: no configuration of the user's or the system's is read.
@@ -370,8 +455,11 @@ impl Echo {
 }
 
 /// Owns the client for as long as the connection stands, and says when it no longer does.
-async fn watch(mut client: Child, stderr: ChildStderr, mut echo: Echo, alive: Arc<AtomicBool>, place: String) {
+///
+/// Where nothing echoes, the client's own keep-alive finds a dead link.
+async fn watch(mut client: Child, stderr: ChildStderr, echo: Option<Echo>, alive: Arc<AtomicBool>, place: String) {
     let beats = async {
+        let Some(mut echo) = echo else { return std::future::pending().await };
         loop {
             tokio::time::sleep(BEAT).await;
             match timeout(STANDSTILL, echo.beat()).await {

@@ -71,8 +71,8 @@ impl Greeted {
 pub(super) struct Line {
     pub(super) session: Session,
     pub(super) socket: TcpStream,
-    /// Runs `cat`, whose echo is the heartbeat, or a receiver in its place.
-    pub(super) heart: Channel,
+    /// Runs `cat`, whose echo is the heartbeat, or a receiver in its place; none where the host has no room for it.
+    pub(super) heart: Option<Channel>,
     /// Which of them.
     pub(super) listener: Listener,
 }
@@ -131,8 +131,8 @@ pub(crate) fn greet_trusted(settings: &SshSettings, patience: Duration) -> Resul
     }
 }
 
-/// Logs in with the identity, at a host whose key is trusted.
-pub(super) fn login(settings: &SshSettings) -> Result<Line, TargetError> {
+/// Logs in with the identity, at a host whose key is trusted. With `is_single` the heartbeat's session ends once it has said who answers.
+pub(super) fn login(settings: &SshSettings, is_single: bool) -> Result<Line, TargetError> {
     let mut greeted = greet_trusted(settings, LOGIN)?;
     match first_command(&greeted.session, settings) {
         Ok((mut heart, listener)) => {
@@ -143,6 +143,7 @@ pub(super) fn login(settings: &SshSettings) -> Result<Line, TargetError> {
             let socket = relay.hand_over(|| drop(heart.read(&mut [])));
             let socket =
                 socket.map_err(|why| TargetError::Link(format!("cannot log in to {}: {why}", place(settings))))?;
+            let heart = if is_single { end(&session, settings, heart)? } else { Some(heart) };
             Ok(Line { session, socket, heart, listener })
         }
         Err(error @ TargetError::Link(_)) => Err(match greeted.cut() {
@@ -151,6 +152,19 @@ pub(super) fn login(settings: &SshSettings) -> Result<Line, TargetError> {
         }),
         Err(error) => Err(error),
     }
+}
+
+/// Ends the heartbeat's session, which leaves none.
+fn end(session: &Session, settings: &SshSettings, mut heart: Channel) -> Result<Option<Channel>, TargetError> {
+    session.set_blocking(true);
+    session.set_timeout(u32::try_from(ANSWER.as_millis()).unwrap_or(u32::MAX));
+    let ended =
+        heart.send_eof().and_then(|()| heart.wait_eof()).and_then(|()| heart.close()).and_then(|()| heart.wait_close());
+    drop(heart);
+    session.set_timeout(0);
+    session.set_blocking(false);
+    let link = |why: &str| TargetError::Link(format!("logged in to {}, then the link broke: {why}", place(settings)));
+    ended.map(|()| None).map_err(|error| link(&printable(error.message())))
 }
 
 /// Logs in and starts what the heartbeat goes to.

@@ -205,11 +205,18 @@ impl Driver {
         };
         let longest = Timespec { tv_sec: longest.as_secs().cast_signed(), tv_nsec: longest.subsec_nanos().into() };
         let flags = if turn.wants_out || turn.postponed { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
+        // Where no call takes in what arrives, it waits, and only the end of the connection matters.
+        let is_deaf = self.heart.channel.is_none() && self.conversations.is_empty();
+        let flags = if is_deaf { PollFlags::RDHUP } else { flags };
         let mut polled = vec![PollFd::new(&self.socket, flags), PollFd::new(&self.woken, PollFlags::IN)];
         self.conversations.iter().for_each(|conversation| conversation.waits_for(&mut polled));
         match poll(&mut polled, Some(&longest)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(format!("cannot wait for it: {error}")),
+        }
+        let ended = PollFlags::HUP | PollFlags::ERR | PollFlags::RDHUP;
+        if is_deaf && polled[0].revents().intersects(ended) {
+            return Err("the host ended it".to_owned());
         }
         let heard = polled[0].revents().contains(PollFlags::IN);
         let called = !polled[1].revents().is_empty();
@@ -226,8 +233,9 @@ impl Driver {
 }
 
 /// The far end's `cat`, whose echo shows that it lives, or a receiver in its place. Reading it also takes in whatever arrives for anybody.
+/// Where there is none, commands have to notice themselves that nothing comes.
 struct Heart {
-    channel: Channel,
+    channel: Option<Channel>,
     listener: Listener,
     /// What is not sent yet of the question.
     question: Vec<u8>,
@@ -241,7 +249,7 @@ struct Heart {
 }
 
 impl Heart {
-    fn new(channel: Channel, listener: Listener) -> Self {
+    fn new(channel: Option<Channel>, listener: Listener) -> Self {
         let now = Instant::now();
         let (question, answer) = (Vec::new(), Answer::default());
         Self { channel, listener, question, asked: None, answer, next: now + BEAT, heard: now, count: 0 }
@@ -256,9 +264,13 @@ impl Heart {
     }
 
     fn beat(&mut self, session: &Session, turn: &mut Turn, now: Instant) -> Result<(), String> {
+        let Some(channel) = &mut self.channel else {
+            self.next = now + BEAT;
+            return Ok(());
+        };
         let mut echo = [0; 256];
-        if let Some(count) = turn.later(session, self.channel.read(&mut echo))? {
-            if count == 0 && self.channel.eof() {
+        if let Some(count) = turn.later(session, channel.read(&mut echo))? {
+            if count == 0 && channel.eof() {
                 return Err("its heartbeat ended".into());
             }
             if count > 0 && self.asked.is_none() {
@@ -284,7 +296,7 @@ impl Heart {
         }
         // The rest of a question that was taken in part moves, which libssh2 allows: it was a packet of its own.
         if !self.question.is_empty()
-            && let Some(count) = turn.later(session, self.channel.write(&self.question))?
+            && let Some(count) = turn.later(session, channel.write(&self.question))?
         {
             self.question.drain(..count);
         }

@@ -19,12 +19,13 @@ use std::time::Duration;
 use blat_config::SshSettings;
 use tokio::net::unix::pipe;
 use tokio::sync::{Mutex, oneshot};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use self::conversation::{Conversation, Pipes};
 use self::driver::Driver;
 use super::greeting::Listener;
 use super::handshake::Handshakes;
+use super::sessions::{Refusal, Seat, Sessions, too_few};
 use super::{Exit, Remote, distrusted, place};
 use crate::target::TargetError;
 
@@ -40,6 +41,18 @@ pub(crate) struct Link {
     handshakes: Handshakes,
     state: Mutex<Option<Arc<Connected>>>,
     made: AtomicU64,
+    sessions: Sessions,
+}
+
+/// What libssh2 says of a session that the host refuses begins so.
+const REFUSED: &str = "Channel open failure";
+
+/// What came of asking for a session.
+enum Opening {
+    /// It runs the command.
+    Open(Remote),
+    /// The host refused it, and why, fit for printing.
+    Refused(Seat, String),
 }
 
 /// A connection that stands, as far as we know. Dropping it ends its thread.
@@ -55,7 +68,8 @@ struct Connected {
 impl Link {
     /// A link that connects when it is first used.
     pub(crate) fn new(settings: SshSettings, handshakes: Handshakes) -> Self {
-        Self { settings, handshakes, state: Mutex::new(None), made: AtomicU64::new(0) }
+        let (state, made, sessions) = (Mutex::new(None), AtomicU64::new(0), Sessions::default());
+        Self { settings, handshakes, state, made, sessions }
     }
 
     /// Connects unless connected, and says which connection it is and who answers.
@@ -75,7 +89,41 @@ impl Link {
     }
 
     pub(super) async fn exec(&self, command: &str) -> Result<Remote, TargetError> {
-        let connected = self.connection().await?;
+        let since = Instant::now();
+        loop {
+            let connected = self.connection().await?;
+            let generation = connected.generation;
+            let seat = self.sessions.enter(&self.settings).await?;
+            let (seat, why) = match self.open(connected, command, seat).await? {
+                Opening::Open(remote) => return Ok(remote),
+                Opening::Refused(seat, why) => (seat, why),
+            };
+            match self.sessions.refused(seat, since).await {
+                Refusal::Again => {}
+                Refusal::Single => self.leave(generation).await,
+                Refusal::Hopeless => return Err(too_few(&self.settings, &why)),
+            }
+        }
+    }
+
+    /// Ends this connection, unless it has ended.
+    async fn leave(&self, generation: u64) {
+        let mut state = self.state.lock().await;
+        if state.as_ref().is_some_and(|connected| connected.generation == generation) {
+            *state = None;
+        }
+    }
+
+    pub(super) async fn check_sessions(&self) -> Result<(), TargetError> {
+        if !self.sessions.is_single() {
+            return Ok(());
+        }
+        *self.state.lock().await = None;
+        Err(too_few(&self.settings, "it allows one"))
+    }
+
+    /// Asks for a session that runs `command`.
+    async fn open(&self, connected: Arc<Connected>, command: &str, seat: Seat) -> Result<Opening, TargetError> {
         let no_pipe = |error: std::io::Error| TargetError::Link(format!("cannot make a pipe: {error}"));
         let (stdin, input) = pipe::pipe().map_err(no_pipe)?;
         let (output, stdout) = pipe::pipe().map_err(no_pipe)?;
@@ -93,6 +141,7 @@ impl Link {
         let _ = (&connected.wake).write(&[0]);
         match timeout(OPEN_CHANNEL, is_open).await {
             Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Err(why))) if why.starts_with(REFUSED) => return Ok(Opening::Refused(seat, why)),
             Ok(Ok(Err(why))) => return Err(self.broken(&format!("cannot open a channel: {why}"))),
             Ok(Err(_)) => return Err(gone()),
             Err(_) => return Err(self.broken("cannot open a channel: the far end does not answer")),
@@ -100,14 +149,15 @@ impl Link {
         let place = place(&self.settings);
         let exit = async move {
             // The connection outlives its commands.
-            let _connected = connected;
+            let (_connected, _seat) = (connected, seat);
             match end.await {
                 Ok(Ok(exit)) => Ok(exit),
                 Ok(Err(why)) => Err(TargetError::Link(format!("the ssh link to {place} broke: {why}"))),
                 Err(_) => Err(TargetError::Link(format!("the ssh link to {place} broke"))),
             }
         };
-        Ok(Remote { stdin: Box::pin(stdin), stdout: Box::pin(stdout), stderr: Box::pin(stderr), exit: Box::pin(exit) })
+        let (stdout, stderr) = (Box::pin(stdout), Box::pin(stderr));
+        Ok(Opening::Open(Remote { stdin: Box::pin(stdin), stdout, stderr, exit: Box::pin(exit) }))
     }
 
     async fn connect(&self) -> Result<Connected, TargetError> {
@@ -115,8 +165,8 @@ impl Link {
         let failed = |what: String| TargetError::Link(format!("cannot connect to {place}: {what}"));
         self.settings.check_files().map_err(|why| distrusted(&self.settings, &why))?;
         let slot = self.handshakes.slot().await.map_err(|error| failed(error.to_string()))?;
-        let settings = self.settings.clone();
-        let login = tokio::task::spawn_blocking(move || connect::login(&settings));
+        let (settings, is_single) = (self.settings.clone(), self.sessions.begin());
+        let login = tokio::task::spawn_blocking(move || connect::login(&settings, is_single));
         let line = match timeout(CONNECT, login).await {
             Ok(Ok(line)) => line?,
             Ok(Err(error)) => return Err(failed(error.to_string())),

@@ -1,0 +1,176 @@
+//! How many sessions a host allows on one connection, and what is done where that is few.
+//!
+//! Usually one session is the heartbeat's, and commands have others beside it. Where the host refuses one and nothing else of ours is open, the
+//! connection is made anew without a heartbeat, and commands take turns: that serves a receiver, whose conversation is one session with
+//! signs of life of its own.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use blat_config::SshSettings;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::place;
+use crate::target::TargetError;
+
+/// The sessions that scripts use at most: heartbeat, two streams of packages, and whatever a tag or a listing asks meanwhile.
+const OF_SCRIPTS: u32 = 4;
+/// A host counts a session until it has seen its end, which may come after ours: for so long a refusal may mean nothing else.
+const SETTLE: Duration = Duration::from_secs(3);
+/// How long a command waits for another one to end.
+const TURN: Duration = Duration::from_secs(30);
+/// How often a refused session is asked for again.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// The sessions of one target's connections.
+#[derive(Debug)]
+pub(super) struct Sessions {
+    /// Commands that are open.
+    open: Arc<AtomicUsize>,
+    /// Taken by a command while they take turns.
+    turn: Arc<Semaphore>,
+    /// Whether the next connection is to do without a heartbeat.
+    next_is_single: AtomicBool,
+    /// Whether the present one does.
+    is_single: AtomicBool,
+}
+
+/// A command's session, until this is dropped.
+#[derive(Debug)]
+pub(super) struct Seat {
+    open: Arc<AtomicUsize>,
+    _turn: Option<OwnedSemaphorePermit>,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What to do about a session that was refused.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// Ask again.
+    Again,
+    /// Connect anew without a heartbeat, then ask again.
+    Single,
+    /// Report it.
+    Hopeless,
+}
+
+impl Default for Sessions {
+    fn default() -> Self {
+        let (next_is_single, is_single) = (AtomicBool::default(), AtomicBool::default());
+        Self { open: Arc::default(), turn: Arc::new(Semaphore::new(1)), next_is_single, is_single }
+    }
+}
+
+impl Sessions {
+    /// Whether the connection that is made now is to do without a heartbeat; the one after it tries anew.
+    pub(super) fn begin(&self) -> bool {
+        let is_single = self.next_is_single.swap(false, Ordering::Relaxed);
+        self.is_single.store(is_single, Ordering::Relaxed);
+        is_single
+    }
+
+    /// Whether the present connection has room for one command at a time.
+    pub(super) fn is_single(&self) -> bool {
+        self.is_single.load(Ordering::Relaxed)
+    }
+
+    /// A seat for a command, once it is its turn.
+    ///
+    /// # Errors
+    /// Another command does not end.
+    pub(super) async fn enter(&self, ssh: &SshSettings) -> Result<Seat, TargetError> {
+        let mut turn = None;
+        if self.is_single() {
+            let waited = timeout(TURN, self.turn.clone().acquire_owned()).await;
+            turn = waited.ok().and_then(Result::ok);
+            if turn.is_none() {
+                return Err(too_few(ssh, "another command of ours runs on its only one"));
+            }
+        }
+        self.open.fetch_add(1, Ordering::Relaxed);
+        Ok(Seat { open: self.open.clone(), _turn: turn })
+    }
+
+    /// What to do about a refusal of the session for this seat, which was first asked for at that time. Waits where that helps.
+    pub(super) async fn refused(&self, seat: Seat, since: Instant) -> Refusal {
+        let others = self.open.load(Ordering::Relaxed) > 1;
+        drop(seat);
+        let is_young = since.elapsed() < if others { TURN } else { SETTLE };
+        if is_young {
+            sleep(AGAIN).await;
+            return Refusal::Again;
+        }
+        if others || self.is_single() {
+            return Refusal::Hopeless;
+        }
+        self.next_is_single.store(true, Ordering::Relaxed);
+        Refusal::Single
+    }
+}
+
+/// What a person must know where a host allows too few sessions. `why` is fit for printing.
+pub(super) fn too_few(ssh: &SshSettings, why: &str) -> TargetError {
+    TargetError::Operator(format!(
+        "{} allows too few sessions on one connection: {why}; scripts need {OF_SCRIPTS} and a receiver needs one: set MaxSessions {OF_SCRIPTS} or \
+         more in its sshd_config (10 is usual), or have blat-receiver serve (receiver: auto)",
+        place(ssh)
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings() -> SshSettings {
+        let (identity, known_hosts) = ("/k/id".into(), "/k/known".into());
+        let target = "perth".parse().expect("a name");
+        SshSettings { target, host: "h".into(), port: 22, user: "u".into(), identity, known_hosts, home: "/".into() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_is_asked_about_again_then_the_heartbeat_makes_room_and_the_next_connection_tries_anew() {
+        let (sessions, ssh, since) = (Sessions::default(), settings(), Instant::now());
+        assert!(!sessions.begin());
+        loop {
+            let seat = sessions.enter(&ssh).await.expect("a seat");
+            match sessions.refused(seat, since).await {
+                Refusal::Again => {}
+                Refusal::Single => break,
+                Refusal::Hopeless => panic!("nothing else is open"),
+            }
+        }
+        assert!(since.elapsed() >= SETTLE && sessions.begin() && sessions.is_single());
+
+        // Commands take turns then, and wait for a bounded time.
+        let first = sessions.enter(&ssh).await.expect("a seat");
+        let error = sessions.enter(&ssh).await.expect_err("the first still runs");
+        assert!(error.to_string().contains("MaxSessions 4"), "{error}");
+        drop(first);
+        let seat = sessions.enter(&ssh).await.expect("its turn");
+        sleep(SETTLE).await;
+        assert_eq!(sessions.refused(seat, since).await, Refusal::Hopeless);
+        assert!(!sessions.begin());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_others_are_open_a_refusal_is_no_reason_to_give_up_the_heartbeat() {
+        let (sessions, ssh, since) = (Sessions::default(), settings(), Instant::now());
+        let _other = sessions.enter(&ssh).await.expect("a seat");
+        loop {
+            let seat = sessions.enter(&ssh).await.expect("a seat");
+            match sessions.refused(seat, since).await {
+                Refusal::Again => {}
+                Refusal::Hopeless => break,
+                Refusal::Single => panic!("the other one would end"),
+            }
+        }
+        assert!(since.elapsed() >= TURN && !sessions.begin());
+    }
+}
