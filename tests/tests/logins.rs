@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use blat_tests::{Lab, Outcome, process};
 
@@ -175,6 +176,92 @@ fn an_account_for_sftp_alone_and_one_that_may_open_no_session_are_logged_in_to_a
     lab.agent_once("perth").expect(1).says("logged in to ");
     sshd_with(&lab, "");
     lab.agent_once("perth").expect_success();
+}
+
+/// An account of its own, and an sshd as root that lets the lab's key in: both end with the test.
+struct RealHost {
+    user: String,
+    folder: PathBuf,
+    sshd: std::process::Child,
+}
+
+impl RealHost {
+    fn new(lab: &Lab) -> Self {
+        let folder = lab.home().with_file_name("real");
+        let home = folder.join("home");
+        fs::create_dir_all(&folder).expect("an own folder");
+        fs::create_dir_all("/run/sshd").expect("root may");
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let user = format!("blatln{}n{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let run = |command: &mut Command| process::run(command, &lab.home()).expect_success().stdout.clone();
+        run(Command::new("useradd")
+            .args(["--create-home", "--shell", "/bin/bash", "--home-dir"])
+            .arg(&home)
+            .arg(&user));
+        let key = folder.join("host_key");
+        run(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&key));
+        let keys = fs::canonicalize(lab.home().join("../sshd/id_ed25519.pub")).expect("the lab's own key");
+        let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
+        let config = format!(
+            "Port {port}\nListenAddress 127.0.0.1\nHostKey {}\nPidFile none\nUsePAM yes\nStrictModes no\nUseDNS no\n\
+             AuthorizedKeysFile {}\nAllowUsers {user}\n",
+            key.display(),
+            keys.display()
+        );
+        fs::write(folder.join("config"), config).expect("an own folder");
+        let known_hosts = format!("[127.0.0.1]:{port} {}", read(&key.with_extension("pub")));
+        fs::write(lab.home().join("ssh/known_hosts"), known_hosts).expect("an own folder");
+        lab.config("perth", &format!("port: {port}\nuser: {user}\nknown_hosts: ssh/known_hosts"));
+        lab.hand_over();
+        let sshd = Command::new("/usr/sbin/sshd").args(["-D", "-e", "-f"]).arg(folder.join("config")).spawn();
+        let host = Self { user, folder, sshd: sshd.expect("OpenSSH's server") };
+        lab.wait_for("the sshd", || std::net::TcpStream::connect(("127.0.0.1", port)).ok());
+        host
+    }
+
+    fn change(&self, program: &str, words: &[&str]) {
+        process::run(Command::new(program).args(words).arg(&self.user), &self.folder).expect_success();
+    }
+}
+
+impl Drop for RealHost {
+    fn drop(&mut self) {
+        if let Err(error) = self.sshd.kill().and_then(|()| self.sshd.wait()) {
+            eprintln!("could not end the sshd: {error}");
+        }
+        let gone = process::poll(std::time::Duration::from_secs(20), || {
+            let removed = Command::new("userdel").args(["--force", &self.user]).output();
+            removed.is_ok_and(|output| output.status.success()).then_some(())
+        });
+        if gone.is_none() {
+            eprintln!("could not remove the account {}", self.user);
+        }
+    }
+}
+
+#[test]
+fn as_root_accounts_without_a_shell_with_one_that_leaves_and_expired_ones_are_each_named() {
+    let lab = lab("accounts");
+    let host = RealHost::new(&lab);
+    let tried = |expected: &[&str]| {
+        let outcome = lab.blat(&["check", "--connect", "perth"]);
+        println!("{outcome}");
+        outcome.expect(1);
+        for words in expected {
+            outcome.says(words);
+        }
+    };
+    host.change("usermod", &["--shell", "/usr/sbin/nologin"]);
+    tried(&["logged in to ", "This account is currently not available.", "shell"]);
+    host.change("usermod", &["--shell", "/bin/false"]);
+    tried(&["logged in to ", "status 1", "it printed nothing"]);
+    host.change("usermod", &["--shell", "/bin/bash"]);
+    fs::write(host.folder.join("home/.bashrc"), "echo back at noon >&2; exit 7\n").expect("root may");
+    tried(&["logged in to ", "status 7", "back at noon"]);
+    host.change("chage", &["--expiredate", "0"]);
+    // libssh2 keeps to itself what the host says of that.
+    let said = if lab.config_text("").contains("transport: libssh2") { "may be expired" } else { "has expired" };
+    tried(&["not logged in", said]);
 }
 
 /// A start-up file that takes long or becomes another program: takes as long as a login is waited for.

@@ -147,7 +147,7 @@ pub(super) fn login(settings: &SshSettings, is_single: bool) -> Result<Line, Tar
             Ok(Line { session, socket, heart, listener })
         }
         Err(error @ TargetError::Link(_)) => Err(match greeted.cut() {
-            Some(why) => TargetError::Link(format!("{error}: {why}")),
+            Some(why) => TargetError::Link(format!("{error} ({why})")),
             None => error,
         }),
         Err(error) => Err(error),
@@ -266,7 +266,11 @@ pub(crate) fn authenticate(session: &Session, settings: &SshSettings) -> Result<
         let words = format!("{words}{}", refused_by(session, settings));
         return Err(Denied::There(key_refused(settings, &words)));
     }
-    Err(Denied::Link(TargetError::Link(format!("not logged in: cannot log in to {}: {words}", place(settings)))))
+    // What a host says of an account before it hangs up, libssh2 keeps to itself.
+    Err(Denied::Link(TargetError::Link(format!(
+        "not logged in: cannot log in to {}: {words}; if that goes on, the account may be expired or locked: the server's log says which",
+        place(settings)
+    ))))
 }
 
 /// What more is to be known of a server that refused a key; empty where there is nothing. It says more only when it is asked how one can log in.
