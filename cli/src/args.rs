@@ -2,11 +2,14 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
-use blat_domain::name::{PackageName, TargetName, Version};
+use blat_domain::name::{NameError, PackageId, PackageName, TargetName, Version};
 use blat_domain::units::duration;
 use clap::{Args, Parser, Subcommand};
+
+use crate::failure::Failure;
 
 /// Keeps remote package archives filled with what their releases want.
 ///
@@ -114,6 +117,7 @@ Examples:
     #[command(after_help = "\
 Examples:
   blat tag core_devl 2.1.0.cr
+  blat tag core_devl@2.1.0.cr           the same
   blat tag tools 1.3.0 --target perth --target sydney --wait")]
     Tag(TagArgs),
 
@@ -156,6 +160,7 @@ Examples:
     #[command(after_help = "\
 Examples:
   blat why core_devl 2.1.0.cr
+  blat why core_devl@2.1.0.cr           the same
   blat why tools 1.3.0 --target perth")]
     Why(WhyArgs),
 
@@ -278,16 +283,59 @@ pub(crate) struct SyncArgs {
     pub(crate) allow_delete: bool,
 }
 
+/// One package, as two words or as one.
+#[derive(Debug, Args)]
+pub(crate) struct PackageArgs {
+    /// The package's name, or NAME@VERSION.
+    #[arg(value_name = "NAME")]
+    name: NameOrPackage,
+
+    /// Its version, where it does not stand behind the name.
+    #[arg(value_name = "VERSION")]
+    version: Option<Version>,
+}
+
+/// What may stand in the place of a package's name.
+#[derive(Debug, Clone)]
+enum NameOrPackage {
+    Name(PackageName),
+    Package(PackageId),
+}
+
+impl FromStr for NameOrPackage {
+    type Err = NameError;
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        if text.contains('@') { text.parse().map(Self::Package) } else { text.parse().map(Self::Name) }
+    }
+}
+
+impl PackageArgs {
+    /// The package.
+    ///
+    /// # Errors
+    /// Where its version is not given, or given twice.
+    pub(crate) fn package(&self) -> Result<PackageId, Failure> {
+        match (&self.name, &self.version) {
+            (NameOrPackage::Package(package), None) => Ok(package.clone()),
+            (NameOrPackage::Name(name), Some(version)) => {
+                Ok(PackageId { name: name.clone(), version: version.clone() })
+            }
+            (NameOrPackage::Name(name), None) => {
+                Err(Failure::usage(format!("the version of {name} is missing; give NAME VERSION or NAME@VERSION")))
+            }
+            (NameOrPackage::Package(package), Some(version)) => {
+                Err(Failure::usage(format!("{package} has a version, and {version} is a second one")))
+            }
+        }
+    }
+}
+
 /// `blat tag`
 #[derive(Debug, Args)]
 pub(crate) struct TagArgs {
-    /// The package's name.
-    #[arg(value_name = "NAME")]
-    pub(crate) name: PackageName,
-
-    /// Its version.
-    #[arg(value_name = "VERSION")]
-    pub(crate) version: Version,
+    /// Which package.
+    #[command(flatten)]
+    pub(crate) package: PackageArgs,
 
     /// For this target; may be given several times [default: all targets].
     #[arg(long = "target", value_name = "T")]
@@ -333,13 +381,9 @@ pub(crate) struct AdoptArgs {
 /// `blat why`
 #[derive(Debug, Args)]
 pub(crate) struct WhyArgs {
-    /// The package's name.
-    #[arg(value_name = "NAME")]
-    pub(crate) name: PackageName,
-
-    /// Its version.
-    #[arg(value_name = "VERSION")]
-    pub(crate) version: Version,
+    /// Which package.
+    #[command(flatten)]
+    pub(crate) package: PackageArgs,
 
     /// On this target [default: all targets].
     #[arg(long, value_name = "T")]

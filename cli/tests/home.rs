@@ -128,7 +128,10 @@ fn wrong_usage_says_what_is_wrong_and_exits_2() {
     for (words, expected) in [
         (&["stauts"][..], "hint: did you mean `blat status`?"),
         (&["status", "--jsn"], "blat: unexpected argument '--jsn'"),
-        (&["tag", "core"], "blat: the following required arguments were not provided"),
+        (&["tag"], "blat: the following required arguments were not provided"),
+        (&["tag", "core"], "blat: the version of core is missing; give NAME VERSION or NAME@VERSION"),
+        (&["why", "core@1", "2"], "blat: core@1 has a version, and 2 is a second one"),
+        (&["why", "core@"], "package version \"\" is not valid: it is empty"),
         (&["tag", "../x", "1"], "package name"),
         (&["logs", "a\u{1b}b"], "a\\u{1b}b"),
         (&["--home", "nowhere", "status"], "is no home tree"),

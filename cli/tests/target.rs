@@ -30,6 +30,14 @@ fn a_tag_is_an_empty_file_and_nothing_else_is_left() {
 }
 
 #[test]
+fn a_package_may_be_written_as_blat_writes_it() {
+    let (scratch, _master) = with_master(&["perth"]);
+    let ran = scratch.blat(&["tag", "core@1.2.3", "--target", "perth"]).exits(0);
+    assert_eq!(ran.out, "core@1.2.3 is tagged for perth\n");
+    assert_eq!(scratch.files("tags/perth"), ["core@1.2.3"]);
+}
+
+#[test]
 fn a_tag_goes_only_to_the_targets_that_are_named() {
     let (scratch, _master) = with_master(&["perth", "sydney", "hobart"]);
     scratch.blat(&["tag", "core", "1", "--target", "perth", "--target", "hobart"]).exits(0);
@@ -51,6 +59,8 @@ fn hostile_names_and_unknown_targets_drop_nothing() {
     for words in [
         &["tag", "../x", "1"][..],
         &["tag", "core", "../1"],
+        &["tag", "core@../1"],
+        &["tag", "core@1@2"],
         &["tag", "core", "a\nb"],
         &["tag", "core", "1", "--target", "../perth"],
         &["tag", "core", "1", "--target", "perth", "--target", "pert"],

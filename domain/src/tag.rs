@@ -1,5 +1,6 @@
 //! Tags: files by which Release Manager asks for packages to be sent at once.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use crate::name::{NameError, PackageId};
@@ -24,8 +25,8 @@ pub enum TagError {
     /// Bytes that are not text.
     #[error("line {0} is not UTF-8 text")]
     NotText(usize),
-    /// A line of other than two words.
-    #[error("line {line} is not NAME VERSION: \"{text}\"")]
+    /// A line of neither two words nor one with an `@`.
+    #[error("line {line} is not NAME VERSION or NAME@VERSION: \"{text}\"")]
     Words {
         /// Counted from 1.
         line: usize,
@@ -163,7 +164,29 @@ pub fn is_ignored(file_name: &[u8]) -> bool {
     file_name.starts_with(b".") || file_name.ends_with(b".tmp")
 }
 
-/// The packages that a tag asks for: its name's when it is empty, else those of its lines.
+/// What some editors and shells put before text, to say how it is written.
+const MARK: char = '\u{feff}';
+
+/// The content of a tag in UTF-8, without the mark before it: some shells write UTF-16.
+fn unmarked(content: &[u8]) -> Result<Cow<'_, [u8]>, TagError> {
+    let (unit, units): (fn([u8; 2]) -> u16, _) = match content {
+        [0xff, 0xfe, units @ ..] => (u16::from_le_bytes, units),
+        [0xfe, 0xff, units @ ..] => (u16::from_be_bytes, units),
+        [0xef, 0xbb, 0xbf, text @ ..] => return Ok(text.into()),
+        text => return Ok(text.into()),
+    };
+    let (pairs, rest) = units.as_chunks::<2>();
+    let mut text = String::with_capacity(pairs.len());
+    for c in char::decode_utf16(pairs.iter().copied().map(unit)) {
+        text.push(c.map_err(|_| TagError::NotText(1 + text.matches('\n').count()))?);
+    }
+    if !rest.is_empty() {
+        return Err(TagError::NotText(1 + text.matches('\n').count()));
+    }
+    Ok(text.into_bytes().into())
+}
+
+/// The packages that a tag asks for: its name's when it is empty, else those of its lines. A byte order mark counts for nothing.
 ///
 /// # Errors
 /// What is wrong with it, for whoever dropped it.
@@ -171,6 +194,7 @@ pub fn parse(file_name: Option<&str>, content: &[u8]) -> Result<Packages, TagErr
     if content.len() as u64 > LONGEST {
         return Err(TagError::TooLarge);
     }
+    let content = &*unmarked(content)?;
     if content.is_empty() {
         let name = file_name.ok_or(TagError::NameNotText)?;
         return name.parse().map(|package: PackageId| Packages::from_iter([package])).map_err(TagError::Name);
@@ -179,16 +203,18 @@ pub fn parse(file_name: Option<&str>, content: &[u8]) -> Result<Packages, TagErr
     for (index, bytes) in content.split(|b| *b == b'\n').enumerate() {
         let line = index + 1;
         let text = std::str::from_utf8(bytes).map_err(|_| TagError::NotText(line))?;
+        // Files with marks may have been put together to one.
+        let text = text.strip_prefix(MARK).unwrap_or(text);
         let text = text.strip_suffix('\r').unwrap_or(text);
         let mut words = text.split([' ', '\t']).filter(|word| !word.is_empty());
-        match (words.next(), words.next(), words.next()) {
-            (None, ..) => {}
-            (Some(name), Some(version), None) => {
-                PackageId::new(name, version).map_err(|error| TagError::Package { line, error })?;
-                gathering.add(name, version);
-            }
+        let (name, version) = match (words.next(), words.next(), words.next()) {
+            (None, ..) => continue,
+            (Some(name), Some(version), None) => (name, version),
+            (Some(word), None, None) if word.contains('@') => word.split_once('@').unwrap_or_default(),
             _ => return Err(TagError::Words { line, text: printable(text) }),
-        }
+        };
+        PackageId::new(name, version).map_err(|error| TagError::Package { line, error })?;
+        gathering.add(name, version);
     }
     let packages = gathering.end();
     if packages.is_empty() { Err(TagError::Nothing) } else { Ok(packages) }
@@ -208,6 +234,30 @@ mod tests {
     fn a_tag_names_its_package_or_lists_them() {
         assert_eq!(packages("core@1.2", ""), ["core@1.2"]);
         assert_eq!(packages("anything at all", "core 1.2\r\n\n tools\t1 \n"), ["core@1.2", "tools@1"]);
+    }
+
+    #[test]
+    fn lines_are_read_however_a_package_is_written() {
+        let content = "core@1.2\ntools 1\r\n\tbase@3 \r\n";
+        assert_eq!(packages("t", content), ["base@3", "core@1.2", "tools@1"]);
+        for bad in ["@1", "core@", "core@1@2", "core@../1", "core@1 2", "core @1", "core@"] {
+            assert!(parse(Some("t"), bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_byte_order_mark_counts_for_nothing() {
+        assert_eq!(packages("t", "\u{feff}core 1.2\r\n\u{feff}tools@1\r\n"), ["core@1.2", "tools@1"]);
+        assert_eq!(packages("core@1.2", "\u{feff}"), ["core@1.2"]);
+        let units: Vec<u16> = "\u{feff}core 1.2\r\ntools@1\r\n".encode_utf16().collect();
+        for bytes in
+            [u16::to_le_bytes, u16::to_be_bytes].map(|bytes| units.iter().copied().flat_map(bytes).collect::<Vec<u8>>())
+        {
+            let read = parse(Some("t"), &bytes).expect("a tag in UTF-16");
+            assert_eq!(read.iter().map(|package| package.to_string()).collect::<Vec<_>>(), ["core@1.2", "tools@1"]);
+            assert_eq!(parse(Some("t"), &bytes[..bytes.len() - 1]), Err(TagError::NotText(2)));
+        }
+        assert_eq!(parse(Some("t"), b"\xff\xfea\0\n\0\0\xd8"), Err(TagError::NotText(2)));
     }
 
     #[test]

@@ -108,6 +108,17 @@ fn why_explains_a_package_that_is_not_there() {
     assert_eq!(lab.visible(), Vec::<String>::new(), "asking changes nothing");
 }
 
+#[test]
+fn a_package_is_explained_by_both_its_spellings() {
+    let lab = lab("spellings");
+    let said = [&["why", "core@1", "--target", "perth"][..], &["why", "core", "1"]].map(|words| {
+        let outcome = lab.blat(words);
+        outcome.expect_success().says("core@1 on perth: it is not there");
+        outcome.stdout.clone()
+    });
+    assert_eq!(said[0], said[1]);
+}
+
 /// Asking may take a database's minutes, so what include and exclude keep out is read off the same answer.
 #[test]
 fn why_asks_for_the_releases_once() {

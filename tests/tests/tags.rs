@@ -68,6 +68,21 @@ fn one_tag_may_name_many_packages_and_goes_when_all_are_there() {
 }
 
 #[test]
+fn a_tag_is_read_as_windows_writes_it() {
+    let lab = lab_with_idle_target("windows", "");
+    let utf16: Vec<u8> = "\u{feff}core@1\r\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let tag = lab.home().join("tags/perth/list.txt");
+    fs::write(&tag, utf16).expect("an own folder");
+    lab.wait_until_published("core", "1");
+    wait_until_gone(&lab, &tag);
+    lab.package("core", "2", |p| p.file("a", "2"));
+    let marked = lab.home().join("tags/perth/core@2");
+    fs::write(&marked, "\u{feff}").expect("an own folder");
+    lab.wait_until_published("core", "2");
+    wait_until_gone(&lab, &marked);
+}
+
+#[test]
 fn blat_tag_waits_until_the_package_is_there() {
     let lab = lab_with_idle_target("waits", "");
     lab.blat(&["tag", "core", "1", "--target", "perth", "--wait"]).expect_success();

@@ -26,7 +26,7 @@ const LOOK_UP: Duration = Duration::from_millis(500);
 
 /// Drops a tag for each target, and waits for all of them.
 pub(crate) fn run(home: &Home, args: &TagArgs) -> Outcome {
-    let package = PackageId { name: args.name.clone(), version: args.version.clone() };
+    let package = args.package.package()?;
     let targets = chosen(home, &args.targets)?;
     let served = Master::find(home)?.is_some();
     if args.wait && !served {

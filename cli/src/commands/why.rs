@@ -24,7 +24,7 @@ const MOST_DEEDS: usize = 5;
 
 /// Explains one package, target after target. A target that cannot be asked does not keep the others from answering.
 pub(crate) fn run(home: &Home, args: &WhyArgs) -> Outcome {
-    let package = PackageId { name: args.name.clone(), version: args.version.clone() };
+    let package = args.package.package()?;
     let names = match &args.target {
         Some(target) => {
             targets::known(home, target)?;
