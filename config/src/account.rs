@@ -98,6 +98,11 @@ pub fn expect_own_way(directory: &Path) -> Result<(), AccountError> {
     trust::check_folder(directory).map_err(|why| AccountError::LedByOthers { home: directory.to_owned(), why })
 }
 
+/// The home directory of the account that runs this, as the system's databases have it, which is where the ssh client looks too.
+pub(crate) fn own_home() -> Option<PathBuf> {
+    Account::of(geteuid().as_raw()).entry.map(|entry| entry.home).filter(|home| home.is_absolute())
+}
+
 /// An account, as the system's databases know it.
 #[derive(Debug)]
 struct Account {

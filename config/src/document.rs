@@ -106,6 +106,15 @@ impl Document {
         rest.lines().next().unwrap_or_default()
     }
 
+    /// Whether it has no key at all: nothing, comments alone, `{}`.
+    pub(crate) fn says_nothing(&self) -> bool {
+        match &self.root.value {
+            Value::Empty => true,
+            Value::Map(entries) => entries.is_empty(),
+            Value::Text(_) | Value::List(_) => false,
+        }
+    }
+
     /// Complains about each key that its mapping has given before. The parser tells the first at most.
     fn complain_of_twins(&self, node: &Node, complaints: &mut Vec<Complaint>) {
         match &node.value {
@@ -125,7 +134,10 @@ impl Document {
 
     fn syntax(&self, error: &serde_yaml::Error) -> Complaint {
         let error = error.without_snippet();
-        let mut place = error.location().map_or(START, |location| place(location, 1));
+        let Some(location) = error.location() else {
+            return Complaint::whole(self.path.clone(), wording(error));
+        };
+        let mut place = place(location, 1);
         // What is missing at the end of a file is told where its last line is.
         place.line = place.line.min(self.text.lines().count().max(1));
         let mut message = wording(error);

@@ -11,6 +11,8 @@ use crate::document::{Document, Key, Node, Value};
 pub(crate) struct Keys<'d> {
     layers: Vec<Layer<'d>>,
     asked: BTreeSet<&'static str>,
+    /// Whether a file could not be read as keys: what seems to be missing may stand there.
+    is_cut: bool,
     pub(crate) complaints: Vec<Complaint>,
 }
 
@@ -48,21 +50,33 @@ impl<T: std::fmt::Display> From<T> for Wrong {
 impl<'d> Keys<'d> {
     /// No keys at all.
     pub(crate) fn new() -> Self {
-        Self { layers: Vec::new(), asked: BTreeSet::new(), complaints: Vec::new() }
+        Self { layers: Vec::new(), asked: BTreeSet::new(), is_cut: false, complaints: Vec::new() }
     }
 
-    /// Adds a mapping that is looked at after those added before.
+    /// Adds a mapping that is looked at after those added before. One without keys counts too: what is missing is missing there.
     pub(crate) fn add(&mut self, found: Found<'d>) {
         let Found { document, node } = found;
         match &node.value {
             Value::Map(entries) => self.layers.push(Layer { document, entries }),
-            Value::Empty => {}
+            Value::Empty => self.layers.push(Layer { document, entries: &[] }),
             Value::Text(_) | Value::List(_) => {
+                self.layers.push(Layer { document, entries: &[] });
+                self.is_cut = true;
                 let message = "this is not a mapping of keys to values".to_owned();
                 let expected = Some("lines of the form KEY: VALUE".to_owned());
                 self.complaints.push(document.complain(node.place, message, expected));
             }
         }
+    }
+
+    /// Whether a key may stand in a file that could not be read.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.is_cut
+    }
+
+    /// Notes that a file could not be read, which is complained about where it is wrong: nobody knows which keys it has.
+    pub(crate) fn cut(&mut self) {
+        self.is_cut = true;
     }
 
     /// The value of a key; a key without a value counts as not given, and is complained about.
@@ -164,9 +178,9 @@ impl<'d> Keys<'d> {
         self.complaints.push(found.document.complain(found.node.place, message, expected.map(str::to_owned)));
     }
 
-    /// Complains that the first file lacks a key.
+    /// Complains that the first file lacks a key, unless the key may stand in a file that could not be read.
     pub(crate) fn missing(&mut self, key: &str, expected: &str) {
-        if let Some(layer) = self.layers.first() {
+        if let Some(layer) = self.layers.first().filter(|_| !self.is_cut) {
             let message = format!("{key} is missing");
             let start = Place { line: 1, column: 1, length: 1 };
             self.complaints.push(layer.document.complain(start, message, Some(expected.to_owned())));

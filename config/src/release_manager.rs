@@ -239,6 +239,8 @@ pub(crate) fn contradictions(manager: Option<&ReleaseManager>, keys: &mut Keys<'
         Some(ReleaseSource::PackageList { .. }) => {
             ("have no meaning with a package_list, which is the wanted set itself", "neither, or another source")
         }
+        // A source may be among the defaults, where those could not be read.
+        None if keys.is_cut() => return,
         None if !keys.has("release_manager") || keys.is_text("release_manager", "none") => {
             ("need a release_manager to be looked up in", "release_manager: {file: PATH} or another source")
         }

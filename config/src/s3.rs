@@ -13,21 +13,21 @@ const BUCKET: &str = "3 to 63 lower-case letters, digits, dots and hyphens, such
 const PREFIX: &str = "names separated by slashes, of letters, digits and ._+~-, such as packages/perth";
 const ENDPOINT: &str = "the server alone, such as https://s3.example.com or http://127.0.0.1:8333";
 
-/// Where the bucket is; none where that was complained about. What belongs to hosts is refused in the target's own file; among the
+/// Where the bucket is; a bucket without a name where that was complained about. What belongs to hosts is refused in the target's own file; among the
 /// defaults it is for other targets.
-pub(crate) fn read(keys: &mut Keys<'_>) -> Option<S3Settings> {
+pub(crate) fn read(keys: &mut Keys<'_>) -> S3Settings {
     for key in HOSTS {
         if let Some(found) = keys.own(key) {
             let message = format!("{key} means nothing for type s3Sync, whose target is a bucket");
             keys.complain_about(found, message, Some("no such line"));
         }
     }
-    let Some(found) = keys.find("s3") else {
-        keys.missing("s3", "{bucket: NAME, prefix: PREFIX, region: REGION}");
-        return None;
-    };
+    let found = keys.find("s3");
     let mut inner = Keys::new();
-    inner.add(found);
+    match found {
+        Some(found) => inner.add(found),
+        None => keys.missing("s3", "{bucket: NAME, prefix: PREFIX, region: REGION}"),
+    }
     let settings = S3Settings {
         bucket: inner.required("bucket", "the bucket's name", bucket).unwrap_or_default(),
         prefix: inner.value("prefix", String::new(), prefix),
@@ -45,7 +45,7 @@ pub(crate) fn read(keys: &mut Keys<'_>) -> Option<S3Settings> {
         is_secret.then_some("to the environment or the files of the AWS tools, never here")
     });
     keys.complaints.append(&mut inner.complaints);
-    Some(settings)
+    settings
 }
 
 /// Complains where a target on a host says where its bucket is.

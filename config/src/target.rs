@@ -13,7 +13,7 @@ use blat_domain::units;
 use crate::aws;
 use crate::bandwidth;
 use crate::complaint::{Complaint, Complaints};
-use crate::document::{Document, Key, Value};
+use crate::document::{Document, Key, Node, Value};
 use crate::home::{self, Home};
 use crate::keys::{Found, Keys, Wrong};
 use crate::master;
@@ -67,6 +67,7 @@ pub fn load_target(home: &Home, name: &TargetName) -> Result<Settings, Complaint
     let mut complaints = Vec::new();
     let path = home.target_config(name);
     let defaults = Document::load(home, &home.master_config(), &mut complaints);
+    let lacks_defaults = defaults.is_none() && !complaints.is_empty();
     let own = Document::load(home, &path, &mut complaints);
     if let Some(why) = home::reserved(name) {
         complaints.push(Complaint::whole(home.shown(&path).to_owned(), format!("{why}; rename the file")));
@@ -79,17 +80,25 @@ pub fn load_target(home: &Home, name: &TargetName) -> Result<Settings, Complaint
         }
         return Err(none_missing(Complaints::of(complaints)));
     };
+    if own.says_nothing() {
+        // Half of a file that is being written looks like that: the defaults alone never make a target.
+        let message = "the file is empty: it has no key, or comments alone".to_owned();
+        complaints.push(Complaint::whole(home.shown(&path).to_owned(), message));
+    }
     let mut keys = Keys::new();
     keys.complaints = complaints;
+    if lacks_defaults {
+        keys.cut();
+    }
     keys.add(Found { document: &own, node: &own.root });
     if let Some(found) = defaults.as_ref().and_then(master::defaults) {
         keys.add(found);
     }
     let settings = read(home, name, &mut keys);
     keys.refuse_unknown(&[], masters);
-    match (settings, keys.complaints()) {
-        (Some(settings), None) => Ok(settings),
-        (_, complaints) => Err(none_missing(complaints)),
+    match keys.complaints() {
+        None => Ok(settings),
+        Some(complaints) => Err(complaints),
     }
 }
 
@@ -108,7 +117,9 @@ fn none_missing(complaints: Option<Complaints>) -> Complaints {
     complaints.expect("settings are refused only with a complaint")
 }
 
-fn read(home: &Home, name: &TargetName, keys: &mut Keys<'_>) -> Option<Settings> {
+/// The settings. Where something is missing or not valid that was complained about, and an empty text or a default stands in its place, so that
+/// all else can be checked; never another way to the target.
+fn read(home: &Home, name: &TargetName, keys: &mut Keys<'_>) -> Settings {
     let path = values::local_path(home);
     let kind = keys.value("type", Kind::DpkgArchive, |text| match text {
         "dpkg_archive" => Ok(Kind::DpkgArchive),
@@ -120,7 +131,7 @@ fn read(home: &Home, name: &TargetName, keys: &mut Keys<'_>) -> Option<Settings>
             s3::refuse(keys);
             transport(home, name, keys)
         }
-        Kind::S3Sync => s3::read(keys).map(Transport::S3),
+        Kind::S3Sync => Transport::S3(s3::read(keys)),
     };
     let source = keys.required("source", "the master's package archive, here or in defaults: of blat.yaml", &path);
     let settings = Settings {
@@ -148,14 +159,13 @@ fn read(home: &Home, name: &TargetName, keys: &mut Keys<'_>) -> Option<Settings>
         }),
         verbose: verbose(keys, 1),
         log: log(keys, LogSettings::default()),
-        // What is missing was complained about; these are not used then.
-        transport: transport.unwrap_or(Transport::Local),
+        transport,
         source: source.unwrap_or_default(),
     };
     contradictions(&settings, keys);
     overlap::check(&settings, home, keys);
     distrust(&settings, home, keys);
-    Some(settings)
+    settings
 }
 
 /// Complains about files that decide for us and that others may write: keys, passwords and programs.
@@ -209,8 +219,8 @@ fn contradictions(settings: &Settings, keys: &mut Keys<'_>) {
     }
 }
 
-fn transport(home: &Home, name: &TargetName, keys: &mut Keys<'_>) -> Option<Transport> {
-    let path = values::local_path(home);
+fn transport(home: &Home, name: &TargetName, keys: &mut Keys<'_>) -> Transport {
+    let path = values::ssh_path(home);
     let given = keys.has("transport");
     let named = keys.optional("transport", |text| match text {
         "openssh" => Ok(Way::Openssh),
@@ -218,16 +228,9 @@ fn transport(home: &Home, name: &TargetName, keys: &mut Keys<'_>) -> Option<Tran
         "local" => Ok(Way::Local),
         other => Err(Wrong::expected("openssh, libssh2 or local")(other)),
     });
-    let way = named.or((!given).then_some(Way::Openssh));
-    let host = match way {
-        Some(Way::Openssh | Way::Libssh2) => {
-            keys.required("host", "the target's host name, or transport: local", values::host)
-        }
-        Some(Way::Local) | None => keys.optional("host", values::host),
-    };
     let ssh = SshSettings {
         target: name.clone(),
-        host: host.clone().unwrap_or_default(),
+        host: host(keys, !given || matches!(named, Some(Way::Openssh | Way::Libssh2))).unwrap_or_default(),
         port: keys.value("port", 22, |text| {
             let number = values::number(1, 65_535, "a TCP port, 1 to 65535")(text)?;
             u16::try_from(number).map_err(|_| Wrong::expected("a TCP port, 1 to 65535")(text))
@@ -237,12 +240,27 @@ fn transport(home: &Home, name: &TargetName, keys: &mut Keys<'_>) -> Option<Tran
         known_hosts: keys.value("known_hosts", home.ssh_dir().join("known_hosts"), &path),
         home: home.root().to_owned(),
     };
-    match (way?, host) {
-        (Way::Local, _) => Some(Transport::Local),
-        (Way::Openssh, Some(_)) => Some(Transport::Openssh(ssh)),
-        (Way::Libssh2, Some(_)) => Some(Transport::Libssh2(ssh)),
-        (Way::Openssh | Way::Libssh2, None) => None,
+    match named {
+        Some(Way::Local) => Transport::Local,
+        Some(Way::Libssh2) => Transport::Libssh2(ssh),
+        Some(Way::Openssh) | None => Transport::Openssh(ssh),
     }
+}
+
+/// The host to log in at; none where it is missing or not valid, which is complained about where it `is_needed` or given.
+fn host(keys: &mut Keys<'_>, is_needed: bool) -> Option<String> {
+    if is_needed && !keys.has("host") {
+        keys.missing("host", "the target's host name, or transport: local");
+    }
+    let found = keys.find("host")?;
+    // `host: [::1]` is a list to YAML, and means the address.
+    if let Value::List(items) = &found.node.value
+        && let [Node { value: Value::Text(text), .. }] = &items[..]
+        && let Some(address) = values::ipv6(text)
+    {
+        return Some(address);
+    }
+    keys.scalar(found, values::host)
 }
 
 /// A transport by its name, before it is known where it leads.
@@ -254,11 +272,8 @@ enum Way {
 }
 
 fn selection(kind: Kind, keys: &mut Keys<'_>) -> Selection {
-    let releases = keys.list("releases", |text| match text.parse::<i64>() {
-        Ok(id) => Ok(ReleaseKey::Id(id)),
-        Err(_) => values::text(text).map(ReleaseKey::Name),
-    });
-    let projects = keys.list("projects", values::text);
+    let releases = releases(keys);
+    let projects = keys.list("projects", values::name);
     let include = keys.list("include", values::glob);
     let exclude = keys.list("exclude", values::glob);
     // Each glob was checked when it was read; all together they can still be too much.
@@ -269,6 +284,40 @@ fn selection(kind: Kind, keys: &mut Keys<'_>) -> Selection {
         NameFilter::default()
     });
     Selection { releases, projects, filter, pinned: pinned(keys), only_s3sync: kind == Kind::S3Sync }
+}
+
+/// `releases`: each a text, which is an id or a name, or `{id: ID}` or `{name: NAME}` where it has to be one of the two.
+fn releases(keys: &mut Keys<'_>) -> Vec<ReleaseKey> {
+    let Some(found) = keys.find("releases") else { return Vec::new() };
+    let Found { document, node } = found;
+    let items = match &node.value {
+        Value::List(items) => items.as_slice(),
+        Value::Text(_) | Value::Empty | Value::Map(_) => std::slice::from_ref(node),
+    };
+    items.iter().filter_map(|item| release(keys, Found { document, node: item })).collect()
+}
+
+fn release<'d>(keys: &mut Keys<'d>, found: Found<'d>) -> Option<ReleaseKey> {
+    let id = |text: &str| text.parse::<i64>().ok().filter(|id| id.to_string() == text);
+    let Value::Map(_) = &found.node.value else {
+        return keys.scalar(found, |text| match id(text) {
+            Some(id) => Ok(ReleaseKey::Id(id)),
+            None => values::name(text).map(ReleaseKey::Name),
+        });
+    };
+    let mut inner = Keys::new();
+    inner.add(found);
+    let by_id = inner.optional("id", |text| {
+        id(text).map(ReleaseKey::OnlyId).ok_or_else(|| Wrong::expected("a release's id, a whole number")(text))
+    });
+    let by_name = inner.optional("name", |text| values::name(text).map(ReleaseKey::Name));
+    let is_one = inner.has("id") != inner.has("name");
+    inner.refuse_unknown(&[], |_| None);
+    keys.complaints.append(&mut inner.complaints);
+    if !is_one {
+        keys.complain_about(found, "this does not say which release".into(), Some("{id: ID} or {name: NAME}"));
+    }
+    by_id.or(by_name).filter(|_| is_one)
 }
 
 /// `pkg: {NAME: VERSION, NAME: [VERSION, …]}`.

@@ -13,6 +13,7 @@ use blat_config::{
 };
 use blat_domain::bandwidth::{Bandwidth, Day, Window};
 use blat_domain::name::TargetName;
+use blat_domain::release::ReleaseKey;
 use proptest::prelude::*;
 
 struct Tree {
@@ -245,6 +246,134 @@ fn a_bandwidth_is_a_size_a_second_or_windows() {
     let days = ["mon", "sun"].map(|day| day.parse().expect("a day")).to_vec();
     let read = vec![window("08:00", "18:00", days, 1 << 10), window("22:00", "06:00", Day::all(), 0)];
     assert_eq!(bandwidth(windows), Bandwidth::Windows(read));
+}
+
+#[test]
+fn a_config_that_says_nothing_is_no_target_whatever_the_defaults_say() {
+    let all = b"defaults: {source: /a, transport: local, archive: /b, bin: /c}\n";
+    for text in ["", "# nothing yet\n\n", "\u{feff}", "---\n", "~\n", "{}\n", "\r\n# host: p\r\n"] {
+        for defaults in [&b""[..], b"verbose: 2\n", b"defaults: {source: /a}\n", b"defaults:\n", all] {
+            let tree = Tree::with(&[("blat.yaml", defaults), ("perth.conf", text.as_bytes())]);
+            let complaints = load_target(&tree.home, &name("perth")).expect_err("an empty file");
+            let about = |complaint: &&blat_config::Complaint| complaint.path == Path::new("config/perth.conf");
+            assert_eq!(
+                complaints.list().iter().filter(about).count(),
+                complaints.list().len(),
+                "{text:?}: {complaints}"
+            );
+            let is_said = |message: &str| complaints.list().iter().any(|complaint| complaint.message == message);
+            assert!(is_said("the file is empty: it has no key, or comments alone"), "{complaints}");
+            assert_eq!(is_said("host is missing"), defaults != all, "{text:?}: {complaints}");
+        }
+    }
+}
+
+#[test]
+fn without_a_host_nothing_is_taken_for_this_machine() {
+    // On this machine, this archive and this source would be in each other's way.
+    for text in
+        ["archive: /a/b\n", "archive: /a/b\ntransport: libssh2\n", "archive: /a/b\ntransport: openssh\nhost: '-x'\n"]
+    {
+        let tree = Tree::with(&[("blat.yaml", b"defaults: {source: /a}\n"), ("perth.conf", text.as_bytes())]);
+        let complaints = load_target(&tree.home, &name("perth")).expect_err("no host");
+        assert_eq!(complaints.list().len(), 1, "{complaints}");
+        assert_eq!(complaints.list()[0].path, Path::new("config/perth.conf"));
+    }
+}
+
+#[test]
+fn what_may_stand_in_a_file_that_cannot_be_read_is_not_said_to_be_missing() {
+    let own = b"releases: [4711]\nverbose: 2\n";
+    for (defaults, line) in [
+        ("defaults: {source: /a\n", Some(1)),
+        ("# x\ndefaults: all\n", Some(2)),
+        ("verbose: 1\n\tx: 1\n", Some(1)),
+        ("a\0b", None),
+    ] {
+        let tree = Tree::with(&[("blat.yaml", defaults.as_bytes()), ("perth.conf", own)]);
+        let complaints = load_target(&tree.home, &name("perth")).expect_err("bad defaults");
+        assert_eq!(complaints.list().len(), 1, "{complaints}");
+        assert_eq!(complaints.list()[0].path, Path::new("config/blat.yaml"));
+        assert!(line.is_none() || complaints.list()[0].place.map(|place| place.line) == line, "{complaints}");
+    }
+    let tree = Tree::with(&[("blat.yaml", b"defaults: {source: /a, host: p}\n"), ("perth.conf", b"- host\n")]);
+    let complaints = load_target(&tree.home, &name("perth")).expect_err("a list").to_string();
+    assert!(complaints.contains("perth.conf:1:1") && !complaints.contains("missing"), "{complaints}");
+}
+
+/// The way to a target of these keys.
+fn way(lines: &str) -> blat_config::SshSettings {
+    let text = format!("source: /a\n{lines}\n");
+    let tree = Tree::with(&[("perth.conf", text.as_bytes())]);
+    let settings = load_target(&tree.home, &name("perth")).unwrap_or_else(|complaints| panic!("{complaints}"));
+    settings.transport.ssh().expect("by ssh").clone()
+}
+
+#[test]
+fn hosts_and_users_are_taken_as_a_person_writes_them_in_yaml() {
+    for (value, host) in [
+        ("[::1]", "::1"),
+        ("\"[::1]\"", "::1"),
+        ("::1", "::1"),
+        ("[fe80::1%eth0]", "fe80::1%eth0"),
+        ("10.1", "10.0.0.1"),
+        ("2024", "0.0.7.232"),
+        ("no", "no"),
+    ] {
+        assert_eq!(way(&format!("host: {value}")).host, host, "{value}");
+    }
+    for (value, user) in [
+        ("EXAMPLE\\pkgadmin", "EXAMPLE\\pkgadmin"),
+        ("'A\\b'", "A\\b"),
+        ("a@example.com", "a@example.com"),
+        ("012", "012"),
+    ] {
+        assert_eq!(way(&format!("host: p\nuser: {value}")).user, user, "{value}");
+    }
+    for value in ["[a]", "[::1, ::2]", "[]", "[[::1]]"] {
+        let text = format!("source: /a\nhost: {value}\n");
+        let tree = Tree::with(&[("perth.conf", text.as_bytes())]);
+        let complaints = load_target(&tree.home, &name("perth")).expect_err(value).to_string();
+        assert!(complaints.contains("this is a list"), "{complaints}");
+    }
+}
+
+#[test]
+fn keys_of_the_accounts_own_are_named_as_for_ssh() {
+    let ssh = way("host: p\nidentity: ~/.ssh/id_ed25519\nknown_hosts: ~//a b");
+    assert!(ssh.identity.is_absolute() && ssh.identity.ends_with(".ssh/id_ed25519"), "{ssh:?}");
+    assert_eq!(ssh.known_hosts.file_name(), Some("a b".as_ref()));
+    assert_eq!(ssh.known_hosts.parent(), ssh.identity.parent().and_then(Path::parent));
+    for lines in ["identity: ~root/x", "identity: ~/", "source: ~/a", "tags: ~/t"] {
+        let tree = Tree::with(&[("blat.yaml", b"defaults: {source: /a, host: p}\n"), ("perth.conf", lines.as_bytes())]);
+        load_target(&tree.home, &name("perth")).expect_err(lines);
+    }
+}
+
+#[test]
+fn a_release_is_an_id_or_a_name_or_one_of_the_two() {
+    let selection = |value: &str| {
+        let text = format!("source: /a\nhost: p\nrelease_manager: {{file: r.yaml}}\nreleases: {value}\n");
+        let tree = Tree::with(&[("perth.conf", text.as_bytes())]);
+        load_target(&tree.home, &name("perth")).map(|settings| settings.selection.releases)
+    };
+    let named = |text: &str| ReleaseKey::Name(text.into());
+    for (value, key) in [
+        ("2024", ReleaseKey::Id(2024)),
+        ("['2024']", ReleaseKey::Id(2024)),
+        ("[{id: 2024}]", ReleaseKey::OnlyId(2024)),
+        ("{name: 2024}", named("2024")),
+        ("[02024]", named("02024")),
+        ("[+1]", named("+1")),
+        ("[1e3]", named("1e3")),
+        ("[2024.10]", named("2024.10")),
+        ("[Zu\u{308}rich]", named("Z\u{fc}rich")),
+    ] {
+        assert_eq!(selection(value).unwrap_or_else(|complaints| panic!("{complaints}")), [key], "{value}");
+    }
+    for value in ["[{}]", "[{id: 1, name: x}]", "[{id: x}]", "[{id: 01}]", "[{nam: x}]", "[[1]]", "[{name: ''}]"] {
+        selection(value).expect_err(value);
+    }
 }
 
 /// What `release_manager` says, in a target that is right for the rest.

@@ -91,26 +91,39 @@ impl ReleaseState {
 /// A release as the config names it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum ReleaseKey {
-    /// By Release Manager's number.
+    /// By digits: Release Manager's number, or a name of digits such as `2024`.
     Id(i64),
     /// By its name.
     Name(String),
+    /// By Release Manager's number, and not by a name that is the same digits.
+    OnlyId(i64),
 }
 
 impl ReleaseKey {
     /// Whether this key means that release.
     pub fn names(&self, release: &Release) -> bool {
+        self.may_name(Some(release.id), std::slice::from_ref(&release.name))
+    }
+
+    /// Whether this key may mean a release of which no more is known than this number and these names.
+    fn may_name(&self, number: Option<i64>, names: &[String]) -> bool {
         match self {
-            Self::Id(id) => release.id == *id,
-            Self::Name(name) => release.name == *name,
+            Self::Id(id) => number == Some(*id) || names.iter().any(|name| is_written(name, *id)),
+            Self::Name(name) => names.contains(name),
+            Self::OnlyId(id) => number == Some(*id),
         }
     }
+}
+
+/// Whether a name is a number as it is usually written: `2024`, but not `02024`.
+fn is_written(name: &str, number: i64) -> bool {
+    name.parse() == Ok(number) && name == number.to_string()
 }
 
 impl fmt::Display for ReleaseKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Id(id) => write!(f, "{id}"),
+            Self::Id(id) | Self::OnlyId(id) => write!(f, "{id}"),
             Self::Name(name) => write!(f, "\"{}\"", printable(name)),
         }
     }
@@ -351,7 +364,7 @@ impl Resolution {
 pub fn resolve(catalog: &Catalog, selection: &Selection, known: &KnownReleases) -> Resolution {
     let mut resolution = Resolution {
         unknown: unknown_names(catalog, selection),
-        odd: catalog.rejected.iter().filter(|row| row.hinders(catalog, selection, known)).cloned().collect(),
+        odd: odd_rows(catalog, selection, known),
         emptied: known.emptied(catalog, selection),
         vanished: known.vanished(catalog, selection).into_values().collect(),
         ..Resolution::default()
@@ -375,6 +388,25 @@ pub fn resolve(catalog: &Catalog, selection: &Selection, known: &KnownReleases) 
         resolution.wanted.entry(package.clone()).or_default().insert(Reason::Pinned);
     }
     resolution
+}
+
+/// The rows that may hide something that is wanted, and digits in the config that are the number of one release and the name of another.
+fn odd_rows(catalog: &Catalog, selection: &Selection, known: &KnownReleases) -> Vec<OddRow> {
+    let hindering = catalog.rejected.iter().filter(|row| row.hinders(catalog, selection, known)).cloned();
+    let releases = || catalog.projects.iter().flat_map(|project| &project.releases);
+    let ambiguous = selection.releases.iter().filter_map(|key| {
+        let ReleaseKey::Id(number) = key else { return None };
+        let by_number = releases().find(|release| release.id == *number)?;
+        let by_name = releases().find(|release| release.id != *number && key.names(release))?;
+        let text = format!(
+            "release {number} of the config is two: number {number} is called \"{}\", and \"{number}\" is the name of number {}; write {{id: {number}}} \
+             or {{name: {number}}} in its place",
+            printable(&by_number.name),
+            by_name.id
+        );
+        Some(OddRow::contradiction(About::Anything, text))
+    });
+    hindering.chain(ambiguous).collect()
 }
 
 /// What the selection names and the catalog does not have.

@@ -1,5 +1,7 @@
 //! Showing text that came from somewhere else.
 
+use unicode_normalization::UnicodeNormalization;
+
 /// The most of a foreign text that is ever shown in a message.
 const SHOWN: usize = 200;
 
@@ -47,10 +49,19 @@ fn is_unseen(c: char) -> bool {
             | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
 }
 
-/// The nearest of `known` to `given`, when it is near enough to be what was meant.
+/// The one form (Unicode's NFC) in which names of releases and projects are compared: one system writes `é` as one character, another as two that
+/// look the same.
+pub fn composed(text: String) -> String {
+    if text.is_ascii() { text } else { text.nfc().collect() }
+}
+
+/// The nearest of `known` to `given`, when it is near enough to be what was meant. Never what was given itself: that was not it, whatever the
+/// reason.
 pub fn nearest<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let shown = printable(given);
     known
         .into_iter()
+        .filter(|candidate| printable(candidate) != shown)
         .map(|candidate| (edit_distance(given, candidate), candidate))
         .filter(|(distance, candidate)| *distance <= 1 + candidate.len().max(given.len()) / 4)
         .min_by_key(|(distance, _)| *distance)
@@ -124,5 +135,27 @@ mod tests {
         assert_eq!(nearest("release", known), Some("releases"));
         assert_eq!(nearest("project", known), Some("projects"));
         assert_eq!(nearest("zebra", known), None);
+    }
+
+    #[test]
+    fn what_was_given_is_never_suggested() {
+        for given in ["projects", "2024", "Zürich"] {
+            assert_eq!(nearest(given, [given]), None);
+        }
+        assert_eq!(nearest("2024", ["2024", "2025"]), Some("2025"));
+        let long = "x".repeat(SHOWN);
+        let (one, other) = (format!("{long}a"), format!("{long}b"));
+        assert_eq!(nearest(&one, [other.as_str()]), None, "they look alike where they are printed");
+    }
+
+    #[test]
+    fn names_that_look_alike_since_they_are_written_in_other_characters_are_one() {
+        for (written, one) in
+            [("Zu\u{308}rich", "Z\u{fc}rich"), ("\u{212b}lesund", "\u{c5}lesund"), ("\u{1112}\u{1161}", "\u{d558}")]
+        {
+            assert_eq!(composed(written.to_owned()), one);
+            assert_eq!(composed(one.to_owned()), one);
+        }
+        assert_eq!(composed("x\u{b2}".to_owned()), "x\u{b2}", "no other sign is taken for one that it is like");
     }
 }

@@ -166,6 +166,28 @@ fn an_invalid_edit_keeps_the_old_and_shows_file_line_column_and_caret() {
 }
 
 #[test]
+fn an_emptied_config_keeps_the_old_and_is_no_target_on_this_machine() {
+    let lab = lab("emptied");
+    let agent = pid(&lab);
+    let whole = lab.config_text("");
+    let source = whole.lines().find(|line| line.starts_with("source:")).expect("a source");
+    fs::write(lab.home().join("config/blat.yaml"), format!("defaults:\n  {source}\n")).expect("an own file");
+    for (version, text) in [("2", ""), ("3", "# host: perth.example.com\n"), ("4", "archive: elsewhere\n")] {
+        lab.raw_config("perth", text);
+        let status = lab.wait_for_status("perth", "complaining", |s| s["config"]["error"].is_string());
+        let complaint = status["config"]["error"].as_str().expect("a text");
+        assert!(complaint.contains("host is missing") && !complaint.contains("blat.yaml"), "{complaint}");
+        assert_eq!((&status["pid"], &status["restarts"]), (&agent, &0.into()), "{status:#}");
+        lab.blat(&["check", "perth"]).expect(78).says("host is missing");
+        lab.package("tools", version, |p| p.file("a", version));
+        lab.drop_tag("perth", "tools", version);
+        lab.wait_until_published("tools", version);
+        lab.raw_config("perth", &whole);
+        lab.wait_for_status("perth", "well again", |s| s["config"]["error"].is_null());
+    }
+}
+
+#[test]
 fn another_type_takes_a_new_agent_and_the_others_do_not_notice() {
     let mut lab = Lab::new("type");
     lab.package("core", "1", |p| p);

@@ -142,6 +142,34 @@ fn queries_and_hostile_rows(kind: Kind) {
 }
 
 #[test]
+fn a_release_is_found_by_its_name_however_that_is_composed_and_by_a_name_of_digits() {
+    let lab = Lab::new("composed");
+    ["1", "2", "3"].iter().for_each(|version| drop(lab.package("core", version, |p| p.file("a", "1"))));
+    let release = |id: u32, name: &str, version: &str| {
+        format!("      - {{id: {id}, name: {name}, packages: [core@{version}]}}\n")
+    };
+    let text = format!(
+        "projects:\n  - name: Zu\u{308}rich\n    releases:\n{}  - name: Other\n    releases:\n{}{}",
+        release(1, "one", "1"),
+        release(2, "2024", "2"),
+        release(3, "Gene\u{300}ve", "3")
+    );
+    fs::write(lab.home().join("releases.yaml"), &text).expect("an own folder");
+    lab.config("perth", "projects: [Z\u{fc}rich]\nreleases: [2024, Gen\u{e8}ve]\naging: immediate\nmax_delete: 100%");
+    lab.agent_once("perth").expect_success();
+    assert_eq!(lab.package_list(), ["core 1", "core 2", "core 3"]);
+
+    // A release gets the number that another one is called by, and that one is in the config.
+    let more = text + "      - {id: 2024, name: four, packages: [core@1]}\n";
+    fs::write(lab.home().join("releases.yaml"), more.replace("core@3", "core@2")).expect("an own folder");
+    lab.agent_once("perth").expect(1).says("release 2024 of the config is two").says("{id: 2024}");
+    assert!(lab.on_target("core", "3").exists(), "nothing is deleted until the config says which");
+    lab.config("perth", "projects: []\nreleases: [{name: 2024}]\naging: immediate\nmax_delete: 100%");
+    lab.agent_once("perth").expect_success();
+    assert_eq!(lab.visible(), ["core@2"]);
+}
+
+#[test]
 fn postgres_is_read_by_a_sites_own_queries_and_its_names_are_not_trusted() {
     queries_and_hostile_rows(Kind::Postgres);
 }

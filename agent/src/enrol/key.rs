@@ -65,7 +65,11 @@ pub(super) fn login_by_password(ssh: &SshSettings, public: &str, file: Option<&P
 }
 
 fn by_hand(ssh: &SshSettings, public: &str) -> String {
-    format!("on the target, append this line to ~{}/.ssh/authorized_keys, then enrol again:\n{public}", ssh.user)
+    // A shell would not understand `~DOMAIN\\user`.
+    let user = &ssh.user;
+    format!(
+        "on the target, append this line to .ssh/authorized_keys in the home directory of {user}, then enrol again:\n{public}"
+    )
 }
 
 fn password(ssh: &SshSettings, public: &str, file: Option<&Path>) -> anyhow::Result<String> {

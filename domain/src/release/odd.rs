@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Catalog, KnownReleases, Release, ReleaseKey, ReleaseState, Selection};
+use super::{Catalog, KnownReleases, Release, ReleaseState, Selection};
 use crate::text::printable;
 
 /// A row that cannot be taken as it stands.
@@ -94,12 +94,8 @@ impl OddRow {
             About::Anything => true,
             About::PackagesOf(id) => catalog.chosen(selection).any(|release| release.id == *id),
             About::Named { id, names, projects } => {
-                let is_named = |key: &ReleaseKey| match key {
-                    ReleaseKey::Id(number) => *id == Some(*number),
-                    ReleaseKey::Name(name) => names.contains(name),
-                };
                 projects.iter().any(|project| selection.projects.contains(project))
-                    || selection.releases.iter().any(is_named)
+                    || selection.releases.iter().any(|key| key.may_name(*id, names))
                     || known.have(*id, names)
             }
         }

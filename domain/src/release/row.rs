@@ -5,7 +5,7 @@
 
 use super::{About, OddRow, Release, ReleaseState};
 use crate::name::PackageId;
-use crate::text::printable;
+use crate::text::{composed, printable};
 
 /// What a value that must be text is instead, and what to do about it.
 const AS_TEXT: &str = "expected text: a number or a date may differ from what was written; store it as text";
@@ -63,13 +63,13 @@ impl Cell {
         whole.parse().ok()
     }
 
-    /// A name, as it was written.
+    /// A name, in the one form that names are compared in.
     ///
     /// # Errors
     /// What it is instead, as the rest of a sentence that begins with the column.
     pub fn name(self) -> Result<String, String> {
         match self {
-            Self::Text(text) => Ok(text),
+            Self::Text(text) => Ok(composed(text)),
             Self::Missing => Err("is missing".into()),
             Self::Number(_) | Self::Flag(_) | Self::Other { .. } => Err(format!("is {self}; {AS_TEXT}")),
         }

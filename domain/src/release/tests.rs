@@ -45,6 +45,48 @@ fn releases_are_named_by_id_or_name_and_joined() {
     assert_eq!(wanted(&Selection { releases, ..Selection::default() }), ["core@1", "old@1"]);
 }
 
+/// Release 2024, which is called something else, and one with a number of its own that is called `2024`.
+fn years() -> Catalog {
+    let named = [(7, "2024", "core@7"), (8, "02024", "core@8"), (9, "Zürich", "core@9")];
+    let releases = named.map(|(id, name, package)| release(id, name, ReleaseState::Open, &[package])).to_vec();
+    Catalog { projects: vec![Project { name: "P".into(), releases }], ..Catalog::default() }
+}
+
+#[test]
+fn a_release_whose_name_is_a_number_is_selected_by_its_name_and_by_its_id() {
+    let by = |key: ReleaseKey| {
+        let selection = Selection { releases: vec![key], ..Selection::default() };
+        let resolution = resolve_anew(&years(), &selection);
+        assert!(resolution.odd.is_empty(), "{:?}", resolution.odd);
+        (resolution.wanted.keys().map(ToString::to_string).collect::<Vec<_>>(), resolution.unknown)
+    };
+    let found = |package: &str| (vec![package.to_owned()], Vec::new());
+    assert_eq!(by(ReleaseKey::Id(2024)), found("core@7"));
+    assert_eq!(by(ReleaseKey::Name("2024".into())), found("core@7"));
+    assert_eq!(by(ReleaseKey::Id(7)), found("core@7"));
+    assert_eq!(by(ReleaseKey::Name("02024".into())), found("core@8"));
+    let unknown = |text: &str| (Vec::new(), vec![text.to_owned()]);
+    assert_eq!(by(ReleaseKey::OnlyId(2024)), unknown("Release Manager knows no release 2024; did you mean \"02024\"?"));
+    assert_eq!(by(ReleaseKey::Id(99)), unknown("Release Manager knows no release 99"));
+}
+
+#[test]
+fn digits_that_mean_two_releases_want_both_and_delete_nothing_until_the_config_says_which() {
+    let mut catalog = years();
+    catalog.projects[0].releases.push(release(2024, "Perth", ReleaseState::Open, &["core@2024"]));
+    let by = |key: ReleaseKey| resolve_anew(&catalog, &Selection { releases: vec![key], ..Selection::default() });
+    let wanted = |resolution: &Resolution| resolution.wanted.keys().map(ToString::to_string).collect::<Vec<_>>();
+    let both = by(ReleaseKey::Id(2024));
+    assert_eq!(wanted(&both), ["core@2024", "core@7"]);
+    assert_eq!(both.odd.len(), 1);
+    assert_eq!(both.odd[0].oddity, Oddity::Contradiction);
+    assert!(both.odd[0].text.ends_with("write {id: 2024} or {name: 2024} in its place"), "{}", both.odd[0].text);
+    for (key, package) in [(ReleaseKey::OnlyId(2024), "core@2024"), (ReleaseKey::Name("2024".into()), "core@7")] {
+        let one = by(key);
+        assert!(wanted(&one) == [package] && one.odd.is_empty(), "{one:?}");
+    }
+}
+
 #[test]
 fn a_bucket_takes_only_releases_with_s3sync_set_however_they_are_selected() {
     let mut catalog = catalog();

@@ -105,7 +105,8 @@ impl Transport {
 
 /// An ssh destination as it is shown.
 pub(crate) fn place(ssh: &SshSettings) -> String {
-    format!("{}@{}:{}", ssh.user, ssh.host, ssh.port)
+    let SshSettings { user, host, port, .. } = ssh;
+    if host.contains(':') { format!("{user}@[{host}]:{port}") } else { format!("{user}@{host}:{port}") }
 }
 
 /// What a person must know when a host shows a key that is not trusted. `offered` is its fingerprint, where it could be found out.

@@ -70,6 +70,48 @@ fn is_special(mark: char) -> bool {
 mod tests {
     use super::*;
 
+    /// What the ssh client makes of a destination.
+    fn destination(host: &str, user: &str) -> (String, String) {
+        let ssh = SshSettings {
+            target: "perth".parse().expect("a name"),
+            host: host.into(),
+            port: 22,
+            user: user.into(),
+            identity: "/a".into(),
+            known_hosts: "/b".into(),
+            home: "/".into(),
+        };
+        let policy = Policy::of(&ssh);
+        let mut client = std::process::Command::new("ssh");
+        client.envs(policy.environment).args(policy.arguments).args(["-G", "--", host]);
+        let output = client.output().expect("the ssh client");
+        let said = String::from_utf8(output.stdout).expect("text");
+        let value = |key: &str| said.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default().to_owned();
+        assert!(output.status.success(), "{host} {user}: {}", String::from_utf8_lossy(&output.stderr));
+        (value("hostname "), value("user "))
+    }
+
+    #[test]
+    fn users_and_hosts_reach_ssh_as_they_are() {
+        for user in [
+            "pkgadmin",
+            "EXAMPLE\\pkgadmin",
+            "a@example.com",
+            "Jane Doe",
+            "perth$",
+            "j\u{fc}rgen",
+            "%h",
+            "#1",
+            "~x",
+            "a/b",
+        ] {
+            assert_eq!(destination("perth", user), ("perth".to_owned(), user.to_owned()));
+        }
+        for host in ["::1", "fe80::1%lo", "127.0.0.1", "perth.example.com.", "p\u{e9}rth", "a~b+c"] {
+            assert_eq!(destination(host, "u@v").0, host);
+        }
+    }
+
     #[test]
     fn paths_reach_ssh_as_they_are() {
         let given = |path: &str| {
