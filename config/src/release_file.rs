@@ -168,7 +168,9 @@ impl Reading<'_> {
                 let mut packages: Vec<PackageId> = Vec::with_capacity(entries.len());
                 for entry in entries {
                     let read = match entry {
-                        Loose(Cell::Text(text)) => text.parse::<PackageId>().map_err(|error| error.to_string()),
+                        Loose(Cell::Text(text)) => {
+                            text.trim_end_matches(' ').parse::<PackageId>().map_err(|error| error.to_string())
+                        }
                         Loose(cell) => Err(format!("one of its packages is {cell}; expected NAME@VERSION")),
                     };
                     match read {
@@ -186,6 +188,21 @@ impl Reading<'_> {
 mod tests {
     use super::*;
     use blat_domain::release::{KnownReleases, ReleaseKey, ReleaseState, Selection, resolve};
+
+    #[test]
+    fn values_that_come_from_columns_are_read_as_from_a_database() {
+        let rows = r#"{"id": "7  ", "name": "R ", "state": "CLOSED", "s3sync": "Y", "packages": ["core@1  "]}"#;
+        let json = format!(r#"{{"projects": [{{"name": "P  ", "releases": [{rows}]}}]}}"#);
+        for catalog in [parse(&json), parse_json(json.as_bytes())] {
+            let catalog = catalog.expect("valid");
+            assert_eq!(catalog.rejected, []);
+            let project = &catalog.projects[0];
+            let release = &project.releases[0];
+            assert_eq!((project.name.as_str(), release.id, release.name.as_str()), ("P", 7, "R"));
+            assert!(release.s3sync && release.state == ReleaseState::Closed);
+            assert_eq!(release.packages[0].to_string(), "core@1");
+        }
+    }
 
     #[test]
     fn the_documented_form_is_read() {
@@ -241,7 +258,7 @@ mod tests {
             r#"{"id": 2}"#,
             r#"{"id": 2, "name": {"a": [1]}}"#,
             r#"{"id": 2, "name": "X", "state": null}"#,
-            r#"{"id": 2, "name": "X", "state": "Open"}"#,
+            r#"{"id": 2, "name": "X", "state": "opened"}"#,
             r#"{"id": 2, "name": "X", "state": 5}"#,
             r#"{"id": 2, "name": "X", "s3sync": 2}"#,
             r#"{"id": 2, "name": "X", "s3sync": "maybe"}"#,

@@ -49,9 +49,10 @@ fn is_unseen(c: char) -> bool {
             | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
 }
 
-/// The one form (Unicode's NFC) in which names of releases and projects are compared: one system writes `é` as one character, another as two that
-/// look the same.
-pub fn composed(text: String) -> String {
+/// The one form in which names of releases and projects are compared: Unicode's NFC, since one system writes `é` as one character and another as
+/// two that look the same; without blanks at its end, with which columns are filled up.
+pub fn composed(mut text: String) -> String {
+    text.truncate(text.trim_end_matches(' ').len());
     if text.is_ascii() { text } else { text.nfc().collect() }
 }
 
@@ -156,6 +157,7 @@ mod tests {
             assert_eq!(composed(written.to_owned()), one);
             assert_eq!(composed(one.to_owned()), one);
         }
+        assert_eq!(composed(" Perth 7.1  ".to_owned()), " Perth 7.1");
         assert_eq!(composed("x\u{b2}".to_owned()), "x\u{b2}", "no other sign is taken for one that it is like");
     }
 }

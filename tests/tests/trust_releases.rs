@@ -89,9 +89,16 @@ fn rows_of_postgres_that_may_mean_something_else_hold_deletions_back() {
             ),
             (
                 &format!(
-                    "(release_id numeric(10,2), package_name text, package_version text); {both} (10, 'core', '1.10');"
+                    "(release_id numeric(10,2), package_name text, package_version text); {both} (10.5, 'core', '1.10');"
                 ),
-                "10.00",
+                "10.50",
+            ),
+            (
+                &format!(
+                    "(release_id numeric(10,2), package_name varchar(30), package_version char(9)); {both} (10, 'core  ', '1.1'), (10, 'core', '1.10'), \
+                     (20, 'core', '3');"
+                ),
+                "",
             ),
             (
                 &format!("(release_id int, package_name bytea, package_version text); {both} (10, 'core', '1.10');"),
@@ -155,9 +162,21 @@ fn rows_of_mysql_that_may_mean_something_else_hold_deletions_back() {
             ),
             (
                 &format!(
-                    "(release_id varchar(9), package_name text, package_version text); {both} ('10', 'core', '1.10'), ('10 ', 'core', '1.1');"
+                    "(release_id varchar(9), package_name text, package_version text); {both} ('10', 'core', '1.10'), (' 10', 'core', '1.1');"
                 ),
                 "write it as 10",
+            ),
+            (
+                &format!(
+                    "(release_id char(9), package_name char(30), package_version varchar(9)); {both} ('10', 'core', '1.10'), ('10 ', 'core', '1.1  ');"
+                ),
+                "",
+            ),
+            (
+                &format!(
+                    "(release_id decimal(10,2), package_name text, package_version text); {both} (10, 'core', '1.1'), (10, 'core', '1.10');"
+                ),
+                "",
             ),
             (
                 &format!(

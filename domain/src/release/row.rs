@@ -1,7 +1,8 @@
 //! What a value of Release Manager's means, whichever source gives it: the one place where rows are judged.
 //!
 //! Nothing is guessed. A number that may have lost what somebody wrote (a version `1.10` kept as the number 1.1) is no version, and
-//! `01` is no second way to write the id 1. Such a row is odd: nobody acts on it, and it holds back those whom it may concern.
+//! `01` is no second way to write the id 1. Such a row is odd: nobody acts on it, and it holds back those whom it may concern. What no
+//! two values differ in counts for nothing: blanks at the end, with which columns are filled up, and capitals in words of ours.
 
 use super::{About, OddRow, Release, ReleaseState};
 use crate::name::PackageId;
@@ -45,7 +46,7 @@ impl Cell {
         match self {
             Self::Missing => Err("is missing".into()),
             Self::Text(text) | Self::Number(text) => match text.trim().parse::<i64>() {
-                Ok(id) if id.to_string() == *text => Ok(id),
+                Ok(id) if id.to_string() == text.trim_end_matches(' ') => Ok(id),
                 Ok(id) => Err(format!("is {self}; write it as {id}, so that it cannot be taken for another id")),
                 Err(_) => Err(format!("is {self}, which is no whole number")),
             },
@@ -76,10 +77,11 @@ impl Cell {
     }
 
     fn state(&self) -> Result<ReleaseState, String> {
-        match self {
-            Self::Text(text) if text == "open" => Ok(ReleaseState::Open),
-            Self::Text(text) if text == "restricted" => Ok(ReleaseState::Restricted),
-            Self::Text(text) if text == "closed" => Ok(ReleaseState::Closed),
+        let word = if let Self::Text(text) = self { word(text) } else { String::new() };
+        match word.as_str() {
+            "open" => Ok(ReleaseState::Open),
+            "restricted" => Ok(ReleaseState::Restricted),
+            "closed" => Ok(ReleaseState::Closed),
             _ => Err(format!("is {self}; expected open, restricted or closed")),
         }
     }
@@ -89,14 +91,19 @@ impl Cell {
         match self {
             Self::Missing => Ok(false),
             Self::Flag(flag) => Ok(*flag),
-            Self::Text(text) | Self::Number(text) => match text.as_str() {
-                "1" | "t" | "true" => Ok(true),
-                "0" | "f" | "false" => Ok(false),
+            Self::Text(text) | Self::Number(text) => match word(text).as_str() {
+                "1" | "t" | "true" | "y" | "yes" | "on" => Ok(true),
+                "0" | "f" | "false" | "n" | "no" | "off" => Ok(false),
                 _ => Err(format!("is {self}; expected 0 or 1")),
             },
             Self::Other { .. } => Err(format!("is {self}; expected 0 or 1")),
         }
     }
+}
+
+/// One of the words that a column may have, as it is compared.
+fn word(text: &str) -> String {
+    text.trim_end_matches(' ').to_ascii_lowercase()
 }
 
 /// Fit for printing, and short.
@@ -223,16 +230,40 @@ mod tests {
 
     #[test]
     fn an_id_is_the_same_in_every_type_that_writes_it_alike_and_no_other() {
-        for good in [text("1"), number("1")] {
+        for good in [text("1"), number("1"), text("1  ")] {
             assert_eq!(good.id(), Ok(1));
         }
-        for odd in ["01", "+1", "-0", " 1", "1 ", "1.0", "1e0", "0x1", "1_0", "", "99999999999999999999"] {
+        for odd in ["01", "+1", "-0", " 1", "1\n", "1\u{a0}", "1.0", "1e0", "0x1", "1_0", "", "99999999999999999999"] {
             assert!(text(odd).id().is_err() && number(odd).id().is_err(), "{odd}");
         }
         for odd in [Cell::Missing, Cell::Flag(true), Cell::other("a value of type REAL", "1")] {
             assert!(odd.id().is_err(), "{odd}");
         }
         assert!(text("01").id().expect_err("odd").contains("write it as 1"));
+    }
+
+    #[test]
+    fn columns_are_read_as_databases_fill_them_up_and_in_any_case() {
+        let row = |name: &str, state: &str, s3sync: Cell| {
+            let row = ReleaseRow { id: text("7   "), name: text(name), state: text(state), s3sync };
+            row.read(Columns::TABLE, Ok(&[])).expect("a good row")
+        };
+        for (state, read) in [
+            ("OPEN", ReleaseState::Open),
+            ("Closed    ", ReleaseState::Closed),
+            ("restricted ", ReleaseState::Restricted),
+        ] {
+            assert_eq!(row("R", state, Cell::Missing).state, read);
+        }
+        for (yes, no) in [("1", "0"), ("T", "F"), ("true", "FALSE"), ("Y ", "N "), ("Yes", "no"), ("on", "off")] {
+            assert!(row("R", "open", text(yes)).s3sync && !row("R", "open", text(no)).s3sync, "{yes} {no}");
+        }
+        assert!(row("R", "open", Cell::Flag(true)).s3sync && !row("R", "open", Cell::Missing).s3sync);
+        assert_eq!(row("Perth 7.1   ", "open", number("0")).name, "Perth 7.1");
+        assert_eq!(package(text("core   "), text("1.10 "), 7, "R").expect("good").to_string(), "core@1.10");
+        assert!(
+            package(text("co re"), text("1"), 7, "R").is_err() && package(text("core"), text("   "), 7, "R").is_err()
+        );
     }
 
     #[test]
@@ -279,7 +310,7 @@ mod tests {
         };
         assert_eq!(read(row(number("1"), text("R"), text("open")), Ok(&perth)).map(|release| release.id), Ok(1));
         for (state, of, about) in [
-            (text("Open"), Ok(&perth[..]), named(Some(1), &["R"], &["Perth"])),
+            (text("opened"), Ok(&perth[..]), named(Some(1), &["R"], &["Perth"])),
             (Cell::Missing, Ok(&perth[..]), named(Some(1), &["R"], &["Perth"])),
             (text("open"), Err("nobody knows".to_owned()), named(Some(1), &["R"], &[])),
         ] {

@@ -74,7 +74,7 @@ async fn read(connection: &mut Connection, queries: Queries, selection: &Selecti
             "SELECT release_id, package_name, package_version FROM ({packages}\n) AS blat_packages WHERE {}",
             connection.is_among("release_id", chosen)
         );
-        connection.rows("packages", &query, &rows::PACKAGE, |row| reading.package(row)).await?;
+        connection.rows("packages", &query, &rows::PACKAGE, |row| reading.package(chosen, row)).await?;
     }
     Ok(reading.catalog())
 }

@@ -114,9 +114,11 @@ impl Reading {
         self.releases.iter().filter(|(_, rows)| rows.iter().any(chooses)).map(|(id, _)| *id).collect()
     }
 
-    /// A package of one of the releases that were asked for, or of a release that nobody can make out.
-    pub(super) fn package(&mut self, [release, name, version]: Cells<3>) {
+    /// A package of one of the releases that were `asked` for, in order, or of a release that nobody can make out. A database gives others as well
+    /// where it writes ids otherwise, such as `7.00`.
+    pub(super) fn package(&mut self, asked: &[i64], [release, name, version]: Cells<3>) {
         match release.id() {
+            Ok(id) if asked.binary_search(&id).is_err() => {}
             Ok(id) => {
                 // Of a release that does not exist, or that is odd itself, which is reported already.
                 let Some(rows) = self.releases.get(&id) else { return };
@@ -193,7 +195,7 @@ mod tests {
         let selection = Selection { projects: vec!["P".into()], ..Selection::default() };
         assert_eq!(reading.chosen(&selection), [10]);
         for row in [["10", "a", "1"], ["10", "../a", "1"], ["10", "a", "NULL"], ["11", "b", "1"], ["NULL", "c", "1"]] {
-            reading.package(cells(row));
+            reading.package(&[10, 11], cells(row));
         }
         let catalog = reading.catalog();
         // The package of release 11 concerns those whom the odd row of that release concerns.

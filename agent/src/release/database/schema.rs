@@ -108,6 +108,31 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn columns_of_views_in_capitals_filled_up_and_with_nulls_are_read() {
+        let (_scratch, path) = untyped(
+            "INSERT INTO release VALUES ('11  ', 1, 'P2   ', 'Open  ', 'Y'), (12, 1, 'P3', 'CLOSED', NULL);
+             INSERT INTO release_package VALUES ('11 ', 'a  ', '1.10  '), (11, 'b', '2'), (12, 'c', '3'), (10, 'd', '4 ');
+             CREATE VIEW RELEASES AS SELECT release_id AS RELEASE_ID, project_id AS \"Project_Id\", release_name AS RELEASE_NAME,
+               state AS STATE, s3sync AS S3SYNC FROM release;
+             CREATE VIEW CONTENT AS SELECT release_id AS RELEASE_ID, package_name AS PACKAGE_NAME, package_version AS
+               PACKAGE_VERSION FROM release_package;",
+        )
+        .await;
+        let queries = Queries {
+            projects: None,
+            releases: Some("SELECT * FROM RELEASES".into()),
+            packages: Some("SELECT * FROM CONTENT".into()),
+        };
+        let selection = Selection { projects: vec!["Perth".into()], ..Selection::default() };
+        let catalog = ask(&path, queries.clone(), &selection).await.expect("a catalog");
+        assert_eq!(catalog.rejected, []);
+        assert_eq!(wanted(&catalog, &selection), ["a@1.10", "b@2", "d@4"]);
+        let bucket = Selection { only_s3sync: true, ..selection };
+        let catalog = ask(&path, queries, &bucket).await.expect("a catalog");
+        assert_eq!(wanted(&catalog, &bucket), ["a@1.10", "b@2"]);
+    }
+
+    #[tokio::test]
     async fn a_value_that_may_mean_another_is_odd_and_hinders_those_who_select_what_it_may_be_of() {
         let of = |project: &str| Selection { projects: vec![project.into()], ..Selection::default() };
         for (row, perth, oslo) in [

@@ -1,7 +1,7 @@
 //! Values as a server gives them: as text, with the type that says whether the text is what somebody wrote.
 
 use blat_domain::release::row::Cell;
-use sqlx::{ColumnIndex, Database, Decode, Error, MySql, Postgres, Row, TypeInfo, ValueRef};
+use sqlx::{Column as _, ColumnIndex, Database, Decode, Error, MySql, Postgres, Row, TypeInfo, ValueRef};
 
 /// What values of a type are for us.
 enum Kind {
@@ -38,13 +38,29 @@ fn kind(name: &str) -> Kind {
     }
 }
 
-/// The value of a column, and how many bytes it has. Fails only where there is no such column.
+/// An exact number without digits behind its point where all of them are zeros: `7.00` is 7.
+fn whole(text: String) -> String {
+    match text.split_once('.') {
+        Some((whole, rest)) if rest.bytes().all(|digit| digit == b'0') => whole.to_owned(),
+        Some(_) | None => text,
+    }
+}
+
+/// The value of a column, and how many bytes it has. A column is found in capitals as well, as some databases show it. Fails only where there is no
+/// such column.
 pub(super) fn read<DB: Database>(row: &DB::Row, column: &str) -> Result<(Cell, usize), String>
 where
     for<'i> &'i str: ColumnIndex<DB::Row>,
     for<'r> String: Decode<'r, DB>,
 {
-    let value = match row.try_get_raw(column) {
+    let is_it = |name: &&str| name.eq_ignore_ascii_case(column);
+    let mut alike = row.columns().iter().map(|column| column.name()).filter(is_it);
+    // Just that one, where there is one; and two that differ from it are none.
+    let written = match (alike.next(), alike.next()) {
+        (Some(written), None) => written,
+        (None, _) | (Some(_), Some(_)) => column,
+    };
+    let value = match row.try_get_raw(written) {
         Ok(value) => value,
         Err(Error::ColumnNotFound(_)) => return Err(format!("it gives no column {column}")),
         Err(error) => return Err(format!("cannot read the column {column}: {error}")),
@@ -54,7 +70,7 @@ where
     }
     let name = value.type_info().name().to_owned();
     // Text in no known encoding is no name.
-    let Ok(text) = row.try_get_unchecked::<String, _>(column) else {
+    let Ok(text) = row.try_get_unchecked::<String, _>(written) else {
         return Ok((Cell::other(format!("a value of type {name} that is not UTF-8"), ""), 0));
     };
     let other = |text: String| Cell::other(format!("a value of type {name}"), text);
@@ -63,7 +79,7 @@ where
         Kind::Text => Cell::Text(text),
         Kind::Padded => Cell::Text(text.trim_end_matches(' ').to_owned()),
         Kind::Whole => Cell::Number(text.parse::<i128>().map_or(text, |number| number.to_string())),
-        Kind::Decimal => Cell::Number(text),
+        Kind::Decimal => Cell::Number(whole(text)),
         Kind::Flag | Kind::Bits => match (DB::NAME, text.as_str()) {
             (Postgres::NAME, "t" | "1") | (MySql::NAME, "\u{1}") => Cell::Flag(true),
             (Postgres::NAME, "f" | "0") | (MySql::NAME, "\0") => Cell::Flag(false),
