@@ -111,7 +111,9 @@ mod tests {
         let argv = ["sh", "-c", script].map(ToOwned::to_owned);
         let source = ReleaseSource::Command { argv: argv.to_vec() };
         let selection = Selection { projects: vec!["P".into()], ..Selection::default() };
-        let reader = Reader::start(&source, &selection, Duration::from_secs(60), Path::new("/")).await?;
+        let scratch = tempfile::tempdir().expect("a scratch directory");
+        let place = scratch.path().join("state/perth");
+        let reader = Reader::start(&source, &selection, Duration::from_secs(60), &place).await?;
         load(&argv, Path::new("/"), reader).await
     }
 
@@ -136,13 +138,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_it_leaves_behind_ends_with_it_whatever_that_holds_open() {
+        for to in ["", ">/dev/null 2>&1"] {
+            let scratch = tempfile::tempdir().expect("a scratch directory");
+            let pid = scratch.path().join("pid");
+            let left = format!("setsid sh -c 'echo $$ > {0}.new; mv {0}.new {0}; exec sleep 1000' {to}", pid.display());
+            let wait = format!("while ! [ -e {} ]; do sleep 0.1; done", pid.display());
+            shell(&format!("{left} & {wait}; echo '{{}}'")).await.expect("a catalog");
+            assert_ends(&pid).await;
+        }
+    }
+
+    #[tokio::test]
     async fn nothing_of_it_is_left_when_nobody_waits_any_longer() {
         // The second one leaves the group and the session, and has lost its parent.
-        for (way, then) in [("sh -c", "; wait"), ("setsid sh -c", "")] {
+        for (way, then, after) in [("sh -c", "; wait", ""), ("setsid sh -c", "", "; sleep 1000")] {
             let scratch = tempfile::tempdir().expect("a scratch directory");
             let pid = scratch.path().join("pid");
             // The child of the child holds the file open, as long as it lives.
-            let script = format!("{way} 'sleep 1000 & echo $! > {0}.new; mv {0}.new {0}{then}'", pid.display());
+            let script = format!("{way} 'sleep 1000 & echo $! > {0}.new; mv {0}.new {0}{then}'{after}", pid.display());
             let started = async {
                 while !pid.exists() {
                     tokio::time::sleep(Duration::from_millis(10)).await;
@@ -152,14 +166,19 @@ mod tests {
                 ended = shell(&script) => panic!("it was to wait: {ended:?}"),
                 () = started => {}
             }
-            let pid = std::fs::read_to_string(pid).expect("the grandchild's number");
-            let command_line = format!("/proc/{}/cmdline", pid.trim());
-            let deadline = std::time::Instant::now() + Duration::from_secs(20);
-            // A zombie that nobody has taken notice of yet has an empty command line.
-            while !std::fs::read(&command_line).unwrap_or_default().is_empty() {
-                assert!(std::time::Instant::now() < deadline, "{way}: process {pid} lives");
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
+            assert_ends(&pid).await;
+        }
+    }
+
+    /// The process whose number is in this file.
+    async fn assert_ends(pid: &Path) {
+        let pid = std::fs::read_to_string(pid).expect("the number of a process");
+        let command_line = format!("/proc/{}/cmdline", pid.trim());
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        // A zombie that nobody has taken notice of yet has an empty command line.
+        while !std::fs::read(&command_line).unwrap_or_default().is_empty() {
+            assert!(std::time::Instant::now() < deadline, "process {pid} lives");
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 }

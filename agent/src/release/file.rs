@@ -8,19 +8,16 @@ use tokio::fs::{File, OpenOptions};
 use tokio::io::AsyncReadExt;
 
 use super::freshness::State;
+use super::turns::LONG;
 
 /// A database, or what is kept of one, is not larger than this.
 pub(super) const LARGEST: u64 = 256 << 20;
 /// A text larger than this is not a list of releases.
 pub(super) const LARGEST_TEXT: u64 = 64 << 20;
 
-/// Reads the whole catalog, and gives how the file was then: nothing where it changed meanwhile.
-pub(super) async fn load(path: &Path) -> Result<(Catalog, Option<State>), String> {
-    let (file, before) = open(path).await?;
-    if before.len() > LARGEST_TEXT {
-        return Err(too_large());
-    }
-    let (text, file) = text(file).await?;
+/// Reads the whole catalog of an open file that was like this `before`, and gives how the file was then: nothing where it changed meanwhile.
+pub(super) async fn load((file, before): (File, Metadata)) -> Result<(Catalog, Option<State>), String> {
+    let (text, file) = text(file, &before).await?;
     let after = file.metadata().await.map_err(|error| error.to_string())?;
     let state = State::of(&before);
     let state = (state == State::of(&after)).then_some(state);
@@ -28,28 +25,22 @@ pub(super) async fn load(path: &Path) -> Result<(Catalog, Option<State>), String
 }
 
 /// The text of a regular file of bounded size.
-pub(super) async fn read(path: &Path) -> Result<String, String> {
-    let (file, _) = open(path).await?;
-    text(file).await.map(|(text, _)| text)
-}
-
-/// How long the file is, as far as that can be seen; whoever opens it says what is wrong.
-pub(super) fn length(path: &Path) -> u64 {
-    std::fs::metadata(path).map_or(0, |found| found.len())
+pub(super) async fn read((file, before): (File, Metadata)) -> Result<String, String> {
+    text(file, &before).await.map(|(text, _)| text)
 }
 
 fn too_large() -> String {
     format!("it is larger than {} MiB; leave out what no target selects", LARGEST_TEXT >> 20)
 }
 
-/// What is left to read of a file of bounded size, and the file.
-async fn text(file: File) -> Result<(String, File), String> {
-    let mut text = String::new();
-    let mut bounded = file.take(LARGEST_TEXT + 1);
-    let read = bounded.read_to_string(&mut text).await.map_err(|error| error.to_string())?;
-    if read as u64 > LARGEST_TEXT {
+/// What is left to read of a file of bounded size, and the file. Of one that was short `before` no long text is read: a long one takes its turn first.
+async fn text(file: File, before: &Metadata) -> Result<(String, File), String> {
+    if before.len() > LARGEST_TEXT {
         return Err(too_large());
     }
+    let mut text = String::new();
+    let mut bounded = file.take(before.len().max(LONG));
+    bounded.read_to_string(&mut text).await.map_err(|error| error.to_string())?;
     Ok((text, bounded.into_inner()))
 }
 
@@ -67,6 +58,16 @@ mod tests {
     use super::*;
 
     #[tokio::test]
+    async fn of_a_file_that_was_short_when_it_was_opened_no_long_text_is_read() {
+        let scratch = tempfile::tempdir().expect("a scratch directory");
+        let path = scratch.path().join("grows");
+        std::fs::write(&path, "short").expect("an own file");
+        let opened = open(&path).await.expect("a file");
+        std::fs::write(&path, vec![b'x'; 3 << 20]).expect("an own file");
+        assert_eq!(read(opened).await.expect("its text").len() as u64, LONG);
+    }
+
+    #[tokio::test]
     async fn what_is_no_regular_file_is_refused_at_once() {
         let scratch = tempfile::tempdir().expect("a scratch directory");
         let pipe = scratch.path().join("pipe");
@@ -76,7 +77,8 @@ mod tests {
         for (path, why) in
             [(&pipe, "not a regular file"), (&large, "larger than 64 MiB"), (&scratch.path().join("none"), "")]
         {
-            assert!(load(path).await.expect_err("no list of releases").contains(why), "{}", path.display());
+            let loaded = async { load(open(path).await?).await };
+            assert!(loaded.await.expect_err("no list of releases").contains(why), "{}", path.display());
         }
     }
 }

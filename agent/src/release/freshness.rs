@@ -168,7 +168,7 @@ mod tests {
         for (what, change) in changes {
             fs::write(&path, content).expect("written");
             touch_only(&path, 5_000);
-            let (_, state) = file::load(&path).await.expect("releases");
+            let (_, state) = file::load(file::open(&path).await.expect("a file")).await.expect("releases");
             let reading = Reading::new(&path, state);
             change(&path, content);
             assert_eq!(reading.has_stayed(limit).await, what == "nothing", "{what}");

@@ -1,12 +1,12 @@
 //! What a command of a release_manager starts ends with it, also where it left its process group.
 //!
-//! The command runs below a process of ours that takes over whatever loses its parent below it. That one ends all of it as soon as the agent no
-//! longer waits, or is gone: then its standard input ends.
+//! The command runs below a process of ours that takes over whatever loses its parent below it. That one ends all of it as soon as the command's
+//! own process has ended, or the agent no longer waits, or is gone: then its standard input ends.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
-use std::process::{Command, ExitCode, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ const CANNOT_RUN: u8 = 127;
 /// The time between two looks at what is left to end.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// A command for `argv`, which ends with all that it started when its standard input, to be a pipe, is closed.
+/// A command for `argv`, which ends with all that it started: by itself, or when its standard input, to be a pipe, is closed.
 pub(super) fn command(argv: &[String]) -> tokio::process::Command {
     let mut command = tokio::process::Command::new(ourselves());
     // What is sent to the agent's group does not reach it: it has to end the others first.
@@ -53,7 +53,7 @@ pub(crate) fn keep_instead(arguments: impl IntoIterator<Item = OsString>) -> Opt
 
 fn keep(program: &OsStr, arguments: impl Iterator<Item = OsString>) -> io::Result<ExitStatus> {
     set_child_subreaper(Some(getpid()))?;
-    let mut child = Command::new(program).args(arguments).stdin(Stdio::null()).process_group(0).spawn()?;
+    let child = Command::new(program).args(arguments).stdin(Stdio::null()).process_group(0).spawn()?;
     let ending = Arc::new(Mutex::new(()));
     let listening = ending.clone();
     std::thread::spawn(move || {
@@ -63,10 +63,23 @@ fn keep(program: &OsStr, arguments: impl Iterator<Item = OsString>) -> io::Resul
         end_all();
         std::process::exit(1);
     });
-    let status = child.wait();
+    let status = end_of(&child);
     // Where all is being ended, that ends this process too.
     std::mem::forget(ending.lock().unwrap_or_else(PoisonError::into_inner));
+    end_all();
     status
+}
+
+/// Waits for a child of ours, and takes notice of the end of all that lost its parent meanwhile.
+fn end_of(child: &Child) -> io::Result<ExitStatus> {
+    loop {
+        let dead = wait(WaitOptions::empty())?;
+        if let Some((number, status)) = dead
+            && u32::try_from(number.as_raw_pid()) == Ok(child.id())
+        {
+            return Ok(ExitStatus::from_raw(status.as_raw()));
+        }
+    }
 }
 
 /// Ends all below this process. Whatever loses its parent by that becomes a child of ours, and is next.

@@ -1,13 +1,11 @@
 //! `release_manager: {package_list: PATH}`: what another Blat shipped to its target is the wanted set of this one.
 
-use std::path::Path;
-
 use blat_domain::package_list::{Listed, parse};
 use blat_domain::release::{About, Catalog, OddRow};
 
-/// Reads the list, which must be whole.
-pub(super) async fn load(path: &Path) -> Result<Catalog, String> {
-    let Listed { packages, rejected } = parse(&super::file::read(path).await?)?;
+/// What the list says, which must be whole.
+pub(super) fn understood(text: &str) -> Result<Catalog, String> {
+    let Listed { packages, rejected } = parse(text)?;
     let rejected = rejected.into_iter().map(|line| OddRow::invalid(About::Anything, line)).collect();
     Ok(Catalog { listed: packages, rejected, ..Catalog::default() })
 }

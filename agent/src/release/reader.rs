@@ -206,27 +206,30 @@ async fn read_all(
     limit: Duration,
     place: &Path,
 ) -> Result<Read, String> {
-    let text = match source {
-        ReleaseSource::Command { .. } => printed(io::stdin().lock())?,
-        ReleaseSource::File { .. }
-        | ReleaseSource::PackageList { .. }
-        | ReleaseSource::Sqlite { .. }
-        | ReleaseSource::Postgres(_)
-        | ReleaseSource::MySql(_) => Vec::new(),
-    };
-    let length = match source {
-        ReleaseSource::File { path } | ReleaseSource::PackageList { path } => file::length(path),
-        ReleaseSource::Command { .. } => text.len() as u64,
+    // Whoever waits for its turn holds a short text at most.
+    let turn = |bytes| turns::turn(place, bytes, limit);
+    let (mut catalog, state, _turn) = match source {
+        ReleaseSource::File { path } => {
+            let opened = file::open(path).await?;
+            let turn = turn(opened.1.len()).await?;
+            let (catalog, state) = file::load(opened).await?;
+            (catalog, state, turn)
+        }
+        ReleaseSource::PackageList { path } => {
+            let opened = file::open(path).await?;
+            let turn = turn(opened.1.len()).await?;
+            (package_list::understood(&file::read(opened).await?)?, None, turn)
+        }
+        ReleaseSource::Command { .. } => {
+            let mut printing = io::stdin().lock();
+            let mut text = printed(&mut printing, turns::LONG)?;
+            let turn = turn(text.len() as u64).await?;
+            text.extend(printed(&mut printing, file::LARGEST_TEXT - turns::LONG)?);
+            (understood(&text)?, None, turn)
+        }
         // These have less memory.
-        ReleaseSource::Sqlite { .. } | ReleaseSource::Postgres(_) | ReleaseSource::MySql(_) => 0,
-    };
-    let _turn = turns::turn(place, length, limit).await?;
-    let (mut catalog, state) = match source {
-        ReleaseSource::File { path } => file::load(path).await?,
-        ReleaseSource::PackageList { path } => (package_list::load(path).await?, None),
-        ReleaseSource::Command { .. } => (understood(&text)?, None),
         ReleaseSource::Sqlite { .. } | ReleaseSource::Postgres(_) | ReleaseSource::MySql(_) => {
-            (database::load(source, selection, limit, place).await?, None)
+            (database::load(source, selection, limit, place).await?, None, None)
         }
     };
     let chosen: BTreeSet<i64> = catalog.chosen(selection).map(|release| release.id).collect();
@@ -235,10 +238,10 @@ async fn read_all(
     Ok(Read { catalog, state })
 }
 
-/// What a command printed.
-fn printed(text: impl io::Read) -> Result<Vec<u8>, String> {
+/// What a command prints next, up to so many bytes.
+fn printed(text: impl io::Read, most: u64) -> Result<Vec<u8>, String> {
     let mut printed = Vec::new();
-    text.take(file::LARGEST_TEXT).read_to_end(&mut printed).map_err(|error| error.to_string())?;
+    text.take(most).read_to_end(&mut printed).map_err(|error| error.to_string())?;
     Ok(printed)
 }
 

@@ -59,7 +59,8 @@ impl Snapshot {
 
     /// Reads the answer to `question`.
     pub(super) async fn read(path: PathBuf, question: String) -> Result<Self, String> {
-        let text = match file::read(&path).await {
+        let reading = async { file::read(file::open(&path).await?).await };
+        let text = match reading.await {
             Err(_) if !path.exists() => return Err("no good answer was kept yet".into()),
             read => read.map_err(|why| format!("cannot read {}: {why}", path.display()))?,
         };

@@ -11,7 +11,7 @@ use blat_domain::units::show_duration;
 /// Long texts that are read at once.
 const AT_ONCE: usize = 2;
 /// A text of fewer bytes is short: what it takes in memory is little.
-const LONG: u64 = 1 << 20;
+pub(super) const LONG: u64 = 1 << 20;
 /// How often a turn is asked for again.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 
@@ -34,7 +34,7 @@ pub(super) async fn turn(place: &Path, bytes: u64, limit: Duration) -> Result<Op
         }
         if begun.elapsed() >= limit / 2 {
             return Err(format!(
-                "it has {} MiB, and other targets have been reading {AT_ONCE} long texts of releases for {}; it is tried again; timeout sets how \
+                "it has {} MiB or more, and other targets have been reading {AT_ONCE} long texts of releases for {}; it is tried again; timeout sets how \
                  long reading may take",
                 bytes >> 20,
                 show_duration(limit / 2)
