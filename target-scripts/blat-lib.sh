@@ -611,13 +611,18 @@ to_trash() {
 # ---- what is no part of a package
 
 # For each folder of ours that is closed to us, a shell of its own looks into it: it is opened for that, and gets its mode back. Whatever is said,
-# complaints too, is a reason to leave the package. Where the system does not tell what is mounted, devices are said as well.
+# complaints too, is a reason to leave the package. Each shell waits for those further down, so that there is an end to how deep they go. Where the
+# system does not tell what is mounted, devices are said as well.
 # shellcheck disable=SC2016,SC2089 # to be expanded by whoever runs them
 look_into='
     find "$1" -path "*/$house/archive" -exec echo archive \; -o -type d ! -perm -500 -prune -exec sh -c "$open_up" sh {} \; $devices ||
         echo "find: $1: looking into it failed"'
 # shellcheck disable=SC2016,SC2089
 open_up='
+    depth=.$depth
+    case $depth in
+    ????????????????*) echo "find: $1: more than 15 closed folders lie in one another"; exit 0 ;;
+    esac
     mode=$(stat -c %a "$1") || exit 0
     chmod u+rx "$1" || exit 0
     case $(stat -c %a "$1") in
@@ -654,7 +659,8 @@ look() {
     (
         trap - EXIT
         # shellcheck disable=SC2090
-        export house devices look_into open_up
+        depth=''
+        export house devices look_into open_up depth
         eval "$look_into"
     ) 2>&1
 }

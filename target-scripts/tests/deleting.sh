@@ -127,6 +127,20 @@ line/.dpkg_archive/archive"
     done
     fresh
     receive "$work/odd"
+    deep=$arch/odd/1/empty
+    for level in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do deep=$deep/$level; done
+    chmod 700 "$arch/odd/1/empty"
+    mkdir -p "$deep"
+    find "$arch/odd/1/empty" -depth -type d -exec chmod 050 {} +
+    delete odd/1
+    check 'closed folders that lie too deep keep it' grep -q '^failed odd 1 foreign a folder in it cannot be looked into.*more than 15 closed folders' "$work/out"
+    check 'and stay closed' [ "$(stat -c %a "$arch/odd/1/empty")" = 50 ]
+    chmod 700 "$arch/odd/1/empty"
+    chmod 700 "$arch/odd/1/empty/1"
+    delete odd/1
+    check 'as deep as that they do not' said 'deleted odd 1'
+    fresh
+    receive "$work/odd"
     chmod 000 "$arch/odd/1/empty"
     receive "$work/odd-replace"
     check 'nor do they keep it from being replaced' said 'replaced odd 1'
