@@ -11,6 +11,7 @@ mod enrol;
 mod history;
 mod lasting;
 mod memory;
+mod moments;
 mod orders;
 mod outcome;
 mod ownership;
@@ -90,6 +91,7 @@ fn main() -> ExitCode {
         return ExitCode::from(FAILED);
     }
     // One thread for the loop; work that takes a processor has threads of its own.
+    moments::begin();
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let built =
         surroundings::expect_threads().and_then(|()| runtime.enable_all().thread_keep_alive(WORKER_STAYS).build());

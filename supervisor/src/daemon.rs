@@ -1,8 +1,8 @@
 //! The master's one loop: waits for one event, lets the fleet decide, performs.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
-use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -73,8 +73,10 @@ pub(crate) struct Desk {
     chances: RandomState,
     saved: Option<Status>,
     saving: Option<JoinHandle<()>>,
-    /// Agents whose log is gone, and that know of it.
-    logless: HashSet<TargetName>,
+    /// Whether every config was looked at: before that, nobody is told what there is.
+    knows_targets: bool,
+    /// Which file each agent's log was, as far as the agent knows; none where it cannot be seen.
+    logs: HashMap<TargetName, Option<(u64, u64)>>,
     next_second: Instant,
 }
 
@@ -90,7 +92,8 @@ impl Desk {
             chances: RandomState::new(),
             saved: None,
             saving: None,
-            logless: HashSet::new(),
+            knows_targets: false,
+            logs: HashMap::new(),
             next_second: now + SECOND,
         }
     }
@@ -124,7 +127,7 @@ impl Daemon {
             return tokio::select! {
                 biased;
                 Some(signal) = sources.signals.next() => self.later(target, Woken::Signal(signal)),
-                Some(call) = sources.calls.recv() => self.later(target, Woken::Called(call)),
+                Some(call) = sources.calls.recv(), if self.desk.knows_targets => self.later(target, Woken::Called(call)),
                 () = std::future::ready(()) => Woken::SpawnDue(target),
             };
         }
@@ -133,7 +136,7 @@ impl Daemon {
             Some(signal) = sources.signals.next() => Woken::Signal(signal),
             Some((target, heard)) = sources.heard.recv() => Woken::Heard(target, heard),
             Some(found) = sources.found.recv() => Woken::Found(found),
-            Some(call) = sources.calls.recv() => Woken::Called(call),
+            Some(call) = sources.calls.recv(), if self.desk.knows_targets => Woken::Called(call),
             () = tokio::time::sleep_until(due.min(self.desk.next_second)) => Woken::TimePassed,
         }
     }
@@ -157,6 +160,10 @@ impl Daemon {
             Woken::Found(Found::Master { verbose, max, keep }) => {
                 self.log.set_verbose(verbose);
                 self.log.set_limits(max, keep);
+                None
+            }
+            Woken::Found(Found::All) => {
+                self.desk.knows_targets = true;
                 None
             }
             Woken::Called(Call::Left(asker)) => {
@@ -240,15 +247,15 @@ impl Daemon {
         Some(Event::Ticked)
     }
 
-    /// Has logs written anew that somebody moved or removed. The master looks for all of them, so that an agent with nothing to do need not wake.
+    /// Has logs written anew that somebody moved, removed or replaced. The master looks for all of them, so that an agent with nothing to do need not
+    /// wake.
     fn keep_logs(&mut self) {
         self.log.keep_in_place();
         for (target, agent) in &self.desk.agents {
             let place = std::fs::symlink_metadata(self.home.agent_log(target));
-            if !place.is_err_and(|error| error.kind() == ErrorKind::NotFound) {
-                self.desk.logless.remove(target);
-            } else if !self.desk.logless.contains(target) && agent.tell(Order::KeepLog) {
-                self.desk.logless.insert(target.clone());
+            let place = place.ok().map(|place| (place.dev(), place.ino()));
+            if self.desk.logs.get(target) != Some(&place) && agent.tell(Order::KeepLog) {
+                self.desk.logs.insert(target.clone(), place);
             }
         }
     }

@@ -43,6 +43,8 @@ pub(crate) enum Found {
         /// How many old logs are kept.
         keep: u32,
     },
+    /// Every file was looked at once.
+    All,
 }
 
 /// A file that is watched.
@@ -109,7 +111,8 @@ impl Watch {
         loop {
             self.watch_directory();
             let changed = self.look(is_first);
-            for event in self.read(changed) {
+            let all = is_first.then_some(Found::All);
+            for event in self.read(changed).into_iter().chain(all) {
                 if found.blocking_send(event).is_err() {
                     return;
                 }

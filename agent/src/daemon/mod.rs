@@ -28,11 +28,11 @@ use crate::session::{Action, Event, Failure, Moment, Pace, Session};
 use crate::sync::{Synced, problem};
 use crate::tags::{self, Tags};
 use crate::workplace::Workplace;
-use crate::{BUSY, Failure as Fatal};
+use crate::{BUSY, Failure as Fatal, moments};
 
-/// How often the pid file and the clock are looked at. A longer sleep than a second, since each takes the runtime's timer two wakes or three.
-const TICK: Duration = Duration::from_secs(4);
-/// The same, and how often progress is told, while something is under way.
+/// At how many of the moments of [`moments`] the pid file and the clock are looked at.
+const TICK: u32 = 1;
+/// How often the same is done, and how often progress is told, while something is under way.
 const BUSY_TICK: Duration = Duration::from_millis(200);
 /// The longest silence towards the master.
 const HEARTBEAT: Duration = Duration::from_secs(10);
@@ -183,9 +183,10 @@ impl Daemon {
 
     async fn wait(&mut self, signals: &mut Signals, results: &mut mpsc::Receiver<Event>) -> Woken {
         loop {
-            let tick = if self.session.state().is_working() { BUSY_TICK } else { TICK };
-            let due =
-                self.session.deadline().saturating_sub(self.now()).min(tick.saturating_sub(self.ticked.elapsed()));
+            let is_working = self.session.state().is_working();
+            let tick = if is_working { self.ticked + BUSY_TICK } else { moments::after(self.ticked, TICK) };
+            let deadline = Instant::now().checked_add(self.session.deadline().saturating_sub(self.now()));
+            let due = deadline.map_or(tick, |deadline| deadline.min(tick));
             tokio::select! {
                 // Stopping first, then what workers finished, then the clock: the rest only brings more to do.
                 biased;
@@ -195,11 +196,14 @@ impl Daemon {
                 Some(event) = results.recv() => return Woken::By(event),
                 event = self.tags.next() => return Woken::By(event),
                 () = self.workplace.orders.notice() => return Woken::OtherConfig,
-                () = tokio::time::sleep(due) => {
-                    if self.ticked.elapsed() >= tick {
+                () = tokio::time::sleep_until(due) => {
+                    if Instant::now() >= tick {
                         self.ticked = Instant::now();
                         self.follow_clock();
-                        self.log.keep_in_place();
+                        // Else the master looks whether it is in its place.
+                        if self.log.trouble().is_some() {
+                            self.log.keep_in_place();
+                        }
                         match self.pid_file.look() {
                             Presence::Removed => return Woken::Stop("the pid file was removed"),
                             Presence::Unclear { error, is_news: true } => tracing::warn!(

@@ -5,15 +5,16 @@ use std::time::Duration;
 
 use blat_domain::frames::{LANES, Lane, Request, append};
 use tokio::sync::watch;
-use tokio::time::{Instant, interval};
+use tokio::time::{Instant, sleep_until};
 
 use super::outbox::Outbox;
 use super::road;
 use super::{broke, refused};
+use crate::moments;
 use crate::target::TargetError;
 
-/// How often the receiver is asked for a sign of life.
-const BEAT: Duration = Duration::from_secs(10);
+/// The receiver is asked for a sign of life at every so many of the moments of [`moments`]: every 8 s.
+const BEAT: u32 = 2;
 /// Without a sign of life for this long the link is dead.
 const DEAD: Duration = Duration::from_secs(45);
 /// A lane that has work and does not get on for this long stands still.
@@ -104,10 +105,8 @@ impl Heart {
 
     /// Asks for signs of life until there is none.
     pub(super) async fn beat(&self, outbox: &Outbox, duty: impl Fn(usize) -> Duty) -> TargetError {
-        let mut ticks = interval(BEAT);
         let mut lanes = [Pulse::new(Instant::now()); LANES as usize];
         loop {
-            ticks.tick().await;
             let (last, work) = self.felt.borrow().clone();
             if last.elapsed() > DEAD {
                 return broke(&format!("no sign of life for {} s", DEAD.as_secs()));
@@ -124,6 +123,7 @@ impl Heart {
                 Ok(()) => outbox.put(Lane::CONTROL, frame),
                 Err(error) => return refused(error),
             }
+            sleep_until(moments::after(Instant::now(), BEAT)).await;
         }
     }
 }

@@ -19,7 +19,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::sync::Mutex;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::greeting::{self, Listener};
 use super::handshake::Handshakes;
@@ -29,6 +29,7 @@ use super::login::{Cause, End, Printed, in_vain, said_before};
 use super::policy::Policy;
 use super::sessions::{Refusal, Seat, Sessions, too_few};
 use super::{Exit, Remote, distrusted, key_refused, place, private_key, revoked_host_key, tied, untrusted_host_key};
+use crate::moments;
 use crate::target::TargetError;
 use crate::target::bounded::{Complaints, read_line};
 
@@ -36,8 +37,8 @@ use crate::target::bounded::{Complaints, read_line};
 const SOCKET: &str = "mux";
 /// From starting the client to the first echo; the client itself gives up connecting after 10 s.
 const CONNECT: Duration = Duration::from_secs(30);
-/// How often the far end is asked for an echo.
-const BEAT: Duration = Duration::from_secs(10);
+/// The far end is asked for an echo at every so many of the moments of [`moments`]: every 8 s.
+const BEAT: u32 = 2;
 /// How long an echo may take. A busy slow link delays it; the client's own keep-alive finds dead links sooner.
 const STANDSTILL: Duration = Duration::from_secs(120);
 /// What the client says of a session that the host refuses.
@@ -461,7 +462,7 @@ async fn watch(mut client: Child, stderr: ChildStderr, echo: Option<Echo>, alive
     let beats = async {
         let Some(mut echo) = echo else { return std::future::pending().await };
         loop {
-            tokio::time::sleep(BEAT).await;
+            sleep_until(moments::after(Instant::now(), BEAT)).await;
             match timeout(STANDSTILL, echo.beat()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(Silence::Broken(error))) => return format!("its heartbeat failed: {error}"),
