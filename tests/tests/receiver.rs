@@ -44,7 +44,8 @@ fn the_receiver_is_installed_when_missing_or_changed_and_left_alone_otherwise() 
     let before = look().ino();
     lab.agent_once("perth").expect_success();
     assert_eq!(look().ino(), before, "it is not sent again");
-    let (path, line) = (installed(&lab).display().to_string(), "echo other >\"$1\"");
+    // The one before may still be running, and nobody writes into a running program.
+    let (path, line) = (installed(&lab).display().to_string(), "echo other >\"$1.new\" && mv \"$1.new\" \"$1\"");
     lab.as_target_user(&["sh", "-c", line, "sh", &path]).expect_success();
     lab.agent_once("perth").expect_success();
     assert!(fs::read(installed(&lab)).expect("it can be read") == carried(), "and comes back when it was changed");
