@@ -20,6 +20,9 @@ use crate::inbox::Inbox;
 use crate::ownership;
 use crate::replies::MOST_LINES;
 
+/// A folder of the file system's own, at the root of each, and closed to all but root. Others of the kind are no names anyway.
+const LOST_AND_FOUND: &str = "lost+found";
+
 /// From so many names on, several threads look.
 const MANY: usize = 256;
 /// So many threads: more only wait for each other.
@@ -132,7 +135,7 @@ impl Walk<'_> {
         for found in all {
             let found = found.map_err(|error| self.failed("its names", &error))?;
             let name = str::from_utf8(&found.name).ok().and_then(|name| name.parse::<PackageName>().ok());
-            let Some(name) = name.filter(|name| name.as_str() != "lost+found" && (self.wanted)(name.as_str())) else {
+            let Some(name) = name.filter(|name| name.as_str() != LOST_AND_FOUND && (self.wanted)(name.as_str())) else {
                 continue;
             };
             match found.kind {
@@ -152,10 +155,9 @@ impl Walk<'_> {
         let mut path = String::new();
         for found in dir.entries().map_err(failed)? {
             let found = found.map_err(failed)?;
-            let Some(version) = str::from_utf8(&found.name).ok().and_then(|version| version.parse::<Version>().ok())
-            else {
-                continue;
-            };
+            let version = str::from_utf8(&found.name).ok().and_then(|version| version.parse::<Version>().ok());
+            // A file system may be mounted at a name, too.
+            let Some(version) = version.filter(|version| version.as_str() != LOST_AND_FOUND) else { continue };
             let package = PackageId { name: name.clone(), version };
             let failed = |error: io::Error| self.failed(&package.path(), &error);
             let of = match found.kind {

@@ -29,6 +29,7 @@ fn furnished() -> Archive {
     symlink("name0", path("linked")).expect("a link");
     for directory in [
         "lost+found/x",
+        "name0/lost+found",
         "name0/.hidden",
         ".name/1",
         "name0/not a name",
@@ -40,6 +41,7 @@ fn furnished() -> Archive {
     }
     fs::write(path("name0/file"), "").expect("a file");
     fs::write(path("lost+found/x/descpkg"), "").expect("a file");
+    fs::write(path("name0/lost+found/descpkg"), "").expect("a file");
     fs::write(path("file"), "").expect("a file");
     fs::create_dir_all(path("name0/linkpkg")).expect("a directory");
     symlink("../1.0/descpkg", path("name0/linkpkg/descpkg")).expect("a link");
@@ -141,6 +143,31 @@ fn what_cannot_be_read_makes_the_listing_fail() {
         fs::set_permissions(&path, before).expect("a mode");
         agent.ask(Lane::BULK, &Request::List { buckets: vec![] }).expect("a listing");
     }
+}
+
+#[test]
+fn foreign_folders_that_cannot_be_read_do_not_fail_the_listing() {
+    let archive = Archive::new();
+    archive.put("core", "1", &[], 5);
+    let long = "x".repeat(129);
+    let names = ["@eaDir", ".snapshot", "#recycle", "System Volume Information", "lost+found", &long];
+    let closed: Vec<_> = names.iter().flat_map(|name| [(*name).to_owned(), format!("core/{name}")]).collect();
+    for path in &closed {
+        fs::create_dir_all(archive.path.join(path).join("1")).expect("a directory");
+    }
+    let mut agent = Agent::start_unprivileged(&archive);
+    agent.remains();
+    let set_modes = |mode| {
+        for path in &closed {
+            fs::set_permissions(archive.path.join(path), fs::Permissions::from_mode(mode)).expect("a mode");
+        }
+    };
+    set_modes(0o000);
+    let (lines, _) = list(&mut agent, vec![]);
+    let known = inventory(&lines);
+    assert_eq!(sorted(lines), ["package core 1 5"]);
+    assert_eq!(list(&mut agent, known.digests(USUAL)).1, Vec::<u16>::new());
+    set_modes(0o755);
 }
 
 #[test]

@@ -125,6 +125,40 @@ check_next_index() {
     unwrap
 }
 
+check_foreign_folders() {
+    fresh
+    put a/1 5
+    mkdir "$arch/a/1/@part" "$arch/@open"
+    : >"$arch/a/1/@part/file"
+    for place in @eaDir lost+found '#recycle' a/@eaDir a/lost+found 'a/no name' a/1/@eaDir a/1/.snapshot a/1/lost+found; do
+        mkdir -p "$arch/$place/x"
+        chmod 000 "$arch/$place"
+    done
+    mon
+    check 'foreign folders that are closed are left out of the index, at any depth' indexed '@open/
+a/
+a/1/
+a/1/@part/
+a/1/@part/file
+a/1/descpkg'
+    chmod 755 "$arch/a/@eaDir"
+    chmod 311 "$arch/@open"
+    mon
+    check 'one that is opened is in it, and one that is closed no more' indexed 'a/
+a/1/
+a/1/@part/
+a/1/@part/file
+a/1/descpkg
+a/@eaDir/
+a/@eaDir/x/'
+    chmod -R u+rwx "$arch"
+    mkdir -p "$arch/a/1/plain"
+    chmod 000 "$arch/a/1/plain"
+    mon
+    check 'a closed folder of another name is an error still' ended 1 'plain.*ermission denied'
+    chmod 755 "$arch/a/1/plain"
+}
+
 check_index_troubles() {
     fresh
     put a/1 5
@@ -193,5 +227,6 @@ check_indexing() {
     check_first_index
     check_whose_jobs
     check_next_index
+    check_foreign_folders
     check_index_troubles
 }

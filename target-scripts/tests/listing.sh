@@ -91,6 +91,21 @@ link alpha crooked 1?package evil 1 7')"
     list
     check 'no name forges a line or breaks the count' whole_list "$wanted"
 
+    # What hosts, file servers and file systems put into archives, and keep for themselves.
+    long=$(printf '%0129d' 0)
+    chmod 755 "$arch/lost+found"
+    for foreign in @eaDir .snapshot '#recycle' 'System Volume Information' '$RECYCLE.BIN' lost+found "$long"; do
+        mkdir -p "$arch/$foreign/1" "$arch/alpha/$foreign/x"
+        : >"$arch/$foreign/1/descpkg"
+        : >"$arch/alpha/$foreign/descpkg"
+        chmod 000 "$arch/$foreign" "$arch/alpha/$foreign"
+    done
+    list
+    check 'foreign folders that are closed are no part of a listing, and do not fail it' whole_list "$wanted"
+    chmod -R u+rwx "$arch/lost+found" "$arch/alpha/lost+found"
+    list
+    check 'nor is lost+found where it is open' whole_list "$wanted"
+
     mkdir -p "$arch/closed/1"
     chmod 000 "$arch/closed"
     list
@@ -114,5 +129,5 @@ link alpha crooked 1?package evil 1 7')"
     check 'no archive at all is wrong usage' ended 2 '--archive DIR is missing'
     run get_plist --archive "$arch" --more x </dev/null
     check 'an unknown option is wrong usage' ended 2 '--more is not known'
-    chmod 755 "$arch/lost+found"
+    chmod -R u+rwx "$arch"
 }

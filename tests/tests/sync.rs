@@ -1,7 +1,7 @@
 //! Full syncs, run by hand with `blat-agent --once`: what arrives, what stays, what is refused.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
 use blat_tests::{Lab, tree};
 
@@ -61,6 +61,36 @@ fn the_shape_of_a_package_survives() {
     let published = lab.on_target("shapes", "1.0");
     let reader = lab.as_target_user(&["cat", &format!("{}/bin/run", published.display())]);
     reader.expect_success().says("#!/bin/sh");
+}
+
+#[test]
+fn foreign_folders_that_cannot_be_read_are_no_packages_at_the_source_and_on_the_target() {
+    for receiver in ["auto", "never"] {
+        let lab = Lab::new(&format!("foreign-{receiver}"));
+        lab.package("core", "1", |p| p.file("a", "1"));
+        lab.package("core", "2", |p| p.file("a", "2"));
+        lab.release(&[("core", "1")]);
+        lab.config("perth", &format!("receiver: {receiver}\naging: immediate\nmax_delete: 100%"));
+        lab.agent_once("perth").expect_success();
+
+        let names = ["@eaDir", ".snapshot", "#recycle", "lost+found"];
+        for place in names.iter().flat_map(|name| [(*name).to_owned(), format!("core/{name}")]) {
+            let source = lab.source().join(&place);
+            fs::create_dir_all(source.join("x")).expect("the lab's own");
+            fs::set_permissions(&source, fs::Permissions::from_mode(0o000)).expect("the lab's own");
+            let target = lab.target_archive().join(&place).display().to_string();
+            lab.as_target_user(&["mkdir", "-p", &format!("{target}/x")]).expect_success();
+            lab.as_target_user(&["chmod", "000", &target]).expect_success();
+        }
+        lab.release(&[("core", "2")]);
+        lab.agent_once("perth").expect_success();
+        lab.assert_published("core", "2");
+        assert_eq!(lab.package_list(), ["core 2"], "receiver: {receiver}");
+        assert!(!lab.on_target("core", "1").exists(), "a whole listing ages: receiver: {receiver}");
+        for place in ["@eaDir", "core/@eaDir", "core/lost+found"] {
+            assert!(lab.target_archive().join(place).exists(), "{place} stays: receiver: {receiver}");
+        }
+    }
 }
 
 #[test]
