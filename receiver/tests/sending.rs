@@ -189,6 +189,22 @@ fn files_of_another_version_are_referred_to_and_copied() {
 }
 
 #[test]
+fn a_file_of_zeros_takes_no_space_whether_its_bytes_come_or_are_copied() {
+    let archive = Archive::new();
+    let mut agent = Agent::start(&archive.path);
+    let image = [noise(1, 5_000), vec![0; 3 << 20], noise(2, 5_000), vec![0; 2 << 20]].concat();
+    let package = |version| Package::new("image", version).file("disk", &image);
+    assert_eq!(package("1").deliver(&mut agent, &How::default()), "published image 1");
+    let copied = How { number: 2, base: Some(package("1")), copy: true, ..How::default() };
+    assert_eq!(package("2").deliver(&mut agent, &copied), "published image 2");
+    for version in ["1", "2"] {
+        assert_published(&archive, &package(version));
+        let taken = fs::metadata(archive.path.join("image").join(version).join("disk")).expect("a file").blocks() * 512;
+        assert!(taken < 1 << 20, "{version}: {taken} of {} bytes", image.len());
+    }
+}
+
+#[test]
 fn a_version_that_waits_to_be_published_can_be_referred_to() {
     let archive = Archive::new();
     let mut agent = Agent::start(&archive.path);

@@ -1,13 +1,14 @@
 //! The files of a package that comes: filled from pieces in their order, copied from other versions, or taken over from an interrupted attempt.
 
 use std::fs::{File, Permissions};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
 use blat_domain::frames::{Copy, MOST_BASE, MOST_PIECE, Piece};
 use blat_domain::name::PackageId;
 use sha2::{Digest as _, Sha256};
 
+use super::sparse::Sparse;
 use super::{Content, Incoming, Outcome, Waiting, memory_of, place};
 use crate::archive::DESCPKG;
 use crate::archive::dir::timestamps;
@@ -21,7 +22,7 @@ const COPIED: usize = 128 << 10;
 /// A file that is being filled.
 #[derive(Debug)]
 pub(super) struct Writing {
-    file: File,
+    file: Sparse,
     digest: Sha256,
     left: u64,
     of: Waiting,
@@ -61,7 +62,7 @@ impl Incoming {
                 return Err(self.spoiled("a piece has more bytes than its parts"));
             };
             let (now, later) = bytes.split_at(bytes.len().min(self.part_left as usize));
-            let written = writing.file.write_all(now);
+            let written = writing.file.write(now);
             written.map_err(|error| Setback::io(format!("writing {}", shown(&writing.of.path)), &error))?;
             writing.digest.update(now);
             writing.left -= now.len() as u64;
@@ -117,14 +118,18 @@ impl Incoming {
         };
         self.waiting_bytes -= memory_of(&of);
         let file = self.places.make_file(&of.path, self.resumed).map_err(|error| self.unmakable(&of.path, &error))?;
-        self.writing = Some(Writing { file, digest: Sha256::new(), left: of.size, of });
+        self.writing = Some(Writing { file: Sparse::new(file), digest: Sha256::new(), left: of.size, of });
         Ok(())
     }
 
     fn end_part(&mut self, held: &Held<'_>) -> Result<(), Outcome> {
         self.parts.pop_front();
         match self.writing.take_if(|writing| writing.left == 0) {
-            Some(Writing { file, digest, of, .. }) => self.finish_file(file, &of, &digest.finalize().into(), held),
+            Some(Writing { file, digest, of, .. }) => {
+                let written = file.finish();
+                let file = written.map_err(|error| Setback::io(format!("writing {}", shown(&of.path)), &error))?;
+                self.finish_file(file, &of, &digest.finalize().into(), held)
+            }
             None if self.parts.is_empty() => Ok(()),
             None => Err(self.spoiled("a piece ends a file in its middle")),
         }
@@ -178,11 +183,11 @@ impl Incoming {
     }
 
     fn copy_from(&mut self, mut from: File, file: &Waiting, held: &Held<'_>, inbox: &Inbox) -> Result<(), Outcome> {
-        let mut to =
-            self.places.make_file(&file.path, self.resumed).map_err(|error| self.unmakable(&file.path, &error))?;
-        let copied = copy_bytes(&mut from, &mut to, file.size, inbox);
-        let digest = copied.map_err(|error| Setback::io(format!("copying {}", shown(&file.path)), &error))?;
-        self.finish_file(to, file, &digest.ok_or(Outcome::Lacks)?, held)
+        let to = self.places.make_file(&file.path, self.resumed).map_err(|error| self.unmakable(&file.path, &error))?;
+        let copied = copy_bytes(&mut from, to, file.size, inbox);
+        let copied = copied.map_err(|error| Setback::io(format!("copying {}", shown(&file.path)), &error))?;
+        let (to, digest) = copied.ok_or(Outcome::Lacks)?;
+        self.finish_file(to, file, &digest, held)
     }
 
     /// Gives a file that is written to its end its mode and time, and keeps its handle.
@@ -213,15 +218,17 @@ fn unholdable(wanted: i64, got: i64) -> Setback {
     }
 }
 
-/// Copies a file of this size, or lets the file system share its blocks; gives the digest of what is in the new one, none where the size
-/// differs.
-fn copy_bytes(from: &mut File, to: &mut File, size: u64, inbox: &Inbox) -> io::Result<Option<[u8; 32]>> {
+/// Copies a file of this size, or lets the file system share its blocks; gives the new one with the digest of what is in it, none where the
+/// size differs.
+fn copy_bytes(from: &mut File, mut to: File, size: u64, inbox: &Inbox) -> io::Result<Option<(File, [u8; 32])>> {
     if from.metadata()?.len() != size {
         return Ok(None);
     }
-    if size > 0 && rustix::fs::ioctl_ficlone(&*to, &*from).is_ok() {
-        return place::digest(to, inbox).map(Some);
+    if size > 0 && rustix::fs::ioctl_ficlone(&to, &*from).is_ok() {
+        let digest = place::digest(&mut to, inbox)?;
+        return Ok(Some((to, digest)));
     }
+    let mut to = Sparse::new(to);
     let mut digest = Sha256::new();
     let mut buffer = vec![0; COPIED];
     let mut left = size;
@@ -231,7 +238,7 @@ fn copy_bytes(from: &mut File, to: &mut File, size: u64, inbox: &Inbox) -> io::R
             Ok(0) => return Ok(None),
             Ok(read) => {
                 digest.update(&buffer[..read]);
-                to.write_all(&buffer[..read])?;
+                to.write(&buffer[..read])?;
                 left -= read as u64;
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -239,5 +246,5 @@ fn copy_bytes(from: &mut File, to: &mut File, size: u64, inbox: &Inbox) -> io::R
         }
         inbox.get_on();
     }
-    Ok(Some(digest.finalize().into()))
+    Ok(Some((to.finish()?, digest.finalize().into())))
 }

@@ -8,6 +8,7 @@ mod files;
 mod group;
 mod manifest;
 mod place;
+mod sparse;
 pub(crate) mod unpacking;
 
 use std::collections::VecDeque;
