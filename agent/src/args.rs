@@ -60,9 +60,9 @@ pub(crate) struct Args {
     #[arg(long)]
     pub(crate) enrol: bool,
 
-    /// With --enrol: the host key's fingerprint, instead of asking
-    #[arg(long, value_name = "SHA256:…", requires = "enrol")]
-    pub(crate) fingerprint: Option<String>,
+    /// With --enrol: the host key's fingerprint, instead of asking; with jump hosts, once for each in their order, and the target's last
+    #[arg(long = "fingerprint", value_name = "SHA256:…", requires = "enrol")]
+    pub(crate) fingerprints: Vec<String>,
 
     /// With --enrol: the file whose first line is the password, instead of asking
     #[arg(long, value_name = "FILE", requires = "enrol")]

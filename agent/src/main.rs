@@ -151,8 +151,8 @@ async fn run(args: Args) -> Result<(), Failure> {
     home.close_to_others().context("cannot make a place for the agent's own files")?;
     let settings = load(&home, &target)?;
     if args.enrol {
-        let Args { fingerprint, password_file, cron, restrict, .. } = args;
-        let wishes = enrol::Wishes { fingerprint, password_file, cron, restrict };
+        let Args { fingerprints, password_file, cron, restrict, .. } = args;
+        let wishes = enrol::Wishes { fingerprints, password_file, cron, restrict };
         return Ok(enrol::run(&home, &settings, &wishes).await?);
     }
     if args.shell {

@@ -29,10 +29,10 @@ pub(crate) fn become_ssh(settings: &Settings, words: &[OsString]) -> anyhow::Res
             )
         }
     };
-    KnownHost::read(ssh)?;
+    KnownHost::check_all(ssh)?;
     let mut command = Command::new("ssh");
     // The person's terminal is used where there is one, as ssh does by itself.
-    let policy = Policy::of(ssh);
+    let policy = Policy::for_a_person(ssh);
     command.envs(policy.environment).args(policy.arguments).arg("--").arg(&ssh.host).args(words);
     Err(anyhow!(command.exec())).context("cannot run the ssh client; install openssh-client")
 }

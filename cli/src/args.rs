@@ -226,9 +226,10 @@ pub(crate) struct EnrolArgs {
     #[arg(value_name = "TARGET")]
     pub(crate) target: TargetName,
 
-    /// The host key's fingerprint as its owner tells it; nobody is asked then.
-    #[arg(long, value_name = "SHA256:…")]
-    pub(crate) fingerprint: Option<String>,
+    /// The host key's fingerprint as its owner tells it; nobody is asked then. With jump hosts, once for each in their
+    /// order, and the target's last.
+    #[arg(long = "fingerprint", value_name = "SHA256:…")]
+    pub(crate) fingerprints: Vec<String>,
 
     /// A file whose first line is the password; nobody is asked then.
     #[arg(long, value_name = "FILE", env = "BLAT_PASSWORD_FILE")]

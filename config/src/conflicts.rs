@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use crate::settings::{S3Settings, Settings, Transport};
+use crate::settings::{S3Settings, Settings, SshSettings, Transport};
 
 /// How long a look at the folders of this machine may take: a dead network mount must not hold up the targets beside it.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -115,7 +115,12 @@ fn same_machine(first: &Settings, second: &Settings) -> bool {
         (None, None) => true,
         (Some(a), Some(b)) => {
             let absolute = first.archive.starts_with('/') && second.archive.starts_with('/');
-            host(&a.host) == host(&b.host) && a.port == b.port && (absolute || a.user == b.user)
+            // The same address behind other hosts is rather another machine.
+            let jumps = |ssh: &SshSettings| -> Vec<(String, u16)> {
+                ssh.jumps.iter().map(|jump| (host(&jump.host), jump.port)).collect()
+            };
+            let same_host = host(&a.host) == host(&b.host) && a.port == b.port && jumps(a) == jumps(b);
+            same_host && (absolute || a.user == b.user)
         }
         (None, Some(_)) | (Some(_), None) => false,
     }

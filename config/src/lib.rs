@@ -10,6 +10,7 @@ mod conflicts;
 mod document;
 mod home;
 pub mod home_id;
+mod jump;
 mod keys;
 mod master;
 pub mod namespace;
@@ -33,7 +34,7 @@ pub use conflicts::{Claim, conflicts};
 pub use home::{Home, HomeError, TargetFile};
 pub use master::{MasterSettings, load_master};
 pub use settings::{
-    Database, Kind, LogSettings, Mode, Queries, Receiver, ReleaseManager, ReleaseSource, S3Settings, Settings,
+    Database, Jump, Kind, LogSettings, Mode, Queries, Receiver, ReleaseManager, ReleaseSource, S3Settings, Settings,
     SshSettings, Transport,
 };
 pub use target::load_target;

@@ -7,8 +7,19 @@ use crate::keys::{Keys, Wrong};
 use crate::settings::S3Settings;
 
 /// What only a target on a host has.
-const HOSTS: [&str; 10] =
-    ["host", "port", "user", "identity", "known_hosts", "transport", "archive", "bin", "disk_reserve", "receiver"];
+const HOSTS: [&str; 11] = [
+    "host",
+    "port",
+    "user",
+    "proxy_jump",
+    "identity",
+    "known_hosts",
+    "transport",
+    "archive",
+    "bin",
+    "disk_reserve",
+    "receiver",
+];
 const BUCKET: &str = "3 to 63 lower-case letters, digits, dots and hyphens, such as builds-example";
 const PREFIX: &str = "names separated by slashes, of letters, digits and ._+~-, such as packages/perth";
 const ENDPOINT: &str = "the server alone, such as https://s3.example.com or http://127.0.0.1:8333";

@@ -147,6 +147,8 @@ pub struct SshSettings {
     pub port: u16,
     /// The user to log in as.
     pub user: String,
+    /// The hosts that the connection goes through, in their order; none where the host is reached directly.
+    pub jumps: Vec<Jump>,
     /// The private key.
     pub identity: PathBuf,
     /// The file of host keys that are trusted.
@@ -155,7 +157,31 @@ pub struct SshSettings {
     pub home: PathBuf,
 }
 
+/// A host that connections to another one go through.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Jump {
+    /// The user to log in as.
+    pub user: String,
+    /// Host name or address, as the machine before it knows it; never begins with a hyphen.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+}
+
 impl SshSettings {
+    /// The way to a jump host, by its place in the order from 0 on: through those before it, with our identity and known hosts. None where there
+    /// are not so many.
+    pub fn way_to_jump(&self, index: usize) -> Option<Self> {
+        let Jump { user, host, port } = self.jumps.get(index)?.clone();
+        let jumps = self.jumps.iter().take(index).cloned().collect();
+        Some(Self { user, host, port, jumps, ..self.clone() })
+    }
+
+    /// The ways to each jump host, in their order.
+    pub fn ways_to_jumps(&self) -> impl DoubleEndedIterator<Item = Self> {
+        (0..self.jumps.len()).filter_map(|index| self.way_to_jump(index))
+    }
+
     /// Looks whether the private key and the host keys are files that nobody can have written but root and the home's owner. To be called
     /// before they are used: they may have been changed since the settings were read. One that is not there is none.
     ///

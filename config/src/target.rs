@@ -15,6 +15,7 @@ use crate::bandwidth;
 use crate::complaint::{Complaint, Complaints};
 use crate::document::{Document, Key, Node, Value};
 use crate::home::{self, Home};
+use crate::jump;
 use crate::keys::{Found, Keys, Wrong};
 use crate::master;
 use crate::overlap;
@@ -25,11 +26,12 @@ use crate::trust::{self, Distrust};
 use crate::values;
 
 /// The keys of a target that the master has not.
-const KEYS: [&str; 27] = [
+const KEYS: [&str; 28] = [
     "type",
     "host",
     "port",
     "user",
+    "proxy_jump",
     "identity",
     "known_hosts",
     "transport",
@@ -231,11 +233,9 @@ fn transport(home: &Home, name: &TargetName, keys: &mut Keys<'_>) -> Transport {
     let ssh = SshSettings {
         target: name.clone(),
         host: host(keys, !given || matches!(named, Some(Way::Openssh | Way::Libssh2))).unwrap_or_default(),
-        port: keys.value("port", 22, |text| {
-            let number = values::number(1, 65_535, "a TCP port, 1 to 65535")(text)?;
-            u16::try_from(number).map_err(|_| Wrong::expected("a TCP port, 1 to 65535")(text))
-        }),
+        port: keys.value("port", 22, values::port),
         user: keys.value("user", "pkgadmin".into(), values::user),
+        jumps: jump::read(keys, matches!(named, Some(Way::Libssh2))),
         identity: keys.value("identity", home.ssh_dir().join("id_ed25519"), &path),
         known_hosts: keys.value("known_hosts", home.ssh_dir().join("known_hosts"), &path),
         home: home.root().to_owned(),

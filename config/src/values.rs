@@ -43,6 +43,13 @@ pub(crate) fn number(least: u32, most: u32, expected: &'static str) -> impl Fn(&
     }
 }
 
+/// A TCP port.
+pub(crate) fn port(text: &str) -> Result<u16, Wrong> {
+    const EXPECTED: &str = "a TCP port, 1 to 65535";
+    let number = number(1, 65_535, EXPECTED)(text)?;
+    u16::try_from(number).map_err(|_| Wrong::expected(EXPECTED)(text))
+}
+
 /// A host name or address, as the ssh client takes it: one word that is neither an option nor a pattern of known_hosts. An address comes out in
 /// its usual form, by which the client looks for its key.
 pub(crate) fn host(text: &str) -> Result<String, Wrong> {

@@ -68,7 +68,8 @@ fn by_hand(ssh: &SshSettings, public: &str) -> String {
     // A shell would not understand `~DOMAIN\\user`.
     let user = &ssh.user;
     format!(
-        "on the target, append this line to .ssh/authorized_keys in the home directory of {user}, then enrol again:\n{public}"
+        "on {}, append this line to .ssh/authorized_keys in the home directory of {user}, then enrol again:\n{public}",
+        ssh.host
     )
 }
 

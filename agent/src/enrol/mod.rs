@@ -10,7 +10,7 @@ mod key;
 mod restrict;
 
 use std::io::IsTerminal as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow, bail};
 use blat_config::{Home, Kind, Settings, SshSettings};
@@ -37,8 +37,9 @@ const AWAIT_LOCK: &str = r#"await_lock() {
 
 /// What the operator asked for.
 pub(crate) struct Wishes {
-    /// The host key's fingerprint as its owner told it; without it a person is asked.
-    pub(crate) fingerprint: Option<String>,
+    /// The host keys' fingerprints as their owners told them, in the order of the hosts on the way: the last one is the target's. Where there are
+    /// fewer than hosts, a person is asked about the first ones.
+    pub(crate) fingerprints: Vec<String>,
     /// The file whose first line is the password; without it a person is asked.
     pub(crate) password_file: Option<PathBuf>,
     /// Install the crontab lines too.
@@ -125,10 +126,30 @@ async fn equip(transport: &Transport, settings: &Settings, wishes: &Wishes) -> a
     Ok(found.serves)
 }
 
-/// Everything up to a login that works; gives the public key. It blocks: nothing else is to be done meanwhile.
+/// Everything up to a login that works, at each host on the way in turn and at last at the target; gives the public key. It blocks: nothing else is
+/// to be done meanwhile.
 fn let_in(ssh: &SshSettings, wishes: &Wishes) -> anyhow::Result<String> {
+    let (hosts, given) = (ssh.jumps.len() + 1, wishes.fingerprints.len());
+    let Some(unnamed) = hosts.checked_sub(given) else {
+        bail!("--fingerprint is given {given} times, and there are {hosts} host keys on the way to {}", place(ssh));
+    };
+    let expected = |index: usize| wishes.fingerprints.get(index.checked_sub(unnamed)?).map(String::as_str);
+    for (index, way) in ssh.ways_to_jumps().enumerate() {
+        println!("jump host  {}", place(&way));
+        let_in_at(&way, expected(index), None).with_context(|| {
+            format!("at the jump host {} (the last --fingerprint and --password-file are the target's)", place(&way))
+        })?;
+    }
+    if !ssh.jumps.is_empty() {
+        println!("target     {}", place(ssh));
+    }
+    let_in_at(ssh, expected(ssh.jumps.len()), wishes.password_file.as_deref())
+}
+
+/// The same at one host.
+fn let_in_at(ssh: &SshSettings, expected: Option<&str>, password_file: Option<&Path>) -> anyhow::Result<String> {
     let greeted = greet(ssh, BY_HAND)?;
-    host::approve(ssh, &greeted, wishes.fingerprint.as_deref())?;
+    host::approve(ssh, &greeted, expected)?;
     let public = identity::ensure(&ssh.identity)?;
     match authenticate(&greeted.session, ssh) {
         Ok(()) => {
@@ -141,7 +162,7 @@ fn let_in(ssh: &SshSettings, wishes: &Wishes) -> anyhow::Result<String> {
     }
     // A server counts failed logins, so the password has a connection of its own.
     drop(greeted);
-    let greeted = key::login_by_password(ssh, &public, wishes.password_file.as_deref())?;
+    let greeted = key::login_by_password(ssh, &public, password_file)?;
     key::install(&greeted.session, ssh, &public)
         .with_context(|| format!("cannot install the key at {}", place(ssh)))?;
     let greeted = greet_trusted(ssh, BY_HAND)?;

@@ -13,7 +13,7 @@ pub(crate) fn run(home: impl FnOnce() -> Result<Home, Failure>, args: &EnrolArgs
     targets::known(&home, &args.target)?;
     let mut command = sibling::agent(&home, &args.target)?;
     command.arg("--enrol").env_remove("BLAT_PASSWORD_FILE");
-    if let Some(fingerprint) = &args.fingerprint {
+    for fingerprint in &args.fingerprints {
         command.arg("--fingerprint").arg(fingerprint);
     }
     if let Some(file) = &args.password_file {

@@ -83,6 +83,15 @@ impl KnownHost {
             .map_err(|why| failed(format!("{why}; nothing is sent until then")))
     }
 
+    /// Looks whether the settings' file can be used for the host and for each that the way there goes through.
+    ///
+    /// # Errors
+    /// As [`KnownHost::read`].
+    pub(crate) fn check_all(settings: &SshSettings) -> Result<Self, TargetError> {
+        settings.ways_to_jumps().try_for_each(|way| Self::read(&way).map(drop))?;
+        Self::read(settings)
+    }
+
     /// What `text` says of the host. The error says what to do about which line, and is fit for printing.
     pub(crate) fn parse(text: &[u8], host: &str, port: u16) -> Result<Self, String> {
         let name = entry_name(host, port);

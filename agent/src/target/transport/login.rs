@@ -1,13 +1,20 @@
 //! What is reported of a login that failed: whether we were logged in, what was printed meanwhile, and what to do.
 
+use std::time::Duration;
+
 use blat_config::SshSettings;
 use blat_domain::text::{escaped, printable};
+use tokio::time::timeout;
 
-use super::place;
+use super::known_hosts::KnownHost;
+use super::libssh2::connect::greet;
+use super::{key_refused, place, private_key, revoked_host_key, untrusted_host_key};
 use crate::target::TargetError;
 
 /// The most that is shown of what a login printed, in bytes: its end, where the reason stands.
 const SHOWN: usize = 256;
+/// For a host to show its key once more.
+const SHOW_KEY: Duration = Duration::from_secs(10);
 /// The exit status of the ssh client for its own failures; every other is that of what ran at the far end.
 const OF_THE_CLIENT: i32 = 255;
 
@@ -88,7 +95,8 @@ impl Cause {
         let Some(last) = said.lines().rev().map(str::trim).find(|line| !line.is_empty()) else {
             return Self::Other("the ssh client said nothing".into());
         };
-        if last.starts_with("channel ") || last.starts_with("Connection to ") {
+        // It says of a server that never answered that the connection timed out, which is no end of a login.
+        if last.starts_with("channel ") || last.starts_with("Connection to ") && !last.ends_with(" timed out") {
             return Self::LoggedIn(printable(last));
         }
         if last == "Host key verification failed." {
@@ -102,6 +110,43 @@ impl Cause {
             return Self::Denied(printable(last));
         }
         Self::Other(printable(last))
+    }
+}
+
+/// What a person must know of a client that did not log in: from why that is, all that it `said`, and what the host printed before the client's
+/// last words.
+pub(super) async fn report(
+    settings: &SshSettings,
+    known: &KnownHost,
+    cause: Cause,
+    said: &str,
+    printed: &Printed,
+) -> TargetError {
+    let with_words = |words: String| format!("{words}{}", said_before(printed));
+    match cause {
+        Cause::RevokedHostKey => revoked_host_key(settings),
+        Cause::HostKey(Some(fingerprint)) => untrusted_host_key(settings, known.acquaintance(), Some(&fingerprint)),
+        Cause::HostKey(None) => {
+            untrusted_host_key(settings, known.acquaintance(), offered_key(settings).await.as_deref())
+        }
+        Cause::Denied(words) => match private_key::trouble(settings, said).await {
+            Some(trouble) => trouble,
+            None => key_refused(settings, &with_words(words)),
+        },
+        Cause::LoggedIn(words) | Cause::Other(words) => {
+            TargetError::Link(format!("not logged in: cannot connect to {}: {}", place(settings), with_words(words)))
+        }
+    }
+}
+
+/// The fingerprint of the key that a host shows, which the client does not say of one that is not known.
+async fn offered_key(settings: &SshSettings) -> Option<String> {
+    let settings = settings.clone();
+    let greeted = tokio::task::spawn_blocking(move || greet(&settings, SHOW_KEY));
+    match timeout(SHOW_KEY, greeted).await {
+        Ok(Ok(Ok(greeted))) => Some(greeted.key.fingerprint()),
+        // It was there a moment ago: the next try says more.
+        Ok(Ok(Err(_)) | Err(_)) | Err(_) => None,
     }
 }
 
@@ -153,6 +198,8 @@ mod tests {
         assert!(matches!(Cause::of(EXITED, "", true), Cause::LoggedIn(_)));
         assert!(matches!(Cause::of(EXITED, "channel 0: open failed: connect failed\n", false), Cause::LoggedIn(_)));
         assert!(matches!(Cause::of(End::Running { logged_in: false }, "", false), Cause::Other(_)));
+        let silent = "Connection timed out during banner exchange\r\nConnection to UNKNOWN port 65535 timed out\r\n";
+        assert!(matches!(Cause::of(EXITED, silent, false), Cause::Other(_)));
         let refused = Cause::of(EXITED, "ssh: connect to host h port 22: Connection refused", false);
         assert_eq!(refused, Cause::Other("ssh: connect to host h port 22: Connection refused".into()));
     }

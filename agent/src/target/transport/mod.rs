@@ -2,6 +2,7 @@
 
 mod greeting;
 pub(crate) mod handshake;
+mod jumps;
 pub(crate) mod known_hosts;
 pub(crate) mod libssh2;
 pub(crate) mod local;

@@ -24,18 +24,17 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::greeting::{self, Listener};
 use super::handshake::Handshakes;
 use super::known_hosts::KnownHost;
-use super::libssh2::connect::greet;
-use super::login::{Cause, End, Printed, in_vain, said_before};
+use super::login::{Cause, End, Printed, in_vain, report};
 use super::policy::Policy;
 use super::sessions::{Refusal, Seat, Sessions, too_few};
-use super::{Exit, Remote, distrusted, key_refused, place, private_key, revoked_host_key, tied, untrusted_host_key};
+use super::{Exit, Remote, distrusted, jumps, place, tied};
 use crate::moments;
 use crate::target::TargetError;
 use crate::target::bounded::{Complaints, read_line};
 
 /// The name of the control socket in the link's directory.
 const SOCKET: &str = "mux";
-/// From starting the client to the first echo; the client itself gives up connecting after 10 s.
+/// From starting the client to the first echo; the client itself gives up connecting after 10 s. Each host on the way may take as long again.
 const CONNECT: Duration = Duration::from_secs(30);
 /// The far end is asked for an echo at every so many of the moments of [`moments`]: every 8 s.
 const BEAT: u32 = 2;
@@ -49,8 +48,6 @@ const LOOK: Duration = Duration::from_millis(20);
 const OPEN_CHANNEL: Duration = Duration::from_secs(30);
 /// For what a client that is to end says last, and for its end.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-/// For a host to show its key once more.
-const SHOW_KEY: Duration = Duration::from_secs(10);
 /// Most of what a login shell may print before our first echo, in bytes.
 const MOST_NOISE: usize = 64 << 10;
 
@@ -210,7 +207,7 @@ impl Link {
         let failed = |what: String| TargetError::Link(format!("cannot connect to {}: {what}", self.place()));
         self.settings.check_files().map_err(|why| distrusted(&self.settings, &why))?;
         // The client skips revocations that it does not understand: a file with any is for a person.
-        let known = KnownHost::read(&self.settings)?;
+        let known = KnownHost::check_all(&self.settings)?;
         std::fs::create_dir_all(self.directory.path())
             .map_err(|error| failed(format!("cannot make {}: {error}", self.directory.path().display())))?;
         let slot = self.handshakes.slot().await.map_err(|error| failed(error.to_string()))?;
@@ -235,9 +232,10 @@ impl Link {
             return Err(failed("the ssh client has no pipes".into()));
         };
         let mut echo = Echo::new(stdin, stdout);
+        let patience = CONNECT + jumps::EACH * u32::try_from(self.settings.jumps.len()).unwrap_or_default();
         let greeted = match is_single {
-            true => timeout(CONNECT, self.logged_in(&mut client)).await,
-            false => timeout(CONNECT, echo.first()).await,
+            true => timeout(patience, self.logged_in(&mut client)).await,
+            false => timeout(patience, echo.first()).await,
         };
         match greeted {
             Ok(Ok(())) => {}
@@ -331,34 +329,15 @@ impl Link {
             printed.add(said.as_bytes());
             return in_vain(settings, &how, &printed);
         }
+        // What the client says of the way itself may be the fault of a host on it.
+        if let Cause::Other(_) = cause
+            && let Some(fault) = jumps::fault(settings, self.directory.path()).await
+        {
+            return fault;
+        }
         // All but the last line, which is the client's own.
         printed.add(said.trim_end().rsplit_once('\n').map_or("", |(before, _)| before).as_bytes());
-        let with_words = |words: String| format!("{words}{}", said_before(&printed));
-        match cause {
-            Cause::RevokedHostKey => revoked_host_key(settings),
-            Cause::HostKey(Some(fingerprint)) => untrusted_host_key(settings, known.acquaintance(), Some(&fingerprint)),
-            Cause::HostKey(None) => {
-                untrusted_host_key(settings, known.acquaintance(), self.offered_key().await.as_deref())
-            }
-            Cause::Denied(words) => match private_key::trouble(settings, &said).await {
-                Some(trouble) => trouble,
-                None => key_refused(settings, &with_words(words)),
-            },
-            Cause::LoggedIn(words) | Cause::Other(words) => {
-                TargetError::Link(format!("not logged in: cannot connect to {}: {}", self.place(), with_words(words)))
-            }
-        }
-    }
-
-    /// The fingerprint of the key that the host shows, which the client does not say of a host that is not known.
-    async fn offered_key(&self) -> Option<String> {
-        let settings = self.settings.clone();
-        let greeted = tokio::task::spawn_blocking(move || greet(&settings, SHOW_KEY));
-        match timeout(SHOW_KEY, greeted).await {
-            Ok(Ok(Ok(greeted))) => Some(greeted.key.fingerprint()),
-            // It was there a moment ago: the next try says more.
-            Ok(Ok(Err(_)) | Err(_)) | Err(_) => None,
-        }
+        report(settings, known, cause, &said, &printed).await
     }
 
     fn broken(&self, what: &str) -> TargetError {

@@ -131,7 +131,16 @@ mod tests {
     fn settings() -> SshSettings {
         let (identity, known_hosts) = ("/k/id".into(), "/k/known".into());
         let target = "perth".parse().expect("a name");
-        SshSettings { target, host: "h".into(), port: 22, user: "u".into(), identity, known_hosts, home: "/".into() }
+        SshSettings {
+            target,
+            host: "h".into(),
+            port: 22,
+            user: "u".into(),
+            jumps: Vec::new(),
+            identity,
+            known_hosts,
+            home: "/".into(),
+        }
     }
 
     #[tokio::test(start_paused = true)]

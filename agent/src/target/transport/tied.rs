@@ -5,6 +5,7 @@
 //! whether the parent is still there, and becomes the client. The request stays in force through that.
 
 use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -21,9 +22,44 @@ const CANNOT_RUN: u8 = 127;
 ///
 /// It has to be started by a thread that lives as long as this process: the system takes the end of that thread for its parent's.
 pub(crate) fn command(program: impl AsRef<OsStr>) -> tokio::process::Command {
-    let mut command = tokio::process::Command::new(ourselves());
+    blocking_command(program).into()
+}
+
+/// The same for a thread that waits for it itself.
+pub(crate) fn blocking_command(program: impl AsRef<OsStr>) -> std::process::Command {
+    let mut command = std::process::Command::new(ourselves());
     command.arg(BECOME).arg(std::process::id().to_string()).arg(program);
     command
+}
+
+/// The same as words for a POSIX shell behind `exec`: `program` ends with the parent of that shell at the latest.
+pub(crate) fn shell_command(program: &str, arguments: &[OsString]) -> OsString {
+    let mut words = quoted(named_ourselves().as_os_str());
+    words.extend_from_slice(format!(" {BECOME} $PPID {program}").as_bytes());
+    for argument in arguments {
+        words.push(b' ');
+        words.extend(quoted(argument));
+    }
+    OsString::from_vec(words)
+}
+
+/// One word that a shell takes as it is.
+fn quoted(word: &OsStr) -> Vec<u8> {
+    let parts: Vec<&[u8]> = word.as_bytes().split(|byte| *byte == b'\'').collect();
+    [b"'", &*parts.join(&b"'\\''"[..]), b"'"].concat()
+}
+
+/// This executable by a name that others find it by: its file, or where that has been replaced since, what this process runs.
+#[cfg(not(test))]
+fn named_ourselves() -> PathBuf {
+    // A file that was removed has another name then, at which there is none.
+    let file = std::env::current_exe().ok().filter(|file| file.is_file());
+    file.unwrap_or_else(|| format!("/proc/{}/exe", std::process::id()).into())
+}
+
+#[cfg(test)]
+fn named_ourselves() -> PathBuf {
+    ourselves()
 }
 
 /// This executable as it runs, though its file may have been replaced since.

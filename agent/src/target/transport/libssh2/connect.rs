@@ -12,6 +12,7 @@ use super::host_key::{self, HostKey};
 use super::relay::Relay;
 use crate::target::TargetError;
 use crate::target::transport::greeting::{self, Listener};
+use crate::target::transport::jumps::Through;
 use crate::target::transport::known_hosts::{Acquaintance, KnownHost, Verdict};
 use crate::target::transport::login::{Printed, in_vain, said_before};
 use crate::target::transport::private_key::{self, Flaw};
@@ -45,6 +46,8 @@ pub(crate) struct Greeted {
     pub(crate) verdict: Verdict,
     known: KnownHost,
     relay: Relay,
+    /// What carries the connection, where that goes through other hosts.
+    _through: Option<Through>,
 }
 
 impl Greeted {
@@ -85,7 +88,7 @@ pub(super) struct Line {
 pub(crate) fn greet(settings: &SshSettings, patience: Duration) -> Result<Greeted, TargetError> {
     let failed = |what: &str| TargetError::Link(format!("cannot connect to {}: {what}", place(settings)));
     let known = KnownHost::read(settings)?;
-    let socket = dial(settings).map_err(|error| failed(&error.to_string()))?;
+    let (socket, mut through) = reach(settings).map_err(|error| failed(&error.to_string()))?;
     let mut relay = Relay::begin(socket, patience).map_err(|error| failed(&error.to_string()))?;
     let ssh = |error: ssh2::Error| failed(&printable(error.message()));
     let mut session = Session::new().map_err(ssh)?;
@@ -94,10 +97,21 @@ pub(crate) fn greet(settings: &SshSettings, patience: Duration) -> Result<Greete
     session.method_pref(MethodType::CryptCs, CIPHERS).map_err(ssh)?;
     session.method_pref(MethodType::CryptSc, CIPHERS).map_err(ssh)?;
     session.set_tcp_stream(relay.near());
-    session.handshake().map_err(|error| relay.end().map_or_else(|| ssh(error), |why| failed(&why)))?;
+    session.handshake().map_err(|error| {
+        let on_the_way = through.as_mut().and_then(Through::words);
+        on_the_way.or_else(|| relay.end()).map_or_else(|| ssh(error), |why| failed(&why))
+    })?;
     let key = HostKey::of(&session).ok_or_else(|| failed("its host key is of a kind that is not trusted any more"))?;
     let verdict = known.judge(&key.blob);
-    Ok(Greeted { session, key, verdict, known, relay })
+    Ok(Greeted { session, key, verdict, known, relay, _through: through })
+}
+
+/// A connection to the host, directly or through the hosts on the way.
+fn reach(settings: &SshSettings) -> std::io::Result<(TcpStream, Option<Through>)> {
+    match settings.ways_to_jumps().last() {
+        None => dial(settings).map(|socket| (socket, None)),
+        Some(last) => Through::begin(&last, settings).map(|(socket, through)| (socket, Some(through))),
+    }
 }
 
 fn dial(settings: &SshSettings) -> std::io::Result<TcpStream> {
