@@ -17,6 +17,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::UNIX_EPOCH;
 
 use blat_config::{Home, private, trust};
+use blat_domain::clock::Anchor;
 use blat_domain::confirmation::HeldBack;
 use blat_domain::name::{PackageId, TargetName};
 use blat_domain::ownership::{Owner, Record};
@@ -85,6 +86,9 @@ struct Kept {
     tags: Option<BTreeMap<PackageId, i64>>,
     /// The epoch second since when it is known what tags bring, where that was not always so.
     began: Option<i64>,
+    /// What the times of `tags` and `began` were noted down by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    clock: Option<Anchor>,
     /// The time of a file of releases that lay ahead of the clock, or was set ahead, when it was seen, in epoch seconds.
     ahead: Option<i64>,
     /// What status shows as held back.
@@ -225,7 +229,7 @@ impl LastingMemory {
     fn change(&self, change: impl FnOnce(&mut Kept)) -> Result<(), String> {
         let _file = self.lock_file();
         {
-            let mut now = self.lock();
+            let mut now = self.lock_by_clock();
             let before = now.kept.clone();
             change(&mut now.kept);
             now.is_ahead |= now.kept != before;
@@ -287,6 +291,7 @@ impl LastingMemory {
             return Err(damaged(&format!("the record of {} is none", seen.place)));
         }
         let is_as_written = kept.born == Some(born);
+        kept.follow(memory::anchor());
         match kept.born {
             Some(_) if is_as_written => {}
             // A copy, which may be older than the last tags.

@@ -4,9 +4,9 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use blat_domain::clock::{Doubt, Reading, doubt, earliest};
+use blat_domain::clock::{Anchor, Doubt, Reading, doubt, earliest};
 use jiff::Timestamp;
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
@@ -92,10 +92,23 @@ pub(crate) fn store(path: &Path, kept: &impl Serialize) -> io::Result<()> {
 
 /// The target's clock beside what this machine knows of the time. Uptime counts on while the machine sleeps.
 fn reading(target: i64) -> Reading {
-    let uptime = u64::try_from(clock_gettime(ClockId::Boottime).tv_sec).unwrap_or(0);
-    // A system that does not name its starts is always on its first: its clocks are compared all the same.
-    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
-    Reading { target, master: Timestamp::now().as_second(), boot, uptime }
+    Reading { target, master: Timestamp::now().as_second(), boot: boot(), uptime: uptime().unsigned_abs() }
+}
+
+/// This machine's clock at this moment.
+pub(crate) fn anchor() -> Anchor {
+    Anchor { boot: boot(), start: Timestamp::now().as_second() - uptime() }
+}
+
+fn uptime() -> i64 {
+    clock_gettime(ClockId::Boottime).tv_sec
+}
+
+/// A system that does not name its starts is always on its first: its clocks are compared all the same.
+fn boot() -> String {
+    static BOOT: OnceLock<String> = OnceLock::new();
+    let read = || fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
+    BOOT.get_or_init(read).clone()
 }
 
 #[cfg(test)]

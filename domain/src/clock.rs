@@ -13,6 +13,9 @@ pub const MOST_APART: u64 = 86_400;
 /// and are put right in small steps.
 pub const MOST_GAINED: u64 = 600;
 
+/// Two times in whole seconds make a difference of so many, though no clock was set.
+const ROUNDED: u64 = 2;
+
 /// One look at a target's clock, beside what the master knew of the time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reading {
@@ -70,6 +73,24 @@ pub fn doubt(before: Option<&Reading>, now: &Reading) -> Option<Doubt> {
     (gained > MOST_GAINED).then_some(Doubt::Set { seconds: gained })
 }
 
+/// Ties a machine's clock, which may be set, to the time since the machine's start, which nobody can set. What was noted down by that clock can follow
+/// it: it stays as old as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Anchor {
+    /// Which start of the machine.
+    pub boot: String,
+    /// The epoch second of that start, by the clock.
+    pub start: i64,
+}
+
+impl Anchor {
+    /// By how many seconds the clock was set from this until `now`; none where the machine was started in between, so that nothing tells.
+    pub fn set_by(&self, now: &Self) -> Option<i64> {
+        let by = now.start.saturating_sub(self.start);
+        (self.boot == now.boot).then_some(if by.unsigned_abs() > ROUNDED { by } else { 0 })
+    }
+}
+
 /// The earliest epoch second that it can be: where clocks say different times, one of them was set ahead.
 pub fn earliest(before: Option<&Reading>, now: &Reading) -> i64 {
     let by_uptime = before.filter(|before| before.boot == now.boot).map(|before| {
@@ -124,6 +145,16 @@ mod tests {
         let mut restarted = reading(later + YEAR, later + YEAR, 5);
         restarted.boot = "another".into();
         assert_eq!(earliest(Some(&before), &restarted), later + YEAR, "nothing tells");
+    }
+
+    #[test]
+    fn a_clock_that_was_set_shows_beside_the_time_since_the_start() {
+        let anchor = |boot: &str, start| Anchor { boot: boot.into(), start };
+        let before = anchor("b", 1_000_000);
+        for (start, by) in [(1_000_000, 0), (1_000_001, 0), (1_003_600, 3_600), (1_000_000 - YEAR, -YEAR)] {
+            assert_eq!(before.set_by(&anchor("b", start)), Some(by));
+        }
+        assert_eq!(before.set_by(&anchor("another", 1_000_000)), None);
     }
 
     #[test]

@@ -6,12 +6,15 @@
 //! knows what was known at that time, for a day at most.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::MutexGuard;
 
+use blat_domain::clock::Anchor;
 use blat_domain::name::PackageId;
 use blat_domain::retention::is_newer;
 use jiff::Timestamp;
 
-use super::LastingMemory;
+use super::{Kept, LastingMemory, Now};
+use crate::memory;
 use crate::release::Written;
 
 /// Packages that tags asked for and the source lacks are noted while fewer than this are.
@@ -20,14 +23,14 @@ pub(super) const MOST_MISSING: usize = 10_000;
 impl LastingMemory {
     /// Packages that tags brought, with the epoch second.
     pub(crate) fn tagged(&self) -> BTreeMap<PackageId, i64> {
-        self.lock().kept.tags.clone().unwrap_or_default()
+        self.lock_by_clock().kept.tags.clone().unwrap_or_default()
     }
 
     /// Tags are about to bring these packages: from now on none of them is extra to this process. Of those that are `missing` on the source, only
     /// as many are noted as do not make the memory endless: tags may name any. [`Self::trouble`] makes it durable.
     pub(crate) fn note_tags(&self, packages: &BTreeSet<PackageId>, missing: &BTreeSet<&PackageId>) {
         let at = Timestamp::now().as_second();
-        let mut now = self.lock();
+        let mut now = self.lock_by_clock();
         let tags = now.kept.tags.get_or_insert_default();
         let mut is_ahead = false;
         for package in packages {
@@ -55,7 +58,7 @@ impl LastingMemory {
     /// The epoch second since when it is known what tags bring, where that was not always so. `now` is the present one: what seems to be later is
     /// the word of a clock that was wrong.
     pub(crate) fn began(&self, now: i64) -> Option<i64> {
-        let mut state = self.lock();
+        let mut state = self.lock_by_clock();
         let began = state.kept.began?;
         if began > now {
             (state.kept.began, state.is_ahead) = (Some(now), true);
@@ -81,6 +84,34 @@ impl LastingMemory {
             (state.kept.ahead, state.is_ahead) = (Some(at), true);
         }
         (state.kept.ahead != Some(at)).then_some(at)
+    }
+}
+
+impl Kept {
+    /// Has what was noted down by this machine's clock follow it where it was set. Says whether the file is to say so.
+    pub(super) fn follow(&mut self, clock: Anchor) -> bool {
+        let set_by = self.clock.as_ref().map_or(Some(0), |before| before.set_by(&clock));
+        if set_by == Some(0) && self.clock.is_some() {
+            return false;
+        }
+        let now = Timestamp::now().as_second();
+        let mut has_notes = false;
+        for at in self.tags.iter_mut().flat_map(BTreeMap::values_mut).chain(&mut self.began) {
+            // After another start nothing tells, and what lies ahead is the word of a clock that was wrong, then or now.
+            *at = set_by.map_or((*at).min(now), |by| at.saturating_add(by));
+            has_notes = true;
+        }
+        self.clock = Some(clock);
+        has_notes
+    }
+}
+
+impl LastingMemory {
+    /// What is remembered, by this machine's clock as it is now.
+    pub(super) fn lock_by_clock(&self) -> MutexGuard<'_, Now> {
+        let mut now = self.lock();
+        now.is_ahead |= now.kept.follow(memory::anchor());
+        now
     }
 }
 

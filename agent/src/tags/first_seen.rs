@@ -8,7 +8,11 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::memory::store;
+use blat_domain::clock::Anchor;
+use jiff::Timestamp;
+use serde::Deserialize;
+
+use crate::memory::{self, store};
 use crate::session::TagStamp;
 
 /// The file's name in the target's part of `state/`.
@@ -27,6 +31,8 @@ pub(super) struct FirstSeen {
     path: PathBuf,
     /// The epoch second, and whether the look under way has found it.
     seen: HashMap<TagStamp, (i64, bool)>,
+    /// What these times were noted down by.
+    clock: Anchor,
     changed: Option<Instant>,
     complained: bool,
 }
@@ -34,15 +40,45 @@ pub(super) struct FirstSeen {
 /// A line of the file: the stamp's parts and the epoch second.
 type Line = (u64, u64, (i64, i64), (i64, i64), i64);
 
+/// What lies in the file; one of a former version has the lines alone.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Read {
+    By(Anchor, Vec<Line>),
+    Former(Vec<Line>),
+}
+
 impl FirstSeen {
     /// What is kept at `path`; nothing where that is missing or no such file.
     pub(super) fn load(path: PathBuf) -> Self {
         let is_small = fs::metadata(&path).is_ok_and(|metadata| metadata.len() <= LARGEST);
         let bytes = is_small.then(|| fs::read(&path).ok()).flatten();
-        let lines: Vec<Line> = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+        let now = memory::anchor();
+        let (clock, lines) = match bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()) {
+            Some(Read::By(clock, lines)) => (clock, lines),
+            Some(Read::Former(lines)) => (now.clone(), lines),
+            None => (now.clone(), Vec::new()),
+        };
         let entry =
             |(inode, size, modified, changed, at): Line| (TagStamp { inode, size, modified, changed }, (at, false));
-        Self { path, seen: lines.into_iter().take(MOST).map(entry).collect(), changed: None, complained: false }
+        let seen = lines.into_iter().take(MOST).map(entry).collect();
+        let mut first_seen = Self { path, seen, clock, changed: None, complained: false };
+        first_seen.follow(now);
+        first_seen
+    }
+
+    /// Has all times follow this machine's clock where it was set, so that no tag waits for less or for more.
+    pub(super) fn follow(&mut self, clock: Anchor) {
+        let set_by = self.clock.set_by(&clock);
+        if set_by == Some(0) {
+            return;
+        }
+        // After another start nothing tells, and what lies ahead is the word of a clock that was wrong, then or now.
+        let now = Timestamp::now().as_second();
+        let followed = |at: i64| set_by.map_or(at.min(now), |by| at.saturating_add(by));
+        self.seen.values_mut().for_each(|(at, _)| *at = followed(*at));
+        self.clock = clock;
+        self.changed.get_or_insert_with(Instant::now);
     }
 
     /// How long ago this tag was seen first; it is now where it never was. `now` is the epoch second.
@@ -99,7 +135,7 @@ impl FirstSeen {
         if lines.is_empty() && !self.path.exists() {
             return;
         }
-        match store(&self.path, &lines) {
+        match store(&self.path, &(&self.clock, &lines)) {
             Ok(()) => self.complained = false,
             Err(error) if !self.complained => {
                 self.complained = true;
@@ -134,6 +170,29 @@ mod tests {
         later.forget(stamp(1));
         later.write();
         assert_eq!(FirstSeen::load(path).ago(stamp(1), 90_000), Duration::ZERO);
+    }
+
+    #[test]
+    fn no_tag_waits_for_less_where_the_clock_was_set_meanwhile() {
+        let scratch = tempfile::tempdir().expect("a scratch directory");
+        let path = scratch.path().join(FILE);
+        let now = 1_000_000;
+        for (by, is_another_start) in [(100_000, false), (-100_000, false), (0, true)] {
+            let mut seen = FirstSeen::load(path.clone());
+            // It is noted by a clock that was so much behind.
+            seen.clock.start -= by;
+            seen.ago(TagStamp::default(), now - by);
+            if is_another_start {
+                seen.clock.boot = "another".into();
+            }
+            seen.write();
+            let ago = FirstSeen::load(path.clone()).ago(TagStamp::default(), now + 10);
+            assert_eq!(ago, Duration::from_secs(10), "{by}");
+            fs::remove_file(&path).expect("an own file");
+        }
+        fs::write(&path, "[[0, 0, [0, 0], [0, 0], 400]]").expect("an own file");
+        let ago = FirstSeen::load(path).ago(TagStamp::default(), 500);
+        assert_eq!(ago, Duration::from_secs(100), "of a former version");
     }
 
     #[test]

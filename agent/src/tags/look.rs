@@ -22,6 +22,7 @@ use super::handle::{Handle, Seen};
 use super::names::shown;
 use super::turns::{TURN, cost};
 use super::worker::{Reported, Tries, Worker, bug};
+use crate::memory;
 use crate::session::{Found, Look, Name, Tag, TagStamp};
 use crate::watching::Heard;
 
@@ -176,6 +177,7 @@ impl Worker {
             refused: mem::take(&mut self.refused),
             no_tags: mem::take(&mut self.no_tags),
         };
+        self.first_seen.follow(memory::anchor());
         let (at, room, found) = (Timestamp::now(), ask.room, Vec::new());
         let (again_in, trouble, ignored) = (None, None, (0, None));
         let mut round =

@@ -126,3 +126,45 @@ fn what_a_former_version_kept_in_state_is_moved_beside_a_file_of_it() {
     let memory = LastingMemory::load(&home, &name, true);
     assert_eq!((memory.tagged().len(), memory.began(9)), (1, None));
 }
+
+#[test]
+fn what_is_noted_stays_as_old_as_it_is_whatever_clock_is_set() {
+    let (_scratch, home, name) = home();
+    let memory = LastingMemory::load(&home, &name, true);
+    let day = 86_400;
+    let now = Timestamp::now().as_second();
+    let set = |by: i64| {
+        let mut state = memory.lock();
+        let clock = state.kept.clock.as_mut().expect("it was noted with the tag");
+        clock.start -= by;
+        let Kept { tags, began, .. } = &mut state.kept;
+        tags.iter_mut().flat_map(BTreeMap::values_mut).chain(began).for_each(|at| *at -= by);
+    };
+    memory.note_tags(&packages(&["a@1"]), &BTreeSet::new());
+    memory.lock().kept.began = Some(now);
+    // It was noted while the clock was so much behind, or ahead, of what it is now.
+    for by in [20 * 365 * day, 26 * 3_600, -26 * 3_600] {
+        set(by);
+        let at = memory.tagged()[&"a@1".parse().expect("a package")];
+        assert!((now..=Timestamp::now().as_second() + 2).contains(&at), "{by}: {}", at - now);
+        let began = memory.lock().kept.began.expect("it begins");
+        assert!((now..=Timestamp::now().as_second() + 2).contains(&began), "{by}: {}", began - now);
+    }
+    set(26 * 3_600);
+    assert_eq!(memory.trouble(), None);
+    let later = LastingMemory::load(&home, &name, true);
+    assert!(later.tagged().into_values().all(|at| at >= now), "the next process knows it too");
+}
+
+#[test]
+fn after_another_start_nothing_is_noted_later_than_now() {
+    let (_scratch, home, name) = home();
+    let memory = LastingMemory::load(&home, &name, true);
+    memory.note_tags(&packages(&["a@1"]), &BTreeSet::new());
+    let mut state = memory.lock();
+    state.kept.clock.as_mut().expect("it was noted with the tag").boot = "another".into();
+    state.kept.tags.get_or_insert_default().values_mut().for_each(|at| *at += 86_400);
+    drop(state);
+    let now = Timestamp::now().as_second();
+    assert!(memory.tagged().into_values().all(|at| at <= now + 1));
+}
