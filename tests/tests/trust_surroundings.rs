@@ -216,7 +216,7 @@ fn a_closed_log_directory_and_a_pipe_in_a_log_s_place_are_named_and_hold_nobody_
         lab.wait_for_status("perth", "well", |s| s["last_error"].is_null());
     };
     let open = fs::metadata(&folder).expect("a folder").permissions();
-    fs::set_permissions(&folder, fs::Permissions::from_mode(0)).expect("own folder");
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o000)).expect("own folder");
     named("cannot look at the log");
     lab.blat(&["check", "perth"]).expect(1).says("perth.log");
     publish(&lab, "2");

@@ -12,12 +12,15 @@ use blat_domain::plan::{Link, Size};
 use super::{Appetite, Delivery, Leaving, Parcel, Retired, Retirement, Target, TargetError, Told, Verdict};
 use crate::progress::Progress;
 
+/// What becomes of a claim.
+type Claimed = dyn Fn(Claim, &Record) -> Found + Send + Sync;
+
 /// A target that holds packages and takes whatever comes.
 pub(crate) struct Fake {
     /// What it holds, all with one time.
     pub(crate) packages: &'static [&'static str],
     /// What it finds in the place of its record.
-    pub(crate) claim: Box<dyn Fn(Claim, &Record) -> Found + Send + Sync>,
+    pub(crate) claim: Box<Claimed>,
     /// What happens while the PackageList goes there.
     pub(crate) during: Box<dyn Fn() + Send + Sync>,
     /// What it was asked to change, in order: `receive`, `link`, `list`, and each package that was to be retired.

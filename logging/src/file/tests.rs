@@ -127,11 +127,11 @@ fn whatever_stands_in_the_log_s_place_is_named_and_lines_go_on_where_they_went_b
         rustix::fs::mknodat(rustix::fs::CWD, path, kind, mode, 0).expect("a pipe");
     };
     let away = home.join("away/t.log");
-    let ways: [(&str, Box<dyn Fn(&Path)>); 3] = [
-        ("Is a directory", Box::new(|path| fs::create_dir(path).expect("a directory"))),
-        ("No such device or address", Box::new(fifo)),
-        ("No such file", Box::new(|path| std::os::unix::fs::symlink(&away, path).expect("a link"))),
-    ];
+    let folder = |path: &Path| fs::create_dir(path).expect("a directory");
+    let link = |path: &Path| std::os::unix::fs::symlink(&away, path).expect("a link");
+    type Way<'a> = &'a dyn Fn(&Path);
+    let ways: [(&str, Way<'_>); 3] =
+        [("Is a directory", &folder), ("No such device or address", &fifo), ("No such file", &link)];
     for (why, put) in ways {
         tell("in its place");
         assert_eq!(controls.trouble(), None);

@@ -258,7 +258,8 @@ async fn a_lane_with_work_that_stands_still_for_120_seconds_ends_the_conversatio
         () = far.listen() => unreachable!("it listens for ever"),
     };
     assert!(matches!(&why, TargetError::Link(text) if text.contains("no progress for 120 s")), "{why}");
-    assert!((120..=140).contains(&since.elapsed().as_secs()), "{:?}", since.elapsed());
+    // It is looked at every 8 s, and stood still at the look before.
+    assert!((111..=140).contains(&since.elapsed().as_secs()), "{:?}", since.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
