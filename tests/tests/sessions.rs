@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use blat_tests::relay::Relay;
 use blat_tests::{Lab, process};
 
 /// A lab whose sshd allows so many sessions on a connection, with two packages of which one is wanted.
@@ -75,4 +76,29 @@ fn two_sessions_serve_a_receiver_and_scripts_every_time() {
         lab.agent_once("perth").expect_success();
         lab.assert_published("core", &version);
     }
+}
+
+/// There is no heartbeat on such a connection: that a session does not open has to show it.
+#[test]
+fn a_black_hole_is_found_where_the_host_allows_one_session() {
+    let mut lab = lab("oneblackhole", 1);
+    let own = fs::read_to_string(lab.home().join("../sshd/known_hosts")).expect("the lab's own file");
+    let (name, key) = own.trim().split_once(' ').expect("a name and a key");
+    let relay = Relay::to(name.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port"));
+    let known_hosts = format!("[127.0.0.1]:{} {key}\n", relay.port);
+    fs::write(lab.home().join("ssh/known_hosts"), known_hosts).expect("an own folder");
+    lab.config("perth", &format!("receiver: auto\nport: {}\nknown_hosts: ssh/known_hosts", relay.port));
+    lab.start_master();
+    lab.wait_for_status("perth", "idle", |s| s["state"] == "idle" && s["last_sync"]["result"] == "ok");
+
+    relay.swallow();
+    lab.drop_tag("perth", "tools", "1");
+    // The conversation ends after 45 s, the connection 30 s later.
+    let place = lab.on_target("tools", "1");
+    assert!(
+        process::poll(process::DEADLINE * 2, || place.exists().then_some(())).is_some(),
+        "{:#}",
+        lab.target_status("perth")
+    );
+    lab.assert_published("tools", "1");
 }

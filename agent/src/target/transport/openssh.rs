@@ -26,7 +26,7 @@ use super::handshake::Handshakes;
 use super::known_hosts::KnownHost;
 use super::login::{Cause, End, Printed, in_vain, report};
 use super::policy::Policy;
-use super::sessions::{Refusal, Seat, Sessions, too_few};
+use super::sessions::{Refusal, Search, Seat, Sessions, too_few};
 use super::{Exit, Remote, distrusted, jumps, place, tied};
 use crate::moments;
 use crate::target::TargetError;
@@ -141,7 +141,7 @@ impl Link {
     }
 
     pub(super) async fn exec(&self, command: &str) -> Result<Remote, TargetError> {
-        let since = Instant::now();
+        let mut search = Search::default();
         loop {
             let (session, generation, _) = self.session().await?;
             let seat = self.sessions.enter(&self.settings).await?;
@@ -149,7 +149,7 @@ impl Link {
                 Opening::Open(remote) => return Ok(remote),
                 Opening::Refused(seat, why) => (seat, why),
             };
-            match self.sessions.refused(seat, since).await {
+            match self.sessions.refused(seat, &mut search).await {
                 Refusal::Again => {}
                 Refusal::Single => self.leave(generation).await,
                 Refusal::Hopeless => return Err(too_few(&self.settings, &why)),

@@ -50,6 +50,15 @@ impl Drop for Seat {
     }
 }
 
+/// A command's search for a session.
+#[derive(Debug, Default)]
+pub(super) struct Search {
+    /// When the present connection refused it first.
+    refused: Option<Instant>,
+    /// Whether a connection without a heartbeat was made for it.
+    has_moved: bool,
+}
+
 /// What to do about a session that was refused.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
@@ -98,18 +107,22 @@ impl Sessions {
         Ok(Seat { open: self.open.clone(), _turn: turn })
     }
 
-    /// What to do about a refusal of the session for this seat, which was first asked for at that time. Waits where that helps.
-    pub(super) async fn refused(&self, seat: Seat, since: Instant) -> Refusal {
+    /// What to do about a refusal of the session for this seat. Waits where that helps.
+    pub(super) async fn refused(&self, seat: Seat, search: &mut Search) -> Refusal {
         let others = self.open.load(Ordering::Relaxed) > 1;
         drop(seat);
+        let since = search.refused.get_or_insert_with(Instant::now);
         let is_young = since.elapsed() < if others { TURN } else { SETTLE };
         if is_young {
             sleep(AGAIN).await;
             return Refusal::Again;
         }
-        if others || self.is_single() {
+        // A host that ends each connection without a heartbeat is not asked for ever.
+        if others || self.is_single() || search.has_moved {
             return Refusal::Hopeless;
         }
+        // The next connection may have to settle as well: the heartbeat's session has just ended there.
+        *search = Search { refused: None, has_moved: true };
         self.next_is_single.store(true, Ordering::Relaxed);
         Refusal::Single
     }
@@ -146,10 +159,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_refusal_is_asked_about_again_then_the_heartbeat_makes_room_and_the_next_connection_tries_anew() {
         let (sessions, ssh, since) = (Sessions::default(), settings(), Instant::now());
+        let mut search = Search::default();
         assert!(!sessions.begin());
         loop {
             let seat = sessions.enter(&ssh).await.expect("a seat");
-            match sessions.refused(seat, since).await {
+            match sessions.refused(seat, &mut search).await {
                 Refusal::Again => {}
                 Refusal::Single => break,
                 Refusal::Hopeless => panic!("nothing else is open"),
@@ -162,19 +176,29 @@ mod tests {
         let error = sessions.enter(&ssh).await.expect_err("the first still runs");
         assert!(error.to_string().contains("MaxSessions 4"), "{error}");
         drop(first);
+        // That connection has its own time to settle, and is the last one.
+        let moved = Instant::now();
+        loop {
+            let seat = sessions.enter(&ssh).await.expect("its turn");
+            match sessions.refused(seat, &mut search).await {
+                Refusal::Again => {}
+                Refusal::Hopeless => break,
+                Refusal::Single => panic!("it is single"),
+            }
+        }
+        assert!(moved.elapsed() >= SETTLE && !sessions.begin());
         let seat = sessions.enter(&ssh).await.expect("its turn");
-        sleep(SETTLE).await;
-        assert_eq!(sessions.refused(seat, since).await, Refusal::Hopeless);
-        assert!(!sessions.begin());
+        assert_eq!(sessions.refused(seat, &mut search).await, Refusal::Hopeless);
     }
 
     #[tokio::test(start_paused = true)]
     async fn while_others_are_open_a_refusal_is_no_reason_to_give_up_the_heartbeat() {
         let (sessions, ssh, since) = (Sessions::default(), settings(), Instant::now());
+        let mut search = Search::default();
         let _other = sessions.enter(&ssh).await.expect("a seat");
         loop {
             let seat = sessions.enter(&ssh).await.expect("a seat");
-            match sessions.refused(seat, since).await {
+            match sessions.refused(seat, &mut search).await {
                 Refusal::Again => {}
                 Refusal::Hopeless => break,
                 Refusal::Single => panic!("the other one would end"),

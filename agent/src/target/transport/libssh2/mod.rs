@@ -19,13 +19,13 @@ use std::time::Duration;
 use blat_config::SshSettings;
 use tokio::net::unix::pipe;
 use tokio::sync::{Mutex, oneshot};
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use self::conversation::{Conversation, Pipes};
 use self::driver::Driver;
 use super::greeting::Listener;
 use super::handshake::Handshakes;
-use super::sessions::{Refusal, Seat, Sessions, too_few};
+use super::sessions::{Refusal, Search, Seat, Sessions, too_few};
 use super::{Exit, Remote, distrusted, place};
 use crate::target::TargetError;
 
@@ -53,6 +53,8 @@ enum Opening {
     Open(Remote),
     /// The host refused it, and why, fit for printing.
     Refused(Seat, String),
+    /// The host does not answer.
+    Unanswered,
 }
 
 /// A connection that stands, as far as we know. Dropping it ends its thread.
@@ -89,7 +91,7 @@ impl Link {
     }
 
     pub(super) async fn exec(&self, command: &str) -> Result<Remote, TargetError> {
-        let since = Instant::now();
+        let mut search = Search::default();
         loop {
             let connected = self.connection().await?;
             let generation = connected.generation;
@@ -97,8 +99,14 @@ impl Link {
             let (seat, why) = match self.open(connected, command, seat).await? {
                 Opening::Open(remote) => return Ok(remote),
                 Opening::Refused(seat, why) => (seat, why),
+                Opening::Unanswered => {
+                    // Without a heartbeat nothing else finds out that the host is gone, and libssh2 asks for no other channel before this
+                    // one is there. The connection ends, and this request in it, once the commands that still run on it have ended.
+                    self.leave(generation).await;
+                    return Err(self.broken("cannot open a channel: the far end does not answer"));
+                }
             };
-            match self.sessions.refused(seat, since).await {
+            match self.sessions.refused(seat, &mut search).await {
                 Refusal::Again => {}
                 Refusal::Single => self.leave(generation).await,
                 Refusal::Hopeless => return Err(too_few(&self.settings, &why)),
@@ -144,7 +152,7 @@ impl Link {
             Ok(Ok(Err(why))) if why.starts_with(REFUSED) => return Ok(Opening::Refused(seat, why)),
             Ok(Ok(Err(why))) => return Err(self.broken(&format!("cannot open a channel: {why}"))),
             Ok(Err(_)) => return Err(gone()),
-            Err(_) => return Err(self.broken("cannot open a channel: the far end does not answer")),
+            Err(_) => return Ok(Opening::Unanswered),
         }
         let place = place(&self.settings);
         let exit = async move {
