@@ -161,15 +161,17 @@ pub(super) fn unusable(ssh: &SshSettings, flaw: Option<Flaw>, said: Option<(&str
     ))
 }
 
-/// Why the system's ssh client cannot use the key; none where it can. `said` is what it said when it tried.
+/// Why the system's ssh client cannot use the key; none where it can. `said` is what it and the host said when it tried: the host may use the
+/// client's words, so they count only where the file itself is at fault.
 pub(super) async fn trouble(ssh: &SshSettings, said: &str) -> Option<TargetError> {
     let flaw = flaw(ssh);
     let own = said.lines().rev().find(|line| line.starts_with("Load key ") || line.starts_with("no such identity: "));
-    if let Some(words) = own {
+    let loaded = load(&ssh.identity).await;
+    if let Some(words) = own.filter(|_| flaw.is_some() || matches!(loaded, Ok(Some(_)))) {
         return Some(unusable(ssh, flaw, Some(("the ssh client", &printable(words)))));
     }
     // It says nothing of a passphrase that it may not ask for, and of nothing else where it did not come to use the key.
-    match load(&ssh.identity).await {
+    match loaded {
         Ok(None) => None,
         Ok(Some(words)) => Some(unusable(ssh, flaw, Some(("ssh-keygen", &words)))),
         Err(error) => {

@@ -42,3 +42,21 @@ fn each_flaw_of_a_private_key_has_its_name_and_its_remedy() {
     assert_eq!(remedy(&good, "/k/my id"), "run `chmod 600 '/k/my id'`");
     assert!(remedy("ssh-ed25519 AAAA", "/k/id.pub").ends_with("/k/id"));
 }
+
+#[tokio::test]
+async fn what_a_host_says_of_a_sound_key_is_not_believed() {
+    let folder = tempfile::tempdir().expect("a scratch directory");
+    key(folder.path(), "id", &["-t", "ed25519", "-N", ""]);
+    let (identity, home) = (folder.path().join("id"), folder.path().to_owned());
+    let (target, known_hosts) = ("perth".parse().expect("a name"), "/k/known".into());
+    let (host, user, jumps) = ("h".into(), "u".into(), Vec::new());
+    let mut ssh = SshSettings { target, host, port: 22, user, identity, known_hosts, home, jumps };
+    for said in ["Load key \"/k/id\": error in libcrypto\n", "no such identity: /k/id: No such file or directory\n"] {
+        ssh.identity = folder.path().join("id");
+        assert!(trouble(&ssh, said).await.is_none(), "{said}");
+        // Of a key that has a flaw they are the client's.
+        ssh.identity = folder.path().join("missing");
+        let error = trouble(&ssh, said).await.expect("no such file").to_string();
+        assert!(error.contains("there is no such file; the ssh client says: "), "{error}");
+    }
+}
