@@ -126,7 +126,10 @@ fn as_root_a_private_key_that_the_agent_may_not_read_is_reported_as_that() {
 fn a_key_that_the_server_refuses_is_what_authorized_keys_is_named_for_and_what_the_server_says_is_shown() {
     let lab = lab("refusal");
     let banner = lab.home().join("../sshd/daemon/banner");
-    fs::write(&banner, "Maintenance until noon.\n").expect("the lab's own folder");
+    // Among it what the client would say of a key that it cannot read.
+    let said =
+        "Load key \"/k/id\": error in libcrypto\nno such identity: /k/id: No such file\nMaintenance until noon.\n";
+    fs::write(&banner, said).expect("the lab's own folder");
     let banner = fs::canonicalize(banner).expect("what was just written");
     sshd_with(&lab, &format!("Banner \"{}\"\n", banner.display()));
     lab.config("perth", "");
@@ -135,6 +138,18 @@ fn a_key_that_the_server_refuses_is_what_authorized_keys_is_named_for_and_what_t
     let outcome = lab.agent_once("perth");
     outcome.expect(1).says("not logged in").says("does not accept the key").says("add its public half");
     outcome.says("Maintenance until noon.");
+    says_not(&outcome, "cannot be used here");
+}
+
+#[test]
+fn a_host_that_takes_connections_and_never_answers_is_not_logged_in_to() {
+    let lab = lab("silenthost");
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    lab.config("perth", &format!("port: {}", silent.local_addr().expect("bound").port()));
+    let outcome = lab.agent_once("perth");
+    outcome.says("cannot connect to ");
+    assert_ne!(outcome.code, Some(0), "{outcome}");
+    says_not(&outcome, "runs no commands");
 }
 
 #[test]

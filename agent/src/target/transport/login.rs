@@ -95,8 +95,9 @@ impl Cause {
         let Some(last) = said.lines().rev().map(str::trim).find(|line| !line.is_empty()) else {
             return Self::Other("the ssh client said nothing".into());
         };
-        // It says of a server that never answered that the connection timed out, which is no end of a login.
-        if last.starts_with("channel ") || last.starts_with("Connection to ") && !last.ends_with(" timed out") {
+        // A connection that "timed out" or was "reset" may have done so before the login.
+        let was_closed = last.starts_with("Connection to ") && last.ends_with(" closed by remote host.");
+        if last.starts_with("channel ") || was_closed {
             return Self::LoggedIn(printable(last));
         }
         if last == "Host key verification failed." {
@@ -197,6 +198,11 @@ mod tests {
         }
         assert!(matches!(Cause::of(EXITED, "", true), Cause::LoggedIn(_)));
         assert!(matches!(Cause::of(EXITED, "channel 0: open failed: connect failed\n", false), Cause::LoggedIn(_)));
+        let closed = "Connection to h closed by remote host.\r\n";
+        assert!(matches!(Cause::of(EXITED, closed, false), Cause::LoggedIn(_)));
+        let silent = "Connection timed out during banner exchange\r\nConnection to 192.0.2.1 port 22 timed out\r\n";
+        let cause = Cause::of(EXITED, silent, false);
+        assert_eq!(cause, Cause::Other("Connection to 192.0.2.1 port 22 timed out".into()));
         assert!(matches!(Cause::of(End::Running { logged_in: false }, "", false), Cause::Other(_)));
         let silent = "Connection timed out during banner exchange\r\nConnection to UNKNOWN port 65535 timed out\r\n";
         assert!(matches!(Cause::of(EXITED, silent, false), Cause::Other(_)));
