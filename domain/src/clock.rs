@@ -84,8 +84,15 @@ pub struct Anchor {
 }
 
 impl Anchor {
+    /// How times noted by this clock read by the clock as it is `now`, at that `second`; none where nothing was set and they read the same.
+    pub fn followed(&self, now: &Self, second: i64) -> Option<impl Fn(i64) -> i64 + use<>> {
+        let set_by = self.set_by(now);
+        // After another start nothing tells, and what lies ahead is the word of a clock that was wrong, then or now.
+        (set_by != Some(0)).then_some(move |at: i64| set_by.map_or(at.min(second), |by| at.saturating_add(by)))
+    }
+
     /// By how many seconds the clock was set from this until `now`; none where the machine was started in between, so that nothing tells.
-    pub fn set_by(&self, now: &Self) -> Option<i64> {
+    fn set_by(&self, now: &Self) -> Option<i64> {
         let by = now.start.saturating_sub(self.start);
         (self.boot == now.boot).then_some(if by.unsigned_abs() > ROUNDED { by } else { 0 })
     }

@@ -90,16 +90,12 @@ impl LastingMemory {
 impl Kept {
     /// Has what was noted down by this machine's clock follow it where it was set. Says whether the file is to say so.
     pub(super) fn follow(&mut self, clock: Anchor) -> bool {
-        let set_by = self.clock.as_ref().map_or(Some(0), |before| before.set_by(&clock));
-        if set_by == Some(0) && self.clock.is_some() {
-            return false;
-        }
-        let now = Timestamp::now().as_second();
-        let mut has_notes = false;
-        for at in self.tags.iter_mut().flat_map(BTreeMap::values_mut).chain(&mut self.began) {
-            // After another start nothing tells, and what lies ahead is the word of a clock that was wrong, then or now.
-            *at = set_by.map_or((*at).min(now), |by| at.saturating_add(by));
-            has_notes = true;
+        let mut notes = self.tags.iter_mut().flat_map(BTreeMap::values_mut).chain(&mut self.began).peekable();
+        let has_notes = notes.peek().is_some();
+        // Notes of an earlier version say nothing of their clock: they are taken for those of the present one.
+        if let Some(before) = &self.clock {
+            let Some(followed) = before.followed(&clock, Timestamp::now().as_second()) else { return false };
+            notes.for_each(|at| *at = followed(*at));
         }
         self.clock = Some(clock);
         has_notes

@@ -69,13 +69,7 @@ impl FirstSeen {
 
     /// Has all times follow this machine's clock where it was set, so that no tag waits for less or for more.
     pub(super) fn follow(&mut self, clock: Anchor) {
-        let set_by = self.clock.set_by(&clock);
-        if set_by == Some(0) {
-            return;
-        }
-        // After another start nothing tells, and what lies ahead is the word of a clock that was wrong, then or now.
-        let now = Timestamp::now().as_second();
-        let followed = |at: i64| set_by.map_or(at.min(now), |by| at.saturating_add(by));
+        let Some(followed) = self.clock.followed(&clock, Timestamp::now().as_second()) else { return };
         self.seen.values_mut().for_each(|(at, _)| *at = followed(*at));
         self.clock = clock;
         self.changed.get_or_insert_with(Instant::now);
