@@ -1,13 +1,12 @@
 //! Hosts on the way to a target (`proxy_jump`): a connection through them for an ssh client within this process, and which of them is at fault
 //! where there is no connection. How the system's client goes through them, [`policy`](super::policy) says.
 
-use std::fs::File;
-use std::io::{Read as _, Seek as _};
+use std::io::Read as _;
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::{Child, ChildStderr, Stdio};
 use std::time::{Duration, Instant};
 
 use blat_config::SshSettings;
@@ -15,7 +14,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::time::timeout;
 
 use super::known_hosts::KnownHost;
-use super::login::{Cause, End, Printed, report};
+use super::login::{Cause, End, Printed, report, words_of_both};
 use super::policy::{Policy, onward};
 use super::{place, tied};
 use crate::target::TargetError;
@@ -27,8 +26,8 @@ pub(super) const EACH: Duration = Duration::from_secs(10);
 const LAST_WORDS: Duration = Duration::from_secs(2);
 /// How often its end is looked for.
 const LOOK: Duration = Duration::from_millis(20);
-/// The most of what a client says that is read, in bytes: its end.
-const MOST_SAID: u64 = 4 << 10;
+/// The most of what a client says that is read, in bytes: a pipe holds no more, and a client with more to say waits.
+const MOST_SAID: u64 = 64 << 10;
 /// What the client says last when a host does not let it through to the next.
 const NOT_PASSED_ON: &str = "stdio forwarding failed";
 
@@ -36,7 +35,7 @@ const NOT_PASSED_ON: &str = "stdio forwarding failed";
 #[derive(Debug)]
 pub(crate) struct Through {
     client: Child,
-    said: File,
+    complaints: Option<ChildStderr>,
 }
 
 impl Through {
@@ -47,13 +46,14 @@ impl Through {
     pub(super) fn begin(last: &SshSettings, settings: &SshSettings) -> std::io::Result<(TcpStream, Self)> {
         let (near, inner) = UnixStream::pair()?;
         let (input, output) = (OwnedFd::from(inner.try_clone()?), OwnedFd::from(inner));
-        let said = tempfile::tempfile()?;
         let policy = Policy::of(last);
         let mut command = tied::blocking_command("ssh");
         command.envs(policy.environment).args(policy.arguments).args(onward(settings)).arg("--").arg(&last.host);
-        let client = command.stdin(input).stdout(output).stderr(said.try_clone()?).spawn()?;
+        let mut client = command.stdin(input).stdout(output).stderr(Stdio::piped()).spawn()?;
+        let complaints = client.stderr.take();
+        complaints.as_ref().map_or(Ok(()), |pipe| rustix::io::ioctl_fionbio(pipe, true))?;
         // Whoever uses it makes such calls alone as every stream socket takes.
-        Ok((TcpStream::from(OwnedFd::from(near)), Self { client, said }))
+        Ok((TcpStream::from(OwnedFd::from(near)), Self { client, complaints }))
     }
 
     /// What the client said, on one line and fit for printing, where it has ended.
@@ -66,8 +66,8 @@ impl Through {
             std::thread::sleep(LOOK);
         }
         let (mut text, mut printed) = (Vec::new(), Printed::default());
-        self.said.rewind().ok()?;
-        (&self.said).take(MOST_SAID).read_to_end(&mut text).ok()?;
+        // What is there by now; clients of its own may hold the pipe longer, and their end is not waited for.
+        let _ = self.complaints.take()?.take(MOST_SAID).read_to_end(&mut text);
         printed.add(&text);
         printed.shown()
     }
@@ -137,9 +137,9 @@ async fn look(way: &SshSettings, next: &SshSettings, directory: &Path) -> Result
 /// Why this host on the way does not let us through.
 async fn explain(way: &SshSettings, next: &SshSettings, known: &KnownHost, end: End, said: &str) -> TargetError {
     let mut printed = Printed::default();
-    let (before, last) = said.trim_end().rsplit_once('\n').unwrap_or(("", said.trim_end()));
-    printed.add(before.as_bytes());
-    if last.trim() == NOT_PASSED_ON {
+    let (of_the_host, last) = words_of_both(said);
+    printed.add(of_the_host.as_bytes());
+    if last == NOT_PASSED_ON {
         let words = printed.shown().map(|words| format!(" ({words})")).unwrap_or_default();
         return TargetError::Link(format!(
             "logged in to {}, which does not pass the connection on to {}{words}; look there whether it reaches that host and port, and whether its \

@@ -114,6 +114,17 @@ impl Cause {
     }
 }
 
+/// Lines in which the ssh client says the same as in its last one, before it: they are not the host's words.
+const ALSO_OF_THE_CLIENT: [&str; 3] =
+    ["Connection timed out during banner exchange", "kex_exchange_identification: ", "banner exchange: "];
+
+/// Splits what a client that failed and its host said into the host's words and the client's last ones.
+pub(super) fn words_of_both(said: &str) -> (String, &str) {
+    let (before, last) = said.trim_end().rsplit_once('\n').unwrap_or(("", said.trim_end()));
+    let of_the_host = |line: &&str| !ALSO_OF_THE_CLIENT.iter().any(|own| line.starts_with(own));
+    (before.lines().filter(of_the_host).collect::<Vec<_>>().join("\n"), last.trim())
+}
+
 /// What a person must know of a client that did not log in: from why that is, all that it `said`, and what the host printed before the client's
 /// last words.
 pub(super) async fn report(
@@ -185,6 +196,17 @@ mod tests {
         let shown = printed.shown().expect("something");
         assert!(shown.starts_with("…€") && shown.ends_with("€ the end") && shown.len() <= SHOWN + 3, "{shown}");
         assert!(printed.last.len() <= SHOWN && printed.count() > 3000);
+    }
+
+    #[test]
+    fn a_client_that_says_the_same_twice_is_not_the_host() {
+        let silent =
+            "Keep out!\r\nConnection timed out during banner exchange\r\nConnection to 192.0.2.1 port 22 timed out\r\n";
+        assert_eq!(words_of_both(silent), ("Keep out!".into(), "Connection to 192.0.2.1 port 22 timed out"));
+        let gone =
+            "kex_exchange_identification: read: Connection reset by peer\r\nConnection reset by 192.0.2.1 port 22\r\n";
+        assert_eq!(words_of_both(gone), (String::new(), "Connection reset by 192.0.2.1 port 22"));
+        assert_eq!(words_of_both("u@h: Permission denied (publickey).\n").0, "");
     }
 
     #[test]

@@ -24,7 +24,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::greeting::{self, Listener};
 use super::handshake::Handshakes;
 use super::known_hosts::KnownHost;
-use super::login::{Cause, End, Printed, in_vain, report};
+use super::login::{Cause, End, Printed, in_vain, report, words_of_both};
 use super::policy::Policy;
 use super::sessions::{Refusal, Search, Seat, Sessions, too_few};
 use super::{Exit, Remote, distrusted, jumps, place, tied};
@@ -335,8 +335,7 @@ impl Link {
         {
             return fault;
         }
-        // All but the last line, which is the client's own.
-        printed.add(said.trim_end().rsplit_once('\n').map_or("", |(before, _)| before).as_bytes());
+        printed.add(words_of_both(&said).0.as_bytes());
         report(settings, known, cause, &said, &printed).await
     }
 
