@@ -58,8 +58,8 @@ impl Transport {
     /// Starts `command`, a line for a POSIX shell, in the target user's home directory.
     pub(crate) async fn exec(&self, command: &str) -> Result<Remote, TargetError> {
         match self {
-            Self::Openssh(link) => link.exec(command).await,
-            Self::Libssh2(link) => link.exec(command).await,
+            Self::Openssh(link) => sessions::run(link.as_ref(), command).await,
+            Self::Libssh2(link) => sessions::run(link.as_ref(), command).await,
             Self::Local(shell) => shell.exec(command),
         }
     }
@@ -87,8 +87,8 @@ impl Transport {
     /// The host allows one. The connection ends then, and the next one tries anew.
     pub(crate) async fn check_sessions(&self) -> Result<(), TargetError> {
         match self {
-            Self::Openssh(link) => link.check_sessions().await,
-            Self::Libssh2(link) => link.check_sessions().await,
+            Self::Openssh(link) => sessions::check(link.as_ref()).await,
+            Self::Libssh2(link) => sessions::check(link.as_ref()).await,
             Self::Local(_) => Ok(()),
         }
     }

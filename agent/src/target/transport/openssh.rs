@@ -26,7 +26,7 @@ use super::handshake::Handshakes;
 use super::known_hosts::KnownHost;
 use super::login::{Cause, End, Printed, in_vain, report, words_of_both};
 use super::policy::Policy;
-use super::sessions::{Refusal, Search, Seat, Sessions, too_few};
+use super::sessions::{Connection, Opening, Seat, Sessions, broken};
 use super::{Exit, Remote, distrusted, jumps, place, tied};
 use crate::moments;
 use crate::target::TargetError;
@@ -90,14 +90,6 @@ impl SocketDirectory {
     }
 }
 
-/// What came of asking for a session.
-enum Opening {
-    /// It runs the command.
-    Open(Remote),
-    /// The host refused it, and why, fit for printing.
-    Refused(Seat, String),
-}
-
 /// A connection that stands, as far as we know.
 #[derive(Debug)]
 struct Connected {
@@ -138,69 +130,6 @@ impl Link {
         *state = None;
         let connected = self.connect().await?;
         Ok(found(state.insert(connected)))
-    }
-
-    pub(super) async fn exec(&self, command: &str) -> Result<Remote, TargetError> {
-        let mut search = Search::default();
-        loop {
-            let (session, generation, _) = self.session().await?;
-            let seat = self.sessions.enter(&self.settings).await?;
-            let (seat, why) = match self.open(session, command, seat).await? {
-                Opening::Open(remote) => return Ok(remote),
-                Opening::Refused(seat, why) => (seat, why),
-            };
-            match self.sessions.refused(seat, &mut search).await {
-                Refusal::Again => {}
-                Refusal::Single => self.leave(generation).await,
-                Refusal::Hopeless => return Err(too_few(&self.settings, &why)),
-            }
-        }
-    }
-
-    /// Ends this connection, unless it has ended.
-    async fn leave(&self, generation: u64) {
-        let mut state = self.state.lock().await;
-        if state.as_ref().is_some_and(|connected| connected.generation == generation) {
-            *state = None;
-        }
-    }
-
-    pub(super) async fn check_sessions(&self) -> Result<(), TargetError> {
-        if !self.sessions.is_single() {
-            return Ok(());
-        }
-        *self.state.lock().await = None;
-        Err(too_few(&self.settings, "it allows one"))
-    }
-
-    /// Asks for a session that runs `command`.
-    async fn open(&self, session: Arc<Session>, command: &str, seat: Seat) -> Result<Opening, TargetError> {
-        let mut remote = session.arc_raw_command(command);
-        remote.stdin(SshStdio::piped()).stdout(SshStdio::piped()).stderr(SshStdio::piped());
-        let opened = timeout(OPEN_CHANNEL, remote.spawn()).await;
-        let mut child = match opened {
-            Ok(Ok(child)) => child,
-            Ok(Err(error)) if chain(&error).contains(REFUSED) => return Ok(Opening::Refused(seat, chain(&error))),
-            Ok(Err(error)) => return Err(self.broken(&format!("cannot open a channel: {}", chain(&error)))),
-            Err(_) => return Err(self.broken("cannot open a channel: the ssh client does not answer")),
-        };
-        let (Some(stdin), Some(stdout), Some(stderr)) =
-            (child.stdin().take(), child.stdout().take(), child.stderr().take())
-        else {
-            return Err(self.broken("a channel has no pipes"));
-        };
-        let place = self.place();
-        let exit = async move {
-            let _seat = seat;
-            match child.wait().await {
-                Ok(status) => Ok(status.code().map_or(Exit::Killed, Exit::Code)),
-                Err(SshError::Remote(error)) if error.kind() == std::io::ErrorKind::NotFound => Ok(Exit::NotFound),
-                Err(SshError::RemoteProcessTerminated) => Ok(Exit::Killed),
-                Err(error) => Err(TargetError::Link(format!("the ssh link to {place} broke: {}", chain(&error)))),
-            }
-        };
-        let (stdout, stderr) = (Box::pin(stdout), Box::pin(stderr));
-        Ok(Opening::Open(Remote { stdin: Box::pin(stdin), stdout, stderr, exit: Box::pin(exit) }))
     }
 
     async fn connect(&self) -> Result<Connected, TargetError> {
@@ -339,12 +268,65 @@ impl Link {
         report(settings, known, cause, &said, &printed).await
     }
 
-    fn broken(&self, what: &str) -> TargetError {
-        TargetError::Link(format!("the ssh link to {} broke: {what}", self.place()))
-    }
-
     fn place(&self) -> String {
         place(&self.settings)
+    }
+}
+
+impl Connection for Link {
+    type Live = Arc<Session>;
+
+    fn settings(&self) -> &SshSettings {
+        &self.settings
+    }
+
+    fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+
+    async fn live(&self) -> Result<(u64, Arc<Session>), TargetError> {
+        self.session().await.map(|(session, generation, _)| (generation, session))
+    }
+
+    async fn open(&self, session: Arc<Session>, command: &str, seat: Seat) -> Result<Opening, TargetError> {
+        let mut remote = session.arc_raw_command(command);
+        remote.stdin(SshStdio::piped()).stdout(SshStdio::piped()).stderr(SshStdio::piped());
+        let opened = timeout(OPEN_CHANNEL, remote.spawn()).await;
+        let mut child = match opened {
+            Ok(Ok(child)) => child,
+            Ok(Err(error)) if chain(&error).contains(REFUSED) => return Ok(Opening::Refused(seat, chain(&error))),
+            Ok(Err(error)) => return Err(broken(&self.settings, &format!("cannot open a channel: {}", chain(&error)))),
+            Err(_) => {
+                let how = "cannot open a channel: the far end does not answer";
+                // What else runs on the connection would end with it.
+                let others = self.sessions.has_others();
+                return if others { Err(broken(&self.settings, how)) } else { Ok(Opening::Unanswered(how.into())) };
+            }
+        };
+        let (Some(stdin), Some(stdout), Some(stderr)) =
+            (child.stdin().take(), child.stdout().take(), child.stderr().take())
+        else {
+            return Err(broken(&self.settings, "a channel has no pipes"));
+        };
+        let settings = self.settings.clone();
+        let exit = async move {
+            let _seat = seat;
+            match child.wait().await {
+                Ok(status) => Ok(status.code().map_or(Exit::Killed, Exit::Code)),
+                Err(SshError::Remote(error)) if error.kind() == std::io::ErrorKind::NotFound => Ok(Exit::NotFound),
+                Err(SshError::RemoteProcessTerminated) => Ok(Exit::Killed),
+                Err(error) => Err(broken(&settings, &chain(&error))),
+            }
+        };
+        let (stdout, stderr) = (Box::pin(stdout), Box::pin(stderr));
+        Ok(Opening::Open(Remote { stdin: Box::pin(stdin), stdout, stderr, exit: Box::pin(exit) }))
+    }
+
+    async fn leave(&self, number: Option<u64>) {
+        let mut state = self.state.lock().await;
+        if state.as_ref().is_some_and(|connected| number.is_none_or(|number| connected.generation == number)) {
+            *state = None;
+        }
     }
 }
 

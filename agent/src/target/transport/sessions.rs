@@ -12,7 +12,7 @@ use blat_config::SshSettings;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::place;
+use super::{Remote, place};
 use crate::target::TargetError;
 
 /// The sessions that scripts use at most: heartbeat, two streams of packages, and whatever a tag or a listing asks meanwhile.
@@ -70,6 +70,80 @@ pub(super) enum Refusal {
     Hopeless,
 }
 
+/// What came of asking for a session.
+pub(super) enum Opening {
+    /// It runs the command.
+    Open(Remote),
+    /// The host refused it, and why, fit for printing.
+    Refused(Seat, String),
+    /// The host does not answer, and how that shows, fit for printing.
+    Unanswered(String),
+}
+
+/// One target's connection, whoever speaks ssh on it.
+pub(super) trait Connection {
+    /// A connection that stands.
+    type Live;
+
+    /// Where it goes.
+    fn settings(&self) -> &SshSettings;
+
+    /// How many sessions it has.
+    fn sessions(&self) -> &Sessions;
+
+    /// Connects unless connected; gives the number of the connection too.
+    async fn live(&self) -> Result<(u64, Self::Live), TargetError>;
+
+    /// Asks for a session that runs `command`.
+    async fn open(&self, live: Self::Live, command: &str, seat: Seat) -> Result<Opening, TargetError>;
+
+    /// Leaves the connection of this number, unless that has been left; none stands for whichever there is.
+    async fn leave(&self, number: Option<u64>);
+}
+
+/// Runs a command in a session, connecting first where there is no connection.
+///
+/// # Errors
+/// There is no connection, or it broke, or the host has no session for us.
+pub(super) async fn run(link: &impl Connection, command: &str) -> Result<Remote, TargetError> {
+    let mut search = Search::default();
+    loop {
+        let (number, live) = link.live().await?;
+        let seat = link.sessions().enter(link.settings()).await?;
+        let (seat, why) = match link.open(live, command, seat).await? {
+            Opening::Open(remote) => return Ok(remote),
+            Opening::Refused(seat, why) => (seat, why),
+            Opening::Unanswered(how) => {
+                // Signs of life do not tell of it, so nothing else would find out that the host has no session for us any more.
+                link.leave(Some(number)).await;
+                return Err(broken(link.settings(), &how));
+            }
+        };
+        match link.sessions().refused(seat, &mut search).await {
+            Refusal::Again => {}
+            Refusal::Single => link.leave(Some(number)).await,
+            Refusal::Hopeless => return Err(too_few(link.settings(), &why)),
+        }
+    }
+}
+
+/// That this connection has room for more than one command at a time.
+///
+/// # Errors
+/// It has not; the next one is to be tried anew.
+pub(super) async fn check(link: &impl Connection) -> Result<(), TargetError> {
+    if !link.sessions().is_single() {
+        return Ok(());
+    }
+    link.leave(None).await;
+    Err(too_few(link.settings(), "it allows one"))
+}
+
+/// A connection that broke, and how, fit for printing.
+pub(super) fn broken(ssh: &SshSettings, how: &str) -> TargetError {
+    TargetError::Link(format!("the ssh link to {} broke: {how}", place(ssh)))
+}
+
 impl Default for Sessions {
     fn default() -> Self {
         let (next_is_single, is_single) = (AtomicBool::default(), AtomicBool::default());
@@ -88,6 +162,11 @@ impl Sessions {
     /// Whether the present connection has room for one command at a time.
     pub(super) fn is_single(&self) -> bool {
         self.is_single.load(Ordering::Relaxed)
+    }
+
+    /// Whether commands are open beside one's own.
+    pub(super) fn has_others(&self) -> bool {
+        self.open.load(Ordering::Relaxed) > 1
     }
 
     /// A seat for a command, once it is its turn.
@@ -109,7 +188,7 @@ impl Sessions {
 
     /// What to do about a refusal of the session for this seat. Waits where that helps.
     pub(super) async fn refused(&self, seat: Seat, search: &mut Search) -> Refusal {
-        let others = self.open.load(Ordering::Relaxed) > 1;
+        let others = self.has_others();
         drop(seat);
         let since = search.refused.get_or_insert_with(Instant::now);
         let is_young = since.elapsed() < if others { TURN } else { SETTLE };

@@ -25,7 +25,7 @@ use self::conversation::{Conversation, Pipes};
 use self::driver::Driver;
 use super::greeting::Listener;
 use super::handshake::Handshakes;
-use super::sessions::{Refusal, Search, Seat, Sessions, too_few};
+use super::sessions::{Connection, Opening, Seat, Sessions, broken};
 use super::{Exit, Remote, distrusted, place};
 use crate::target::TargetError;
 
@@ -47,21 +47,12 @@ pub(crate) struct Link {
 /// What libssh2 says of a session that the host refuses begins so.
 const REFUSED: &str = "Channel open failure";
 
-/// What came of asking for a session.
-enum Opening {
-    /// It runs the command.
-    Open(Remote),
-    /// The host refused it, and why, fit for printing.
-    Refused(Seat, String),
-    /// The host does not answer.
-    Unanswered,
-}
-
-/// A connection that stands, as far as we know. Dropping it ends its thread.
+/// A connection. Dropping it ends its thread.
 #[derive(Debug)]
-struct Connected {
+pub(super) struct Connected {
     requests: mpsc::Sender<Conversation>,
     wake: UnixStream,
+    /// Whether it stands, as far as we know.
     alive: Arc<AtomicBool>,
     generation: u64,
     listener: Listener,
@@ -90,84 +81,6 @@ impl Link {
         Ok(connected)
     }
 
-    pub(super) async fn exec(&self, command: &str) -> Result<Remote, TargetError> {
-        let mut search = Search::default();
-        loop {
-            let connected = self.connection().await?;
-            let generation = connected.generation;
-            let seat = self.sessions.enter(&self.settings).await?;
-            let (seat, why) = match self.open(connected, command, seat).await? {
-                Opening::Open(remote) => return Ok(remote),
-                Opening::Refused(seat, why) => (seat, why),
-                Opening::Unanswered => {
-                    // Without a heartbeat nothing else finds out that the host is gone, and libssh2 asks for no other channel before this
-                    // one is there. The connection ends, and this request in it, once the commands that still run on it have ended.
-                    self.leave(generation).await;
-                    return Err(self.broken("cannot open a channel: the far end does not answer"));
-                }
-            };
-            match self.sessions.refused(seat, &mut search).await {
-                Refusal::Again => {}
-                Refusal::Single => self.leave(generation).await,
-                Refusal::Hopeless => return Err(too_few(&self.settings, &why)),
-            }
-        }
-    }
-
-    /// Ends this connection, unless it has ended.
-    async fn leave(&self, generation: u64) {
-        let mut state = self.state.lock().await;
-        if state.as_ref().is_some_and(|connected| connected.generation == generation) {
-            *state = None;
-        }
-    }
-
-    pub(super) async fn check_sessions(&self) -> Result<(), TargetError> {
-        if !self.sessions.is_single() {
-            return Ok(());
-        }
-        *self.state.lock().await = None;
-        Err(too_few(&self.settings, "it allows one"))
-    }
-
-    /// Asks for a session that runs `command`.
-    async fn open(&self, connected: Arc<Connected>, command: &str, seat: Seat) -> Result<Opening, TargetError> {
-        let no_pipe = |error: std::io::Error| TargetError::Link(format!("cannot make a pipe: {error}"));
-        let (stdin, input) = pipe::pipe().map_err(no_pipe)?;
-        let (output, stdout) = pipe::pipe().map_err(no_pipe)?;
-        let (complaints, stderr) = pipe::pipe().map_err(no_pipe)?;
-        let pipes = Pipes {
-            stdin: input.into_nonblocking_fd().map_err(no_pipe)?,
-            stdout: output.into_nonblocking_fd().map_err(no_pipe)?,
-            stderr: complaints.into_nonblocking_fd().map_err(no_pipe)?,
-        };
-        let (opened, is_open) = oneshot::channel();
-        let (ended, end) = oneshot::channel();
-        let gone = || self.broken("it ended");
-        connected.requests.send(Conversation::new(command, pipes, opened, ended)).map_err(|_| gone())?;
-        // A full socket wakes the thread as well as one more byte would.
-        let _ = (&connected.wake).write(&[0]);
-        match timeout(OPEN_CHANNEL, is_open).await {
-            Ok(Ok(Ok(()))) => {}
-            Ok(Ok(Err(why))) if why.starts_with(REFUSED) => return Ok(Opening::Refused(seat, why)),
-            Ok(Ok(Err(why))) => return Err(self.broken(&format!("cannot open a channel: {why}"))),
-            Ok(Err(_)) => return Err(gone()),
-            Err(_) => return Ok(Opening::Unanswered),
-        }
-        let place = place(&self.settings);
-        let exit = async move {
-            // The connection outlives its commands.
-            let (_connected, _seat) = (connected, seat);
-            match end.await {
-                Ok(Ok(exit)) => Ok(exit),
-                Ok(Err(why)) => Err(TargetError::Link(format!("the ssh link to {place} broke: {why}"))),
-                Err(_) => Err(TargetError::Link(format!("the ssh link to {place} broke"))),
-            }
-        };
-        let (stdout, stderr) = (Box::pin(stdout), Box::pin(stderr));
-        Ok(Opening::Open(Remote { stdin: Box::pin(stdin), stdout, stderr, exit: Box::pin(exit) }))
-    }
-
     async fn connect(&self) -> Result<Connected, TargetError> {
         let place = place(&self.settings);
         let failed = |what: String| TargetError::Link(format!("cannot connect to {place}: {what}"));
@@ -194,8 +107,66 @@ impl Link {
         tracing::debug!(target = %place, "connected");
         Ok(Connected { requests, wake, alive, generation, listener })
     }
+}
 
-    fn broken(&self, what: &str) -> TargetError {
-        TargetError::Link(format!("the ssh link to {} broke: {what}", place(&self.settings)))
+impl Connection for Link {
+    type Live = Arc<Connected>;
+
+    fn settings(&self) -> &SshSettings {
+        &self.settings
+    }
+
+    fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+
+    async fn live(&self) -> Result<(u64, Arc<Connected>), TargetError> {
+        let connected = self.connection().await?;
+        Ok((connected.generation, connected))
+    }
+
+    async fn open(&self, connected: Self::Live, command: &str, seat: Seat) -> Result<Opening, TargetError> {
+        let no_pipe = |error: std::io::Error| TargetError::Link(format!("cannot make a pipe: {error}"));
+        let (stdin, input) = pipe::pipe().map_err(no_pipe)?;
+        let (output, stdout) = pipe::pipe().map_err(no_pipe)?;
+        let (complaints, stderr) = pipe::pipe().map_err(no_pipe)?;
+        let pipes = Pipes {
+            stdin: input.into_nonblocking_fd().map_err(no_pipe)?,
+            stdout: output.into_nonblocking_fd().map_err(no_pipe)?,
+            stderr: complaints.into_nonblocking_fd().map_err(no_pipe)?,
+        };
+        let (opened, is_open) = oneshot::channel();
+        let (ended, end) = oneshot::channel();
+        let gone = || broken(&self.settings, "it ended");
+        connected.requests.send(Conversation::new(command, pipes, opened, ended)).map_err(|_| gone())?;
+        // A full socket wakes the thread as well as one more byte would.
+        let _ = (&connected.wake).write(&[0]);
+        match timeout(OPEN_CHANNEL, is_open).await {
+            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Err(why))) if why.starts_with(REFUSED) => return Ok(Opening::Refused(seat, why)),
+            Ok(Ok(Err(why))) => return Err(broken(&self.settings, &format!("cannot open a channel: {why}"))),
+            Ok(Err(_)) => return Err(gone()),
+            // libssh2 asks for no other channel before this one is there. The connection ends once the commands that still run on it have ended.
+            Err(_) => return Ok(Opening::Unanswered("cannot open a channel: the far end does not answer".into())),
+        }
+        let settings = self.settings.clone();
+        let exit = async move {
+            // The connection outlives its commands.
+            let (_connected, _seat) = (connected, seat);
+            match end.await {
+                Ok(Ok(exit)) => Ok(exit),
+                Ok(Err(why)) => Err(broken(&settings, &why)),
+                Err(_) => Err(broken(&settings, "it ended")),
+            }
+        };
+        let (stdout, stderr) = (Box::pin(stdout), Box::pin(stderr));
+        Ok(Opening::Open(Remote { stdin: Box::pin(stdin), stdout, stderr, exit: Box::pin(exit) }))
+    }
+
+    async fn leave(&self, number: Option<u64>) {
+        let mut state = self.state.lock().await;
+        if state.as_ref().is_some_and(|connected| number.is_none_or(|number| connected.generation == number)) {
+            *state = None;
+        }
     }
 }
