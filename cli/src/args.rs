@@ -226,12 +226,12 @@ pub(crate) struct EnrolArgs {
     #[arg(value_name = "TARGET")]
     pub(crate) target: TargetName,
 
-    /// The host key's fingerprint as its owner tells it; nobody is asked then. With jump hosts, once for each in their
-    /// order, and the target's last.
+    /// The host key's fingerprint, as the host's owner gives it to you; without it, you are asked to confirm the key. With
+    /// jump hosts, once for each in their order, and the target's last.
     #[arg(long = "fingerprint", value_name = "SHA256:…")]
     pub(crate) fingerprints: Vec<String>,
 
-    /// A file whose first line is the password; nobody is asked then.
+    /// A file whose first line is the password; without it, you are asked for the password.
     #[arg(long, value_name = "FILE", env = "BLAT_PASSWORD_FILE")]
     pub(crate) password_file: Option<PathBuf>,
 
