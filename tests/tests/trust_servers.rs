@@ -2,10 +2,11 @@
 //! memory and a bounded time. What the AWS tools' files and a proxy may have the master do.
 
 use std::fs::{self, Permissions};
-use std::io::{self, Write as _};
+use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::{PermissionsExt as _, lchown};
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -309,6 +310,40 @@ fn an_ssh_server_without_end_takes_neither_memory_nor_time() {
         assert_harmless(&lab, what, rest, what).expect(1).says(words);
         let enrol = ["enrol", what, "--fingerprint", "SHA256:none"];
         lab.blat(&enrol).expect(1).says(words);
+    }
+}
+
+/// A server of this kind, and its port.
+fn hostile(lab: &Lab, kind: &str, size: &str) -> (Child, u16) {
+    let mut server = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("lab/hostile-sshd"));
+    server.arg(lab.home().with_file_name("sshd").join("daemon/host_key")).args([kind, size]);
+    let mut server = server.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("what setup installed");
+    let mut port = String::new();
+    BufReader::new(server.stdout.as_mut().expect("a piped stream")).read_line(&mut port).expect("a server that starts");
+    (server, port.trim().parse().expect("a port"))
+}
+
+/// libssh2 keeps packets of kinds that it does not wait for. The ssh client of the system does not.
+#[test]
+fn packets_that_nobody_asked_for_take_no_memory_after_the_login_either() {
+    let lab = Lab::new("sshunasked");
+    lab.package("core", "1.0", |p| p.file("a", "1"));
+    lab.release(&[("core", "1.0")]);
+    lab.config("well", "transport: libssh2");
+    let (outcome, rest) = watched(lab.start_agent_once("well"));
+    outcome.expect_success();
+    let key = fs::read_to_string(lab.home().with_file_name("client").join("known_hosts")).expect("the lab's");
+    let key = key.split_once(' ').expect("a host and its key").1;
+    for size in ["32000", "1"] {
+        let (mut server, port) = hostile(&lab, "60", size);
+        fs::write(lab.home().join("ssh/known_hosts"), format!("[127.0.0.1]:{port} {key}")).expect("an own folder");
+        let target = format!("far{size}");
+        lab.config(
+            &target,
+            &format!("transport: libssh2\nport: {port}\narchive: /srv/far\nknown_hosts: ssh/known_hosts"),
+        );
+        assert_harmless(&lab, &target, rest, size).expect(1).says("MiB that nobody asked for");
+        server.kill().and_then(|()| server.wait()).expect("it runs");
     }
 }
 

@@ -9,7 +9,7 @@ use blat_domain::text::printable;
 use ssh2::{Channel, MethodType, Session};
 
 use super::host_key::{self, HostKey};
-use super::relay::Relay;
+use super::relay::{Pump, Relay};
 use crate::target::TargetError;
 use crate::target::transport::greeting::{self, Listener};
 use crate::target::transport::jumps::Through;
@@ -73,7 +73,8 @@ impl Greeted {
 /// A connection that is logged in, its calls no longer blocking.
 pub(super) struct Line {
     pub(super) session: Session,
-    pub(super) socket: TcpStream,
+    /// What passes on what goes back and forth.
+    pub(super) pump: Pump,
     /// Runs `cat`, whose echo is the heartbeat, or a receiver in its place; none where the host has no room for it.
     pub(super) heart: Option<Channel>,
     /// Which of them.
@@ -89,14 +90,14 @@ pub(crate) fn greet(settings: &SshSettings, patience: Duration) -> Result<Greete
     let failed = |what: &str| TargetError::Link(format!("cannot connect to {}: {what}", place(settings)));
     let known = KnownHost::read(settings)?;
     let (socket, mut through) = reach(settings).map_err(|error| failed(&error.to_string()))?;
-    let mut relay = Relay::begin(socket, patience).map_err(|error| failed(&error.to_string()))?;
+    let (mut relay, near) = Relay::begin(socket, patience).map_err(|error| failed(&error.to_string()))?;
     let ssh = |error: ssh2::Error| failed(&printable(error.message()));
     let mut session = Session::new().map_err(ssh)?;
     session.set_timeout(u32::try_from(ANSWER.as_millis()).unwrap_or(u32::MAX));
     session.method_pref(MethodType::HostKey, &host_key::preferences(&known)).map_err(ssh)?;
     session.method_pref(MethodType::CryptCs, CIPHERS).map_err(ssh)?;
     session.method_pref(MethodType::CryptSc, CIPHERS).map_err(ssh)?;
-    session.set_tcp_stream(relay.near());
+    session.set_tcp_stream(near);
     session.handshake().map_err(|error| {
         let on_the_way = through.as_mut().and_then(Through::words);
         on_the_way.or_else(|| relay.end()).map_or_else(|| ssh(error), |why| failed(&why))
@@ -149,16 +150,14 @@ pub(crate) fn greet_trusted(settings: &SshSettings, patience: Duration) -> Resul
 pub(super) fn login(settings: &SshSettings, is_single: bool) -> Result<Line, TargetError> {
     let mut greeted = greet_trusted(settings, LOGIN)?;
     match first_command(&greeted.session, settings) {
-        Ok((mut heart, listener)) => {
+        Ok((heart, listener)) => {
             let Greeted { session, relay, .. } = greeted;
+            let heart = if is_single { end(settings, heart)? } else { Some(heart) };
             session.set_timeout(0);
             session.set_blocking(false);
-            // Reading nothing takes in all that there is.
-            let socket = relay.hand_over(|| drop(heart.read(&mut [])));
-            let socket =
-                socket.map_err(|why| TargetError::Link(format!("cannot log in to {}: {why}", place(settings))))?;
-            let heart = if is_single { end(&session, settings, heart)? } else { Some(heart) };
-            Ok(Line { session, socket, heart, listener })
+            let cut = |why| TargetError::Link(format!("cannot log in to {}: {why}", place(settings)));
+            let pump = relay.hand_over().map_err(cut)?;
+            Ok(Line { session, pump, heart, listener })
         }
         Err(error @ TargetError::Link(_)) => Err(match greeted.cut() {
             Some(why) => TargetError::Link(format!("{error} ({why})")),
@@ -169,14 +168,9 @@ pub(super) fn login(settings: &SshSettings, is_single: bool) -> Result<Line, Tar
 }
 
 /// Ends the heartbeat's session, which leaves none.
-fn end(session: &Session, settings: &SshSettings, mut heart: Channel) -> Result<Option<Channel>, TargetError> {
-    session.set_blocking(true);
-    session.set_timeout(u32::try_from(ANSWER.as_millis()).unwrap_or(u32::MAX));
+fn end(settings: &SshSettings, mut heart: Channel) -> Result<Option<Channel>, TargetError> {
     let ended =
         heart.send_eof().and_then(|()| heart.wait_eof()).and_then(|()| heart.close()).and_then(|()| heart.wait_close());
-    drop(heart);
-    session.set_timeout(0);
-    session.set_blocking(false);
     let link = |why: &str| TargetError::Link(format!("logged in to {}, then the link broke: {why}", place(settings)));
     ended.map(|()| None).map_err(|error| link(&printable(error.message())))
 }

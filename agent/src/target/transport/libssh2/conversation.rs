@@ -292,6 +292,7 @@ impl Outlet {
                     return Err(why);
                 }
             };
+            turn.took(count);
             self.buffer.truncate(count);
             self.dry = count == 0;
             if self.dry {

@@ -1,12 +1,13 @@
-//! The thread that alone speaks to libssh2: every turn all conversations go on as far as they can, then it waits for any
-//! of their streams or the connection.
+//! The thread that alone speaks to libssh2: every turn a portion of what the host says is put before libssh2, all conversations go on as far as
+//! they can, and what libssh2 says goes to the host; then it waits for any of their streams or the connection.
 //!
 //! No call blocks. A packet that was sent in part is finished by repeating the call that began it, and until then libssh2 takes no
 //! other: so every turn repeats all calls, and those that libssh2 cannot repeat faithfully (the end of an input, a close)
 //! are begun only while nothing is half sent and the socket takes more.
 
+use std::convert::Infallible;
 use std::io::{self, Read as _, Write as _};
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,6 +20,7 @@ use ssh2::{BlockDirections, Channel, Session};
 
 use super::connect::Line;
 use super::conversation::Conversation;
+use super::relay::{Pump, Taken};
 use crate::target::transport::greeting::{self, Answer, Listener};
 
 /// How often the far end is asked for an echo.
@@ -28,9 +30,18 @@ const SILENCE: Duration = Duration::from_secs(30);
 /// How long an echo may take where other things do arrive: a busy slow link delays it.
 const STANDSTILL: Duration = Duration::from_secs(120);
 
-/// The longest pause while a command runs. A call for one conversation takes in what has arrived for any, after their turn
-/// perhaps, and nothing tells: the next turn finds it.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// The longest pause while a command runs: nothing tells that nobody waits for it any more.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// The most that a host may send beside what is taken of it, in bytes. It may be packets that nobody asked for, which libssh2 keeps, at three
+/// times their size where they are small.
+const MOST_BESIDE: u64 = 12 << 20;
+/// From how much of that on new commands go over a new connection, in bytes. The frames of packets come to it too, in days.
+const SPENT: u64 = 4 << 20;
+/// What may wait in each stream, in bytes: the window of libssh2's channels.
+const WINDOW: u64 = 2 << 20;
+/// For so many bytes of ours a host sends one more, or less: that it has room for them.
+const FOR_EACH_ROOM: u64 = 1 << 10;
 
 /// What the calls of one turn found out.
 pub(super) struct Turn {
@@ -44,11 +55,13 @@ pub(super) struct Turn {
     wants_out: bool,
     takes_more: bool,
     door_taken: bool,
+    /// How many bytes were taken of streams.
+    taken: u64,
 }
 
 impl Turn {
     fn new(half_sent: bool, takes_more: bool) -> Self {
-        Self { again: false, postponed: false, half_sent, wants_out: false, takes_more, door_taken: false }
+        Self { again: false, postponed: false, half_sent, wants_out: false, takes_more, door_taken: false, taken: 0 }
     }
 
     /// What a call gave; none when it has to be repeated later. The text of any other failure is fit for printing.
@@ -63,6 +76,11 @@ impl Turn {
             }
             Err(error) => Err(printable(&error.text())),
         }
+    }
+
+    /// So many bytes were taken of a stream.
+    pub(super) fn took(&mut self, count: usize) {
+        self.taken += count as u64;
     }
 
     /// Whether a call may begin that libssh2 could not repeat.
@@ -106,12 +124,14 @@ impl Fault for io::Error {
 /// All that one connection consists of.
 pub(super) struct Driver {
     session: Session,
-    socket: TcpStream,
+    pump: Pump,
+    /// How many bytes have been taken of all streams.
+    taken: u64,
     heart: Heart,
     conversations: Vec<Conversation>,
     requests: mpsc::Receiver<Conversation>,
     woken: UnixStream,
-    alive: Arc<AtomicBool>,
+    takes_commands: Arc<AtomicBool>,
     place: String,
 }
 
@@ -120,50 +140,75 @@ impl Driver {
         line: Line,
         requests: mpsc::Receiver<Conversation>,
         woken: UnixStream,
-        alive: Arc<AtomicBool>,
+        takes_commands: Arc<AtomicBool>,
         place: String,
     ) -> Self {
-        let Line { session, socket, heart, listener } = line;
+        let Line { session, pump, heart, listener } = line;
         Self {
             session,
-            socket,
+            pump,
+            taken: 0,
             heart: Heart::new(heart, listener),
             conversations: Vec::new(),
             requests,
             woken,
-            alive,
+            takes_commands,
             place,
         }
     }
 
     /// Serves until the connection breaks or nobody can ask it for anything any more.
     pub(super) fn run(mut self) {
-        let why = self.serve();
-        self.alive.store(false, Ordering::Release);
+        let Err(why) = self.serve();
+        self.takes_commands.store(false, Ordering::Release);
         tracing::debug!(target = %self.place, %why, "the connection is gone");
         // Only now may libssh2 free what it holds without waiting for the far end. It may be shut already.
-        let _ = self.socket.shutdown(Shutdown::Both);
+        let _ = self.pump.host().shutdown(Shutdown::Both);
         let left = self.conversations.into_iter().chain(self.requests.try_iter());
         left.for_each(|conversation| conversation.tell(&why));
     }
 
     /// Why it ended.
-    fn serve(&mut self) -> String {
+    fn serve(&mut self) -> Result<Infallible, String> {
         let mut half_sent = false;
         loop {
             if !self.take_requests() {
-                return "nobody needs it".into();
+                return Err("nobody needs it".into());
             }
-            let takes_more = !half_sent && self.takes_more();
+            let takes_more = self.pump.pass_out()? && !half_sent;
             let mut turn = Turn::new(half_sent, takes_more);
-            if let Err(why) = self.take_turn(&mut turn) {
-                return why;
-            }
+            self.hear(&mut turn)?;
+            self.take_turn(&mut turn)?;
+            self.taken += turn.taken;
             half_sent = turn.wants_out;
-            if let Err(why) = self.wait(&turn) {
-                return why;
-            }
+            let all_out = self.pump.pass_out()?;
+            self.wait(&turn, all_out)?;
         }
+    }
+
+    /// Whether no call takes in what arrives: then it waits, and only the end of the connection matters.
+    fn is_deaf(&self) -> bool {
+        self.heart.channel.is_none() && self.conversations.is_empty()
+    }
+
+    /// Puts a portion of what the host says before libssh2, unless it says too much.
+    fn hear(&mut self, turn: &mut Turn) -> Result<(), String> {
+        if self.is_deaf() || self.pump.pass_in()? != Taken::Some {
+            return Ok(());
+        }
+        self.heart.heard = Instant::now();
+        // A call for one conversation takes in what has arrived for any, after their turn perhaps.
+        turn.again = true;
+        let waits = WINDOW * self.conversations.len() as u64;
+        let beside = self.pump.heard().saturating_sub(self.taken + waits);
+        if beside > SPENT {
+            self.takes_commands.store(false, Ordering::Release);
+        }
+        // What is taken came in packets, which can be twice as long.
+        if beside > MOST_BESIDE + self.taken + self.pump.said() / FOR_EACH_ROOM {
+            return Err(format!("it sends more than {} MiB that nobody asked for", MOST_BESIDE >> 20));
+        }
+        Ok(())
     }
 
     /// False when nobody is left who could ask.
@@ -177,11 +222,6 @@ impl Driver {
         }
     }
 
-    fn takes_more(&self) -> bool {
-        let mut polled = [PollFd::new(&self.socket, PollFlags::OUT)];
-        poll(&mut polled, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
-    }
-
     fn take_turn(&mut self, turn: &mut Turn) -> Result<(), String> {
         self.heart.beat(&self.session, turn, Instant::now())?;
         for conversation in &mut self.conversations {
@@ -193,10 +233,10 @@ impl Driver {
         Ok(())
     }
 
-    fn wait(&mut self, turn: &Turn) -> Result<(), String> {
+    fn wait(&mut self, turn: &Turn, all_out: bool) -> Result<(), String> {
         let now = Instant::now();
-        // What was put off waits for the socket; where nothing is half sent, the next turn can do it.
-        let at_once = turn.again || (turn.postponed && !turn.wants_out && turn.takes_more);
+        // What was put off until the host takes more can be done where it has taken all.
+        let at_once = turn.again || (all_out && (turn.postponed || turn.wants_out));
         let due = self.heart.due().saturating_duration_since(now);
         let longest = match (at_once, self.conversations.is_empty()) {
             (true, _) => Duration::ZERO,
@@ -204,11 +244,12 @@ impl Driver {
             (false, false) => due.min(LOOK_AGAIN),
         };
         let longest = Timespec { tv_sec: longest.as_secs().cast_signed(), tv_nsec: longest.subsec_nanos().into() };
-        let flags = if turn.wants_out || turn.postponed { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
-        // Where no call takes in what arrives, it waits, and only the end of the connection matters.
-        let is_deaf = self.heart.channel.is_none() && self.conversations.is_empty();
-        let flags = if is_deaf { PollFlags::RDHUP } else { flags };
-        let mut polled = vec![PollFd::new(&self.socket, flags), PollFd::new(&self.woken, PollFlags::IN)];
+        let is_deaf = self.is_deaf();
+        let flags = match is_deaf {
+            true => PollFlags::RDHUP | (self.pump.waits_for() & PollFlags::OUT),
+            false => self.pump.waits_for(),
+        };
+        let mut polled = vec![PollFd::new(self.pump.host(), flags), PollFd::new(&self.woken, PollFlags::IN)];
         self.conversations.iter().for_each(|conversation| conversation.waits_for(&mut polled));
         match poll(&mut polled, Some(&longest)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -218,11 +259,7 @@ impl Driver {
         if is_deaf && polled[0].revents().intersects(ended) {
             return Err("the host ended it".to_owned());
         }
-        let heard = polled[0].revents().contains(PollFlags::IN);
         let called = !polled[1].revents().is_empty();
-        if heard {
-            self.heart.heard = Instant::now();
-        }
         if called {
             let mut calls = [0; 64];
             // How many calls there were does not matter, and the end of them shows in the requests.
@@ -276,6 +313,7 @@ impl Heart {
             if count > 0 && self.asked.is_none() {
                 return Err("the far end of its heartbeat speaks without being asked".into());
             }
+            turn.took(count);
             if count > 0 && self.answer.take(self.listener, self.count, &echo[..count])? {
                 (self.asked, self.answer) = (None, Answer::default());
             }

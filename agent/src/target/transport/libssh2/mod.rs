@@ -52,8 +52,8 @@ const REFUSED: &str = "Channel open failure";
 pub(super) struct Connected {
     requests: mpsc::Sender<Conversation>,
     wake: UnixStream,
-    /// Whether it stands, as far as we know.
-    alive: Arc<AtomicBool>,
+    /// Whether it stands, as far as we know, and new commands may go over it.
+    takes_commands: Arc<AtomicBool>,
     generation: u64,
     listener: Listener,
 }
@@ -72,7 +72,7 @@ impl Link {
 
     async fn connection(&self) -> Result<Arc<Connected>, TargetError> {
         let mut state = self.state.lock().await;
-        if let Some(connected) = state.as_ref().filter(|connected| connected.alive.load(Ordering::Acquire)) {
+        if let Some(connected) = state.as_ref().filter(|connected| connected.takes_commands.load(Ordering::Acquire)) {
             return Ok(connected.clone());
         }
         *state = None;
@@ -100,12 +100,12 @@ impl Link {
         let (wake, woken) = UnixStream::pair().map_err(thread)?;
         wake.set_nonblocking(true).and_then(|()| woken.set_nonblocking(true)).map_err(thread)?;
         let (requests, requested) = mpsc::channel();
-        let alive = Arc::new(AtomicBool::new(true));
-        let driver = Driver::new(line, requested, woken, alive.clone(), place.clone());
+        let takes_commands = Arc::new(AtomicBool::new(true));
+        let driver = Driver::new(line, requested, woken, takes_commands.clone(), place.clone());
         std::thread::Builder::new().name("libssh2".into()).spawn(move || driver.run()).map_err(thread)?;
         let generation = self.made.fetch_add(1, Ordering::Relaxed) + 1;
         tracing::debug!(target = %place, "connected");
-        Ok(Connected { requests, wake, alive, generation, listener })
+        Ok(Connected { requests, wake, takes_commands, generation, listener })
     }
 }
 

@@ -1,68 +1,46 @@
-//! Between a host and libssh2 until the login is done: whatever the host says, it takes a bounded time and comes to a bounded number of bytes.
+//! Between a host and libssh2: what the host says is counted, and libssh2 reads no more of it at once than is put before it.
 //!
-//! libssh2 reads for as long as a host sends: lines before its version, packets that nobody asked for, which it keeps. So at first it has one end
-//! of a pair of sockets, and a thread passes on what goes back and forth, which counts and looks at the clock. After the login the connection
-//! itself takes the place of that end, and costs nothing more.
+//! libssh2 reads for as long as a host sends, and keeps what nobody asked for: lines before its version, packets of kinds that it does not wait
+//! for. So it never has the connection itself, but one end of a pair of sockets, and a [`Pump`] passes on what goes back and forth: during the
+//! login on a thread of its own ([`Relay`]), since libssh2's calls wait then; afterwards between its calls, on the thread that makes them.
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Write};
 use std::net::{Shutdown, TcpStream};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::{DupFlags, dup3, ioctl_fionread};
+use rustix::io::Errno;
+use rustix::net::sockopt::set_socket_send_buffer_size;
 
 /// The most that a host may say before the login is done, in bytes: its version, its keys, and what its shell prints.
-const MOST: usize = 256 << 10;
+const MOST: u64 = 256 << 10;
 /// The most that is passed on at once, in bytes.
-const PORTION: usize = 16 << 10;
-
-/// The end that libssh2 has: its number stays, what it stands for changes.
-#[derive(Debug, Clone)]
-pub(super) struct Near(Arc<Mutex<OwnedFd>>);
-
-impl Near {
-    fn lock(&self) -> MutexGuard<'_, OwnedFd> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl AsRawFd for Near {
-    fn as_raw_fd(&self) -> RawFd {
-        self.lock().as_raw_fd()
-    }
-}
+const PORTION: usize = 64 << 10;
+/// The most of what libssh2 says that waits for the connection to take it, in bytes: whatever is urgent comes after it.
+const WAITING: usize = 64 << 10;
 
 /// A connection on its way to a login.
 pub(crate) struct Relay {
     host: TcpStream,
-    near: Near,
     /// Its end ends the thread.
     until: Option<UnixStream>,
     thread: Option<JoinHandle<Result<Pump, String>>>,
 }
 
 impl Relay {
-    /// Passes on what goes between this host and [`Relay::near`], for so long.
+    /// Passes on, for so long, what goes between this host and the socket that it gives: that is for libssh2 to read and write.
     ///
     /// # Errors
     /// The system has no more sockets or threads.
-    pub(super) fn begin(host: TcpStream, patience: Duration) -> io::Result<Self> {
-        let (near, inner) = UnixStream::pair()?;
+    pub(super) fn begin(host: TcpStream, patience: Duration) -> io::Result<(Self, UnixStream)> {
         let (until, ended) = UnixStream::pair()?;
-        host.set_nonblocking(true)?;
-        inner.set_nonblocking(true)?;
-        let pump = Pump { host: host.try_clone()?, inner, ended, inward: Vec::new(), outward: Vec::new(), left: MOST };
-        let thread = std::thread::Builder::new().name("login".into()).spawn(move || pump.run(patience))?;
-        Ok(Self { host, near: Near(Arc::new(Mutex::new(near.into()))), until: Some(until), thread: Some(thread) })
-    }
-
-    /// What libssh2 is to read and write.
-    pub(super) fn near(&self) -> Near {
-        self.near.clone()
+        let (pump, near) = Pump::new(host.try_clone()?)?;
+        let thread = std::thread::Builder::new().name("login".into()).spawn(move || pump.run(&ended, patience))?;
+        Ok((Self { host, until: Some(until), thread: Some(thread) }, near))
     }
 
     /// The connection to the host, for whoever wants to hang up.
@@ -75,30 +53,18 @@ impl Relay {
         self.stop()?.err()
     }
 
+    /// Ends it after the login; whoever makes libssh2's calls passes on from now.
+    ///
+    /// # Errors
+    /// Why it ended before that, fit for printing.
+    pub(super) fn hand_over(mut self) -> Result<Pump, String> {
+        self.stop().ok_or("its login has ended")?
+    }
+
     fn stop(&mut self) -> Option<Result<Pump, String>> {
         drop(self.until.take());
         let ended = self.thread.take()?.join();
         Some(ended.unwrap_or_else(|_| Err("the thread of its login failed".to_owned())))
-    }
-
-    /// Has libssh2 speak to the host itself from now on; gives the connection for waiting. `take_in` lets it take in all that there is, and
-    /// does not block.
-    ///
-    /// # Errors
-    /// Why that cannot be done, fit for printing.
-    pub(super) fn hand_over(mut self, mut take_in: impl FnMut()) -> Result<TcpStream, String> {
-        let mut pump = self.stop().ok_or("its login has ended")??;
-        let failed = |error: io::Error| format!("cannot go on after the login: {error}");
-        while ioctl_fionread(&*self.near.lock()).map_err(|error| failed(error.into()))? > 0 {
-            take_in();
-        }
-        // What it answered to that, and what the thread did not come to.
-        while take(&mut pump.inner, &mut pump.outward).map_err(failed)? != Taken::Nothing {
-            pump.host.write_all(&pump.outward).map_err(failed)?;
-            pump.outward.clear();
-        }
-        dup3(&self.host, &mut self.near.lock(), DupFlags::CLOEXEC).map_err(|error| failed(error.into()))?;
-        self.host.try_clone().map_err(failed)
     }
 }
 
@@ -111,26 +77,26 @@ impl Drop for Relay {
 
 /// What reading came to.
 #[derive(Debug, PartialEq, Eq)]
-enum Taken {
+pub(super) enum Taken {
+    /// There is something.
     Some,
+    /// There is nothing now.
     Nothing,
+    /// There will be nothing any more.
     End,
 }
 
 /// Takes in what there is, where nothing waits to be passed on.
-fn take(from: &mut impl Read, into: &mut Vec<u8>) -> io::Result<Taken> {
+fn take(from: impl AsFd, into: &mut Vec<u8>) -> io::Result<Taken> {
     if !into.is_empty() {
         return Ok(Taken::Some);
     }
-    let mut portion = [0; PORTION];
-    match from.read(&mut portion) {
+    into.reserve(PORTION);
+    match rustix::io::read(from, spare_capacity(into)) {
         Ok(0) => Ok(Taken::End),
-        Ok(count) => {
-            into.extend_from_slice(&portion[..count]);
-            Ok(Taken::Some)
-        }
-        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(Taken::Nothing),
-        Err(error) => Err(error),
+        Ok(_) => Ok(Taken::Some),
+        Err(Errno::AGAIN | Errno::INTR) => Ok(Taken::Nothing),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -147,32 +113,106 @@ fn give(to: &mut impl Write, from: &mut Vec<u8>) -> io::Result<()> {
     Ok(())
 }
 
-/// The thread's.
-struct Pump {
+fn broke(error: io::Error) -> String {
+    format!("the connection broke: {error}")
+}
+
+/// What goes back and forth between a host and libssh2. None of its calls waits.
+pub(super) struct Pump {
     host: TcpStream,
     inner: UnixStream,
-    ended: UnixStream,
     inward: Vec<u8>,
     outward: Vec<u8>,
-    /// How many bytes the host may still say.
-    left: usize,
+    heard: u64,
+    said: u64,
+    has_ended: bool,
 }
 
 impl Pump {
+    /// It, and the end that is libssh2's.
+    fn new(host: TcpStream) -> io::Result<(Self, UnixStream)> {
+        let (near, inner) = UnixStream::pair()?;
+        host.set_nonblocking(true)?;
+        inner.set_nonblocking(true)?;
+        set_socket_send_buffer_size(&near, WAITING)?;
+        let (inward, outward) = (Vec::new(), Vec::new());
+        Ok((Self { host, inner, inward, outward, heard: 0, said: 0, has_ended: false }, near))
+    }
+
+    /// The connection to the host, for waiting and for hanging up.
+    pub(super) fn host(&self) -> &TcpStream {
+        &self.host
+    }
+
+    /// How many bytes the host has said.
+    pub(super) fn heard(&self) -> u64 {
+        self.heard
+    }
+
+    /// How many bytes the host was told.
+    pub(super) fn said(&self) -> u64 {
+        self.said
+    }
+
+    /// What of the connection has to be waited for.
+    pub(super) fn waits_for(&self) -> PollFlags {
+        let is_read = self.inward.is_empty() && !self.has_ended;
+        let read = if is_read { PollFlags::IN } else { PollFlags::empty() };
+        if self.outward.is_empty() { read } else { read | PollFlags::OUT }
+    }
+
+    /// Puts a portion of what the host says before libssh2, or its end.
+    ///
+    /// # Errors
+    /// The connection broke; fit for printing.
+    pub(super) fn pass_in(&mut self) -> Result<Taken, String> {
+        if self.has_ended {
+            return Ok(Taken::End);
+        }
+        let had = self.inward.len();
+        let taken = take(&self.host, &mut self.inward).map_err(broke)?;
+        self.heard += (self.inward.len() - had) as u64;
+        give(&mut self.inner, &mut self.inward).map_err(broke)?;
+        if taken == Taken::End {
+            self.has_ended = true;
+            self.inner.shutdown(Shutdown::Write).map_err(broke)?;
+        }
+        Ok(taken)
+    }
+
+    /// Tells the host what libssh2 says, as much as the connection takes now. Says whether that is all.
+    ///
+    /// # Errors
+    /// The connection broke, or libssh2 left it; fit for printing.
+    pub(super) fn pass_out(&mut self) -> Result<bool, String> {
+        loop {
+            match take(&self.inner, &mut self.outward).map_err(broke)? {
+                Taken::Some => {}
+                Taken::Nothing => return Ok(true),
+                Taken::End => return Err("the login was given up".to_owned()),
+            }
+            let waits = self.outward.len();
+            give(&mut self.host, &mut self.outward).map_err(broke)?;
+            self.said += (waits - self.outward.len()) as u64;
+            if !self.outward.is_empty() {
+                return Ok(false);
+            }
+        }
+    }
+
     /// Runs until it is ended from outside, which is no error. After an error libssh2 finds its end closed.
-    fn run(mut self, patience: Duration) -> Result<Self, String> {
+    fn run(mut self, ended: &UnixStream, patience: Duration) -> Result<Self, String> {
         let due = Instant::now() + patience;
         loop {
             let rest = due.saturating_duration_since(Instant::now());
             let is_over = if rest.is_zero() {
                 Err(format!("no login within {} s", patience.as_secs()))
             } else {
-                self.wait(rest).map_err(|error| error.to_string())
+                self.wait(ended, rest).map_err(|error| error.to_string())
             };
             match is_over.and_then(|is_over| self.pass().map(|()| is_over)) {
                 Ok(false) => {}
-                Ok(true) if self.inward.is_empty() => return Ok(self),
-                Ok(true) => return Err("libssh2 does not take what the host says".to_owned()),
+                Ok(true) => return Ok(self),
                 Err(why) => {
                     // The host learns it too.
                     let _ = self.host.shutdown(Shutdown::Both);
@@ -183,44 +223,37 @@ impl Pump {
     }
 
     /// Waits until something can be done; says whether it has been ended.
-    fn wait(&self, longest: Duration) -> io::Result<bool> {
+    fn wait(&self, ended: &UnixStream, longest: Duration) -> io::Result<bool> {
         let longest = Timespec { tv_sec: longest.as_secs().cast_signed(), tv_nsec: longest.subsec_nanos().into() };
-        let wants = |takes_more: bool, has_more: bool| {
-            let read = if takes_more { PollFlags::IN } else { PollFlags::empty() };
-            if has_more { read | PollFlags::OUT } else { read }
-        };
+        let read = if self.outward.is_empty() { PollFlags::IN } else { PollFlags::empty() };
+        let near = if self.inward.is_empty() { read } else { read | PollFlags::OUT };
         let mut polled = [
-            PollFd::new(&self.host, wants(self.inward.is_empty(), !self.outward.is_empty())),
-            PollFd::new(&self.inner, wants(self.outward.is_empty(), !self.inward.is_empty())),
-            PollFd::new(&self.ended, PollFlags::IN),
+            PollFd::new(&self.host, self.waits_for()),
+            PollFd::new(&self.inner, near),
+            PollFd::new(ended, PollFlags::IN),
         ];
         match poll(&mut polled, Some(&longest)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(!polled[2].revents().is_empty()),
+            Ok(_) | Err(Errno::INTR) => Ok(!polled[2].revents().is_empty()),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Passes on what can be, either way.
+    /// Passes on what can be, either way, within what a host may say before the login is done.
     fn pass(&mut self) -> Result<(), String> {
-        let broke = |error: io::Error| format!("the connection broke: {error}");
-        let had = self.inward.len();
-        let heard = take(&mut self.host, &mut self.inward).map_err(broke)?;
-        self.left = self
-            .left
-            .checked_sub(self.inward.len() - had)
-            .ok_or_else(|| format!("it says more than {} KiB before the login is done", MOST >> 10))?;
-        give(&mut self.inner, &mut self.inward).map_err(broke)?;
-        if heard == Taken::End {
+        let taken = self.pass_in()?;
+        if self.heard > MOST {
+            return Err(format!("it says more than {} KiB before the login is done", MOST >> 10));
+        }
+        if taken == Taken::End {
             return Err("the host closed the connection".to_owned());
         }
-        let said = take(&mut self.inner, &mut self.outward).map_err(broke)?;
-        give(&mut self.host, &mut self.outward).map_err(broke)?;
-        if said == Taken::End { Err("the login was given up".to_owned()) } else { Ok(()) }
+        self.pass_out().map(|_| ())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
     use std::net::TcpListener;
 
     use super::*;
@@ -230,40 +263,31 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let near = TcpStream::connect(listener.local_addr().expect("bound")).expect("a listener");
         let (host, _) = listener.accept().expect("a caller");
-        let relay = Relay::begin(near, patience).expect("sockets");
-        let end = UnixStream::from(relay.near.lock().try_clone().expect("a socket"));
+        let (relay, end) = Relay::begin(near, patience).expect("sockets");
         (relay, end, host)
     }
 
     #[test]
-    fn nothing_is_lost_where_the_connection_takes_over() {
+    fn nothing_is_lost_where_somebody_else_passes_on() {
         let (relay, mut end, mut host) = relay(Duration::from_secs(60));
         host.write_all(b"SSH-2.0-x\r\n").expect("a relay");
         let mut heard = [0; 11];
         end.read_exact(&mut heard).expect("a relay");
         end.write_all(b"one ").expect("a relay");
-        host.write_all(b"late").expect("a relay");
-        let number = relay.near.as_raw_fd();
-        let (near, mut late) = (relay.near(), Vec::new());
-        let mut host_end = relay
-            .hand_over(|| {
-                let mut some = [0; 4];
-                let count = end.read(&mut some).expect("what arrived");
-                late.extend_from_slice(&some[..count]);
-                end.write_all(b"two ").expect("a socket");
-            })
-            .expect("a connection");
-        assert_eq!(near.as_raw_fd(), number);
-        host_end.set_nonblocking(false).expect("a socket");
-        let mut direct = TcpStream::from(near.lock().try_clone().expect("a socket"));
-        direct.write_all(b"three").expect("the host");
-        let said = if late.is_empty() { "one three" } else { "one two three" };
-        let mut heard = vec![0; said.len()];
-        host.read_exact(&mut heard).expect("all of it");
-        assert_eq!(String::from_utf8_lossy(&heard), said);
-        let mut rest = vec![0; 4 - late.len()];
-        host_end.read_exact(&mut rest).expect("the rest");
-        assert_eq!([late, rest].concat(), b"late");
+        host.write_all(b"late ").expect("a relay");
+        let mut pump = relay.hand_over().expect("a login");
+        end.write_all(b"two").expect("a socket");
+        while !pump.pass_out().expect("a connection") {}
+        host.write_all(b"later").expect("a connection");
+        host.shutdown(Shutdown::Write).expect("a connection");
+        let mut said = [0; 7];
+        host.read_exact(&mut said).expect("all of it");
+        assert_eq!(&said, b"one two");
+        while pump.pass_in().expect("a connection") != Taken::End {}
+        let mut rest = String::new();
+        end.read_to_string(&mut rest).expect("the rest, and its end");
+        assert_eq!(rest, "late later");
+        assert_eq!((pump.heard(), pump.said()), (21, 7));
     }
 
     #[test]
@@ -273,7 +297,7 @@ mod tests {
         let mut all = Vec::new();
         // Either is an end.
         let _ = end.read_to_end(&mut all);
-        assert!(all.len() <= MOST, "{}", all.len());
+        assert!(all.len() as u64 <= MOST + PORTION as u64, "{}", all.len());
         assert!(endless.end().is_some_and(|why| why.contains("256 KiB before the login")));
         flood.join().expect("no panic");
 
