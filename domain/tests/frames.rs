@@ -90,6 +90,7 @@ fn requests() -> Vec<(&'static str, Request<'static>)> {
         ("claim-adopt", claim(Claim::Adopt)),
         ("claim-withdraw", claim(Claim::Withdraw)),
         ("go", Request::Go),
+        ("installed", Request::Installed { files: vec![("pkg_mon", [0x44; 32]), ("pkg_purge", [0x55; 32])] }),
     ]
 }
 

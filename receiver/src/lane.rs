@@ -17,7 +17,7 @@ use crate::package::{Announced, Incoming, Outcome};
 use crate::publish::{self, Whole};
 use crate::replies::Replies;
 use crate::urgent::{self, Urgent};
-use crate::{link, listing, ownership, retire, store, verify};
+use crate::{beside, link, listing, ownership, retire, store, verify};
 
 /// Credit is given back in portions of so many bytes.
 const PORTION: u64 = 256 << 10;
@@ -183,6 +183,7 @@ impl Worker {
                 self.door = Door::Open;
                 self.replies.end(self.lane, &Ok(()))?;
             }
+            Request::Installed { files } => beside::answer(&self.replies, self.lane, &files)?,
             Request::Own { owner } => self.owner = Some(owner.to_owned()),
             Request::Claim { how, record } => {
                 let ended = match ownership::claim(&self.archive, how, record) {

@@ -3,6 +3,7 @@
 //! The executable is all that is for use. What it does is a library so that tests can hold conversations without a process for each.
 
 mod archive;
+mod beside;
 mod conversation;
 mod failure;
 mod inbox;

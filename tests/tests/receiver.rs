@@ -1,5 +1,6 @@
 //! `blat-receiver` comes to a target by itself where it runs there; elsewhere scripts serve, and everybody is told why.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::PathBuf;
@@ -49,6 +50,61 @@ fn the_receiver_is_installed_when_missing_or_changed_and_left_alone_otherwise() 
     lab.as_target_user(&["sh", "-c", line, "sh", &path]).expect_success();
     lab.agent_once("perth").expect_success();
     assert!(fs::read(installed(&lab)).expect("it can be read") == carried(), "and comes back when it was changed");
+}
+
+/// What is in the scripts' directory: bytes and permissions by name.
+fn beside(lab: &Lab) -> BTreeMap<String, (Vec<u8>, u32)> {
+    let entries = fs::read_dir(lab.target_bin()).into_iter().flatten().map(|entry| entry.expect("an entry"));
+    let facts = |entry: fs::DirEntry| {
+        let mode = entry.metadata().expect("it is there").mode() & 0o777;
+        (entry.file_name().to_string_lossy().into_owned(), (fs::read(entry.path()).unwrap_or_default(), mode))
+    };
+    entries.map(facts).collect()
+}
+
+/// Cron runs some of it, perhaps weeks later: nobody else would find out.
+#[test]
+fn what_is_removed_or_changed_there_is_back_after_the_next_full_sync_on_the_same_connection() {
+    for served in ["auto", "never"] {
+        let mut lab = lab(&format!("back{served}"), served);
+        lab.start_master();
+        lab.wait_for_status("perth", "idle", |s| s["state"] == "idle" && s["last_sync"]["result"] == "ok");
+        let (installed, link) = (beside(&lab), lab.link_processes());
+        assert_eq!(
+            (installed.contains_key("blat-receiver"), link.len()),
+            (served == "auto", 1),
+            "{:?}",
+            installed.keys()
+        );
+        let of_scripts = [
+            "rm pkg_mon pkg_purge",
+            "echo 'exit 0 # mine' >>pkg_purge",
+            "head -c 1000 blat-lib.sh >x; cat x >blat-lib.sh; rm x",
+            "chmod 644 pkg_mon; chmod 0 get_plist",
+            "rm receive_file; ln -s nowhere receive_file",
+            "rm -r \"$PWD\"",
+        ];
+        let of_receiver = [
+            "rm blat-receiver",
+            "chmod 644 blat-receiver",
+            "cp blat-receiver x; echo >>x; mv x blat-receiver",
+            "mv blat-receiver x; : >blat-receiver; rm x",
+        ];
+        for line in of_scripts.iter().chain(of_receiver.iter().filter(|_| served == "auto")) {
+            let folder = lab.target_bin().display().to_string();
+            lab.as_target_user(&["sh", "-ec", &format!("cd \"$1\"; {line}"), "sh", &folder]).expect_success();
+            assert!(beside(&lab) != installed, "{served}, {line}: this shows nothing");
+            lab.blat(&["sync", "perth", "--wait"]).expect_success();
+            let now = beside(&lab);
+            let differ: Vec<&String> = installed.keys().filter(|name| now.get(*name) != installed.get(*name)).collect();
+            assert!(
+                differ.is_empty() && now.len() == installed.len(),
+                "{served}, {line}: {differ:?}, {:?}",
+                now.keys()
+            );
+        }
+        assert_eq!(lab.link_processes(), link, "{served}: over the same connection");
+    }
 }
 
 #[test]

@@ -31,7 +31,17 @@ fn one_session_serves_a_receiver_from_its_installation_to_a_tag() {
     lab.drop_tag("perth", "tools", "1");
     lab.wait_until_published("tools", "1");
     lab.blat(&["sync", "perth", "--wait"]).expect_success();
-    assert_eq!(lab.link_processes().len(), 1, "{:#?}", lab.local_processes());
+    let link = lab.link_processes();
+    assert_eq!(link.len(), 1, "{:#?}", lab.local_processes());
+
+    // It is the receiver's, which makes room for putting back what is missing.
+    let gone = ["pkg_mon", "pkg_purge", "blat-receiver"].map(|name| lab.target_bin().join(name));
+    for path in &gone {
+        fs::remove_file(path).expect("an installed file");
+    }
+    lab.blat(&["sync", "perth", "--wait"]).expect_success();
+    assert!(gone.iter().all(|path| path.exists()), "all is back");
+    assert_eq!(lab.link_processes(), link, "over the same connection");
 }
 
 /// There the heartbeat of other connections is a receiver too.

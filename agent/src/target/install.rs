@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::sync::LazyLock;
 
 use blat_domain::manifest::hex;
 use blat_domain::text::printable;
@@ -25,6 +26,10 @@ const SCRIPTS: [(&str, &str); 8] = [
     ("pkg_mon", include_str!("../../../target-scripts/pkg_mon")),
     ("pkg_purge", include_str!("../../../target-scripts/pkg_purge")),
 ];
+
+/// The digest of each script.
+static DIGESTS: LazyLock<[(&str, [u8; 32]); SCRIPTS.len()]> =
+    LazyLock::new(|| SCRIPTS.map(|(name, text)| (name, Sha256::digest(text).into())));
 
 /// What the receiver is called there, in the scripts' directory.
 pub(crate) const EXECUTABLE: &str = "blat-receiver";
@@ -109,8 +114,10 @@ impl Probe {
 
     /// The scripts that are missing there or not ours.
     pub(super) fn outdated(&self) -> Vec<(&'static str, &'static str)> {
-        let is_current = |name: &str, text: &str| self.digests.get(name).is_some_and(|digest| *digest == sha256(text));
-        SCRIPTS.into_iter().filter(|(name, text)| !is_current(name, text)).collect()
+        let is_current =
+            |digest: &[u8; 32], name: &str| self.digests.get(name).is_some_and(|said| *said == hex(digest));
+        let both = SCRIPTS.into_iter().zip(DIGESTS.iter());
+        both.filter(|((name, _), (_, digest))| !is_current(digest, name)).map(|(script, _)| script).collect()
     }
 
     /// How packages may be packed on this way.
@@ -121,6 +128,11 @@ impl Probe {
             (true, false, true) => Compression::Gzip,
         }
     }
+}
+
+/// The scripts by name and digest, as a receiver is asked about them.
+pub(super) fn digests() -> &'static [(&'static str, [u8; 32])] {
+    &*DIGESTS
 }
 
 /// Makes sure that the target's scripts are ours, and says what was found out. A `blat-receiver` there is tried if its digest is
@@ -156,9 +168,19 @@ pub(super) async fn run_probe(transport: &Transport, bin: &str, known: &[&str]) 
         "for tool in zstd gzip; do\n  command -v $tool >/dev/null 2>&1 && { echo \"tool $tool\"; n=$((n+1)); }\ndone\n",
     );
     let names: Vec<&str> = SCRIPTS.iter().map(|(name, _)| *name).collect();
+    let files: Vec<String> =
+        names.iter().chain([&EXECUTABLE]).map(|name| shell_word(&format!("{bin}/{name}"))).collect();
+    // What has lost its execute bit counts as missing. The shell's own test would say that of everything where nothing may be executed.
     let _ = write!(
         script,
-        "for script in {}; do\n  [ -f {bin}/$script ] || continue\n  sum=$(sha256sum <{bin}/$script) || exit 1\n  \
+        "nl='\n'\nbare=$(find -L {} -prune ! -perm -100 2>/dev/null)\nis_usable() {{\n  [ -f {bin}/$1 ] && [ -r {bin}/$1 ] || return 1\n  \
+         case $bare$nl in *\"/$1$nl\"*) return 1 ;; esac\n}}\n",
+        files.join(" "),
+        bin = shell_word(bin),
+    );
+    let _ = write!(
+        script,
+        "for script in {}; do\n  is_usable $script || continue\n  sum=$(sha256sum <{bin}/$script) || exit 1\n  \
          echo \"script $script ${{sum%% *}}\"; n=$((n+1))\ndone\n",
         names.join(" "),
         bin = shell_word(bin),
@@ -167,7 +189,7 @@ pub(super) async fn run_probe(transport: &Transport, bin: &str, known: &[&str]) 
     let known = if known.is_empty() { "none".to_owned() } else { known.join("|") };
     let _ = write!(
         script,
-        "echo \"system $(uname -s -m)\"; n=$((n+1))\nreceiver={bin}/{EXECUTABLE}\nif [ -f \"$receiver\" ]; then\n  \
+        "echo \"system $(uname -s -m)\"; n=$((n+1))\nreceiver={bin}/{EXECUTABLE}\nif is_usable {EXECUTABLE}; then\n  \
          sum=$(sha256sum <\"$receiver\") || exit 1\n  sum=${{sum%% *}} ran=\n  case $sum in {known})\n    \
          case $receiver in /*) ;; *) receiver=./$receiver ;; esac\n    \
          said=$(\"$receiver\" --version 2>&1 </dev/null); ran=\" $? $(printf '%s' \"$said\" | head -n 1 | cut -c 1-200)\" ;;\n  \
@@ -185,7 +207,8 @@ fn installation(bin: &str, scripts: &[(&str, &str)]) -> String {
     for (name, text) in scripts {
         let _ = write!(
             script,
-            "cat >.{name}.$$ <<'{DELIMITER}'\n{text}{DELIMITER}\nchmod 755 .{name}.$$\nmv -f .{name}.$$ {name}\n"
+            "if [ -d {name} ]; then\n  echo '{name} there is a directory; move it away' >&2\n  exit 1\nfi\n\
+             cat >.{name}.$$ <<'{DELIMITER}'\n{text}{DELIMITER}\nchmod 755 .{name}.$$\nmv -f .{name}.$$ {name}\n"
         );
     }
     script.push_str("echo '# blat 1'\necho '# end 0'\n");
@@ -244,6 +267,27 @@ mod tests {
         assert_eq!(std::fs::read_to_string(&lib).expect("repaired"), SCRIPTS[2].1);
         let left: Vec<_> = std::fs::read_dir(&bin).expect("bin").map(|e| e.expect("an entry").file_name()).collect();
         assert_eq!(left.len(), SCRIPTS.len(), "{left:?}");
+    }
+
+    #[tokio::test]
+    async fn what_lost_its_execute_bit_or_cannot_be_read_is_renewed_and_a_directory_in_its_place_is_named() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let scratch = tempfile::tempdir().expect("a scratch directory");
+        let bin = scratch.path().join("it's a bin");
+        let bin_text = bin.to_str().expect("UTF-8");
+        let local = Transport::Local(Shell::new());
+        ensure_installed(&local, bin_text, &[]).await.expect("a first installation");
+        let mode = |name: &str| std::fs::metadata(bin.join(name)).expect("a script").permissions().mode() & 0o777;
+        for (name, lost) in [("pkg_mon", 0o644), ("pkg_purge", 0), ("blat-lib.sh", 0o311)] {
+            std::fs::set_permissions(bin.join(name), std::fs::Permissions::from_mode(lost)).expect("an own file");
+        }
+        ensure_installed(&local, bin_text, &[]).await.expect("a repair");
+        assert_eq!(["pkg_mon", "pkg_purge"].map(mode), [0o755; 2]);
+
+        std::fs::remove_file(bin.join("pkg_mon")).and_then(|()| std::fs::create_dir(bin.join("pkg_mon"))).expect("own");
+        let why = ensure_installed(&local, bin_text, &[]).await.expect_err("a directory").to_string();
+        assert!(why.contains("pkg_mon there is a directory; move it away"), "{why}");
+        assert_eq!(std::fs::read_dir(bin.join("pkg_mon")).expect("it stays").count(), 0);
     }
 
     #[test]

@@ -123,6 +123,13 @@ pub enum Request<'a> {
     },
     /// The answer to `Ready`: what was asked for on this lane is still wanted.
     Go,
+    /// Are these files, by the names in the receiver's own directory and their SHA-256, still what is installed there, and would the receiver
+    /// that is started there be the one that runs? Answered by a line `outdated NAME` for each that is not, then `Done`.
+    Installed {
+        /// Name and digest of each.
+        #[serde(borrow)]
+        files: Vec<(&'a str, [u8; 32])>,
+    },
 }
 
 /// What a package may do to a version in its place.

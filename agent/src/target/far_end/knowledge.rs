@@ -104,6 +104,11 @@ impl Knowledge {
         })
     }
 
+    /// Whether a receiver serves where our key can install it and the scripts: then they are looked after.
+    pub(crate) fn may_install_beside(&self) -> bool {
+        matches!(self.shown(), Some(status::FarEnd::Receiver { restricted: false }))
+    }
+
     /// What was found last; none before the first look.
     pub(crate) fn shown(&self) -> Option<status::FarEnd> {
         self.shown.lock().unwrap_or_else(PoisonError::into_inner).clone()

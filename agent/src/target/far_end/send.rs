@@ -13,6 +13,7 @@ use super::{VERSION, why_not};
 /// are the directory, the digest and what the build must say of its version.
 const SCRIPT: &str = concat!(
     r##"PATH=${PATH:-/usr/bin}:/usr/local/bin:/usr/bin:/bin; umask 022; mkdir -p "$1" && cd "$1" || exit 1; "##,
+    r##"if [ -d blat-receiver ]; then echo "blat-receiver there is a directory; move it away" >&2; exit 1; fi; "##,
     r##"find .blat-receiver.* -mtime +0 -exec rm -f {} + 2>/dev/null; new=.blat-receiver.$$; "##,
     r##"trap "rm -f $new" EXIT; trap "exit 1" HUP INT TERM; cat >$new || exit 1; sum=$(sha256sum <$new) || exit 1; "##,
     r##"[ "${sum%% *}" = "$2" ] || { echo "what arrived is damaged or cut" >&2; exit 1; }; chmod 755 $new || exit 1; "##,

@@ -105,6 +105,16 @@ async fn a_build_that_cannot_run_there_is_not_left_there_and_an_error_where_the_
 }
 
 #[tokio::test]
+async fn a_directory_in_the_receivers_place_is_named_and_nothing_is_put_into_it() {
+    let scene = Scene::new(&saying(VERSION));
+    std::fs::create_dir_all(scene.installed()).expect("a folder");
+    let error = scene.scout().far_end(&local()).await.expect_err("no receiver");
+    let text = error.to_string();
+    assert!(text.contains("blat-receiver there is a directory; move it away"), "{text}");
+    assert_eq!(std::fs::read_dir(scene.installed()).expect("it stays").count(), 0);
+}
+
+#[tokio::test]
 async fn what_came_to_nothing_is_not_tried_again_over_the_same_connection() {
     let scene = Scene::new(&saying("another"));
     let scout = scene.scout();

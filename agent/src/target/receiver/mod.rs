@@ -11,7 +11,7 @@ mod sending;
 mod tests;
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -28,11 +28,12 @@ use blat_domain::throughput::Throughput;
 use sha2::{Digest, Sha256};
 use tokio::sync::Mutex;
 
-use self::conversation::Conversation;
+use self::conversation::{Conversation, Strand};
 use self::known::Known;
 use self::sending::{Errand, Held};
 use super::bounded::{Awaited, Bounds};
 use super::far_end::{Knowledge, Serves};
+use super::install::{EXECUTABLE, digests};
 use super::leftovers::Leftovers;
 use super::lines::{delivery, retired, verdict, with_silent_ones};
 use super::room::UnderWay;
@@ -55,6 +56,8 @@ pub(crate) struct ReceiverTarget {
     owner: Owner,
     under_way: AtomicU64,
     conversation: Mutex<Option<Arc<Conversation>>>,
+    /// Whether what is installed there is to be looked at and renewed once the conversation is nobody's.
+    is_outdated: AtomicBool,
     /// What the road there has delivered, over all conversations.
     throughput: Arc<std::sync::Mutex<Throughput>>,
     known: std::sync::Mutex<Known>,
@@ -68,17 +71,36 @@ impl ReceiverTarget {
     pub(crate) fn new(knowledge: Arc<Knowledge>, reserve: u64, store: Arc<Store>, owner: Owner) -> Self {
         let (conversation, known) = (Mutex::new(None), std::sync::Mutex::default());
         let (under_way, numbers, leftovers) = (AtomicU64::new(0), 0.into(), Leftovers::default());
-        let throughput = Arc::default();
-        Self { knowledge, reserve, store, owner, under_way, conversation, throughput, known, numbers, leftovers }
+        let (throughput, is_outdated) = (Arc::default(), AtomicBool::new(false));
+        Self {
+            knowledge,
+            reserve,
+            store,
+            owner,
+            under_way,
+            conversation,
+            is_outdated,
+            throughput,
+            known,
+            numbers,
+            leftovers,
+        }
     }
 
     /// The conversation that goes on, or a new one.
     async fn conversation(&self) -> Result<Arc<Conversation>, TargetError> {
         let mut conversation = self.conversation.lock().await;
         if let Some(going_on) = conversation.as_ref().filter(|conversation| !conversation.is_over()) {
-            return Ok(going_on.clone());
+            // Whoever has it got it under this lock.
+            let is_spoken_in = Arc::strong_count(going_on) > 1;
+            if is_spoken_in || !self.is_outdated.load(Ordering::Relaxed) {
+                return Ok(going_on.clone());
+            }
         }
         *conversation = None;
+        if self.is_outdated.swap(false, Ordering::Relaxed) {
+            self.knowledge.doubt().await;
+        }
         let command = match self.knowledge.far_end().await?.serves {
             Serves::Receiver { command, .. } => command,
             // It was another one a moment ago.
@@ -102,6 +124,27 @@ impl ReceiverTarget {
                 Err(error)
             }
         }
+    }
+
+    /// Asks whether what is installed there is still ours. The answer comes before that to whatever is said next.
+    async fn ask_after_installed(&self, strand: &Strand<'_>) -> Result<bool, TargetError> {
+        let may_install = self.knowledge.may_install_beside();
+        if may_install {
+            strand.say(&Request::Installed { files: digests().to_vec() }).await?;
+        }
+        Ok(may_install)
+    }
+
+    /// Has scripts and receiver put back that are missing or changed there. That takes a session, and the host may allow but one: so the
+    /// conversation ends first, as soon as nobody speaks in it.
+    async fn put_back(&self, outdated: &BTreeSet<String>) -> Result<(), TargetError> {
+        let files: Vec<&str> = outdated.iter().map(String::as_str).collect();
+        tracing::info!(
+            files = files.join(" "),
+            "scripts or the receiver are missing or changed on the target; putting them back"
+        );
+        self.is_outdated.store(true, Ordering::Relaxed);
+        self.conversation().await.map(drop)
     }
 
     /// What the target holds, as far as is known, of the packages of these parcels.
@@ -166,10 +209,24 @@ impl Target for ReceiverTarget {
         let request = Request::List { buckets: self.known().digests() };
         let conversation = self.conversation().await?;
         let mut strand = conversation.lane(Lane::CONTROL).await;
+        // Both at once, so that one costs no round trip more.
+        let are_asked_after = self.ask_after_installed(&strand).await?;
         strand.say(&request).await?;
+        let mut outdated = BTreeSet::new();
+        if are_asked_after {
+            let each = |line: &str| {
+                outdated.insert(outdated_file(line)?);
+                Ok(())
+            };
+            strand.answer(Bounds::FEW, each).await?;
+        }
         let mut listing = Listing::default();
         let differing = strand.listing(|line| listing.add_line(line).map_err(|error| error.to_string())).await?;
         strand.settled();
+        drop(conversation);
+        if !outdated.is_empty() {
+            self.put_back(&outdated).await?;
+        }
         let taken = self.reserve.saturating_add(UnderWay::total(&self.under_way));
         let renewed = self.known().renew(&differing, listing.finish(), taken);
         renewed.map_err(|error| TargetError::Refused(error.to_string()))
@@ -297,6 +354,13 @@ fn codec(is_remote: bool, deltas_pay: bool) -> Codec {
         (true, false) => Codec::Zstd,
         (true, true) => Codec::Referring,
     }
+}
+
+/// What a line `outdated NAME` names.
+fn outdated_file(line: &str) -> Result<String, String> {
+    let is_ours = |name: &str| name == EXECUTABLE || digests().iter().any(|(script, _)| *script == name);
+    let name = line.strip_prefix("outdated ").filter(|name| is_ours(name));
+    name.map(str::to_owned).ok_or_else(|| format!("it answers \"{}\", which names no file of ours", printable(line)))
 }
 
 fn refused(error: FrameError) -> TargetError {

@@ -431,3 +431,14 @@ async fn a_receiver_that_goes_away_in_the_middle_is_a_broken_link() {
     .await;
     assert!(matches!(sent, Err(TargetError::Link(_))) && told.is_empty(), "{sent:?}");
 }
+
+#[test]
+fn only_files_of_ours_are_named_as_outdated() {
+    assert_eq!(outdated_file("outdated pkg_mon"), Ok("pkg_mon".to_owned()));
+    assert_eq!(outdated_file("outdated blat-receiver"), Ok("blat-receiver".to_owned()));
+    for line in
+        ["outdated", "outdated ", "outdated ../pkg_mon", "outdated pkg_mon ", "current pkg_mon", "outdated \u{1b}[31m"]
+    {
+        assert!(outdated_file(line).is_err_and(|why| !why.contains('\u{1b}')), "{line}");
+    }
+}
