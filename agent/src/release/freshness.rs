@@ -14,7 +14,7 @@ use super::file;
 /// A database may come to know a package this many seconds after its tag was dropped.
 const TRAILS: i64 = 86_400;
 /// A file that stayed the same for so long after it was read is not being written any more, as with tags.
-const QUIET: Duration = Duration::from_secs(2);
+pub(super) const QUIET: Duration = Duration::from_secs(2);
 
 /// To look at a file takes longer only where its server hangs, and tags do not wait for that.
 const LOOK: Duration = Duration::from_secs(2);
@@ -90,6 +90,16 @@ impl Reading {
     /// What was read just now at `path`; `state` is that of the open file, none where it was another before than after.
     pub(super) fn new(path: &Path, state: Option<State>) -> Self {
         Self { path: path.to_owned(), state, at: Instant::now() }
+    }
+
+    /// How the file was; none where it changed while it was read.
+    pub(super) fn state(&self) -> Option<State> {
+        self.state
+    }
+
+    /// When it was read.
+    pub(super) fn at(&self) -> Instant {
+        self.at
     }
 
     /// Whether the file is still the same when [`QUIET`] has passed since it was read, so that nobody was writing it then. Waits for the rest of

@@ -12,8 +12,10 @@ mod package_list;
 mod reader;
 mod snapshot;
 mod turns;
+mod unchanged;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use blat_config::{Home, Mode, ReleaseManager, ReleaseSource};
 use blat_domain::name::TargetName;
@@ -28,6 +30,7 @@ pub(crate) use keeper::keep_instead;
 pub(crate) use reader::read_instead;
 use reader::{Read, Reader};
 use snapshot::Snapshot;
+use unchanged::Unchanged;
 
 /// So many of its entries that are not valid, or that the source has no package for, are logged one by one: garbage must not push everything
 /// else out of the log.
@@ -67,6 +70,7 @@ pub(crate) struct Desk {
     /// The target's part of `state/`.
     place: PathBuf,
     snapshot: PathBuf,
+    unchanged: Unchanged,
 }
 
 /// What the target should hold.
@@ -98,7 +102,12 @@ impl Desk {
     /// The desk of one target.
     pub(crate) fn new(home: &Home, target: &TargetName) -> Self {
         let place = home.target_state_dir(target);
-        Self { root: home.root().to_owned(), snapshot: place.join(snapshot::FILE), place }
+        Self {
+            root: home.root().to_owned(),
+            snapshot: place.join(snapshot::FILE),
+            place,
+            unchanged: Unchanged::default(),
+        }
     }
 
     /// What the target should hold, asked anew. `known` are the releases that brought packages before.
@@ -144,20 +153,30 @@ impl Desk {
         &self,
         manager: &ReleaseManager,
         selection: &Selection,
-    ) -> Result<(Catalog, Option<Reading>), ReleaseError> {
+    ) -> Result<(Arc<Catalog>, Option<Reading>), ReleaseError> {
         let ReleaseManager { source, timeout, .. } = manager;
         let asking = async {
+            if let ReleaseSource::File { path } = source
+                && let Some((catalog, reading)) = self.unchanged.look(path, selection).await
+            {
+                return Ok((catalog, Some(reading)));
+            }
             let reader = Reader::start(source, selection, *timeout, &self.place).await?;
             match source {
                 ReleaseSource::File { path } => {
                     let Read { catalog, state } = reader.finish().await?;
-                    Ok((catalog, Some(Reading::new(path, state))))
+                    let (catalog, reading) = (Arc::new(catalog), Reading::new(path, state));
+                    self.unchanged.keep(path, selection, &catalog, &reading);
+                    Ok((catalog, Some(reading)))
                 }
-                ReleaseSource::Command { argv } => Ok((command::load(argv, &self.root, reader).await?, None)),
+                ReleaseSource::Command { argv } => {
+                    let catalog = command::load(argv, &self.root, reader).await?;
+                    Ok((Arc::new(catalog), None))
+                }
                 ReleaseSource::PackageList { .. }
                 | ReleaseSource::Sqlite { .. }
                 | ReleaseSource::Postgres(_)
-                | ReleaseSource::MySql(_) => Ok((reader.finish().await?.catalog, None)),
+                | ReleaseSource::MySql(_) => Ok((Arc::new(reader.finish().await?.catalog), None)),
             }
         };
         let loaded = tokio::time::timeout(*timeout, asking).await.unwrap_or_else(|_| {
@@ -202,7 +221,7 @@ fn needs_catalog(manager: &ReleaseManager, selection: &Selection) -> bool {
 }
 
 /// What a catalog means for this target, and whether it is good enough to be kept.
-fn understood(manager: &ReleaseManager, selection: &Selection, known: &KnownReleases, catalog: Catalog) -> Answer {
+fn understood(manager: &ReleaseManager, selection: &Selection, known: &KnownReleases, catalog: Arc<Catalog>) -> Answer {
     let resolution = resolve(&catalog, selection, known);
     for row in resolution.odd.iter().take(MOST_LOGGED) {
         tracing::warn!(entry = printable(&row.text), "Release Manager lists something that is not valid");
@@ -224,7 +243,7 @@ fn understood(manager: &ReleaseManager, selection: &Selection, known: &KnownRele
     let keep = manager.mode == Mode::Fallback && good;
     let fresh = keep.then(|| {
         let question = snapshot::question(&manager.source, selection);
-        Snapshot::new(Timestamp::now(), question, catalog)
+        Snapshot::new(Timestamp::now(), question, Arc::unwrap_or_clone(catalog))
     });
     Answer { resolution, known: Some(recollection), reading: None, fresh }
 }
@@ -245,7 +264,7 @@ mod tests {
         let release = serde_json::json!({"id": 1, "name": "R", "packages": packages});
         let text = serde_json::json!({"projects": [{"name": "P", "releases": [release]}]}).to_string();
         let catalog = blat_config::release_file::parse(&text).expect("the form");
-        understood(&manager, &selection, &KnownReleases::default(), catalog).fresh.is_some()
+        understood(&manager, &selection, &KnownReleases::default(), catalog.into()).fresh.is_some()
     }
 
     #[test]
