@@ -102,12 +102,13 @@ lint:
 	@tests/lab/setup build
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	$(CARGO) metadata --locked --format-version 1 --manifest-path fuzz/Cargo.toml >/dev/null
 	@if command -v shellcheck >/dev/null; then set -x; shellcheck -x -P SCRIPTDIR $(SHELL_SCRIPTS); \
 	else echo 'lint: no shellcheck here, so shell scripts were not looked at (apt-get install shellcheck)'; fi
 	@if $(CARGO) deny --version >/dev/null 2>&1; then set -x; $(CARGO) deny --locked check bans licenses sources; \
 	else echo 'lint: no cargo-deny here, so licences and sources were not looked at (cargo install cargo-deny)'; fi
 
-SHELL_SCRIPTS = .ci/run benches/index demo/run demo/stop demo/s3 fuzz/run receiver/build tests/lab/setup tests/lab/bare-machine tests/lab/sshd tests/lab/database tests/lab/s3 tests/lab/archive \
+SHELL_SCRIPTS = .ci/run benches/index demo/run demo/stop demo/s3 fuzz/run receiver/build tests/lab/setup tests/lab/bare-machine tests/lab/sshd tests/lab/hostile-sshd tests/lab/database tests/lab/s3 tests/lab/archive \
 	target-scripts/*_* target-scripts/tests/run
 
 bench:
