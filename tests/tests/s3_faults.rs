@@ -116,7 +116,17 @@ fn what_the_server_refuses_for_long_is_told_and_tried_again_by_the_daemon() {
 #[test]
 fn what_only_a_person_can_mend_is_named() {
     // Each leaves something of a first sync undone for the next ones.
+    let by_policy = |_: String| {
+        "<Error><Code>AccessDenied</Code><Message>User: arn:aws:iam::111122223333:user/blat is not authorized to perform: s3:ListBucket on \
+         resource: \"arn:aws:s3:::example-packages\" because no VPC endpoint policy allows the s3:ListBucket action</Message></Error>"
+            .to_owned()
+    };
     let cases = [
+        (
+            Asks::List,
+            Fault::Answered(403, by_policy),
+            ["AccessDenied", "; no VPC endpoint policy allows s3:ListBucket"],
+        ),
         (Asks::List, Fault::Refused(403, "AccessDenied"), ["AccessDenied", "s3:ListBucket"]),
         (Asks::List, Fault::Refused(400, "ExpiredToken"), ["ExpiredToken", "expired"]),
         (Asks::Begin, Fault::Refused(403, "AccessDenied"), ["AccessDenied", "s3:PutObject"]),

@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::super::TargetError;
 use super::body::xml;
+use super::denial;
 
 /// Why a request did not succeed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,21 +69,42 @@ impl Answer {
 
     /// Whether the same request may well succeed in a moment.
     pub(super) fn will_pass(&self) -> bool {
-        let words = ["SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "XMinioServerNotInitialized"];
+        let words = [
+            "SlowDown",
+            "InternalError",
+            "ServiceUnavailable",
+            "RequestTimeout",
+            "ThrottlingException",
+            "KMS.ThrottlingException",
+            "XMinioServerNotInitialized",
+        ];
         let damaged = ["BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch"];
         matches!(self.status, 408 | 429 | 500 | 502..=504)
             || words.contains(&&*self.code)
             || damaged.contains(&&*self.code)
     }
 
-    /// Whether the server does not know a request or one of its conditions.
+    /// Whether the server does not know a request or one of its conditions, as far as it does not say that it is something else.
     pub(super) fn is_not_known(&self) -> bool {
-        self.status == 501 || ["NotImplemented", "InvalidArgument", "InvalidRequest"].contains(&&*self.code)
+        let may_be =
+            self.status == 501 || ["NotImplemented", "InvalidArgument", "InvalidRequest"].contains(&&*self.code);
+        may_be && denial::named(self).is_none()
+    }
+
+    /// The same for people, with what to do where only a person can do something.
+    pub(super) fn explained(&self) -> String {
+        match self.sorted() {
+            TargetError::Operator(text) => text,
+            TargetError::Link(_) | TargetError::Space(_) | TargetError::Refused(_) => self.to_string(),
+        }
     }
 
     fn sorted(&self) -> TargetError {
         let said = self.to_string();
         let operator = |advice: &str| TargetError::Operator(format!("{said}; {advice}"));
+        if let Some(advice) = denial::named(self) {
+            return operator(&advice);
+        }
         match (self.status, &*self.code) {
             (301 | 307 | 308, _) | (_, "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException") => {
                 match &self.region {
@@ -101,9 +123,7 @@ impl Answer {
             }
             (_, "RequestTimeTooSkewed") => operator("this machine's clock is wrong: set it"),
             (_, "NoSuchBucket") => operator("there is no such bucket: make it, or correct bucket, region and endpoint"),
-            (403, _) | (_, "AccessDenied") => {
-                operator(&format!("the credentials are not allowed {}: let their policy allow it", self.action))
-            }
+            (403, _) | (_, "AccessDenied") => operator(&denial::reason(self)),
             (507, _) | (_, "QuotaExceeded" | "InsufficientStorage" | "XMinioStorageFull") => TargetError::Space(said),
             _ if self.will_pass() => TargetError::Link(format!("{said}; it is tried again")),
             _ => TargetError::Refused(said),

@@ -9,6 +9,7 @@ mod bucket;
 mod card;
 mod credentials;
 mod deleting;
+mod denial;
 mod fault;
 mod inventory;
 mod keys;

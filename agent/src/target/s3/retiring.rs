@@ -245,7 +245,7 @@ async fn remove_batch(
                 left.iter().for_each(|key| drop(failed.remove(key)));
                 let may_pass = |answer: &Answer| answer.code.is_empty() || answer.will_pass();
                 left = answers.iter().filter(|(_, answer)| may_pass(answer)).map(|(key, _)| key.clone()).collect();
-                failed.extend(answers.into_iter().map(|(key, answer)| (key, answer.to_string())));
+                failed.extend(answers.into_iter().map(|(key, answer)| (key, answer.explained())));
             }
             Err(TargetError::Link(why)) if tries_left > 0 => {
                 tracing::debug!(why, "a request to delete objects is made again");
