@@ -158,6 +158,42 @@ fn the_same_package_gives_the_same_bytes_wherever_and_whenever_it_lies() {
     assert_eq!(names, ["Z", "a.txt", "a/", "a/x", "a0", "b/", "b/c/", "b/c/d", "descpkg", "bad:"]);
 }
 
+/// What docs/s3.md says of times that do not fit, by the reader that it names.
+#[test]
+fn times_come_back_exactly_from_1970_to_2038_and_as_the_nearest_otherwise() {
+    let scratch = Scratch::new();
+    let times: [(i64, i64); 9] = [
+        (-2_147_483_648, 315_532_800),
+        (-1, 315_532_800),
+        (0, 0),
+        (315_532_799, 315_532_799),
+        (2_147_483_647, 2_147_483_647),
+        // From here on two seconds each, and never younger than the file. `unzip` takes 2100 for a leap year.
+        (2_147_483_648, 2_147_483_648),
+        (2_147_483_649, 2_147_483_648),
+        (4_107_542_399, 4_107_542_398),
+        (-9_000_000_000, 315_532_800),
+    ];
+    for (number, (time, _)) in times.iter().enumerate() {
+        let path = scratch.root.join(format!("{number:02}"));
+        fs::write(&path, "x").expect("a file");
+        let span = Duration::from_secs(time.unsigned_abs());
+        let moment = if *time < 0 { SystemTime::UNIX_EPOCH - span } else { SystemTime::UNIX_EPOCH + span };
+        File::options().write(true).open(&path).and_then(|file| file.set_modified(moment)).expect("a time");
+    }
+    let (path, _) = scratch.packed();
+    let out = scratch.dir.path().join("out");
+    output(Command::new("unzip").env("TZ", "UTC").arg("-q").arg(&path).arg("-d").arg(&out));
+    for (number, (time, expected)) in times.iter().enumerate() {
+        let name = format!("{number:02}");
+        let mtime = |root: &Path| fs::metadata(root.join(&name)).expect("a file").mtime();
+        // Some file systems hold less than a ZIP: then there is nothing to see.
+        if mtime(&scratch.root) == *time {
+            assert_eq!(mtime(&out), *expected, "{time}");
+        }
+    }
+}
+
 #[test]
 fn what_is_compressed_already_is_stored_whatever_it_is_called() {
     let scratch = Scratch::new();
