@@ -7,6 +7,7 @@ pub mod aws;
 mod bandwidth;
 mod complaint;
 mod conflicts;
+mod demands;
 mod document;
 mod home;
 pub mod home_id;
@@ -34,7 +35,7 @@ pub use conflicts::{Claim, conflicts};
 pub use home::{Home, HomeError, TargetFile};
 pub use master::{MasterSettings, load_master};
 pub use settings::{
-    Database, Jump, Kind, LogSettings, Mode, Queries, Receiver, ReleaseManager, ReleaseSource, S3Settings, Settings,
-    SshSettings, Transport,
+    Database, Demands, Jump, Kind, LogSettings, Mode, Queries, Receiver, ReleaseManager, ReleaseSource, S3Settings,
+    Settings, SshSettings, Transport,
 };
 pub use target::load_target;

@@ -3,6 +3,7 @@
 use blat_domain::retention::{Aging, Deleter};
 use url::Url;
 
+use crate::demands;
 use crate::keys::{Keys, Wrong};
 use crate::settings::S3Settings;
 
@@ -39,21 +40,24 @@ pub(crate) fn read(keys: &mut Keys<'_>) -> S3Settings {
         Some(found) => inner.add(found),
         None => keys.missing("s3", "{bucket: NAME, prefix: PREFIX, region: REGION}"),
     }
+    let endpoint = inner.optional("endpoint", endpoint);
     let settings = S3Settings {
         bucket: inner.required("bucket", "the bucket's name", bucket).unwrap_or_default(),
         prefix: inner.value("prefix", String::new(), prefix),
         region: inner.optional("region", region),
-        endpoint: inner.optional("endpoint", endpoint),
         path_style: inner.optional("path_style", |text| match text {
             "true" => Ok(true),
             "false" => Ok(false),
             other => Err(Wrong::expected("true or false")(other)),
         }),
+        demands: demands::read(&mut inner, endpoint.is_none()),
+        endpoint,
     };
     inner.refuse_unknown(&[], |key| {
         let is_secret =
             ["secret", "access", "token", "credential", "profile", "key"].iter().any(|word| key.contains(word));
-        is_secret.then_some("to the environment or the files of the AWS tools, never here")
+        // A key of the server's is named, not given.
+        (is_secret && !key.starts_with("kms")).then_some("to the environment or the files of the AWS tools, never here")
     });
     keys.complaints.append(&mut inner.complaints);
     settings

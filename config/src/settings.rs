@@ -134,6 +134,23 @@ pub struct S3Settings {
     pub endpoint: Option<String>,
     /// Whether the bucket's name goes into the URL's path instead of its host.
     pub path_style: Option<bool>,
+    /// What requests say because the bucket demands it.
+    pub demands: Demands,
+}
+
+/// What requests to a bucket say because its policy demands it. What is not set is not said: then the bucket's own defaults hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Demands {
+    /// How the server encrypts each object: `AES256`, `aws:kms` or `aws:kms:dsse`.
+    pub sse: Option<&'static str>,
+    /// The key for that, as the server names it; only with `aws:kms` and `aws:kms:dsse`.
+    pub kms_key_id: Option<String>,
+    /// How each object is kept.
+    pub storage_class: Option<String>,
+    /// The access control list that each object gets, by its name.
+    pub acl: Option<&'static str>,
+    /// Whether the requests are at the expense of whoever makes them.
+    pub is_requester_paying: bool,
 }
 
 /// An ssh destination.

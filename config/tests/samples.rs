@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use blat_config::{
-    Database, Home, Mode, Queries, Receiver, ReleaseManager, ReleaseSource, S3Settings, Transport, conflicts,
+    Database, Demands, Home, Mode, Queries, Receiver, ReleaseManager, ReleaseSource, S3Settings, Transport, conflicts,
     load_master, load_target, samples,
 };
 use blat_domain::bandwidth::{Bandwidth, Day, Window};
@@ -111,11 +111,29 @@ fn a_bucket_ignores_what_the_defaults_say_for_hosts_and_takes_only_s3sync_releas
         region: None,
         endpoint: Some("http://127.0.0.1:1".into()),
         path_style: Some(true),
+        demands: Demands::default(),
     };
     assert_eq!((settings.kind().to_string().as_str(), settings.transport), ("s3Sync", Transport::S3(s3)));
     assert!(settings.selection.only_s3sync);
     let host = load_target(&tree.home, &name("perth")).expect("a host ignores the bucket among the defaults");
     assert_eq!((host.kind().to_string().as_str(), host.selection.only_s3sync), ("dpkg_archive", false));
+}
+
+#[test]
+fn what_a_bucket_demands_is_read_and_what_is_not_said_is_not_demanded() {
+    let own = b"type: s3Sync\nsource: /a\nrelease_manager: {file: r.yaml}\ns3: {bucket: abc, sse: 'aws:kms', kms_key_id: alias/packages, \
+        storage_class: STANDARD_IA, acl: bucket-owner-full-control, request_payer: requester}\n";
+    let tree = Tree::with(&[("cloud.conf", own)]);
+    let settings = load_target(&tree.home, &name("cloud")).expect("valid");
+    let Transport::S3(s3) = settings.transport else { panic!("a bucket") };
+    let demands = Demands {
+        sse: Some("aws:kms"),
+        kms_key_id: Some("alias/packages".into()),
+        storage_class: Some("STANDARD_IA".into()),
+        acl: Some("bucket-owner-full-control"),
+        is_requester_paying: true,
+    };
+    assert_eq!(s3.demands, demands);
 }
 
 #[test]

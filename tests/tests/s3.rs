@@ -291,6 +291,43 @@ fn a_version_that_is_a_link_is_a_copy_of_what_it_addresses() {
     }
 }
 
+/// One server keeps what it is told, the other looks at what is signed.
+#[test]
+fn a_bucket_that_demands_encryption_class_and_list_is_told_them_with_every_object() {
+    let demands = ["storage_class: STANDARD_IA", "acl: bucket-owner-full-control", "request_payer: requester"];
+    for store in STORES {
+        let (lab, bucket) = lab("s3demands", store, "");
+        let encrypted: &[&str] = match store {
+            Store::SeaweedFs => &["sse: AES256"],
+            Store::Moto | Store::MotoIam => &["sse: aws:kms", "kms_key_id: alias/packages"],
+        };
+        let more = "aging: immediate\nmax_delete: 100%\npkg: {core: current}";
+        bucket.config(&lab, "cloud", &[&demands, encrypted].concat(), more);
+        lab.package("big", "1", |p| p.noise("data", 9 << 20));
+        ["1", "2"].iter().for_each(|version| drop(lab.package("core", version, |p| p.file("a", *version))));
+        std::os::unix::fs::symlink("1", lab.source().join("core/current")).expect("a free name");
+        lab.release_for_buckets(&[("big", "1"), ("core", "2")]);
+        lab.blat(&["check", "cloud", "--connect"]).expect_success();
+        lab.agent_once("cloud").expect_success();
+
+        let objects = ["PackageList.txt", ".blat/archive", "big/1.zip", "core/1.zip", "core/current.zip"];
+        for key in objects.map(|key| format!("archive/{key}")) {
+            let head = bucket.head(&key);
+            assert_eq!(head["StorageClass"], "STANDARD_IA", "{store} {key}: {head}");
+            let said = [&head["ServerSideEncryption"], &head["SSEKMSKeyId"]].map(|said| said.as_str());
+            let expected = match store {
+                Store::SeaweedFs => [Some("AES256"), None],
+                Store::Moto | Store::MotoIam => [Some("aws:kms"), Some("alias/packages")],
+            };
+            assert_eq!(said, expected, "{key}: {head}");
+        }
+        bucket.assert_published(&lab, "big", "1");
+        lab.blat(&["verify", "cloud"]).expect_success();
+        lab.release_for_buckets(&[("core", "2")]);
+        lab.agent_once("cloud").expect_success().says("1 deleted");
+    }
+}
+
 #[test]
 fn verify_finds_an_object_that_rotted_and_repairs_it() {
     let (lab, bucket) = filled("s3verify", Store::SeaweedFs, "");

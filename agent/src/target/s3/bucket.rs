@@ -28,6 +28,7 @@ use super::card::{Card, ZIP};
 use super::credentials::profile::Profile;
 use super::credentials::{Credentials, variable};
 use super::deleting;
+use super::demands::Demands;
 use super::fault::{Answer, Fault};
 use super::listing::{self, Page, Uploads};
 use super::wire::Wire;
@@ -97,7 +98,7 @@ impl Bucket {
         let endpoint = endpoint.or_else(|| variable("AWS_ENDPOINT_URL")).or(profile.endpoint);
         let url = address(settings, endpoint.as_deref(), &region)?;
         let credentials = Arc::new(Credentials::new(&wire, &region)?);
-        let wire = wire.signing(credentials.clone(), &region);
+        let wire = wire.signing(credentials.clone(), &region, Demands::of(&settings.demands)?);
         let store = |wire: Wire| -> Result<Arc<AmazonS3>, Fault> {
             let builder = AmazonS3Builder::new()
                 .with_bucket_name(&settings.bucket)
@@ -328,6 +329,7 @@ mod tests {
             region: None,
             endpoint: None,
             path_style,
+            demands: blat_config::Demands::default(),
         };
         for (bucket, path_style, endpoint, region, expected) in [
             ("b-1", None, None, "eu-west-1", "https://b-1.s3.eu-west-1.amazonaws.com/"),

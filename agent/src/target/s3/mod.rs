@@ -9,6 +9,7 @@ mod bucket;
 mod card;
 mod credentials;
 mod deleting;
+mod demands;
 mod denial;
 mod fault;
 mod inventory;

@@ -28,6 +28,7 @@ use super::LONGEST_ETAG;
 use super::begun::is_id;
 use super::body::{LONGEST, SHORT, Watched, limited, xml};
 use super::credentials::obeyed;
+use super::demands::Demands;
 use super::fault::{Answer, Fault, fault};
 use super::tries::{FIRST_WAIT, MOST as TRIES};
 
@@ -64,6 +65,8 @@ pub(super) struct Wire {
 struct Signer {
     credentials: AwsCredentialProvider,
     region: String,
+    /// What it signs beside what the request has.
+    demands: Arc<Demands>,
 }
 
 impl Wire {
@@ -87,9 +90,10 @@ impl Wire {
     }
 
     /// The same for requests that these credentials sign: one that is sent again is signed anew, since a signature is good for minutes and a
-    /// token may have run out.
-    pub(super) fn signing(&self, credentials: AwsCredentialProvider, region: &str) -> Self {
-        Self { signer: Some(Signer { credentials, region: region.to_owned() }), ..self.clone() }
+    /// token may have run out. Each says what the bucket demands.
+    pub(super) fn signing(&self, credentials: AwsCredentialProvider, region: &str, demands: Demands) -> Self {
+        let demands = Arc::new(demands);
+        Self { signer: Some(Signer { credentials, region: region.to_owned(), demands }), ..self.clone() }
     }
 
     /// From here on the end of this upload in parts asks, or does not ask, that nothing is in its place.
@@ -118,7 +122,9 @@ impl Wire {
     /// What the last try came to. Answers that the library has a use for, such as 404 and 412, are no errors here.
     pub(super) async fn send(&self, request: &HttpRequest) -> Result<HttpResponse, Fault> {
         let (mut wait, mut left) = (FIRST_WAIT, self.tries);
-        let mut again: Option<HttpRequest> = None;
+        let demands = |signer: &Signer| signer.demands.of_request(request).next().is_some();
+        // Whoever made it signed it without them, and a server takes none that is not signed.
+        let mut again = if self.signer.as_ref().is_some_and(demands) { self.signed_anew(request).await? } else { None };
         loop {
             left = left.saturating_sub(1);
             let outcome = self.send_once(again.as_ref().unwrap_or(request)).await;
@@ -135,9 +141,9 @@ impl Wire {
         }
     }
 
-    /// The same request with a signature of now; none where nobody signs it.
+    /// The same request with what the bucket demands and a signature of now; none where nobody signs it.
     async fn signed_anew(&self, request: &HttpRequest) -> Result<Option<HttpRequest>, Fault> {
-        let Some(Signer { credentials, region }) = &self.signer else { return Ok(None) };
+        let Some(Signer { credentials, region, demands }) = &self.signer else { return Ok(None) };
         let unsigned = |error: object_store::Error| match fault(&error) {
             Some(fault) => fault.clone(),
             None => Fault::NoCredentials(format!("cannot sign a request: {error}")),
@@ -145,6 +151,7 @@ impl Wire {
         let credential = credentials.get_credential().await.map_err(unsigned)?;
         let mut again = request.clone();
         ["authorization", "x-amz-security-token"].iter().for_each(|name| drop(again.headers_mut().remove(*name)));
+        again.headers_mut().extend(demands.of_request(request));
         // What the body comes to does not change.
         let digest = request.headers().get("x-amz-content-sha256").and_then(|digest| unhex(digest.as_bytes()));
         AwsAuthorizer::new(&credential, "s3", region).try_authorize(&mut again, digest.as_deref()).map_err(unsigned)?;
@@ -391,7 +398,7 @@ pub(super) fn action(request: &HttpRequest) -> &'static str {
 }
 
 /// Whether a request's query has this word.
-fn asks(request: &HttpRequest, word: &str) -> bool {
+pub(super) fn asks(request: &HttpRequest, word: &str) -> bool {
     let query = request.uri().query().unwrap_or_default();
     query.split('&').any(|pair| pair.split('=').next() == Some(word))
 }

@@ -33,8 +33,14 @@ impl World {
 
     /// A target as an agent that begins has it.
     fn target(&self) -> S3Target {
-        let settings =
-            S3Settings { bucket: "abc".into(), prefix: "p".into(), region: None, endpoint: None, path_style: None };
+        let settings = S3Settings {
+            bucket: "abc".into(),
+            prefix: "p".into(),
+            region: None,
+            endpoint: None,
+            path_style: None,
+            demands: blat_config::Demands::default(),
+        };
         let valve = Arc::new(Valve::new(Bandwidth::Always(None)));
         let target = S3Target::new(settings, &self.scratch.path().join("state"), valve, record("perth").owner);
         let bucket = Bucket::of(self.shelf.clone(), self.shelf.clone());

@@ -302,7 +302,7 @@ impl object_store::CredentialProvider for Rolling {
 async fn a_request_that_is_sent_again_is_signed_anew() {
     let (wire, _) = wire(None);
     let credentials: Arc<Rolling> = Arc::default();
-    let wire = wire.signing(credentials, "eu-west-1");
+    let wire = wire.signing(credentials, "eu-west-1", Demands::default());
     let server = Server::answering(&[BUSY, BUSY, FINE]).await;
     let request = server.request(Method::PUT, b"body");
     let request = wire.signed_anew(&request).await.expect("credentials").expect("a signer");
@@ -317,6 +317,66 @@ async fn a_request_that_is_sent_again_is_signed_anew() {
         head.lines().find(|line| line.starts_with("x-amz-content-sha256")).map(str::to_owned).expect("a digest")
     };
     assert!(heads.len() == 3 && digest(&heads[0]) == digest(&heads[2]), "the body is the same: {heads:#?}");
+}
+
+/// AWS's own description of its requests says which of them take which of these headers; servers refuse them on others.
+#[tokio::test]
+async fn every_request_says_what_the_bucket_demands_where_s3_takes_it_and_has_it_signed() {
+    let (plain, _) = wire(None);
+    let demands = blat_config::Demands {
+        sse: Some("aws:kms"),
+        kms_key_id: Some("alias/packages".into()),
+        storage_class: Some("STANDARD_IA".into()),
+        acl: Some("bucket-owner-full-control"),
+        is_requester_paying: true,
+    };
+    let demanding = plain.signing(Arc::<Rolling>::default(), "x", Demands::of(&demands).expect("headers"));
+    let silent = plain.signing(Arc::<Rolling>::default(), "x", Demands::default());
+    let of_objects = [
+        "x-amz-acl: bucket-owner-full-control",
+        "x-amz-server-side-encryption: aws:kms",
+        "x-amz-server-side-encryption-aws-kms-key-id: alias/packages",
+        "x-amz-storage-class: standard_ia",
+    ];
+    for (method, query, makes_object) in [
+        (Method::PUT, "", true),
+        (Method::PUT, "x-id=CopyObject", true),
+        (Method::POST, "uploads", true),
+        (Method::PUT, "partNumber=1&uploadId=1", false),
+        (Method::POST, "uploadId=1", false),
+        (Method::DELETE, "uploadId=1", false),
+        (Method::POST, "delete", false),
+        (Method::DELETE, "", false),
+        (Method::GET, "", false),
+        (Method::HEAD, "", false),
+        (Method::GET, "list-type=2&prefix=uploads", false),
+        (Method::GET, "uploads", false),
+    ] {
+        // The second try says it as well.
+        let answers: &[&str] = if query == "uploads" { &[BUSY, BEGUN] } else { &[BUSY, COMPLETED] };
+        let server = Server::answering(answers).await;
+        let mut request = server.to(method.clone(), query, b"");
+        if query == "x-id=CopyObject" {
+            request.headers_mut().insert("x-amz-copy-source", "/b/k".parse().expect("a value"));
+        }
+        demanding.send(&request).await.expect("a success");
+        silent.send(&request).await.expect("a success");
+        let heads = server.heads.lock().expect("one at a time").clone();
+        assert_eq!(heads.len(), 3, "{method} {query}");
+        for (number, head) in heads.iter().enumerate() {
+            let is_demanding = number < 2;
+            let says = |header: &str| {
+                let name = header.split(':').next().unwrap_or_default();
+                let is_signed = head.contains(&format!(";{name}")) || head.contains(&format!("={name};"));
+                assert_eq!(head.matches(&format!("{name}: ")).count(), usize::from(is_signed), "{head}");
+                head.contains(&format!("{header}\r\n"))
+            };
+            assert_eq!(says("x-amz-request-payer: requester"), is_demanding, "{method} {query}: {head}");
+            for header in of_objects {
+                assert_eq!(says(header), is_demanding && makes_object, "{method} {query}: {head}");
+            }
+        }
+    }
 }
 
 #[tokio::test]
@@ -336,7 +396,8 @@ async fn an_answer_that_drips_is_given_up_also_one_that_never_stands_still() {
     let (mut wire, _) = wire(None);
     wire.tries = 1;
     // Connecting waits for the system, not for the clock.
-    wire.signer = Some(Signer { credentials: Arc::new(Rolling::default()), region: "x".into() });
+    wire.signer =
+        Some(Signer { credentials: Arc::new(Rolling::default()), region: "x".into(), demands: Arc::default() });
     let answer = wire.send(&request).await.expect("a head");
     tokio::time::pause();
     let fault = limited(answer.into_body(), SHORT).await.expect_err("never whole");
