@@ -62,6 +62,22 @@ impl Database {
         process::run(self.tool("stop").arg(&self.dir), &self.lab).expect_success();
     }
 
+    /// Has the server take nothing but reads from now on, as a replica does: PostgreSQL's is a standby then, whose primary sends nothing.
+    pub fn become_replica(&self) {
+        match self.kind {
+            Kind::Postgres => {
+                self.stop();
+                let mark = self.dir.join("data/standby.signal").display().to_string();
+                let touched = Account::Target.command("touch").arg(mark).status();
+                assert!(touched.is_ok_and(|status| status.success()), "the server's own folder");
+                self.start();
+            }
+            Kind::MariaDb => {
+                self.sql("SET GLOBAL read_only = 1");
+            }
+        }
+    }
+
     fn tool(&self, verb: &str) -> Command {
         let mut tool = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("lab/database"));
         tool.arg(verb);

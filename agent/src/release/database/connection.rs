@@ -11,10 +11,11 @@ use futures_util::TryStreamExt;
 use sqlx::mysql::MySqlConnectOptions;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{
-    AssertSqlSafe, ColumnIndex, ConnectOptions, Connection as _, Database, Decode, Error, Executor, MySql,
-    MySqlConnection, PgConnection, Postgres, Sqlite,
+    AssertSqlSafe, ColumnIndex, ConnectOptions, Database, Decode, Error, Executor, MySql, MySqlConnection,
+    PgConnection, Postgres, Sqlite,
 };
 
+use super::between::{Trouble, is_passing, remedy};
 use super::password;
 use super::rows::Cells;
 use super::sqlite::{self, Opened};
@@ -40,15 +41,18 @@ impl Connection {
         match source {
             ReleaseSource::Sqlite { path, .. } => Ok(Self::Sqlite(Box::new(sqlite::open(path, limit, place).await?))),
             ReleaseSource::Postgres(database) => {
-                // The environment and .pgpass are looked into here.
-                let mut options = PgConnectOptions::from_str(&database.url).map_err(|error| said(&error))?;
+                // The environment and .pgpass are looked into here. How many digits a number has matters to nobody, and poolers refuse to be asked.
+                let options = PgConnectOptions::from_str(&database.url).map_err(|error| said(&error))?;
+                let mut options = options.extra_float_digits(None);
                 if let Some(path) = &database.password_file {
                     options = options.password(&password::read(path).await?);
                 }
                 Ok(Self::Postgres(options.disable_statement_logging().connect().await.map_err(|error| said(&error))?))
             }
             ReleaseSource::MySql(database) => {
-                let mut options = MySqlConnectOptions::from_str(&database.url).map_err(|error| said(&error))?;
+                // Proxies follow the character set, and not all of them the modes and times that the driver would set.
+                let options = MySqlConnectOptions::from_str(&database.url).map_err(|error| said(&error))?;
+                let mut options = options.pipes_as_concat(false).no_engine_substitution(false).timezone(None);
                 if let Some(path) = &database.password_file {
                     options = options.password(&password::read(path).await?);
                 } else if let Ok(password) = std::env::var("MYSQL_PWD") {
@@ -124,13 +128,16 @@ impl Connection {
         query: &str,
         columns: &[&str; N],
         each: impl FnMut(Cells<N>) + Send,
-    ) -> Result<(), String> {
+    ) -> Result<(), Trouble> {
         let read = match self {
             Self::Sqlite(opened) => read::<Sqlite, N>(&mut opened.connection, query, columns, each).await,
             Self::Postgres(connection) => read::<Postgres, N>(connection, query, columns, each).await,
             Self::MySql(connection) => read::<MySql, N>(connection, query, columns, each).await,
         };
-        read.map_err(|why| format!("the query for {what} failed: {why}"))
+        read.map_err(|Trouble { text, is_passing }| Trouble {
+            text: format!("the query for {what} failed: {text}"),
+            is_passing,
+        })
     }
 
     /// Whether what was read is one state of the database; else all of it must be read again. Transactions see to that, and where a SQLite
@@ -142,23 +149,39 @@ impl Connection {
         }
     }
 
-    /// Takes leave. The transaction wrote nothing and ends with the connection.
-    pub(super) async fn close(self) -> Result<(), String> {
+    /// Takes leave. The transaction wrote nothing and ends with the connection; where all was read (`is_done`), before it: a pooler gives up the
+    /// server's connection otherwise.
+    pub(super) async fn close(self, is_done: bool) -> Result<(), String> {
         let closed = match self {
             Self::Sqlite(opened) => opened.close().await,
-            Self::Postgres(connection) => connection.close().await,
-            Self::MySql(connection) => connection.close().await,
+            Self::Postgres(connection) => leave(connection, is_done).await,
+            Self::MySql(connection) => leave(connection, is_done).await,
         };
         closed.map_err(|error| format!("cannot close the connection: {}", said(&error)))
     }
 }
 
-/// What went wrong: in the server's own words where it has any, else in the driver's.
+/// Ends the transaction of a server, where that `is_done`, and the connection.
+async fn leave<C: sqlx::Connection>(mut connection: C, is_done: bool) -> Result<(), Error>
+where
+    for<'c> &'c mut C: Executor<'c>,
+{
+    if is_done {
+        connection.execute(sqlx::raw_sql("ROLLBACK")).await?;
+    }
+    connection.close().await
+}
+
+/// What went wrong: in the server's own words where it has any, else in the driver's; and what to do about it, where that is known.
 pub(super) fn said(error: &Error) -> String {
-    printable(&match error {
+    let text = printable(&match error {
         Error::Database(refusal) => refusal.message().to_owned(),
         other => other.to_string(),
-    })
+    });
+    match remedy(error) {
+        Some(remedy) => format!("{text}; {remedy}"),
+        None => text,
+    }
 }
 
 /// Queries are sent unprepared: then the servers answer in text, whatever the columns' types.
@@ -167,7 +190,7 @@ async fn read<DB: Database, const N: usize>(
     query: &str,
     columns: &[&str; N],
     mut each: impl FnMut(Cells<N>) + Send,
-) -> Result<(), String>
+) -> Result<(), Trouble>
 where
     for<'c> &'c mut DB::Connection: Executor<'c, Database = DB>,
     for<'i> &'i str: ColumnIndex<DB::Row>,
@@ -175,10 +198,12 @@ where
 {
     let mut rows = sqlx::raw_sql(AssertSqlSafe(query.to_owned())).fetch(connection);
     let (mut count, mut bytes) = (0, 0);
-    while let Some(row) = rows.try_next().await.map_err(|error| said(&error))? {
+    while let Some(row) =
+        rows.try_next().await.map_err(|error| Trouble { text: said(&error), is_passing: is_passing(&error) })?
+    {
         count += 1;
         if count > MOST_ROWS {
-            return Err(format!("it gives more than {MOST_ROWS} rows"));
+            return Err(format!("it gives more than {MOST_ROWS} rows").into());
         }
         let mut cells: Cells<N> = [const { Cell::Missing }; N];
         for (cell, column) in cells.iter_mut().zip(columns) {
@@ -187,7 +212,7 @@ where
             bytes += length + size_of::<Cell>();
         }
         if bytes > MOST_BYTES {
-            return Err(format!("it gives more than {} MiB", MOST_BYTES >> 20));
+            return Err(format!("it gives more than {} MiB", MOST_BYTES >> 20).into());
         }
         each(cells);
     }

@@ -3,6 +3,7 @@
 //! All three are read by the same queries, in one read-only transaction, and every value as the server writes it, with its type. What a
 //! value may be is one rule for all sources, and stands in [`blat_domain::release::row`].
 
+mod between;
 mod connection;
 mod password;
 mod rows;
@@ -16,10 +17,13 @@ use std::time::Duration;
 use blat_config::{Queries, ReleaseSource};
 use blat_domain::release::{Catalog, Selection};
 
+use between::Trouble;
 use connection::Connection;
 use rows::Reading;
 pub(crate) use schema::create;
 
+/// So often all is read anew where a replica gave way to its primary.
+const MOST_CONFLICTS: usize = 5;
 /// So many releases are named in one query.
 const AT_ONCE: usize = 1000;
 
@@ -31,14 +35,19 @@ pub(super) async fn load(
     limit: Duration,
     place: &Path,
 ) -> Result<Catalog, String> {
+    let mut conflicts = 0;
     for _ in 0..sqlite::TRIES {
         let mut connection = Connection::open(source, limit, place).await?;
         connection.begin(limit).await?;
         let catalog = read(&mut connection, queries(source), selection).await;
         let is_whole = connection.is_whole()?;
-        connection.close().await?;
-        if is_whole {
-            return catalog;
+        let closed = connection.close(catalog.is_ok()).await;
+        match catalog {
+            Err(Trouble { is_passing: true, .. }) if conflicts < MOST_CONFLICTS => conflicts += 1,
+            // Why it failed says more than how the connection ended after that.
+            Err(Trouble { text, .. }) if is_whole => return Err(text),
+            Ok(catalog) if is_whole => return closed.map(|()| catalog),
+            Ok(_) | Err(_) => {}
         }
     }
     Err(sqlite::CHANGES.into())
@@ -55,7 +64,7 @@ fn queries(source: &ReleaseSource) -> Queries {
     }
 }
 
-async fn read(connection: &mut Connection, queries: Queries, selection: &Selection) -> Result<Catalog, String> {
+async fn read(connection: &mut Connection, queries: Queries, selection: &Selection) -> Result<Catalog, Trouble> {
     // A word that MySQL keeps for itself.
     let release = connection.quoted("release");
     let projects = queries.projects.unwrap_or_else(|| "SELECT project_id, project_name FROM project".into());

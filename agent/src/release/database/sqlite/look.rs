@@ -43,8 +43,12 @@ pub(super) struct Look {
 impl Database {
     /// Opens the file for reading. Links in the path of the database are followed as SQLite follows them, links beside it are not.
     pub(super) fn open(path: &Path) -> Result<Self, String> {
-        let path = fs::canonicalize(path).map_err(|error| format!("cannot open it: {error}"))?;
-        let file = open(&path).map_err(|error| format!("cannot open it: {error}"))?;
+        let failed = |error: io::Error| match error.kind() {
+            ErrorKind::PermissionDenied => format!("cannot open it: {error}; {PERMISSIONS}"),
+            _ => format!("cannot open it: {error}"),
+        };
+        let path = fs::canonicalize(path).map_err(failed)?;
+        let file = open(&path).map_err(failed)?;
         Ok(Self { path, file })
     }
 
@@ -92,7 +96,7 @@ impl Database {
 
 /// What to do where a file beside the database cannot be read.
 pub(super) const PERMISSIONS: &str =
-    "let the master's account read the database and the files -wal, -shm and -journal beside it";
+    "let the master's account enter the folder, and read the database and the files -wal, -shm and -journal beside it";
 
 /// A regular file, for reading. Opening never waits for a named pipe's writer.
 pub(super) fn open(path: &Path) -> io::Result<File> {

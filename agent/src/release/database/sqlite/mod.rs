@@ -164,6 +164,13 @@ async fn lock(database: &Database) -> Result<(), String> {
                             end that process, or have it leave locking_mode=EXCLUSIVE"
                     .into());
             }
+            // Of NFS and the like, mounted without.
+            Err(error @ (Errno::NOLCK | Errno::OPNOTSUPP | Errno::NOSYS)) => {
+                return Err(format!(
+                    "it is in WAL mode, and its file system has no locks: {error}; mount it with locks, keep the \
+                                    database on a local disk, or leave WAL mode (PRAGMA journal_mode = delete)"
+                ));
+            }
             Err(error) => return Err(format!("cannot lock it for reading: {error}")),
         }
     }
