@@ -22,6 +22,7 @@ pub mod s3_liar;
 pub mod s3_proxy;
 mod scene;
 pub mod tree;
+pub mod tunnel;
 
 pub use accounts::Account;
 pub use database::{Database, Kind};

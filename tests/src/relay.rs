@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
@@ -46,6 +46,22 @@ struct Shared {
     links: Mutex<Vec<Arc<Link>>>,
     /// Bytes that came from the agent, over all links.
     sent: Arc<AtomicU64>,
+    turns: Arc<Turns>,
+}
+
+/// Who spoke last over any link, and how often the agent did after the target had.
+#[derive(Default)]
+struct Turns {
+    was_target: AtomicBool,
+    count: AtomicU64,
+}
+
+impl Turns {
+    fn spoke(&self, is_target: bool) {
+        if self.was_target.swap(is_target, Ordering::Relaxed) && !is_target {
+            self.count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
 }
 
 struct Link {
@@ -55,6 +71,7 @@ struct Link {
     delay: Duration,
     state: Mutex<State>,
     all_sent: Arc<AtomicU64>,
+    turns: Arc<Turns>,
 }
 
 struct State {
@@ -75,8 +92,18 @@ impl Relay {
         Self::over(port, round_trip / 2)
     }
 
+    /// The same as [`Self::to`] at another address, which `make` gives once it knows the relay's port.
+    pub fn listening(port: u16, make: impl FnOnce(u16) -> String) -> Self {
+        let own = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port").port();
+        let listener = TcpListener::bind((make(own), own)).expect("the same port at another address");
+        Self::from(listener, port, Duration::ZERO)
+    }
+
     fn over(port: u16, delay: Duration) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        Self::from(TcpListener::bind("127.0.0.1:0").expect("a free port"), port, delay)
+    }
+
+    fn from(listener: TcpListener, port: u16, delay: Duration) -> Self {
         let own = listener.local_addr().expect("a bound port").port();
         let shared: Arc<Shared> = Arc::default();
         let all = shared.clone();
@@ -85,7 +112,8 @@ impl Relay {
                 let Ok(far) = TcpStream::connect(("127.0.0.1", port)) else { continue };
                 let fault = own_lock(&all.coming).pop_front();
                 let state = Mutex::new(State { fault, sent: 0, swallows: false });
-                let link = Arc::new(Link { near, far, delay, state, all_sent: all.sent.clone() });
+                let (all_sent, turns) = (all.sent.clone(), all.turns.clone());
+                let link = Arc::new(Link { near, far, delay, state, all_sent, turns });
                 own_lock(&all.links).push(link.clone());
                 let back = link.clone();
                 thread::spawn(move || link.pass(true));
@@ -108,6 +136,11 @@ impl Relay {
     /// Bytes that have come from the agent until now, over all links.
     pub fn sent(&self) -> u64 {
         self.shared.sent.load(Ordering::Relaxed)
+    }
+
+    /// How often the agent has sent something after the target had, until now and over all links: hardly more often than there were round trips.
+    pub fn turns(&self) -> u64 {
+        self.shared.turns.count.load(Ordering::Relaxed)
     }
 
     /// Whatever links stand now are black holes from here on; new ones are not.
@@ -141,6 +174,7 @@ impl Link {
         let mut buffer = [0; 16 << 10];
         while let Ok(count) = from.read(&mut buffer) {
             let piece = &mut buffer[..count];
+            self.turns.spoke(!towards_target);
             if towards_target && !self.let_through(piece) {
                 return;
             }
