@@ -74,3 +74,32 @@ fn an_agent_that_may_make_no_thread_says_so_and_the_next_one_completes() {
     lab.agent_once("perth").expect_success();
     assert_eq!(lab.visible(), wanted);
 }
+
+/// From the Nth call on, in each thread and child by itself, there is no memory, or no descriptor: however far it came by then, what was sent is
+/// whole, it ends by itself, and it says little.
+fn runs_out(name: &str, calls: &str, error: &str, moments: &[usize]) {
+    let lab = lab(name);
+    let mut failed = 0;
+    for (round, moment) in moments.iter().enumerate() {
+        let wanted = want(&lab, round);
+        let outcome = once_injected(&lab, calls, &format!("error={error}:when={moment}+"));
+        lab.assert_never_partial();
+        assert!(outcome.stderr.lines().count() < 100, "{error} from call {moment} on: {outcome}");
+        failed += usize::from(outcome.code != Some(0));
+        lab.agent_once("perth").expect_success();
+        assert_eq!(lab.visible(), wanted, "{error} from call {moment} on: {outcome}");
+    }
+    assert!(failed > 0, "there was enough every time: this shows nothing");
+    lab.wait_until_nothing_runs();
+}
+
+#[test]
+fn an_agent_without_memory_ends_and_the_next_one_completes() {
+    runs_out("memoryless", "mmap,mremap,brk", "ENOMEM", &[30, 60, 120]);
+}
+
+#[test]
+fn an_agent_without_descriptors_ends_and_the_next_one_completes() {
+    let calls = "openat,socket,socketpair,pipe2,eventfd2,epoll_create1,dup,dup3,fcntl,accept4,inotify_init1";
+    runs_out("handleless", calls, "EMFILE", &[20, 60, 150]);
+}

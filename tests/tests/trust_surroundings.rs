@@ -2,9 +2,10 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use blat_tests::accounts::{self, Account};
 use blat_tests::{Lab, process};
@@ -237,6 +238,11 @@ fn a_closed_log_directory_and_a_pipe_in_a_log_s_place_are_named_and_hold_nobody_
 /// Lets this process of the master's account make no more threads and processes than these, counted over its account; says how many it could have
 /// before.
 fn let_have(lab: &Lab, pid: u32, most: Option<u64>) -> Option<u64> {
+    limited(lab, pid, "nproc", most)
+}
+
+/// Sets a limit of this process of the master's account, and says what it was.
+fn limited(lab: &Lab, pid: u32, what: &str, most: Option<u64>) -> Option<u64> {
     let prlimit = |arguments: &[&str]| {
         let mut command = match accounts::is_root() {
             true => Account::Master.command("prlimit"),
@@ -244,9 +250,9 @@ fn let_have(lab: &Lab, pid: u32, most: Option<u64>) -> Option<u64> {
         };
         process::run(command.args(["--pid", &pid.to_string()]).args(arguments), &lab.home())
     };
-    let before = prlimit(&["--nproc", "--noheadings", "--raw", "--output", "SOFT"]);
+    let before = prlimit(&[&format!("--{what}"), "--noheadings", "--raw", "--output", "SOFT"]);
     let most = most.map_or("unlimited".to_owned(), |most| most.to_string());
-    prlimit(&[&format!("--nproc={most}:")]).expect_success();
+    prlimit(&[&format!("--{what}={most}:")]).expect_success();
     before.expect_success().stdout.trim().parse().ok()
 }
 
@@ -279,4 +285,36 @@ fn nobody_ends_where_the_account_may_make_no_more_threads() {
     lab.wait_for_status("sydney", "idle", |s| s["state"] == "idle" && s["last_sync"]["result"] == "ok");
     let perth = lab.wait_for_status("perth", "idle", |s| s["state"] == "idle" && s["last_error"].is_null());
     assert_eq!((&perth["pid"], &perth["restarts"]), (&agent.into(), &0.into()));
+}
+
+/// Whoever cannot open anything waits and does not spin, though somebody is at the door all the while; then goes on.
+#[test]
+fn nobody_ends_or_spins_where_no_more_files_can_be_opened() {
+    let (lab, agent) = at_rest("nofiles");
+    let master = lab.status()["supervisor"]["pid"].as_u64().and_then(|pid| pid.try_into().ok()).expect("a master");
+    let before = [master, agent].map(|pid| limited(&lab, pid, "nofile", Some(3)));
+    let _at_the_door = UnixStream::connect(lab.home().join("run/blatd.sock")).expect("the master's socket");
+    lab.package("core", "2", |p| p.file("a", "2"));
+    let tag = lab.drop_tag("perth", "core", "2");
+
+    let window = Duration::from_secs(2);
+    for pid in [master, agent] {
+        lab.wait_for("two seconds of hardly any processor time", || {
+            let (start, before) = (Instant::now(), process::processor_time(pid));
+            process::poll(window * 2, || (start.elapsed() >= window).then_some(()));
+            (process::processor_time(pid) - before < window / 10).then_some(())
+        });
+    }
+    assert!(tag.exists(), "it cannot have been served");
+    for (pid, before) in [master, agent].iter().zip(before) {
+        limited(&lab, *pid, "nofile", before);
+    }
+    lab.wait_until_published("core", "2");
+    let perth = lab.wait_for_status("perth", "idle", |s| s["state"] == "idle" && s["last_error"].is_null());
+    assert_eq!((&perth["pid"], &perth["restarts"]), (&agent.into(), &0.into()));
+    assert_eq!(lab.status()["supervisor"]["pid"], master);
+    for log in ["blatd.log", "perth.log"] {
+        let lines = fs::read_to_string(lab.home().join("log").join(log)).expect("a log").lines().count();
+        assert!(lines < 200, "{log} has {lines} lines");
+    }
 }
