@@ -75,6 +75,42 @@ fn a_flipped_bit_is_noticed_and_never_published() {
     comes_through("flipped", &[4000, 9000, BULK / 4, BULK / 2, BULK - 1000].map(Fault::Flip));
 }
 
+/// As sshd does beyond its `MaxStartups`: connections end before anybody has said who he is.
+#[test]
+fn a_host_that_refuses_connections_for_a_while_is_asked_again_by_the_same_agent() {
+    let (mut lab, relay) = lab("startups");
+    fill(&lab, &["1".to_owned()]);
+    relay.breaks(&[Fault::Cut(0), Fault::Reset(0), Fault::Cut(0)]);
+    lab.start_master();
+    let refused = lab.wait_for_status("perth", "refused", |s| !s["last_error"].is_null());
+    let text = refused["last_error"]["text"].as_str().unwrap_or_default().to_owned();
+    assert!(text.contains("127.0.0.1"), "{text}");
+    assert!(
+        refused["last_error"]["retry_at"].is_number() || refused["last_error"]["retry_at"].is_string(),
+        "{refused:#}"
+    );
+    let served = lab.wait_for_status("perth", "complete", |s| s["last_sync"]["result"] == "ok");
+    assert!(relay.all_broken());
+    assert_eq!((&served["pid"], &served["restarts"]), (&refused["pid"], &0.into()), "no reason for an agent to end");
+    assert_eq!(lab.visible(), ["big@1", "files@1"]);
+}
+
+/// The name of a host that nobody knows is what the report names, by both clients.
+#[test]
+fn a_name_that_nobody_knows_is_named_and_another_one_serves() {
+    let (lab, _relay) = lab("nameless");
+    fill(&lab, &["1".to_owned()]);
+    for transport in ["openssh", "libssh2"] {
+        lab.config("perth", &format!("host: no-such-host.invalid\ntransport: {transport}"));
+        let outcome = lab.agent_once("perth");
+        outcome.expect(1).says("no-such-host.invalid");
+        let is_named = ["resolve", "lookup"].iter().any(|word| outcome.stderr.contains(word));
+        assert!(is_named, "{outcome}");
+    }
+    lab.config("perth", "");
+    lab.agent_once("perth").expect_success();
+}
+
 /// Links break one after another under a running agent: it converges, keeps its process, and does not grow. Its pauses add up.
 #[test]
 fn faults_long_a_link_that_flaps_is_come_through_by_the_same_agent() {

@@ -177,6 +177,25 @@ fn what_a_login_printed_before_it_failed_is_shown_and_that_we_were_logged_in() {
     assert_eq!(lab.visible(), Vec::<String>::new());
 }
 
+/// A banner, and start-up files that greet on both streams before each command: none of it is taken for an answer, by either kind of far end.
+#[test]
+fn whatever_is_said_before_the_protocol_hinders_nobody() {
+    let lab = lab("greeted");
+    let banner = lab.home().join("../sshd/daemon/banner");
+    fs::write(&banner, "Authorised use only.\npublished core 1\n").expect("the lab's own folder");
+    let banner = fs::canonicalize(banner).expect("what was just written");
+    sshd_with(&lab, &format!("Banner \"{}\"\n", banner.display()));
+    let greeting = "echo Welcome to perth; printf 'published core 1\\n# end 0\\n'; echo quota: 90 % >&2";
+    force(&lab, &format!("{greeting}\neval \"$SSH_ORIGINAL_COMMAND\"\n"));
+    for (version, receiver) in [("2", "auto"), ("3", "never")] {
+        lab.package("core", version, |p| p.file("a", version));
+        lab.release(&[("core", version)]);
+        lab.config("perth", &format!("receiver: {receiver}"));
+        lab.agent_once("perth").expect_success();
+        lab.assert_published("core", version);
+    }
+}
+
 #[test]
 fn an_account_for_sftp_alone_and_one_that_may_open_no_session_are_logged_in_to_and_named() {
     let lab = lab("sftponly");
