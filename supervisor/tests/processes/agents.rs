@@ -186,18 +186,18 @@ fn garbage_from_an_agent_is_survived() {
 }
 
 #[test]
-fn two_hundred_targets_are_started_and_stopped() {
+fn five_hundred_targets_are_started_and_stopped() {
     let mut house = House::new();
-    let targets: Vec<String> = (0..200).map(|number| format!("t{number}")).collect();
+    let targets: Vec<String> = (0..500).map(|number| format!("t{number}")).collect();
     house.targets(targets.iter().map(String::as_str));
     house.start(&[]);
     house.until("all are idle", |house| {
         let status = house.status();
-        status.targets.len() == 200 && status.targets.iter().all(|target| target.state == State::Idle)
+        status.targets.len() == 500 && status.targets.iter().all(|target| target.state == State::Idle)
     });
     let processes: Vec<u32> = house.status().targets.iter().filter_map(|target| target.pid).collect();
     house.stop();
-    assert_eq!(processes.len(), 200);
+    assert_eq!(processes.len(), 500);
     assert!(!processes.iter().any(|pid| lives(*pid)));
     assert!(targets.iter().all(|target| house.started(target).len() == 1), "one each");
 }
