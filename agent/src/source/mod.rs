@@ -302,6 +302,16 @@ mod tests {
         let late = scratch.package("late@1");
         fs::remove_file(scratch.directory.path().join("late/1").join(DESCPKG)).expect("no descpkg");
         assert_eq!(scratch.look(&late, 0), Source::Held(Hold::Incomplete));
+
+        let odd = scratch.package("odd@1");
+        let descpkg = scratch.directory.path().join("odd/1").join(DESCPKG);
+        fs::remove_file(&descpkg).expect("no descpkg");
+        symlink("/etc/passwd", &descpkg).expect("a link");
+        let is_unusable =
+            |found: Source| matches!(found, Source::Held(Hold::Unusable { why }) if why.contains("not a regular file"));
+        assert!(is_unusable(scratch.look(&odd, 0)), "a link");
+        fs::remove_file(&descpkg).and_then(|()| fs::create_dir(&descpkg)).expect("a directory");
+        assert!(is_unusable(scratch.look(&odd, 0)), "a directory");
     }
 
     #[test]
