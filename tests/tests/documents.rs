@@ -1,5 +1,6 @@
 //! Every command that a document prints is run, in its order, by a shell, as whoever reads the document would type it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -193,6 +194,40 @@ fn every_test_that_a_promise_names_exists() {
     for document in PROMISES {
         assert_tests_exist(document);
     }
+}
+
+/// The document that names tests by the words behind their file.
+const FAULTS: &str = "docs/requirements-faults.md";
+/// The last fault of the list that Blat was made against.
+const LAST_FAULT: u32 = 81;
+
+/// All source of Rust below this folder.
+fn source_below(folder: &Path) -> String {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let text = |path: PathBuf| match path.is_dir() {
+        true => source_below(&path),
+        false if path.extension().is_some_and(|end| end == "rs") => fs::read_to_string(&path).unwrap_or_default(),
+        false => String::new(),
+    };
+    entries.map(text).collect()
+}
+
+#[test]
+fn every_fault_has_a_row_and_the_tests_that_rows_name_exist() {
+    let text = fs::read_to_string(repository().join(FAULTS)).expect("a document");
+    let rows: Vec<&str> = text.lines().filter(|line| line.starts_with("| ")).collect();
+    let number = |row: &&str| row.split('|').nth(1).and_then(|cell| cell.trim().parse::<u32>().ok());
+    let numbers: BTreeSet<u32> = rows.iter().filter_map(number).collect();
+    let without: Vec<u32> = (1..=LAST_FAULT).filter(|number| !numbers.contains(number)).collect();
+    assert!(without.is_empty(), "{FAULTS} has no row for {without:?}");
+
+    let crates = ["agent", "cli", "config", "domain", "logging", "receiver", "supervisor", "tests"];
+    let source: String = crates.iter().map(|name| source_below(&repository().join(name))).collect();
+    // Names of tests have several words; those that end in "_…" are cut.
+    let is_name = |word: &&str| word.matches('_').count() > 2 && !word.contains(['`', '/', '\u{2026}']);
+    let words = rows.iter().flat_map(|row| row.split([' ', ',', ';', ':', '|', '(', ')'])).filter(is_name);
+    let missing: BTreeSet<&str> = words.filter(|word| !source.contains(&format!("fn {word}("))).collect();
+    assert!(missing.is_empty(), "{FAULTS} names tests that are not there: {missing:#?}");
 }
 
 fn assert_tests_exist(document: &str) {
