@@ -62,8 +62,8 @@ fn requests() -> Vec<(&'static str, Request<'static>)> {
     vec![
         ("hello", Request::Hello { protocol: PROTOCOL }),
         ("ping", Request::Ping { beat: 300 }),
-        ("list-nothing-known", Request::List { buckets: vec![] }),
-        ("list", Request::List { buckets: vec![[1; 16], [2; 16]] }),
+        ("list-nothing-known", Request::List { buckets: vec![], installed: vec![] }),
+        ("list", Request::List { buckets: vec![[1; 16], [2; 16]], installed: vec![("pkg_mon", [0x44; 32])] }),
         ("store", Request::Store { bytes: 1 << 20, digest: [0xef; 32] }),
         ("link", Request::Link { links: vec![(id("tools@current"), version("1.3.0"))] }),
         ("retire-unmark", retire(Retirement::Unmark)),
@@ -90,7 +90,6 @@ fn requests() -> Vec<(&'static str, Request<'static>)> {
         ("claim-adopt", claim(Claim::Adopt)),
         ("claim-withdraw", claim(Claim::Withdraw)),
         ("go", Request::Go),
-        ("installed", Request::Installed { files: vec![("pkg_mon", [0x44; 32]), ("pkg_purge", [0x55; 32])] }),
     ]
 }
 
@@ -286,7 +285,7 @@ proptest! {
 
     #[test]
     fn other_messages_come_back_as_they_were(data: Vec<u8>, buckets: Vec<[u8; 16]>, text: String, numbers: Vec<u16>, work: Vec<u64>) {
-        for request in [Request::Data(&data), Request::List { buckets }] {
+        for request in [Request::Data(&data), Request::List { buckets, installed: vec![] }] {
             let frame = frame(&request);
             prop_assert_eq!(frames::decode::<Request<'_>>(body(&frame)), Ok(request));
         }

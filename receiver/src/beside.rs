@@ -6,13 +6,11 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use blat_domain::frames::Lane;
 use blat_domain::text::printable;
 use rustix::fs::{Mode, OFlags};
 use sha2::{Digest as _, Sha256};
 
 use crate::archive::is_plain;
-use crate::replies::Replies;
 
 /// The longest file that is looked into, in bytes: ours are shorter by far.
 const LONGEST: u64 = 1 << 20;
@@ -21,12 +19,14 @@ const EXECUTABLE: u32 = 0o100;
 /// The file that this process runs, whatever became of its name.
 const RUNNING: &str = "/proc/self/exe";
 
-/// Names each of these files that is missing or another one, and the receiver's own where another one would be started now.
-pub(crate) fn answer(replies: &Replies, lane: Lane, files: &[(&str, [u8; 32])]) -> io::Result<()> {
+/// A line for each of these files that is missing or another one, and for the receiver's own where another one would be started now. None where
+/// nothing is asked about.
+pub(crate) fn outdated(files: &[(&str, [u8; 32])]) -> Vec<String> {
     let started = std::env::args_os().next().map(PathBuf::from).unwrap_or_default();
     let mut lines = Vec::new();
     // One that was found by the PATH does not know where it lies.
-    if let Some(bin) = started.parent().filter(|bin| !bin.as_os_str().is_empty()) {
+    let bin = started.parent().filter(|bin| !bin.as_os_str().is_empty() && !files.is_empty());
+    if let Some(bin) = bin {
         let mut name_where = |is_current: bool, name: &str| {
             if !is_current {
                 lines.push(format!("outdated {}\n", printable(name)));
@@ -39,8 +39,7 @@ pub(crate) fn answer(replies: &Replies, lane: Lane, files: &[(&str, [u8; 32])]) 
         }
         name_where(is_running(&started), &started.file_name().unwrap_or_default().to_string_lossy());
     }
-    replies.lines(lane, &lines)?;
-    replies.end(lane, &Ok(()))
+    lines
 }
 
 /// Whether an executable file of this digest is there. Never waits for whoever has the other end of a pipe.

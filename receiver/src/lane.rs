@@ -148,7 +148,8 @@ impl Worker {
                 return Err(Ending::Violation("a greeting or heartbeat came on another lane"));
             }
             Request::Data(_) | Request::Go => return Err(Ending::Violation("what came belongs to nothing")),
-            Request::List { buckets } => {
+            Request::List { buckets, installed } => {
+                self.replies.lines(self.lane, &beside::outdated(&installed))?;
                 let listed = listing::list(&self.archive, &buckets, &self.inbox, |messages| {
                     self.replies.gather(self.lane, messages)
                 })?;
@@ -183,7 +184,6 @@ impl Worker {
                 self.door = Door::Open;
                 self.replies.end(self.lane, &Ok(()))?;
             }
-            Request::Installed { files } => beside::answer(&self.replies, self.lane, &files)?,
             Request::Own { owner } => self.owner = Some(owner.to_owned()),
             Request::Claim { how, record } => {
                 let ended = match ownership::claim(&self.archive, how, record) {

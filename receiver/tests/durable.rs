@@ -68,7 +68,9 @@ fn what_the_owner_may_not_read_goes_in_a_small_batch_and_its_neighbours_too() {
         let there = fs::symlink_metadata(archive.path.join("closed/1").join(path)).expect("an entry");
         assert_eq!(there.permissions().mode() & 0o7777, mode, "{path}");
     }
-    assert!(agent.ask(Lane::CONTROL, &Request::List { buckets: vec![] }).expect("a listing").len() >= 3);
+    assert!(
+        agent.ask(Lane::CONTROL, &Request::List { buckets: vec![], installed: vec![] }).expect("a listing").len() >= 3
+    );
 }
 
 #[test]
@@ -84,7 +86,7 @@ fn a_package_whose_own_directory_is_closed_to_its_owner_fails_alone_for_no_listi
             "{lines:?}"
         );
         assert_eq!(lines[1..], ["published q 1"]);
-        agent.ask(Lane::CONTROL, &Request::List { buckets: vec![] }).expect("a listing");
+        agent.ask(Lane::CONTROL, &Request::List { buckets: vec![], installed: vec![] }).expect("a listing");
     }
 }
 

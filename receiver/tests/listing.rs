@@ -59,7 +59,7 @@ fn furnished() -> Archive {
 }
 
 fn list(agent: &mut Agent, buckets: Vec<[u8; 16]>) -> (Vec<String>, Vec<u16>) {
-    agent.send(Lane::CONTROL, &Request::List { buckets });
+    agent.send(Lane::CONTROL, &Request::List { buckets, installed: vec![] });
     let (mut lines, mut listed) = (Vec::new(), None);
     loop {
         match agent.hear(Lane::CONTROL).expect("an answer") {
@@ -138,10 +138,12 @@ fn what_cannot_be_read_makes_the_listing_fail() {
         let path = archive.path.join(path);
         let before = fs::metadata(&path).expect("a directory").permissions();
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("a mode");
-        let failure = agent.ask(Lane::BULK, &Request::List { buckets: vec![[1; 16]; 4] }).expect_err("a failure");
+        let failure = agent
+            .ask(Lane::BULK, &Request::List { buckets: vec![[1; 16]; 4], installed: vec![] })
+            .expect_err("a failure");
         assert!(failure.0 == Class::Refused && failure.1.contains("Permission denied"), "{failure:?}");
         fs::set_permissions(&path, before).expect("a mode");
-        agent.ask(Lane::BULK, &Request::List { buckets: vec![] }).expect("a listing");
+        agent.ask(Lane::BULK, &Request::List { buckets: vec![], installed: vec![] }).expect("a listing");
     }
 }
 
@@ -176,10 +178,10 @@ fn an_archive_that_was_moved_or_mounted_over_makes_the_listing_fail() {
     let mut agent = Agent::start(&archive.path);
     agent.remains();
     fs::rename(&archive.path, archive.beside("moved")).expect("a rename");
-    let failure = agent.ask(Lane::BULK, &Request::List { buckets: vec![] }).expect_err("a failure");
+    let failure = agent.ask(Lane::BULK, &Request::List { buckets: vec![], installed: vec![] }).expect_err("a failure");
     assert!(failure.1.starts_with("entering the archive "), "{failure:?}");
     fs::create_dir(&archive.path).expect("a directory");
-    let failure = agent.ask(Lane::BULK, &Request::List { buckets: vec![] }).expect_err("a failure");
+    let failure = agent.ask(Lane::BULK, &Request::List { buckets: vec![], installed: vec![] }).expect_err("a failure");
     assert!(failure.1.contains("another directory is there since"), "{failure:?}");
 }
 
@@ -187,7 +189,9 @@ fn an_archive_that_was_moved_or_mounted_over_makes_the_listing_fail() {
 fn more_buckets_than_any_may_ask_for_are_refused() {
     let archive = Archive::new();
     let mut agent = Agent::start(&archive.path);
-    let failure = agent.ask(Lane::BULK, &Request::List { buckets: vec![[0; 16]; 8193] }).expect_err("a failure");
+    let failure = agent
+        .ask(Lane::BULK, &Request::List { buckets: vec![[0; 16]; 8193], installed: vec![] })
+        .expect_err("a failure");
     assert_eq!(failure.0, Class::Refused);
 }
 

@@ -150,7 +150,7 @@ fn a_file_beyond_the_limit_of_the_account_fails_its_package_by_name_and_too_low_
 fn nothing_is_done_before_the_greeting_and_with_another_protocol() {
     let archive = Archive::new();
     let mut agent = Agent::start_without_greeting(&archive.path);
-    agent.send(Lane::BULK, &Request::List { buckets: vec![] });
+    agent.send(Lane::BULK, &Request::List { buckets: vec![], installed: vec![] });
     ends(agent, Lane::CONTROL, "no greeting");
     let mut agent = Agent::start_without_greeting(&archive.path);
     agent.send(Lane::CONTROL, &Request::Hello { protocol: 9 });

@@ -23,10 +23,14 @@ pub enum Request<'a> {
         beat: u64,
     },
     /// What does the archive hold? `buckets` are the digests of what the agent knows of it (see [`crate::buckets`]); none where it
-    /// knows nothing. Answered by lines for the buckets that differ, then `Listed`, then `Done`.
+    /// knows nothing. Answered by lines for the buckets that differ, then `Listed`, then `Done`. Before them comes a line `outdated NAME` for
+    /// each file of `installed` that is not there or another one, and for the receiver's own where it is not the one that runs.
     List {
         /// One digest for each bucket.
         buckets: Vec<[u8; 16]>,
+        /// Names and SHA-256 of what is installed in the receiver's own directory; nothing where nobody wants to know.
+        #[serde(borrow)]
+        installed: Vec<(&'a str, [u8; 32])>,
     },
     /// Replaces the PackageList by so many bytes of `Data` that follow, if they have this SHA-256 and all that they name is there. Answered by
     /// `Ready` under the lock; after `Go`, by a line that says what was in its place (see [`crate::package_list::Former`]), then `Done`.
@@ -123,13 +127,6 @@ pub enum Request<'a> {
     },
     /// The answer to `Ready`: what was asked for on this lane is still wanted.
     Go,
-    /// Are these files, by the names in the receiver's own directory and their SHA-256, still what is installed there, and would the receiver
-    /// that is started there be the one that runs? Answered by a line `outdated NAME` for each that is not, then `Done`.
-    Installed {
-        /// Name and digest of each.
-        #[serde(borrow)]
-        files: Vec<(&'a str, [u8; 32])>,
-    },
 }
 
 /// What a package may do to a version in its place.

@@ -173,7 +173,7 @@ pub fn conversation(paths: &[&[u8]]) -> Vec<Vec<u8>> {
     let retire = |how, package: &str| Request::Retire { how, packages: vec![Leaving::new(id(package), None)] };
     let control = [
         Request::Hello { protocol: PROTOCOL },
-        Request::List { buckets: vec![] },
+        Request::List { buckets: vec![], installed: vec![] },
         Request::Verify { packages: vec![id("p@1"), id("away@1")] },
     ];
     let count = entries.len() as u64;

@@ -91,7 +91,6 @@ impl Entry {
             | Request::Own { .. }
             | Request::Claim { .. }
             | Request::Go
-            | Request::Installed { .. }
             | Request::Sweep { .. } => return Err(damaged("it holds a frame that is out of place")),
         }
         if data > MOST_PIECE {

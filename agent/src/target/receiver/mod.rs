@@ -28,7 +28,7 @@ use blat_domain::throughput::Throughput;
 use sha2::{Digest, Sha256};
 use tokio::sync::Mutex;
 
-use self::conversation::{Conversation, Strand};
+use self::conversation::Conversation;
 use self::known::Known;
 use self::sending::{Errand, Held};
 use super::bounded::{Awaited, Bounds};
@@ -126,19 +126,10 @@ impl ReceiverTarget {
         }
     }
 
-    /// Asks whether what is installed there is still ours. The answer comes before that to whatever is said next.
-    async fn ask_after_installed(&self, strand: &Strand<'_>) -> Result<bool, TargetError> {
-        let may_install = self.knowledge.may_install_beside();
-        if may_install {
-            strand.say(&Request::Installed { files: digests().to_vec() }).await?;
-        }
-        Ok(may_install)
-    }
-
     /// Has scripts and receiver put back that are missing or changed there. That takes a session, and the host may allow but one: so the
     /// conversation ends first, as soon as nobody speaks in it.
-    async fn put_back(&self, outdated: &BTreeSet<String>) -> Result<(), TargetError> {
-        let files: Vec<&str> = outdated.iter().map(String::as_str).collect();
+    async fn put_back(&self, outdated: BTreeSet<&str>) -> Result<(), TargetError> {
+        let files: Vec<&str> = outdated.into_iter().collect();
         tracing::info!(
             files = files.join(" "),
             "scripts or the receiver are missing or changed on the target; putting them back"
@@ -206,26 +197,26 @@ impl Target for ReceiverTarget {
 
     async fn inventory(&self) -> Result<Arc<Inventory>, TargetError> {
         self.leftovers.begin();
-        let request = Request::List { buckets: self.known().digests() };
         let conversation = self.conversation().await?;
+        // In one frame, so that it takes no round trip more, and no small packet waits for the answer to another.
+        let installed = if self.knowledge.may_install_beside() { digests().to_vec() } else { Vec::new() };
+        let are_asked_after = !installed.is_empty();
+        let request = Request::List { buckets: self.known().digests(), installed };
         let mut strand = conversation.lane(Lane::CONTROL).await;
-        // Both at once, so that one costs no round trip more.
-        let are_asked_after = self.ask_after_installed(&strand).await?;
         strand.say(&request).await?;
-        let mut outdated = BTreeSet::new();
-        if are_asked_after {
-            let each = |line: &str| {
-                outdated.insert(outdated_file(line)?);
+        let (mut listing, mut outdated) = (Listing::default(), BTreeSet::new());
+        let each = |line: &str| match outdated_file(line).filter(|_| are_asked_after) {
+            Some(file) => {
+                outdated.insert(file);
                 Ok(())
-            };
-            strand.answer(Bounds::FEW, each).await?;
-        }
-        let mut listing = Listing::default();
-        let differing = strand.listing(|line| listing.add_line(line).map_err(|error| error.to_string())).await?;
+            }
+            None => listing.add_line(line).map_err(|error| error.to_string()),
+        };
+        let differing = strand.listing(each).await?;
         strand.settled();
         drop(conversation);
         if !outdated.is_empty() {
-            self.put_back(&outdated).await?;
+            self.put_back(outdated).await?;
         }
         let taken = self.reserve.saturating_add(UnderWay::total(&self.under_way));
         let renewed = self.known().renew(&differing, listing.finish(), taken);
@@ -356,11 +347,11 @@ fn codec(is_remote: bool, deltas_pay: bool) -> Codec {
     }
 }
 
-/// What a line `outdated NAME` names.
-fn outdated_file(line: &str) -> Result<String, String> {
-    let is_ours = |name: &str| name == EXECUTABLE || digests().iter().any(|(script, _)| *script == name);
-    let name = line.strip_prefix("outdated ").filter(|name| is_ours(name));
-    name.map(str::to_owned).ok_or_else(|| format!("it answers \"{}\", which names no file of ours", printable(line)))
+/// The file of ours that a line `outdated NAME` names.
+fn outdated_file(line: &str) -> Option<&'static str> {
+    let name = line.strip_prefix("outdated ")?;
+    let mut ours = digests().iter().map(|(script, _)| *script).chain([EXECUTABLE]);
+    ours.find(|file| *file == name)
 }
 
 fn refused(error: FrameError) -> TargetError {
