@@ -107,6 +107,32 @@ fn what_is_removed_or_changed_there_is_back_after_the_next_full_sync_on_the_same
     }
 }
 
+/// It has the conversation that must make room first.
+#[test]
+fn a_tag_that_is_under_way_is_not_cut_where_something_is_to_be_put_back() {
+    let mut lab = lab("backtag", "auto\nbandwidth: 32k");
+    lab.package("bulk", "1", |p| p.noise("a", 24 << 20));
+    lab.start_master();
+    lab.wait_for_status("perth", "idle", |s| s["state"] == "idle" && s["last_sync"]["result"] == "ok");
+    let link = lab.link_processes();
+    lab.drop_tag("perth", "bulk", "1");
+    lab.wait_until_receiving();
+
+    let gone = lab.target_bin().join("pkg_purge");
+    lab.as_target_user(&["rm", &gone.display().to_string()]).expect_success();
+    lab.blat(&["sync", "perth", "--wait"]).expect_success();
+    assert!(!lab.on_target("bulk", "1").exists(), "it cannot all have been sent");
+
+    lab.config("perth", "receiver: auto");
+    lab.wait_until_published("bulk", "1");
+    lab.wait_for_status("perth", "idle", |s| s["state"] == "idle" && s["queue"]["tags"] == 0);
+    lab.blat(&["sync", "perth", "--wait"]).expect_success();
+    assert!(gone.exists(), "it is back once the tag is served");
+    assert_eq!(lab.link_processes(), link, "over the same connection");
+    let log = fs::read_to_string(lab.home().join("log/perth.log")).expect("the agent's log");
+    assert!(!log.contains(" WARN "), "nothing was tried again: {log}");
+}
+
 #[test]
 fn scripts_serve_where_the_config_says_so_and_a_change_takes_effect_in_the_running_agent() {
     let mut lab = lab("never", "never");

@@ -140,9 +140,8 @@ async fn a_pooler_is_asked_nothing_that_it_does_not_know_and_left_outside_a_tran
     assert_eq!(catalog.projects[0].releases[0].packages[0].to_string(), "core@1.10");
     let left = async {
         loop {
-            match Pooler::of(&pooler).left.first() {
-                Some(left) => break *left,
-                None => {}
+            if let Some(left) = Pooler::of(&pooler).left.first() {
+                break *left;
             }
             tokio::task::yield_now().await;
         }
