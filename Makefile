@@ -96,6 +96,8 @@ test-faults:
 		only='--skip as_root_'; \
 	fi; \
 	set -x; $(CARGO) $$runner --locked -p blat-tests -- faults_long_ $$only
+	@if command -v mksh >/dev/null; then set -x; target-scripts/tests/run mksh; \
+	else echo 'test-faults: no mksh here, so the target scripts were not run by it (apt-get install mksh)'; fi
 	BLAT_ROUNDS=$(ROUNDS) $(CARGO) test --locked -p blat-tests --test chaos --test chaos_by_receiver --test chaos_over_libssh2
 
 lint:
