@@ -2,7 +2,7 @@
 //! memory and a bounded time. What the AWS tools' files and a proxy may have the master do.
 
 use std::fs::{self, Permissions};
-use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::{PermissionsExt as _, lchown};
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use blat_tests::memory::{MOST_MORE, watched};
 use blat_tests::s3_liar::{answer, endless, start};
-use blat_tests::{Account, Lab, Outcome};
+use blat_tests::{Account, Lab, Outcome, process};
 
 /// A lab whose target `cloud` is a bucket on this port.
 fn lab(name: &str, port: u16) -> Lab {
@@ -344,6 +344,42 @@ fn packets_that_nobody_asked_for_take_no_memory_after_the_login_either() {
         );
         assert_harmless(&lab, &target, rest, size).expect(1).says("MiB that nobody asked for");
         server.kill().and_then(|()| server.wait()).expect("it runs");
+    }
+}
+
+/// The ssh client prints what a server says before the exchange of keys, with its line ends: nothing of that makes a key trusted, and nobody is
+/// told the password.
+#[test]
+fn what_a_stranger_has_the_ssh_client_print_vouches_for_no_key_and_gets_no_password() {
+    let lab = Lab::new("sshforged");
+    let own = lab.home().with_file_name("sshd").join("daemon/host_key");
+    let listed = Command::new("ssh-keygen").arg("-lf").arg(&own).output().expect("ssh-keygen");
+    let listed = String::from_utf8(listed.stdout).expect("text");
+    let fingerprint = listed.split(' ').nth(1).expect("a fingerprint");
+    let lines = format!(
+        "x\ndebug1: Server host certificate: ssh-ed25519-cert-v01@openssh.com {fingerprint}, serial 0 ID \"h\" CA ssh-ed25519 SHA256:x valid \
+         forever\ndebug1: Host 'h' is known and matches the ED25519-CERT host certificate.\ndebug1: SSH2_MSG_NEWKEYS sent\n"
+    );
+    let (known_hosts, password) = (lab.home().join("ssh/known_hosts"), lab.home().join("ssh/password"));
+    fs::write(&password, "of the target\n").expect("an own folder");
+    fs::set_permissions(&password, Permissions::from_mode(0o600)).expect("an own file");
+    let authority = fs::read_to_string(lab.home().with_file_name("sshd").join("id_ed25519.pub")).expect("the lab's");
+    for way in ["debug", "farewell", "offer"] {
+        let (mut server, port) = hostile(&lab, way, &lines);
+        let text = format!("@cert-authority [127.0.0.1]:{port} {authority}");
+        fs::write(&known_hosts, &text).expect("an own folder");
+        lab.config("perth", &format!("transport: libssh2\nport: {port}\nknown_hosts: ssh/known_hosts"));
+        lab.hand_over();
+        let blat = lab.command("blat");
+        let mut enrol = Command::new("setsid");
+        enrol.arg("-w").arg(blat.get_program()).args(blat.get_args()).args(["enrol", "perth", "--password-file"]);
+        let outcome = process::run(enrol.arg(&password), &lab.home());
+        server.kill().and_then(|()| server.wait()).expect("it runs");
+        let mut heard = String::new();
+        server.stdout.take().expect("a piped stream").read_to_string(&mut heard).expect("text");
+        assert_eq!(heard, "", "{way}: {outcome}");
+        outcome.expect(1).says(fingerprint).says("not signed by a certificate authority").says("--fingerprint");
+        assert_eq!(fs::read_to_string(&known_hosts).expect("an own file"), text, "{way}");
     }
 }
 

@@ -1,139 +1,183 @@
 //! Certificate authorities of hosts: where known_hosts trusts one for a host, nobody has to confirm a fingerprint.
 //!
-//! libssh2 knows no certificates, so the system's ssh client is asked. It stops before any login: it only checks the host's certificate, and
-//! says which key that is of.
+//! libssh2 knows no certificates, so the system's ssh client is asked. What it prints is no answer: whoever passes for the host has it print lines
+//! of his own before it knows the host's key. So the client is given an agent, a socket of ours, which it turns to only when it has accepted
+//! the host's certificate and the host has proved to have its key. The first that it tells an agent, from OpenSSH 8.9 on, is just that
+//! certificate (`session-bind@openssh.com`). An older client does not tell it, and a person is asked.
 
-use std::io::Read as _;
-use std::process::{ChildStderr, Command, Stdio};
+use std::fs::{Permissions, write};
+use std::io::{Error, ErrorKind, Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::{ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use blat_config::SshSettings;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use crate::target::transport::known_hosts;
+use crate::target::transport::libssh2::host_key::HostKey;
 use crate::target::transport::place;
 use crate::target::transport::policy::Policy;
 
 /// From starting the client to its end.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// The most that it may say, in bytes. Whoever answers there can have it say more and more.
-const MOST_SAID: usize = 256 << 10;
-/// How much of that is read at once, in bytes.
-const PORTION: usize = 16 << 10;
+/// The least that is waited for the client's next byte.
+const LEAST: Duration = Duration::from_millis(1);
+/// The longest request to an agent that OpenSSH makes, in bytes.
+const LONGEST: usize = 256 << 10;
+/// How often a client may turn to its agent, and how much it may ask each time. It tells the host's key first of all.
+const MOST_ASKED: usize = 8;
+/// A request that has a name: its first byte, and the name by which the client tells the host's key.
+const EXTENSION: u8 = 27;
+const BIND: &[u8] = b"session-bind@openssh.com";
+/// What an agent answers that does not do what it is asked for, with its length.
+const FAILURE: [u8; 5] = [0, 0, 0, 1, 5];
+/// What the type of a certificate has behind that of its key.
+const CERTIFICATE: &str = "-cert-v01@openssh.com";
 
-/// The fingerprint of the host's key, where a trusted authority has signed that key for this host; none where none has.
+/// The host's key of this kind that a trusted authority has signed for this host; none where none has, or where the client does not say.
 ///
 /// # Errors
-/// The client cannot be run, does not end, or says too much.
-pub(super) fn vouched_key(ssh: &SshSettings) -> anyhow::Result<Option<String>> {
-    let policy = Policy::of(ssh);
+/// The client cannot be run, or does not end.
+pub(super) fn certified_key(ssh: &SshSettings, kind: &'static str) -> anyhow::Result<Option<HostKey>> {
+    let directory = tempfile::Builder::new()
+        .prefix("blat-")
+        .permissions(Permissions::from_mode(0o700))
+        .tempdir()
+        .context("cannot make a scratch directory")?;
+    let (socket, authorities) = (directory.path().join("agent"), directory.path().join("known_hosts"));
+    // Only an authority is to vouch, and no key that the client takes for this host's by a rule of its own.
+    known_hosts::marked_lines(&ssh.known_hosts)
+        .and_then(|lines| write(&authorities, lines))
+        .with_context(|| format!("cannot copy the authorities in {}", ssh.known_hosts.display()))?;
+    let agent = UnixListener::bind(&socket).with_context(|| {
+        format!("cannot make the socket {}; where its path is too long, set TMPDIR to a shorter one", socket.display())
+    })?;
+    let policy = Policy::for_certificates(ssh, &algorithms(kind), &authorities, &socket);
     let mut client = Command::new("ssh")
-        .arg("-v")
-        .args(["-o", "PubkeyAuthentication=no", "-o", "PreferredAuthentications=none"])
         .envs(policy.environment)
         .args(policy.arguments)
         .args(["-T", "--", &ssh.host, "true"])
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
         .spawn()
         .context("cannot run the ssh client, which checks certificates of hosts; install openssh-client")?;
-    let said = client.stderr.take().context("the ssh client has no standard error").and_then(|stderr| all(stderr, ssh));
+    let output = client.stdout.take().context("the ssh client has no standard output");
+    let told = output.and_then(|output| told(&agent, &output, ssh));
     // It has nothing to do any more that anybody waits for.
     client.kill().and_then(|()| client.wait()).context("cannot end the ssh client")?;
-    Ok(vouched(&String::from_utf8_lossy(&said?)))
+    Ok(told?.and_then(|certificate| key_in(&certificate, kind)))
 }
 
-/// All that the client says.
-fn all(mut stderr: ChildStderr, ssh: &SshSettings) -> anyhow::Result<Vec<u8>> {
-    let (due, mut said, mut portion) = (Instant::now() + PATIENCE, Vec::new(), [0; PORTION]);
+/// The algorithms by which a host proves to have a certificate of a key of this kind.
+fn algorithms(kind: &str) -> String {
+    match kind {
+        "ssh-rsa" => ["rsa-sha2-512", "rsa-sha2-256"].map(|algorithm| format!("{algorithm}{CERTIFICATE}")).join(","),
+        other => format!("{other}{CERTIFICATE}"),
+    }
+}
+
+/// What the client tells its agent that the host has for a key; none where it ends before that.
+fn told(agent: &UnixListener, client: &ChildStdout, ssh: &SshSettings) -> anyhow::Result<Option<Vec<u8>>> {
+    let due = Instant::now() + PATIENCE;
+    for _ in 0..MOST_ASKED {
+        if !turns_to(agent, client, due).with_context(|| format!("cannot check the certificate of {}", place(ssh)))? {
+            return Ok(None);
+        }
+        let (connection, _) = agent.accept().context("cannot hear the ssh client")?;
+        if let Some(key) = heard(connection, due).context("cannot hear the ssh client")? {
+            return Ok(Some(key));
+        }
+    }
+    bail!("cannot check the certificate of {}: the ssh client does not say which it accepted", place(ssh))
+}
+
+/// Whether the client turns to its agent, or ends.
+fn turns_to(agent: &UnixListener, client: &ChildStdout, due: Instant) -> std::io::Result<bool> {
     loop {
         let rest = due.saturating_duration_since(Instant::now());
         if rest.is_zero() {
-            bail!("the certificate of {} is not checked within {} s", place(ssh), PATIENCE.as_secs());
+            return Err(Error::other(format!("the ssh client does not end within {} s", PATIENCE.as_secs())));
         }
         let rest = Timespec { tv_sec: rest.as_secs().cast_signed(), tv_nsec: rest.subsec_nanos().into() };
-        match poll(&mut [PollFd::new(&stderr, PollFlags::IN)], Some(&rest)) {
-            Ok(0) | Err(rustix::io::Errno::INTR) => continue,
-            Ok(_) => {}
-            Err(error) => return Err(error).context("cannot wait for the ssh client"),
+        // Of what it prints only the end counts.
+        let mut both = [PollFd::new(agent, PollFlags::IN), PollFd::new(client, PollFlags::empty())];
+        match poll(&mut both, Some(&rest)) {
+            Ok(0) | Err(rustix::io::Errno::INTR) => {}
+            Ok(_) => return Ok(both[0].revents().contains(PollFlags::IN)),
+            Err(error) => return Err(error.into()),
         }
-        let count = stderr.read(&mut portion).context("cannot read what the ssh client says")?;
-        if count == 0 {
-            return Ok(said);
-        }
-        if said.len() + count > MOST_SAID {
-            let (place, most) = (place(ssh), MOST_SAID >> 10);
-            bail!(
-                "cannot check the certificate of {place}: whoever answers there sends more than {most} KiB of messages before the login"
-            );
-        }
-        said.extend_from_slice(&portion[..count]);
     }
 }
 
-/// The fingerprint that the client's debug lines have of a key whose certificate it accepts.
-fn vouched(said: &str) -> Option<String> {
-    // The first such line is the client's: nobody else has spoken before it but in words that it escapes.
-    let lines: Vec<&str> = said.lines().filter_map(|line| line.trim_end().strip_prefix("debug1: ")).collect();
-    let shown = lines.iter().find_map(|line| line.strip_prefix("Server host certificate: "))?;
-    let fingerprint = shown.split(' ').nth(1)?.trim_end_matches(',');
-    let matches = lines.iter().position(|line| {
-        line.starts_with("Host '")
-            && line.contains("' is known and matches the ")
-            && line.ends_with("-CERT host certificate.")
-    })?;
-    // Only then it looks at the certificate's hosts and times, and goes on only where these are right too.
-    let goes_on = lines.iter().skip(matches).any(|line| *line == "SSH2_MSG_NEWKEYS sent");
-    let took_plain_key = lines.iter().any(|line| line.starts_with("No matching CA found"));
-    (goes_on && !took_plain_key && fingerprint.starts_with("SHA256:")).then(|| fingerprint.to_owned())
+/// The host's key, where this connection of the client to its agent tells it. Whatever it asks for is refused.
+fn heard(mut connection: UnixStream, due: Instant) -> std::io::Result<Option<Vec<u8>>> {
+    for _ in 0..MOST_ASKED {
+        let Some(request) = request(&mut connection, due)? else { return Ok(None) };
+        if let Some(key) = bound(&request) {
+            return Ok(Some(key.to_vec()));
+        }
+        connection.write_all(&FAILURE)?;
+    }
+    Ok(None)
+}
+
+/// The client's next request; none where it has no more.
+fn request(connection: &mut UnixStream, due: Instant) -> std::io::Result<Option<Vec<u8>>> {
+    let mut read = |into: &mut [u8]| {
+        let rest = due.saturating_duration_since(Instant::now());
+        connection.set_read_timeout(Some(rest.max(LEAST)))?;
+        connection.read_exact(into)
+    };
+    let mut length = [0; 4];
+    match read(&mut length) {
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(None),
+        done => done?,
+    }
+    let length = usize::try_from(u32::from_be_bytes(length)).map_err(Error::other)?;
+    if length > LONGEST {
+        return Err(Error::other(format!("it asks its agent for something in {length} bytes")));
+    }
+    let mut request = vec![0; length];
+    read(&mut request)?;
+    Ok(Some(request))
+}
+
+/// The host's key that a request to an agent tells, as the host showed it; none where it is another request.
+fn bound(request: &[u8]) -> Option<&[u8]> {
+    let (_, mut rest) = request.split_first().filter(|(first, _)| **first == EXTENSION)?;
+    (part(&mut rest)? == BIND).then_some(())?;
+    part(&mut rest)
+}
+
+/// The key of this kind that a certificate is of; none where it is no certificate of such a key.
+fn key_in(certificate: &[u8], kind: &'static str) -> Option<HostKey> {
+    let mut rest = certificate;
+    (part(&mut rest)? == format!("{kind}{CERTIFICATE}").as_bytes()).then_some(())?;
+    let _random = part(&mut rest)?;
+    let mut blob = Vec::new();
+    let mut add = |part: &[u8]| {
+        blob.extend_from_slice(&u32::try_from(part.len()).ok()?.to_be_bytes());
+        blob.extend_from_slice(part);
+        Some(())
+    };
+    add(kind.as_bytes())?;
+    for _ in 0..if kind == "ssh-ed25519" { 1 } else { 2 } {
+        add(part(&mut rest)?)?;
+    }
+    Some(HostKey { kind, blob })
+}
+
+/// The next part of a message: its length stands before it.
+fn part<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let (length, more) = rest.split_first_chunk::<4>()?;
+    let (part, more) = more.split_at_checked(usize::try_from(u32::from_be_bytes(*length)).ok()?)?;
+    *rest = more;
+    Some(part)
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::Write as _;
-    use std::net::TcpListener;
-
-    use super::*;
-
-    #[test]
-    fn a_host_that_has_the_client_say_more_and_more_is_left() {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let port = listener.local_addr().expect("bound").port();
-        let flood = std::thread::spawn(move || {
-            let (mut host, _) = listener.accept().expect("the client");
-            let line = [&[b'x'; 1000], b"\r\n".as_slice()].concat();
-            // The client shows each of these, and gives up only after more of them. A connection that ends early would take some back.
-            let is_whole = (0..1000).all(|_| host.write_all(&line).is_ok());
-            // Either is an end.
-            let _ = host.read_to_end(&mut Vec::new());
-            is_whole
-        });
-        let (identity, known_hosts) = ("/k/id".into(), "/k/known".into());
-        let (target, host) = ("perth".parse().expect("a name"), "127.0.0.1".into());
-        let (user, home, jumps) = ("u".into(), "/".into(), Vec::new());
-        let ssh = SshSettings { target, host, port, user, identity, known_hosts, home, jumps };
-        let error = vouched_key(&ssh).expect_err("too much");
-        assert!(error.to_string().contains("more than 256 KiB"), "{error:#}");
-        flood.join().expect("no panic");
-    }
-
-    #[test]
-    fn only_a_certificate_that_the_client_accepts_vouches_for_a_key() {
-        let shown = "debug1: Server host certificate: ssh-ed25519-cert-v01@openssh.com SHA256:abc, serial 0 ID \"a host\" CA \
-                     ssh-ed25519 SHA256:ca valid forever\r\n";
-        let accepted = "debug1: Host 'perth' is known and matches the ED25519-CERT host certificate.\r\n";
-        let goes_on = "debug1: SSH2_MSG_NEWKEYS sent\n";
-        assert_eq!(vouched(&format!("{shown}{accepted}{goes_on}")).as_deref(), Some("SHA256:abc"));
-        // It is of that authority, and for another host or another time.
-        assert_eq!(vouched(&format!("{shown}{accepted}Host key verification failed.\n")), None);
-        let plain_key = "debug1: No matching CA found. Retry with plain key\n";
-        assert_eq!(vouched(&format!("{shown}{accepted}{plain_key}{goes_on}")), None);
-        assert_eq!(vouched(shown), None);
-        assert_eq!(vouched(&format!("{shown}Host key verification failed.\n")), None);
-        let plain = "debug1: Server host key: ssh-ed25519 SHA256:abc\n\
-                     debug1: Host 'perth' is known and matches the ED25519 host key.\n\
-                     debug1: SSH2_MSG_NEWKEYS sent\n";
-        assert_eq!(vouched(plain), None);
-    }
-}
+mod tests;

@@ -42,7 +42,7 @@ pub(super) fn approve(ssh: &SshSettings, greeted: &Greeted, expected: Option<&st
         ),
         Verdict::Unknown => {}
     }
-    if expected.is_none() && !is_vouched_for(ssh, greeted, &fingerprint)? {
+    if expected.is_none() && !is_vouched_for(ssh, greeted)? {
         ask(ssh, &fingerprint)?;
     }
     store(&ssh.known_hosts, &name, key).with_context(|| format!("cannot store the host key in {known_hosts}"))?;
@@ -51,20 +51,23 @@ pub(super) fn approve(ssh: &SshSettings, greeted: &Greeted, expected: Option<&st
 }
 
 /// Whether a certificate authority in known_hosts has signed the key. It is stored all the same, since libssh2 knows no certificates.
-fn is_vouched_for(ssh: &SshSettings, greeted: &Greeted, fingerprint: &str) -> anyhow::Result<bool> {
+fn is_vouched_for(ssh: &SshSettings, greeted: &Greeted) -> anyhow::Result<bool> {
     if greeted.acquaintance() != Acquaintance::Authority {
         return Ok(false);
     }
     let known_hosts = ssh.known_hosts.display();
-    match authority::vouched_key(ssh)? {
-        Some(vouched) if vouched == fingerprint => {
+    match authority::certified_key(ssh, greeted.key.kind)? {
+        Some(certified) if certified == greeted.key => {
             println!("           signed by a certificate authority in {known_hosts}");
             return Ok(true);
         }
-        Some(vouched) => {
-            println!("           a certificate authority in {known_hosts} has signed another key of it, {vouched}")
+        Some(other) => {
+            let other = other.fingerprint();
+            println!("           a certificate authority in {known_hosts} has signed another key of it, {other}");
         }
-        None => println!("           not signed by a certificate authority in {known_hosts}, or not validly"),
+        None => println!(
+            "           not signed by a certificate authority in {known_hosts}, or not validly; an ssh client before OpenSSH 8.9 cannot say"
+        ),
     }
     Ok(false)
 }

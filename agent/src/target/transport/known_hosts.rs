@@ -160,6 +160,16 @@ impl KnownHost {
     }
 }
 
+/// The lines of a file that have a marker, as they are: authorities and revocations, and no key of a host.
+///
+/// # Errors
+/// The file cannot be read, or is too long. One that is not there has none.
+pub(crate) fn marked_lines(path: &Path) -> std::io::Result<Vec<u8>> {
+    let text = text(path)?;
+    let is_marked = |line: &&[u8]| line.iter().find(|byte| !b" \t".contains(byte)) == Some(&b'@');
+    Ok(text.split_inclusive(|byte| *byte == b'\n').filter(is_marked).flatten().copied().collect())
+}
+
 fn text(path: &Path) -> std::io::Result<Vec<u8>> {
     let mut text = Vec::new();
     match File::open(path) {

@@ -52,6 +52,27 @@ impl Policy {
         Self::with(ssh, "ERROR")
     }
 
+    /// For a client that does nothing but check the host's certificate, of one of these algorithms, by the authorities in `known_hosts`. It has no
+    /// identity to log in with, and tells `agent`, a socket, which certificate it accepted.
+    pub(crate) fn for_certificates(ssh: &SshSettings, algorithms: &str, known_hosts: &Path, agent: &Path) -> Self {
+        let Self { arguments, environment } = Self::of(ssh);
+        let mut policy = Self { arguments: vec!["-F".into(), "none".into()], environment };
+        // Of an option that is given twice, the first counts; of identities, each.
+        policy.path("UserKnownHostsFile", "BLAT_AUTHORITIES", known_hosts);
+        policy.path("IdentityAgent", "BLAT_AGENT", agent);
+        for option in
+            ["PubkeyAuthentication=yes", "PreferredAuthentications=publickey", "IdentitiesOnly=no", "AddKeysToAgent=no"]
+        {
+            policy.arguments.extend(["-o".into(), option.into()]);
+        }
+        policy.arguments.extend(["-o".into(), format!("HostKeyAlgorithms={algorithms}").into()]);
+        policy.arguments.extend(arguments.into_iter().skip(2).map(|argument| {
+            let is_identity = argument.as_encoded_bytes().starts_with(b"IdentityFile=");
+            if is_identity { "IdentityFile=none".into() } else { argument }
+        }));
+        policy
+    }
+
     /// For a client that has its connection from another one, which logs in to the last host on the way, and that from the next. `-J` would start
     /// these with the user's configuration, and leave them to themselves when ours is killed.
     fn with(ssh: &SshSettings, jumps_say: &str) -> Self {
@@ -185,6 +206,46 @@ mod tests {
         for path in ["/a/${HOME}/%h", "/a\"b", "/a\\\"b", "/a'b", "/a\nb"] {
             let variable = Some(("BLAT_IDENTITY".to_owned(), OsString::from(path)));
             assert_eq!(given(path), ("IdentityFile=\"${BLAT_IDENTITY}\"".to_owned(), variable), "{path:?}");
+        }
+    }
+
+    #[test]
+    fn a_client_that_checks_a_certificate_has_no_identity_and_an_agent_of_ours() {
+        let ssh = SshSettings {
+            target: "perth".parse().expect("a name"),
+            host: "perth".into(),
+            port: 22,
+            user: "u".into(),
+            jumps: vec![Jump { user: "j".into(), host: "first".into(), port: 22 }],
+            identity: "/k/id".into(),
+            known_hosts: "/k/known".into(),
+            home: "/".into(),
+        };
+        let algorithm = "ssh-ed25519-cert-v01@openssh.com";
+        let policy = Policy::for_certificates(&ssh, algorithm, Path::new("/s/known"), Path::new("/s/agent"));
+        let way = policy.environment.iter().find(|(name, _)| name == "BLAT_JUMP_0").expect("a way").1.to_string_lossy();
+        assert!(
+            way.contains("IdentityFile=\"/k/id\"") && way.contains("/k/known") && !way.contains("IdentityAgent"),
+            "{way}"
+        );
+        let mut client = std::process::Command::new("ssh");
+        client.envs(policy.environment).args(policy.arguments).args(["-G", "--", "perth"]);
+        let said = String::from_utf8(client.output().expect("the ssh client").stdout).expect("text");
+        let values = |key: &str| said.lines().filter_map(|line| line.strip_prefix(key)).collect::<Vec<_>>().join(";");
+        assert_eq!(values("userknownhostsfile "), "/s/known");
+        assert_eq!(values("identityagent "), "/s/agent");
+        assert!(values("identityfile ").split(';').all(|file| file == "none"), "{said}");
+        assert_eq!(values("hostkeyalgorithms "), algorithm);
+        for (key, value) in [
+            ("stricthostkeychecking ", "true"),
+            ("globalknownhostsfile ", "/dev/null"),
+            ("passwordauthentication ", "no"),
+            ("kbdinteractiveauthentication ", "no"),
+            ("preferredauthentications ", "publickey"),
+            ("forwardagent ", "no"),
+            ("batchmode ", "yes"),
+        ] {
+            assert_eq!(values(key), value, "{key}: {said}");
         }
     }
 

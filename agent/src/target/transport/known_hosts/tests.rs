@@ -175,3 +175,13 @@ fn a_host_is_known_by_its_key_by_an_authority_or_not_at_all() {
         assert_eq!(acquaintance(text), Acquaintance::Stranger, "{text:?}");
     }
 }
+
+#[test]
+fn of_a_file_only_authorities_and_revocations_are_copied() {
+    let folder = tempfile::tempdir().expect("a scratch directory");
+    let path = folder.path().join("known");
+    assert_eq!(marked_lines(&path).expect("no file"), b"");
+    std::fs::write(&path, "perth a b\n# @c\n@cert-authority * a b\r\n\n \t@revoked x\nsydney @x\n@last")
+        .expect("a file");
+    assert_eq!(marked_lines(&path).expect("a file"), b"@cert-authority * a b\r\n \t@revoked x\n@last");
+}
