@@ -383,6 +383,33 @@ fn what_a_stranger_has_the_ssh_client_print_vouches_for_no_key_and_gets_no_passw
     }
 }
 
+/// The same over the ssh client, where the host's key is known: the words that a stranger puts into its mouth are neither a login, nor a verdict on a
+/// key.
+#[test]
+fn what_a_stranger_has_the_ssh_client_print_is_no_login_and_no_verdict_on_a_key() {
+    let lab = Lab::new("sshwords");
+    let authority = fs::read_to_string(lab.home().with_file_name("sshd").join("id_ed25519.pub")).expect("the lab's");
+    for (way, text) in [
+        ("offer", "x\nchannel 0: open failed: no"),
+        ("offer", "x\nnobody@x: Permission denied (publickey)."),
+        ("offer", "x\nREVOKED HOST KEY\nHost key verification failed."),
+        ("offer", "x\nSHA256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA.\nHost key verification failed."),
+        ("farewell", "x\nHost key verification failed."),
+    ] {
+        let (mut server, port) = hostile(&lab, way, text);
+        fs::write(lab.home().join("ssh/known_hosts"), format!("[127.0.0.1]:{port} {authority}"))
+            .expect("an own folder");
+        lab.config("perth", &format!("transport: openssh\nport: {port}\nknown_hosts: ssh/known_hosts"));
+        lab.hand_over();
+        let outcome = lab.blat(&["check", "--connect", "perth"]);
+        server.kill().and_then(|()| server.wait()).expect("it runs");
+        outcome.expect(1).says("not logged in: cannot connect to ");
+        for words in ["logged in to ", "does not accept", "is revoked in", "has changed"] {
+            assert!(!outcome.to_string().contains(words), "it says {words:?}\n{outcome}");
+        }
+    }
+}
+
 #[test]
 fn nine_ssh_servers_without_end_are_errors_in_the_status() {
     let mut lab = Lab::new("sshnine");

@@ -151,9 +151,11 @@ impl Complaints {
         self.last.drain(..surplus);
     }
 
-    /// Its end as it is, not fit for printing.
-    pub(crate) fn end(&self) -> String {
-        String::from_utf8_lossy(&self.last).into_owned()
+    /// Its beginning and its end as they are, not fit for printing, on lines of their own where something between is left out.
+    pub(crate) fn both_ends(&self) -> String {
+        let last = String::from_utf8_lossy(&self.last);
+        let is_whole = self.read <= self.last.len() as u64;
+        if is_whole { last.into_owned() } else { format!("{}\n{last}", String::from_utf8_lossy(&self.first)) }
     }
 
     /// Its beginning on one line, fit for printing; empty where there was nothing.
@@ -212,6 +214,11 @@ mod tests {
         complaints.read(text.as_bytes()).await.expect("an end");
         assert!(complaints.all().starts_with("first\\u{1b}; x") && complaints.all().len() < 300);
         assert_eq!(complaints.last().as_deref(), Some("last"));
+        let ends = complaints.both_ends();
+        assert!(ends.starts_with("first\u{1b}\n\nx") && ends.ends_with("x\nlast \n"), "{ends}");
+        let mut complaints = Complaints::default();
+        complaints.read("all of it\n".as_bytes()).await.expect("an end");
+        assert_eq!(complaints.both_ends(), "all of it\n");
         let endless = Complaints::default().read(tokio::io::repeat(b'x')).await;
         assert!(endless.is_err_and(|why| why.contains("without end") && why.len() < 400));
     }

@@ -14,7 +14,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::time::timeout;
 
 use super::known_hosts::KnownHost;
-use super::login::{Cause, End, Printed, report, words_of_both};
+use super::login::{Cause, End, Exited, Printed, report, words_of_both};
 use super::policy::{Policy, onward};
 use super::{place, tied};
 use crate::target::TargetError;
@@ -127,11 +127,8 @@ async fn look(way: &SshSettings, next: &SshSettings, directory: &Path) -> Result
     let mut said = Complaints::default();
     // What it has said by then is all that helps.
     let _ = timeout(LAST_WORDS, said.read(complaints)).await;
-    let end = match timeout(LAST_WORDS, client.wait()).await {
-        Ok(status) => End::Exited(status.ok().and_then(|status| status.code())),
-        Err(_) => End::Running { logged_in: false },
-    };
-    Err(explain(way, next, &known, end, &said.end()).await)
+    let exit = timeout(LAST_WORDS, client.wait()).await.ok().map(Exited::of);
+    Err(explain(way, next, &known, End { exit, logged_in: false }, &said.both_ends()).await)
 }
 
 /// Why this host on the way does not let us through.
@@ -148,5 +145,5 @@ async fn explain(way: &SshSettings, next: &SshSettings, known: &KnownHost, end: 
             place(next)
         ));
     }
-    report(way, known, Cause::of(end, said, false), said, &printed).await
+    report(way, known, Cause::of(end, said), said, &printed).await
 }

@@ -1,12 +1,13 @@
 //! What is reported of a login that failed: whether we were logged in, what was printed meanwhile, and what to do.
 
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use blat_config::SshSettings;
 use blat_domain::text::{escaped, printable};
 use tokio::time::timeout;
 
-use super::known_hosts::KnownHost;
+use super::known_hosts::{KnownHost, Verdict};
 use super::libssh2::connect::greet;
 use super::{key_refused, place, private_key, revoked_host_key, untrusted_host_key};
 use crate::target::TargetError;
@@ -50,79 +51,112 @@ impl Printed {
     }
 }
 
-/// How the ssh client ended, or did not.
+/// What came of the ssh client, as far as only the client decides it, and no host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
-    /// With this status; none where a signal ended it.
-    Exited(Option<i32>),
-    /// It still runs; whether it has logged in.
-    Running {
-        /// It has opened its control socket, which it does after the login.
-        logged_in: bool,
-    },
+pub(super) struct End {
+    /// How it ended; none where it still runs.
+    pub(super) exit: Option<Exited>,
+    /// Whether it was logged in: it opens its control socket after the login, and what runs at the far end may print then.
+    pub(super) logged_in: bool,
+}
+
+/// How the ssh client ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Exited {
+    /// With this status.
+    With(i32),
+    /// By a signal, or nobody can say.
+    Unknown,
+}
+
+impl Exited {
+    /// From what waiting for it gives.
+    pub(super) fn of(waited: std::io::Result<ExitStatus>) -> Self {
+        waited.ok().and_then(|status| status.code()).map_or(Self::Unknown, Self::With)
+    }
 }
 
 /// Why there is no connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Cause {
-    /// We were logged in, and this is how that ended.
+    /// We were logged in, and this is how that ended, fit for printing.
     LoggedIn(String),
-    /// The host showed a key that is revoked.
-    RevokedHostKey,
-    /// The host showed a key that is not trusted, with this fingerprint where the client says it, fit for printing.
-    HostKey(Option<String>),
+    /// The client refused the host's key. These are its words, fit for printing.
+    HostKey(String),
     /// The server refused our key. These are the client's words, fit for printing.
     Denied(String),
-    /// The way there, or the client itself; its last words, fit for printing.
+    /// The way there, or the client itself; its words, fit for printing.
     Other(String),
 }
 
 impl Cause {
-    /// From how the client ended, the end of what it and the far end said on standard error, and whether anything came on standard output, which
-    /// only somebody who is logged in can have printed.
-    pub(super) fn of(end: End, said: &str, has_printed: bool) -> Self {
-        match end {
-            End::Running { logged_in } if logged_in || has_printed => {
-                return Self::LoggedIn("it does not answer".into());
-            }
-            End::Exited(Some(status)) if status != OF_THE_CLIENT => {
+    /// From what came of the client, and from what it and the far end said on standard error.
+    pub(super) fn of(end: End, said: &str) -> Self {
+        // Everything before the last words may be the far end's, and once we were logged in, these too.
+        let (_, last) = words_of_both(said);
+        match end.exit {
+            None if end.logged_in => return Self::LoggedIn("it does not answer".into()),
+            Some(Exited::With(status)) if status != OF_THE_CLIENT => {
                 return Self::LoggedIn(format!("it ended with status {status} before it answered"));
             }
-            End::Exited(_) if has_printed => return Self::LoggedIn("it ended before it answered".into()),
-            End::Running { .. } | End::Exited(_) => {}
-        }
-        // Everything before the last line may be the far end's.
-        let Some(last) = said.lines().rev().map(str::trim).find(|line| !line.is_empty()) else {
-            return Self::Other("the ssh client said nothing".into());
-        };
-        // A connection that "timed out" or was "reset" may have done so before the login.
-        let was_closed = last.starts_with("Connection to ") && last.ends_with(" closed by remote host.");
-        if last.starts_with("channel ") || was_closed {
-            return Self::LoggedIn(printable(last));
-        }
-        if last == "Host key verification failed." {
-            if said.contains("REVOKED HOST KEY") {
-                return Self::RevokedHostKey;
+            Some(_) if end.logged_in => {
+                let is_of_the_connection = last.starts_with("channel ") || last.starts_with("Connection to ");
+                let how = if is_of_the_connection { printable(last) } else { "it ended before it answered".into() };
+                return Self::LoggedIn(how);
             }
-            let fingerprint = said.split_whitespace().find(|word| word.starts_with("SHA256:"));
-            return Self::HostKey(fingerprint.map(|fingerprint| printable(fingerprint.trim_end_matches('.'))));
+            None | Some(_) => {}
         }
-        if last.contains(": Permission denied (") {
-            return Self::Denied(printable(last));
+        if last.is_empty() {
+            return Self::Other("the ssh client said nothing".into());
         }
-        Self::Other(printable(last))
+        let words = on_one_line(last);
+        if is_quoting(last) {
+            Self::Other(words)
+        } else if last == "Host key verification failed." {
+            Self::HostKey(words)
+        } else if last.contains(": Permission denied (") {
+            Self::Denied(words)
+        } else {
+            Self::Other(words)
+        }
     }
+}
+
+/// What lines of the ssh client begin with that have words of the far end in them before it has proved which host it is. They come with
+/// the line ends that they have: whatever follows may be anybody's.
+const QUOTING: [&str; 4] = [
+    "Unable to negotiate with ",
+    "Received disconnect from ",
+    "Bad remote protocol version identification: ",
+    "GSSAPI Error",
+];
+
+fn is_quoting(line: &str) -> bool {
+    QUOTING.iter().any(|beginning| line.starts_with(beginning))
 }
 
 /// Lines in which the ssh client says the same as in its last one, before it: they are not the host's words.
 const ALSO_OF_THE_CLIENT: [&str; 3] =
     ["Connection timed out during banner exchange", "kex_exchange_identification: ", "banner exchange: "];
 
-/// Splits what a client that failed and its host said into the host's words and the client's last ones.
+/// Splits what a client that failed and its host said into the host's words and the client's last ones: its last line, or all from the line on in
+/// which it quotes a stranger.
 pub(super) fn words_of_both(said: &str) -> (String, &str) {
-    let (before, last) = said.trim_end().rsplit_once('\n').unwrap_or(("", said.trim_end()));
+    let said = said.trim_end();
+    let mut starts = std::iter::once(0).chain(said.match_indices('\n').map(|(end, _)| end + 1));
+    let quote = starts.find(|start| is_quoting(&said[*start..]));
+    let (before, last) = match quote {
+        Some(start) => said.split_at(start),
+        None => said.rsplit_once('\n').unwrap_or(("", said)),
+    };
     let of_the_host = |line: &&str| !ALSO_OF_THE_CLIENT.iter().any(|own| line.starts_with(own));
     (before.lines().filter(of_the_host).collect::<Vec<_>>().join("\n"), last.trim())
+}
+
+/// Words fit for printing.
+fn on_one_line(words: &str) -> String {
+    let lines: Vec<&str> = words.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    printable(&lines.join("; "))
 }
 
 /// What a person must know of a client that did not log in: from why that is, all that it `said`, and what the host printed before the client's
@@ -135,28 +169,31 @@ pub(super) async fn report(
     printed: &Printed,
 ) -> TargetError {
     let with_words = |words: String| format!("{words}{}", said_before(printed));
+    let no_connection = |words: String| {
+        TargetError::Link(format!("not logged in: cannot connect to {}: {}", place(settings), with_words(words)))
+    };
     match cause {
-        Cause::RevokedHostKey => revoked_host_key(settings),
-        Cause::HostKey(Some(fingerprint)) => untrusted_host_key(settings, known.acquaintance(), Some(&fingerprint)),
-        Cause::HostKey(None) => {
-            untrusted_host_key(settings, known.acquaintance(), offered_key(settings).await.as_deref())
-        }
+        Cause::HostKey(words) => match shown_key(settings).await {
+            Some((Verdict::Revoked, _)) => revoked_host_key(settings),
+            Some((Verdict::Unknown | Verdict::Changed, shown)) => {
+                untrusted_host_key(settings, known.acquaintance(), Some(&shown))
+            }
+            Some((Verdict::Trusted, _)) | None => no_connection(words),
+        },
         Cause::Denied(words) => match private_key::trouble(settings, said).await {
             Some(trouble) => trouble,
             None => key_refused(settings, &with_words(words)),
         },
-        Cause::LoggedIn(words) | Cause::Other(words) => {
-            TargetError::Link(format!("not logged in: cannot connect to {}: {}", place(settings), with_words(words)))
-        }
+        Cause::LoggedIn(words) | Cause::Other(words) => no_connection(words),
     }
 }
 
-/// The fingerprint of the key that a host shows, which the client does not say of one that is not known.
-async fn offered_key(settings: &SshSettings) -> Option<String> {
+/// What known_hosts says of the key that a host proves to have, and its fingerprint: the client's words are no proof.
+async fn shown_key(settings: &SshSettings) -> Option<(Verdict, String)> {
     let settings = settings.clone();
     let greeted = tokio::task::spawn_blocking(move || greet(&settings, SHOW_KEY));
     match timeout(SHOW_KEY, greeted).await {
-        Ok(Ok(Ok(greeted))) => Some(greeted.key.fingerprint()),
+        Ok(Ok(Ok(greeted))) => Some((greeted.verdict, greeted.key.fingerprint())),
         // It was there a moment ago: the next try says more.
         Ok(Ok(Err(_)) | Err(_)) | Err(_) => None,
     }
@@ -181,7 +218,7 @@ pub(super) fn said_before(printed: &Printed) -> String {
 mod tests {
     use super::*;
 
-    const EXITED: End = End::Exited(Some(OF_THE_CLIENT));
+    const EXITED: End = End { exit: Some(Exited::With(OF_THE_CLIENT)), logged_in: false };
 
     #[test]
     fn what_a_login_printed_is_shown_from_its_end_in_256_bytes() {
@@ -212,35 +249,55 @@ mod tests {
     #[test]
     fn whether_we_were_logged_in_decides_who_said_what() {
         let denied = "Permission denied, please try again\nu@h: Permission denied (publickey).\n";
-        assert_eq!(Cause::of(EXITED, denied, false), Cause::Denied("u@h: Permission denied (publickey).".into()));
+        assert_eq!(Cause::of(EXITED, denied), Cause::Denied("u@h: Permission denied (publickey).".into()));
         // The same words of somebody else.
-        for end in [End::Exited(Some(1)), End::Running { logged_in: true }] {
-            let cause = Cause::of(end, "bash: ./rc: Permission denied (not ours).\n", false);
+        let by_itself = End { exit: Some(Exited::With(1)), logged_in: false };
+        for end in [by_itself, End { exit: None, logged_in: true }, End { logged_in: true, ..EXITED }] {
+            let cause = Cause::of(end, "bash: ./rc: Permission denied (not ours).\n");
             assert!(matches!(cause, Cause::LoggedIn(_)), "{cause:?}");
         }
-        assert!(matches!(Cause::of(EXITED, "", true), Cause::LoggedIn(_)));
-        assert!(matches!(Cause::of(EXITED, "channel 0: open failed: connect failed\n", false), Cause::LoggedIn(_)));
-        let closed = "Connection to h closed by remote host.\r\n";
-        assert!(matches!(Cause::of(EXITED, closed, false), Cause::LoggedIn(_)));
+        for words in ["channel 0: open failed: connect failed", "Connection to h closed by remote host."] {
+            assert_eq!(Cause::of(End { logged_in: true, ..EXITED }, words), Cause::LoggedIn(words.into()));
+            // Whoever says so before the login.
+            assert_eq!(Cause::of(EXITED, words), Cause::Other(words.into()));
+        }
         let silent = "Connection timed out during banner exchange\r\nConnection to 192.0.2.1 port 22 timed out\r\n";
-        let cause = Cause::of(EXITED, silent, false);
+        let cause = Cause::of(EXITED, silent);
         assert_eq!(cause, Cause::Other("Connection to 192.0.2.1 port 22 timed out".into()));
-        assert!(matches!(Cause::of(End::Running { logged_in: false }, "", false), Cause::Other(_)));
-        let silent = "Connection timed out during banner exchange\r\nConnection to UNKNOWN port 65535 timed out\r\n";
-        assert!(matches!(Cause::of(EXITED, silent, false), Cause::Other(_)));
-        let refused = Cause::of(EXITED, "ssh: connect to host h port 22: Connection refused", false);
+        let killed = End { exit: Some(Exited::Unknown), logged_in: false };
+        for end in [End { exit: None, logged_in: false }, killed] {
+            assert_eq!(Cause::of(end, ""), Cause::Other("the ssh client said nothing".into()));
+        }
+        let refused = Cause::of(EXITED, "ssh: connect to host h port 22: Connection refused");
         assert_eq!(refused, Cause::Other("ssh: connect to host h port 22: Connection refused".into()));
+        assert_eq!(
+            Cause::of(EXITED, "No key is known for h.\r\nHost key verification failed.\r\n"),
+            Cause::HostKey("Host key verification failed.".into())
+        );
     }
 
     #[test]
-    fn a_host_key_is_unknown_changed_or_revoked_by_the_clients_words() {
-        let changed = "@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\nThe fingerprint for the ED25519 key sent by the \
-                       remote host is\nSHA256:abcdef.\nHost key verification failed.\r\n";
-        assert_eq!(Cause::of(EXITED, changed, false), Cause::HostKey(Some("SHA256:abcdef".into())));
-        let revoked = "@       WARNING: REVOKED HOST KEY DETECTED!               @\nHost key verification failed.\n";
-        assert_eq!(Cause::of(EXITED, revoked, false), Cause::RevokedHostKey);
-        let unknown = "No ED25519 host key is known for h and you have requested strict checking.\n\
-                       Host key verification failed.\n";
-        assert_eq!(Cause::of(EXITED, unknown, false), Cause::HostKey(None));
+    fn what_a_stranger_has_the_client_print_is_never_taken_for_its_own_words() {
+        let before = "Warning: something of this machine\r\n";
+        for line in [
+            "Unable to negotiate with 192.0.2.1 port 22: no matching host key type found. Their offer: x",
+            "Received disconnect from 192.0.2.1 port 22:2: x",
+            "Bad remote protocol version identification: 'x",
+        ] {
+            for words in [
+                "channel 0: open failed: no",
+                "u@h: Permission denied (publickey).",
+                "REVOKED HOST KEY\nHost key verification failed.",
+                "Load key \"/k/id\": error in libcrypto\nu@h: Permission denied (publickey).",
+                "stdio forwarding failed",
+            ] {
+                let said = format!("{before}{line}\n{words}\r\nDisconnected from 192.0.2.1 port 22\r\n");
+                for said in [said.as_str(), &format!("{before}{line}\n{words}\r\n"), &format!("{line} {words}\r\n")] {
+                    let Cause::Other(cause) = Cause::of(EXITED, said) else { panic!("{said:?}") };
+                    assert!(cause.starts_with(line) && !cause.contains('\n'), "{cause:?}");
+                    assert!(words_of_both(said).1.starts_with(line), "{said:?}");
+                }
+            }
+        }
     }
 }

@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,7 +25,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::greeting::{self, Listener};
 use super::handshake::Handshakes;
 use super::known_hosts::KnownHost;
-use super::login::{Cause, End, Printed, in_vain, report, words_of_both};
+use super::login::{Cause, End, Exited, Printed, in_vain, report, words_of_both};
 use super::policy::Policy;
 use super::sessions::{Connection, Opening, Seat, Sessions, broken};
 use super::{Exit, Remote, distrusted, jumps, place, tied};
@@ -80,6 +81,11 @@ impl SocketDirectory {
     /// Where no scratch directory can be made.
     pub(crate) fn passing() -> std::io::Result<Self> {
         tempfile::Builder::new().prefix("blat-").tempdir().map(Self::Passing)
+    }
+
+    /// When something in it came or went last: seconds and nanoseconds.
+    fn changed(&self) -> Option<(i64, i64)> {
+        std::fs::metadata(self.path()).ok().map(|found| (found.mtime(), found.mtime_nsec()))
     }
 
     fn path(&self) -> &Path {
@@ -141,6 +147,7 @@ impl Link {
             .map_err(|error| failed(format!("cannot make {}: {error}", self.directory.path().display())))?;
         let slot = self.handshakes.slot().await.map_err(|error| failed(error.to_string()))?;
         self.end_former_client().await;
+        let before = self.directory.changed();
 
         let is_single = self.sessions.begin();
         let mut command = self.command();
@@ -169,7 +176,9 @@ impl Link {
         match greeted {
             Ok(Ok(())) => {}
             Ok(Err(Silence::Unusable(why))) => return Err(greeting::unusable(&self.settings, &why)),
-            Ok(Err(Silence::Broken(_))) | Err(_) => return Err(self.explain(&known, client, stderr, echo).await),
+            Ok(Err(Silence::Broken(_))) | Err(_) => {
+                return Err(self.explain(&known, client, stderr, echo, before).await);
+            }
         }
         let listener = self.heard(is_single, echo.listener);
         slot.succeeded();
@@ -239,20 +248,28 @@ impl Link {
     }
 
     /// Why there is no connection, from what came of the client and what was said.
-    async fn explain(&self, known: &KnownHost, mut client: Child, stderr: ChildStderr, echo: Echo) -> TargetError {
+    ///
+    /// `before` is when the socket's directory had changed last before the client was started.
+    async fn explain(
+        &self,
+        known: &KnownHost,
+        mut client: Child,
+        stderr: ChildStderr,
+        echo: Echo,
+        before: Option<(i64, i64)>,
+    ) -> TargetError {
         let settings = &self.settings;
         let mut said = Complaints::default();
         // What it has said by now is all that helps; when it says nothing, that is the answer.
         let _ = timeout(LAST_WORDS, said.read(stderr)).await;
-        let end = match timeout(LAST_WORDS, client.wait()).await {
-            Ok(status) => End::Exited(status.ok().and_then(|status| status.code())),
-            Err(_) => End::Running { logged_in: self.directory.path().join(SOCKET).exists() },
-        };
+        let exit = timeout(LAST_WORDS, client.wait()).await.ok().map(Exited::of);
         if let Err(error) = client.start_kill() {
             tracing::debug!(%error, "the ssh client had already ended");
         }
-        let (said, mut printed) = (said.end(), echo.printed());
-        let cause = Cause::of(end, &said, printed.count() > 0);
+        let (said, mut printed) = (said.both_ends(), echo.printed());
+        // The client's control socket comes with the login, and is gone with the client.
+        let logged_in = printed.count() > 0 || self.directory.changed() != before;
+        let cause = Cause::of(End { exit, logged_in }, &said);
         if let Cause::LoggedIn(how) = cause {
             let how = if printed.count() > MOST_NOISE { "it prints without end".to_owned() } else { how };
             printed.add(said.as_bytes());
