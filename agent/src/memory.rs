@@ -97,7 +97,13 @@ fn reading(target: i64) -> Reading {
 
 /// This machine's clock at this moment.
 pub(crate) fn anchor() -> Anchor {
-    Anchor { boot: boot(), start: Timestamp::now().as_second() - uptime() }
+    loop {
+        let (uptime_before, now) = (uptime(), Timestamp::now().as_second());
+        // Where this process stood still in between, they are of different moments, and the clock would seem to have been set.
+        if uptime() - uptime_before <= 1 {
+            return Anchor { boot: boot(), start: now - uptime_before };
+        }
+    }
 }
 
 fn uptime() -> i64 {
