@@ -11,13 +11,14 @@ mod tags;
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Write as _};
+use std::mem;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::UNIX_EPOCH;
 
 use blat_config::{Home, private, trust};
-use blat_domain::clock::Anchor;
+use blat_domain::clock::{Anchor, SeenFiles};
 use blat_domain::confirmation::HeldBack;
 use blat_domain::name::{PackageId, TargetName};
 use blat_domain::ownership::{Owner, Record};
@@ -27,6 +28,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use self::crossing::Crossing;
+pub(crate) use self::tags::{Noted, TagNotes};
 use crate::memory;
 
 /// Archives that are remembered: those that the config named last.
@@ -86,7 +88,10 @@ struct Kept {
     tags: Option<BTreeMap<PackageId, i64>>,
     /// The epoch second since when it is known what tags bring, where that was not always so.
     began: Option<i64>,
-    /// What the times of `tags` and `began` were noted down by.
+    /// Files of releases that were seen, so that what tags brought after that never counts as older than they are.
+    #[serde(default, skip_serializing_if = "SeenFiles::is_empty")]
+    files: SeenFiles,
+    /// What the times of `tags`, `began` and `files` were noted down by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     clock: Option<Anchor>,
     /// The time of a file of releases that lay ahead of the clock, or was set ahead, when it was seen, in epoch seconds.
@@ -249,13 +254,17 @@ impl LastingMemory {
 
     fn load_again(&self) {
         let read = self.read();
-        let mut now = self.lock();
+        // What was read has followed the clock, too.
+        let mut now = self.lock_by_clock();
         match read {
             Ok((mut kept, is_as_written)) => {
-                // What tags brought while it could not be read.
-                let brought = now.kept.tags.take().unwrap_or_default();
-                let is_ahead = !is_as_written || !brought.is_empty();
+                // What tags brought, and which releases were there, while it could not be read.
+                let Kept { tags, ahead, files, .. } = mem::take(&mut now.kept);
+                let brought = tags.unwrap_or_default();
+                let is_ahead = !is_as_written || !brought.is_empty() || ahead.is_some();
                 kept.tags.get_or_insert_default().extend(brought);
+                kept.ahead = ahead.or(kept.ahead);
+                kept.files.add_all(files);
                 *now = Now { kept, is_ahead, trouble: None };
             }
             Err(why) => {

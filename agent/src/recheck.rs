@@ -19,6 +19,7 @@ use blat_domain::retention::{Action, Aging, Circumstances, Distrust, Step, Upkee
 use blat_domain::retry::Backoff;
 use jiff::Timestamp;
 
+use crate::lasting::Noted;
 use crate::release::Reading;
 use crate::session::Problem;
 use crate::sync::{Prepared, SyncOutcome, problem};
@@ -35,10 +36,10 @@ pub(crate) struct Facts {
     /// What was held back when an operator confirmed this sync's deletions; none where nobody did.
     pub(crate) confirmed: Option<HeldBack>,
     pub(crate) clock_doubt: Option<Doubt>,
-    /// Packages that tags brought, with the epoch second.
+    /// Packages that tags brought, with the epoch second, by the clock of `known_up_to`.
     pub(crate) tagged: BTreeMap<PackageId, i64>,
-    /// Up to which epoch second Release Manager knows all.
-    pub(crate) known_up_to: i64,
+    /// Up to which moment Release Manager knows all.
+    pub(crate) known_up_to: Noted,
     /// Why nobody knows which releases brought packages before.
     pub(crate) forgotten: Option<String>,
     /// The epoch second since when it is known what tags bring, where Release Manager may not know yet what they brought before.
@@ -89,7 +90,7 @@ impl Facts {
             clock_doubt: self.clock_doubt.clone(),
             distrust,
             tagged: &self.tagged,
-            known_up_to: self.known_up_to,
+            known_up_to: self.known_up_to.at,
         });
         upkeep.because = match (&self.forgotten, &upkeep.distrust) {
             (Some(why), _) => vec![why.clone()],

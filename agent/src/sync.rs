@@ -24,6 +24,7 @@ use blat_domain::status::{SyncReport, SyncResult};
 use blat_domain::why::{Why, why};
 use jiff::Timestamp;
 
+use crate::lasting::TagNotes;
 use crate::orders::Orders;
 use crate::outcome::Dropped;
 use crate::recheck::Facts;
@@ -88,18 +89,22 @@ impl Workplace {
             );
         }
         // A clock that was set ahead makes no tag a day old.
-        let trailing = trailing(self.memory.earliest(inventory.clock));
-        let known_up_to = written.unwrap_or(trailing);
-        let began = if self.is_new_to_memory(&inventory.title.found) { Some(now) } else { self.lasting.began(now) };
+        let trailing = self.lasting.noted(trailing(self.memory.earliest(inventory.clock)));
+        // To list may take long, and the clock may have been set meanwhile.
+        let now = Timestamp::now().as_second();
+        let TagNotes { tagged, began, clock } = self.lasting.notes(now);
+        let began = if self.is_new_to_memory(&inventory.title.found) { Some(now) } else { began };
+        let known_up_to = written.as_ref().unwrap_or(&trailing).beside(&clock);
+        let known_for_sure = known_up_to.at.max(trailing.beside(&clock).at);
         let (source, max_size) = (self.source.clone(), settings.max_size);
         let facts = Facts {
             aging: settings.aging,
             max_delete: settings.max_delete,
             confirmed,
             clock_doubt: self.memory.doubt(inventory.clock),
-            tagged: self.lasting.tagged(),
+            tagged,
             known_up_to,
-            began: began.filter(|began| is_newer(*began, known_up_to.max(trailing))),
+            began: began.filter(|began| is_newer(*began, known_for_sure)),
             forgotten,
         };
         let bar = self.foreseen_bar(&inventory.title.found, inventory.is_bare(), unsure);
@@ -236,7 +241,7 @@ impl Workplace {
         // What releases list by now, no tag has to vouch for any more.
         let by_release = |reason: &Reason| matches!(reason, Reason::Release { .. });
         let is_known = |package: &PackageId| wanted.get(package).is_some_and(|reasons| reasons.iter().any(by_release));
-        let forgotten = self.lasting.forget_tags(facts.known_up_to, is_known);
+        let forgotten = self.lasting.forget_tags(&facts.known_up_to, is_known);
         let confirmed = if is_confirmed { self.lasting.confirm() } else { Ok(()) };
         let noted = answer.known.as_ref().map_or(Ok(()), |known| {
             let releases = if is_confirmed { &known.once_confirmed } else { &known.as_it_is };

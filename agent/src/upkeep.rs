@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use blat_domain::history::{Deed, Entry};
 use blat_domain::identity::SAME;
 use blat_domain::name::PackageId;
-use blat_domain::retention::{Action, Step, Upkeep, Why, is_newer};
+use blat_domain::retention::{Action, Step, Upkeep, Why};
 use blat_domain::retry::Backoff;
 use jiff::Timestamp;
 
@@ -39,7 +39,7 @@ impl Workplace {
     /// Marks and deletes, after a sync in which everything else succeeded. What a tag brought since Release Manager was asked stays, and an
     /// answer that is too old by now is asked for again.
     pub(crate) async fn age(&self, prepared: &Prepared, outcome: &mut SyncOutcome) -> Option<Problem> {
-        let (upkeep, known_up_to) = (&prepared.plan.upkeep, prepared.facts.known_up_to);
+        let (upkeep, known_up_to) = (&prepared.plan.upkeep, &prepared.facts.known_up_to);
         self.say_why_nothing_goes(upkeep);
         let mut first_problem = None;
         let mut recheck = Recheck::of(prepared);
@@ -50,7 +50,7 @@ impl Workplace {
                 }
                 // First of all: a tag that comes later waits, and what one has brought by now shows below.
                 let leaving = self.lasting.crossing.leave(steps.iter().map(|step| step.package.clone()));
-                let spared = self.tagged_since(known_up_to);
+                let spared = self.lasting.tagged_after(known_up_to);
                 let goes = |step: &&Step| {
                     recheck.lets_go(step) && leaving.has(&step.package) && !spared.contains(&step.package)
                 };
@@ -68,11 +68,6 @@ impl Workplace {
             }
         }
         first_problem.or(upkeep.alarm().map(|why| problem(None, why, Backoff::NEXT_SYNC)))
-    }
-
-    fn tagged_since(&self, known_up_to: i64) -> BTreeSet<PackageId> {
-        let newer = self.lasting.tagged().into_iter().filter(|(_, at)| is_newer(*at, known_up_to));
-        newer.map(|(package, _)| package).collect()
     }
 
     fn say_why_nothing_goes(&self, upkeep: &Upkeep) {

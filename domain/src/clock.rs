@@ -98,6 +98,82 @@ impl Anchor {
     }
 }
 
+impl Anchor {
+    /// The epoch second `at`, noted by this, as it reads beside notes that have followed the clock from this to `now`, in the same start of the machine.
+    pub fn carried(&self, now: &Self, at: i64) -> i64 {
+        at.saturating_add(now.start.saturating_sub(self.start))
+    }
+}
+
+/// The time of a file's content as the file has it: the epoch second, and nanoseconds.
+pub type FileTime = (i64, i64);
+
+/// Files that are remembered: those that were seen last.
+const MOST_FILES: usize = 8;
+
+/// When files were written, by the machine's clock. A file's own time stays what it is when the clock is set, but what was noted down after the file was
+/// seen follows the clock. So does this: what came after the file stays after it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SeenFiles(Vec<SeenFile>);
+
+/// One of them, the one that was seen last at the end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct SeenFile {
+    /// Which.
+    time: FileTime,
+    /// The epoch second at which it was written, by the clock as it is now.
+    at: i64,
+}
+
+impl SeenFiles {
+    /// Whether none was seen.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The epoch second at which the file with this time was written, by the clock as it is now. One that was not seen yet was written by that clock.
+    pub fn at(&self, time: FileTime) -> i64 {
+        self.0.iter().find(|seen| seen.time == time).map_or(time.0, |seen| seen.at)
+    }
+
+    /// The same for the file that was seen last.
+    pub fn last(&self) -> Option<i64> {
+        self.0.last().map(|seen| seen.at)
+    }
+
+    /// A file with this time is there. Says whether it was not known.
+    pub fn see(&mut self, time: FileTime) -> bool {
+        if self.0.last().is_some_and(|seen| seen.time == time) {
+            return false;
+        }
+        let known = self.0.iter().position(|seen| seen.time == time);
+        let seen = known.map_or(SeenFile { time, at: time.0 }, |index| self.0.remove(index));
+        self.add(seen);
+        known.is_none()
+    }
+
+    /// Those were seen too, after these.
+    pub fn add_all(&mut self, others: Self) {
+        for other in others.0 {
+            if self.0.iter().all(|seen| seen.time != other.time) {
+                self.add(other);
+            }
+        }
+    }
+
+    /// What follows the clock.
+    pub fn times(&mut self) -> impl Iterator<Item = &mut i64> {
+        self.0.iter_mut().map(|seen| &mut seen.at)
+    }
+
+    fn add(&mut self, seen: SeenFile) {
+        self.0.push(seen);
+        let surplus = self.0.len().saturating_sub(MOST_FILES);
+        self.0.drain(..surplus);
+    }
+}
+
 /// The earliest epoch second that it can be: where clocks say different times, one of them was set ahead.
 pub fn earliest(before: Option<&Reading>, now: &Reading) -> i64 {
     let by_uptime = before.filter(|before| before.boot == now.boot).map(|before| {
@@ -162,6 +238,59 @@ mod tests {
             assert_eq!(before.set_by(&anchor("b", start)), Some(by));
         }
         assert_eq!(before.set_by(&anchor("another", 1_000_000)), None);
+    }
+
+    #[test]
+    fn what_was_noted_after_a_file_was_written_stays_so_whatever_clock_is_set() {
+        let anchor = |boot: &str, start| Anchor { boot: boot.into(), start };
+        let (before, written) = (anchor("b", 1_000), 5_000);
+        let second = 6_000;
+        for now in [-YEAR, 975, 980, 997, 1_000, 1_001, 1_020, YEAR]
+            .map(|start| anchor("b", start))
+            .iter()
+            .chain([&anchor("c", 5)])
+        {
+            let mut files = SeenFiles::default();
+            assert!(files.see((written, 7)) && !files.see((written, 7)), "it is new once");
+            let (mut earlier, mut later) = (written - 1, written + 5);
+            if let Some(followed) = before.followed(now, second) {
+                [&mut earlier, &mut later].into_iter().chain(files.times()).for_each(|at| *at = followed(*at));
+            }
+            let at = files.at((written, 7));
+            assert!(earlier < at && at < later && files.last() == Some(at), "{now:?}: {at}");
+            assert_eq!(files.at((written, 8)), written, "it was written anew within the second, by the present clock");
+        }
+        // The machine was started in between, and the clock was put right by an hour: nothing tells them apart any more.
+        let followed = before.followed(&anchor("c", 5), written - 3_600).expect("nothing tells");
+        assert!(followed(written + 5) >= followed(written));
+    }
+
+    #[test]
+    fn of_files_the_last_ones_are_remembered_and_one_that_is_there_is_not_forgotten() {
+        let mut files = SeenFiles::default();
+        files.see((1, 0));
+        files.times().for_each(|at| *at -= 20);
+        for other in 2..40 {
+            files.see((other, 0));
+            assert!(!files.see((1, 0)), "an older file was put back");
+        }
+        assert_eq!((files.at((1, 0)), files.0.len()), (-19, MOST_FILES));
+        let mut others = SeenFiles::default();
+        others.see((1, 0));
+        others.see((50, 0));
+        files.add_all(others);
+        assert_eq!((files.at((1, 0)), files.last()), (-19, Some(50)), "what is known already stays as it is");
+        assert_eq!(serde_json::to_string(&files.0[0]).expect("text"), r#"{"time":[34,0],"at":34}"#);
+    }
+
+    #[test]
+    fn a_moment_is_carried_along_with_notes_that_follow_in_many_steps() {
+        let anchors = [1_000, 1_003, 990, 1_000 - YEAR, 1_001].map(|start| Anchor { boot: "b".into(), start });
+        let mut note = 5_000;
+        for step in anchors.windows(2) {
+            note = step[0].followed(&step[1], 0).map_or(note, |followed| followed(note));
+            assert_eq!(anchors[0].carried(&step[1], 5_000), note);
+        }
     }
 
     #[test]

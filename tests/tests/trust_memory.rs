@@ -130,6 +130,23 @@ fn releases_whose_time_lies_ahead_are_not_newer_than_a_tag_when_the_clock_reache
     assert_kept(&lab, "the releases were written before the tag");
 }
 
+/// As if the master's clock had been an hour ahead until the agent ended, and were right again.
+#[test]
+fn releases_that_were_there_when_a_tag_came_are_not_newer_once_the_clock_is_set_back() {
+    let mut lab = lab("clockback");
+    set_written(&lab, SystemTime::now() - Duration::from_secs(5));
+    tag_fresh(&mut lab);
+    let noted = fs::read_to_string(known(&lab)).expect("a memory");
+    let start = noted.split_once(r#""start":"#).and_then(|(_, rest)| rest.split(['}', ',']).next()).expect("a clock");
+    let ahead = start.parse::<i64>().expect("an epoch second") + 3_600;
+    let noted = noted.replace(&format!(r#""start":{start}"#), &format!(r#""start":{ahead}"#));
+    fs::write(known(&lab), noted).expect("an own file");
+    lab.agent_once("perth").expect_success();
+    assert_kept(&lab, "the releases were written before the tag");
+    lab.release(&[("core", "1")]);
+    lab.agent_once("perth").expect_success().says("1 deleted");
+}
+
 /// Giving it another name, or another mode, changes the file, and not what it says.
 #[test]
 fn releases_whose_time_lies_ahead_are_not_newer_than_a_tag_when_the_file_gets_another_name_or_mode() {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use blat_config::ReleaseSource;
+use blat_domain::clock::FileTime;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -22,8 +23,8 @@ const LOOK: Duration = Duration::from_secs(2);
 /// When the content of a file changed that gives the releases, as its file system says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Written {
-    /// The epoch second.
-    pub(crate) at: i64,
+    /// The file's word.
+    pub(crate) at: FileTime,
     /// Whether that is later than the last change of any kind, so that somebody set it.
     pub(crate) is_set_ahead: bool,
 }
@@ -32,7 +33,7 @@ impl Written {
     /// Anybody may set the time of a file's content. That of its last change of any kind nobody sets, and every change makes it later: it says that
     /// the other one was set ahead, and not when the content changed.
     fn of(found: &Metadata) -> Self {
-        Self { at: found.mtime(), is_set_ahead: found.mtime() > found.ctime() }
+        Self { at: (found.mtime(), found.mtime_nsec()), is_set_ahead: found.mtime() > found.ctime() }
     }
 }
 
@@ -134,7 +135,7 @@ mod tests {
         let path = scratch.path().join("releases");
         touch(&path, 5_000);
         touch(&scratch.path().join("releases-wal"), 6_000);
-        let written = Some(Written { at: 5_000, is_set_ahead: false });
+        let written = Some(Written { at: (5_000, 0), is_set_ahead: false });
         assert_eq!(written_at(Some(&ReleaseSource::File { path: path.clone() })).await, written);
         assert_eq!(written_at(Some(&ReleaseSource::PackageList { path: path.clone() })).await, written);
         assert_eq!(written_at(Some(&ReleaseSource::Sqlite { path, queries: Queries::default() })).await, None);
@@ -150,7 +151,7 @@ mod tests {
         fs::hard_link(&path, scratch.path().join("other")).expect("a link");
         assert_eq!(
             written_at(Some(&ReleaseSource::PackageList { path })).await,
-            Some(Written { at, is_set_ahead: true })
+            Some(Written { at: (at, 0), is_set_ahead: true })
         );
     }
 
