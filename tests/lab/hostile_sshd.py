@@ -1,7 +1,7 @@
 """An ssh server that is a stranger. Its arguments are a file with its host key, and one of these:
 
-TYPE SIZE: it lets everybody in, answers the first command of a connection, and then sends packets of this type and size without end, which
-nobody asked for.
+TYPE SIZE: it lets everybody in, answers the first command of a connection, and then, asked for another one, sends packets of this type and
+size without end, which nobody asked for.
 
 debug TEXT, farewell TEXT, offer TEXT: to the ssh client of the system it says this text before the exchange of keys, as a message for its log,
 as the reason for hanging up, or as the algorithms that it has for host keys. From others it takes any password, and prints it.
@@ -35,13 +35,15 @@ class Everybody(paramiko.ServerInterface):
         return paramiko.OPEN_SUCCEEDED
 
     def check_channel_exec_request(self, channel, command):
-        if command.startswith(b"echo "):
-            threading.Thread(target=self.greet, args=(channel,), daemon=True).start()
+        serve = self.greet if command.startswith(b"echo ") else self.flood
+        threading.Thread(target=serve, args=(channel,), daemon=True).start()
         return True
 
     def greet(self, channel):
         channel.sendall(b"# blat 1\n")
         channel.sendall(channel.recv(4096))
+
+    def flood(self, channel):
         message = paramiko.Message()
         message.add_byte(bytes([TYPE]))
         message.add_bytes(bytes(SIZE))

@@ -20,7 +20,8 @@ use ssh2::{BlockDirections, Channel, Session};
 
 use super::connect::Line;
 use super::conversation::Conversation;
-use super::relay::{Pump, Taken};
+use super::relay::{Pump, Taken, has_room};
+use super::unasked::Unasked;
 use crate::target::transport::greeting::{self, Answer, Listener};
 
 /// How often the far end is asked for an echo.
@@ -33,16 +34,6 @@ const STANDSTILL: Duration = Duration::from_secs(120);
 /// The longest pause while a command runs: nothing tells that nobody waits for it any more.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
-/// The most that a host may send beside what is taken of it, in bytes. It may be packets that nobody asked for, which libssh2 keeps, at three
-/// times their size where they are small.
-const MOST_BESIDE: u64 = 12 << 20;
-/// From how much of that on new commands go over a new connection, in bytes. The frames of packets come to it too, in days.
-const SPENT: u64 = 4 << 20;
-/// What may wait in each stream, in bytes: the window of libssh2's channels.
-const WINDOW: u64 = 2 << 20;
-/// For so many bytes of ours a host sends one more, or less: that it has room for them.
-const FOR_EACH_ROOM: u64 = 1 << 10;
-
 /// What the calls of one turn found out.
 pub(super) struct Turn {
     /// There is more to do without waiting for anything.
@@ -53,15 +44,16 @@ pub(super) struct Turn {
     half_sent: bool,
     /// A call wants the socket to take more.
     wants_out: bool,
-    takes_more: bool,
+    /// What libssh2 writes to.
+    near: Arc<UnixStream>,
     door_taken: bool,
     /// How many bytes were taken of streams.
     taken: u64,
 }
 
 impl Turn {
-    fn new(half_sent: bool, takes_more: bool) -> Self {
-        Self { again: false, postponed: false, half_sent, wants_out: false, takes_more, door_taken: false, taken: 0 }
+    fn new(half_sent: bool, near: Arc<UnixStream>) -> Self {
+        Self { again: false, postponed: false, half_sent, wants_out: false, near, door_taken: false, taken: 0 }
     }
 
     /// What a call gave; none when it has to be repeated later. The text of any other failure is fit for printing.
@@ -85,7 +77,8 @@ impl Turn {
 
     /// Whether a call may begin that libssh2 could not repeat.
     pub(super) fn is_calm(&self) -> bool {
-        !self.half_sent && self.takes_more
+        // What others wrote in this turn may have taken all the room.
+        !self.half_sent && has_room(&self.near)
     }
 
     /// Whether this conversation is the one whose channel is opened in this turn.
@@ -127,6 +120,7 @@ pub(super) struct Driver {
     pump: Pump,
     /// How many bytes have been taken of all streams.
     taken: u64,
+    unasked: Unasked,
     heart: Heart,
     conversations: Vec<Conversation>,
     requests: mpsc::Receiver<Conversation>,
@@ -141,6 +135,7 @@ impl Driver {
         requests: mpsc::Receiver<Conversation>,
         woken: UnixStream,
         takes_commands: Arc<AtomicBool>,
+        unasked: Unasked,
         place: String,
     ) -> Self {
         let Line { session, pump, heart, listener } = line;
@@ -148,6 +143,7 @@ impl Driver {
             session,
             pump,
             taken: 0,
+            unasked,
             heart: Heart::new(heart, listener),
             conversations: Vec::new(),
             requests,
@@ -175,8 +171,7 @@ impl Driver {
             if !self.take_requests() {
                 return Err("nobody needs it".into());
             }
-            let takes_more = self.pump.pass_out()? && !half_sent;
-            let mut turn = Turn::new(half_sent, takes_more);
+            let mut turn = Turn::new(half_sent, self.pump.near());
             self.hear(&mut turn)?;
             self.take_turn(&mut turn)?;
             self.taken += turn.taken;
@@ -199,14 +194,13 @@ impl Driver {
         self.heart.heard = Instant::now();
         // A call for one conversation takes in what has arrived for any, after their turn perhaps.
         turn.again = true;
-        let waits = WINDOW * self.conversations.len() as u64;
-        let beside = self.pump.heard().saturating_sub(self.taken + waits);
-        if beside > SPENT {
+        let (heard, said, taken) = (self.pump.heard(), self.pump.said(), self.taken);
+        self.unasked.count(heard, said, taken, self.conversations.len())?;
+        if self.unasked.is_spent() {
             self.takes_commands.store(false, Ordering::Release);
-        }
-        // What is taken came in packets, which can be twice as long.
-        if beside > MOST_BESIDE + self.taken + self.pump.said() / FOR_EACH_ROOM {
-            return Err(format!("it sends more than {} MiB that nobody asked for", MOST_BESIDE >> 20));
+            if self.conversations.is_empty() {
+                return Err("so much came over it that the next command has a new one".into());
+            }
         }
         Ok(())
     }

@@ -8,6 +8,7 @@ mod conversation;
 mod driver;
 pub(crate) mod host_key;
 mod relay;
+mod unasked;
 
 use std::io::Write as _;
 use std::os::unix::net::UnixStream;
@@ -23,6 +24,7 @@ use tokio::time::timeout;
 
 use self::conversation::{Conversation, Pipes};
 use self::driver::Driver;
+use self::unasked::Unasked;
 use super::greeting::Listener;
 use super::handshake::Handshakes;
 use super::sessions::{Connection, Opening, Seat, Sessions, broken};
@@ -42,6 +44,8 @@ pub(crate) struct Link {
     state: Mutex<Option<Arc<Connected>>>,
     made: AtomicU64,
     sessions: Sessions,
+    /// What its connections were sent that nobody asked for.
+    unasked: Arc<AtomicU64>,
 }
 
 /// What libssh2 says of a session that the host refuses begins so.
@@ -62,7 +66,7 @@ impl Link {
     /// A link that connects when it is first used.
     pub(crate) fn new(settings: SshSettings, handshakes: Handshakes) -> Self {
         let (state, made, sessions) = (Mutex::new(None), AtomicU64::new(0), Sessions::default());
-        Self { settings, handshakes, state, made, sessions }
+        Self { settings, handshakes, state, made, sessions, unasked: Arc::default() }
     }
 
     /// Connects unless connected, and says which connection it is and who answers.
@@ -101,7 +105,14 @@ impl Link {
         wake.set_nonblocking(true).and_then(|()| woken.set_nonblocking(true)).map_err(thread)?;
         let (requests, requested) = mpsc::channel();
         let takes_commands = Arc::new(AtomicBool::new(true));
-        let driver = Driver::new(line, requested, woken, takes_commands.clone(), place.clone());
+        let driver = Driver::new(
+            line,
+            requested,
+            woken,
+            takes_commands.clone(),
+            Unasked::new(self.unasked.clone()),
+            place.clone(),
+        );
         std::thread::Builder::new().name("libssh2".into()).spawn(move || driver.run()).map_err(thread)?;
         let generation = self.made.fetch_add(1, Ordering::Relaxed) + 1;
         tracing::debug!(target = %place, "connected");

@@ -8,6 +8,7 @@ use std::io::{self, ErrorKind, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -113,6 +114,12 @@ fn give(to: &mut impl Write, from: &mut Vec<u8>) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether what libssh2 writes there has room for packets of a few hundred bytes, whole.
+pub(super) fn has_room(near: &UnixStream) -> bool {
+    // A socket says so while three fourths of its room are free.
+    poll(&mut [PollFd::new(near, PollFlags::OUT)], Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+}
+
 fn broke(error: io::Error) -> String {
     format!("the connection broke: {error}")
 }
@@ -120,6 +127,8 @@ fn broke(error: io::Error) -> String {
 /// What goes back and forth between a host and libssh2. None of its calls waits.
 pub(super) struct Pump {
     host: TcpStream,
+    /// The end that libssh2 has, to see how much it takes.
+    near: Arc<UnixStream>,
     inner: UnixStream,
     inward: Vec<u8>,
     outward: Vec<u8>,
@@ -135,13 +144,18 @@ impl Pump {
         host.set_nonblocking(true)?;
         inner.set_nonblocking(true)?;
         set_socket_send_buffer_size(&near, WAITING)?;
-        let (inward, outward) = (Vec::new(), Vec::new());
-        Ok((Self { host, inner, inward, outward, heard: 0, said: 0, has_ended: false }, near))
+        let (inward, outward, own) = (Vec::new(), Vec::new(), Arc::new(near.try_clone()?));
+        Ok((Self { host, near: own, inner, inward, outward, heard: 0, said: 0, has_ended: false }, near))
     }
 
     /// The connection to the host, for waiting and for hanging up.
     pub(super) fn host(&self) -> &TcpStream {
         &self.host
+    }
+
+    /// What libssh2 writes to.
+    pub(super) fn near(&self) -> Arc<UnixStream> {
+        self.near.clone()
     }
 
     /// How many bytes the host has said.
@@ -183,13 +197,12 @@ impl Pump {
     /// Tells the host what libssh2 says, as much as the connection takes now. Says whether that is all.
     ///
     /// # Errors
-    /// The connection broke, or libssh2 left it; fit for printing.
+    /// The connection broke; fit for printing.
     pub(super) fn pass_out(&mut self) -> Result<bool, String> {
         loop {
             match take(&self.inner, &mut self.outward).map_err(broke)? {
                 Taken::Some => {}
-                Taken::Nothing => return Ok(true),
-                Taken::End => return Err("the login was given up".to_owned()),
+                Taken::Nothing | Taken::End => return Ok(true),
             }
             let waits = self.outward.len();
             give(&mut self.host, &mut self.outward).map_err(broke)?;
@@ -288,6 +301,25 @@ mod tests {
         end.read_to_string(&mut rest).expect("the rest, and its end");
         assert_eq!(rest, "late later");
         assert_eq!((pump.heard(), pump.said()), (21, 7));
+    }
+
+    /// What cannot be repeated is begun only then: a packet of which half was taken stops everything else for ever.
+    #[test]
+    fn where_there_is_room_small_packets_go_whole_and_a_full_socket_has_none() {
+        let (relay, mut end, _host) = relay(Duration::from_secs(60));
+        let mut pump = relay.hand_over().expect("a login");
+        end.set_nonblocking(true).expect("a socket");
+        let mut taken = 0;
+        while has_room(&pump.near()) {
+            let packet = [0; 300];
+            assert_eq!(end.write(&packet).expect("room"), packet.len());
+            taken += packet.len();
+        }
+        assert!(taken > 1000, "{taken}");
+        while end.write(&[0; 32 << 10]).is_ok() {}
+        assert!(!has_room(&pump.near()));
+        while !pump.pass_out().expect("a connection") {}
+        assert!(has_room(&pump.near()));
     }
 
     #[test]
