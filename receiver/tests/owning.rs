@@ -181,7 +181,7 @@ fn a_package_that_another_archive_lies_in_is_neither_replaced_nor_deleted() {
 }
 
 #[test]
-fn an_archive_in_a_closed_folder_keeps_the_package_and_closed_folders_of_its_own_do_not() {
+fn as_root_an_archive_in_a_closed_folder_keeps_the_package_and_closed_folders_of_its_own_do_not() {
     for mode in [0o311_u16, 0o300, 0o100, 0o600, 0] {
         let archive = Archive::new();
         archive.put("p", "1", &[("f", "x")], 5);

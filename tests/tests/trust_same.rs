@@ -114,7 +114,7 @@ fn as_root_the_only_copies_are_not_deleted_below_an_overlay_that_is_the_source()
 }
 
 #[test]
-fn a_copy_by_hard_links_is_told_from_the_source_once_its_descpkgs_are_its_own() {
+fn as_root_a_copy_by_hard_links_is_told_from_the_source_once_its_descpkgs_are_its_own() {
     for served in ["receiver: auto", "receiver: never"] {
         let lab = lab("hardlinks", served);
         let (ours, theirs) = (lab.target_archive().join("core/1/descpkg"), lab.source().join("core/1/descpkg"));
@@ -310,7 +310,7 @@ fn as_root_a_record_that_a_stranger_puts_above_an_archive_counts_for_nothing() {
 }
 
 #[test]
-fn an_archive_deep_in_the_source_is_refused() {
+fn as_root_an_archive_deep_in_the_source_is_refused() {
     for served in ["receiver: auto", "receiver: never"] {
         let lab = lab("deep", served);
         let deep = lab.source().join("core/1").join("a/".repeat(80));
