@@ -102,7 +102,7 @@ fn turns_to(agent: &UnixListener, client: &ChildStdout, due: Instant) -> std::io
         if rest.is_zero() {
             return Err(Error::other(format!("the ssh client does not end within {} s", PATIENCE.as_secs())));
         }
-        let rest = Timespec { tv_sec: rest.as_secs().cast_signed(), tv_nsec: rest.subsec_nanos().into() };
+        let rest = Timespec::try_from(rest).map_err(Error::other)?;
         // Of what it prints only the end counts.
         let mut both = [PollFd::new(agent, PollFlags::IN), PollFd::new(client, PollFlags::empty())];
         match poll(&mut both, Some(&rest)) {

@@ -237,7 +237,7 @@ impl Driver {
             (false, true) => due,
             (false, false) => due.min(LOOK_AGAIN),
         };
-        let longest = Timespec { tv_sec: longest.as_secs().cast_signed(), tv_nsec: longest.subsec_nanos().into() };
+        let longest = Timespec::try_from(longest).map_err(|error| format!("cannot wait for it: {error}"))?;
         let is_deaf = self.is_deaf();
         let flags = match is_deaf {
             true => PollFlags::RDHUP | (self.pump.waits_for() & PollFlags::OUT),

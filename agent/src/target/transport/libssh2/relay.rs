@@ -163,7 +163,7 @@ impl Pump {
         self.heard
     }
 
-    /// How many bytes the host was told.
+    /// How many bytes were sent to the host.
     pub(super) fn said(&self) -> u64 {
         self.said
     }
@@ -175,7 +175,7 @@ impl Pump {
         if self.outward.is_empty() { read } else { read | PollFlags::OUT }
     }
 
-    /// Puts a portion of what the host says before libssh2, or its end.
+    /// Puts a portion of what the host says before libssh2, or its end. What libssh2 does not take now waits, and counts as nothing.
     ///
     /// # Errors
     /// The connection broke; fit for printing.
@@ -185,13 +185,15 @@ impl Pump {
         }
         let had = self.inward.len();
         let taken = take(&self.host, &mut self.inward).map_err(broke)?;
-        self.heard += (self.inward.len() - had) as u64;
+        let waits = self.inward.len();
+        self.heard += (waits - had) as u64;
         give(&mut self.inner, &mut self.inward).map_err(broke)?;
         if taken == Taken::End {
             self.has_ended = true;
             self.inner.shutdown(Shutdown::Write).map_err(broke)?;
+            return Ok(Taken::End);
         }
-        Ok(taken)
+        Ok(if self.inward.len() < waits { Taken::Some } else { Taken::Nothing })
     }
 
     /// Tells the host what libssh2 says, as much as the connection takes now. Says whether that is all.
@@ -237,7 +239,7 @@ impl Pump {
 
     /// Waits until something can be done; says whether it has been ended.
     fn wait(&self, ended: &UnixStream, longest: Duration) -> io::Result<bool> {
-        let longest = Timespec { tv_sec: longest.as_secs().cast_signed(), tv_nsec: longest.subsec_nanos().into() };
+        let longest = Timespec::try_from(longest).map_err(io::Error::other)?;
         let read = if self.outward.is_empty() { PollFlags::IN } else { PollFlags::empty() };
         let near = if self.inward.is_empty() { read } else { read | PollFlags::OUT };
         let mut polled = [
@@ -303,7 +305,27 @@ mod tests {
         assert_eq!((pump.heard(), pump.said()), (21, 7));
     }
 
-    /// What cannot be repeated is begun only then: a packet of which half was taken stops everything else for ever.
+    /// Else the driver would turn without a pause, and take a host for alive that says nothing.
+    #[test]
+    fn what_libssh2_does_not_take_is_nothing_new() {
+        let (relay, mut end, mut host) = relay(Duration::from_secs(60));
+        let mut pump = relay.hand_over().expect("a login");
+        let flood = std::thread::spawn(move || while host.write_all(&[0; 4 << 10]).is_ok() {});
+        while pump.inward.is_empty() {
+            pump.pass_in().expect("a connection");
+        }
+        assert_eq!(pump.pass_in().expect("a connection"), Taken::Nothing);
+        assert!(!pump.waits_for().contains(PollFlags::IN));
+        let waits = pump.inward.len();
+        while pump.inward.len() == waits {
+            assert!(end.read(&mut [0; 64 << 10]).expect("what waits") > 0);
+            pump.pass_in().expect("a connection");
+        }
+        drop((pump, end));
+        flood.join().expect("no panic");
+    }
+
+    /// The driver begins only then what it cannot repeat: the second half of a packet would never be sent, nor anything after it.
     #[test]
     fn where_there_is_room_small_packets_go_whole_and_a_full_socket_has_none() {
         let (relay, mut end, _host) = relay(Duration::from_secs(60));
