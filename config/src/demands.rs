@@ -70,6 +70,27 @@ fn class(text: &str, is_aws: bool) -> Result<String, Wrong> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Home, Transport, load_target};
+
+    #[test]
+    fn what_a_bucket_demands_is_read_and_what_is_not_said_is_not_demanded() {
+        let directory = tempfile::tempdir().expect("a scratch directory");
+        let own = b"type: s3Sync\nsource: /a\nrelease_manager: {file: r.yaml}\ns3: {bucket: abc, sse: 'aws:kms', kms_key_id: alias/packages, \
+            storage_class: STANDARD_IA, acl: bucket-owner-full-control, request_payer: requester}\n";
+        std::fs::create_dir(directory.path().join("config")).expect("config/");
+        std::fs::write(directory.path().join("config/cloud.conf"), own).expect("a config");
+        let home = Home::locate(Some(directory.path())).expect("a home tree");
+        let settings = load_target(&home, &"cloud".parse().expect("a name")).expect("valid");
+        let Transport::S3(s3) = settings.transport else { panic!("a bucket") };
+        let demands = Demands {
+            sse: Some("aws:kms"),
+            kms_key_id: Some("alias/packages".into()),
+            storage_class: Some("STANDARD_IA".into()),
+            acl: Some("bucket-owner-full-control"),
+            is_requester_paying: true,
+        };
+        assert_eq!(s3.demands, demands);
+    }
 
     #[test]
     fn classes_are_those_that_can_be_read_and_other_servers_have_their_own() {

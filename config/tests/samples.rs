@@ -120,23 +120,6 @@ fn a_bucket_ignores_what_the_defaults_say_for_hosts_and_takes_only_s3sync_releas
 }
 
 #[test]
-fn what_a_bucket_demands_is_read_and_what_is_not_said_is_not_demanded() {
-    let own = b"type: s3Sync\nsource: /a\nrelease_manager: {file: r.yaml}\ns3: {bucket: abc, sse: 'aws:kms', kms_key_id: alias/packages, \
-        storage_class: STANDARD_IA, acl: bucket-owner-full-control, request_payer: requester}\n";
-    let tree = Tree::with(&[("cloud.conf", own)]);
-    let settings = load_target(&tree.home, &name("cloud")).expect("valid");
-    let Transport::S3(s3) = settings.transport else { panic!("a bucket") };
-    let demands = Demands {
-        sse: Some("aws:kms"),
-        kms_key_id: Some("alias/packages".into()),
-        storage_class: Some("STANDARD_IA".into()),
-        acl: Some("bucket-owner-full-control"),
-        is_requester_paying: true,
-    };
-    assert_eq!(s3.demands, demands);
-}
-
-#[test]
 fn a_complaint_about_a_default_names_the_masters_file() {
     let tree = Tree::with(&[("blat.yaml", b"defaults:\n  sync: soon\n"), ("perth.conf", b"source: /a\nhost: p\n")]);
     let complaints = load_target(&tree.home, &name("perth")).expect_err("a bad default");
