@@ -96,9 +96,7 @@ impl Anchor {
         let by = now.start.saturating_sub(self.start);
         (self.boot == now.boot).then_some(if by.unsigned_abs() > ROUNDED { by } else { 0 })
     }
-}
 
-impl Anchor {
     /// The epoch second `at`, noted by this, as it reads beside notes that have followed the clock from this to `now`, in the same start of the machine.
     pub fn carried(&self, now: &Self, at: i64) -> i64 {
         at.saturating_add(now.start.saturating_sub(self.start))

@@ -55,7 +55,7 @@ fn as_root_faults_long_a_link_that_loses_three_packets_of_ten_is_slow_and_nothin
     assert_there(&lab, "1");
 }
 
-/// 256 kbit a second, behind a queue of two seconds that the stream keeps full: heartbeats are late, and nobody is taken for dead.
+/// 256 kbit a second, behind a queue of two seconds that the stream keeps full: heartbeats come late, and no connection is given up.
 #[test]
 fn as_root_faults_long_a_link_of_256_kbit_is_slow_and_not_dead() {
     let (lab, mut tunnel, relay) = lab("narrow");
@@ -71,7 +71,7 @@ fn as_root_faults_long_a_link_of_256_kbit_is_slow_and_not_dead() {
 }
 
 /// A link that carries what the agent sends, and nothing back; then one that carries short packets alone, as behind a router that says nothing of
-/// its narrower link. Both stand for ever as far as TCP knows.
+/// its narrower link. TCP itself would wait without end in both cases.
 #[test]
 fn as_root_faults_long_links_that_carry_one_way_or_short_packets_alone_are_given_up_and_the_next_serves() {
     for (name, dead, sound) in [("oneway", "oneway 1", "oneway 0"), ("narrowed", "largest 600", "largest 65535")] {

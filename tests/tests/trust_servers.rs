@@ -284,6 +284,17 @@ fn packets(mut stream: TcpStream) -> io::Result<()> {
     }
 }
 
+/// A lab, and the most memory of a sync over libssh2 with a target that is well.
+fn over_libssh2(name: &str) -> (Lab, u64) {
+    let lab = Lab::new(name);
+    lab.package("core", "1.0", |p| p.file("a", "1"));
+    lab.release(&[("core", "1.0")]);
+    lab.config("well", "transport: libssh2");
+    let (outcome, rest) = watched(lab.start_agent_once("well"));
+    outcome.expect_success();
+    (lab, rest)
+}
+
 /// A target that is such a server.
 fn unending(lab: &Lab, target: &str, port: u16) {
     let archive = format!("/srv/{target}");
@@ -294,12 +305,7 @@ fn unending(lab: &Lab, target: &str, port: u16) {
 fn an_ssh_server_without_end_takes_neither_memory_nor_time() {
     /// What it is, how it serves a connection, and words of the error.
     type Endless = (&'static str, fn(TcpStream) -> io::Result<()>, &'static str);
-    let lab = Lab::new("sshendless");
-    lab.package("core", "1.0", |p| p.file("a", "1"));
-    lab.release(&[("core", "1.0")]);
-    lab.config("well", "transport: libssh2");
-    let (outcome, rest) = watched(lab.start_agent_once("well"));
-    outcome.expect_success();
+    let (lab, rest) = over_libssh2("sshendless");
     let cases: [Endless; 3] = [
         ("flood", flood, "256 KiB before the login is done"),
         ("packets", packets, "cannot connect"),
@@ -326,12 +332,7 @@ fn hostile(lab: &Lab, kind: &str, size: &str) -> (Child, u16) {
 /// libssh2 keeps packets of kinds that it does not wait for. The ssh client of the system does not.
 #[test]
 fn packets_that_nobody_asked_for_take_no_memory_after_the_login_either() {
-    let lab = Lab::new("sshunasked");
-    lab.package("core", "1.0", |p| p.file("a", "1"));
-    lab.release(&[("core", "1.0")]);
-    lab.config("well", "transport: libssh2");
-    let (outcome, rest) = watched(lab.start_agent_once("well"));
-    outcome.expect_success();
+    let (lab, rest) = over_libssh2("sshunasked");
     let key = fs::read_to_string(lab.home().with_file_name("client").join("known_hosts")).expect("the lab's");
     let key = key.split_once(' ').expect("a host and its key").1;
     for size in ["32000", "1"] {

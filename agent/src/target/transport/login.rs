@@ -51,7 +51,7 @@ impl Printed {
     }
 }
 
-/// What came of the ssh client, as far as only the client decides it, and no host.
+/// How the ssh client ended. No host can make any of this up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct End {
     /// How it ended; none where it still runs.
@@ -90,7 +90,7 @@ pub(super) enum Cause {
 }
 
 impl Cause {
-    /// From what came of the client, and from what it and the far end said on standard error.
+    /// From how the client ended, and from what it and the far end wrote to standard error.
     pub(super) fn of(end: End, said: &str) -> Self {
         // Everything before the last words may be the far end's, and once we were logged in, these too.
         let (_, last) = words_of_both(said);

@@ -70,7 +70,7 @@ pub(super) enum Refusal {
     Hopeless,
 }
 
-/// What came of asking for a session.
+/// The answer to a request for a session.
 pub(super) enum Opening {
     /// It runs the command.
     Open(Remote),
@@ -196,7 +196,7 @@ impl Sessions {
             sleep(AGAIN).await;
             return Refusal::Again;
         }
-        // A host that ends each connection without a heartbeat is not asked for ever.
+        // Without this, a host that ends each connection without a heartbeat would be asked without end.
         if others || self.is_single() || search.has_moved {
             return Refusal::Hopeless;
         }
