@@ -12,7 +12,8 @@ use std::thread;
 use blat_tests::process::{self, Running};
 use blat_tests::{Lab, Outcome, tree};
 
-/// `core@1`, `tools@1` and a big one, all wanted, none of them sent.
+/// `core@1`, `tools@1` and a big one, all wanted, none of them sent. The limit is so low that the big one's last file is read
+/// seconds after its first, on any machine.
 fn lab(name: &str) -> Lab {
     let lab = Lab::new(name);
     for name in ["core", "tools"] {
@@ -20,7 +21,7 @@ fn lab(name: &str) -> Lab {
     }
     lab.package("big", "1", |p| p.noise("lib/a", 24 << 20).noise("lib/b", 24 << 20).noise("lib/c", 4 << 20));
     lab.release(&[("core", "1"), ("tools", "1"), ("big", "1")]);
-    lab.config("perth", "");
+    lab.config("perth", "bandwidth: 16m\n");
     lab
 }
 
