@@ -1,229 +1,343 @@
 //! Notifications from the tag directory. They wake the loop, and say which files were closed or moved in: those count at once. Polling
 //! alone suffices, only later.
+//!
+//! An agent of a master adds its directory to the master's inotify instance, and hears from the master what happens there. One that was
+//! started by hand has an instance of its own. Either way the same [`News`] come of it.
 
-use std::collections::HashMap;
-use std::ffi::OsString;
 use std::mem;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use blat_domain::tag::is_ignored;
-use notify::event::{AccessKind, AccessMode, ModifyKind, RenameMode};
-use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
-use std::os::unix::ffi::OsStrExt;
+use blat_config::notifications::Notifications;
+use blat_domain::messages::Watch;
+use blat_domain::news::{News, Notice};
 use tokio::sync::Notify;
-
-/// Files of which something is remembered between two looks. Where there are more, it is as if the notifications of the earlier ones were
-/// lost.
-const MOST_FILES: usize = 2_048;
 
 /// That there are no notifications is said no more often than this, where it comes and goes.
 const COMPLAINED_EVERY: Duration = Duration::from_secs(60);
 
-/// The last that was heard of a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Heard {
-    /// Somebody wrote into it, and has not closed it since.
-    Writing,
-    /// It was closed after writing, or moved in.
-    Whole,
+/// Where notifications come from.
+#[derive(Debug, Clone)]
+pub(crate) enum Origin {
+    /// An instance of this agent's own.
+    Own,
+    /// The master, which may not have given its instance yet.
+    Master(Option<Arc<Notifications>>),
 }
 
-/// What was heard since it was asked for last.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct News {
-    pub(crate) files: HashMap<OsString, Heard>,
-    /// Notifications were lost: what was heard before may not be true any more.
-    pub(crate) is_broken: bool,
-    /// The directory was removed: what is at its path now may be another one, even under the same inode number.
-    is_gone: bool,
-}
-
-/// Watches one directory, also after it was removed and made again.
+/// Watches one directory, also after it was removed and made again. The thread that looks at the directory shares it with the loop.
+#[derive(Debug)]
 pub(crate) struct DirectoryWatch {
-    hint: Arc<Notify>,
-    news: Arc<Mutex<News>>,
-    watcher: Option<(RecommendedWatcher, Inode)>,
-    /// Whether it was said that there are no notifications, and when it was said last.
-    complained: bool,
-    complained_at: Option<Instant>,
+    is_own: bool,
+    hint: Notify,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    instance: Option<Arc<Notifications>>,
+    watched: Option<Watched>,
+    /// Why the directory is not watched.
+    refused: Option<String>,
+    /// The directory is being watched, and its number is not known yet: what comes meanwhile is left where it is.
+    is_renewing: bool,
+    news: News,
+    /// What was said of there being no notifications, and when.
+    complained: Option<(String, Instant)>,
+}
+
+/// What is watched.
+#[derive(Debug, Clone, Copy)]
+struct Watched {
+    number: i32,
+    inode: Inode,
 }
 
 type Inode = (u64, u64);
 
 impl DirectoryWatch {
-    /// A watch that gives `hint` whenever something happens. It watches nothing yet.
-    pub(crate) fn new(hint: Arc<Notify>) -> Self {
-        Self { hint, news: Arc::default(), watcher: None, complained: false, complained_at: None }
+    /// A watch that watches nothing yet.
+    pub(crate) fn new(origin: Origin) -> Self {
+        let (is_own, instance) = match origin {
+            Origin::Own => (true, None),
+            Origin::Master(instance) => (false, instance),
+        };
+        let watch = Self { is_own, hint: Notify::new(), state: Mutex::new(State { instance, ..State::default() }) };
+        watch.make_instance();
+        watch
+    }
+
+    /// Makes an instance of this agent's own, where it has none and should have. Gives the one there is.
+    pub(crate) fn make_instance(&self) -> Option<Arc<Notifications>> {
+        if !self.is_own {
+            return None;
+        }
+        let mut state = self.state();
+        if state.instance.is_none() {
+            match Notifications::new() {
+                Ok(instance) => state.instance = Some(Arc::new(instance)),
+                Err(error) => state.refused = Some(error.to_string()),
+            }
+        }
+        state.instance.clone()
+    }
+
+    /// The directory is to be watched by this instance from now on.
+    pub(crate) fn set_instance(&self, instance: Arc<Notifications>) {
+        let mut state = self.state();
+        (state.instance, state.watched) = (Some(instance), None);
+        drop(state);
+        self.hint();
+    }
+
+    /// Waits until there is a reason to look.
+    pub(crate) async fn hinted(&self) {
+        self.hint.notified().await;
+    }
+
+    /// Something else is a reason to look.
+    pub(crate) fn hint(&self) {
+        self.hint.notify_one();
+    }
+
+    /// What the master is to know.
+    pub(crate) fn for_master(&self) -> Watch {
+        if self.is_own { Watch::No } else { self.state().shown() }
+    }
+
+    /// Takes in what the master heard of the directory with this number.
+    pub(crate) fn absorb(&self, number: i32, news: News) {
+        let mut state = self.state();
+        // The master has not heard yet that another one is watched now.
+        if state.watched.is_none_or(|watched| watched.number != number) {
+            return;
+        }
+        let is_due = news.is_due;
+        state.news.absorb(news);
+        drop(state);
+        if is_due {
+            self.hint();
+        }
+    }
+
+    /// This agent's own instance cannot be used, for this reason: another one is made.
+    pub(crate) fn refuse_instance(&self, why: String) {
+        let mut state = self.state();
+        (state.instance, state.watched, state.refused) = (None, None, Some(why));
+    }
+
+    /// Takes in what has come by this agent's own instance. Whether it is a reason to look.
+    pub(crate) fn drain(&self) -> bool {
+        self.is_own && self.state().drain()
     }
 
     /// Watches this directory, where it is another one than before. To be called at every look, before it. `path` leads to it now and
     /// `inode` is its own; `shown` is its name for people.
-    pub(crate) fn renew(&mut self, path: &Path, inode: Inode, shown: &str) {
-        let is_gone = mem::take(&mut lock(&self.news).is_gone);
-        if !is_gone && Some(inode) == self.watcher.as_ref().map(|(_, watched)| *watched) {
+    pub(crate) fn renew(&self, path: &Path, inode: Inode, shown: &str) {
+        self.make_instance();
+        self.drain();
+        let mut state = self.state();
+        if !mem::take(&mut state.news.is_gone) && state.watches(inode) {
             return;
         }
-        self.watcher = None;
-        *lock(&self.news) = News { is_broken: true, ..News::default() };
-        match self.start(path) {
-            Ok(watcher) => {
-                self.watcher = Some((watcher, inode));
-                self.complained = false;
+        state.news = News::broken();
+        let (former, before) = (state.watched.take(), state.shown());
+        let (instance, is_news) = (state.instance.clone(), former.is_some());
+        state.is_renewing = true;
+        drop(state);
+        // The loop does not wait for a file system that hangs.
+        let watched = instance.as_ref().map(|instance| instance.watch(path).map(|number| Watched { number, inode }));
+        let mut state = self.state();
+        state.is_renewing = false;
+        match watched {
+            Some(Ok(watched)) => {
+                (state.watched, state.refused) = (Some(watched), None);
+                state.complained.iter_mut().for_each(|(said, _)| said.clear());
             }
-            Err(error) if !self.complained && self.complained_at.is_none_or(|at| at.elapsed() >= COMPLAINED_EVERY) => {
-                (self.complained, self.complained_at) = (true, Some(Instant::now()));
-                tracing::warn!(directory = shown, %error, "no notifications; tags are found by polling alone");
+            // A limit says all there is to say, and the same of every directory.
+            Some(Err(error)) if error.raw_os_error().is_none() => state.refused = Some(error.to_string()),
+            Some(Err(error)) => state.refused = Some(format!("{shown}: {error}")),
+            None => {}
+        }
+        if self.is_own {
+            // The master does it for its agents: two of them may watch one directory.
+            let is_other = |former: &Watched| state.watched.is_none_or(|now| now.number != former.number);
+            if let (Some(instance), Some(former)) = (instance, former.filter(is_other)) {
+                instance.unwatch(former.number);
             }
-            Err(_) => {}
+            state.complain(shown);
+        }
+        if is_news || state.shown() != before {
+            // So that the loop listens to it, or reports it.
+            self.hint();
         }
     }
 
     /// What was heard since the last time.
     pub(crate) fn news(&self) -> News {
-        let mut news = lock(&self.news);
-        let is_gone = news.is_gone;
-        mem::replace(&mut *news, News { is_gone, ..News::default() })
+        self.drain();
+        let mut state = self.state();
+        let is_gone = state.news.is_gone;
+        mem::replace(&mut state.news, News { is_gone, ..News::default() })
     }
 
-    fn start(&self, path: &Path) -> notify::Result<RecommendedWatcher> {
-        let (hint, news, root) = (self.hint.clone(), self.news.clone(), path.to_owned());
-        let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            if hear(&event, &root, &mut lock(&news)) {
-                hint.notify_one();
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Each notification is whole in itself: a panic elsewhere does not make them unusable.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn watches(&self, inode: Inode) -> bool {
+        self.watched.is_some_and(|watched| watched.inode == inode)
+    }
+
+    fn shown(&self) -> Watch {
+        match (&self.watched, &self.refused) {
+            (Some(watched), _) => Watch::Under(watched.number),
+            (None, Some(why)) => Watch::Refused(why.clone()),
+            (None, None) => Watch::No,
+        }
+    }
+
+    fn drain(&mut self) -> bool {
+        let Some(instance) = self.instance.clone().filter(|_| !self.is_renewing) else { return false };
+        let number = self.watched.map(|watched| watched.number);
+        let mut is_reason = false;
+        loop {
+            let heard = instance.read(|about, notice| {
+                if about.is_none() || about == number {
+                    is_reason |= self.news.hear(notice);
+                }
+            });
+            match heard {
+                Ok(true) => {}
+                Ok(false) => return is_reason,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot read notifications of tags; making another inotify instance");
+                    (self.instance, self.watched) = (None, None);
+                    return self.news.hear(Notice::Lost);
+                }
             }
-        })?;
-        watcher.watch(path, RecursiveMode::NonRecursive)?;
-        Ok(watcher)
-    }
-}
-
-/// Takes in one notification. Whether it is a reason to look.
-fn hear(event: &notify::Result<notify::Event>, root: &PathBuf, news: &mut News) -> bool {
-    let event = match event {
-        Ok(event) if !event.need_rescan() => event,
-        Ok(_) | Err(_) => {
-            lose_track(news);
-            return true;
         }
-    };
-    if event.kind.is_remove() && event.paths.contains(root) {
-        news.is_gone = true;
-        return true;
     }
-    let heard = match event.kind {
-        EventKind::Access(AccessKind::Close(AccessMode::Write))
-        | EventKind::Modify(ModifyKind::Name(RenameMode::To)) => Heard::Whole,
-        EventKind::Modify(ModifyKind::Data(_)) => Heard::Writing,
-        // We read at every look: taken for a change, each look would bring about the next.
-        EventKind::Access(_) => return false,
-        EventKind::Any | EventKind::Create(_) | EventKind::Modify(_) | EventKind::Remove(_) | EventKind::Other => {
-            // Nothing comes of files that are ignored, whoever makes however many.
-            let is_ignored = |path: &PathBuf| {
-                path.parent() == Some(root) && path.file_name().is_some_and(|name| is_ignored(name.as_bytes()))
-            };
-            return event.paths.is_empty() || !event.paths.iter().all(is_ignored);
+
+    /// Says that there are no notifications, once for each reason.
+    fn complain(&mut self, shown: &str) {
+        let Some(why) = self.refused.clone().filter(|_| self.watched.is_none()) else { return };
+        let said = self.complained.as_ref().is_some_and(|(said, at)| *said == why || at.elapsed() < COMPLAINED_EVERY);
+        if !said {
+            tracing::warn!(directory = shown, why, "no notifications; tags are found by polling alone");
+            self.complained = Some((why, Instant::now()));
         }
-    };
-    let inside = event.paths.iter().filter(|path| path.parent() == Some(root)).filter_map(|path| path.file_name());
-    let mut is_of_use = false;
-    for name in inside.filter(|name| !is_ignored(name.as_bytes())) {
-        if news.files.len() >= MOST_FILES {
-            lose_track(news);
-            is_of_use = true;
-        }
-        news.files.insert(name.to_owned(), heard);
-        // It is of no use yet while somebody writes.
-        is_of_use |= heard == Heard::Whole;
     }
-    is_of_use
-}
-
-fn lose_track(news: &mut News) {
-    news.files.clear();
-    news.is_broken = true;
-}
-
-fn lock(news: &Mutex<News>) -> MutexGuard<'_, News> {
-    // Each notification is whole in itself: a panic elsewhere does not make them unusable.
-    news.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use blat_domain::news::Heard;
     use std::fs;
     use std::os::unix::fs::MetadataExt as _;
+    use std::path::PathBuf;
 
-    const LONG: Duration = Duration::from_secs(20);
-
-    async fn hinted(watch: &DirectoryWatch) {
-        tokio::time::timeout(LONG, watch.hint.notified()).await.expect("a hint");
+    struct Scratch {
+        scratch: tempfile::TempDir,
+        tags: PathBuf,
     }
 
-    fn renew(watch: &mut DirectoryWatch, path: &Path) {
-        let metadata = fs::metadata(path).expect("a directory");
-        watch.renew(path, (metadata.dev(), metadata.ino()), "tags");
-    }
-
-    /// Waits until this is the last that was heard of the file.
-    async fn heard(watch: &DirectoryWatch, name: &str, what: Heard) {
-        while watch.news().files.get(&OsString::from(name)) != Some(&what) {
-            hinted(watch).await;
+    impl Scratch {
+        fn new() -> Self {
+            let scratch = tempfile::tempdir().expect("a scratch directory");
+            let tags = scratch.path().join("tags");
+            fs::create_dir(&tags).expect("a directory");
+            Self { scratch, tags }
         }
+
+        fn renew(&self, watch: &DirectoryWatch) {
+            let metadata = fs::metadata(&self.tags).expect("a directory");
+            watch.renew(&self.tags, (metadata.dev(), metadata.ino()), "tags");
+        }
+
+        /// A file as a dropper makes it: written aside, then renamed.
+        fn move_in(&self, name: &str) {
+            fs::write(self.scratch.path().join(name), "").expect("a file");
+            fs::rename(self.scratch.path().join(name), self.tags.join(name)).expect("moved in");
+        }
+
+        fn make_again(&self) {
+            fs::remove_dir_all(&self.tags).expect("removed");
+            fs::create_dir(&self.tags).expect("made again");
+        }
+    }
+
+    /// What the master does: reads its instance for the one who watches by this number.
+    fn hear_as_master(instance: &Notifications, number: i32) -> News {
+        let mut news = News::default();
+        let mut hear = |about: Option<i32>, notice: Notice<'_>| {
+            if about.is_none_or(|about| about == number) {
+                news.hear(notice);
+            }
+        };
+        while instance.read(&mut hear).expect("it can be read") {}
+        news
+    }
+
+    fn number(watch: &DirectoryWatch) -> i32 {
+        match watch.for_master() {
+            Watch::Under(number) => number,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn by_an_own_instance_a_file_moved_in_is_whole_and_so_is_one_that_was_closed_in_a_directory_made_again() {
+        let (scratch, watch) = (Scratch::new(), DirectoryWatch::new(Origin::Own));
+        scratch.renew(&watch);
+        assert!(watch.news().is_broken);
+        scratch.move_in("x");
+        assert!(watch.drain(), "a reason to look");
+        assert_eq!(watch.news().files[&b"x"[..]], Heard::Whole);
+        scratch.make_again();
+        watch.news();
+        scratch.renew(&watch);
+        assert!(watch.news().is_broken, "what was heard before counts no more");
+        fs::write(scratch.tags.join("y"), "text").expect("a file");
+        assert_eq!(watch.news().files[&b"y"[..]], Heard::Whole);
+        assert_eq!(watch.for_master(), Watch::No);
     }
 
     #[tokio::test]
-    async fn a_file_moved_in_is_whole_and_so_is_one_that_was_closed_in_a_directory_made_again() {
-        let scratch = tempfile::tempdir().expect("a scratch directory");
-        let path = scratch.path().join("tags");
-        fs::create_dir(&path).expect("a directory");
-        let mut watch = DirectoryWatch::new(Arc::default());
-        renew(&mut watch, &path);
-        fs::write(scratch.path().join("x"), "").expect("a file");
-        fs::rename(scratch.path().join("x"), path.join("x")).expect("moved in");
-        heard(&watch, "x", Heard::Whole).await;
+    async fn by_the_masters_instance_the_same_is_heard() {
+        let scratch = Scratch::new();
+        let watch = DirectoryWatch::new(Origin::Master(None));
+        scratch.renew(&watch);
+        assert_eq!(watch.for_master(), Watch::No, "the instance has not come yet");
+        let instance = Arc::new(Notifications::new().expect("an instance"));
+        watch.set_instance(instance.clone());
+        watch.hinted().await;
+        scratch.renew(&watch);
+        watch.hinted().await;
+        assert!(watch.news().is_broken);
+        let first = number(&watch);
+        scratch.move_in("x");
+        watch.absorb(first, hear_as_master(&instance, first));
+        watch.hinted().await;
+        assert_eq!(watch.news().files[&b"x"[..]], Heard::Whole);
 
-        fs::remove_dir_all(&path).expect("removed");
-        fs::create_dir(&path).expect("made again");
-        // As at each look: that the directory is gone is heard before anything else of the new one.
-        hinted(&watch).await;
-        while !lock(&watch.news).is_gone {
-            hinted(&watch).await;
-        }
-        renew(&mut watch, &path);
-        assert!(watch.news().is_broken, "what was heard before counts no more");
-        fs::write(path.join("y"), "text").expect("a file");
-        heard(&watch, "y", Heard::Whole).await;
-    }
-
-    #[test]
-    fn a_file_is_not_whole_while_somebody_writes_into_it() {
-        let root = PathBuf::from("/tags");
-        let event = |kind| Ok(notify::Event::new(kind).add_path(root.join("x")));
-        let writes = EventKind::Modify(ModifyKind::Data(notify::event::DataChange::Any));
-        let closes = EventKind::Access(AccessKind::Close(AccessMode::Write));
-        let mut news = News::default();
-        assert!(hear(&event(closes), &root, &mut news));
-        assert!(!hear(&event(writes), &root, &mut news), "no reason to look yet");
-        assert_eq!(news.files.get(&OsString::from("x")), Some(&Heard::Writing));
-        assert!(hear(&event(closes), &root, &mut news));
-        assert_eq!(news.files.get(&OsString::from("x")), Some(&Heard::Whole));
-    }
-
-    #[test]
-    fn what_was_heard_is_bounded() {
-        let root = PathBuf::from("/tags");
-        let mut news = News::default();
-        for number in 0..=MOST_FILES {
-            let event = notify::Event::new(EventKind::Access(AccessKind::Close(AccessMode::Write)));
-            hear(&Ok(event.add_path(root.join(number.to_string()))), &root, &mut news);
-        }
-        assert!(news.is_broken && news.files.len() < MOST_FILES);
-        assert!(news.files.contains_key(&OsString::from(MOST_FILES.to_string())), "the last one is always heard");
-        let lost = notify::Event::new(EventKind::Other).set_flag(notify::event::Flag::Rescan);
-        let mut news = News { files: [("x".into(), Heard::Writing)].into(), ..News::default() };
-        assert!(hear(&Ok(lost), &root, &mut news) && news.is_broken && news.files.is_empty());
+        scratch.make_again();
+        watch.absorb(first, hear_as_master(&instance, first));
+        scratch.renew(&watch);
+        let second = number(&watch);
+        assert_ne!(first, second);
+        fs::write(scratch.tags.join("y"), "text").expect("a file");
+        watch.absorb(second, hear_as_master(&instance, second));
+        let mut late = News::default();
+        late.hear(Notice::File(b"z", Heard::Whole));
+        watch.absorb(first, late);
+        let news = watch.news();
+        assert_eq!(news.files.keys().collect::<Vec<_>>(), [b"y"], "what comes of the former directory counts no more");
+        assert!(news.is_broken);
     }
 }

@@ -15,6 +15,7 @@ mod jump;
 mod keys;
 mod master;
 pub mod namespace;
+pub mod notifications;
 mod overlap;
 pub mod pid_file;
 pub mod private;

@@ -19,6 +19,7 @@ pub mod links;
 pub mod manifest;
 pub mod messages;
 pub mod name;
+pub mod news;
 pub mod ownership;
 pub mod package_list;
 pub mod plan;

@@ -1,6 +1,7 @@
 //! What the processes of one home tree say to each other: one JSON object a line, in every direction.
 //!
-//! - master → agent, on the agent's standard input: [`Order`]. End of file means that the master is gone.
+//! - master → agent, on the agent's standard input: [`Order`]. End of file means that the master is gone. Before any order there may be a
+//!   blank, which carries a descriptor: the master's inotify instance, to which the agent adds its tag directory.
 //! - agent → master, on the agent's standard output: [`Event`].
 //! - `blat` → master, on `run/blatd.sock`: one [`Request`], answered by [`Answer`] lines until the connection closes.
 //!
@@ -10,6 +11,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::name::TargetName;
+use crate::news::News;
 use crate::status::{Current, FarEnd, LastError, Leftover, Queue, State, Status, SyncReport};
 
 /// The longest line that either end accepts, in bytes.
@@ -37,6 +39,13 @@ pub enum Order {
     RollLog,
     /// Write the log anew where somebody moved or removed it.
     KeepLog,
+    /// This was heard of the tag directory that the agent watches under this number.
+    Noticed {
+        /// The number.
+        watch: i32,
+        /// What was heard.
+        news: News,
+    },
 }
 
 /// What an agent tells its master.
@@ -78,6 +87,22 @@ pub struct AgentReport {
     /// What the target cannot remove, as it was named last.
     #[serde(default)]
     pub leftovers: Vec<Leftover>,
+    /// Whether the tag directory is watched by the master's inotify instance.
+    #[serde(default)]
+    pub watch: Watch,
+}
+
+/// Whether an agent's tag directory is watched by the master's inotify instance.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Watch {
+    /// It is not, or not yet: the agent has not got the instance, cannot reach the directory, or watches it itself.
+    #[default]
+    No,
+    /// It is, under this number of the system's.
+    Under(i32),
+    /// The system refuses: why, for the operator.
+    Refused(String),
 }
 
 /// What `blat` asks of the master.

@@ -3,27 +3,28 @@
 //! An agent is known by its child handle, never by a pid file. It is signalled through a process descriptor, and its
 //! group only while its leader is not yet reaped, so no signal ever reaches a process that took over a number.
 
-use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use blat_domain::messages::{Event as Told, Order};
 use blat_domain::name::TargetName;
 use blat_domain::restart::Exit;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal};
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncWriteExt, Interest};
-use tokio::process::{Child, ChildStdin, Command};
-use tokio::sync::{Notify, mpsc};
+use tokio::process::{Child, Command};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::ears;
+use crate::mailbox::{self, Mailbox};
 
 /// What the master hears from and of an agent.
 #[derive(Debug)]
@@ -36,9 +37,6 @@ pub(crate) enum Heard {
 
 /// How long output of an agent that is gone may still come from processes that it left behind.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-
-/// The most orders that wait for an agent which does not read them; it is taken for hung long before.
-const MOST_ORDERS: usize = 1_024;
 
 /// Makes agents.
 #[derive(Debug)]
@@ -58,18 +56,20 @@ impl Launcher {
     /// Why there is no process, for the operator.
     pub(crate) fn launch(&self, target: &TargetName) -> Result<Agent, String> {
         let failed = |error: io::Error| format!("cannot start the agent {}: {error}", self.program.display());
+        // A socket and no pipe, since it carries descriptors too.
+        let (ours, its) = UnixStream::pair().map_err(failed)?;
         let mut child = Command::new(&self.program)
             .arg("--home")
             .arg(&self.home)
             .args(["--target", target.as_str(), "--supervised"])
             .current_dir(&self.home)
-            .stdin(Stdio::piped())
+            .stdin(OwnedFd::from(its))
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0)
             .spawn()
             .map_err(failed)?;
-        Agent::adopt(&mut child)
+        Agent::adopt(&mut child, ours)
             .map(|(agent, pidfd)| {
                 tokio::spawn(attend(target.clone(), child, pidfd, Arc::clone(&agent.reaped), self.heard.clone()));
                 agent
@@ -99,23 +99,21 @@ pub(crate) struct Agent {
 
 impl Agent {
     /// Takes a new process over, or ends it where there are no descriptors left for that.
-    fn adopt(child: &mut Child) -> io::Result<(Self, AsyncFd<OwnedFd>)> {
+    fn adopt(child: &mut Child, input: UnixStream) -> io::Result<(Self, AsyncFd<OwnedFd>)> {
         let adopted = (|| {
             let gone = || io::Error::other("it ended before it was looked at");
             let pid = child.id().and_then(|id| Pid::from_raw(id.cast_signed())).ok_or_else(gone)?;
             let pidfd = pidfd_open(pid, PidfdFlags::NONBLOCK)?;
             let watched = readable(pidfd.as_fd().try_clone_to_owned()?)?;
+            input.set_nonblocking(true)?;
+            let input = tokio::net::UnixStream::from_std(input)?;
             let agent = Self { pid, pidfd, mailbox: Arc::default(), reaped: Arc::default() };
+            tokio::spawn(mailbox::deliver(Arc::clone(&agent.mailbox), input));
             Ok((agent, watched))
         })();
-        match &adopted {
-            Ok((agent, _)) => {
-                if let Some(stdin) = child.stdin.take() {
-                    tokio::spawn(deliver(Arc::clone(&agent.mailbox), stdin));
-                }
-            }
+        if adopted.is_err() {
             // Dropping the child leaves its reaping to the runtime; its input ends, so it leaves in any case.
-            Err(_) => child.start_kill()?,
+            child.start_kill()?;
         }
         adopted
     }
@@ -144,6 +142,11 @@ impl Agent {
     pub(crate) fn tell(&self, order: Order) -> bool {
         self.mailbox.post(order)
     }
+
+    /// What is on its way to it.
+    pub(crate) fn mailbox(&self) -> &Arc<Mailbox> {
+        &self.mailbox
+    }
 }
 
 #[expect(
@@ -152,59 +155,6 @@ impl Agent {
 )]
 fn readable(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::with_interest(descriptor, Interest::READABLE)
-}
-
-/// Orders on their way to an agent.
-#[derive(Debug, Default)]
-struct Mailbox {
-    waiting: Mutex<VecDeque<Order>>,
-    posted: Notify,
-}
-
-impl Mailbox {
-    /// Orders that say the same as one still waiting are one order: a storm of them costs nothing.
-    fn post(&self, order: Order) -> bool {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let said_already = waiting.contains(&order);
-        if !said_already && waiting.len() >= MOST_ORDERS {
-            return false;
-        }
-        if !said_already {
-            waiting.push_back(order);
-            self.posted.notify_one();
-        }
-        true
-    }
-
-    async fn next(&self) -> Order {
-        loop {
-            let order = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-            match order {
-                Some(order) => return order,
-                None => self.posted.notified().await,
-            }
-        }
-    }
-}
-
-/// Writes orders to the agent's standard input until the agent stops reading. Closing it would tell the agent that
-/// its master is gone, so this ends only with the agent or the master.
-async fn deliver(mailbox: Arc<Mailbox>, mut stdin: ChildStdin) {
-    loop {
-        let order = mailbox.next().await;
-        let mut line = match serde_json::to_vec(&order) {
-            Ok(line) => line,
-            Err(error) => {
-                tracing::error!(?order, %error, "an order cannot be written; this is a bug");
-                continue;
-            }
-        };
-        line.push(b'\n');
-        if let Err(error) = stdin.write_all(&line).await {
-            tracing::debug!(%error, "the agent reads no orders any more");
-            return;
-        }
-    }
 }
 
 /// Listens to an agent to its end, ends what is left of its group, and reaps it.
@@ -263,23 +213,5 @@ fn exit(status: ExitStatus) -> Exit {
         (Some(code), _) => Exit::Code(code),
         (None, Some(signal)) => Exit::Signal(signal),
         (None, None) => Exit::Code(1),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use blat_domain::messages::Ticket;
-
-    use super::*;
-
-    #[test]
-    fn a_storm_of_orders_costs_no_memory_and_no_sync_is_taken_for_another() {
-        let mailbox = Mailbox::default();
-        for _ in 0..1_000_000 {
-            assert!(mailbox.post(Order::Reload) && mailbox.post(Order::RollLog));
-        }
-        let taken =
-            (0..u64::MAX).find(|ticket| !mailbox.post(Order::Sync { ticket: Ticket(*ticket), allow_delete: false }));
-        assert_eq!(taken, Some(MOST_ORDERS as u64 - 2));
     }
 }

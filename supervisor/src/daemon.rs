@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use blat_config::Home;
 use blat_config::pid_file::{PidFile, Presence};
-use blat_domain::messages::{Answer, Order, Request};
+use blat_domain::messages::{Answer, Event as Told, Order, Request};
 use blat_domain::name::TargetName;
 use blat_domain::status::{LastError, Status, SupervisorStatus};
 use blat_logging::{LogHandle, Trouble};
@@ -23,6 +23,7 @@ use tokio::time::Instant;
 use crate::agent::{Agent, Heard, Launcher};
 use crate::errands::Asker;
 use crate::fleet::{Action, Event, Fleet, Note, Passed};
+use crate::notices::Notices;
 use crate::server::{Call, Reply, Server};
 use crate::store;
 use crate::target::Moment;
@@ -58,6 +59,8 @@ pub(crate) struct Daemon {
     pub(crate) log: LogHandle,
     /// Our lock.
     pub(crate) pid_file: PidFile,
+    /// Notifications for the agents and the configuration.
+    pub(crate) notices: Notices,
     /// What runs.
     pub(crate) desk: Desk,
 }
@@ -151,9 +154,15 @@ impl Daemon {
     fn event(&mut self, woken: Woken) -> Option<Event> {
         match woken {
             Woken::Signal(signal) => self.signal_came(signal),
-            Woken::Heard(target, Heard::Said(told)) => Some(Event::Said(target, told)),
+            Woken::Heard(target, Heard::Said(told)) => {
+                if let Told::Report(report) = &*told {
+                    self.notices.follow(&target, &report.watch);
+                }
+                Some(Event::Said(target, told))
+            }
             Woken::Heard(target, Heard::Exited(exit, last_words)) => {
                 self.desk.agents.remove(&target);
+                self.notices.remove(&target);
                 Some(Event::Exited(target, exit, last_words))
             }
             Woken::Found(Found::Target(target, path, seen)) => Some(Event::ConfigSeen(target, path, seen)),
@@ -221,6 +230,7 @@ impl Daemon {
         match self.launcher.launch(&target) {
             Ok(agent) => {
                 let pid = agent.pid();
+                self.notices.add(&target, agent.mailbox().clone());
                 self.desk.agents.insert(target.clone(), agent);
                 Event::Spawned(target, pid)
             }
@@ -233,6 +243,7 @@ impl Daemon {
             self.desk.next_second = Instant::now() + SECOND;
             self.save();
             self.keep_logs();
+            self.notices.look();
             match self.pid_file.look() {
                 Presence::Removed if !self.fleet.is_stopping() => {
                     tracing::info!("stopping: the pid file was removed");
@@ -309,14 +320,19 @@ impl Daemon {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started: self.desk.started.1,
-            last_error: self.log.trouble().map(|Trouble { since, text }| LastError {
-                at: since,
-                package: None,
-                text,
-                retry_at: None,
-            }),
+            last_error: self.trouble(),
         });
         Status { home: self.home.root().to_owned(), supervisor, targets: self.fleet.status() }
+    }
+
+    /// What is wrong with the master itself: with its log, with notifications, or both in one.
+    fn trouble(&self) -> Option<LastError> {
+        let log = self.log.trouble();
+        let log = log.map(|Trouble { since, text }| LastError { at: since, package: None, text, retry_at: None });
+        match (log, self.notices.trouble()) {
+            (Some(log), Some(notices)) => Some(LastError { text: format!("{}; {}", log.text, notices.text), ..log }),
+            (log, notices) => log.or(notices),
+        }
     }
 
     /// Saves the status where it changed; beside the loop, since the disk may be slow, and one at a time.

@@ -9,6 +9,8 @@ mod errands;
 mod fleet;
 mod in_force;
 mod lines;
+mod mailbox;
+mod notices;
 mod server;
 mod settle;
 mod store;
@@ -33,6 +35,7 @@ use tokio::sync::mpsc;
 use crate::agent::Launcher;
 use crate::daemon::{Daemon, Desk, Sources};
 use crate::fleet::Fleet;
+use crate::notices::Notices;
 use crate::server::Server;
 
 /// Events that may wait for the loop; whoever brings more waits.
@@ -125,16 +128,18 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let (called_by, calls) = mpsc::channel(WAITING);
     let server = Server::new(called_by);
     let policy = Policy { grace: Duration::from_secs(args.grace), ..Policy::default() };
+    let notices = Notices::start();
     let daemon = Daemon {
         fleet: Fleet::new(policy, store::remembered(&home.status_snapshot())),
         launcher: Launcher { program: agent::program(args.agent), home: home.root().to_owned(), heard: heard_by },
         server: server.clone(),
         log,
         pid_file,
+        notices: notices.clone(),
         desk: Desk::new(),
         home: home.clone(),
     };
-    watching::start(home, found_by).context("cannot watch the configuration")?;
+    watching::start(home, notices, found_by).context("cannot watch the configuration")?;
     tokio::spawn(server.serve(listener));
     daemon.serve(Sources { signals, heard, found, calls }).await;
     Ok(())

@@ -14,11 +14,10 @@ use std::time::Duration;
 
 use blat_config::{Claim, Home, TargetFile};
 use blat_domain::name::TargetName;
-use notify::event::{AccessKind, AccessMode};
-use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 
 use crate::in_force::{InForce, Loaded};
+use crate::notices::Notices;
 use crate::settle::Settle;
 use crate::target::Seen;
 
@@ -66,8 +65,8 @@ enum Mark {
 ///
 /// # Errors
 /// When the thread cannot be made.
-pub(crate) fn start(home: Home, found: mpsc::Sender<Found>) -> io::Result<()> {
-    std::thread::Builder::new().name("config".to_owned()).spawn(move || Watch::new(home).run(&found))?;
+pub(crate) fn start(home: Home, notices: Notices, found: mpsc::Sender<Found>) -> io::Result<()> {
+    std::thread::Builder::new().name("config".to_owned()).spawn(move || Watch::new(home, notices).run(&found))?;
     Ok(())
 }
 
@@ -75,32 +74,25 @@ struct Watch {
     home: Home,
     settle: Settle<Name, (Mark, Mark)>,
     in_force: InForce,
+    notices: Notices,
+    wake: threads::SyncSender<()>,
     wakes: threads::Receiver<()>,
-    watcher: Option<RecommendedWatcher>,
-    /// The directory that the watcher watches; a new one of the same name must be watched anew.
+    /// The directory that is watched; a new one of the same name must be watched anew.
     watched: Option<u64>,
     complaint: String,
 }
 
 impl Watch {
-    fn new(home: Home) -> Self {
+    fn new(home: Home, notices: Notices) -> Self {
         // One waiting wake-up says as much as a thousand.
         let (wake, wakes) = threads::sync_channel(1);
-        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            if event.is_ok_and(|event| is_of_interest(event.kind)) {
-                // Full: one is waiting already. Gone: nobody looks any more.
-                let _ = wake.try_send(());
-            }
-        });
-        if let Err(error) = &watcher {
-            tracing::warn!(%error, "no notifications for config/; changes are found by looking every {POLL:?}");
-        }
         Self {
             home,
             settle: Settle::new(),
             in_force: InForce::default(),
+            notices,
+            wake,
             wakes,
-            watcher: watcher.ok(),
             watched: None,
             complaint: String::new(),
         }
@@ -120,9 +112,9 @@ impl Watch {
             is_first = false;
             if self.settle.is_doubtful() {
                 std::thread::sleep(SETTLE);
-            } else if let Err(threads::RecvTimeoutError::Disconnected) = self.wakes.recv_timeout(POLL) {
-                // Without a watcher there is nobody to wake us.
-                std::thread::sleep(POLL);
+            } else {
+                // Woken or not, it looks.
+                let _ = self.wakes.recv_timeout(POLL);
             }
             if found.is_closed() {
                 return;
@@ -137,11 +129,15 @@ impl Watch {
         if inode == self.watched {
             return;
         }
+        let Some(instance) = self.notices.instance() else { return };
         self.watched = inode;
-        if let (Some(watcher), Some(_)) = (&mut self.watcher, inode)
-            && let Err(error) = watcher.watch(&directory, RecursiveMode::NonRecursive)
-        {
-            tracing::warn!(%error, "no notifications for config/; changes are found by looking every {POLL:?}");
+        if inode.is_some() {
+            match instance.watch(&directory) {
+                Ok(number) => self.notices.wake_for_config(number, self.wake.clone()),
+                Err(error) => {
+                    tracing::warn!(%error, "no notifications for config/; changes are found by looking every {POLL:?}");
+                }
+            }
         }
     }
 
@@ -228,11 +224,6 @@ impl Watch {
             self.complaint = complaint;
         }
     }
-}
-
-/// Reading a file is an event too, and our own reading must not wake us.
-fn is_of_interest(kind: EventKind) -> bool {
-    !matches!(kind, EventKind::Access(access) if access != AccessKind::Close(AccessMode::Write))
 }
 
 /// How the file at `path` is now. Never waits for the other end of a pipe.

@@ -298,11 +298,18 @@ impl Lab {
         pid
     }
 
-    /// Starts the master in a namespace of its own, where it and its agents are refused every notification of files. That needs
-    /// [`Self::keep_keys_at_home`] before.
-    pub fn start_master_without_notifications(&mut self) -> u32 {
-        const REFUSED: &str = "echo 0 >/proc/sys/user/max_inotify_instances && exec \"$0\" \"$@\"";
-        self.start_master_below(&["unshare", "--user", "--map-root-user", "sh", "-c", REFUSED])
+    /// Starts the master in a namespace of its own, where it and its agents may have so many inotify instances and watches together. That
+    /// needs [`Self::keep_keys_at_home`] before.
+    pub fn start_master_with_notifications(&mut self, instances: u32, watches: u32) -> u32 {
+        let limited = format!("{} && exec \"$0\" \"$@\"", set_notifications(instances, watches));
+        self.start_master_below(&["unshare", "--user", "--map-root-user", "sh", "-c", &limited])
+    }
+
+    /// Sets other limits for a master that was started by [`Self::start_master_with_notifications`].
+    pub fn limit_notifications(&self, master: u32, instances: u32, watches: u32) {
+        let (master, limits) = (master.to_string(), set_notifications(instances, watches));
+        let argv = ["--preserve-credentials", "--user", "--target", &master, "sh", "-c", &limits];
+        process::run(Account::Master.command("nsenter").args(argv), &self.dir).expect_success();
     }
 
     /// Sends the master a signal and waits for its end.
@@ -483,4 +490,10 @@ fn replace(path: &Path, text: &str) {
     fs::write(&aside, text).unwrap_or_else(|error| panic!("could not write {}: {error}", aside.display()));
     accounts::as_its_folder(&aside);
     fs::rename(&aside, path).unwrap_or_else(|error| panic!("could not write {}: {error}", path.display()));
+}
+
+/// Shell that bounds the notifications of the user namespace that it runs in.
+fn set_notifications(instances: u32, watches: u32) -> String {
+    let limits = "/proc/sys/user/max_inotify";
+    format!("echo {instances} >{limits}_instances && echo {watches} >{limits}_watches")
 }

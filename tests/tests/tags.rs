@@ -41,7 +41,7 @@ fn polling_alone_brings_a_tag_on_its_way() {
     lab.release(&[]);
     lab.keep_keys_at_home();
     lab.config("perth", "tag_poll: 1s\nidentity: ssh/id_ed25519\nknown_hosts: ssh/known_hosts");
-    lab.start_master_without_notifications();
+    lab.start_master_with_notifications(0, 0);
     lab.wait_for_status("perth", "done with its first sync", |s| s["last_sync"]["result"] == "ok");
 
     let tag = lab.drop_tag("perth", "core", "1");

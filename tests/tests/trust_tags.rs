@@ -288,7 +288,7 @@ fn as_root_no_tag_written_in_place_is_lost_by_polling_alone() {
     let keys = "identity: ssh/id_ed25519\nknown_hosts: ssh/known_hosts";
     let mut scene = Scene::before_start("inplacepoll", 0o777, &format!("tag_poll: 1s\n{keys}"));
     scene.lab.keep_keys_at_home();
-    scene.lab.start_master_without_notifications();
+    scene.lab.start_master_with_notifications(0, 0);
     scene.wait_until_idle();
     let written = write_in_place(&scene);
     assert_all_served(&scene, written);

@@ -1,20 +1,37 @@
-//! The line to the master: orders on standard input, events on standard output, one JSON object each.
+//! The line to the master: orders on standard input, events on standard output, one JSON object each. By standard input the master also hands
+//! over the descriptor of its inotify instance.
 
-use std::io::{BufRead as _, Read as _, Write as _};
+use std::io::{self, BufRead as _, BufReader, IoSliceMut, Read, Write as _};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
+use blat_config::notifications::Notifications;
 use blat_domain::messages::{AgentReport, Event, LONGEST_LINE, Order};
 use blat_domain::text::printable;
+use rustix::fs::{FileType, fstat};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::{BUSY_TICK, HEARTBEAT};
+use crate::watching::Origin;
 
 /// Events that may wait for a master that is slow to read.
 const WAITING: usize = 64;
 
+/// What comes from the master.
+pub(super) enum Input {
+    /// An order.
+    Order(Order),
+    /// Its inotify instance, which every agent shares.
+    Instance(Arc<Notifications>),
+}
+
 /// The agent's end of the line.
 pub(super) struct Master {
-    orders: Option<mpsc::Receiver<Order>>,
+    input: Option<mpsc::Receiver<Input>>,
+    gives_instance: bool,
     events: Option<mpsc::Sender<Event>>,
     told: Option<(AgentReport, Instant)>,
 }
@@ -25,14 +42,22 @@ impl Master {
     /// # Errors
     /// Where no thread can be made for it.
     pub(super) fn new(supervised: bool) -> std::io::Result<Self> {
-        let (orders, events) = if supervised { (Some(read_orders()?), Some(write_events()?)) } else { (None, None) };
-        Ok(Self { orders, events, told: None })
+        // A former master's line is a pipe, which carries no descriptors.
+        let gives_instance = supervised && FileType::from_raw_mode(fstat(io::stdin())?.st_mode) == FileType::Socket;
+        let (input, events) =
+            if supervised { (Some(read_input(gives_instance)?), Some(write_events()?)) } else { (None, None) };
+        Ok(Self { input, gives_instance, events, told: None })
     }
 
-    /// The next order; none when the master is gone. Without a master it never comes.
-    pub(super) async fn order(&mut self) -> Option<Order> {
-        match &mut self.orders {
-            Some(orders) => orders.recv().await,
+    /// Where notifications of tags come from.
+    pub(super) fn origin(&self) -> Origin {
+        if self.gives_instance { Origin::Master(None) } else { Origin::Own }
+    }
+
+    /// What comes next; none when the master is gone. Without a master nothing ever comes.
+    pub(super) async fn input(&mut self) -> Option<Input> {
+        match &mut self.input {
+            Some(input) => input.recv().await,
             None => std::future::pending().await,
         }
     }
@@ -43,7 +68,8 @@ impl Master {
         if let Some((told, when)) = &self.told {
             let is_same_kind = |told: &AgentReport, report: &AgentReport| {
                 let (waited, waits) = (told.queue.tags > 0, report.queue.tags > 0);
-                told.state == report.state && told.far_end == report.far_end && waited == waits
+                let is_same_place = told.far_end == report.far_end && told.watch == report.watch;
+                told.state == report.state && is_same_place && waited == waits
             };
             let only_progress = is_same_kind(told, &report) && told.last_error == report.last_error;
             let pause = if only_progress { BUSY_TICK } else { std::time::Duration::ZERO };
@@ -73,20 +99,21 @@ impl Master {
 }
 
 /// A thread of its own reads: the runtime's workers are for work that ends.
-fn read_orders() -> std::io::Result<mpsc::Receiver<Order>> {
-    let (sender, orders) = mpsc::channel(WAITING);
+fn read_input(carries_descriptors: bool) -> io::Result<mpsc::Receiver<Input>> {
+    let (sender, input) = mpsc::channel(WAITING);
     thread("orders", move || {
-        let mut input = std::io::stdin().lock();
+        let line = Line { carries_descriptors, to: sender.clone() };
+        let mut from = BufReader::new(line);
         let mut line = Vec::new();
         loop {
             line.clear();
-            let read = (&mut input).take(LONGEST_LINE as u64).read_until(b'\n', &mut line);
+            let read = (&mut from).take(LONGEST_LINE as u64).read_until(b'\n', &mut line);
             if !matches!(read, Ok(1..)) {
                 return;
             }
             match serde_json::from_slice(&line) {
                 Ok(order) => {
-                    if sender.blocking_send(order).is_err() {
+                    if sender.blocking_send(Input::Order(order)).is_err() {
                         return;
                     }
                 }
@@ -97,7 +124,39 @@ fn read_orders() -> std::io::Result<mpsc::Receiver<Order>> {
             }
         }
     })?;
-    Ok(orders)
+    Ok(input)
+}
+
+/// Standard input, with the descriptors that come along.
+struct Line {
+    carries_descriptors: bool,
+    to: mpsc::Sender<Input>,
+}
+
+impl Read for Line {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if !self.carries_descriptors {
+            return io::stdin().read(buffer);
+        }
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut into = [IoSliceMut::new(buffer)];
+        let received = recvmsg(io::stdin(), &mut into, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+                descriptors.for_each(|descriptor| self.hand_on(descriptor));
+            }
+        }
+        Ok(received.bytes)
+    }
+}
+
+impl Line {
+    fn hand_on(&self, descriptor: OwnedFd) {
+        let instance = Arc::new(Notifications::from(descriptor));
+        // The loop is gone only when the whole process is about to be.
+        let _ = self.to.blocking_send(Input::Instance(instance));
+    }
 }
 
 /// Starts a thread that ends with the process.

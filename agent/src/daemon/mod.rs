@@ -3,9 +3,11 @@
 mod master;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use blat_config::notifications::Notifications;
 use blat_config::pid_file::{PidFile, PidFileError, Presence};
 use blat_config::{Home, Settings};
 use blat_domain::messages::{AgentReport, Event as Told, Order};
@@ -21,12 +23,13 @@ use signal_hook_tokio::Signals;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use self::master::Master;
+use self::master::{Input, Master};
 use crate::orders::{Orders, Pause};
 use crate::outcome::Dropped;
 use crate::session::{Action, Event, Failure, Moment, Pace, Session};
 use crate::sync::{Synced, problem};
 use crate::tags::{self, Tags};
+use crate::watching::Origin;
 use crate::workplace::Workplace;
 use crate::{BUSY, Failure as Fatal, moments};
 
@@ -77,7 +80,10 @@ pub(crate) async fn run(home: Home, settings: Settings, owner: Owner, supervised
             .context("cannot open the log")?;
     tracing::info!(target_name = %settings.name, pid = std::process::id(), version = env!("CARGO_PKG_VERSION"), "agent started");
 
-    let tags = tag_directory(&home, &settings).context("cannot start a thread for the tag directory")?;
+    let master = Master::new(supervised).context("cannot start a thread for the line to the master")?;
+    let origin = master.origin();
+    let tags =
+        tag_directory(&home, &settings, origin.clone()).context("cannot start a thread for the tag directory")?;
     let session = Session::new(pace(&settings));
     let (finished, results) = mpsc::channel(4);
     let daemon = Daemon {
@@ -91,7 +97,8 @@ pub(crate) async fn run(home: Home, settings: Settings, owner: Owner, supervised
         finished,
         pid_file,
         log,
-        master: Master::new(supervised).context("cannot start a thread for the line to the master")?,
+        master,
+        origin,
         coming: None,
     };
     daemon.serve(signals, results).await;
@@ -103,8 +110,8 @@ fn pace(settings: &Settings) -> Pace {
     Pace { sync: settings.sync, tag_poll: settings.tag_poll }
 }
 
-fn tag_directory(home: &Home, settings: &Settings) -> std::io::Result<Tags> {
-    Tags::new(settings.tags.clone(), home.target_state_dir(&settings.name).join(tags::FILE))
+fn tag_directory(home: &Home, settings: &Settings, origin: Origin) -> std::io::Result<Tags> {
+    Tags::new(settings.tags.clone(), home.target_state_dir(&settings.name).join(tags::FILE), origin)
 }
 
 struct Daemon {
@@ -121,6 +128,8 @@ struct Daemon {
     pid_file: PidFile,
     log: LogHandle,
     master: Master,
+    /// Where notifications of the tag directory come from.
+    origin: Origin,
     /// Settings that were accepted, and come into force once the batch in hand is done.
     coming: Option<(Settings, Orders)>,
 }
@@ -129,6 +138,8 @@ struct Daemon {
 enum Woken {
     By(Event),
     ByOrder(Order),
+    /// The master gives its inotify instance.
+    ByInstance(Arc<Notifications>),
     /// The config on disk is another than the one in force.
     OtherConfig,
     /// No batch is under way, so that the coming settings can come into force.
@@ -167,6 +178,15 @@ impl Daemon {
                     self.log.keep_in_place();
                     None
                 }
+                Woken::ByOrder(Order::Noticed { watch, news }) => {
+                    self.tags.noticed(watch, news);
+                    None
+                }
+                Woken::ByInstance(instance) => {
+                    self.origin = Origin::Master(Some(instance.clone()));
+                    self.tags.set_instance(instance);
+                    None
+                }
                 Woken::Stop(why) => {
                     tracing::info!(why, "stopping; what was not published yet is sent again next time");
                     self.tags.close().await;
@@ -191,7 +211,11 @@ impl Daemon {
                 // Stopping first, then what workers finished, then the clock: the rest only brings more to do.
                 biased;
                 signal = signals.next() => return signal.map_or(Woken::Stop("signals ended"), woken_by_signal),
-                order = self.master.order() => return order.map_or(Woken::Stop("the master is gone"), Woken::ByOrder),
+                input = self.master.input() => return match input {
+                    Some(Input::Order(order)) => Woken::ByOrder(order),
+                    Some(Input::Instance(instance)) => Woken::ByInstance(instance),
+                    None => Woken::Stop("the master is gone"),
+                },
                 pause = self.workplace.orders.pause(), if self.coming.is_some() => return Woken::Pause(pause),
                 Some(event) = results.recv() => return Woken::By(event),
                 event = self.tags.next() => return Woken::By(event),
@@ -325,7 +349,7 @@ impl Daemon {
         self.log.set_verbose(settings.verbose);
         self.log.set_limits(settings.log.max, settings.log.keep);
         if settings.tags != self.tags.path() {
-            match tag_directory(&self.home, &settings) {
+            match tag_directory(&self.home, &settings, self.origin.clone()) {
                 Ok(tags) => self.tags = tags,
                 Err(error) => tracing::error!(
                     %error,
@@ -370,6 +394,7 @@ impl Daemon {
             far_end: self.workplace.target.far_end(),
             waits_for: self.workplace.handshakes.waits_for(),
             leftovers: self.workplace.target.leftovers(),
+            watch: self.tags.watch(),
         }
     }
 

@@ -134,7 +134,7 @@ impl Worker {
             match handle.move_to_free(&taken.name, tags, &name) {
                 Ok(()) => {
                     self.returned.insert(name.into());
-                    self.hint.notify_one();
+                    self.watch.hint();
                     return Ok(true);
                 }
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}

@@ -9,10 +9,11 @@ use std::ffi::{OsStr, OsString};
 use std::hash::{Hash, Hasher};
 use std::io::{self, ErrorKind};
 use std::mem;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
+use blat_domain::news::Heard;
 use blat_domain::tag::{BAD, FAILED, LONGEST, Packages, TagError, is_ignored, parse};
 use jiff::Timestamp;
 
@@ -24,7 +25,6 @@ use super::turns::{TURN, cost};
 use super::worker::{Reported, Tries, Worker, bug};
 use crate::memory;
 use crate::session::{Found, Look, Name, Tag, TagStamp};
-use crate::watching::Heard;
 
 /// So long a file must not have changed to count where no notification said that it is whole.
 pub(super) const QUIET: Duration = Duration::from_secs(2);
@@ -161,7 +161,7 @@ impl Worker {
             self.heard.clear();
         }
         for (name, heard) in news.files {
-            let name = Name::from(name);
+            let name = Name::from(OsString::from_vec(name));
             if heard == Heard::Whole {
                 self.turns.prefer(&name);
             }

@@ -21,13 +21,18 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
+use blat_config::notifications::Notifications;
+use blat_domain::messages::Watch;
+use blat_domain::news::News;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 pub(crate) use self::first_seen::FILE;
 use self::first_seen::FirstSeen;
 use self::worker::Worker;
 use crate::session::{Event, Look, Removal};
+use crate::watching::{DirectoryWatch, Origin};
 
 /// How long the thread may take to end what it does.
 const WIND_UP: Duration = Duration::from_secs(1);
@@ -44,7 +49,9 @@ pub(crate) struct Tags {
     /// Neither queue has a bound of its own: the session has one look under way, and asks once for each tag.
     jobs: mpsc::Sender<Job>,
     results: UnboundedReceiver<Event>,
-    hint: Arc<Notify>,
+    watch: Arc<DirectoryWatch>,
+    /// This agent's own inotify instance, where it has one.
+    own: Option<AsyncFd<Arc<Notifications>>>,
     /// Since when the thread is at what it does now.
     busy: Busy,
 }
@@ -52,21 +59,22 @@ pub(crate) struct Tags {
 type Busy = Arc<Mutex<Option<Instant>>>;
 
 impl Tags {
-    /// The directory at `path`, which need not exist yet. `state` is the file that keeps when tags were seen first.
+    /// The directory at `path`, which need not exist yet. `state` is the file that keeps when tags were seen first, `origin` says where
+    /// notifications come from.
     ///
     /// # Errors
     /// Where the system starts no thread.
-    pub(crate) fn new(path: PathBuf, state: PathBuf) -> io::Result<Self> {
-        let hint = Arc::<Notify>::default();
+    pub(crate) fn new(path: PathBuf, state: PathBuf, origin: Origin) -> io::Result<Self> {
+        let watch = Arc::new(DirectoryWatch::new(origin));
         let (jobs, orders) = mpsc::channel();
         let (answers, results) = unbounded_channel();
-        let (directory, hints, busy) = (path.clone(), hint.clone(), Busy::default());
+        let (directory, watching, busy) = (path.clone(), watch.clone(), Busy::default());
         let is_busy = busy.clone();
         let serve = move || {
-            serve(&mut Worker::new(directory, hints, FirstSeen::load(state)), &orders, &answers, &is_busy);
+            serve(&mut Worker::new(directory, watching, FirstSeen::load(state)), &orders, &answers, &is_busy);
         };
         std::thread::Builder::new().name("tags".to_owned()).spawn(serve)?;
-        Ok(Self { path, jobs, results, hint, busy })
+        Ok(Self { path, jobs, results, watch, own: None, busy })
     }
 
     /// Where it is.
@@ -95,11 +103,46 @@ impl Tags {
 
     /// The next answer, or a hint that something may have happened.
     pub(crate) async fn next(&mut self) -> Event {
-        tokio::select! {
-            biased;
-            Some(event) = self.results.recv() => event,
-            () = self.hint.notified() => Event::TagsHinted,
+        loop {
+            self.listen();
+            tokio::select! {
+                biased;
+                Some(event) = self.results.recv() => return event,
+                () = self.watch.hinted() => return Event::TagsHinted,
+                () = came(self.own.as_ref()) => if self.watch.drain() {
+                    return Event::TagsHinted;
+                },
+            }
         }
+    }
+
+    /// Listens to this agent's own instance, where it has one.
+    fn listen(&mut self) {
+        let instance = self.watch.make_instance();
+        let present = self.own.as_ref().map(AsyncFd::get_ref);
+        if instance.as_ref().map(Arc::as_ptr) == present.map(Arc::as_ptr) {
+            return;
+        }
+        self.own = None;
+        match instance.map(readable).transpose() {
+            Ok(own) => self.own = own,
+            Err(error) => self.watch.refuse_instance(format!("cannot wait for notifications: {error}")),
+        }
+    }
+
+    /// The master's inotify instance watches the directory from now on.
+    pub(crate) fn set_instance(&self, instance: Arc<Notifications>) {
+        self.watch.set_instance(instance);
+    }
+
+    /// The master heard this of the directory with this number.
+    pub(crate) fn noticed(&self, number: i32, news: News) {
+        self.watch.absorb(number, news);
+    }
+
+    /// Whether the master's instance watches the directory.
+    pub(crate) fn watch(&self) -> Watch {
+        self.watch.for_master()
     }
 
     /// For how long the thread has been at what it does now.
@@ -117,6 +160,28 @@ impl Tags {
             tracing::warn!(directory = %self.path.display(), "the tag directory does not answer; stopping without it");
         }
     }
+}
+
+/// Waits until something may have come by this instance; for ever without one.
+async fn came(own: Option<&AsyncFd<Arc<Notifications>>>) {
+    match own {
+        Some(own) => {
+            // Where it fails, the runtime is about to be gone.
+            if let Ok(mut ready) = own.readable().await {
+                // All that is there is taken next. What comes after this makes it ready again.
+                ready.clear_ready();
+            }
+        }
+        None => std::future::pending().await,
+    }
+}
+
+#[expect(
+    deprecated,
+    reason = "the successor is unsafe for types that may close early, which a shared owned descriptor does not"
+)]
+fn readable(instance: Arc<Notifications>) -> io::Result<AsyncFd<Arc<Notifications>>> {
+    AsyncFd::with_interest(instance, Interest::READABLE)
 }
 
 /// The thread: one job after the other, and between them what is due.

@@ -17,6 +17,7 @@ use super::first_seen::FirstSeen;
 use super::look::QUIET;
 use super::worker::Worker;
 use crate::session::{Found, Leave, Look, Removal, Removed, Tag, TagStamp};
+use crate::watching::{DirectoryWatch, Origin};
 
 const ROOM: usize = 16 << 20;
 const POLL: std::time::Duration = std::time::Duration::from_secs(5);
@@ -90,7 +91,11 @@ impl Scratch {
 }
 
 fn worker(directory: &Path) -> Worker {
-    Worker::new(directory.join("tags"), Arc::default(), FirstSeen::load(directory.join("state.json")))
+    Worker::new(
+        directory.join("tags"),
+        Arc::new(DirectoryWatch::new(Origin::Own)),
+        FirstSeen::load(directory.join("state.json")),
+    )
 }
 
 fn tags(found: &Found) -> &[Tag] {
@@ -318,7 +323,7 @@ fn without_notifications_a_file_counts_when_it_has_been_quiet() {
     let mut scratch = Scratch::new();
     scratch.look();
     fs::write(scratch.path().join("list"), "a 1\nb").expect("a file");
-    scratch.worker.watch = crate::watching::DirectoryWatch::new(Arc::default());
+    scratch.worker.watch = Arc::new(DirectoryWatch::new(Origin::Own));
     scratch.worker.heard.clear();
     let handle = super::handle::Handle::open(&scratch.path()).expect("the directory");
     let quiet = |worker: &mut Worker, since: Instant| {
@@ -422,7 +427,7 @@ fn a_poll_reports_what_is_new_and_nothing_else() {
 
 /// Notifications are not heard: as where there are none.
 fn deafen(scratch: &mut Scratch) {
-    scratch.worker.watch = crate::watching::DirectoryWatch::new(Arc::default());
+    scratch.worker.watch = Arc::new(DirectoryWatch::new(Origin::Own));
     scratch.worker.heard.clear();
 }
 

@@ -9,10 +9,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use blat_domain::news::Heard;
 use blat_domain::retry::Backoff;
 use blat_domain::tag::FAILED;
 use rustix::process::geteuid;
-use tokio::sync::Notify;
 
 use super::aside::{self, Refusal};
 use super::complaint::{Complaints, INTERVAL, Kind};
@@ -22,7 +22,7 @@ use super::leaving::{Hidden, Taken, Tidied};
 use super::names::shown;
 use super::turns::Turns;
 use crate::session::{Found, Leave, Look, Name, Removal, Removed, TagStamp};
-use crate::watching::{DirectoryWatch, Heard};
+use crate::watching::DirectoryWatch;
 
 /// After a look that took so long the session is answered in any case: it may have reported that the directory hangs.
 const LONG: Duration = Duration::from_secs(5);
@@ -44,8 +44,7 @@ pub(super) struct Worker {
     /// The directory that was there last, and when another one took its place.
     opened: Option<Handle>,
     exchanged: VecDeque<Instant>,
-    pub(super) hint: Arc<Notify>,
-    pub(super) watch: DirectoryWatch,
+    pub(super) watch: Arc<DirectoryWatch>,
     /// Tags that the session knows.
     pub(super) reported: HashMap<Name, Reported>,
     /// The last that notifications said of files.
@@ -111,13 +110,12 @@ impl Tries {
 }
 
 impl Worker {
-    pub(super) fn new(path: PathBuf, hint: Arc<Notify>, first_seen: FirstSeen) -> Self {
+    pub(super) fn new(path: PathBuf, watch: Arc<DirectoryWatch>, first_seen: FirstSeen) -> Self {
         Self {
             path,
             opened: None,
             exchanged: VecDeque::new(),
-            watch: DirectoryWatch::new(hint.clone()),
-            hint,
+            watch,
             reported: HashMap::new(),
             heard: HashMap::new(),
             quiet: HashMap::new(),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use blat_domain::messages::{AgentReport, Answer, Event as Told, Order, Ticket};
+use blat_domain::messages::{AgentReport, Answer, Event as Told, Order, Ticket, Watch};
 use blat_domain::name::TargetName;
 use blat_domain::restart::{Exit, Policy};
 use blat_domain::status::{LastError, Queue, State, SyncReport, SyncResult};
@@ -37,6 +37,7 @@ fn report_with(state: State, queue: Queue) -> Box<Told> {
         far_end: None,
         waits_for: None,
         leftovers: Vec::new(),
+        watch: Watch::No,
     }))
 }
 
