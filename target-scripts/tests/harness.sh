@@ -209,7 +209,7 @@ pack_one() {
         find "$place" ! -type d ! -path "$place/descpkg" -print0 | sort -z >"$work/pack/leaves"
         set -- --no-recursion --null --format=gnu
         tar -rf "$stream" "$@" --transform 's,^,packages/,SH' --mode=u+rwx -T "$work/pack/down"
-        tar -rf "$stream" "$@" ${closing:+--mode=044} --transform 's,^,packages/,SH' -T "$work/pack/leaves"
+        tar -rf "$stream" "$@" ${closing:+--mode=044} --transform 's,^,packages/,S' -T "$work/pack/leaves"
         tar -rf "$stream" "$@" ${closing:+--mode=044} --transform 's,^,packages/,SH' "$place/descpkg"
         # The likenesses: writable, sticky where the owner may not write; the package's own root is not marked.
         # shellcheck disable=SC2016

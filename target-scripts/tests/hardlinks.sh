@@ -1,0 +1,125 @@
+# shellcheck shell=sh disable=SC2154,SC2034,SC2016 # the harness is what sets and reads the names
+# receive_package: files with several names.
+
+# make_linked: a package of which one file has names in three folders, the last of them long, another one a name elsewhere too.
+make_linked() {
+    long_name=lib/$(printf '%0150d' 0)
+    make_package linked 1 1600000000
+    chmod 755 "$src/linked/1/lib/deep"
+    ln "$src/linked/1/bin/tool" "$src/linked/1/lib/deep/tool"
+    ln "$src/linked/1/bin/tool" "$src/linked/1/$long_name"
+    ln "$src/linked/1/lib/deep/er/plain" "$work/name elsewhere"
+    find "$src/linked/1" -depth -type d -exec touch -h -d @1600000000 {} +
+    chmod 555 "$src/linked/1/lib/deep"
+    pack "$work/linked" new linked/1
+}
+
+# names_of PATH: how many names a file of the archive has, and its inode.
+names_of() { stat -c '%h %i' "$arch/linked/1/$1"; }
+
+# linked_once: the three names are those of one file, whose bytes are there once, and no other file has several.
+linked_once() {
+    [ "$(names_of bin/tool)" = "$(names_of lib/deep/tool)" ] && [ "$(names_of bin/tool)" = "$(names_of "$long_name")" ] &&
+        [ "$(find "$arch/linked/1" -type f -links +1 | wc -l)" -eq 3 ] && [ "$(names_of bin/tool)" != "${1-}" ]
+}
+
+# link_member NAME TO: a tar of one hard link, which says just that.
+link_member() {
+    {
+        printf '%s' "$1" && head -c "$((100 - ${#1}))" /dev/zero
+        printf '0000644\0000000000\0000000000\00000000000000\00000000000000\0'
+        printf '%s' '        1' && printf '%s' "$2" && head -c "$((100 - ${#2}))" /dev/zero
+        printf 'ustar\00000' && head -c 247 /dev/zero
+    } >"$work/header"
+    sum=$(od -An -v -t u1 "$work/header" | awk '{ for (i = 1; i <= NF; i++) sum += $i } END { printf "%06o", sum }')
+    {
+        head -c 148 "$work/header" && printf '%s\0 ' "$sum" && tail -c +157 "$work/header"
+        head -c 1024 /dev/zero
+    } >"$work/member"
+}
+
+# linking NAME TO [FILE...]: a stream of both packages to which this hard link is added before the batch, and then these files below $work/extra.
+linking() {
+    link_member "$1" "$2"
+    shift 2
+    cp "$work/both" "$work/lie"
+    tar --delete -f "$work/lie" batch
+    tar -A -f "$work/lie" "$work/member"
+    [ $# -eq 0 ] || tar -C "$work/extra" -rf "$work/lie" "$@"
+    mkdir -p "$work/extra"
+    tar -xOf "$work/both" batch >"$work/extra/batch"
+    tar -C "$work/extra" -rf "$work/lie" batch
+    fresh
+    receive "$work/even"
+    echo secret >"$arch/outside"
+    chmod 640 "$arch/outside"
+    touch -d @1500000000 "$arch/outside"
+    outside=$(as_before)
+    receive "$work/lie"
+}
+
+as_before() {
+    cat "$arch/outside"
+    stat -c '%h %a %g %Y %s' "$arch/outside" "$arch/even/2.0~rc1+x/descpkg" "$arch/even/2.0~rc1+x/bin/tool"
+}
+
+# refused_whole [TEXT]: nothing was published, nothing is left, and nothing else was touched.
+refused_whole() {
+    ended 1 "${1-}" && absent odd && nothing_staged && [ "$outside" = "$(as_before)" ]
+}
+
+check_hardlinks() {
+    [ -e "$work/linked" ] || make_linked
+    fresh
+    receive "$work/linked"
+    check 'a package with files of several names arrives' said 'published linked 1'
+    check 'as it was sent' arrived linked/1
+    check 'and each such file once' linked_once
+    first=$(names_of bin/tool)
+    rehash 'linked 1'
+    check 'its files are verified by each of their names' grep -q '^good linked 1 ' "$work/out"
+    closing='s/^file [0-7]*/file 44/'
+    pack "$work/linked-shut" repair linked/1
+    closing=
+    receive "$work/linked-shut"
+    check 'also where their owner may not read them' said 'replaced linked 1'
+    check 'they have their modes by each of their names' [ "$(stat -c %a "$arch/linked/1/bin/tool" "$arch/linked/1/$long_name" | tr '\n' ' ')" = '44 44 ' ]
+    chmod -R u+rX "$arch/linked/1"
+    check 'and are others than before' linked_once "$first"
+
+    for to in ../../../outside "$arch/outside" '../../../even/2.0~rc1+x/bin/tool' packages/odd/1/../../../../../../outside; do
+        linking packages/odd/1/evil "$to"
+        check "a link to what lies outside of the stage is refused: $to" refused_whole
+    done
+    rm -rf "$work/extra"
+    mkdir -p "$work/extra/packages/odd/1" "$work/extra/dirs/odd/1"
+    echo evil >"$work/extra/packages/odd/1/evil"
+    echo evil >"$work/extra/dirs/odd/1/evil"
+    for room in packages dirs; do
+        linking packages/odd/1/evil ../../../outside "$room/odd/1/evil"
+        check "and nothing is written by way of it: $room" [ "$outside" = "$(as_before)" ]
+        check 'nor left' nothing_staged
+    done
+    linking 'packages/even/2.0~rc1+x/evil' packages/odd/1/descpkg
+    check 'a link to a file of another package is refused' refused_whole 'a hard link that leads out of its package'
+    for name in manifests/odd/evil manifests/evil/1 dirs/odd/1/evil packages/evil; do
+        linking "$name" packages/odd/1/descpkg
+        check "a link from another room is refused: $name" refused_whole 'a hard link that leads out of its package'
+    done
+    for to in packages/odd/1/later packages/odd/1/lib packages/odd/1/lib/deep/absolute/passwd; do
+        linking packages/odd/1/evil "$to"
+        check "so is one to what is no file there: $to" refused_whole 'unpacking the stream'
+    done
+    # busybox's tar takes it for done.
+    linking packages/odd/1/evil packages/odd/1/evil
+    check 'one to itself makes nothing' [ ! -e "$arch/odd/1/evil" -a "$outside" = "$(as_before)" ]
+    linking packages/odd/1/evil packages/odd/1/bin/tool
+    check 'one that was not counted fails its package' grep -q '^failed odd 1 digest staged' "$work/out"
+    check 'and no other' grep -q '^already even ' "$work/out"
+
+    fresh
+    wrap tar 'echo "tar: x: Cannot hard link to y: Operation not permitted" >&2; cat >/dev/null; exit 2'
+    receive "$work/linked"
+    unwrap
+    check 'a file system without hard links is named' ended 1 'Operation not permitted; .*replace them by copies at the source'
+}
