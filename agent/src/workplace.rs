@@ -18,6 +18,7 @@ use crate::release::Desk;
 use crate::session::Problem;
 use crate::source::SourceArchive;
 use crate::source::store::Store;
+use crate::source::tree::Links;
 use crate::target::Target;
 use crate::target::far_end::{Knowledge, Scout};
 use crate::target::s3::S3Target;
@@ -94,7 +95,7 @@ impl Workplace {
         let handshakes = Handshakes::new(&home.state_dir(), &home.target_state_dir(&settings.name));
         let transport = transport(&settings, sockets, handshakes.clone());
         let target = target(home, &settings, transport, valve.clone(), store.clone(), owner.clone());
-        let source = SourceArchive::new(settings.source.clone(), settings.writable);
+        let source = SourceArchive::new(settings.source.clone(), settings.writable, links(&settings));
         let (desk, history) = (Desk::new(home, &settings.name), History::new(home, &settings.name));
         let already = History::already(home, &settings.name);
         let memory = Arc::new(Memory::load(home.target_state_dir(&settings.name).join(memory::FILE)));
@@ -143,7 +144,7 @@ impl Workplace {
 
     /// The same under other settings, of the generation of `orders`. The connection is kept where they lead to the same place by the same way.
     pub(crate) fn with(&self, home: &Home, settings: Settings, orders: Orders) -> Self {
-        let source = self.source.with(settings.source.clone(), settings.writable);
+        let source = self.source.with(settings.source.clone(), settings.writable, links(&settings));
         if self.leads_where(&settings) {
             // Also for what is on its way now.
             self.valve.set(settings.bandwidth.clone());
@@ -219,6 +220,14 @@ enum Leads<'a> {
     ToHost(Transport),
     /// To something that keeps objects.
     ToBucket(&'a S3Settings),
+}
+
+/// What the target makes of hard links.
+fn links(settings: &Settings) -> Links {
+    match settings.transport {
+        Way::Openssh(_) | Way::Libssh2(_) | Way::Local => Links::Kept,
+        Way::S3(_) => Links::Copied,
+    }
 }
 
 /// The configured way to the target; it connects when it is first used.

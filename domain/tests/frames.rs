@@ -28,7 +28,7 @@ fn version(text: &str) -> Version {
 fn requests() -> Vec<(&'static str, Request<'static>)> {
     let time = Time { seconds: -2, nanoseconds: 999_999_999 };
     let copy = |path: Option<&[u8]>| Some(Copy { version: version("1.2"), path: path.map(<[u8]>::to_vec) });
-    let tool = |mode, copy| Kind::File { mode, size: 1 << 40, copy };
+    let tool = |mode, copy| Kind::File { mode, size: 1 << 40, copy, shared: false };
     let entries = vec![
         Entry { path: vec![], kind: Kind::Directory { mode: 0o755 }, time },
         Entry { path: b"bin/odd \xff\n".to_vec(), kind: Kind::Link { to: b"../x".to_vec() }, time },
@@ -36,9 +36,10 @@ fn requests() -> Vec<(&'static str, Request<'static>)> {
         Entry { path: b"bin/tool-1.3".to_vec(), kind: tool(0o755, copy(Some(b"bin/tool-1.2"))), time },
         Entry {
             path: b"descpkg".to_vec(),
-            kind: Kind::File { mode: 0o644, size: 300, copy: None },
+            kind: Kind::File { mode: 0o644, size: 300, copy: None, shared: true },
             time: Time { seconds: 1_700_000_000, nanoseconds: 0 },
         },
+        Entry { path: b"descpkg.again".to_vec(), kind: Kind::HardLink { to: 4 }, time },
     ];
     let piece = Piece {
         packed: 70_000,
@@ -223,7 +224,8 @@ fn entries_of(said: usize, plain: &[u8]) -> Vec<u8> {
 #[test]
 fn a_list_is_packed_and_unpacks_to_what_it_says_and_no_more_than_a_body() {
     let time = Time { seconds: 7, nanoseconds: 0 };
-    let kind = || Kind::File { mode: 0o644, size: 9, copy: Some(Copy { version: version("1.2"), path: None }) };
+    let copy = || Some(Copy { version: version("1.2"), path: None });
+    let kind = || Kind::File { mode: 0o644, size: 9, copy: copy(), shared: false };
     let entry = |number| Entry { path: format!("share/locale/{number}/messages.mo").into_bytes(), kind: kind(), time };
     let entries: Vec<Entry> = (0..500).map(entry).collect();
     let mut plain = Vec::new();
@@ -257,9 +259,10 @@ fn some_entry() -> impl Strategy<Value = Entry> {
     let kind = prop_oneof![
         any::<u16>().prop_map(|mode| Kind::Directory { mode }),
         any::<Vec<u8>>().prop_map(|to| Kind::Link { to }),
-        (any::<u16>(), any::<u64>(), copy).prop_map(|(mode, size, copy)| {
+        any::<u32>().prop_map(|to| Kind::HardLink { to }),
+        (any::<u16>(), any::<u64>(), copy, any::<bool>()).prop_map(|(mode, size, copy, shared)| {
             let copy = copy.map(|(text, path)| Copy { version: version(&text), path });
-            Kind::File { mode, size, copy }
+            Kind::File { mode, size, copy, shared }
         }),
     ];
     (any::<Vec<u8>>(), kind, any::<i64>(), any::<u32>()).prop_map(|(path, kind, seconds, nanoseconds)| Entry {

@@ -38,7 +38,7 @@ fn directory(path: &[u8]) -> Entry {
 }
 
 fn file(path: &[u8], size: u64) -> Entry {
-    Entry { path: path.to_vec(), kind: Kind::File { mode: 0o644, size, copy: None }, time: TIME }
+    Entry { path: path.to_vec(), kind: Kind::File { mode: 0o644, size, copy: None, shared: false }, time: TIME }
 }
 
 fn begin(agent: &mut Agent, entries: Vec<Entry>) {
@@ -350,7 +350,8 @@ fn files_are_referred_to_in_packages_alone() {
     symlink(archive.beside("secret"), archive.path.join("p/2/link")).expect("a link");
     for path in ["../../../secret", "link", "/etc/passwd", "", "../2/f"] {
         let copy = Some(Copy { version: "2".parse().expect("a version"), path: Some(path.into()) });
-        let entry = Entry { path: b"f".to_vec(), kind: Kind::File { mode: 0o644, size: 6, copy }, time: TIME };
+        let entry =
+            Entry { path: b"f".to_vec(), kind: Kind::File { mode: 0o644, size: 6, copy, shared: false }, time: TIME };
         begin(&mut agent, vec![directory(b""), entry]);
         assert_eq!(agent.hear(Lane::BULK), Some(Said::Lacks(1)), "{path}");
         agent.send(Lane::BULK, &Request::Forget);

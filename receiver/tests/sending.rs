@@ -37,14 +37,15 @@ fn assert_published(archive: &Archive, package: &Package) {
                 );
             }
             Node::Link(to) => assert_eq!(fs::read_link(path).expect("a link").as_os_str().as_bytes(), to),
-            Node::File(bytes, mode) => {
+            Node::File(..) | Node::Name(_) => {
+                let (bytes, mode) = package.content(node).expect("a file");
                 assert!(
-                    there.is_file() && there.mode() & 0o7777 == u32::from(*mode & 0o777),
+                    there.is_file() && there.mode() & 0o7777 == u32::from(mode & 0o777),
                     "{}: {:o}",
                     path.display(),
                     there.mode()
                 );
-                assert!(fs::read(path).expect("a file") == *bytes, "{} differs", path.display());
+                assert!(fs::read(path).expect("a file") == bytes, "{} differs", path.display());
             }
         }
     }
@@ -74,6 +75,8 @@ fn every_kind() -> Package {
         .file("a b", "text")
         .file("empty", "")
         .file("deep/er/file", noise(3, 300_000))
+        .name("deep/er/name", "deep/er/file")
+        .name("other/name", "deep/er/file")
         .node(b"odd \\ \n name", Node::File(b"odd".to_vec(), 0o4755))
         .node(b"-", Node::File(b"dash".to_vec(), 0o600))
         .node(b"bytes \xff\xfe", Node::File(b"latin".to_vec(), 0o400))

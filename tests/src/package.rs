@@ -20,6 +20,7 @@ pub struct Package {
     version: String,
     files: Vec<(PathBuf, Vec<u8>, u32)>,
     links: Vec<(PathBuf, PathBuf)>,
+    names: Vec<(PathBuf, PathBuf)>,
     folders: Vec<PathBuf>,
     writable: bool,
     time: i64,
@@ -29,7 +30,16 @@ impl Package {
     /// A package of nothing but a descpkg.
     pub fn new(name: &str, version: &str) -> Self {
         let (name, version) = (name.to_owned(), version.to_owned());
-        Self { name, version, files: vec![], links: vec![], folders: vec![], writable: false, time: TIME }
+        Self {
+            name,
+            version,
+            files: vec![],
+            links: vec![],
+            names: vec![],
+            folders: vec![],
+            writable: false,
+            time: TIME,
+        }
     }
 
     /// A read-only file; its folders come by themselves.
@@ -62,6 +72,12 @@ impl Package {
     /// A symlink, wherever it leads.
     pub fn symlink(mut self, path: &str, to: &str) -> Self {
         self.links.push((path.into(), to.into()));
+        self
+    }
+
+    /// Another name of a file, by a hard link.
+    pub fn hard_link(mut self, path: &str, of: &str) -> Self {
+        self.names.push((path.into(), of.into()));
         self
     }
 
@@ -101,7 +117,12 @@ impl Package {
             fs::create_dir_all(path.parent().expect("a path below the package")).expect("a new folder");
             symlink(to, path).expect("a new link");
         }
-        let count = self.files.len() + self.links.len() + 1;
+        for (path, of) in &self.names {
+            let path = staged.join(path);
+            fs::create_dir_all(path.parent().expect("a path below the package")).expect("a new folder");
+            fs::hard_link(staged.join(of), path).expect("a new name");
+        }
+        let count = self.files.len() + self.links.len() + self.names.len() + 1;
         let descpkg = format!("Package: {}\nVersion: {}\nFiles: {count}\n", self.name, self.version);
         write_file(&staged.join("descpkg"), descpkg.as_bytes(), 0o444);
         finish(&staged, self.time, self.writable);

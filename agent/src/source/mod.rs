@@ -3,6 +3,7 @@
 pub(crate) mod ancestor;
 mod encoder;
 mod glance;
+mod names;
 pub(crate) mod pack;
 pub(crate) mod pieces;
 pub(crate) mod store;
@@ -23,7 +24,7 @@ use blat_domain::name::PackageId;
 use blat_domain::plan::{Hold, Size, Source};
 use blat_domain::release::WantedSet;
 use pack::Digests;
-use tree::{Print, Tree};
+use tree::{Links, Print, Tree};
 use walker::{Archive, Found, Root, SourceError, Stat};
 
 use crate::target::{Parcel, Rule};
@@ -40,6 +41,8 @@ pub(crate) struct SourceArchive {
     root: Arc<Path>,
     /// How long a package may stay writable before it is taken for finished.
     patience: Duration,
+    /// What the target makes of hard links.
+    links: Links,
     /// What was measured once: packages are immutable, so it holds as long as the time of their `descpkg`.
     measured: Arc<Mutex<HashMap<PackageId, (i64, Size)>>>,
     /// Of packages that the last survey found lacking.
@@ -55,17 +58,17 @@ pub(crate) struct ArchiveError {
 }
 
 impl SourceArchive {
-    /// The archive at `root`, where a package that is still writable waits for `patience`.
-    pub(crate) fn new(root: PathBuf, patience: Duration) -> Self {
-        Self { root: root.into(), patience, measured: Arc::default(), prints: Arc::default() }
+    /// The archive at `root`, where a package that is still writable waits for `patience`, for a target that makes this of hard links.
+    pub(crate) fn new(root: PathBuf, patience: Duration, links: Links) -> Self {
+        Self { root: root.into(), patience, links, measured: Arc::default(), prints: Arc::default() }
     }
 
     /// The same under other settings; what was measured is known still where the place is the same.
-    pub(crate) fn with(&self, root: PathBuf, patience: Duration) -> Self {
-        if *root == *self.root {
+    pub(crate) fn with(&self, root: PathBuf, patience: Duration, links: Links) -> Self {
+        if *root == *self.root && links == self.links {
             return Self { patience, ..self.clone() };
         }
-        Self::new(root, patience)
+        Self::new(root, patience, links)
     }
 
     /// An archive that is gone, or empty where something is wanted of it, must not be mistaken for one that lacks every package.
@@ -158,7 +161,8 @@ impl SourceArchive {
         }
         // What cannot be measured now is asked again next time.
         let tree = Root::open(&self.root, package).and_then(|root| Tree::look(&root));
-        let Ok(Tree { size, .. }) = tree else { return Size::default() };
+        let Ok(tree) = tree else { return Size::default() };
+        let size = tree.size_with(self.links);
         measured.insert(package.clone(), (time, size));
         size
     }
@@ -222,9 +226,9 @@ impl SourceArchive {
         if let Some(ready_in) = self.still_writable(root.stat(), &descpkg, now) {
             return Ok(Source::Held(Hold::Writable { ready_in }));
         }
-        let Tree { size, print } = Tree::look(root)?;
-        self.prints().insert(package.clone(), print);
-        Ok(Source::Ready { time, size })
+        let tree = Tree::look(root)?;
+        self.prints().insert(package.clone(), tree.print);
+        Ok(Source::Ready { time, size: tree.size_with(self.links) })
     }
 
     /// Seconds until a writable package is taken for finished; none when it is read-only or was left alone long enough.
@@ -271,7 +275,7 @@ mod tests {
         }
 
         fn look(&self, package: &PackageId, patience: u64) -> Source {
-            let archive = SourceArchive::new(self.directory.path().into(), Duration::from_secs(patience));
+            let archive = SourceArchive::new(self.directory.path().into(), Duration::from_secs(patience), Links::Kept);
             archive.look(package, None, SystemTime::now())
         }
     }
@@ -345,19 +349,20 @@ mod tests {
         let scratch = Scratch::new();
         let package = scratch.package("core@1");
         let root = scratch.directory.path();
-        let archive = SourceArchive::new(root.into(), Duration::ZERO);
+        let archive = SourceArchive::new(root.into(), Duration::ZERO, Links::Kept);
         let size = |archive: &SourceArchive| archive.known_size(&package, 1).bytes;
         assert_eq!(size(&archive), 1);
         fs::write(root.join("core/1/more"), "xx").expect("a file");
-        let reloaded = archive.with(root.into(), Duration::from_secs(60));
+        let reloaded = archive.with(root.into(), Duration::from_secs(60), Links::Kept);
         assert_eq!((size(&reloaded), reloaded.patience), (1, Duration::from_secs(60)), "not measured again");
-        assert_eq!(size(&archive.with(root.join("."), Duration::ZERO).with(root.join("other"), Duration::ZERO)), 0);
+        let with = |archive: &SourceArchive, root: PathBuf| archive.with(root, Duration::ZERO, Links::Kept);
+        assert_eq!(size(&with(&with(&archive, root.join(".")), root.join("other"))), 0);
     }
 
     #[test]
     fn an_empty_or_missing_archive_is_an_error() {
         let scratch = Scratch::new();
-        let check = |path: PathBuf, wanted| SourceArchive::new(path, Duration::ZERO).check(wanted);
+        let check = |path: PathBuf, wanted| SourceArchive::new(path, Duration::ZERO, Links::Kept).check(wanted);
         let here = || scratch.directory.path().to_owned();
         assert!(check(here(), true).is_err());
         assert!(check(here(), false).is_ok(), "a new site of which nothing is wanted yet");

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::encoder::{Chunks, Encoder};
+use super::names::{Meeting, Names};
 use super::pieces::permissions;
 use super::tarball::Tarball;
 use super::walker::{FileType, Node, Order, Root, SourceError};
@@ -95,6 +96,8 @@ struct Papers {
     manifest: Vec<u8>,
     /// What its entries are.
     tree: Vec<u8>,
+    /// Which of its files are the same.
+    names: Names,
 }
 
 /// What tells a package's content from any other.
@@ -196,10 +199,18 @@ impl Stream {
             papers.tree.extend(tree::line(&node.path, tree::Node::Link(&to)));
             return Ok(());
         }
+        // It must be ours to send under each of its names, and still the same file.
         let file = root.file(node)?;
-        let mut reader = FileReader::new(&file, node.stat.size, progress);
-        self.tar.file(&path, &node.stat, &mut reader, &mut self.buffer)?;
-        papers.manifest.extend(manifest_line(&reader.finish(root, node)?, &node.path));
+        let digest = if let Meeting::Again(first) = papers.names.meet(node, 0) {
+            self.tar.hard_link(&path, &path_in(prefix, &first.path), &node.stat)?;
+            papers.names.digest(root, node)?
+        } else {
+            let mut reader = FileReader::new(&file, node.stat.size, progress);
+            self.tar.file(&path, &node.stat, &mut reader, &mut self.buffer)?;
+            reader.finish(root, node)?
+        };
+        papers.names.keep(node, &digest);
+        papers.manifest.extend(manifest_line(&digest, &node.path));
         papers.tree.extend(entry_line(root, node)?);
         Ok(())
     }
@@ -221,17 +232,23 @@ pub(crate) fn digests(root: &Root) -> Result<Digests, SourceError> {
     let mut nodes = root.walk(Order::Name).collect::<Result<Vec<_>, _>>()?;
     // In the order of the stream: descpkg last.
     nodes.sort_by_key(Node::is_descpkg);
-    let (mut manifest, mut tree) = (Sha256::new(), Sha256::new());
+    let (mut manifest, mut tree, mut names) = (Sha256::new(), Sha256::new(), Names::default());
     for node in nodes {
         tree.update(entry_line(root, &node)?);
         if !node.stat.is_file() {
             continue;
         }
         let file = root.file(&node)?;
-        let unwatched = Progress::default();
-        let mut reader = FileReader::new(&file, node.stat.size, &unwatched);
-        io::copy(&mut reader, &mut io::sink()).map_err(|error| root.unreadable(&node.path, error))?;
-        manifest.update(manifest_line(&reader.finish(root, &node)?, &node.path));
+        let digest = if let Meeting::Again(_) = names.meet(&node, 0) {
+            names.digest(root, &node)?
+        } else {
+            let unwatched = Progress::default();
+            let mut reader = FileReader::new(&file, node.stat.size, &unwatched);
+            io::copy(&mut reader, &mut io::sink()).map_err(|error| root.unreadable(&node.path, error))?;
+            reader.finish(root, &node)?
+        };
+        names.keep(&node, &digest);
+        manifest.update(manifest_line(&digest, &node.path));
     }
     Ok(Digests { bytes: hex(&manifest.finalize()), tree: Some(hex(&tree.finalize())) })
 }

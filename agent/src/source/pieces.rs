@@ -191,7 +191,7 @@ impl<'a> Packer<'a> {
         let kind = match node.stat.kind() {
             FileType::Directory => Kind::Directory { mode: permissions(&node.stat) },
             FileType::Symlink => Kind::Link { to: course.root.link(&node)? },
-            FileType::RegularFile => course.file(&node),
+            FileType::RegularFile => course.file(&node)?,
             FileType::Fifo
             | FileType::Socket
             | FileType::CharacterDevice
@@ -221,10 +221,12 @@ impl<'a> Packer<'a> {
         for file in std::mem::take(&mut course.files) {
             let there = held.iter().find(|(entry, _)| *entry == file.number).map(|(_, there)| there);
             let digest = match (file.copied, there) {
+                _ if file.is_again => course.names.digest(course.root, &file.node)?,
                 (Some(digest), _) => digest,
                 (None, Some(there)) => self.held_file(course, &file, there)?,
                 (None, None) => self.file(course, &file)?,
             };
+            course.names.keep(&file.node, &digest);
             let below = &entries[(file.number - first) as usize].path;
             course.lines.update(manifest_line(&digest, below));
         }

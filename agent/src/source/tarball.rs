@@ -59,6 +59,11 @@ impl Tarball {
         self.header(EntryType::Symlink, path, Some(target), stat, 0)
     }
 
+    /// Another name of a file that is in the stream already, as `of`.
+    pub(super) fn hard_link(&mut self, path: &[u8], of: &[u8], stat: &Stat) -> io::Result<()> {
+        self.header(EntryType::Link, path, Some(of), stat, 0)
+    }
+
     /// A small regular file of our own making.
     pub(super) fn text(&mut self, path: &str, text: &[u8]) -> io::Result<()> {
         let mut header = Header::new_gnu();

@@ -3,6 +3,7 @@
 use blat_domain::plan::Size;
 use sha2::{Digest, Sha256};
 
+use super::names::{Meeting, Names};
 use super::walker::{FileType, Node, Order, Root, SourceError, Stat};
 
 /// A digest of what `lstat` says of everything in a package, times of change and inode numbers included, which nobody can set back.
@@ -11,7 +12,10 @@ pub(crate) type Print = [u8; 32];
 /// A package's tree, as it was a moment ago.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Tree {
+    /// What it is where each name of a file takes its bytes.
     pub(super) size: Size,
+    /// Bytes of those that come as hard links, where links are kept.
+    pub(super) linked: u64,
     pub(super) print: Print,
 }
 
@@ -21,7 +25,8 @@ impl Tree {
     /// # Errors
     /// What of it cannot be looked at, or cannot be sent at all.
     pub(super) fn look(root: &Root) -> Result<Self, SourceError> {
-        let (mut size, mut print) = (Size::default(), Sha256::new());
+        let (mut size, mut linked, mut print) = (Size::default(), 0u64, Sha256::new());
+        let mut names = Names::default();
         for node in root.walk(Order::Name) {
             let node = node?;
             note(&mut print, &node);
@@ -30,6 +35,9 @@ impl Tree {
                 FileType::RegularFile => {
                     let sum = size.bytes.checked_add(node.stat.size);
                     size.bytes = sum.ok_or_else(|| SourceError::TooLarge(root.shown(&node.path)))?;
+                    if let Meeting::Again(_) = names.meet(&node, 0) {
+                        linked += node.stat.size;
+                    }
                 }
                 FileType::Directory => {}
                 FileType::Symlink => add(&mut print, &root.link(&node)?),
@@ -40,8 +48,27 @@ impl Tree {
                 | FileType::Unknown => return Err(SourceError::Odd(root.shown(&node.path))),
             }
         }
-        Ok(Self { size, print: print.finalize().into() })
+        Ok(Self { size, linked, print: print.finalize().into() })
     }
+}
+
+impl Tree {
+    /// How much it is for a target that keeps hard links, or that does not.
+    pub(super) fn size_with(&self, links: Links) -> Size {
+        match links {
+            Links::Kept => Size { bytes: self.size.bytes.saturating_sub(self.linked), ..self.size },
+            Links::Copied => self.size,
+        }
+    }
+}
+
+/// What becomes of hard links within a package.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Links {
+    /// They are hard links at the target too: a file with several names goes there once.
+    Kept,
+    /// Each name gets the bytes, as in a ZIP.
+    Copied,
 }
 
 /// Adds all that tells an entry from any other state of itself.

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 /// The line after which a receiver speaks in frames. Whatever comes before it is a login shell's noise.
 pub const MARKER: &str = "# blat-receiver 1";
 /// The version of what follows the marker. Ends with different ones do not talk.
-pub const PROTOCOL: u16 = 4;
+pub const PROTOCOL: u16 = 5;
 /// Bytes of a frame's header.
 pub const HEADER: usize = 5;
 /// The longest body, in bytes: what a frame of another lane may have to wait for.
@@ -34,6 +34,8 @@ pub const FIRST_CREDIT: u64 = 4 << 20;
 pub const MOST_PIECE: u64 = 16 << 20;
 /// The most bytes of held files that one piece may refer to.
 pub const MOST_BASE: u64 = 32 << 20;
+/// The most memory that a package's shared files take, in bytes of [`shared_cost`]. Of a package with more, the rest are not shared.
+pub const MOST_SHARED: usize = 8 << 20;
 /// The most lanes of one conversation.
 pub const LANES: u8 = 8;
 
@@ -65,6 +67,11 @@ pub enum FrameError {
     /// A message that cannot be sent since it does not fit into a frame.
     #[error("a message does not fit into a frame: {0}")]
     Unsendable(String),
+}
+
+/// What it takes to remember a shared file with this path, in bytes.
+pub fn shared_cost(path: &[u8]) -> usize {
+    path.len() + 128
 }
 
 /// A frame's header, checked: how long its body is, and whose.

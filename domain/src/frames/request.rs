@@ -214,6 +214,13 @@ pub enum Kind {
         size: u64,
         /// Where the archive has these bytes already: then no piece brings them.
         copy: Option<Copy>,
+        /// Whether other names of it may follow. The receiver remembers it until the package's end (see [`super::MOST_SHARED`]).
+        shared: bool,
+    },
+    /// Another name of a regular file of this package: no piece brings its bytes.
+    HardLink {
+        /// The number of that file's entry, which came before and is `shared`. It is no other name itself.
+        to: u32,
     },
 }
 

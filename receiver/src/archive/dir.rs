@@ -159,6 +159,11 @@ impl Dir {
         Ok(rustix::fs::symlinkat(to.as_ref(), &self.0, name.as_ref())?)
     }
 
+    /// Gives what has a name in it another one. Of a symbolic link it is the link itself that gets it.
+    pub(crate) fn hard_link(&self, name: &[u8], to: &Self, new: &[u8]) -> io::Result<()> {
+        Ok(rustix::fs::linkat(&self.0, name, &to.0, new, AtFlags::empty())?)
+    }
+
     /// Removes a file or a link; what is not there is no error.
     pub(crate) fn unlink(&self, name: impl AsRef<[u8]>) -> io::Result<()> {
         unlink_at(&self.0, name.as_ref(), AtFlags::empty())

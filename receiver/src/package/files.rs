@@ -135,10 +135,10 @@ impl Incoming {
         }
     }
 
-    /// Settles copies that are next, so that they do not wait for the end of the package.
+    /// Settles copies and other names that are next, so that they do not wait for the end of the package.
     pub(crate) fn settle_copies(&mut self, held: &Held<'_>, inbox: &Inbox) -> Result<(), Outcome> {
         while self.writing.is_none()
-            && self.waiting.front().is_some_and(|file| matches!(file.content, Content::Copy(_)))
+            && self.waiting.front().is_some_and(|file| matches!(file.content, Content::Copy(_) | Content::Name(_)))
         {
             self.settle_first(held, inbox)?;
         }
@@ -172,6 +172,7 @@ impl Incoming {
                 let staged = self.places.open_file(&file.path).map_err(|error| self.unmakable(&file.path, &error))?;
                 self.copy_from(staged, &file, held, inbox)
             }
+            Content::Name(to) => self.name_again(&file, *to, held, inbox),
         }
     }
 
@@ -182,7 +183,13 @@ impl Incoming {
         self.copy_from(from, file, held, inbox)
     }
 
-    fn copy_from(&mut self, mut from: File, file: &Waiting, held: &Held<'_>, inbox: &Inbox) -> Result<(), Outcome> {
+    pub(super) fn copy_from(
+        &mut self,
+        mut from: File,
+        file: &Waiting,
+        held: &Held<'_>,
+        inbox: &Inbox,
+    ) -> Result<(), Outcome> {
         let to = self.places.make_file(&file.path, self.resumed).map_err(|error| self.unmakable(&file.path, &error))?;
         let copied = copy_bytes(&mut from, to, file.size, inbox);
         let copied = copied.map_err(|error| Setback::io(format!("copying {}", shown(&file.path)), &error))?;
@@ -202,6 +209,7 @@ impl Incoming {
             }
             self.descpkg = Some(wanted);
         }
+        self.shared.finish(of.number, &file, digest).map_err(failed)?;
         self.manifest.add(digest, &of.path).and_then(|()| self.written.keep(file, held.archive)).map_err(failed)?;
         self.bytes += of.size;
         Ok(())

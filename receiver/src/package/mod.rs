@@ -8,6 +8,7 @@ mod files;
 mod group;
 mod manifest;
 mod place;
+mod shared;
 mod sparse;
 pub(crate) mod unpacking;
 
@@ -28,6 +29,7 @@ use closing::Closing;
 use files::Writing;
 use manifest::Manifest;
 pub(crate) use place::{Places, digest};
+use shared::SharedFiles;
 
 /// The deepest that a package may be, in directories: each one is a handle when the package is removed.
 const DEEPEST: usize = 256;
@@ -86,6 +88,8 @@ enum Content {
     Copy(Copy),
     /// An interrupted attempt: they are there, unless pieces bring others.
     Staged,
+    /// The file of this entry, of which it is another name.
+    Name(u32),
 }
 
 /// A package on its way.
@@ -99,6 +103,7 @@ pub(crate) struct Incoming {
     waiting: VecDeque<Waiting>,
     /// Bytes of memory that those take.
     waiting_bytes: usize,
+    shared: SharedFiles,
     /// Parts of the piece that comes at the moment, and what is left of the first.
     parts: VecDeque<Part>,
     part_left: u32,
@@ -140,6 +145,7 @@ impl Incoming {
             entries: 0,
             waiting: VecDeque::new(),
             waiting_bytes: 0,
+            shared: SharedFiles::default(),
             parts: VecDeque::new(),
             part_left: 0,
             writing: None,
@@ -190,14 +196,21 @@ impl Incoming {
             match entry.kind {
                 Kind::Directory { mode } => self.directory(number, &entry.path, mode, entry.time)?,
                 Kind::Link { to } => self.link(&entry.path, &to, entry.time)?,
-                Kind::File { mode, size, copy } => {
+                Kind::File { mode, size, copy, shared } => {
                     if file_limit().is_some_and(|most| size > most) {
                         let error = std::io::ErrorKind::FileTooLarge.into();
                         return Err(Setback::io(format!("writing {}", shown(&entry.path)), &error).into());
                     }
-                    let file =
-                        Waiting { number, path: entry.path, mode, size, time: entry.time, content: Content::Fresh };
-                    held.extend(self.announce(file, copy, inbox)?);
+                    let content = copy.map_or(Content::Fresh, Content::Copy);
+                    let file = Waiting { number, path: entry.path, mode, size, time: entry.time, content };
+                    if shared {
+                        self.shared.announce(&file)?;
+                    }
+                    held.extend(self.announce(file, inbox)?);
+                }
+                Kind::HardLink { to } => {
+                    let (path, time, content) = (entry.path, entry.time, Content::Name(to));
+                    self.announce_name(Waiting { number, path, mode: 0, size: 0, time, content }, to)?;
                 }
             }
             inbox.get_on();
@@ -211,6 +224,10 @@ impl Incoming {
             Kind::Directory { .. } if entry.path.is_empty() => Node::Directory(self.announced.mode & 0o777),
             Kind::Directory { mode } => Node::Directory(mode & 0o777),
             Kind::File { mode, .. } => Node::File(mode & 0o777),
+            Kind::HardLink { to } => {
+                let mode = self.shared.mode(*to).ok_or_else(|| shared::no_file(&entry.path, *to))?;
+                Node::File(mode & 0o777)
+            }
             Kind::Link { to } => Node::Link(to),
         };
         self.manifest.entry(&entry.path, node).map_err(|error| Setback::io("writing its tree file", &error).into())
@@ -236,22 +253,21 @@ impl Incoming {
     }
 
     /// Notes a file; its digest where it is staged and not copied again.
-    fn announce(
-        &mut self,
-        mut file: Waiting,
-        copy: Option<Copy>,
-        inbox: &Inbox,
-    ) -> Result<Option<(u32, [u8; 32])>, Outcome> {
+    fn announce(&mut self, mut file: Waiting, inbox: &Inbox) -> Result<Option<(u32, [u8; 32])>, Outcome> {
         let mut held = None;
-        if let Some(copy) = copy {
-            file.content = Content::Copy(copy);
-        } else if self.resumed {
+        if self.resumed && matches!(file.content, Content::Fresh) {
             let staged = self.places.staged(&file.path, file.size, inbox);
             if let Some(digest) = staged.map_err(|error| self.unmakable(&file.path, &error))? {
                 file.content = Content::Staged;
                 held = Some((file.number, digest));
             }
         }
+        self.wait_for(file)?;
+        Ok(held)
+    }
+
+    /// Keeps a file in mind until its bytes come.
+    fn wait_for(&mut self, file: Waiting) -> Result<(), Outcome> {
         self.waiting_bytes += memory_of(&file);
         if self.waiting_bytes > MOST_WAITING {
             let why = format!("more than {MOST_WAITING} bytes of entries came ahead of their files");
@@ -262,7 +278,7 @@ impl Incoming {
             .into());
         }
         self.waiting.push_back(file);
-        Ok(held)
+        Ok(())
     }
 
     /// Why an entry could not be made. What lies outside the package or under one of its links is not the system's fault.
@@ -302,7 +318,7 @@ impl Incoming {
         match self.descpkg {
             Some(time) if time == announced => {}
             Some(time) => return Err(self.spoiled(format!("its {DESCPKG} has the time {time}, not {announced}"))),
-            None => return Err(self.spoiled(format!("its {DESCPKG} is no regular file"))),
+            None => return Err(self.spoiled(format!("its {DESCPKG} is no regular file of its own"))),
         }
         let digest = self.manifest.finish().map_err(|error| Setback::io("writing its manifest", &error))?;
         if digest != *manifest {
@@ -343,7 +359,7 @@ impl Incoming {
 fn memory_of(file: &Waiting) -> usize {
     let copy = match &file.content {
         Content::Copy(copy) => copy.path.as_ref().map_or(0, Vec::len),
-        Content::Fresh | Content::Staged => 0,
+        Content::Fresh | Content::Staged | Content::Name(_) => 0,
     };
     size_of::<Waiting>() + file.path.len() + copy
 }
@@ -357,7 +373,7 @@ fn check_path(number: u32, entry: &Entry) -> Result<(), Setback> {
     if number == 0 {
         return match entry.kind {
             Kind::Directory { .. } if path.is_empty() => Ok(()),
-            Kind::Directory { .. } | Kind::Link { .. } | Kind::File { .. } => {
+            Kind::Directory { .. } | Kind::Link { .. } | Kind::File { .. } | Kind::HardLink { .. } => {
                 Err(Setback::foreign("its first entry is not its own directory"))
             }
         };

@@ -2,10 +2,10 @@
 
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::os::unix::fs::MetadataExt as _;
 
 use blat_domain::frames::Time;
 use rustix::fs::FileType;
+use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
 use crate::archive::dir::{Dir, is_absence, kind};
@@ -76,6 +76,27 @@ impl Places {
         parent.create(name)
     }
 
+    /// Makes another name of the file at `of`, which has to be the one of this identity: its device and its number there. With `again` something
+    /// may be there.
+    pub(super) fn make_hard_link(
+        &mut self,
+        (of, identity): (&[u8], (u64, u64)),
+        path: &[u8],
+        again: bool,
+    ) -> io::Result<()> {
+        let (folder, of) = self.parent(of)?;
+        let folder = folder.open_again()?;
+        let (parent, name) = self.parent(path)?;
+        if again {
+            tree::remove(parent, name)?;
+        }
+        folder.hard_link(of, parent, name)?;
+        match parent.stat(name)? {
+            Some(there) if (there.st_dev, there.st_ino) == identity => Ok(()),
+            Some(_) | None => Err(Errno::NOENT.into()),
+        }
+    }
+
     /// Opens a file that is staged.
     pub(super) fn open_file(&mut self, path: &[u8]) -> io::Result<File> {
         let (parent, name) = self.parent(path)?;
@@ -89,8 +110,7 @@ impl Places {
             Err(error) if is_absence(&error) || error.kind() == io::ErrorKind::PermissionDenied => return Ok(None),
             Err(error) => return Err(error),
         };
-        let there = file.metadata()?;
-        if there.len() != size || there.nlink() != 1 {
+        if file.metadata()?.len() != size {
             return Ok(None);
         }
         Ok(Some(digest(&mut file, inbox)?))

@@ -19,6 +19,8 @@ pub enum Node {
     Directory(u16),
     Link(Vec<u8>),
     File(Vec<u8>, u16),
+    /// Another name of the file at this path.
+    Name(Vec<u8>),
 }
 
 /// A package as a test wants it. Names sort parents before what is in them.
@@ -79,6 +81,10 @@ impl Package {
         self.node(path.as_bytes(), Node::Link(to.as_bytes().to_vec()))
     }
 
+    pub fn name(self, path: &str, of: &str) -> Self {
+        self.node(path.as_bytes(), Node::Name(of.as_bytes().to_vec()))
+    }
+
     pub fn directory(self, path: &str, mode: u16) -> Self {
         self.node(path.as_bytes(), Node::Directory(mode))
     }
@@ -111,10 +117,19 @@ impl Package {
         nodes
     }
 
-    pub fn manifest(&self) -> Vec<u8> {
-        let files = self.ordered().into_iter().filter_map(|(path, node)| match node {
-            Node::File(bytes, _) => Some(manifest::line(&Sha256::digest(bytes), path)),
+    /// A file's bytes and mode, by whatever name; none of what is no file.
+    pub fn content<'a>(&'a self, node: &'a Node) -> Option<(&'a [u8], u16)> {
+        match node {
+            Node::File(bytes, mode) => Some((bytes, *mode)),
+            Node::Name(of) => self.content(&self.nodes[of]),
             Node::Directory(_) | Node::Link(_) => None,
+        }
+    }
+
+    pub fn manifest(&self) -> Vec<u8> {
+        let files = self.ordered().into_iter().filter_map(|(path, node)| {
+            let (bytes, _) = self.content(node)?;
+            Some(manifest::line(&Sha256::digest(bytes), path))
         });
         files.collect::<Vec<_>>().concat()
     }
@@ -130,6 +145,7 @@ impl Package {
                 Node::Directory(mode) => tree::Node::Directory(*mode),
                 Node::Link(to) => tree::Node::Link(to),
                 Node::File(_, mode) => tree::Node::File(mode & 0o777),
+                Node::Name(of) => tree::Node::File(self.content(&self.nodes[of]).expect("a file").1 & 0o777),
             };
             tree::line(path, node)
         });
@@ -146,6 +162,7 @@ impl Package {
             match node {
                 Node::Directory(_) => fs::create_dir(path).expect("a directory"),
                 Node::Link(to) => symlink(std::ffi::OsStr::from_bytes(to), path).expect("a link"),
+                Node::Name(of) => fs::hard_link(root.join(std::ffi::OsStr::from_bytes(of)), path).expect("a file"),
                 Node::File(bytes, mode) => {
                     fs::write(&path, bytes).expect("a file");
                     fs::set_permissions(&path, Permissions::from_mode((*mode).into())).expect("a mode");
@@ -194,12 +211,20 @@ impl Package {
                 Node::Directory(mode) => Kind::Directory { mode: *mode },
                 Node::Link(to) => Kind::Link { to: to.clone() },
                 Node::File(bytes, mode) => {
-                    Kind::File { mode: *mode, size: bytes.len() as u64, copy: self.copy_of(path, bytes, how) }
+                    let shared = self.nodes.values().any(|other| matches!(other, Node::Name(of) if of == path));
+                    let (size, copy) = (bytes.len() as u64, self.copy_of(path, bytes, how));
+                    Kind::File { mode: *mode, size, copy, shared }
                 }
+                Node::Name(of) => Kind::HardLink { to: self.number(of) },
             };
             Entry { path: path.to_vec(), kind, time: self.time }
         });
         std::iter::once(root).chain(others).collect()
+    }
+
+    /// The number of the entry at this path.
+    pub fn number(&self, path: &[u8]) -> u32 {
+        (1u32..).zip(self.ordered()).find(|(_, (other, _))| *other == path).expect("an entry").0
     }
 
     fn copy_of(&self, path: &[u8], bytes: &[u8], how: &How) -> Option<Copy> {

@@ -142,7 +142,8 @@ pub fn conversation(paths: &[&[u8]]) -> Vec<Vec<u8>> {
     let version = |text: &str| id(&format!("p@{text}")).version;
     let time = Time { seconds: 7, nanoseconds: 0 };
     let entry = |path: &[u8], kind| Entry { path: path.to_vec(), kind, time };
-    let file = |bytes: &[u8], copy| Kind::File { mode: 0o644, size: bytes.len() as u64, copy };
+    let shared = |bytes: &[u8], copy| Kind::File { mode: 0o644, size: bytes.len() as u64, copy, shared: true };
+    let file = |bytes: &[u8], copy| Kind::File { mode: 0o644, size: bytes.len() as u64, copy, shared: false };
     let directory = || Kind::Directory { mode: 0o755 };
     let digest = |bytes: &[u8]| -> [u8; 32] { Sha256::digest(bytes).into() };
     let held = Copy { version: version("1"), path: None };
@@ -151,9 +152,10 @@ pub fn conversation(paths: &[&[u8]]) -> Vec<Vec<u8>> {
         entry(b"", directory()),
         entry(b"lib", directory()),
         entry(b"out", Kind::Link { to: b"../../../../../outside".to_vec() }),
-        entry(b"lib/held", file(HELD, Some(held))),
+        entry(b"lib/held", shared(HELD, Some(held))),
+        entry(b"lib/name", Kind::HardLink { to: 3 }),
     ];
-    let mut lines = manifest::line(&digest(HELD), b"lib/held");
+    let mut lines = [&b"lib/held"[..], b"lib/name"].map(|path| manifest::line(&digest(HELD), path)).concat();
     let (mut parts, mut bytes) = (Vec::new(), Vec::new());
     for (path, content) in paths.iter().map(|path| (*path, NEWS)).chain([(&b"descpkg"[..], DESCPKG)]) {
         parts.push(Part { entry: entries.len() as u32, bytes: content.len() as u32 });

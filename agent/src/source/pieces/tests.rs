@@ -64,6 +64,9 @@ struct Unpacked {
     files: Files,
     links: Files,
     directories: Vec<Vec<u8>>,
+    /// Other names of files, with the entries of those.
+    again: BTreeMap<Vec<u8>, u32>,
+    linked: Vec<(Vec<u8>, Vec<u8>)>,
     /// Paths of files that are copied from the ancestor.
     copied: Vec<Vec<u8>>,
     /// Bytes of data, as they went over the link.
@@ -128,7 +131,14 @@ fn unpacked(mut packed: mpsc::Receiver<Vec<u8>>, held: Option<&Parcel>) -> Unpac
             }
             Request::Piece(piece) => unpacked.piece(&piece, &entries, held, &mut packed),
             Request::Whole { entries: count, manifest } => {
-                for entry in entries.iter().filter(|entry| matches!(entry.kind, Kind::File { .. })) {
+                for (path, to) in std::mem::take(&mut unpacked.again) {
+                    let of = &entries[to as usize];
+                    assert!(matches!(of.kind, Kind::File { shared: true, .. }), "{path:?} is another name of {of:?}");
+                    unpacked.files.insert(path.clone(), unpacked.files[&of.path].clone());
+                    unpacked.linked.push((path, of.path.clone()));
+                }
+                let is_file = |entry: &&Entry| matches!(entry.kind, Kind::File { .. } | Kind::HardLink { .. });
+                for entry in entries.iter().filter(is_file) {
                     digests.update(manifest_line(&Sha256::digest(&unpacked.files[&entry.path]), &entry.path));
                 }
                 assert_eq!(count, entries.len() as u64);
@@ -156,6 +166,7 @@ impl Unpacked {
                 self.copied.push(entry.path.clone());
             }
             Kind::File { copy: None, .. } => {}
+            Kind::HardLink { to } => drop(self.again.insert(entry.path.clone(), *to)),
         }
     }
 
@@ -233,6 +244,35 @@ fn what_is_unpacked_is_the_package_whatever_the_codec() {
         assert!((3..=6).contains(&unpacked.pieces.0), "{codec:?}: {} pieces", unpacked.pieces.0);
         let total = large.len() + text.len();
         assert_eq!(unpacked.packed < total, codec != Codec::Plain, "{codec:?}: {} of {total}", unpacked.packed);
+    }
+}
+
+#[test]
+fn a_file_with_several_names_is_sent_once_whatever_the_codec() {
+    let large = noise(1, PIECE + 12_345);
+    let files: &[(&[u8], &[u8])] = &[(b"a/large", &large), (b"b", b"b")];
+    let scratch = Scratch::new();
+    let held = scratch.package("p@1", files);
+    let parcel = scratch.package("p@2", files);
+    let link = |of: &str, name: &str| fs::hard_link(place(&parcel).join(of), place(&parcel).join(name));
+    link("a/large", "c").and_then(|()| link("a/large", "a/again")).expect("a hard link");
+    // More than one frame tells of.
+    for number in 0..ENTRIES {
+        link("b", &format!("a/z{number}")).expect("a hard link");
+    }
+    let numbers: Vec<String> = (0..ENTRIES).map(|number| format!("a/z{number}")).collect();
+    let mut expected = files.to_vec();
+    expected.extend([(&b"a/again"[..], &large[..]), (b"c", &large)]);
+    expected.extend(numbers.iter().map(|name| (name.as_bytes(), &b"b"[..])));
+    let store = Store::new(scratch.0.path().join("store"));
+    store.share(true);
+    for (codec, held) in [(Codec::Plain, None), (Codec::Zstd, None), (Codec::Referring, Some(&held))] {
+        for _ in 0..2 {
+            let sent = sent_by(&store, &parcel, codec, held);
+            assert_is(&sent, &expected, "2");
+            assert_eq!(sent.linked.len(), ENTRIES + 2, "{codec:?}");
+            assert!(sent.packed < large.len() + 1000, "{codec:?}: {} bytes", sent.packed);
+        }
     }
 }
 

@@ -118,7 +118,7 @@ impl Entry {
 fn copied(kind: &Kind) -> u64 {
     match kind {
         Kind::File { size, copy: Some(_), .. } => *size,
-        Kind::File { copy: None, .. } | Kind::Directory { .. } | Kind::Link { .. } => 0,
+        Kind::File { copy: None, .. } | Kind::HardLink { .. } | Kind::Directory { .. } | Kind::Link { .. } => 0,
     }
 }
 
