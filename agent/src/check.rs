@@ -7,9 +7,12 @@ use std::sync::Arc;
 
 use blat_config::{Home, Settings, Transport};
 use blat_domain::ownership::Owner;
+use blat_domain::release::KnownReleases;
 use blat_domain::text::{printable, typed};
 use blat_domain::units::show_size;
 
+use crate::release::Desk;
+use crate::source::attributes;
 use crate::target::answer::{Input, ask};
 use crate::target::bounded::Bounds;
 use crate::target::far_end::Outlook;
@@ -54,8 +57,29 @@ pub(crate) struct Findings {
     pub(crate) notes: Vec<String>,
 }
 
-/// Looks at everything that serving this target takes.
+/// Looks at everything that serving this target takes, and for what wanted packages have that does not go to it.
 pub(crate) async fn run(home: &Home, settings: &Settings, owner: Owner) -> Findings {
+    let mut findings = try_target(home, settings, owner).await;
+    findings.notes.extend(lost_attributes(home, settings).await);
+    findings
+}
+
+/// The extended attributes of wanted packages, in words; none where there is nothing to say.
+async fn lost_attributes(home: &Home, settings: &Settings) -> Option<String> {
+    let (desk, manager) = (Desk::new(home, &settings.name), settings.release_manager.as_ref());
+    let answer = match desk.ask(manager, &settings.selection, &KnownReleases::default()).await {
+        Ok(answer) => answer,
+        Err(why) => return Some(format!("extended attributes of packages were not looked for: {why}")),
+    };
+    let source = settings.source.clone();
+    let looking = tokio::task::spawn_blocking(move || attributes::look(&source, answer.resolution.wanted.keys()));
+    match looking.await {
+        Ok(found) => (!found.is_empty()).then(|| found.to_string()),
+        Err(why) => Some(format!("looking for extended attributes of packages failed: {why}")),
+    }
+}
+
+async fn try_target(home: &Home, settings: &Settings, owner: Owner) -> Findings {
     let mut findings = Findings::default();
     here(settings, &mut findings);
     if let Transport::S3(s3) = &settings.transport {

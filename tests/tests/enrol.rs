@@ -400,3 +400,21 @@ fn check_connect_names_everything_that_is_wrong_at_once() {
     lab.sshd("stop").expect_success();
     lab.blat(&["check", "--connect", "perth"]).expect(1).says("cannot connect");
 }
+
+#[test]
+fn check_connect_names_packages_with_attributes_that_do_not_go_with_them() {
+    let lab = Lab::new("attributes");
+    lab.package("core", "1", |p| p.file("a", "1"));
+    let tools = lab.package("tools", "1", |p| p.with_mode("bin/ping", "1", 0o644));
+    lab.release(&[("core", "1"), ("tools", "1")]);
+    lab.config("perth", "");
+    let before = lab.blat(&["check", "--connect", "perth"]);
+    assert!(!before.expect_success().stdout.contains("extended attributes"), "{before}");
+    let set = rustix::fs::setxattr(tools.join("bin/ping"), "user.origin", b"x", rustix::fs::XattrFlags::empty());
+    if let Err(why) = set {
+        println!("skipped, since the file system keeps no such attributes: {why}");
+        return;
+    }
+    let outcome = lab.blat(&["check", "--connect", "perth"]);
+    outcome.expect_success().says("attributes do not go to the target: tools@1 (bin/ping: user.origin)");
+}

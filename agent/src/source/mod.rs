@@ -1,6 +1,7 @@
 //! The master's archive, read only: what a package's state is, how much it is, and its bytes as a stream.
 
 pub(crate) mod ancestor;
+pub(crate) mod attributes;
 mod encoder;
 mod glance;
 mod names;

@@ -251,6 +251,23 @@ impl Root {
         Ok(if is_in_question { self.open_hard_link(node)? } else { self.open_node(node, FILE)? }.into())
     }
 
+    /// Opens a file or a directory, to look at it alone; nothing else.
+    ///
+    /// # Errors
+    /// As [`Root::file`].
+    pub(crate) fn open_for_a_look(&self, node: &Node) -> Result<Option<OwnedFd>, SourceError> {
+        match node.stat.kind() {
+            FileType::RegularFile => Ok(Some(self.file(node)?.into())),
+            FileType::Directory => Ok(Some(self.open_node(node, DIRECTORY)?)),
+            FileType::Symlink
+            | FileType::Fifo
+            | FileType::Socket
+            | FileType::CharacterDevice
+            | FileType::BlockDevice
+            | FileType::Unknown => Ok(None),
+        }
+    }
+
     /// What a symbolic link addresses, byte for byte.
     ///
     /// # Errors
