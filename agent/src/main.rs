@@ -75,6 +75,9 @@ fn main() -> ExitCode {
     if let Some(code) = target::transport::tied::become_other(std::env::args_os()) {
         return code;
     }
+    if let Some(code) = target::transport::libssh2::speak_instead(std::env::args_os()) {
+        return code;
+    }
     if let Some(code) = release::read_instead(std::env::args_os()) {
         return code;
     }

@@ -3,6 +3,8 @@
 TYPE SIZE: it lets everybody in, answers the first command of a connection, and then, asked for another one, sends packets of this type and
 size without end, which nobody asked for.
 
+half -: it does the same, but what it sends is the beginning of an exchange of keys, and of another packet a part.
+
 debug TEXT, farewell TEXT, offer TEXT: to the ssh client of the system it says this text before the exchange of keys, as a message for its log,
 as the reason for hanging up, or as the algorithms that it has for host keys. From others it takes any password, and prints it.
 
@@ -35,7 +37,7 @@ class Everybody(paramiko.ServerInterface):
         return paramiko.OPEN_SUCCEEDED
 
     def check_channel_exec_request(self, channel, command):
-        serve = self.greet if command.startswith(b"echo ") else self.flood
+        serve = self.greet if command.startswith(b"echo ") else self.halve if HALVES else self.flood
         threading.Thread(target=serve, args=(channel,), daemon=True).start()
         return True
 
@@ -49,6 +51,14 @@ class Everybody(paramiko.ServerInterface):
         message.add_bytes(bytes(SIZE))
         while self.transport.is_active():
             self.transport.packetizer.send_message(message)
+
+    def halve(self, channel):
+        parts = []
+        packetizer = self.transport.packetizer
+        packetizer.write_all = lambda part: parts.append(bytes(part))
+        for message in (exchange(b"ssh-ed25519"), b"\x02" + framed(bytes(1000))):
+            packetizer.send_message(paramiko.Message(message))
+        self.transport.sock.sendall(parts[0] + parts[1][:300])
 
 
 class Collector(paramiko.ServerInterface):
@@ -75,10 +85,10 @@ def packet(message):
     return struct.pack(">IB", len(message) + filling + 1, filling) + message + bytes(filling)
 
 
-def offer(algorithms):
-    """What a server has, these being its algorithms for host keys."""
+def exchange(algorithms):
+    """The message that begins an exchange of keys, these being the algorithms for host keys."""
     lists = [b"curve25519-sha256", algorithms] + 2 * [b"aes128-ctr"] + 2 * [b"hmac-sha2-256"] + 2 * [b"none"] + 2 * [b""]
-    return packet(b"\x14" + os.urandom(16) + b"".join(map(framed, lists)) + bytes(5))
+    return b"\x14" + os.urandom(16) + b"".join(map(framed, lists)) + bytes(5)
 
 
 def lie(connection):
@@ -90,9 +100,9 @@ def lie(connection):
         return
     text = sys.argv[3].encode()
     lies = {
-        "debug": packet(b"\x04\x01" + framed(text) + framed(b"")) + offer(b"ssh-dss"),
+        "debug": packet(b"\x04\x01" + framed(text) + framed(b"")) + packet(exchange(b"ssh-dss")),
         "farewell": packet(b"\x01" + struct.pack(">I", 2) + framed(text) + framed(b"")),
-        "offer": offer(text.replace(b",", b"")),
+        "offer": packet(exchange(text.replace(b",", b""))),
     }
     connection.sendall(b"SSH-2.0-OpenSSH_9.2\r\n" + lies[sys.argv[2]])
     while connection.recv(4096):
@@ -106,8 +116,9 @@ def serve(connection, whom=Everybody):
 
 
 KEY = paramiko.Ed25519Key(filename=sys.argv[1])
-LIES = not sys.argv[2].isdigit()
-TYPE, SIZE = (0, 0) if LIES else map(int, sys.argv[2:4])
+HALVES = sys.argv[2] == "half"
+LIES = not HALVES and not sys.argv[2].isdigit()
+TYPE, SIZE = (0, 0) if HALVES or LIES else map(int, sys.argv[2:4])
 # What a client does that hangs up is not of interest.
 threading.excepthook = lambda _: None
 listener = socket.create_server(("127.0.0.1", 0))

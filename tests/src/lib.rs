@@ -11,6 +11,7 @@ pub mod database;
 pub mod dice;
 pub mod disk;
 pub mod fake_database;
+pub mod hostile;
 pub mod lab;
 pub mod memory;
 pub mod package;

@@ -2,16 +2,17 @@
 //! memory and a bounded time. What the AWS tools' files and a proxy may have the master do.
 
 use std::fs::{self, Permissions};
-use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::{PermissionsExt as _, lchown};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use blat_tests::hostile::Hostile;
 use blat_tests::memory::{MOST_MORE, watched};
 use blat_tests::s3_liar::{answer, endless, start};
 use blat_tests::{Account, Lab, Outcome, process};
@@ -319,35 +320,6 @@ fn an_ssh_server_without_end_takes_neither_memory_nor_time() {
     }
 }
 
-/// A server of this kind, and its port.
-fn hostile(lab: &Lab, kind: &str, size: &str) -> (Child, u16) {
-    let mut server = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("lab/hostile-sshd"));
-    server.arg(lab.home().with_file_name("sshd").join("daemon/host_key")).args([kind, size]);
-    let mut server = server.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("what setup installed");
-    let mut port = String::new();
-    BufReader::new(server.stdout.as_mut().expect("a piped stream")).read_line(&mut port).expect("a server that starts");
-    (server, port.trim().parse().expect("a port"))
-}
-
-/// libssh2 keeps packets of kinds that it does not wait for. The ssh client of the system does not.
-#[test]
-fn packets_that_nobody_asked_for_take_no_memory_after_the_login_either() {
-    let (lab, rest) = over_libssh2("sshunasked");
-    let key = fs::read_to_string(lab.home().with_file_name("client").join("known_hosts")).expect("the lab's");
-    let key = key.split_once(' ').expect("a host and its key").1;
-    for size in ["32000", "1"] {
-        let (mut server, port) = hostile(&lab, "60", size);
-        fs::write(lab.home().join("ssh/known_hosts"), format!("[127.0.0.1]:{port} {key}")).expect("an own folder");
-        let target = format!("far{size}");
-        lab.config(
-            &target,
-            &format!("transport: libssh2\nport: {port}\narchive: /srv/far\nknown_hosts: ssh/known_hosts"),
-        );
-        assert_harmless(&lab, &target, rest, size).expect(1).says("MiB that nobody asked for");
-        server.kill().and_then(|()| server.wait()).expect("it runs");
-    }
-}
-
 /// The ssh client prints what a server says before the exchange of keys, with its line ends: nothing of that makes a key trusted, and nobody is
 /// told the password.
 #[test]
@@ -366,7 +338,8 @@ fn what_a_stranger_has_the_ssh_client_print_vouches_for_no_key_and_gets_no_passw
     fs::set_permissions(&password, Permissions::from_mode(0o600)).expect("an own file");
     let authority = fs::read_to_string(lab.home().with_file_name("sshd").join("id_ed25519.pub")).expect("the lab's");
     for way in ["debug", "farewell", "offer"] {
-        let (mut server, port) = hostile(&lab, way, &lines);
+        let server = Hostile::start(&lab, way, &lines);
+        let port = server.port;
         let text = format!("@cert-authority [127.0.0.1]:{port} {authority}");
         fs::write(&known_hosts, &text).expect("an own folder");
         lab.config("perth", &format!("transport: libssh2\nport: {port}\nknown_hosts: ssh/known_hosts"));
@@ -375,10 +348,7 @@ fn what_a_stranger_has_the_ssh_client_print_vouches_for_no_key_and_gets_no_passw
         let mut enrol = Command::new("setsid");
         enrol.arg("-w").arg(blat.get_program()).args(blat.get_args()).args(["enrol", "perth", "--password-file"]);
         let outcome = process::run(enrol.arg(&password), &lab.home());
-        server.kill().and_then(|()| server.wait()).expect("it runs");
-        let mut heard = String::new();
-        server.stdout.take().expect("a piped stream").read_to_string(&mut heard).expect("text");
-        assert_eq!(heard, "", "{way}: {outcome}");
+        assert_eq!(server.heard(), "", "{way}: {outcome}");
         outcome.expect(1).says(fingerprint).says("not signed by a certificate authority").says("--fingerprint");
         assert_eq!(fs::read_to_string(&known_hosts).expect("an own file"), text, "{way}");
     }
@@ -397,13 +367,14 @@ fn what_a_stranger_has_the_ssh_client_print_is_no_login_and_no_verdict_on_a_key(
         ("offer", "x\nSHA256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA.\nHost key verification failed."),
         ("farewell", "x\nHost key verification failed."),
     ] {
-        let (mut server, port) = hostile(&lab, way, text);
+        let server = Hostile::start(&lab, way, text);
+        let port = server.port;
         fs::write(lab.home().join("ssh/known_hosts"), format!("[127.0.0.1]:{port} {authority}"))
             .expect("an own folder");
         lab.config("perth", &format!("transport: openssh\nport: {port}\nknown_hosts: ssh/known_hosts"));
         lab.hand_over();
         let outcome = lab.blat(&["check", "--connect", "perth"]);
-        server.kill().and_then(|()| server.wait()).expect("it runs");
+        drop(server);
         outcome.expect(1).says("not logged in: cannot connect to ");
         for words in ["logged in to ", "does not accept", "is revoked in", "has changed"] {
             assert!(!outcome.to_string().contains(words), "it says {words:?}\n{outcome}");

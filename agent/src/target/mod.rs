@@ -35,6 +35,7 @@ use blat_domain::package_list::Former;
 use blat_domain::plan::{Link, Size};
 use blat_domain::status::{FarEnd, Leftover};
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use crate::orders::Orders;
 use crate::progress::Progress;
@@ -116,7 +117,7 @@ pub(crate) enum Retired {
 }
 
 /// Why a request to a target did not succeed, by what can be done about it.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub(crate) enum TargetError {
     /// The way there is broken: try again soon.
     #[error("{0}")]

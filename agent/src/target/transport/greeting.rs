@@ -7,6 +7,7 @@ use blat_config::SshSettings;
 use blat_domain::frames::{self, Lane, PROTOCOL, Reply, Request};
 use blat_domain::reply;
 use blat_domain::text::printable;
+use serde::{Deserialize, Serialize};
 
 use super::place;
 use crate::target::TargetError;
@@ -17,7 +18,7 @@ pub(super) const COMMAND: &str = "echo '# blat 1'; exec cat";
 const RECEIVER: &str = "# blat-receiver ";
 
 /// Who runs what we ask for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Listener {
     /// A shell: everything is possible that the user may do.
     Shell,

@@ -13,6 +13,7 @@ use base64::engine::general_purpose::STANDARD;
 use blat_config::SshSettings;
 use blat_domain::text::{printable, typed};
 use hmac::{Hmac, KeyInit as _, Mac as _};
+use serde::{Deserialize, Serialize};
 use sha1::Sha1;
 
 use super::super::TargetError;
@@ -27,7 +28,7 @@ const REVOKED: &str = "@revoked";
 const AUTHORITY: &str = "@cert-authority";
 
 /// What a file says of a host's key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Verdict {
     /// It is this host's.
     Trusted,

@@ -1,21 +1,17 @@
 //! What is reported of a login that failed: whether we were logged in, what was printed meanwhile, and what to do.
 
 use std::process::ExitStatus;
-use std::time::Duration;
 
 use blat_config::SshSettings;
 use blat_domain::text::{escaped, printable};
-use tokio::time::timeout;
 
 use super::known_hosts::{KnownHost, Verdict};
-use super::libssh2::connect::greet;
+use super::libssh2::shown_key;
 use super::{key_refused, place, private_key, revoked_host_key, untrusted_host_key};
 use crate::target::TargetError;
 
 /// The most that is shown of what a login printed, in bytes: its end, where the reason stands.
 const SHOWN: usize = 256;
-/// For a host to show its key once more.
-const SHOW_KEY: Duration = Duration::from_secs(10);
 /// The exit status of the ssh client for its own failures; every other is that of what ran at the far end.
 const OF_THE_CLIENT: i32 = 255;
 
@@ -185,17 +181,6 @@ pub(super) async fn report(
             None => key_refused(settings, &with_words(words)),
         },
         Cause::LoggedIn(words) | Cause::Other(words) => no_connection(words),
-    }
-}
-
-/// What known_hosts says of the key that a host proves to have, and its fingerprint: the client's words are no proof.
-async fn shown_key(settings: &SshSettings) -> Option<(Verdict, String)> {
-    let settings = settings.clone();
-    let greeted = tokio::task::spawn_blocking(move || greet(&settings, SHOW_KEY));
-    match timeout(SHOW_KEY, greeted).await {
-        Ok(Ok(Ok(greeted))) => Some((greeted.verdict, greeted.key.fingerprint())),
-        // It was there a moment ago: the next try says more.
-        Ok(Ok(Err(_)) | Err(_)) | Err(_) => None,
     }
 }
 

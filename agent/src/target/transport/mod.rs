@@ -18,6 +18,7 @@ use std::pin::Pin;
 
 use blat_config::SshSettings;
 use blat_config::trust::Distrust;
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use self::greeting::Listener;
@@ -33,7 +34,7 @@ pub(crate) struct Remote {
 }
 
 /// How a command ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Exit {
     /// With this status.
     Code(i32),
@@ -48,7 +49,7 @@ pub(crate) enum Exit {
 pub(crate) enum Transport {
     /// Over the system's ssh client, one connection for all commands.
     Openssh(Box<openssh::Link>),
-    /// Over an ssh client in this process, one connection for all commands.
+    /// Over an ssh client of ours in a process of its own, one connection for all commands.
     Libssh2(Box<libssh2::Link>),
     /// On this machine, without ssh.
     Local(local::Shell),
@@ -75,8 +76,8 @@ impl Transport {
     /// A number that changes with every new connection: what was found out about the target holds for one only.
     pub(crate) async fn generation(&self) -> Result<u64, TargetError> {
         match self {
-            Self::Openssh(link) => link.connected().await.map(|(generation, _)| generation),
-            Self::Libssh2(link) => link.connected().await.map(|(generation, _)| generation),
+            Self::Openssh(link) => sessions::connected(link.as_ref()).await.map(|(generation, _)| generation),
+            Self::Libssh2(link) => sessions::connected(link.as_ref()).await.map(|(generation, _)| generation),
             Self::Local(_) => Ok(1),
         }
     }
@@ -96,8 +97,8 @@ impl Transport {
     /// Whether our key can run nothing but `blat-receiver` there: whatever command is started, that is what runs.
     pub(crate) async fn is_restricted(&self) -> Result<bool, TargetError> {
         let listener = match self {
-            Self::Openssh(link) => link.connected().await?.1,
-            Self::Libssh2(link) => link.connected().await?.1,
+            Self::Openssh(link) => sessions::connected(link.as_ref()).await?.1,
+            Self::Libssh2(link) => sessions::connected(link.as_ref()).await?.1,
             Self::Local(_) => Listener::Shell,
         };
         Ok(listener == Listener::Receiver)

@@ -19,7 +19,6 @@ use openssh::{Error as SshError, Session, Stdio as SshStdio};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
-use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::greeting::{self, Listener};
@@ -27,7 +26,7 @@ use super::handshake::Handshakes;
 use super::known_hosts::KnownHost;
 use super::login::{Cause, End, Exited, Printed, in_vain, report, words_of_both};
 use super::policy::Policy;
-use super::sessions::{Connection, Opening, Seat, Sessions, broken};
+use super::sessions::{Connection, Live, Opening, Seat, Sessions, Standing, broken};
 use super::{Exit, Remote, distrusted, jumps, place, tied};
 use crate::moments;
 use crate::target::TargetError;
@@ -58,8 +57,7 @@ pub(crate) struct Link {
     settings: SshSettings,
     directory: SocketDirectory,
     handshakes: Handshakes,
-    state: Mutex<Option<Connected>>,
-    made: std::sync::atomic::AtomicU64,
+    standing: Standing<Connected>,
     sessions: Sessions,
     /// Who answered last.
     listener: std::sync::Mutex<Listener>,
@@ -98,14 +96,23 @@ impl SocketDirectory {
 
 /// A connection that stands, as far as we know.
 #[derive(Debug)]
-struct Connected {
+pub(super) struct Connected {
     session: Arc<Session>,
     alive: Arc<AtomicBool>,
-    generation: u64,
     listener: Listener,
     /// Keeps the socket's directory open: the socket is reached through this descriptor, whatever the length of its path.
     _directory: File,
     watch: tokio::task::JoinHandle<()>,
+}
+
+impl Live for Connected {
+    fn stands(&self) -> bool {
+        self.alive.load(Ordering::Acquire)
+    }
+
+    fn listener(&self) -> Listener {
+        self.listener
+    }
 }
 
 impl Drop for Connected {
@@ -118,80 +125,8 @@ impl Link {
     /// A link that connects when it is first used.
     pub(crate) fn new(settings: SshSettings, directory: SocketDirectory, handshakes: Handshakes) -> Self {
         let listener = std::sync::Mutex::new(Listener::Shell);
-        let (state, made, sessions) = (Mutex::new(None), 0.into(), Sessions::default());
-        Self { settings, directory, handshakes, state, made, sessions, listener }
-    }
-
-    /// Connects unless connected, and says which connection it is and who answers.
-    pub(super) async fn connected(&self) -> Result<(u64, Listener), TargetError> {
-        self.session().await.map(|(_, generation, listener)| (generation, listener))
-    }
-
-    async fn session(&self) -> Result<(Arc<Session>, u64, Listener), TargetError> {
-        let found = |connected: &Connected| (connected.session.clone(), connected.generation, connected.listener);
-        let mut state = self.state.lock().await;
-        if let Some(connected) = state.as_ref().filter(|connected| connected.alive.load(Ordering::Acquire)) {
-            return Ok(found(connected));
-        }
-        *state = None;
-        let connected = self.connect().await?;
-        Ok(found(state.insert(connected)))
-    }
-
-    async fn connect(&self) -> Result<Connected, TargetError> {
-        let failed = |what: String| TargetError::Link(format!("cannot connect to {}: {what}", self.place()));
-        self.settings.check_files().map_err(|why| distrusted(&self.settings, &why))?;
-        // The client skips revocations that it does not understand: a file with any is for a person.
-        let known = KnownHost::check_all(&self.settings)?;
-        std::fs::create_dir_all(self.directory.path())
-            .map_err(|error| failed(format!("cannot make {}: {error}", self.directory.path().display())))?;
-        let slot = self.handshakes.slot().await.map_err(|error| failed(error.to_string()))?;
-        self.end_former_client().await;
-        let before = self.directory.changed();
-
-        let is_single = self.sessions.begin();
-        let mut command = self.command();
-        command.args(["-M", "-S", SOCKET, "-T"]);
-        match is_single {
-            true => command.args(["-N", "--", &self.settings.host]),
-            false => command.args(["--", &self.settings.host, greeting::COMMAND]),
-        };
-        let mut client = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(|error| failed(format!("cannot start the ssh client: {error}")))?;
-        let (Some(stdin), Some(stdout), Some(stderr)) =
-            (client.stdin.take(), client.stdout.take(), client.stderr.take())
-        else {
-            return Err(failed("the ssh client has no pipes".into()));
-        };
-        let mut echo = Echo::new(stdin, stdout);
-        let patience = CONNECT + jumps::EACH * u32::try_from(self.settings.jumps.len()).unwrap_or_default();
-        let greeted = match is_single {
-            true => timeout(patience, self.logged_in(&mut client)).await,
-            false => timeout(patience, echo.first()).await,
-        };
-        match greeted {
-            Ok(Ok(())) => {}
-            Ok(Err(Silence::Unusable(why))) => return Err(greeting::unusable(&self.settings, &why)),
-            Ok(Err(Silence::Broken(_))) | Err(_) => {
-                return Err(self.explain(&known, client, stderr, echo, before).await);
-            }
-        }
-        let listener = self.heard(is_single, echo.listener);
-        slot.succeeded();
-
-        let directory = File::open(self.directory.path()).map_err(|error| failed(error.to_string()))?;
-        let socket = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd())).join(SOCKET);
-        let session = Arc::new(Session::resume_mux(socket.into_boxed_path(), None));
-        let alive = Arc::new(AtomicBool::new(true));
-        let heart = (!is_single).then_some(echo);
-        let watch = tokio::spawn(watch(client, stderr, heart, alive.clone(), self.place()));
-        let generation = self.made.fetch_add(1, Ordering::Relaxed) + 1;
-        tracing::debug!(target = %self.place(), "connected");
-        Ok(Connected { session, alive, generation, listener, _directory: directory, watch })
+        let (standing, sessions) = (Standing::default(), Sessions::default());
+        Self { settings, directory, handshakes, standing, sessions, listener }
     }
 
     /// Waits until a client that runs nothing has logged in.
@@ -291,7 +226,7 @@ impl Link {
 }
 
 impl Connection for Link {
-    type Live = Arc<Session>;
+    type Live = Connected;
 
     fn settings(&self) -> &SshSettings {
         &self.settings
@@ -301,12 +236,69 @@ impl Connection for Link {
         &self.sessions
     }
 
-    async fn live(&self) -> Result<(u64, Arc<Session>), TargetError> {
-        self.session().await.map(|(session, generation, _)| (generation, session))
+    fn standing(&self) -> &Standing<Connected> {
+        &self.standing
     }
 
-    async fn open(&self, session: Arc<Session>, command: &str, seat: Seat) -> Result<Opening, TargetError> {
-        let mut remote = session.arc_raw_command(command);
+    async fn connect(&self) -> Result<Connected, TargetError> {
+        let failed = |what: String| TargetError::Link(format!("cannot connect to {}: {what}", self.place()));
+        self.settings.check_files().map_err(|why| distrusted(&self.settings, &why))?;
+        // The client skips revocations that it does not understand: a file with any is for a person.
+        let known = KnownHost::check_all(&self.settings)?;
+        std::fs::create_dir_all(self.directory.path())
+            .map_err(|error| failed(format!("cannot make {}: {error}", self.directory.path().display())))?;
+        let slot = self.handshakes.slot().await.map_err(|error| failed(error.to_string()))?;
+        self.end_former_client().await;
+        let before = self.directory.changed();
+
+        let is_single = self.sessions.begin();
+        let mut command = self.command();
+        command.args(["-M", "-S", SOCKET, "-T"]);
+        match is_single {
+            true => command.args(["-N", "--", &self.settings.host]),
+            false => command.args(["--", &self.settings.host, greeting::COMMAND]),
+        };
+        let mut client = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|error| failed(format!("cannot start the ssh client: {error}")))?;
+        let (Some(stdin), Some(stdout), Some(stderr)) =
+            (client.stdin.take(), client.stdout.take(), client.stderr.take())
+        else {
+            return Err(failed("the ssh client has no pipes".into()));
+        };
+        let mut echo = Echo::new(stdin, stdout);
+        let patience = CONNECT + jumps::EACH * u32::try_from(self.settings.jumps.len()).unwrap_or_default();
+        let greeted = match is_single {
+            true => timeout(patience, self.logged_in(&mut client)).await,
+            false => timeout(patience, echo.first()).await,
+        };
+        match greeted {
+            Ok(Ok(())) => {}
+            Ok(Err(Silence::Unusable(why))) => return Err(greeting::unusable(&self.settings, &why)),
+            Ok(Err(Silence::Broken(_))) | Err(_) => {
+                return Err(self.explain(&known, client, stderr, echo, before).await);
+            }
+        }
+        let listener = self.heard(is_single, echo.listener);
+        slot.succeeded();
+
+        let directory = File::open(self.directory.path()).map_err(|error| failed(error.to_string()))?;
+        let socket = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd())).join(SOCKET);
+        let session = Arc::new(Session::resume_mux(socket.into_boxed_path(), None));
+        let alive = Arc::new(AtomicBool::new(true));
+        let heart = (!is_single).then_some(echo);
+        let watch = tokio::spawn(watch(client, stderr, heart, alive.clone(), self.place()));
+        tracing::debug!(target = %self.place(), "connected");
+        Ok(Connected { session, alive, listener, _directory: directory, watch })
+    }
+
+    async fn open(&self, connected: Arc<Connected>, command: &str, seat: Seat) -> Result<Opening, TargetError> {
+        let mut remote = connected.session.clone().arc_raw_command(command);
+        // Whoever leaves the connection ends it now, and not once this has been answered.
+        drop(connected);
         remote.stdin(SshStdio::piped()).stdout(SshStdio::piped()).stderr(SshStdio::piped());
         let opened = timeout(OPEN_CHANNEL, remote.spawn()).await;
         let mut child = match opened {
@@ -337,13 +329,6 @@ impl Connection for Link {
         };
         let (stdout, stderr) = (Box::pin(stdout), Box::pin(stderr));
         Ok(Opening::Open(Remote { stdin: Box::pin(stdin), stdout, stderr, exit: Box::pin(exit) }))
-    }
-
-    async fn leave(&self, number: Option<u64>) {
-        let mut state = self.state.lock().await;
-        if state.as_ref().is_some_and(|connected| number.is_none_or(|number| connected.generation == number)) {
-            *state = None;
-        }
     }
 }
 

@@ -5,13 +5,14 @@
 //! signs of life of its own.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use blat_config::SshSettings;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::greeting::Listener;
 use super::{Remote, place};
 use crate::target::TargetError;
 
@@ -80,10 +81,32 @@ pub(super) enum Opening {
     Unanswered(String),
 }
 
+/// The connection that stands, if any, with its number.
+#[derive(Debug)]
+pub(super) struct Standing<L> {
+    present: Mutex<Option<(u64, Arc<L>)>>,
+    made: AtomicU64,
+}
+
+impl<L> Default for Standing<L> {
+    fn default() -> Self {
+        Self { present: Mutex::default(), made: AtomicU64::new(0) }
+    }
+}
+
+/// A connection that was made.
+pub(super) trait Live {
+    /// Whether it stands, as far as we know.
+    fn stands(&self) -> bool;
+
+    /// Who answers at its far end.
+    fn listener(&self) -> Listener;
+}
+
 /// One target's connection, whoever speaks ssh on it.
 pub(super) trait Connection {
     /// A connection that stands.
-    type Live;
+    type Live: Live;
 
     /// Where it goes.
     fn settings(&self) -> &SshSettings;
@@ -91,14 +114,42 @@ pub(super) trait Connection {
     /// How many sessions it has.
     fn sessions(&self) -> &Sessions;
 
-    /// Connects unless connected; gives the number of the connection too.
-    async fn live(&self) -> Result<(u64, Self::Live), TargetError>;
+    /// The connection itself.
+    fn standing(&self) -> &Standing<Self::Live>;
+
+    /// Makes a new one.
+    async fn connect(&self) -> Result<Self::Live, TargetError>;
 
     /// Asks for a session that runs `command`.
-    async fn open(&self, live: Self::Live, command: &str, seat: Seat) -> Result<Opening, TargetError>;
+    async fn open(&self, live: Arc<Self::Live>, command: &str, seat: Seat) -> Result<Opening, TargetError>;
+}
 
-    /// Leaves the connection of this number, unless that has been left; none stands for whichever there is.
-    async fn leave(&self, number: Option<u64>);
+/// Connects unless connected, and says which connection it is and who answers.
+///
+/// # Errors
+/// There is no connection.
+pub(super) async fn connected(link: &impl Connection) -> Result<(u64, Listener), TargetError> {
+    live(link).await.map(|(number, live)| (number, live.listener()))
+}
+
+/// Connects unless connected.
+async fn live<C: Connection>(link: &C) -> Result<(u64, Arc<C::Live>), TargetError> {
+    let Standing { present, made } = link.standing();
+    let mut present = present.lock().await;
+    if let Some((number, live)) = present.as_ref().filter(|(_, live)| live.stands()) {
+        return Ok((*number, live.clone()));
+    }
+    *present = None;
+    let live = Arc::new(link.connect().await?);
+    let number = made.fetch_add(1, Ordering::Relaxed) + 1;
+    *present = Some((number, live.clone()));
+    Ok((number, live))
+}
+
+/// Leaves the connection of this number, unless that has been left; none stands for whichever there is.
+async fn leave(link: &impl Connection, number: Option<u64>) {
+    let mut present = link.standing().present.lock().await;
+    present.take_if(|(present, _)| number.is_none_or(|number| *present == number));
 }
 
 /// Runs a command in a session, connecting first where there is no connection.
@@ -108,20 +159,20 @@ pub(super) trait Connection {
 pub(super) async fn run(link: &impl Connection, command: &str) -> Result<Remote, TargetError> {
     let mut search = Search::default();
     loop {
-        let (number, live) = link.live().await?;
+        let (number, live) = live(link).await?;
         let seat = link.sessions().enter(link.settings()).await?;
         let (seat, why) = match link.open(live, command, seat).await? {
             Opening::Open(remote) => return Ok(remote),
             Opening::Refused(seat, why) => (seat, why),
             Opening::Unanswered(how) => {
                 // Signs of life do not tell of it, so nothing else would find out that the host has no session for us any more.
-                link.leave(Some(number)).await;
+                leave(link, Some(number)).await;
                 return Err(broken(link.settings(), &how));
             }
         };
         match link.sessions().refused(seat, &mut search).await {
             Refusal::Again => {}
-            Refusal::Single => link.leave(Some(number)).await,
+            Refusal::Single => leave(link, Some(number)).await,
             Refusal::Hopeless => return Err(too_few(link.settings(), &why)),
         }
     }
@@ -135,7 +186,7 @@ pub(super) async fn check(link: &impl Connection) -> Result<(), TargetError> {
     if !link.sessions().is_single() {
         return Ok(());
     }
-    link.leave(None).await;
+    leave(link, None).await;
     Err(too_few(link.settings(), "it allows one"))
 }
 

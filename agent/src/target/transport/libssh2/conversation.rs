@@ -5,32 +5,27 @@ use std::os::fd::{AsFd as _, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags};
 use ssh2::{Channel, Session};
-use tokio::sync::oneshot;
 
-use super::Exit;
 use super::driver::Turn;
+use super::messages::{Event, STREAMS};
+use crate::target::transport::Exit;
 
 /// How much of a stream is in hand at once, in bytes; libssh2 sends no more in a packet.
 const IN_HAND: usize = 32 << 10;
 /// How often one stream is served in a turn, before others have theirs.
 const TURNS: usize = 8;
 
-/// Our ends of a command's streams; none of them blocks.
-pub(super) struct Pipes {
-    pub(super) stdin: OwnedFd,
-    pub(super) stdout: OwnedFd,
-    pub(super) stderr: OwnedFd,
-}
-
 /// A command from the request to its end.
 pub(super) struct Conversation {
+    /// What the agent calls it.
+    number: u64,
     command: String,
     stage: Stage,
     input: Inlet,
     output: Outlet,
     complaints: Outlet,
-    opened: Option<oneshot::Sender<Result<(), String>>>,
-    ended: oneshot::Sender<Result<Exit, String>>,
+    /// Nobody waits for it any more.
+    is_forgotten: bool,
 }
 
 enum Stage {
@@ -65,21 +60,22 @@ struct Outlet {
 }
 
 impl Conversation {
-    pub(super) fn new(
-        command: &str,
-        pipes: Pipes,
-        opened: oneshot::Sender<Result<(), String>>,
-        ended: oneshot::Sender<Result<Exit, String>>,
-    ) -> Self {
+    /// A command with the far ends of its input, its output and its complaints; none of them blocks.
+    pub(super) fn new(number: u64, command: String, [stdin, stdout, stderr]: [OwnedFd; STREAMS]) -> Self {
         Self {
-            command: command.to_owned(),
+            number,
+            command,
             stage: Stage::Opening,
-            input: Inlet { pipe: Some(pipes.stdin), buffer: Vec::with_capacity(IN_HAND), sent: 0, end_sent: false },
-            output: Outlet::new(pipes.stdout, 0),
-            complaints: Outlet::new(pipes.stderr, ssh2::EXTENDED_DATA_STDERR),
-            opened: Some(opened),
-            ended,
+            input: Inlet { pipe: Some(stdin), buffer: Vec::with_capacity(IN_HAND), sent: 0, end_sent: false },
+            output: Outlet::new(stdout, 0),
+            complaints: Outlet::new(stderr, ssh2::EXTENDED_DATA_STDERR),
+            is_forgotten: false,
         }
+    }
+
+    /// Nobody waits for the command of this number any more.
+    pub(super) fn forget(&mut self, number: u64) {
+        self.is_forgotten |= self.number == number;
     }
 
     /// Goes on as far as it can without waiting. An error breaks the whole connection.
@@ -99,18 +95,14 @@ impl Conversation {
         matches!(self.stage, Stage::Done(_))
     }
 
-    /// Tells how it ended: by itself, else with the connection, for the reason given.
-    pub(super) fn tell(self, broken: &str) {
-        // Whoever does not listen any more has gone on without the answer.
-        if let Some(opened) = self.opened {
-            let _ = opened.send(Err(broken.to_owned()));
-        }
-        let _ = self.ended.send(match self.stage {
-            Stage::Done(Some(exit)) | Stage::Closing(_, Some(exit)) => Ok(exit),
+    /// How the command ended; none where it was refused, nobody waits for it, or it is not known.
+    pub(super) fn end(&self) -> Option<Event> {
+        match self.stage {
+            Stage::Done(Some(exit)) | Stage::Closing(_, Some(exit)) => Some(Event::Ended { number: self.number, exit }),
             Stage::Done(None) | Stage::Closing(_, None) | Stage::Opening | Stage::Starting(_) | Stage::Talking(_) => {
-                Err(broken.to_owned())
+                None
             }
-        });
+        }
     }
 
     /// Adds what it waits for besides the connection.
@@ -136,35 +128,32 @@ impl Conversation {
         match turn.later(session, session.channel_session()) {
             Ok(Some(channel)) => self.start(channel, session, turn),
             Ok(None) => Stage::Opening,
-            Err(why) => self.refused(why),
+            Err(why) => {
+                self.refused(why, turn);
+                Stage::Done(None)
+            }
         }
     }
 
     fn start(&mut self, mut channel: Channel, session: &Session, turn: &mut Turn) -> Stage {
         match turn.later(session, channel.exec(&self.command)) {
             Ok(Some(())) => {
-                let listens = self.opened.take().is_none_or(|opened| opened.send(Ok(())).is_ok());
+                turn.report(Event::Opened { number: self.number });
                 turn.again = true;
-                if listens { Stage::Talking(channel) } else { Stage::Closing(channel, None) }
+                Stage::Talking(channel)
             }
             Ok(None) => Stage::Starting(channel),
             Err(why) => {
-                self.say_refused(why);
+                self.refused(why, turn);
                 Stage::Closing(channel, None)
             }
         }
     }
 
-    fn refused(&mut self, why: String) -> Stage {
-        self.say_refused(why);
-        Stage::Done(None)
-    }
-
-    fn say_refused(&mut self, why: String) {
-        if let Some(opened) = self.opened.take() {
-            // One that gave up waiting needs no answer.
-            let _ = opened.send(Err(why));
-        }
+    fn refused(&self, why: String, turn: &mut Turn) {
+        turn.report(Event::Refused { number: self.number, why });
+        // Others may wait for the door.
+        turn.again = true;
     }
 
     fn talk(&mut self, mut channel: Channel, session: &Session, turn: &mut Turn) -> Result<Stage, String> {
@@ -181,7 +170,7 @@ impl Conversation {
             }
         }
         // Nobody waits for it any more.
-        if self.ended.is_closed() {
+        if self.is_forgotten {
             return Ok(leave(channel, None, turn));
         }
         Ok(Stage::Talking(channel))
@@ -292,7 +281,6 @@ impl Outlet {
                     return Err(why);
                 }
             };
-            turn.took(count);
             self.buffer.truncate(count);
             self.dry = count == 0;
             if self.dry {

@@ -1,5 +1,5 @@
-//! The thread that alone speaks to libssh2: every turn a portion of what the host says is put before libssh2, all conversations go on as far as
-//! they can, and what libssh2 says goes to the host; then it waits for any of their streams or the connection.
+//! What the ssh process does once it is logged in: every turn a portion of what the host says is put before libssh2, all conversations go on as far as
+//! they can, and what libssh2 says goes to the host; then it waits for any of their streams, the connection or the agent.
 //!
 //! No call blocks. A packet that was sent in part is finished by repeating the call that began it, and until then libssh2 takes no
 //! other: so every turn repeats all calls, and those that libssh2 cannot repeat faithfully (the end of an input, a close)
@@ -8,10 +8,9 @@
 use std::convert::Infallible;
 use std::io::{self, Read as _, Write as _};
 use std::net::Shutdown;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use blat_domain::text::printable;
@@ -20,8 +19,10 @@ use ssh2::{BlockDirections, Channel, Session};
 
 use super::connect::Line;
 use super::conversation::Conversation;
+use super::entry::report;
+use super::messages::{Event, Order, Wait, receive};
+use super::process::too_much_memory;
 use super::relay::{Pump, Taken, has_room};
-use super::unasked::Unasked;
 use crate::target::transport::greeting::{self, Answer, Listener};
 
 /// How often the far end is asked for an echo.
@@ -30,9 +31,6 @@ const BEAT: Duration = Duration::from_secs(10);
 const SILENCE: Duration = Duration::from_secs(30);
 /// How long an echo may take where other things do arrive: a busy slow link delays it.
 const STANDSTILL: Duration = Duration::from_secs(120);
-
-/// The longest pause while a command runs: nothing tells that nobody waits for it any more.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// What the calls of one turn found out.
 pub(super) struct Turn {
@@ -47,13 +45,14 @@ pub(super) struct Turn {
     /// What libssh2 writes to.
     near: Arc<UnixStream>,
     door_taken: bool,
-    /// How many bytes were taken of streams.
-    taken: u64,
+    /// What the agent is to know.
+    events: Vec<Event>,
 }
 
 impl Turn {
     fn new(half_sent: bool, near: Arc<UnixStream>) -> Self {
-        Self { again: false, postponed: false, half_sent, wants_out: false, near, door_taken: false, taken: 0 }
+        let events = Vec::new();
+        Self { again: false, postponed: false, half_sent, wants_out: false, near, door_taken: false, events }
     }
 
     /// What a call gave; none when it has to be repeated later. The text of any other failure is fit for printing.
@@ -66,13 +65,14 @@ impl Turn {
                 self.half_sent |= out;
                 Ok(None)
             }
+            Err(_) if is_short_of_memory(session) => Err(too_much_memory()),
             Err(error) => Err(printable(&error.text())),
         }
     }
 
-    /// So many bytes were taken of a stream.
-    pub(super) fn took(&mut self, count: usize) {
-        self.taken += count as u64;
+    /// The agent is to know this.
+    pub(super) fn report(&mut self, event: Event) {
+        self.events.push(event);
     }
 
     /// Whether a call may begin that libssh2 could not repeat.
@@ -85,6 +85,12 @@ impl Turn {
     pub(super) fn take_door(&mut self) -> bool {
         !std::mem::replace(&mut self.door_taken, true)
     }
+}
+
+/// Whether the last call failed for want of memory.
+fn is_short_of_memory(session: &Session) -> bool {
+    // LIBSSH2_ERROR_ALLOC
+    ssh2::Error::last_session_error(session).is_some_and(|error| error.code() == ssh2::ErrorCode::Session(-6))
 }
 
 /// An error that may only mean "not now".
@@ -118,63 +124,39 @@ impl Fault for io::Error {
 pub(super) struct Driver {
     session: Session,
     pump: Pump,
-    /// How many bytes have been taken of all streams.
-    taken: u64,
-    unasked: Unasked,
     heart: Heart,
     conversations: Vec<Conversation>,
-    requests: mpsc::Receiver<Conversation>,
-    woken: UnixStream,
-    takes_commands: Arc<AtomicBool>,
-    place: String,
+    agent: OwnedFd,
 }
 
 impl Driver {
-    pub(super) fn new(
-        line: Line,
-        requests: mpsc::Receiver<Conversation>,
-        woken: UnixStream,
-        takes_commands: Arc<AtomicBool>,
-        unasked: Unasked,
-        place: String,
-    ) -> Self {
+    /// A connection that is logged in, for the agent at the other end of this socket.
+    pub(super) fn new(line: Line, agent: OwnedFd) -> Self {
         let Line { session, pump, heart, listener } = line;
-        Self {
-            session,
-            pump,
-            taken: 0,
-            unasked,
-            heart: Heart::new(heart, listener),
-            conversations: Vec::new(),
-            requests,
-            woken,
-            takes_commands,
-            place,
-        }
+        Self { session, pump, heart: Heart::new(heart, listener), conversations: Vec::new(), agent }
     }
 
-    /// Serves until the connection breaks or nobody can ask it for anything any more.
-    pub(super) fn run(mut self) {
+    /// Serves until the connection breaks, which the agent learns, or the agent does not need it any more.
+    ///
+    /// # Errors
+    /// The agent is gone.
+    pub(super) fn run(mut self) -> io::Result<()> {
         let Err(why) = self.serve();
-        self.takes_commands.store(false, Ordering::Release);
-        tracing::debug!(target = %self.place, %why, "the connection is gone");
         // Only now may libssh2 free what it holds without waiting for the far end. It may be shut already.
         let _ = self.pump.host().shutdown(Shutdown::Both);
-        let left = self.conversations.into_iter().chain(self.requests.try_iter());
-        left.for_each(|conversation| conversation.tell(&why));
+        // Where they have ended, that is known to be so.
+        self.conversations.iter().filter_map(Conversation::end).try_for_each(|end| report(&self.agent, &end))?;
+        report(&self.agent, &Event::Broken { why })
     }
 
     /// Why it ended.
     fn serve(&mut self) -> Result<Infallible, String> {
         let mut half_sent = false;
         loop {
-            if !self.take_requests() {
-                return Err("nobody needs it".into());
-            }
+            self.take_orders()?;
             let mut turn = Turn::new(half_sent, self.pump.near());
             self.hear(&mut turn)?;
             self.take_turn(&mut turn)?;
-            self.taken += turn.taken;
             half_sent = turn.wants_out;
             let all_out = self.pump.pass_out()?;
             self.wait(&turn, all_out)?;
@@ -186,32 +168,30 @@ impl Driver {
         self.heart.channel.is_none() && self.conversations.is_empty()
     }
 
-    /// Puts a portion of what the host says before libssh2, unless it says too much.
+    /// Puts a portion of what the host says before libssh2.
     fn hear(&mut self, turn: &mut Turn) -> Result<(), String> {
-        if self.is_deaf() || self.pump.pass_in()? != Taken::Some {
-            return Ok(());
-        }
-        self.heart.heard = Instant::now();
-        // A call for one conversation takes in what has arrived for any, after their turn perhaps.
-        turn.again = true;
-        let (heard, said, taken) = (self.pump.heard(), self.pump.said(), self.taken);
-        self.unasked.count(heard, said, taken, self.conversations.len())?;
-        if self.unasked.is_spent() {
-            self.takes_commands.store(false, Ordering::Release);
-            if self.conversations.is_empty() {
-                return Err("so much came over it that the next command has a new one".into());
-            }
+        if !self.is_deaf() && self.pump.pass_in()? == Taken::Some {
+            self.heart.heard = Instant::now();
+            // A call for one conversation takes in what has arrived for any, after their turn perhaps.
+            turn.again = true;
         }
         Ok(())
     }
 
-    /// False when nobody is left who could ask.
-    fn take_requests(&mut self) -> bool {
+    fn take_orders(&mut self) -> Result<(), String> {
         loop {
-            match self.requests.try_recv() {
-                Ok(conversation) => self.conversations.push(conversation),
-                Err(mpsc::TryRecvError::Empty) => return true,
-                Err(mpsc::TryRecvError::Disconnected) => return false,
+            match receive(&self.agent, Wait::No) {
+                Ok(Some((Order::Run { number, command }, streams))) => {
+                    let streams = streams.try_into().map_err(|_| "a command came without its streams")?;
+                    self.conversations.push(Conversation::new(number, command, streams));
+                }
+                Ok(Some((Order::Forget { number }, _))) => {
+                    self.conversations.iter_mut().for_each(|conversation| conversation.forget(number));
+                }
+                Ok(Some((order, _))) => return Err(format!("it is asked for what it is not for: {order:?}")),
+                Ok(None) => return Err("nobody needs it".into()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(format!("what is asked of it cannot be understood: {error}")),
             }
         }
     }
@@ -221,10 +201,10 @@ impl Driver {
         for conversation in &mut self.conversations {
             conversation.advance(&self.session, turn)?;
         }
-        for conversation in self.conversations.extract_if(.., |conversation| conversation.is_done()) {
-            conversation.tell("it was refused");
-        }
-        Ok(())
+        let done = self.conversations.extract_if(.., |conversation| conversation.is_done());
+        turn.events.extend(done.filter_map(|conversation| conversation.end()));
+        let gone = |error| format!("the agent is gone: {error}");
+        turn.events.drain(..).try_for_each(|event| report(&self.agent, &event)).map_err(gone)
     }
 
     fn wait(&mut self, turn: &Turn, all_out: bool) -> Result<(), String> {
@@ -232,18 +212,14 @@ impl Driver {
         // What was put off until the host takes more can be done where it has taken all.
         let at_once = turn.again || (all_out && (turn.postponed || turn.wants_out));
         let due = self.heart.due().saturating_duration_since(now);
-        let longest = match (at_once, self.conversations.is_empty()) {
-            (true, _) => Duration::ZERO,
-            (false, true) => due,
-            (false, false) => due.min(LOOK_AGAIN),
-        };
+        let longest = if at_once { Duration::ZERO } else { due };
         let longest = Timespec::try_from(longest).map_err(|error| format!("cannot wait for it: {error}"))?;
         let is_deaf = self.is_deaf();
         let flags = match is_deaf {
             true => PollFlags::RDHUP | (self.pump.waits_for() & PollFlags::OUT),
             false => self.pump.waits_for(),
         };
-        let mut polled = vec![PollFd::new(self.pump.host(), flags), PollFd::new(&self.woken, PollFlags::IN)];
+        let mut polled = vec![PollFd::new(self.pump.host(), flags), PollFd::new(&self.agent, PollFlags::IN)];
         self.conversations.iter().for_each(|conversation| conversation.waits_for(&mut polled));
         match poll(&mut polled, Some(&longest)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -252,12 +228,6 @@ impl Driver {
         let ended = PollFlags::HUP | PollFlags::ERR | PollFlags::RDHUP;
         if is_deaf && polled[0].revents().intersects(ended) {
             return Err("the host ended it".to_owned());
-        }
-        let called = !polled[1].revents().is_empty();
-        if called {
-            let mut calls = [0; 64];
-            // How many calls there were does not matter, and the end of them shows in the requests.
-            let _ = self.woken.read(&mut calls);
         }
         Ok(())
     }
@@ -307,7 +277,6 @@ impl Heart {
             if count > 0 && self.asked.is_none() {
                 return Err("the far end of its heartbeat speaks without being asked".into());
             }
-            turn.took(count);
             if count > 0 && self.answer.take(self.listener, self.count, &echo[..count])? {
                 (self.asked, self.answer) = (None, Answer::default());
             }
