@@ -25,6 +25,7 @@ mod source;
 mod sync;
 mod tags;
 mod target;
+mod unanswered;
 mod upkeep;
 mod verify;
 mod watching;

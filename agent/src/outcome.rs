@@ -3,14 +3,16 @@
 use std::collections::BTreeMap;
 
 use blat_domain::history::{Deed, Entry};
+use blat_domain::inventory::Inventory;
 use blat_domain::name::PackageId;
-use blat_domain::plan::Link;
+use blat_domain::plan::{Link, Plan};
 use blat_domain::retry::Backoff;
 use jiff::Timestamp;
 
 use crate::orders::Orders;
 use crate::session::{Problem, Sent};
 use crate::target::{Delivery, Parcel, Rule};
+use crate::unanswered::FOUND;
 use crate::workplace::Workplace;
 
 /// When tags were dropped that ask for packages.
@@ -31,7 +33,7 @@ impl Workplace {
                 continue;
             }
             let deed = self.deed(&parcel.package, parcel.size.bytes, &delivery);
-            let deed = deed.map(|deed| match (deed, parcel.rule) {
+            let deed = deed.or_else(|| self.found(&parcel.package, Deed::Sent)).map(|deed| match (deed, parcel.rule) {
                 (Deed::Sent | Deed::Replaced, Rule::Repair) => Deed::Repaired,
                 (deed, Rule::New | Rule::Replace | Rule::Repair) => deed,
             });
@@ -44,6 +46,7 @@ impl Workplace {
             settled.push((parcel, sent));
         }
         self.history.add(&done);
+        self.unanswered.answered(settled.iter().map(|(parcel, _)| &parcel.package));
         self.report_already(kept.iter(), &dropped);
         settled
     }
@@ -67,7 +70,7 @@ impl Workplace {
     ) -> Vec<(PackageId, Sent)> {
         let (mut settled, mut done, mut kept) = (Vec::with_capacity(links.len()), Vec::new(), Vec::new());
         for (package, delivery) in deliveries {
-            if let Some(deed) = self.deed(&package, 0, &delivery) {
+            if let Some(deed) = self.deed(&package, 0, &delivery).or_else(|| self.found(&package, Deed::Linked)) {
                 let to = links.iter().find(|link| link.package == package).map(|link| link.to.to_string());
                 let entry = entry(deed, &package, 0, dropped.get(&package).copied(), &delivery);
                 done.push(Entry { detail: entry.detail.or(to), ..entry });
@@ -79,8 +82,39 @@ impl Workplace {
             settled.push((package, sent));
         }
         self.history.add(&done);
+        self.unanswered.answered(settled.iter().map(|(package, _)| package));
         self.report_already(kept.iter(), dropped);
         settled
+    }
+
+    /// What was done before its answer was lost, and there already when it was asked for again.
+    fn found(&self, package: &PackageId, deed: Deed) -> Option<Deed> {
+        let is_found = self.unanswered.was_lost(package);
+        is_found.then(|| tracing::info!(%package, "{}: {FOUND}", deed.word())).map(|()| deed)
+    }
+
+    /// Says of what was asked for in vain until now, and is done by this listing, that it was done.
+    pub(crate) fn say_what_is_found(&self, plan: &Plan, inventory: &Inventory) {
+        let is_there =
+            |package: &PackageId| inventory.packages.contains_key(package) || inventory.links.contains_key(package);
+        let is_sent = |package: &PackageId| plan.steps.iter().all(|step| step.package != *package);
+        let found = self.unanswered.found(|package, deed| match deed {
+            Deed::Deleted => !is_there(package),
+            _ => is_there(package) && is_sent(package),
+        });
+        for (package, deed) in found {
+            tracing::info!(%package, "{deed}: {FOUND}");
+            let (at, detail) = (Timestamp::now(), Some(FOUND.to_owned()));
+            self.history.add(&[Entry {
+                at,
+                deed,
+                package: Some(package.clone()),
+                bytes: 0,
+                after_tag_ms: None,
+                detail,
+            }]);
+            self.unanswered.answered(std::iter::once(&package));
+        }
     }
 
     /// Logs what was done to one package; none where there was nothing to do.

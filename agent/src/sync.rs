@@ -209,6 +209,7 @@ impl Workplace {
         if self.orders.are_superseded() {
             return Some(Orders::problem());
         }
+        self.say_what_is_found(plan, inventory);
         let mut first_problem = self.say_what_is_missing(plan, report);
         let marked_still = self.unmark(&plan.upkeep, inventory.clock).await;
         first_problem = first_problem.or(marked_still);

@@ -96,10 +96,13 @@ impl Workplace {
         if how != Retirement::Unmark {
             packages = self.compared(how, packages, &mut done).await?;
         }
+        let goes = packages.iter().filter(|_| deed(how) == Deed::Deleted).map(|leaving| &leaving.package);
+        let _asking = self.unanswered.ask(Deed::Deleted, goes);
         let answers = if packages.is_empty() { Ok(Vec::new()) } else { self.target.retire(how, &packages).await };
         drop(in_force);
         let answers = answers.map_err(|error| self.not_retired(how, error))?;
         let whys: BTreeMap<&PackageId, Why> = steps.iter().map(|step| (&step.package, step.why)).collect();
+        let heard: Vec<PackageId> = answers.iter().map(|(package, _)| package.clone()).collect();
         let mut told = Vec::new();
         for (package, retired) in answers {
             let Some(why) = whys.get(&package) else { continue };
@@ -119,6 +122,7 @@ impl Workplace {
             }
         }
         self.history.add(&told);
+        self.unanswered.answered(heard.iter());
         Ok(done)
     }
 

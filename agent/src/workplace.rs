@@ -29,6 +29,7 @@ use crate::target::transport::libssh2;
 use crate::target::transport::local::Shell;
 use crate::target::transport::openssh::{Link, SocketDirectory};
 use crate::target::valve::Valve;
+use crate::unanswered::{self, Unanswered};
 
 /// Everything of one target under one version of its settings.
 #[derive(Clone)]
@@ -48,6 +49,8 @@ pub(crate) struct Workplace {
     pub(crate) history: History,
     /// Tagged packages that were there already.
     pub(crate) already: History,
+    /// What the target was asked for and has not answered.
+    pub(crate) unanswered: Arc<Unanswered>,
     pub(crate) memory: Arc<Memory>,
     /// What must not be forgotten.
     pub(crate) lasting: Arc<LastingMemory>,
@@ -99,6 +102,7 @@ impl Workplace {
         let (desk, history) = (Desk::new(home, &settings.name), History::new(home, &settings.name));
         let already = History::already(home, &settings.name);
         let memory = Arc::new(Memory::load(home.target_state_dir(&settings.name).join(memory::FILE)));
+        let unanswered = Arc::new(Unanswered::load(home.target_state_dir(&settings.name).join(unanswered::FILE)));
         let (home, progress, settings) = (home.clone(), Arc::default(), Arc::new(settings));
         let orders = Orders::default();
         Self {
@@ -112,6 +116,7 @@ impl Workplace {
             desk,
             history,
             already,
+            unanswered,
             memory,
             lasting,
             owner,
@@ -152,8 +157,9 @@ impl Workplace {
             return Self { source, contact, settings: Arc::new(settings), orders, ..self.clone() };
         }
         // What still runs by the former settings notes down in the same memory.
-        let lasting = self.lasting.clone();
-        Self { source, orders, ..Self::serving(home, settings, self.owner.clone(), lasting) }
+        let (lasting, unanswered) = (self.lasting.clone(), self.unanswered.clone());
+        unanswered.forget();
+        Self { source, orders, unanswered, ..Self::serving(home, settings, self.owner.clone(), lasting) }
     }
 
     /// Whether what a tag asked for is done as well by these settings: they read the same source, the same tags, and serve the same target.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
+use blat_domain::history::Deed;
 use blat_domain::name::PackageId;
 use blat_domain::plan::{Link, Size, Step};
 use futures_util::StreamExt;
@@ -34,6 +35,7 @@ impl Workplace {
         if links.is_empty() {
             return Vec::new();
         }
+        let asking = self.unanswered.ask(Deed::Linked, links.iter().map(|link| &link.package));
         let deliveries = match self.target.link(links).await {
             Ok(deliveries) => deliveries,
             Err(error) => {
@@ -41,7 +43,9 @@ impl Workplace {
                 return links.iter().map(|link| (link.package.clone(), failed.clone())).collect();
             }
         };
-        self.settle_links(links, deliveries, dropped)
+        let settled = self.settle_links(links, deliveries, dropped);
+        drop(asking);
+        settled
     }
 
     /// Delivers parcels in streams of the size that the target takes, a few at once, and says what became of each.
@@ -76,8 +80,10 @@ impl Workplace {
                 continue;
             }
             let course = Course::new(self, &parcels);
+            let asking = self.unanswered.ask(Deed::Sent, parcels.iter().map(|parcel| &parcel.package));
             let received = self.target.receive(&parcels, &self.progress, &|news| course.hear(news)).await;
             let (settled, mut untold) = course.end();
+            drop(asking);
             done.extend(settled);
             match received {
                 Ok(()) => {
