@@ -115,7 +115,12 @@ impl Lab {
             "projects:\n  - name: Lab\n    releases:\n      - {{id: 1, name: Lab 1, state: open, packages: [{}]}}\n",
             packages.join(", ")
         );
-        replace(&self.home().join("releases.yaml"), &yaml);
+        self.replace_releases(&yaml);
+    }
+
+    /// What Release Manager knows from now on, as its file says it.
+    pub fn replace_releases(&self, yaml: &str) {
+        replace(&self.home().join("releases.yaml"), yaml);
     }
 
     /// What Release Manager knows from now on: project `Lab` with one open release of these packages, which asks for its bucket.

@@ -138,23 +138,28 @@ pub fn listed(text: &str) -> Vec<String> {
 
 /// Every `NAME/VERSION` that an archive shows, sorted. What begins with a dot is not shown.
 pub fn visible_packages(archive: &Path) -> Vec<PathBuf> {
+    let failed = |folder: &Path, error: io::Error| panic!("could not list {}: {error}", folder.display());
     let mut packages = Vec::new();
-    for name in visible(archive) {
-        for version in visible(&archive.join(&name)) {
-            packages.push(Path::new(&name).join(version));
-        }
+    for name in visible(archive).unwrap_or_else(|error| failed(archive, error)) {
+        let folder = archive.join(&name);
+        let versions = match visible(&folder) {
+            // It went with its last version since it was listed.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            versions => versions.unwrap_or_else(|error| failed(&folder, error)),
+        };
+        packages.extend(versions.iter().map(|version| Path::new(&name).join(version)));
     }
     packages
 }
 
-fn visible(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("could not list {}: {error}", folder.display()));
-    let mut names: Vec<String> = entries
-        .map(|entry| entry.expect("a readable entry").file_name().to_string_lossy().into_owned())
-        .filter(|name| !name.starts_with('.'))
-        .collect();
+fn visible(folder: &Path) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        names.extend((!name.starts_with('.')).then_some(name));
+    }
     names.sort();
-    names
+    Ok(names)
 }
 
 /// The first promise: fails unless every version that the target shows is the source's, whole.
