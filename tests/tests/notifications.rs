@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use blat_tests::{Lab, process};
 use rustix::process::Signal;
@@ -120,4 +121,43 @@ fn a_directory_that_may_not_be_watched_is_polled_and_the_limit_named_once() {
     lab.limit_notifications(master, 1, MANY);
     wait_for_trouble(&lab, "");
     serve_tags(&lab);
+}
+
+/// Renames a file in this directory so often, or until `over` says so. Its names mean nothing to the agent.
+fn flood(directory: &Path, most: u64, over: &AtomicBool) {
+    let (here, there) = (directory.join(".here"), directory.join(".there"));
+    fs::write(&here, "").expect("an own folder");
+    for _ in 0..most {
+        fs::rename(&here, &there).expect("an own file");
+        fs::rename(&there, &here).expect("an own file");
+        if over.load(Ordering::Relaxed) {
+            return;
+        }
+    }
+}
+
+/// All targets share what the system keeps of notifications. What one directory makes of them beyond that is lost for all, and all look.
+#[test]
+fn a_flood_in_one_directory_leaves_the_tags_of_all_served_and_what_is_lost_is_named() {
+    let mut lab = lab("flood", "100d");
+    let master = lab.start_master_with_notifications(1, MANY);
+    wait_until_idle(&lab);
+    let (over, perth) = (AtomicBool::new(false), lab.home().join("tags/perth"));
+    std::thread::scope(|scope| {
+        scope.spawn(|| flood(&perth, u64::MAX, &over));
+        serve_tags(&lab);
+        over.store(true, Ordering::Relaxed);
+    });
+
+    let most = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").expect("a setting of the system");
+    process::signal(master, Signal::STOP);
+    flood(&perth, most.trim().parse().expect("a number"), &AtomicBool::new(false));
+    let tags = TARGETS.map(|target| lab.drop_tag(target, "core", "1"));
+    process::signal(master, Signal::CONT);
+    for tag in tags {
+        lab.wait_for(&format!("the tag {} to be removed", tag.display()), || (!tag.exists()).then_some(()));
+    }
+    let named = format!("fs.inotify.max_queued_events is {}", most.trim());
+    lab.wait_for("the limit to be named", || trouble(&lab).contains(&named).then_some(()));
+    assert_eq!(said(&lab, &named).len(), 1, "{:#?}", said(&lab, &named));
 }
