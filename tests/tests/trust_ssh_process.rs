@@ -102,6 +102,20 @@ fn signals_for_agents_end_no_ssh_process_and_one_that_is_ended_costs_one_try() {
     lab.wait_for("notice of its end", || zombies(agent).is_empty().then_some(()));
 }
 
+/// A call of libssh2 that does not come back holds up the next command for as long as a host may take to answer.
+#[test]
+fn an_ssh_process_that_stands_still_is_left_for_another_one() {
+    let mut lab = lab("sshstill");
+    lab.config("perth", "transport: libssh2");
+    lab.start_master();
+    let agent = idle_agent(&lab);
+    let [speaker] = speakers(&lab)[..] else { panic!("{:#?}", lab.local_processes()) };
+    process::signal(speaker, Signal::STOP);
+    publish(&lab, "2");
+    lab.wait_for("its end", || (!process::lives(speaker)).then_some(()));
+    assert_eq!(idle_agent(&lab), agent);
+}
+
 #[test]
 fn no_ssh_process_outlives_its_agent() {
     let lab = lab("sshoutlived");
