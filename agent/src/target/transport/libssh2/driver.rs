@@ -151,15 +151,17 @@ impl Driver {
 
     /// Why it ended.
     fn serve(&mut self) -> Result<Infallible, String> {
-        let mut half_sent = false;
+        let (mut half_sent, mut is_called) = (false, true);
         loop {
-            self.take_orders()?;
+            if is_called {
+                self.take_orders()?;
+            }
             let mut turn = Turn::new(half_sent, self.pump.near());
             self.hear(&mut turn)?;
             self.take_turn(&mut turn)?;
             half_sent = turn.wants_out;
             let all_out = self.pump.pass_out()?;
-            self.wait(&turn, all_out)?;
+            is_called = self.wait(&turn, all_out)?;
         }
     }
 
@@ -207,7 +209,8 @@ impl Driver {
         turn.events.drain(..).try_for_each(|event| report(&self.agent, &event)).map_err(gone)
     }
 
-    fn wait(&mut self, turn: &Turn, all_out: bool) -> Result<(), String> {
+    /// Waits until something can be done; says whether the agent is one that wants something.
+    fn wait(&mut self, turn: &Turn, all_out: bool) -> Result<bool, String> {
         let now = Instant::now();
         // What was put off until the host takes more can be done where it has taken all.
         let at_once = turn.again || (all_out && (turn.postponed || turn.wants_out));
@@ -229,7 +232,7 @@ impl Driver {
         if is_deaf && polled[0].revents().intersects(ended) {
             return Err("the host ended it".to_owned());
         }
-        Ok(())
+        Ok(!polled[1].revents().is_empty())
     }
 }
 
