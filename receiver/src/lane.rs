@@ -149,6 +149,7 @@ impl Worker {
             }
             Request::Data(_) | Request::Go => return Err(Ending::Violation("what came belongs to nothing")),
             Request::List { buckets, installed } => {
+                self.archive.still_there()?;
                 self.replies.lines(self.lane, &beside::outdated(&installed))?;
                 let listed = listing::list(&self.archive, &buckets, &self.inbox, |messages| {
                     self.replies.gather(self.lane, messages)
@@ -168,7 +169,8 @@ impl Worker {
             }
             Request::Verify { packages } => self.verify(&packages)?,
             Request::Begin { bytes, entries, reserve } => {
-                let room = self.archive.still_there().and_then(|()| self.archive.room_for(bytes, entries, reserve));
+                self.archive.still_there()?;
+                let room = self.archive.room_for(bytes, entries, reserve);
                 self.door = if room.is_ok() { Door::Open } else { Door::Shut };
                 self.replies.end(self.lane, &room)?;
             }
@@ -186,6 +188,7 @@ impl Worker {
             }
             Request::Own { owner } => self.owner = Some(owner.to_owned()),
             Request::Claim { how, record } => {
+                self.archive.still_there()?;
                 let ended = match ownership::claim(&self.archive, how, record) {
                     Ok(lines) => self.replies.lines(self.lane, &[lines]).map(Ok)?,
                     Err(failure) => Err(failure),

@@ -37,7 +37,7 @@ pub(crate) fn list(
     inbox: &Inbox,
     mut send: impl FnMut(&[Reply<'_>]) -> io::Result<()>,
 ) -> io::Result<Result<(), Failure>> {
-    let differing = match archive.still_there().and_then(|()| differing(archive, known, inbox)) {
+    let differing = match differing(archive, known, inbox) {
         Ok(differing) => differing,
         Err(failure) => return Ok(Err(failure)),
     };

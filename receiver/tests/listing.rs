@@ -173,16 +173,25 @@ fn foreign_folders_that_cannot_be_read_do_not_fail_the_listing() {
 }
 
 #[test]
-fn an_archive_that_was_moved_or_mounted_over_makes_the_listing_fail() {
+fn an_archive_that_was_moved_or_mounted_over_ends_the_conversation_so_that_the_next_serves_what_is_there() {
+    let ask = |agent: &mut Agent| {
+        let failure = agent.ask(Lane::BULK, &Request::List { buckets: vec![], installed: vec![] });
+        assert!(!agent.ended().success());
+        failure.expect_err("a failure").1
+    };
     let archive = furnished();
-    let mut agent = Agent::start(&archive.path);
-    agent.remains();
+    let [mut first, mut second] = [(), ()].map(|()| Agent::start(&archive.path));
+    first.remains();
+    second.remains();
     fs::rename(&archive.path, archive.beside("moved")).expect("a rename");
-    let failure = agent.ask(Lane::BULK, &Request::List { buckets: vec![], installed: vec![] }).expect_err("a failure");
-    assert!(failure.1.starts_with("entering the archive "), "{failure:?}");
+    let failure = ask(&mut first);
+    assert!(failure.starts_with("entering the archive "), "{failure:?}");
     fs::create_dir(&archive.path).expect("a directory");
-    let failure = agent.ask(Lane::BULK, &Request::List { buckets: vec![], installed: vec![] }).expect_err("a failure");
-    assert!(failure.1.contains("another directory is there since"), "{failure:?}");
+    let failure = ask(&mut second);
+    assert!(failure.contains("another directory is there since"), "{failure:?}");
+    let mut third = Agent::start(&archive.path);
+    third.remains();
+    assert!(list(&mut third, vec![]).0.iter().all(|line| !line.starts_with("package ")), "it is empty");
 }
 
 #[test]

@@ -107,6 +107,31 @@ fn what_is_removed_or_changed_there_is_back_after_the_next_full_sync_on_the_same
     }
 }
 
+/// As when a disk is mounted there, or an archive is restored beside it and moved into place.
+#[test]
+fn an_archive_that_is_replaced_is_served_by_the_next_sync() {
+    for served in ["auto", "never"] {
+        let mut lab = lab(&format!("swap{served}"), served);
+        lab.start_master();
+        lab.wait_for_status("perth", "idle", |s| s["state"] == "idle" && s["last_sync"]["result"] == "ok");
+        let archive = lab.target_archive().display().to_string();
+        lab.as_target_user(&[
+            "sh",
+            "-ec",
+            "cp -a \"$1\" \"$1.new\"; mv \"$1\" \"$1.old\"; mv \"$1.new\" \"$1\"",
+            "sh",
+            &archive,
+        ])
+        .expect_success();
+        lab.package("late", "1", |p| p.file("a", "1"));
+        lab.release(&[("core", "1"), ("late", "1")]);
+        // Of the first one the target may say that the directory is another.
+        lab.blat(&["sync", "perth", "--wait"]);
+        lab.blat(&["sync", "perth", "--wait"]).expect_success();
+        lab.assert_published("late", "1");
+    }
+}
+
 /// It has the conversation that must make room first.
 #[test]
 fn a_tag_that_is_under_way_is_not_cut_where_something_is_to_be_put_back() {

@@ -66,7 +66,8 @@ impl Archive {
         printable(&self.path.to_string_lossy())
     }
 
-    /// Whether its path still leads to the directory that was opened: something may have been mounted or renamed since.
+    /// Whether its path still leads to the directory that was opened: something may have been mounted or renamed since. Where it does not, the
+    /// conversation has to end, and the next one opens what is there by then.
     pub(crate) fn still_there(&self) -> Result<(), Failure> {
         let same = std::fs::metadata(&self.path).and_then(|now| {
             let opened = self.root.own_stat()?;
@@ -77,7 +78,7 @@ impl Archive {
             Ok(false) => Err(Failure::refused(
                 format!("entering the archive {}", self.shown()),
                 "another directory is there since this connection began",
-                "connect again",
+                "the next connection serves that one",
             )),
             Err(error) => {
                 Err(Failure::io(format!("entering the archive {}", self.shown()), &error, "create it or mount it"))
