@@ -2,7 +2,8 @@
 //!
 //! A sync may take days. What became wanted meanwhile must not go: before a batch is marked or deleted by an answer that is older than five
 //! minutes, the releases are asked for again, and only what goes by both answers goes. Where that fails, nothing more goes. The same where the
-//! answer came from a file that changed within two seconds after it was read: it may have been half-written then.
+//! answer came from a file that changed within two seconds after it was read: it may have been half-written then. And the same where nothing was
+//! read for the answer, since the file looks as it did before.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -116,8 +117,8 @@ fn since(began: i64) -> String {
 
 /// Which of the planned steps still hold.
 pub(crate) struct Recheck {
-    /// When Release Manager was asked last.
-    asked: Duration,
+    /// When Release Manager was asked last; none where it was not asked for this sync.
+    asked: Option<Duration>,
     /// The file that gave the last answer, until it has stayed the same for long enough.
     unsettled: Option<Reading>,
     /// What goes by the later answers too; none before there was one.
@@ -127,7 +128,8 @@ pub(crate) struct Recheck {
 impl Recheck {
     /// As it was planned.
     pub(crate) fn of(prepared: &Prepared) -> Self {
-        Self { asked: prepared.asked, unsettled: prepared.answer.reading.clone(), goes: None }
+        let asked = (!prepared.answer.is_remembered).then_some(prepared.asked);
+        Self { asked, unsettled: prepared.answer.reading.clone(), goes: None }
     }
 
     /// Whether this step holds by all answers.
@@ -150,7 +152,7 @@ impl Recheck {
             Some(reading) => workplace.has_stayed(reading).await,
         };
         let now = (workplace.uptime)();
-        if is_settled && now.saturating_sub(self.asked) <= ANSWER_HOLDS {
+        if is_settled && self.asked.is_some_and(|asked| now.saturating_sub(asked) <= ANSWER_HOLDS) {
             self.unsettled = None;
             return Ok(());
         }
@@ -183,7 +185,7 @@ impl Recheck {
             Some(before) => &before & &goes,
             None => goes,
         });
-        (self.asked, self.unsettled) = (now, None);
+        (self.asked, self.unsettled) = (Some(now), None);
         Ok(())
     }
 }
@@ -220,6 +222,7 @@ impl Workplace {
 
     /// What would become of extra packages by what Release Manager says now, and the file that says it.
     async fn decide_again(&self, prepared: &Prepared) -> Result<(Upkeep, Resolution, Option<Reading>), Problem> {
+        self.desk.forget();
         let (mut answer, glance) = self.ask().await?;
         let (source, inventory, facts) = (self.source.clone(), prepared.inventory.clone(), prepared.facts.clone());
         let deciding = tokio::task::spawn_blocking(move || {

@@ -73,6 +73,13 @@ pub(crate) struct Desk {
     unchanged: Unchanged,
 }
 
+/// What Release Manager says, before it is known what that means.
+struct Loaded {
+    catalog: Arc<Catalog>,
+    reading: Option<Reading>,
+    is_remembered: bool,
+}
+
 /// What the target should hold.
 pub(crate) struct Answer {
     pub(crate) resolution: Resolution,
@@ -80,6 +87,8 @@ pub(crate) struct Answer {
     pub(crate) known: Option<Recollection>,
     /// The file that it was read from, where that may have been half-written: whatever else gives releases says by itself when it is whole.
     pub(crate) reading: Option<Reading>,
+    /// Nothing was read for it: its file looks as it did when it was read for an earlier one.
+    pub(crate) is_remembered: bool,
     fresh: Option<Snapshot>,
 }
 
@@ -123,15 +132,15 @@ impl Desk {
             }
             // The config selects nothing: no row says whether a release is still there.
             let resolution = resolve(&Catalog::default(), selection, &KnownReleases::default());
-            return Ok(Answer { resolution, known: None, reading: None, fresh: None });
+            return Ok(Answer { resolution, known: None, reading: None, is_remembered: false, fresh: None });
         };
         match self.load(manager, selection).await {
-            Ok((catalog, reading)) => {
+            Ok(Loaded { catalog, reading, is_remembered }) => {
                 let (manager, selection, known) = (manager.clone(), selection.clone(), known.clone());
                 let understanding =
                     tokio::task::spawn_blocking(move || understood(&manager, &selection, &known, catalog));
                 let answer = understanding.await.map_err(|error| ReleaseError::NotUnderstood(error.to_string()))?;
-                Ok(Answer { reading, ..answer })
+                Ok(Answer { reading, is_remembered, ..answer })
             }
             Err(unreadable) => match manager.mode {
                 Mode::Strict => Err(unreadable),
@@ -149,34 +158,36 @@ impl Desk {
         }
     }
 
-    async fn load(
-        &self,
-        manager: &ReleaseManager,
-        selection: &Selection,
-    ) -> Result<(Arc<Catalog>, Option<Reading>), ReleaseError> {
+    /// From here on nothing is taken from an earlier answer: whatever is asked for next is read.
+    pub(crate) fn forget(&self) {
+        self.unchanged.forget();
+    }
+
+    async fn load(&self, manager: &ReleaseManager, selection: &Selection) -> Result<Loaded, ReleaseError> {
         let ReleaseManager { source, timeout, .. } = manager;
         let asking = async {
             if let ReleaseSource::File { path } = source
                 && let Some((catalog, reading)) = self.unchanged.look(path, selection).await
             {
-                return Ok((catalog, Some(reading)));
+                return Ok(Loaded { catalog, reading: Some(reading), is_remembered: true });
             }
+            let read = |catalog, reading| Loaded { catalog, reading, is_remembered: false };
             let reader = Reader::start(source, selection, *timeout, &self.place).await?;
             match source {
                 ReleaseSource::File { path } => {
                     let Read { catalog, state } = reader.finish().await?;
                     let (catalog, reading) = (Arc::new(catalog), Reading::new(path, state));
                     self.unchanged.keep(path, selection, &catalog, &reading);
-                    Ok((catalog, Some(reading)))
+                    Ok(read(catalog, Some(reading)))
                 }
                 ReleaseSource::Command { argv } => {
                     let catalog = command::load(argv, &self.root, reader).await?;
-                    Ok((Arc::new(catalog), None))
+                    Ok(read(Arc::new(catalog), None))
                 }
                 ReleaseSource::PackageList { .. }
                 | ReleaseSource::Sqlite { .. }
                 | ReleaseSource::Postgres(_)
-                | ReleaseSource::MySql(_) => Ok((Arc::new(reader.finish().await?.catalog), None)),
+                | ReleaseSource::MySql(_) => Ok(read(Arc::new(reader.finish().await?.catalog), None)),
             }
         };
         let loaded = tokio::time::timeout(*timeout, asking).await.unwrap_or_else(|_| {
@@ -197,7 +208,7 @@ impl Desk {
                 tracing::warn!("{unreadable}; going by its answer of {taken:.0}: nothing is deleted or marked");
                 let nothing = KnownReleases::default();
                 let resolution = Resolution { snapshot: Some(taken), ..resolve(&catalog, selection, &nothing) };
-                Ok(Answer { resolution, known: None, reading: None, fresh: None })
+                Ok(Answer { resolution, known: None, reading: None, is_remembered: false, fresh: None })
             }
             Err(why) => Err(ReleaseError::NoFallback { unreadable: Box::new(unreadable), why }),
         }
@@ -245,7 +256,7 @@ fn understood(manager: &ReleaseManager, selection: &Selection, known: &KnownRele
         let question = snapshot::question(&manager.source, selection);
         Snapshot::new(Timestamp::now(), question, Arc::unwrap_or_clone(catalog))
     });
-    Answer { resolution, known: Some(recollection), reading: None, fresh }
+    Answer { resolution, known: Some(recollection), reading: None, is_remembered: false, fresh }
 }
 
 #[cfg(test)]

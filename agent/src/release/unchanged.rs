@@ -1,7 +1,8 @@
 //! What a file of releases says, for as long as nobody changes it: most syncs find the file as the one before left it.
 //!
 //! A file's times are counted in ticks, of up to two seconds. What is written in the same tick as a reading may leave no trace in them. So what was
-//! read stands for the file only where the file had already been as it was for longer than any tick.
+//! read stands for the file only where the file had already been as it was for longer than any tick. Nor does every file system tell that a file
+//! was written through a mapping of it into memory: nothing is marked or deleted by what was not read for that.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -59,6 +60,11 @@ impl Unchanged {
             let said = (reading.at() >= since + QUIET).then(|| (catalog.clone(), reading.clone()));
             Kept { question, state, since, said }
         });
+    }
+
+    /// What the file says next is read.
+    pub(super) fn forget(&self) {
+        *self.lock() = None;
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Kept>> {
