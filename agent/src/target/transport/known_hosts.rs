@@ -97,7 +97,7 @@ impl KnownHost {
     pub(crate) fn parse(text: &[u8], host: &str, port: u16) -> Result<Self, String> {
         let name = entry_name(host, port);
         let bare = entry_name(host, 22);
-        let mut known = Self::default();
+        let (mut known, mut authorities) = (Self::default(), Vec::new());
         // Revocations of the host by its bare name, which the ssh client does not heed at another port.
         let mut unheeded = Vec::new();
         for (number, line) in (1..).zip(text.split(|byte| *byte == b'\n')) {
@@ -113,21 +113,26 @@ impl KnownHost {
                 }
                 Some(Entry { marker: Marker::None, hosts, key }) if matches(&hosts, &name) => known.trusted.push(key),
                 // As the ssh client does, which asks an authority about a host by its bare name too.
-                Some(Entry { marker: Marker::Authority, hosts, .. })
+                Some(Entry { marker: Marker::Authority, hosts, key })
                     if matches(&hosts, &name) || matches(&hosts, &bare) =>
                 {
-                    known.has_authority = true
+                    authorities.push(key)
                 }
                 Some(_) | None => {}
             }
         }
-        match unheeded.into_iter().find(|(_, key)| known.trusted.contains(key)) {
-            Some((number, _)) => Err(format!(
+        if let Some((number, _)) =
+            unheeded.iter().find(|(_, key)| known.trusted.contains(key) || authorities.contains(key))
+        {
+            return Err(format!(
                 "line {number} revokes a key for {bare}, which the ssh client takes for port 22 alone, and another line trusts it for \
                  {name}; write {name} in that line, or * for every host"
-            )),
-            None => Ok(known),
+            ));
         }
+        known.has_authority = !authorities.is_empty();
+        // None of them is trusted yet, and none shall be.
+        known.revoked.extend(unheeded.into_iter().map(|(_, key)| key));
+        Ok(known)
     }
 
     /// Whether the key with these bytes, as they go over the wire, is to be trusted.

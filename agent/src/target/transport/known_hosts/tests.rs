@@ -131,6 +131,17 @@ fn a_revocation_by_the_bare_name_is_not_passed_over_at_another_port() {
     assert!(
         judged(&known, "perth", 2222, ONE).is_err_and(|why| why.contains("line 1") && why.contains("[perth]:2222"))
     );
+    let signed = format!("{revoked}@cert-authority * ssh-ed25519 {ONE}\n");
+    assert!(
+        judged(&signed, "perth", 2222, TWO).is_err_and(|why| why.contains("line 1")),
+        "nor is that of an authority"
+    );
+    assert_eq!(judged(&signed, "sydney", 2222, TWO), Ok(Verdict::Unknown));
+    assert_eq!(
+        judged(&revoked, "perth", 2222, ONE),
+        Ok(Verdict::Revoked),
+        "a key that nobody trusts yet is not stored"
+    );
     let but_this_port = format!("@revoked *,![perth]:2222 ssh-ed25519 {ONE}\n[perth]:2222 ssh-ed25519 {ONE}\n");
     assert_eq!(judged(&but_this_port, "perth", 2222, ONE), Ok(Verdict::Trusted), "that is said, not forgotten");
     // The same key under another name, and another key of the host, are none of its business.
