@@ -12,13 +12,13 @@ use std::path::{Path, PathBuf};
 
 use crate::{Home, private};
 
-/// Makes the socket, which only its owner may use, in place of one that a former master left behind.
+/// Makes the socket, which only its owner may use, in place of one that a former master left behind; also says which file it is.
 ///
 /// To be called by the holder of the master's lock alone: it takes the place of whatever lies there.
 ///
 /// # Errors
 /// When the directory cannot be made, or the socket not in it.
-pub fn bind(home: &Home) -> io::Result<UnixListener> {
+pub fn bind(home: &Home) -> io::Result<(UnixListener, fs::Metadata)> {
     let path = home.socket();
     if let Some(directory) = path.parent() {
         private::directory(directory)?;
@@ -29,7 +29,17 @@ pub fn bind(home: &Home) -> io::Result<UnixListener> {
     }
     let listener = through_directory(&path, UnixListener::bind)?;
     fs::set_permissions(&path, Permissions::from_mode(0o600))?;
-    Ok(listener)
+    Ok((listener, fs::symlink_metadata(&path)?))
+}
+
+/// Removes the socket that [`bind`] made, where it still lies in its place. Another master may have put its own there: where the home tree was moved
+/// away, the path is that of another one.
+///
+/// # Errors
+/// When it cannot be told or removed.
+pub fn remove(home: &Home, made: &fs::Metadata) -> io::Result<()> {
+    let path = home.socket();
+    if private::is_at(made, &path)? { fs::remove_file(&path) } else { Ok(()) }
 }
 
 /// Connects to the running master.
@@ -63,5 +73,20 @@ mod tests {
         let client = through_directory(&path, UnixStream::connect).expect("a connection");
         let (server, _) = listener.accept().expect("the connection");
         drop((client, server));
+    }
+
+    #[test]
+    fn a_master_removes_its_own_socket_and_no_other() {
+        let scratch = tempfile::tempdir().expect("a scratch directory");
+        fs::create_dir(scratch.path().join("config")).expect("a directory");
+        let home = Home::at(scratch.path()).expect("a home tree");
+        let (_old, old) = bind(&home).expect("a socket");
+        let (new_listener, new) = bind(&home).expect("another in its place");
+        remove(&home, &old).expect("nothing to do");
+        drop(connect(&home).expect("the new one is there"));
+        drop(new_listener);
+        remove(&home, &new).expect("it is its own");
+        remove(&home, &new).expect("it is gone already");
+        assert!(!home.socket().exists());
     }
 }

@@ -59,6 +59,8 @@ pub(crate) struct Daemon {
     pub(crate) log: LogHandle,
     /// Our lock.
     pub(crate) pid_file: PidFile,
+    /// Which file our socket is.
+    pub(crate) socket: std::fs::Metadata,
     /// Notifications for the agents and the configuration.
     pub(crate) notices: Notices,
     /// What runs.
@@ -360,7 +362,7 @@ impl Daemon {
         if let Some(saving) = self.desk.saving.take() {
             let _ = tokio::time::timeout(SECOND, saving).await;
         }
-        if let Err(error) = std::fs::remove_file(self.home.socket()) {
+        if let Err(error) = blat_config::socket::remove(&self.home, &self.socket) {
             tracing::debug!(%error, "cannot remove the socket");
         }
         self.server.flushed().await;

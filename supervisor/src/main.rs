@@ -119,9 +119,9 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let version = env!("CARGO_PKG_VERSION");
     tracing::info!(pid = std::process::id(), version, home = %home.root().display(), "master started");
 
-    let listener = blat_config::socket::bind(&home)
-        .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
-        .and_then(tokio::net::UnixListener::from_std)
+    let (listener, socket) = blat_config::socket::bind(&home)
+        .and_then(|(listener, made)| listener.set_nonblocking(true).map(|()| (listener, made)))
+        .and_then(|(listener, made)| Ok((tokio::net::UnixListener::from_std(listener)?, made)))
         .with_context(|| format!("cannot make the socket {}", home.socket().display()))?;
     let (heard_by, heard) = mpsc::channel(WAITING);
     let (found_by, found) = mpsc::channel(WAITING);
@@ -135,6 +135,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         server: server.clone(),
         log,
         pid_file,
+        socket,
         notices: notices.clone(),
         desk: Desk::new(),
         home: home.clone(),

@@ -133,7 +133,7 @@ pub(crate) struct FakeMaster {
 impl FakeMaster {
     /// Answers each request with what `answers` makes of it, then closes the connection.
     pub(crate) fn start(home: &Home, answers: impl Fn(&Request) -> Vec<Answer> + Send + 'static) -> Self {
-        let listener = socket::bind(home).expect("the socket is free");
+        let (listener, _) = socket::bind(home).expect("the socket is free");
         let requests = Arc::new(Mutex::new(Vec::new()));
         let heard = Arc::clone(&requests);
         thread::spawn(move || {
