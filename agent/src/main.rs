@@ -19,6 +19,7 @@ mod progress;
 mod recheck;
 mod release;
 mod rival;
+mod scratch;
 mod session;
 mod shell;
 mod source;

@@ -81,7 +81,7 @@ impl Workplace {
     /// # Errors
     /// Where no scratch directory can be made.
     pub(crate) fn visiting(home: &Home, settings: Settings, owner: Owner) -> std::io::Result<Self> {
-        let sockets = SocketDirectory::passing()?;
+        let sockets = SocketDirectory::passing(home)?;
         let lasting = Arc::new(LastingMemory::load(home, &settings.name, false));
         Ok(Self::at(home, settings, sockets, owner, lasting))
     }
@@ -214,7 +214,7 @@ pub(crate) fn scout(settings: &Settings) -> Scout {
 /// Where no scratch directory can be made, or the target is no host.
 pub(crate) fn visiting_transport(home: &Home, settings: &Settings) -> std::io::Result<Transport> {
     let handshakes = Handshakes::new(&home.state_dir(), &home.target_state_dir(&settings.name));
-    match transport(settings, SocketDirectory::passing()?, handshakes) {
+    match transport(settings, SocketDirectory::passing(home)?, handshakes) {
         Leads::ToHost(transport) => Ok(transport),
         Leads::ToBucket(_) => Err(std::io::Error::other("a bucket runs no commands")),
     }

@@ -101,14 +101,19 @@ pub fn check(home: &Path, path: &Path) -> Result<(), Distrust> {
 /// # Errors
 /// Where others own or may write it or anything on the way to it, or where it is no directory.
 pub fn check_folder(path: &Path) -> Result<(), Distrust> {
-    let mut walk = Walk { entered: Vec::new(), path: PathBuf::new(), ahead: parts(path), links: 0 };
-    walk.begin_at(Path::new("/"))?;
-    while let Some(name) = walk.ahead.pop_front() {
-        if walk.step(name)?.is_some() {
-            return Err(io::Error::from(io::ErrorKind::NotADirectory).into());
-        }
+    Walk::from(Path::new("/"), path)?.enter()
+}
+
+/// Looks whether nobody but root and whoever runs this can exchange what lies in the directory at this absolute path, which `home`, the root of the
+/// home tree, leads to or not. One that is missing has no owner yet: whoever makes it looks again.
+///
+/// # Errors
+/// As [`check_folder`].
+pub fn check_place(home: &Path, path: &Path) -> Result<(), Distrust> {
+    match Walk::begin(home, path).and_then(Walk::enter) {
+        Err(why) if why.is_absence() => Ok(()),
+        done => done,
     }
-    Ok(())
 }
 
 /// A file at the end of its way.
@@ -128,14 +133,33 @@ struct Walk {
 }
 
 impl Walk {
-    fn to(home: &Path, path: &Path) -> Result<Found, Distrust> {
-        // By its real path, since `..` may lead out of it.
-        let (start, ahead) = match path.strip_prefix(home) {
-            Ok(below) => (std::fs::canonicalize(home)?, below),
-            Err(_) => (PathBuf::from("/"), path),
-        };
+    fn begin(home: &Path, path: &Path) -> Result<Self, Distrust> {
+        match path.strip_prefix(home) {
+            // By its real path, since `..` may lead out of it.
+            Ok(below) => Self::from(&std::fs::canonicalize(home)?, below),
+            Err(_) => Self::from(Path::new("/"), path),
+        }
+    }
+
+    fn from(start: &Path, ahead: &Path) -> Result<Self, Distrust> {
         let mut walk = Self { entered: Vec::new(), path: PathBuf::new(), ahead: parts(ahead), links: 0 };
-        walk.begin_at(&start)?;
+        walk.begin_at(start)?;
+        Ok(walk)
+    }
+
+    /// To a folder at its end.
+    fn enter(mut self) -> Result<(), Distrust> {
+        while let Some(name) = self.ahead.pop_front() {
+            if self.step(name)?.is_some() {
+                return Err(io::Error::from(io::ErrorKind::NotADirectory).into());
+            }
+        }
+        Ok(())
+    }
+
+    /// To a file at its end.
+    fn to(home: &Path, path: &Path) -> Result<Found, Distrust> {
+        let mut walk = Self::begin(home, path)?;
         while let Some(name) = walk.ahead.pop_front() {
             if let Some(found) = walk.step(name)? {
                 return Ok(found);

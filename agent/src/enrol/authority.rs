@@ -5,17 +5,17 @@
 //! the host's certificate and the host has proved to have its key. The first that it tells an agent, from OpenSSH 8.9 on, is just that
 //! certificate (`session-bind@openssh.com`). An older client does not tell it, and a person is asked.
 
-use std::fs::{Permissions, write};
+use std::fs::write;
 use std::io::{Error, ErrorKind, Read as _, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use blat_config::SshSettings;
+use blat_config::{Home, SshSettings};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use crate::scratch;
 use crate::target::transport::known_hosts;
 use crate::target::transport::libssh2::host_key::HostKey;
 use crate::target::transport::place;
@@ -42,18 +42,15 @@ const CERTIFICATE: &str = "-cert-v01@openssh.com";
 /// # Errors
 /// The client cannot be run, or does not end.
 pub(super) fn certified_key(ssh: &SshSettings, kind: &'static str) -> anyhow::Result<Option<HostKey>> {
-    let directory = tempfile::Builder::new()
-        .prefix("blat-")
-        .permissions(Permissions::from_mode(0o700))
-        .tempdir()
-        .context("cannot make a scratch directory")?;
+    let home = Home::at(&ssh.home).context("cannot find the home tree")?;
+    let directory = scratch::directory(&home).context("cannot make a scratch directory")?;
     let (socket, authorities) = (directory.path().join("agent"), directory.path().join("known_hosts"));
     // Only an authority is to vouch, and no key that the client takes for this host's by a rule of its own.
     known_hosts::marked_lines(&ssh.known_hosts)
         .and_then(|lines| write(&authorities, lines))
         .with_context(|| format!("cannot copy the authorities in {}", ssh.known_hosts.display()))?;
     let agent = UnixListener::bind(&socket).with_context(|| {
-        format!("cannot make the socket {}; where its path is too long, set TMPDIR to a shorter one", socket.display())
+        format!("cannot make the socket {}; where its path is too long, set TMPDIR to a shorter one that nobody else may write", socket.display())
     })?;
     let policy = Policy::for_certificates(ssh, &algorithms(kind), &authorities, &socket);
     let mut client = Command::new("ssh")

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use blat_config::SshSettings;
+use blat_config::{Home, SshSettings};
 use blat_domain::text::printable;
 use openssh::{Error as SshError, Session, Stdio as SshStdio};
 use tempfile::TempDir;
@@ -29,6 +29,7 @@ use super::policy::Policy;
 use super::sessions::{Connection, Live, Opening, Seat, Sessions, Standing, broken};
 use super::{Exit, Remote, distrusted, jumps, place, tied};
 use crate::moments;
+use crate::scratch;
 use crate::target::TargetError;
 use crate::target::bounded::{Complaints, read_line};
 
@@ -77,8 +78,8 @@ impl SocketDirectory {
     ///
     /// # Errors
     /// Where no scratch directory can be made.
-    pub(crate) fn passing() -> std::io::Result<Self> {
-        tempfile::Builder::new().prefix("blat-").tempdir().map(Self::Passing)
+    pub(crate) fn passing(home: &Home) -> std::io::Result<Self> {
+        scratch::directory(home).map(Self::Passing)
     }
 
     /// When something in it came or went last: seconds and nanoseconds.
