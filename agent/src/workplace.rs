@@ -96,7 +96,7 @@ impl Workplace {
         let valve = Arc::new(Valve::new(settings.bandwidth.clone()));
         let store = Arc::new(Store::new(home.store_dir()));
         let handshakes = Handshakes::new(&home.state_dir(), &home.target_state_dir(&settings.name));
-        let transport = transport(&settings, sockets, handshakes.clone());
+        let transport = transport(home, &settings, sockets, handshakes.clone());
         let target = target(home, &settings, transport, valve.clone(), store.clone(), owner.clone());
         let source = SourceArchive::new(settings.source.clone(), settings.writable, links(&settings));
         let (desk, history) = (Desk::new(home, &settings.name), History::new(home, &settings.name));
@@ -214,7 +214,7 @@ pub(crate) fn scout(settings: &Settings) -> Scout {
 /// Where no scratch directory can be made, or the target is no host.
 pub(crate) fn visiting_transport(home: &Home, settings: &Settings) -> std::io::Result<Transport> {
     let handshakes = Handshakes::new(&home.state_dir(), &home.target_state_dir(&settings.name));
-    match transport(settings, SocketDirectory::passing(home)?, handshakes) {
+    match transport(home, settings, SocketDirectory::passing(home)?, handshakes) {
         Leads::ToHost(transport) => Ok(transport),
         Leads::ToBucket(_) => Err(std::io::Error::other("a bucket runs no commands")),
     }
@@ -237,9 +237,9 @@ fn links(settings: &Settings) -> Links {
 }
 
 /// The configured way to the target; it connects when it is first used.
-fn transport(settings: &Settings, sockets: SocketDirectory, handshakes: Handshakes) -> Leads<'_> {
+fn transport<'a>(home: &Home, settings: &'a Settings, sockets: SocketDirectory, handshakes: Handshakes) -> Leads<'a> {
     Leads::ToHost(match &settings.transport {
-        Way::Local => Transport::Local(Shell::new()),
+        Way::Local => Transport::Local(Shell::running(home.root(), settings.local_bin())),
         Way::Openssh(ssh) => Transport::Openssh(Box::new(Link::new(ssh.clone(), sockets, handshakes))),
         Way::Libssh2(ssh) => Transport::Libssh2(Box::new(libssh2::Link::new(ssh.clone(), handshakes))),
         Way::S3(s3) => return Leads::ToBucket(s3),

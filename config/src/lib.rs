@@ -37,6 +37,6 @@ pub use home::{Home, HomeError, TargetFile};
 pub use master::{MasterSettings, load_master};
 pub use settings::{
     Database, Demands, Jump, Kind, LogSettings, Mode, Queries, Receiver, ReleaseManager, ReleaseSource, S3Settings,
-    Settings, SshSettings, Transport,
+    Settings, SshSettings, Transport, user_home,
 };
 pub use target::load_target;

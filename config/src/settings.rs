@@ -67,6 +67,16 @@ impl Settings {
             Transport::S3(_) => Kind::S3Sync,
         }
     }
+
+    /// Where the scripts lie, where that is on this machine. A relative path begins at the user's home directory, as over ssh.
+    pub fn local_bin(&self) -> Option<PathBuf> {
+        (self.transport == Transport::Local).then(|| user_home().join(&self.bin))
+    }
+}
+
+/// The home directory of whoever runs this; the root where the environment names none.
+pub fn user_home() -> PathBuf {
+    std::env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute()).unwrap_or_else(|| "/".into())
 }
 
 /// Whether a target is served by `blat-receiver`.

@@ -170,7 +170,7 @@ fn read(home: &Home, name: &TargetName, keys: &mut Keys<'_>) -> Settings {
     settings
 }
 
-/// Complains about files that decide for us and that others may write: keys, passwords and programs.
+/// Complains about files that decide for us and that others may write: keys, passwords and programs, and the folder of a local target's scripts.
 fn distrust(settings: &Settings, home: &Home, keys: &mut Keys<'_>) {
     let mut files: Vec<(&'static str, &Path)> = Vec::new();
     if let Some(ssh) = settings.transport.ssh() {
@@ -186,9 +186,12 @@ fn distrust(settings: &Settings, home: &Home, keys: &mut Keys<'_>) {
         keys.complaints
             .extend(aws::distrusted().into_iter().map(|(path, why)| Complaint::whole(path, why.to_string())));
     }
-    for (key, path) in files {
+    let bin = settings.local_bin();
+    let files = files.into_iter().map(|(key, path)| (key, path, trust::check(home.root(), path)));
+    let folders = bin.iter().map(|path| ("bin", &**path, trust::check_place(home.root(), path)));
+    for (key, path, checked) in files.chain(folders) {
         // What is missing or cannot be looked at is for whoever uses it: an identity may be made later.
-        let Err(why @ Distrust::OpenToOthers { .. }) = trust::check(home.root(), path) else { continue };
+        let Err(why @ Distrust::OpenToOthers { .. }) = checked else { continue };
         match keys.find(key) {
             Some(found) => keys.complain_about(found, why.to_string(), None),
             None => keys.complaints.push(Complaint::whole(home.shown(path).to_owned(), why.to_string())),

@@ -173,13 +173,21 @@ impl Lab {
         self.raw_config(target, &self.config_text(extra));
     }
 
+    /// The scripts' directory of targets on this machine: nothing on the way to it is the target's account's.
+    pub fn local_bin(&self) -> PathBuf {
+        self.dir.join("local/bin")
+    }
+
     /// Writes the config of a target on this machine, without ssh: that of a working target, changed by `extra`. Its archive becomes the master's.
     pub fn local_config(&self, target: &str, extra: &str) {
         const WAY: [&str; 5] = ["host:", "port:", "user:", "identity:", "known_hosts:"];
-        let text = self.config_text(&format!("transport: local\n{extra}"));
+        let given = extra.lines().any(|line| line.starts_with("bin:"));
+        let bin = if given { String::new() } else { format!("bin: {}\n", self.local_bin().display()) };
+        let text = self.config_text(&format!("transport: local\n{bin}{extra}"));
         let kept: Vec<&str> = text.lines().filter(|line| !WAY.iter().any(|key| line.starts_with(key))).collect();
         self.raw_config(target, &kept.join("\n"));
-        [self.target_archive(), self.target_bin()].iter().for_each(|folder| Account::Master.own(folder));
+        fs::create_dir_all(self.local_bin()).expect("a scratch folder");
+        [self.target_archive(), self.local_bin()].iter().for_each(|folder| Account::Master.own(folder));
     }
 
     /// Waits until something of a package lies in the target's stage.

@@ -346,7 +346,7 @@ fn enrol_cron_installs_both_lines_once_and_keeps_the_others() {
     };
 
     enrol().expect_success().says("pkg_mon").says("transport local");
-    let (archive, bin) = (lab.target_archive(), lab.target_bin());
+    let (archive, bin) = (lab.target_archive(), lab.local_bin());
     let (archive, bin) = (archive.display(), bin.display());
     let expected = format!(
         "# mine\n5 4 * * * true\n# blat begin {archive}\n0 3 * * * /bin/sh '{bin}/pkg_mon' --archive '{archive}'\n\

@@ -1,8 +1,10 @@
 //! `transport: local`: the target is a directory of this machine.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use blat_config::trust::{self, Distrust};
+use blat_config::user_home;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::process::{Child, Command};
@@ -14,16 +16,37 @@ use crate::target::TargetError;
 #[derive(Debug)]
 pub(crate) struct Shell {
     home: PathBuf,
+    /// The root of the home tree, and where the scripts lie that it runs.
+    scripts: Option<(PathBuf, PathBuf)>,
 }
 
 impl Shell {
-    /// A shell that starts where `HOME` says, as an ssh login would.
+    /// A shell that starts where `HOME` says, as an ssh login would, and runs what is its own.
+    #[cfg(test)]
     pub(crate) fn new() -> Self {
-        Self { home: std::env::var_os("HOME").map_or_else(|| PathBuf::from("/"), PathBuf::from) }
+        Self { home: user_home(), scripts: None }
+    }
+
+    /// One that runs scripts in `bin`, with the rights of the master: only while nobody else can exchange them. `home` is the root of the home tree.
+    pub(crate) fn running(home: &Path, bin: Option<PathBuf>) -> Self {
+        Self { home: user_home(), scripts: bin.map(|bin| (home.to_owned(), bin)) }
+    }
+
+    /// What is wrong with the scripts' directory is no affair of the link's.
+    fn check(&self) -> Result<(), TargetError> {
+        let Some((home, bin)) = &self.scripts else { return Ok(()) };
+        match trust::check_place(home, bin) {
+            Err(why @ Distrust::OpenToOthers { .. }) => {
+                Err(TargetError::Operator(format!("nothing is run in {} of this machine: {why}", bin.display())))
+            }
+            // What cannot be looked at cannot be run either, and whoever tries says why.
+            Err(Distrust::Io(_)) | Ok(()) => Ok(()),
+        }
     }
 
     /// Starts `command` in a process group of its own, so that a signal to the agent does not reach it.
     pub(super) fn exec(&self, command: &str) -> Result<Remote, TargetError> {
+        self.check()?;
         let failed = |what: &str| TargetError::Link(format!("cannot run a shell on this machine: {what}"));
         let child = Command::new("/bin/sh")
             .args(["-c", command])
