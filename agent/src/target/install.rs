@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use super::TargetError;
 use super::answer::{Input, ask};
 use super::bounded::Bounds;
+use super::place::{self, Unsafe};
 use super::transport::Transport;
 
 /// The scripts, as they were when this executable was built. The libraries are first: the others read them.
@@ -31,8 +32,12 @@ const SCRIPTS: [(&str, &str); 8] = [
 static DIGESTS: LazyLock<[(&str, [u8; 32]); SCRIPTS.len()]> =
     LazyLock::new(|| SCRIPTS.map(|(name, text)| (name, Sha256::digest(text).into())));
 
+/// What the libraries' names end in.
+const LIBRARY: &str = ".sh";
 /// What the receiver is called there, in the scripts' directory.
 pub(crate) const EXECUTABLE: &str = "blat-receiver";
+/// The longest script and the longest receiver that are looked into, in blocks of 512 bytes: 1 MiB and 64 MiB. Ours are shorter by far.
+const LONGEST: [u32; 2] = [2048, 131_072];
 /// Ends each script in the installation. None of them has such a line.
 const DELIMITER: &str = "=====BLAT-END-OF-SCRIPT=====";
 
@@ -61,6 +66,8 @@ impl Compression {
 /// What a target answered to the probe.
 #[derive(Debug, Default)]
 pub(crate) struct Probe {
+    /// Why nothing there may be run; nothing else was looked at then.
+    pub(super) is_unsafe: Option<Unsafe>,
     digests: BTreeMap<String, String>,
     zstd: bool,
     gzip: bool,
@@ -99,6 +106,7 @@ impl Ran {
 impl Probe {
     fn add_line(&mut self, line: &str) {
         match line.split(' ').collect::<Vec<_>>()[..] {
+            ["unsafe", ref words @ ..] => self.is_unsafe = Unsafe::parse(words),
             ["tool", "zstd"] => self.zstd = true,
             ["tool", "gzip"] => self.gzip = true,
             ["script", name, digest] => {
@@ -135,83 +143,137 @@ pub(super) fn digests() -> &'static [(&'static str, [u8; 32])] {
     &*DIGESTS
 }
 
-/// Makes sure that the target's scripts are ours, and says what was found out. A `blat-receiver` there is tried if its digest is
-/// one of `known`.
-pub(super) async fn ensure_installed(transport: &Transport, bin: &str, known: &[&str]) -> Result<Probe, TargetError> {
-    let mut probe = run_probe(transport, bin, known).await?;
-    let outdated = probe.outdated();
-    if !outdated.is_empty() {
-        let names: Vec<&str> = outdated.iter().map(|(name, _)| *name).collect();
-        tracing::info!(scripts = names.join(" "), bin, "installing target scripts");
-        run(transport, installation(bin, &outdated), Bounds::NONE, |_| {}).await.map_err(|error| about(error, bin))?;
-        probe = run_probe(transport, bin, known).await?;
-        if !probe.outdated().is_empty() {
-            return Err(TargetError::Refused(format!(
-                "the target scripts were installed in {bin}, yet are not there unchanged; look at that directory on the target"
-            )));
-        }
-    }
-    Ok(probe)
+/// What was found out, and what came of putting the scripts there.
+pub(super) struct Installed {
+    /// What is there.
+    pub(super) probe: Probe,
+    /// Why some scripts are not as they should be: then scripts can not serve.
+    pub(super) scripts: Result<(), TargetError>,
 }
 
-fn about(error: TargetError, bin: &str) -> TargetError {
-    match error {
-        TargetError::Refused(why) => TargetError::Refused(format!("cannot install the target scripts in {bin}: {why}")),
-        other @ (TargetError::Link(_) | TargetError::Space(_) | TargetError::Operator(_)) => other,
+/// Makes sure that the target's scripts are ours, and says what was found out. A `blat-receiver` there is tried if its digest is
+/// one of `known`.
+///
+/// # Errors
+/// Where the target cannot be reached, or others may exchange what is there.
+pub(super) async fn ensure_installed(
+    transport: &Transport,
+    bin: &str,
+    known: &[&str],
+) -> Result<Installed, TargetError> {
+    let probe = run_probe(transport, bin, known).await?;
+    refuse_unsafe(&probe, bin)?;
+    let outdated = probe.outdated();
+    if outdated.is_empty() {
+        return Ok(Installed { probe, scripts: Ok(()) });
     }
+    tracing::info!(scripts = names(&outdated), bin, "installing target scripts");
+    let why = match run(transport, installation(bin, &outdated), Bounds::NONE, |_| {}).await {
+        Ok(()) => None,
+        Err(error @ (TargetError::Refused(_) | TargetError::Space(_))) => Some(error),
+        Err(error @ (TargetError::Link(_) | TargetError::Operator(_))) => return Err(error),
+    };
+    // Others may have made the directory meanwhile.
+    let probe = run_probe(transport, bin, known).await?;
+    refuse_unsafe(&probe, bin)?;
+    let scripts = match (&probe.outdated()[..], why) {
+        ([], _) => Ok(()),
+        (left, Some(TargetError::Space(why))) => Err(TargetError::Space(cannot_install(left, bin, &why))),
+        (left, Some(why)) => Err(TargetError::Refused(cannot_install(left, bin, &why.to_string()))),
+        (left, None) => Err(TargetError::Refused(format!(
+            "the target scripts were installed in {bin}, yet these are not there unchanged: {}; look at that directory on the target",
+            names(left)
+        ))),
+    };
+    Ok(Installed { probe, scripts })
+}
+
+fn refuse_unsafe(probe: &Probe, bin: &str) -> Result<(), TargetError> {
+    probe.is_unsafe.as_ref().map_or(Ok(()), |what| Err(TargetError::Operator(what.why(bin))))
+}
+
+fn cannot_install(left: &[(&str, &str)], bin: &str, why: &str) -> String {
+    format!("cannot install the target scripts in {bin} ({}): {why}", names(left))
+}
+
+fn names(scripts: &[(&str, &str)]) -> String {
+    scripts.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" ")
 }
 
 /// Looks at what is there, and changes nothing. A `blat-receiver` is tried if its digest is one of `known`: none other is run.
 pub(super) async fn run_probe(transport: &Transport, bin: &str, known: &[&str]) -> Result<Probe, TargetError> {
-    let mut script = String::from("PATH=${PATH:-/usr/bin}:/usr/local/bin:/usr/bin:/bin\necho '# blat 1'\nn=0\n");
+    let mut script = format!(
+        "PATH=${{PATH:-/usr/bin}}:/usr/local/bin:/usr/bin:/bin\nbin={}\nme=$(id -u) || exit 1\necho '# blat 1'\nn=0\n",
+        shell_word(bin)
+    );
+    script.push_str(place::LOOK);
+    script.push_str("[ -z \"$unsafe\" ] || { printf '%s\\n' \"unsafe $unsafe\" '# end 1'; exit 0; }\n");
     script.push_str(
         "for tool in zstd gzip; do\n  command -v $tool >/dev/null 2>&1 && { echo \"tool $tool\"; n=$((n+1)); }\ndone\n",
     );
     let names: Vec<&str> = SCRIPTS.iter().map(|(name, _)| *name).collect();
-    let files: Vec<String> =
-        names.iter().chain([&EXECUTABLE]).map(|name| shell_word(&format!("{bin}/{name}"))).collect();
-    // What has lost its execute bit counts as missing. The shell's own test would say that of everything where nothing may be executed.
+    let files: Vec<String> = names.iter().chain([&EXECUTABLE]).map(|name| format!("\"$bin\"/{name}")).collect();
+    // What has lost its execute bit counts as missing: the shell's own test would say that of everything where nothing may be executed. So does
+    // what others own or may write, since they can change it later, and what is too long to be one of ours, before it is read.
     let _ = write!(
         script,
-        "nl='\n'\nbare=$(find -L {} -prune ! -perm -100 2>/dev/null)\nis_usable() {{\n  [ -f {bin}/$1 ] && [ -r {bin}/$1 ] || return 1\n  \
-         case $bare$nl in *\"/$1$nl\"*) return 1 ;; esac\n}}\n",
+        "nl='\n'\nusable=$(find -L {} -prune -type f -perm -100 ! -perm -002 \\( ! -size +{} -o -name {EXECUTABLE} ! -size +{} \\) \
+         \\( -user \"$me\" -o -user 0 -o -user 65534 \\) 2>/dev/null)\nis_usable() {{\n  [ -r \"$bin/$1\" ] || return 1\n  \
+         case $usable$nl in *\"/$1$nl\"*) return 0 ;; *) return 1 ;; esac\n}}\n",
         files.join(" "),
-        bin = shell_word(bin),
+        LONGEST[0],
+        LONGEST[1],
     );
     let _ = write!(
         script,
-        "for script in {}; do\n  is_usable $script || continue\n  sum=$(sha256sum <{bin}/$script) || exit 1\n  \
+        "for script in {}; do\n  is_usable $script || continue\n  sum=$(sha256sum <\"$bin/$script\") || exit 1\n  \
          echo \"script $script ${{sum%% *}}\"; n=$((n+1))\ndone\n",
         names.join(" "),
-        bin = shell_word(bin),
     );
     // A word that no digest is, where there are none: a pattern must not be missing.
     let known = if known.is_empty() { "none".to_owned() } else { known.join("|") };
     let _ = write!(
         script,
-        "echo \"system $(uname -s -m)\"; n=$((n+1))\nreceiver={bin}/{EXECUTABLE}\nif is_usable {EXECUTABLE}; then\n  \
+        "echo \"system $(uname -s -m)\"; n=$((n+1))\nreceiver=$bin/{EXECUTABLE}\nif is_usable {EXECUTABLE}; then\n  \
          sum=$(sha256sum <\"$receiver\") || exit 1\n  sum=${{sum%% *}} ran=\n  case $sum in {known})\n    \
          case $receiver in /*) ;; *) receiver=./$receiver ;; esac\n    \
          said=$(\"$receiver\" --version 2>&1 </dev/null); ran=\" $? $(printf '%s' \"$said\" | head -n 1 | cut -c 1-200)\" ;;\n  \
          esac\n  echo \"receiver $sum$ran\"; n=$((n+1))\nfi\necho \"# end $n\"\n",
-        bin = shell_word(bin),
     );
     let mut probe = Probe::default();
     run(transport, script, Bounds::FEW, |line| probe.add_line(line)).await?;
     Ok(probe)
 }
 
-/// Each script is written beside its place and renamed into it: one that runs is never changed under its reader.
+/// Each script is written beside its place and renamed into it: one that runs is never changed under its reader. One that cannot be replaced keeps
+/// no other from it, unless that would read it: nothing runs with another version's library. What is written beside goes in any case; what a
+/// cut connection left goes a day later.
 fn installation(bin: &str, scripts: &[(&str, &str)]) -> String {
-    let mut script = format!("set -e\numask 022\nmkdir -p {bin}\ncd {bin}\n", bin = shell_word(bin));
+    let leftovers: Vec<String> = SCRIPTS.iter().map(|(name, _)| format!("-name '.{name}.[0-9]*'")).collect();
+    let mut script = format!(
+        r#"set -C
+umask 022
+mkdir -p {bin} && cd {bin} || exit 1
+find . ! -name . -prune -type f \( {leftovers} \) -mtime +0 -exec rm -f {{}} + 2>/dev/null
+new= failed=
+trap '[ -z "$new" ] || rm -f "$new"' EXIT
+trap 'exit 1' HUP INT TERM
+put() {{
+    [ ! -d "$1" ] || {{ echo "$1 there is a directory; move it away" >&2; return 1; }}
+    new=.$1.$$
+    rm -f $new && cat >$new && chmod 755 $new && mv -f $new "$1" && return 0
+    rm -f $new
+    return 1
+}}
+"#,
+        bin = shell_word(bin),
+        leftovers = leftovers.join(" -o "),
+    );
     for (name, text) in scripts {
-        let _ = write!(
-            script,
-            "if [ -d {name} ]; then\n  echo '{name} there is a directory; move it away' >&2\n  exit 1\nfi\n\
-             cat >.{name}.$$ <<'{DELIMITER}'\n{text}{DELIMITER}\nchmod 755 .{name}.$$\nmv -f .{name}.$$ {name}\n"
-        );
+        let failed = if name.ends_with(LIBRARY) { "exit 1" } else { "failed=1" };
+        let _ = write!(script, "put {name} <<'{DELIMITER}' || {failed}\n{text}{DELIMITER}\n");
     }
-    script.push_str("echo '# blat 1'\necho '# end 0'\n");
+    script.push_str("[ -z \"$failed\" ] || exit 1\necho '# blat 1'\necho '# end 0'\n");
     script
 }
 
@@ -255,7 +317,7 @@ mod tests {
         let bin = scratch.path().join("it's a bin");
         let bin_text = bin.to_str().expect("UTF-8");
         let local = Transport::Local(Shell::new());
-        ensure_installed(&local, bin_text, &[]).await.expect("a first installation");
+        ensure_installed(&local, bin_text, &[]).await.expect("a first installation").scripts.expect("all");
 
         let lib = bin.join("get_plist");
         let before = std::fs::metadata(&lib).expect("installed").modified().expect("a time");
@@ -263,7 +325,7 @@ mod tests {
         assert_eq!(std::fs::metadata(&lib).expect("still there").modified().expect("a time"), before);
 
         std::fs::write(&lib, "tampered").expect("a changed script");
-        ensure_installed(&local, bin_text, &[]).await.expect("a repair");
+        ensure_installed(&local, bin_text, &[]).await.expect("a repair").scripts.expect("all");
         assert_eq!(std::fs::read_to_string(&lib).expect("repaired"), SCRIPTS[2].1);
         let left: Vec<_> = std::fs::read_dir(&bin).expect("bin").map(|e| e.expect("an entry").file_name()).collect();
         assert_eq!(left.len(), SCRIPTS.len(), "{left:?}");
@@ -276,16 +338,17 @@ mod tests {
         let bin = scratch.path().join("it's a bin");
         let bin_text = bin.to_str().expect("UTF-8");
         let local = Transport::Local(Shell::new());
-        ensure_installed(&local, bin_text, &[]).await.expect("a first installation");
+        ensure_installed(&local, bin_text, &[]).await.expect("a first installation").scripts.expect("all");
         let mode = |name: &str| std::fs::metadata(bin.join(name)).expect("a script").permissions().mode() & 0o777;
         for (name, lost) in [("pkg_mon", 0o644), ("pkg_purge", 0), ("blat-lib.sh", 0o311)] {
             std::fs::set_permissions(bin.join(name), std::fs::Permissions::from_mode(lost)).expect("an own file");
         }
-        ensure_installed(&local, bin_text, &[]).await.expect("a repair");
+        ensure_installed(&local, bin_text, &[]).await.expect("a repair").scripts.expect("all");
         assert_eq!(["pkg_mon", "pkg_purge"].map(mode), [0o755; 2]);
 
         std::fs::remove_file(bin.join("pkg_mon")).and_then(|()| std::fs::create_dir(bin.join("pkg_mon"))).expect("own");
-        let why = ensure_installed(&local, bin_text, &[]).await.expect_err("a directory").to_string();
+        let found = ensure_installed(&local, bin_text, &[]).await.expect("a look");
+        let why = found.scripts.expect_err("a directory").to_string();
         assert!(why.contains("pkg_mon there is a directory; move it away"), "{why}");
         assert_eq!(std::fs::read_dir(bin.join("pkg_mon")).expect("it stays").count(), 0);
     }

@@ -10,6 +10,7 @@ pub(crate) mod far_end;
 pub(crate) mod install;
 mod leftovers;
 mod lines;
+mod place;
 pub(crate) mod receiver;
 mod room;
 #[cfg(feature = "s3")]

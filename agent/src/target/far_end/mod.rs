@@ -19,7 +19,7 @@ use self::builds::Build;
 pub(crate) use self::builds::long_version;
 pub(crate) use self::knowledge::Knowledge;
 use super::TargetError;
-use super::install::{Compression, EXECUTABLE, Probe, Ran, ensure_installed, run_probe, shell_word};
+use super::install::{Compression, EXECUTABLE, Installed, Probe, Ran, ensure_installed, run_probe, shell_word};
 use super::transport::Transport;
 
 /// What our own receiver says of its version.
@@ -101,7 +101,8 @@ impl Scout {
         }
         let builds = self.builds();
         let known: Vec<&str> = builds.iter().flatten().map(|build| build.digest.as_str()).collect();
-        let probe = ensure_installed(transport, &self.bin, &known).await?;
+        let Installed { probe, scripts } = ensure_installed(transport, &self.bin, &known).await?;
+        scripts?;
         let compression = probe.compression(transport);
         let serves = match self.chosen(builds, &probe) {
             None => Serves::Scripts { why: None },
@@ -131,6 +132,9 @@ impl Scout {
         let known: Vec<&str> = builds.iter().flatten().map(|build| build.digest.as_str()).collect();
         let probe = run_probe(transport, &self.bin, &known).await?;
         let bin = &self.bin;
+        if let Some(what) = &probe.is_unsafe {
+            return Ok(Outlook { outdated: None, receiver: Err(what.why(bin)) });
+        }
         let receiver = match self.chosen(builds, &probe) {
             None => Ok("served by scripts, as the config wants it".to_owned()),
             Some(choice) => match choice.map(|build| held(&probe, &build, bin)) {
