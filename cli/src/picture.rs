@@ -174,8 +174,10 @@ fn notes(target: &TargetStatus) -> Vec<String> {
         let more = target.leftovers.len() - MOST_LEFTOVERS;
         notes.push(format!("{} more: blat status --json", counted(more as u64, "leftover")));
     }
-    if let Some(FarEnd::Scripts { why: Some(why) }) = &target.far_end {
-        notes.push(format!("served by scripts: {}", escaped(why)));
+    match &target.far_end {
+        Some(FarEnd::Scripts { why: Some(why) }) => notes.push(format!("served by scripts: {}", escaped(why))),
+        Some(FarEnd::Receiver { scripts: Some(why), .. }) => notes.push(escaped(why)),
+        Some(FarEnd::Scripts { why: None } | FarEnd::Receiver { scripts: None, .. }) | None => {}
     }
     if let Some(error) = &target.config.error {
         let in_force = match target.config.loaded {

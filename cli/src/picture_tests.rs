@@ -66,7 +66,7 @@ fn three() -> Vec<TargetStatus> {
     let sending = TargetStatus {
         queue: Queue { tags: 1, packages: 12, bytes: 3 << 30 },
         current: Some(Current { package: "core_devl@2.1.0.cr".parse().expect("a package"), done: 45, total: 100 }),
-        far_end: Some(FarEnd::Receiver { restricted: true }),
+        far_end: Some(FarEnd::Receiver { restricted: true, scripts: None }),
         waits_for: Some("waiting for a login slot: eight logins are under way".into()),
         ..target("sydney", State::Sending)
     };

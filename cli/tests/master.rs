@@ -61,7 +61,7 @@ fn status_json_has_just_the_documented_keys() {
         .targets.queue .targets.queue.tags .targets.queue.packages .targets.queue.bytes
         .targets.current .targets.current.package .targets.current.done .targets.current.total
         .targets.last_error .targets.last_error.at .targets.last_error.package .targets.last_error.text
-        .targets.last_error.retry_at .targets.far_end .targets.far_end.kind .targets.far_end.restricted .targets.waits_for
+        .targets.last_error.retry_at .targets.far_end .targets.far_end.kind .targets.far_end.restricted .targets.far_end.scripts .targets.waits_for
         .targets.leftovers .targets.leftovers.path .targets.leftovers.owner .targets.leftovers.text
         .targets.config .targets.config.path .targets.config.loaded .targets.config.error";
     assert_eq!(found, expected.split_whitespace().map(str::to_owned).collect());

@@ -261,6 +261,9 @@ pub enum FarEnd {
     Receiver {
         /// Whether our key can run nothing else.
         restricted: bool,
+        /// Why scripts beside it are not as they should be, which only cron runs then; none where all are, or nobody may look.
+        #[serde(default)]
+        scripts: Option<String>,
     },
     /// Our scripts.
     Scripts {
@@ -273,8 +276,8 @@ impl FarEnd {
     /// The word in status output.
     pub fn word(&self) -> &'static str {
         match self {
-            Self::Receiver { restricted: false } => "receiver",
-            Self::Receiver { restricted: true } => "receiver only",
+            Self::Receiver { restricted: false, .. } => "receiver",
+            Self::Receiver { restricted: true, .. } => "receiver only",
             Self::Scripts { .. } => "scripts",
         }
     }

@@ -271,7 +271,9 @@ impl Target {
 /// What it says of the far end, with no text of more than about `room` bytes.
 fn bounded(far_end: FarEnd, room: usize) -> FarEnd {
     match far_end {
-        FarEnd::Receiver { restricted } => FarEnd::Receiver { restricted },
+        FarEnd::Receiver { restricted, scripts } => {
+            FarEnd::Receiver { restricted, scripts: scripts.map(|why| shorten(&why, room)) }
+        }
         FarEnd::Scripts { why } => FarEnd::Scripts { why: why.map(|why| shorten(&why, room)) },
     }
 }

@@ -113,6 +113,10 @@ async fn finish(
 async fn equip(transport: &Transport, settings: &Settings, wishes: &Wishes) -> anyhow::Result<Serves> {
     let found =
         workplace::scout(settings).far_end(transport).await.context("cannot install what serves the archive")?;
+    if let Serves::Receiver { scripts: Some(why), .. } = &found.serves {
+        // A restricted key puts nothing back later, and cron is to run none but ours.
+        bail!("{why}");
+    }
     println!("scripts    current in {}", settings.bin);
     match &found.serves {
         Serves::Receiver { .. } => println!("receiver   current in {}", settings.bin),

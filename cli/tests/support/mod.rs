@@ -214,7 +214,7 @@ pub(crate) fn busy(name: &str, config: &Path) -> TargetStatus {
             text: "the target is full".into(),
             retry_at: Some(time()),
         }),
-        far_end: Some(FarEnd::Receiver { restricted: false }),
+        far_end: Some(FarEnd::Receiver { restricted: false, scripts: None }),
         waits_for: None,
         leftovers: vec![Leftover {
             path: ".dpkg_archive/trash/delete-1-1/core@1/work".into(),

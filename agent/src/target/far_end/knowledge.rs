@@ -106,7 +106,16 @@ impl Knowledge {
 
     /// Whether a receiver serves where our key can install it and the scripts: then they are looked after.
     pub(crate) fn may_install_beside(&self) -> bool {
-        matches!(self.shown(), Some(status::FarEnd::Receiver { restricted: false }))
+        matches!(self.shown(), Some(status::FarEnd::Receiver { restricted: false, .. }))
+    }
+
+    /// The receiver found all that is installed beside it as it should be: whatever was wrong there was put right by somebody.
+    pub(crate) fn scripts_are_whole(&self) {
+        if let Some(status::FarEnd::Receiver { scripts, .. }) =
+            self.shown.lock().unwrap_or_else(PoisonError::into_inner).as_mut()
+        {
+            *scripts = None;
+        }
     }
 
     /// What was found last; none before the first look.

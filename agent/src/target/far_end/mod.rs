@@ -43,6 +43,8 @@ pub(crate) enum Serves {
         command: String,
         /// Whether our key can run nothing else: then there are no scripts for us, and whatever command is started, it is the receiver.
         restricted: bool,
+        /// Why scripts beside it are not as they should be; none where all are, or nobody may look.
+        scripts: Option<String>,
     },
     /// The scripts.
     Scripts {
@@ -55,7 +57,9 @@ impl Serves {
     /// The same for the status.
     pub(crate) fn shown(&self) -> status::FarEnd {
         match self {
-            Self::Receiver { restricted, .. } => status::FarEnd::Receiver { restricted: *restricted },
+            Self::Receiver { restricted, scripts, .. } => {
+                status::FarEnd::Receiver { restricted: *restricted, scripts: scripts.clone() }
+            }
             Self::Scripts { why } => status::FarEnd::Scripts { why: why.clone() },
         }
     }
@@ -92,8 +96,8 @@ impl Scout {
     /// What serves the target over the present connection; installs what is missing there or not ours.
     ///
     /// # Errors
-    /// Where the target cannot be reached, the scripts cannot be installed, the build that the config names cannot be used, or the host allows too
-    /// few sessions for what serves.
+    /// Where the target cannot be reached, others may exchange what is there, the scripts are to serve and cannot be installed, the build that the
+    /// config names cannot be used, or the host allows too few sessions for what serves.
     pub(crate) async fn far_end(&self, transport: &Transport) -> Result<FarEnd, TargetError> {
         let generation = transport.generation().await?;
         if transport.is_restricted().await? {
@@ -102,17 +106,19 @@ impl Scout {
         let builds = self.builds();
         let known: Vec<&str> = builds.iter().flatten().map(|build| build.digest.as_str()).collect();
         let Installed { probe, scripts } = ensure_installed(transport, &self.bin, &known).await?;
-        scripts?;
         let compression = probe.compression(transport);
         let serves = match self.chosen(builds, &probe) {
             None => Serves::Scripts { why: None },
             Some(choice) => match self.ensure_receiver(transport, generation, &probe, choice).await? {
-                Ok(()) => Serves::Receiver { command: self.command(), restricted: false },
+                Ok(()) => Serves::Receiver { command: self.command(), restricted: false, scripts: idle(&scripts) },
                 Err(why) => Serves::Scripts { why: Some(self.without(why)?) },
             },
         };
         match &serves {
-            Serves::Scripts { .. } => transport.check_sessions().await?,
+            Serves::Scripts { .. } => {
+                scripts?;
+                transport.check_sessions().await?;
+            }
             Serves::Receiver { .. } => {}
         }
         Ok(FarEnd { serves, compression })
@@ -225,7 +231,7 @@ impl Scout {
     fn restricted(&self) -> Result<FarEnd, TargetError> {
         match self.setting {
             Receiver::Auto | Receiver::Build(_) => {
-                let serves = Serves::Receiver { command: self.command(), restricted: true };
+                let serves = Serves::Receiver { command: self.command(), restricted: true, scripts: None };
                 Ok(FarEnd { serves, compression: Compression::None })
             }
             Receiver::Never => Err(TargetError::Operator(format!(
@@ -242,6 +248,15 @@ impl Scout {
 /// What starts the receiver of `bin` for `archive`, for a shell.
 pub(crate) fn start(bin: &str, archive: &str) -> String {
     format!("{} --archive {}", shell_word(&format!("{bin}/{EXECUTABLE}")), shell_word(archive))
+}
+
+/// What it means beside a receiver that scripts are not as they should be. It is said once a look.
+fn idle(scripts: &Result<(), TargetError>) -> Option<String> {
+    let error = scripts.as_ref().err()?;
+    let text =
+        format!("{error}; {EXECUTABLE} sends packages all the same, and cron runs these scripts as they are there");
+    tracing::warn!("{text}");
+    Some(text)
 }
 
 /// Whether the receiver that is there is this build; the inner error says why it does not run.

@@ -65,7 +65,7 @@ async fn a_receiver_is_installed_when_missing_or_changed_and_left_alone_otherwis
         "exec {}/blat-receiver' --archive 'it'\\''s\\an archive'",
         shell_word(&scene.bin()).trim_end_matches('\'')
     );
-    assert_eq!(found.serves, Serves::Receiver { command, restricted: false });
+    assert_eq!(found.serves, Serves::Receiver { command, restricted: false, scripts: None });
     let mode = std::fs::metadata(scene.installed()).expect("installed").permissions().mode() & 0o777;
     assert_eq!(mode, 0o755);
 

@@ -217,6 +217,8 @@ impl Target for ReceiverTarget {
         drop(conversation);
         if !outdated.is_empty() {
             self.put_back(outdated).await?;
+        } else if are_asked_after {
+            self.knowledge.scripts_are_whole();
         }
         let taken = self.reserve.saturating_add(UnderWay::total(&self.under_way));
         let renewed = self.known().renew(&differing, listing.finish(), taken);
