@@ -2,7 +2,8 @@
 //! alone suffices, only later.
 //!
 //! An agent of a master adds its directory to the master's inotify instance, and hears from the master what happens there. One that was
-//! started by hand has an instance of its own. Either way the same [`News`] come of it.
+//! started by hand has an instance of its own, of the same kind. Either way the same [`News`] come of it. The crate notify, which watches
+//! `config/` for the master, hides its descriptor, so that it cannot be shared; by hand alone it would be a second way of watching tags.
 
 use std::mem;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! The system's notifications of what happens in directories: one inotify instance, for the master and its agents together, or of an agent
+//! The system's notifications of what happens in tag directories: one inotify instance, for the agents of a master together, or of an agent
 //! that was started by hand.
 //!
 //! The system counts instances by account, and allows few (128). So the master makes one, hands it to its agents, and reads it; each agent

@@ -61,7 +61,7 @@ pub(crate) struct Daemon {
     pub(crate) pid_file: PidFile,
     /// Which file our socket is.
     pub(crate) socket: std::fs::Metadata,
-    /// Notifications for the agents and the configuration.
+    /// Notifications for the agents.
     pub(crate) notices: Notices,
     /// What runs.
     pub(crate) desk: Desk,

@@ -136,11 +136,11 @@ async fn run(args: Args) -> anyhow::Result<()> {
         log,
         pid_file,
         socket,
-        notices: notices.clone(),
+        notices,
         desk: Desk::new(),
         home: home.clone(),
     };
-    watching::start(home, notices, found_by).context("cannot watch the configuration")?;
+    watching::start(home, found_by).context("cannot watch the configuration")?;
     tokio::spawn(server.serve(listener));
     daemon.serve(Sources { signals, heard, found, calls }).await;
     Ok(())

@@ -1,13 +1,12 @@
-//! Notifications of all directories that matter to this home tree, by one inotify instance: the system allows an account few of them.
+//! Notifications of all tag directories of this home tree, by one inotify instance: the system allows an account few of them.
 //!
 //! Each agent adds its tag directory to the instance and reports the number that the system gave it; what is heard under that number goes to
-//! the agent's mailbox, past the loop. The configuration's directory is one more. Nothing is decided by a notification, and no directory is
-//! touched here: whoever hears of one looks for himself, and does so now and then in any case.
+//! the agent's mailbox, past the loop. Nothing is decided by a notification, and no directory is touched here: whoever hears of one looks
+//! for himself, and does so now and then in any case.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -44,8 +43,6 @@ struct State {
     hearers: HashMap<i32, Vec<Arc<Mailbox>>>,
     /// What was heard of directories that are nobody's yet.
     early: BTreeMap<i32, News>,
-    /// The number of the configuration's directory, and whom to wake.
-    config: Option<(i32, SyncSender<()>)>,
     lost: Option<Instant>,
     /// What was said last of what is wrong, and since when it is so.
     said: Option<(String, Timestamp)>,
@@ -117,20 +114,6 @@ impl Notices {
         }
     }
 
-    /// The instance, where there is one.
-    pub(crate) fn instance(&self) -> Option<Arc<Notifications>> {
-        self.state().instance.clone()
-    }
-
-    /// Whatever happens in the directory with this number wakes this one, in place of the former.
-    pub(crate) fn wake_for_config(&self, number: i32, wake: SyncSender<()>) {
-        let mut state = self.state();
-        let former = state.config.replace((number, wake)).map(|(former, _)| former);
-        if let (Some(former), Some(instance)) = (former.filter(|former| *former != number), &state.instance) {
-            instance.unwatch(former);
-        }
-    }
-
     /// What is wrong with notifications, for `blat status`.
     pub(crate) fn trouble(&self) -> Option<LastError> {
         let state = self.state();
@@ -187,12 +170,9 @@ impl State {
             for news in self.early.values_mut() {
                 news.hear(notice);
             }
-            self.wake_config();
             return;
         };
-        if self.config.as_ref().is_some_and(|(config, _)| *config == number) {
-            self.wake_config();
-        } else if let Some(hearers) = self.hearers.get(&number) {
+        if let Some(hearers) = self.hearers.get(&number) {
             hearers.iter().for_each(|mailbox| mailbox.post_notice(number, notice));
         } else {
             // Its agent has not said yet that it is its own.
@@ -204,13 +184,6 @@ impl State {
                 // Nobody's. Whoever says so yet hears that it is gone, and adds it again.
                 instance.unwatch(oldest);
             }
-        }
-    }
-
-    fn wake_config(&self) {
-        if let Some((_, wake)) = &self.config {
-            // Full: one is waiting already. Gone: nobody looks any more.
-            let _ = wake.try_send(());
         }
     }
 

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, ErrorKind, Read};
+use std::mem;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc as threads;
@@ -14,10 +15,11 @@ use std::time::Duration;
 
 use blat_config::{Claim, Home, TargetFile};
 use blat_domain::name::TargetName;
+use notify::event::{AccessKind, AccessMode};
+use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 
 use crate::in_force::{InForce, Loaded};
-use crate::notices::Notices;
 use crate::settle::Settle;
 use crate::target::Seen;
 
@@ -65,8 +67,8 @@ enum Mark {
 ///
 /// # Errors
 /// When the thread cannot be made.
-pub(crate) fn start(home: Home, notices: Notices, found: mpsc::Sender<Found>) -> io::Result<()> {
-    std::thread::Builder::new().name("config".to_owned()).spawn(move || Watch::new(home, notices).run(&found))?;
+pub(crate) fn start(home: Home, found: mpsc::Sender<Found>) -> io::Result<()> {
+    std::thread::Builder::new().name("config".to_owned()).spawn(move || Watch::new(home).run(&found))?;
     Ok(())
 }
 
@@ -74,26 +76,28 @@ struct Watch {
     home: Home,
     settle: Settle<Name, (Mark, Mark)>,
     in_force: InForce,
-    notices: Notices,
-    wake: threads::SyncSender<()>,
     wakes: threads::Receiver<()>,
+    watcher: Option<RecommendedWatcher>,
     /// The directory that is watched; a new one of the same name must be watched anew.
     watched: Option<u64>,
+    /// It was said that the directory cannot be watched.
+    is_refused: bool,
     complaint: String,
 }
 
 impl Watch {
-    fn new(home: Home, notices: Notices) -> Self {
+    fn new(home: Home) -> Self {
         // One waiting wake-up says as much as a thousand.
         let (wake, wakes) = threads::sync_channel(1);
+        let watcher = watcher(wake, &wakes).inspect_err(|why| say_unwatched(why)).ok();
         Self {
             home,
             settle: Settle::new(),
             in_force: InForce::default(),
-            notices,
-            wake,
             wakes,
+            watcher,
             watched: None,
+            is_refused: false,
             complaint: String::new(),
         }
     }
@@ -112,9 +116,9 @@ impl Watch {
             is_first = false;
             if self.settle.is_doubtful() {
                 std::thread::sleep(SETTLE);
-            } else {
-                // Woken or not, it looks.
-                let _ = self.wakes.recv_timeout(POLL);
+            } else if let Err(threads::RecvTimeoutError::Disconnected) = self.wakes.recv_timeout(POLL) {
+                // Without a watcher there is nobody to wake us.
+                std::thread::sleep(POLL);
             }
             if found.is_closed() {
                 return;
@@ -126,16 +130,18 @@ impl Watch {
     fn watch_directory(&mut self) {
         let directory = self.home.config_dir();
         let inode = fs::metadata(&directory).ok().map(|metadata| metadata.ino());
-        if inode == self.watched {
+        let Some(watcher) = self.watcher.as_mut().filter(|_| inode != self.watched) else { return };
+        // One that was removed is not watched any longer in any case; that is the error.
+        let _ = watcher.unwatch(&directory);
+        self.watched = None;
+        if inode.is_none() {
             return;
         }
-        let Some(instance) = self.notices.instance() else { return };
-        self.watched = inode;
-        if inode.is_some() {
-            match instance.watch(&directory) {
-                Ok(number) => self.notices.wake_for_config(number, self.wake.clone()),
-                Err(error) => {
-                    tracing::warn!(%error, "no notifications for config/; changes are found by looking every {POLL:?}");
+        match watcher.watch(&directory, RecursiveMode::NonRecursive) {
+            Ok(()) => (self.watched, self.is_refused) = (inode, false),
+            Err(error) => {
+                if !mem::replace(&mut self.is_refused, true) {
+                    say_unwatched(&error.to_string());
                 }
             }
         }
@@ -226,6 +232,36 @@ impl Watch {
     }
 }
 
+/// Makes what wakes us by `wake` when something happens in the directory that it watches. It has an inotify instance of its own: the one of
+/// the tag directories is handed to the agents, and `notify` keeps its descriptor to itself.
+///
+/// # Errors
+/// Why there is none.
+fn watcher(wake: threads::SyncSender<()>, wakes: &threads::Receiver<()>) -> Result<RecommendedWatcher, String> {
+    let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        if event.is_ok_and(|event| is_of_interest(event.kind)) {
+            // Full: one is waiting already. Gone: nobody looks any more.
+            let _ = wake.try_send(());
+        }
+    })
+    .map_err(|error| error.to_string())?;
+    if wakes.try_recv() == Err(threads::TryRecvError::Disconnected) {
+        // The system gave it no thread, which it does not report. All that can be done with it from here on, and its end as well, is a panic.
+        mem::forget(watcher);
+        return Err("the system gives no thread for them".to_owned());
+    }
+    Ok(watcher)
+}
+
+fn say_unwatched(why: &str) {
+    tracing::warn!(why, "no notifications of config/; changes are found by looking every {POLL:?}");
+}
+
+/// Reading a file is an event too, and our own reading must not wake us.
+fn is_of_interest(kind: EventKind) -> bool {
+    !matches!(kind, EventKind::Access(access) if access != AccessKind::Close(AccessMode::Write))
+}
+
 /// How the file at `path` is now. Never waits for the other end of a pipe.
 fn mark(path: &Path) -> Mark {
     match content(path) {
@@ -252,4 +288,42 @@ fn content(path: &Path) -> io::Result<Mark> {
         changed: (metadata.ctime(), metadata.ctime_nsec()),
         hash: hasher.finish(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn woken(watch: &Watch, by: &str) {
+        assert_eq!(watch.wakes.recv_timeout(Duration::from_secs(20)), Ok(()), "{by}");
+    }
+
+    #[test]
+    fn a_change_wakes_also_in_a_directory_that_took_the_place_of_another() {
+        let scratch = tempfile::tempdir().expect("a scratch directory");
+        let (config, new) = (scratch.path().join("config"), scratch.path().join("new"));
+        fs::create_dir(&config).expect("a directory");
+        fs::create_dir(&new).expect("a directory");
+        let mut watch = Watch::new(Home::at(scratch.path()).expect("a home tree"));
+        watch.watch_directory();
+        fs::write(config.join("perth.conf"), "host: perth\n").expect("a file");
+        woken(&watch, "by the first directory");
+        fs::rename(&config, scratch.path().join("old")).expect("an own directory");
+        watch.watch_directory();
+        assert_eq!(watch.watched, None, "it is gone");
+        fs::rename(&new, &config).expect("an own directory");
+        watch.watch_directory();
+        while watch.wakes.try_recv().is_ok() {}
+        fs::write(config.join("perth.conf"), "host: perth\n").expect("a file");
+        woken(&watch, "by the second directory");
+    }
+
+    #[test]
+    fn reading_is_no_change() {
+        use notify::event::ModifyKind;
+        let read = [AccessKind::Open(AccessMode::Any), AccessKind::Close(AccessMode::Read), AccessKind::Read];
+        assert!(!read.into_iter().any(|kind| is_of_interest(EventKind::Access(kind))));
+        assert!(is_of_interest(EventKind::Access(AccessKind::Close(AccessMode::Write))));
+        assert!(is_of_interest(EventKind::Modify(ModifyKind::Any)));
+    }
 }

@@ -1,5 +1,5 @@
-//! Notifications of tags, where the system allows few: one inotify instance serves the master and all its agents, and where there is none,
-//! status and log say so once.
+//! Notifications of tags, where the system allows few: one inotify instance serves all agents, and where there is none, status and log
+//! say so once.
 
 use std::fs;
 use std::path::Path;
@@ -10,6 +10,8 @@ use rustix::process::Signal;
 
 const TARGETS: [&str; 3] = ["oslo", "perth", "rome"];
 const MANY: u32 = 1_000;
+/// One for all tag directories, and one for the configuration.
+const INSTANCES: u32 = 2;
 
 /// A lab of some targets whose tags are polled so often, and a package that nobody wants yet.
 fn lab(name: &str, poll: &str) -> Lab {
@@ -66,7 +68,7 @@ fn exchange(lab: &Lab, target: &str) {
 #[test]
 fn one_instance_serves_all_targets_also_after_an_agent_or_a_directory_was_replaced() {
     let mut lab = lab("oneinstance", "100d");
-    lab.start_master_with_notifications(1, MANY);
+    lab.start_master_with_notifications(INSTANCES, MANY);
     wait_until_idle(&lab);
     serve_tags(&lab);
     assert_eq!(trouble(&lab), "");
@@ -95,7 +97,7 @@ fn without_an_instance_status_and_log_say_so_once_and_it_is_tried_again() {
     lab.blat(&["status"]).expect_success().says(why);
     assert_eq!(said(&lab, "inotify").len(), 1, "{:#?}", said(&lab, "inotify"));
 
-    lab.limit_notifications(master, 1, MANY);
+    lab.limit_notifications(master, INSTANCES, MANY);
     wait_for_trouble(&lab, "");
     for target in TARGETS {
         let own = lab.own_archive(target);
@@ -110,7 +112,7 @@ fn without_an_instance_status_and_log_say_so_once_and_it_is_tried_again() {
 fn a_directory_that_may_not_be_watched_is_polled_and_the_limit_named_once() {
     let mut lab = lab("fewwatches", "1s");
     // The configuration's, and those of two targets.
-    let master = lab.start_master_with_notifications(1, 3);
+    let master = lab.start_master_with_notifications(INSTANCES, 3);
     wait_until_idle(&lab);
     let why = "not all tag directories are watched: the account may watch no more directories: user.max_inotify_watches is 3; raise it \
                (sysctl -w user.max_inotify_watches=…)";
@@ -118,7 +120,7 @@ fn a_directory_that_may_not_be_watched_is_polled_and_the_limit_named_once() {
     serve_tags(&lab);
     assert_eq!(said(&lab, "inotify").len(), 1, "{:#?}", said(&lab, "inotify"));
 
-    lab.limit_notifications(master, 1, MANY);
+    lab.limit_notifications(master, INSTANCES, MANY);
     wait_for_trouble(&lab, "");
     serve_tags(&lab);
 }
@@ -140,7 +142,7 @@ fn flood(directory: &Path, most: u64, over: &AtomicBool) {
 #[test]
 fn a_flood_in_one_directory_leaves_the_tags_of_all_served_and_what_is_lost_is_named() {
     let mut lab = lab("flood", "100d");
-    let master = lab.start_master_with_notifications(1, MANY);
+    let master = lab.start_master_with_notifications(INSTANCES, MANY);
     wait_until_idle(&lab);
     let (over, perth) = (AtomicBool::new(false), lab.home().join("tags/perth"));
     std::thread::scope(|scope| {

@@ -19,7 +19,7 @@ impl Scene {
     fn new() -> Self {
         let scratch = tempfile::tempdir().expect("a scratch directory");
         let notices = Notices::start();
-        let instance = notices.instance().expect("an instance");
+        let instance = notices.state().instance.clone().expect("an instance");
         Self { scratch, notices, instance }
     }
 
@@ -111,15 +111,12 @@ async fn what_was_lost_is_lost_for_all_and_names_the_limit() {
     let (oslo, to_oslo) = scene.agent("oslo");
     let number = scene.watch(&scene.directory("oslo"));
     scene.notices.follow(&oslo, &Watch::Under(number));
-    let (wake, wakes) = std::sync::mpsc::sync_channel(1);
-    scene.notices.wake_for_config(scene.watch(&scene.directory("config")), wake);
     scene.notices.state().hear(None, Notice::Lost);
     assert_eq!(to_oslo.next_order().await, None, "the instance comes first");
     match to_oslo.next_order().await {
         Some(Order::Noticed { news, .. }) => assert!(news.is_broken && news.is_due),
         other => panic!("{other:?}"),
     }
-    wakes.try_recv().expect("the configuration is looked at as well");
     let text = scene.notices.trouble().expect("it is shown").text;
     assert!(text.contains("fs.inotify.max_queued_events is "), "{text}");
 }
