@@ -84,7 +84,7 @@ pub fn follow(
     let mut followed = Followed { wanted, survey: seen.survey };
     followed.survey.extend(refused);
     for (package, reasons) in brought {
-        followed.wanted.entry(package).or_default().extend(reasons);
+        followed.wanted.entry(package).or_default().merge(&reasons);
     }
     followed
 }

@@ -309,6 +309,8 @@ pub fn plan(
             None => plan.held.push(Held { package: package.clone(), hold: Hold::Missing }),
         }
     }
+    // Releases may list a million that are missing, and the plan stays until the sync ends.
+    plan.held.shrink_to_fit();
     plan.steps.sort_by_key(|step| !step.reasons.contains(&Reason::Pinned));
     plan.links.sort_by_key(|link| hops(&link.package, inventory, survey));
     let mut wanted = Along::new(wanted);

@@ -227,17 +227,26 @@ pub enum Reason {
 
 /// All reasons for which one package is wanted: in their order, each once.
 ///
-/// Nearly every package has one, and an archive has many packages: a list of just that length takes the least memory.
+/// Nearly every package has one, and has it in common with all others of its release: a copy shares its memory, since an archive has many packages.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Reasons(Vec<Reason>);
+pub struct Reasons(Arc<[Reason]>);
 
 impl Reasons {
     /// Adds one, unless it is there.
     pub fn insert(&mut self, reason: Reason) {
         if let Err(place) = self.0.binary_search(&reason) {
-            self.0.reserve_exact(1);
-            self.0.insert(place, reason);
+            let (before, after) = self.0.split_at(place);
+            self.0 = before.iter().cloned().chain([reason]).chain(after.iter().cloned()).collect();
+        }
+    }
+
+    /// Adds all of `more`. Where there were none, the two share their memory.
+    pub fn merge(&mut self, more: &Self) {
+        if self.is_empty() {
+            self.clone_from(more);
+        } else {
+            more.iter().for_each(|reason| self.insert(reason.clone()));
         }
     }
 
@@ -274,14 +283,6 @@ impl FromIterator<Reason> for Reasons {
 impl<const N: usize> From<[Reason; N]> for Reasons {
     fn from(reasons: [Reason; N]) -> Self {
         reasons.into_iter().collect()
-    }
-}
-
-impl IntoIterator for Reasons {
-    type Item = Reason;
-    type IntoIter = std::vec::IntoIter<Reason>;
-    fn into_iter(self) -> Self::IntoIter {
-        self.0.into_iter()
     }
 }
 
@@ -369,20 +370,17 @@ pub fn resolve(catalog: &Catalog, selection: &Selection, known: &KnownReleases) 
         vanished: known.vanished(catalog, selection).into_values().collect(),
         ..Resolution::default()
     };
-    let mut bring = |package: &PackageId, reason: Reason| {
+    let mut bring = |package: &PackageId, reasons: &Reasons| {
         let is_let_in = selection.filter.admits(&package.name);
         let packages = if is_let_in { &mut resolution.wanted } else { &mut resolution.kept_out };
-        packages.entry(package.clone()).or_default().insert(reason);
+        packages.entry(package.clone()).or_default().merge(reasons);
     };
     for release in catalog.chosen(selection) {
-        let name: Arc<str> = release.name.as_str().into();
-        for package in &release.packages {
-            bring(package, Reason::Release { id: release.id, name: name.clone() });
-        }
+        let reasons = [Reason::Release { id: release.id, name: release.name.as_str().into() }].into();
+        release.packages.iter().for_each(|package| bring(package, &reasons));
     }
-    for package in &catalog.listed {
-        bring(package, Reason::Listed);
-    }
+    let listed = [Reason::Listed].into();
+    catalog.listed.iter().for_each(|package| bring(package, &listed));
     resolution.brings_nothing = selection.needs_catalog() && resolution.wanted.is_empty();
     for package in &selection.pinned {
         resolution.wanted.entry(package.clone()).or_default().insert(Reason::Pinned);

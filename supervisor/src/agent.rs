@@ -59,6 +59,7 @@ impl Launcher {
         // A socket and no pipe, since it carries descriptors too.
         let (ours, its) = UnixStream::pair().map_err(failed)?;
         let mut child = Command::new(&self.program)
+            .envs(memory())
             .arg("--home")
             .arg(&self.home)
             .args(["--target", target.as_str(), "--supervised"])
@@ -76,6 +77,13 @@ impl Launcher {
             })
             .map_err(failed)
     }
+}
+
+/// Has the C library keep one store of free memory for all threads of an agent, unless the operator sets that: with a store for each thread, the
+/// memory of a large sync is freed in one of them and taken from the system again by the next sync, which runs in another thread.
+fn memory() -> Option<(&'static str, &'static str)> {
+    const STORES: &str = "MALLOC_ARENA_MAX";
+    std::env::var_os(STORES).is_none().then_some((STORES, "1"))
 }
 
 /// The program of the agents: `named`, else the one beside our own, else whatever the search path has.

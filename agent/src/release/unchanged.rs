@@ -45,8 +45,13 @@ impl Unchanged {
         // A file that cannot be opened is an error for whoever reads it.
         let (_, found) = file::open(path).await.ok()?;
         let question = Question::of(path, selection);
-        let kept = self.lock();
-        let same = kept.as_ref().filter(|kept| kept.question == question && kept.state == State::of(&found))?;
+        let mut kept = self.lock();
+        let is_same = |kept: &&Kept| kept.question == question && kept.state == State::of(&found);
+        let Some(same) = kept.as_ref().filter(is_same) else {
+            // It is read now, and there need not be room for both.
+            *kept = None;
+            return None;
+        };
         same.said.clone()
     }
 
