@@ -356,19 +356,19 @@ await_go() {
 
 # ---- whose archive it is
 
-# tell_record: what the record says, as one line `archive ID HOME-ID TARGET`; nothing where there is none. Whatever stands there is a
-# stranger's text: it is bounded, and made plain.
+# tell_record FILE: what the record says (FILE is archive), or the last visit (visit), as one line `FILE ID HOME-ID TARGET`; nothing where there is
+# none. Whatever stands there is a stranger's text: it is bounded, and made plain.
 tell_record() {
     if [ -L "$house" ] || { exists "$house" && ! [ -x "$house" ]; }; then
-        echo "archive ? $house cannot be entered, or is a link"
-    elif ! exists "$house/archive"; then
+        echo "$1 ? $house cannot be entered, or is a link"
+    elif ! exists "$house/$1"; then
         return 0
-    elif ! real_file "$house/archive"; then
-        echo 'archive ? it is no regular file'
-    elif ! [ -r "$house/archive" ]; then
-        echo 'archive ? it may not be read'
+    elif ! real_file "$house/$1"; then
+        echo "$1 ? it is no regular file"
+    elif ! [ -r "$house/$1" ]; then
+        echo "$1 ? it may not be read"
     else
-        printf 'archive %s\n' "$(head -c 4096 <"$house/archive" 2>/dev/null | tr '\n' ' ' | tr -c ' -~' '?' | cut -c 1-300)"
+        printf '%s %s\n' "$1" "$(head -c 4096 <"$house/$1" 2>/dev/null | tr '\n' ' ' | tr -c ' -~' '?' | cut -c 1-300)"
     fi
 }
 
@@ -405,14 +405,11 @@ tell_place() {
     ' boot="${boot:--}" -
 }
 
-# tell_title: both, and the end mark of an answer that holds nothing else.
+# tell_title: all of this, and the end mark of an answer that holds nothing else.
 tell_title() {
-    record=$(tell_record)
-    [ -z "$record" ] || printf '%s\n' "$record"
-    place=$(tell_place)
-    printf '%s\n' "$place"
-    lines=$(printf '%s\n' "$place" | wc -l)
-    echo "# end $((lines ${record:++ 1}))"
+    told=$(tell_record archive && tell_record visit && tell_place)
+    printf '%s\n' "$told"
+    echo "# end $(($(printf '%s\n' "$told" | wc -l)))"
 }
 
 # outer_record: what is wrong where this archive lies in another one, by that one's record. Only one that root or this archive's owner put there counts:
@@ -447,7 +444,7 @@ words() {
 
 # read_record: `$record` becomes `ID HOME-ID TARGET`, or whatever else stands there; empty where nothing does.
 read_record() {
-    record=$(tell_record)
+    record=$(tell_record archive)
     record=$(words "${record#archive }")
 }
 

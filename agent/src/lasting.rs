@@ -2,11 +2,12 @@
 //! packages, whom each archive belonged to that this target has been at, and what the last sync held back, which a confirmation is about.
 //!
 //! It lies beside the home tree's id and not in `state/`, which may be deleted at any time while Blat is stopped. A file that is missing is that of
-//! a new target. One that cannot be read, or not be replaced, holds deletions back until somebody has looked at it. One that was copied back from a
-//! backup may lack what came after the backup: its memory begins anew (see [`tags`]).
+//! a new target. One that cannot be read, or not be replaced, holds deletions back until somebody has looked at it. One that was put back may lack
+//! what came since: its memory begins anew (see [`tags`]). A copy is known by the file itself, and all else by the archive (see [`visits`]).
 
 mod crossing;
 mod tags;
+mod visits;
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -21,7 +22,7 @@ use blat_config::{Home, private, trust};
 use blat_domain::clock::{Anchor, SeenFiles};
 use blat_domain::confirmation::HeldBack;
 use blat_domain::name::{PackageId, TargetName};
-use blat_domain::ownership::{Owner, Record};
+use blat_domain::ownership::{Found, Owner, Record};
 use blat_domain::release::KnownReleases;
 use blat_domain::text::printable;
 use jiff::Timestamp;
@@ -29,6 +30,7 @@ use serde::{Deserialize, Serialize};
 
 use self::crossing::Crossing;
 pub(crate) use self::tags::{Noted, TagNotes};
+use self::visits::Visits;
 use crate::memory;
 
 /// Archives that are remembered: those that the config named last.
@@ -58,6 +60,7 @@ struct Now {
     /// Whether the file is yet to say so.
     is_ahead: bool,
     trouble: Option<Trouble>,
+    visits: Visits,
 }
 
 /// Why the file is of no use.
@@ -91,6 +94,9 @@ struct Kept {
     /// Files of releases that were seen, so that what tags brought after that never counts as older than they are.
     #[serde(default, skip_serializing_if = "SeenFiles::is_empty")]
     files: SeenFiles,
+    /// Numbers that were left in the archives, the last one at the end.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    visits: Vec<String>,
     /// What the times of `tags`, `began` and `files` were noted down by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     clock: Option<Anchor>,
@@ -215,11 +221,14 @@ impl LastingMemory {
         others.next().map(|(place, record)| (place.clone(), record))
     }
 
-    /// The archive at this place has this record. `begins`: and what tags brought to it until now is not known.
-    pub(crate) fn note_archive(&self, place: &str, record: &Record, begins: bool) {
+    /// The archive at this place has this record. `begins`: and what tags brought to it until now, up to this visit, is not known.
+    pub(crate) fn note_archive(&self, place: &str, record: &Record, begins: Option<&Found>) {
         let noted = self.change(|kept| {
-            if begins {
+            if let Some(visit) = begins {
                 kept.began = Some(Timestamp::now().as_second());
+                if let Found::Record(visit) = visit {
+                    kept.note_visit(&visit.archive);
+                }
             }
             kept.archives.retain(|seen| seen.place != place);
             kept.archives.push(SeenRecord { place: place.to_owned(), record: record.render() });
@@ -265,7 +274,7 @@ impl LastingMemory {
                 kept.tags.get_or_insert_default().extend(brought);
                 kept.ahead = ahead.or(kept.ahead);
                 kept.files.add_all(files);
-                *now = Now { kept, is_ahead, trouble: None };
+                (now.kept, now.is_ahead, now.trouble) = (kept, is_ahead, None);
             }
             Err(why) => {
                 let file = self.shown();

@@ -4,7 +4,9 @@
 //! judges, and the target looks again, under its lock, whenever one of these is asked for.
 
 mod around;
+mod visit;
 
+use std::mem;
 use std::sync::PoisonError;
 
 use blat_config::{Settings, Transport, home_id};
@@ -71,8 +73,8 @@ impl Workplace {
     /// listing showed no packages.
     async fn claimed(&self, title: &Title, is_bare: bool) -> Result<Result<Option<Bar>, TargetError>, Problem> {
         let unsure = self.keep_off_the_source(title).await?;
-        let mut found = self.remembering(&title.found, is_bare);
-        let mut is_claimed_now = false;
+        let mut found = self.remembering(title, is_bare);
+        let mut begins = self.is_new_to_memory(title);
         if found == Found::Nothing && unsure.is_none() {
             let record = self.new_record()?;
             let claimed = match self.target.claim(Claim::First, &record).await {
@@ -83,41 +85,38 @@ impl Workplace {
                 self.withdraw(&record).await;
                 return Err(problem);
             }
-            is_claimed_now = claimed.found == Found::Record(record);
-            if is_claimed_now {
+            if claimed.found == Found::Record(record) {
                 self.tell_of_claim(is_bare);
+            } else {
+                begins |= self.is_new_to_memory(&claimed);
             }
             found = claimed.found;
         }
         if let Found::Record(record) = &found {
-            let begins = !is_claimed_now && self.is_new_to_memory(&found);
-            self.lasting.note_archive(&place(&self.settings), record, begins);
+            self.lasting.note_archive(&place(&self.settings), record, begins.then_some(&title.visit));
         }
         if unsure.is_some() {
-            return Ok(Ok(self.foreseen_bar(&found, is_bare, unsure)));
+            return Ok(Ok(self.foreseen_bar(title, is_bare, unsure)));
         }
         let bar = judge(&self.owner, &found);
-        *self.contact.lock().unwrap_or_else(PoisonError::into_inner) = Contact::Made(bar.clone());
-        Ok(Ok(bar))
-    }
-
-    /// Whether the archive is ours and our memory knows nothing of it: the memory is lost, or somebody else served the archive until now.
-    pub(crate) fn is_new_to_memory(&self, found: &Found) -> bool {
-        match found {
-            Found::Record(record) => record.owner == self.owner && !self.lasting.knows(record),
-            Found::Nothing | Found::Malformed(_) => false,
+        let made = Contact::Made(bar.clone());
+        let former = mem::replace(&mut *self.contact.lock().unwrap_or_else(PoisonError::into_inner), made);
+        if bar.is_none() && (begins || former == Contact::None || self.lasting.visit_is_due()) {
+            self.leave_visit().await;
         }
+        Ok(Ok(bar))
     }
 
     /// What was found in the record's place, in the light of what this target has seen before, there and elsewhere. `is_bare`: a listing showed no
     /// packages.
-    fn remembering(&self, found: &Found, is_bare: bool) -> Found {
+    fn remembering(&self, title: &Title, is_bare: bool) -> Found {
+        let found = &title.found;
         match self.lasting.archive(&place(&self.settings)) {
             Ok(None) if !is_bare => match self.lasting.archive_of_another(&self.owner) {
                 Some((place, record)) => found.clone().beside(&place, &record, &self.owner),
                 None => found.clone(),
             },
-            Ok(seen) => found.clone().after(seen.as_ref(), &self.owner),
+            Ok(seen) => found.clone().after(seen.as_ref(), &self.owner, title.is_adopted()),
             Err(why) if *found == Found::Nothing => {
                 Found::Malformed(format!("it is gone, if it ever was there: {why}"))
             }
@@ -127,8 +126,8 @@ impl Workplace {
 
     /// What will keep us from listing and deleting, by what a listing shows: an archive that is free will be ours. `unsure`: why nobody knows
     /// whether it is the source.
-    pub(crate) fn foreseen_bar(&self, found: &Found, is_bare: bool, unsure: Option<String>) -> Option<Bar> {
-        let found = self.remembering(found, is_bare);
+    pub(crate) fn foreseen_bar(&self, title: &Title, is_bare: bool, unsure: Option<String>) -> Option<Bar> {
+        let found = self.remembering(title, is_bare);
         let bar = if found == Found::Nothing { None } else { judge(&self.owner, &found) };
         bar.or(unsure.map(|why| Bar::Unsure { why }))
     }
@@ -213,7 +212,7 @@ impl Workplace {
             let text = format!("cannot take the archive over: {}", Bar::Unsure { why }.cause());
             return Err(problem(None, text, Backoff::PACKAGE));
         }
-        let before = self.remembering(&looked.found, false);
+        let before = self.remembering(&looked, false);
         if before != Found::Nothing && judge(&self.owner, &before).is_none() {
             return Ok((before.clone(), before));
         }

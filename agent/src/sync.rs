@@ -93,7 +93,7 @@ impl Workplace {
         // To list may take long, and the clock may have been set meanwhile.
         let now = Timestamp::now().as_second();
         let TagNotes { tagged, began, clock } = self.lasting.notes(now);
-        let began = if self.is_new_to_memory(&inventory.title.found) { Some(now) } else { began };
+        let began = if self.is_new_to_memory(&inventory.title) { Some(now) } else { began };
         let known_up_to = written.as_ref().unwrap_or(&trailing).beside(&clock);
         let known_for_sure = known_up_to.at.max(trailing.beside(&clock).at);
         let (source, max_size) = (self.source.clone(), settings.max_size);
@@ -107,7 +107,7 @@ impl Workplace {
             began: began.filter(|began| is_newer(*began, known_for_sure)),
             forgotten,
         };
-        let bar = self.foreseen_bar(&inventory.title.found, inventory.is_bare(), unsure);
+        let bar = self.foreseen_bar(&inventory.title, inventory.is_bare(), unsure);
         let surveying = tokio::task::spawn_blocking(move || {
             let resolution = &mut answer.resolution;
             source.check(!resolution.wanted.is_empty()).map_err(|error| error.to_string())?;

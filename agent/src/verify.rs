@@ -84,7 +84,7 @@ impl Workplace {
         let inventory = self.target.inventory().await;
         let inventory = inventory.map_err(|error| unreached("cannot list the target's packages", error))?;
         let unsure = self.keep_off_the_source(&inventory.title).await?;
-        let bar = self.foreseen_bar(&inventory.title.found, inventory.is_bare(), unsure).filter(Bar::is_about_owner);
+        let bar = self.foreseen_bar(&inventory.title, inventory.is_bare(), unsure).filter(Bar::is_about_owner);
         let packages: Vec<(PackageId, i64)> =
             inventory.packages.iter().map(|(package, time)| (package.clone(), *time)).collect();
         let mut tally = Tally::default();

@@ -3,6 +3,9 @@
 //! An archive says so in a file of two lines (`ARCHIVE/.dpkg_archive/archive`, in a bucket `PREFIX/.blat/archive`): a random id of the archive,
 //! then the owner, `HOME-ID TARGET`. Everybody may send packages; only the owner replaces the PackageList, marks and deletes. What stands in that
 //! file comes from strangers: whatever is not exactly that is malformed, and then nobody lists or deletes.
+//!
+//! Beside it lies another file of that form, [`VISIT`]: whoever works on the archive for its owner leaves a new random number there from time to
+//! time and remembers it. A memory that lacks the number that is there has missed what was done since: somebody put an older one back.
 
 use std::fmt::{self, Write as _};
 use std::str::FromStr;
@@ -15,18 +18,22 @@ use crate::text::printable;
 
 /// The file's name, among what is Blat's own in an archive.
 pub const FILE: &str = "archive";
-/// The most of the file that anybody reads, in bytes.
+/// The name of the file beside it that has the number of the last visit, then the owner who made it. Right after an adoption, the very record.
+pub const VISIT: &str = "visit";
+/// The most of either file that anybody reads, in bytes.
 pub const LONGEST: u64 = 4 << 10;
 /// The word by which a line of an answer tells what stands in the file.
 pub const RECORD: &str = "archive ";
+/// The word by which a line of an answer tells what stands in the file of visits.
+pub const LAST_VISIT: &str = "visit ";
 /// The word by which a line of an answer tells which directory the archive is.
 pub const PLACE: &str = "place ";
 /// The most directories of a [`Place`]: no path leads deeper.
 pub const MOST_ABOVE: usize = 2048;
 /// The most directories that one line tells.
 const A_LINE: usize = 128;
-/// The most lines that tell a [`Place`].
-pub const PLACE_LINES: usize = MOST_ABOVE / A_LINE;
+/// The most lines of a [`Title`].
+pub const TITLE_LINES: usize = 2 + MOST_ABOVE / A_LINE;
 
 /// A random id of 128 bits: of an archive, or of a home tree.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -138,13 +145,18 @@ impl Found {
     }
 
     /// The same to a target that has `seen` this record here before. One that is gone leaves the archive with whoever owned it last: whoever may
-    /// only send must not become the owner because somebody removed a file.
-    pub fn after(self, seen: Option<&Record>, mine: &Owner) -> Self {
-        match (self, seen) {
-            (Self::Nothing, Some(Record { owner, .. })) if owner != mine => {
-                Self::Malformed(format!("it is gone; it belonged to {}", whose(owner, mine)))
-            }
-            (found, _) => found,
+    /// only send must not become the owner because somebody removed a file, nor because somebody put an older one back. `is_adopted`: an operator
+    /// has just said whose it is.
+    pub fn after(self, seen: Option<&Record>, mine: &Owner, is_adopted: bool) -> Self {
+        let Some(Record { owner, .. }) = seen.filter(|seen| seen.owner != *mine) else { return self };
+        match self {
+            Self::Nothing => Self::Malformed(format!("it is gone; it belonged to {}", whose(owner, mine))),
+            Self::Record(record) if record.owner == *mine && !is_adopted => Self::Malformed(format!(
+                "it names this target, and the archive belonged to {} when this target looked last; it is an older one, perhaps from a backup of the \
+                 archive",
+                whose(owner, mine)
+            )),
+            found @ (Self::Record(_) | Self::Malformed(_)) => found,
         }
     }
 
@@ -238,21 +250,30 @@ impl Place {
 pub struct Title {
     /// What stands in its file.
     pub found: Found,
+    /// What stands in the file beside it, as a record whose id is the number of the last visit.
+    pub visit: Found,
     /// Where it is.
     pub place: Place,
 }
 
 impl Title {
-    /// Takes a line `archive …` or `place …`; false where it is another.
+    /// Takes a line `archive …`, `visit …` or `place …`; false where it is another.
     pub fn add_line(&mut self, line: &str) -> bool {
         if let Some(text) = line.strip_prefix(RECORD) {
             self.found = Found::read(text);
+        } else if let Some(text) = line.strip_prefix(LAST_VISIT) {
+            self.visit = Found::read(text);
         } else if let Some(text) = line.strip_prefix(PLACE) {
             self.place.add(Place::parse(text));
         } else {
             return false;
         }
         true
+    }
+
+    /// Whether its owner has adopted it, and nobody has worked on it since.
+    pub fn is_adopted(&self) -> bool {
+        self.visit == self.found && self.found != Found::Nothing
     }
 
     /// Whether this archive is the source, and by what: by where both are, or by the ids that are seen in and above the source.
@@ -283,10 +304,12 @@ pub enum Claim {
     Look,
     /// It is written where there is none.
     First,
-    /// Its owner becomes another; a malformed one is replaced.
+    /// Its owner becomes another; a malformed one is replaced. The file of visits becomes the same.
     Adopt,
     /// It is taken away again, where it is this very one.
     Withdraw,
+    /// It stays, and where its owner is this one, this takes the place of the file of visits.
+    Visit,
 }
 
 impl Claim {
@@ -297,6 +320,7 @@ impl Claim {
             Self::First => "first",
             Self::Adopt => "adopt",
             Self::Withdraw => "withdraw",
+            Self::Visit => "visit",
         }
     }
 }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt;
 
-use blat_domain::ownership::{Claim, FILE, LONGEST, MOST_ABOVE, Place, RECORD, Record};
+use blat_domain::ownership::{Claim, FILE, LAST_VISIT, LONGEST, MOST_ABOVE, Place, RECORD, Record, VISIT};
 use rustix::fs::Stat;
 
 use crate::archive::dir::{Dir, is_absence};
@@ -18,17 +18,22 @@ const MOST_TOLD: usize = 300;
 /// What somebody can do who does not own the archive.
 const ADOPT: &str = "`blat adopt` takes it over";
 
-/// The lines of an answer: what the record says, where there is one, and which directory this is.
+/// The lines of an answer: what record and visit say, where there are such, and which directory this is.
 pub(crate) fn lines(archive: &Archive) -> String {
-    let told = match archive.root.open_if_there(HOUSE).and_then(|house| house.map_or(Ok(None), |house| told(&house))) {
-        Ok(told) => told,
-        Err(error) => Some(format!("? it cannot be read: {error}")),
+    let house = archive.root.open_if_there(HOUSE);
+    let line = |word: &str, file: &str| {
+        let told = match &house {
+            Ok(None) => Ok(None),
+            Ok(Some(house)) => told(house, file).map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        let told = told.unwrap_or_else(|why| Some(format!("? it cannot be read: {why}")));
+        told.map_or_else(String::new, |told| [word, &told, "\n"].concat())
     };
-    let lines = told.map_or_else(String::new, |told| [RECORD, &told, "\n"].concat());
-    lines + &place(&archive.root).render()
+    line(RECORD, FILE) + &line(LAST_VISIT, VISIT) + &place(&archive.root).render()
 }
 
-/// Makes a record, changes its owner or takes it away, as far as that is right under the lock; then tells as [`lines`].
+/// Makes a record, changes its owner, takes it away or notes a visit, as far as that is right under the lock; then tells as [`lines`].
 pub(crate) fn claim(archive: &Archive, how: Claim, record: &str) -> Result<String, Failure> {
     let what = || format!("claiming the archive {}", archive.shown());
     if how != Claim::Look {
@@ -51,27 +56,40 @@ pub(crate) fn claim(archive: &Archive, how: Claim, record: &str) -> Result<Strin
 
 fn change(scratch: &Scratch, how: Claim, mut record: Record) -> io::Result<()> {
     let house = &scratch.rooms.house;
-    match (how, told(house)) {
+    match (how, told(house, FILE)) {
         (Claim::Adopt, there) => {
             if let Some(there) = there.ok().flatten().and_then(|text| Record::parse(&text)) {
                 record.archive = there.archive;
             }
         }
         (Claim::First, Ok(None)) => {}
+        (Claim::Visit, Ok(Some(text))) if loss(&text, &record.owner.to_string()).is_none() => {}
         (Claim::Withdraw, Ok(Some(text))) if Record::parse(&text).is_some_and(|there| there == record) => {
+            // An adoption has put it there.
+            if told(house, VISIT)?.is_some() {
+                house.unlink(VISIT)?;
+            }
             house.unlink(FILE)?;
             return house.sync();
         }
         (_, Err(error)) => return Err(error),
-        (Claim::Look | Claim::First | Claim::Withdraw, Ok(_)) => return Ok(()),
+        (Claim::Look | Claim::First | Claim::Withdraw | Claim::Visit, Ok(_)) => return Ok(()),
     }
-    let mut file = scratch.dir.create(FILE)?;
-    file.set_permissions(PermissionsExt::from_mode(0o644))?;
-    file.write_all(record.render().as_bytes())?;
-    file.sync_all()?;
-    match how {
-        Claim::First => scratch.dir.rename_new(FILE, house, FILE)?,
-        Claim::Look | Claim::Adopt | Claim::Withdraw => scratch.dir.rename(FILE, house, FILE)?,
+    // The record before the visit: an adoption that is cut in between has to be asked for again.
+    let files: &[&str] = match how {
+        Claim::Adopt => &[FILE, VISIT],
+        Claim::Visit => &[VISIT],
+        Claim::Look | Claim::First | Claim::Withdraw => &[FILE],
+    };
+    for name in files {
+        let mut file = scratch.dir.create(name)?;
+        file.set_permissions(PermissionsExt::from_mode(0o644))?;
+        file.write_all(record.render().as_bytes())?;
+        file.sync_all()?;
+        match how {
+            Claim::First => scratch.dir.rename_new(name, house, name)?,
+            Claim::Look | Claim::Adopt | Claim::Withdraw | Claim::Visit => scratch.dir.rename(name, house, name)?,
+        }
     }
     house.sync()
 }
@@ -80,7 +98,7 @@ fn change(scratch: &Scratch, how: Claim, mut record: Record) -> io::Result<()> {
 pub(crate) fn check(archive: &Archive, house: &Dir, owner: Option<&str>) -> Result<(), Failure> {
     let Some(owner) = owner else { return Ok(()) };
     let what = || format!("changing what the archive {} is to hold", archive.shown());
-    let text = told(house).map_err(|error| Failure::io(what(), &error, CHECK_MODES))?;
+    let text = told(house, FILE).map_err(|error| Failure::io(what(), &error, CHECK_MODES))?;
     let lost = loss(&text.unwrap_or_default(), owner);
     lost.map_or(Ok(()), |now| Err(Failure::refused(what(), now, ADOPT)))
 }
@@ -89,7 +107,7 @@ pub(crate) fn check(archive: &Archive, house: &Dir, owner: Option<&str>) -> Resu
 /// nobody else does.
 pub(crate) fn keeps_from_replacing(house: &Dir, owner: Option<&str>) -> io::Result<Option<String>> {
     let Some(owner) = owner else { return Ok(None) };
-    let lost = told(house)?.and_then(|text| loss(&text, owner));
+    let lost = told(house, FILE)?.and_then(|text| loss(&text, owner));
     Ok(lost.map(|now| ["another one is there, and it is not replaced: ", &now, "; ", ADOPT].concat()))
 }
 
@@ -102,9 +120,9 @@ fn loss(text: &str, owner: &str) -> Option<String> {
     }
 }
 
-/// What the record says, in one line; none where there is none.
-fn told(house: &Dir) -> io::Result<Option<String>> {
-    let file: File = match house.read(FILE) {
+/// What the record, or the visit, says in one line; none where there is none.
+fn told(house: &Dir, name: &str) -> io::Result<Option<String>> {
+    let file: File = match house.read(name) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) if is_absence(&error) => return Ok(Some("? it is no regular file".to_owned())),
@@ -154,7 +172,7 @@ fn outer_record(root: &Dir) -> Option<String> {
 fn record_of(dir: &Dir, mine: u32) -> Option<String> {
     let house = dir.open_if_there(HOUSE).ok()??;
     let is_theirs = |stat: &Stat| stat.st_uid == 0 || stat.st_uid == mine;
-    (is_theirs(&house.own_stat().ok()?) && is_theirs(&house.stat(FILE).ok()??)).then(|| told(&house).ok()?)?
+    (is_theirs(&house.own_stat().ok()?) && is_theirs(&house.stat(FILE).ok()??)).then(|| told(&house, FILE).ok()?)?
 }
 
 /// Calls `see` with a directory and all those above it, as far as others let us.

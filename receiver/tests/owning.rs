@@ -52,7 +52,13 @@ fn a_record_is_made_adopted_and_taken_away_as_the_scripts_do_it() {
     let other = format!("{}\n{OSLO}\n", ID.replace('0', "f"));
     assert_eq!(claim(&mut agent, Claim::Withdraw, &other), format!("{ID} {PERTH}"), "another record stays");
     assert_eq!(claim(&mut agent, Claim::Adopt, &other), format!("{ID} {OSLO}"), "it stays the archive that it is");
+    assert_eq!(
+        fs::read_to_string(archive.house("visit")).expect("a visit"),
+        record(OSLO),
+        "nobody has visited it since"
+    );
     assert_eq!(claim(&mut agent, Claim::Withdraw, &record(OSLO)), "none");
+    assert!(!archive.house("visit").exists(), "what the adoption left goes as well");
     for none in ["", ID, "x y z", "0123456789abcdef0123456789abcdef ../x perth"] {
         let failure = agent.ask(Lane::CONTROL, &Request::Claim { how: Claim::First, record: none });
         assert!(failure.is_err_and(|(class, _)| class == Class::Refused), "{none}");
@@ -63,6 +69,28 @@ fn a_record_is_made_adopted_and_taken_away_as_the_scripts_do_it() {
         assert!(told.len() <= 300 && !told.contains('\u{1b}') && told != format!("{ID} {PERTH}"), "{told}");
         assert_eq!(fs::read_to_string(archive.house("archive")).expect("a record"), strange, "it is not overwritten");
     }
+}
+
+#[test]
+fn a_visit_is_noted_beside_the_record_by_its_owner_alone() {
+    let archive = Archive::new();
+    let mut agent = Agent::start(&archive.path);
+    let visit = |owner: &str| format!("{}\n{owner}\n", ID.replace('0', "e"));
+    claim(&mut agent, Claim::Visit, &visit(PERTH));
+    assert!(!archive.house("visit").exists(), "nobody owns it yet");
+    claim(&mut agent, Claim::First, &format!("{ID}\n{PERTH}\n"));
+    assert_eq!(claim(&mut agent, Claim::Visit, &visit(PERTH)), format!("{ID} {PERTH}"), "the record stays");
+    claim(&mut agent, Claim::Visit, &visit(OSLO));
+    assert_eq!(fs::read_to_string(archive.house("visit")).expect("a visit"), visit(PERTH));
+    let ours = agent.ask(Lane::CONTROL, &Request::Claim { how: Claim::Look, record: "" }).expect("an answer");
+    assert!(ours.contains(&format!("visit {}", visit(PERTH).replace('\n', " "))), "{ours:?}");
+    assert_eq!(ours, archive.script("get_plist", &["--title"], ""), "receiver and scripts say the same");
+    fs::remove_file(archive.house("visit")).expect("an own file");
+    symlink("archive", archive.house("visit")).expect("a link");
+    let told = agent.ask(Lane::CONTROL, &Request::Claim { how: Claim::Look, record: "" }).expect("an answer");
+    assert!(told.iter().any(|line| line == "visit ? it is no regular file"), "{told:?}");
+    claim(&mut agent, Claim::Visit, &visit(PERTH));
+    assert!(archive.house("visit").symlink_metadata().expect("a visit").is_file(), "it takes the link's place");
 }
 
 #[test]

@@ -18,7 +18,7 @@ claim() {
 # owned TEXT: the answer names this record; without TEXT, none.
 owned() {
     ended 0 && [ "$(grep '^archive ' "$work/out" | tr -s ' ' | sed 's/ $//')" = "${1:+archive $1}" ] && grep -q '^place [0-9a-f-]* [0-9]*:[0-9]*' "$work/out" &&
-        [ "$(sed -n 's/^# end //p' "$work/out")" -eq "$(grep -c '^[ap]' "$work/out")" ]
+        [ "$(sed -n 's/^# end //p' "$work/out")" -eq "$(grep -c '^[apv]' "$work/out")" ]
 }
 
 title() { run get_plist --archive "$arch" --title </dev/null; }
@@ -64,20 +64,52 @@ $home_a perth"
     claim adopt "$id_b
 $home_b oslo"
     check 'an adoption changes the owner and not the archive' owned "$id_a $home_b oslo"
+    check 'and says that nobody has visited it since' cmp -s "$arch/.dpkg_archive/visit" "$arch/.dpkg_archive/archive"
     claim withdraw "$id_a
 $home_b oslo"
     check 'the very record is taken away' owned ''
+    check 'and what the adoption left' [ ! -e "$arch/.dpkg_archive/visit" ]
     for bad in '' 'x' "$id_a" "$id_a $home_a" "$id_a $home_a ../x" "$id_a $home_a a b" "$(echo $id_a | tr a-f A-F) $home_a perth"; do
         claim first "$bad"
         check "no record is wrong usage: $bad" ended 2 'record'
     done
     claim first "$id_a $home_a perth" --claim steal
-    check 'nor is another word' ended 2 'first, adopt or withdraw'
+    check 'nor is another word' ended 2 'first, adopt, withdraw or visit'
     check 'nothing is left' nothing_staged
+    check_visits
     check_strange_records
     check_outer_records
     check_owners
     check_replacing
+}
+
+# visited TEXT: the archive and its title have this visit.
+visited() {
+    [ "$(tr '\n' ' ' <"$arch/.dpkg_archive/visit")" = "$1 " ] || return 1
+    title
+    ended 0 && grep -q "^visit $1 *$" "$work/out" && [ "$(sed -n 's/^# end //p' "$work/out")" -eq "$(grep -c '^[apv]' "$work/out")" ]
+}
+
+check_visits() {
+    fresh
+    claim visit "$id_b $home_a perth"
+    check 'nobody visits an archive of nobody' [ "$status" -eq 0 -a ! -e "$arch/.dpkg_archive/visit" ]
+    claim first "$id_a $home_a perth"
+    claim visit "$id_b $home_a perth"
+    check 'its owner does' visited "$id_b $home_a perth"
+    title
+    check 'and the record stays' owned "$id_a $home_a perth"
+    list
+    check 'each listing says it' grep -q "^visit $id_b $home_a perth *$" "$work/out"
+    check 'and counts it' [ "$(sed -n 's/^# end //p' "$work/out")" -eq "$(($(wc -l <"$work/out") - 2))" ]
+    claim visit "$id_a $home_b oslo"
+    check 'nobody else does' visited "$id_b $home_a perth"
+    ln -sf archive "$arch/.dpkg_archive/visit"
+    title
+    check 'what is no file is not read' grep -q '^visit ? it is no regular file' "$work/out"
+    claim visit "$id_b $home_a perth"
+    check 'and is replaced' [ ! -L "$arch/.dpkg_archive/visit" ]
+    check 'nothing is left' nothing_staged
 }
 
 check_outer_records() {

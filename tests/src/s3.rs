@@ -79,6 +79,8 @@ pub struct Bucket {
 
 /// The end of the key of the record that says whose archive a bucket is.
 const RECORD: &str = "/.blat/archive";
+/// That of the last visit.
+const VISIT: &str = "/.blat/visit";
 /// The bucket's name.
 pub const BUCKET: &str = "example-packages";
 
@@ -210,9 +212,9 @@ impl Bucket {
         contents.iter().map(|object| (object["Key"].as_str().expect("a key").to_owned(), length(object))).collect()
     }
 
-    /// The keys of [`Self::objects`].
+    /// The keys of [`Self::objects`], but for what says whose archive it is.
     pub fn keys(&self) -> Vec<String> {
-        self.objects().into_keys().filter(|key| !key.ends_with(RECORD)).collect()
+        self.objects().into_keys().filter(|key| !key.ends_with(RECORD) && !key.ends_with(VISIT)).collect()
     }
 
     /// The record of whose archive this is; none where nobody has claimed it.

@@ -38,6 +38,8 @@ pub enum Asks {
     Delete,
     /// Many objects to be deleted.
     DeleteMany,
+    /// The number of the last visit to be read or stored, which each agent does when it begins.
+    Visit,
     /// Anything else.
     Other,
 }

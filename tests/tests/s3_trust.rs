@@ -40,6 +40,21 @@ fn a_success_that_carries_an_error_deletes_nothing_and_says_so() {
     assert_eq!(bucket.keys(), LEFT);
 }
 
+/// The agent's file is the very one of before, and only the bucket knows that somebody has worked on it since.
+#[test]
+fn a_memory_that_was_put_back_is_known_by_the_bucket() {
+    let (lab, bucket, _proxy) = lab("s3putback");
+    let known = lab.home().join("config/.known/cloud.json");
+    let week = lab.home().join("week");
+    std::fs::hard_link(&known, &week).expect("an own folder");
+    lab.release_for_buckets(&["a", "b", "c", "stays"].map(|name| (name, "1")));
+    lab.agent_once("cloud").expect_success();
+    std::fs::rename(&week, &known).expect("an own folder");
+    lab.release_for_buckets(&[("stays", "1")]);
+    lab.agent_once("cloud").expect_success().says("does not know what tags brought before");
+    assert_eq!(bucket.keys(), ALL);
+}
+
 #[test]
 fn an_error_in_a_success_and_a_key_without_an_answer_are_tried_again() {
     let without_b = |text: String| {

@@ -4,21 +4,28 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use blat_tests::{Account, Lab};
+use blat_tests::{Account, Lab, tree};
 use rustix::process::Signal;
 
 /// What lets everything go that nothing wants.
 const EAGER: &str = "aging: immediate\nmax_delete: 100%";
+/// What the agent says whose memory lacks something.
+const UNKNOWN: &str = "does not know what tags brought before";
 
 /// A lab that has synced core@1, with fresh@1 in the source, by releases that were written an hour ago.
 fn lab(name: &str) -> Lab {
+    lab_with(name, "")
+}
+
+fn lab_with(name: &str, config: &str) -> Lab {
     let lab = Lab::new(name);
     ["core", "fresh"].iter().for_each(|name| drop(lab.package(name, "1", |p| p.file("a", name))));
     lab.release(&[("core", "1")]);
     set_written(&lab, SystemTime::now() - Duration::from_secs(3_600));
-    lab.config("perth", EAGER);
+    lab.config("perth", &format!("{EAGER}\n{config}"));
     lab.agent_once("perth").expect_success();
     lab
 }
@@ -75,6 +82,69 @@ fn what_tags_brought_is_known_without_state_and_held_back_for_where_the_memory_i
     lab.blat(&["sync", "perth", "--wait", "--allow-delete"]).expect_success();
     lab.end_master(Signal::TERM).expect_success();
     assert_kept(&lab, "a tag counts beside what an operator confirms");
+}
+
+/// A home that was tried out as a copy, or saved by hard links, and put back: its files are the very ones, and only the archive knows better.
+#[test]
+fn a_home_that_was_put_back_by_a_rename_is_known_by_the_archive() {
+    for served in ["receiver: auto", "receiver: never"] {
+        for (way, is_moved) in [("-a", true), ("-al", false)] {
+            let mut lab = lab_with("putback", served);
+            let (home, week) = (lab.home(), lab.home().with_file_name("week"));
+            let (from, to) = if is_moved { (&week, &home) } else { (&home, &week) };
+            if is_moved {
+                fs::rename(&home, &week).expect("an own folder");
+            }
+            assert!(Command::new("cp").arg(way).args([from, to]).status().expect("cp").success());
+            tag_fresh(&mut lab);
+            tree::remove(&home);
+            fs::rename(&week, &home).expect("an own folder");
+            for _ in 0..2 {
+                lab.agent_once("perth").expect_success().says(UNKNOWN);
+                assert_eq!(lab.visible(), ["core@1", "fresh@1"], "{served}: {way}");
+            }
+        }
+    }
+}
+
+/// As a snapshot of a machine that runs has it: the agent that saw the archive last is the same, and served a tag since.
+#[test]
+fn a_memory_of_before_a_tag_is_known_though_the_same_agent_wrote_it() {
+    for served in ["receiver: auto", "receiver: never"] {
+        let mut lab = lab_with("snapshot", served);
+        let file = lab.target_archive().join(".dpkg_archive/visit");
+        let visit = || fs::read_to_string(&file).expect("a visit");
+        let after =
+            |lab: &Lab, before: String| lab.wait_for("a visit", || Some(visit()).filter(|visit| *visit != before));
+        let once = visit();
+        lab.start_master();
+        let served_by = after(&lab, once);
+        let snapshot = lab.home().join("snapshot");
+        fs::hard_link(known(&lab), &snapshot).expect("an own folder");
+        lab.blat(&["tag", "fresh", "1", "--target", "perth", "--wait"]).expect_success();
+        after(&lab, served_by);
+        lab.end_master(Signal::TERM).expect_success();
+        fs::rename(&snapshot, known(&lab)).expect("an own folder");
+        lab.agent_once("perth").expect_success().says(UNKNOWN);
+        assert_kept(&lab, served);
+    }
+}
+
+/// Its files do not say which ones they are, and its archives have no visits.
+#[test]
+fn a_memory_of_a_former_version_is_doubted_only_where_the_archive_knows_a_later_one() {
+    let mut lab = lab("formermemory");
+    let text = fs::read_to_string(known(&lab)).expect("a memory");
+    let mut former: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let fields = former.as_object_mut().expect("a memory");
+    assert!(fields.remove("born").is_some() && fields.remove("visits").is_some(), "{text}");
+    tag_fresh(&mut lab);
+    fs::write(known(&lab), former.to_string()).expect("an own file");
+    lab.agent_once("perth").expect_success().says(UNKNOWN);
+    assert_kept(&lab, "somebody put it back");
+    fs::remove_file(lab.target_archive().join(".dpkg_archive/visit")).expect("a visit");
+    fs::write(known(&lab), former.to_string()).expect("an own file");
+    lab.agent_once("perth").expect_success().says("1 deleted");
 }
 
 /// The hold ends by itself, once the releases are known to be newer.

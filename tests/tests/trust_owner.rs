@@ -145,6 +145,45 @@ fn who_lost_the_archive_replaces_nothing_by_tag_from_then_on() {
     }
 }
 
+/// Line 15: an archive that is restored from before it was adopted makes nobody its owner again.
+#[test]
+fn who_lost_the_archive_does_not_get_it_back_by_a_backup_of_it() {
+    for served in SERVED {
+        let lab = lab("restored");
+        lab.config("perth", &format!("{EAGER}\n{served}"));
+        let other = other_home(&lab, served);
+        let first = || lab.agent_once("perth");
+        let second = || in_home(&lab, &other, "blat-agent", &["--target", "sydney", "--once"]);
+        first().expect_success();
+        let backup = lab.target_archive().with_file_name("backup");
+        assert!(
+            Command::new("cp").arg("-a").args([lab.target_archive(), backup.clone()]).status().expect("cp").success()
+        );
+        in_home(&lab, &other, "blat", &["adopt", "sydney"]).expect_success();
+        second().expect_success();
+        first().expect(1).says("belongs to target sydney of another home tree");
+
+        tree::remove(&lab.target_archive());
+        fs::rename(&backup, lab.target_archive()).expect("an own folder");
+        let older = "it is an older one, perhaps from a backup of the archive";
+        let text = record_text(&lab);
+        second().expect(1).says("belongs to target perth of another home tree");
+        for _ in 0..2 {
+            first().expect(1).says(older).says("target sydney of another home tree").says("blat adopt perth");
+            assert_eq!(lab.visible(), ["core@1", "tools@1"], "{served}: the present owner's packages stay");
+        }
+        lab.blat(&["plan", "perth"]).expect_success().says(older);
+        assert_eq!(record_text(&lab), text, "{served}: that is for an operator to say");
+
+        lab.blat(&["adopt", "perth"]).expect_success().says("it belongs to this target now");
+        lab.blat(&["adopt", "perth"]).expect_success().says("already");
+        first().expect_success().says("does not know what tags brought before");
+        in_home(&lab, &other, "blat", &["adopt", "sydney"]).expect_success().says("it belonged to target perth");
+        second().expect_success();
+        first().expect(1).says("belongs to target sydney");
+    }
+}
+
 /// Line 15: the same where both targets are of one home tree, which no comparison of configs can see.
 #[test]
 fn two_targets_that_name_one_archive_differently_never_delete_each_others_packages() {

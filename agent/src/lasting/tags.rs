@@ -70,6 +70,7 @@ impl LastingMemory {
             is_ahead |= before.is_none() || (!is_missing && before != Some(at));
         }
         now.is_ahead |= is_ahead;
+        now.visits.has_news |= is_ahead;
     }
 
     /// What tags brought later than that, or in the same second.

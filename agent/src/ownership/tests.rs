@@ -80,7 +80,7 @@ fn mirror(source: PathBuf) -> Fake {
     let claim = move |how, record: &Record| {
         let file = source.join(HOUSE).join(FILE);
         match how {
-            Claim::Look => {}
+            Claim::Look | Claim::Visit => {}
             Claim::First | Claim::Adopt => {
                 fs::create_dir_all(source.join(HOUSE)).expect("a directory");
                 fs::write(&file, record.render()).expect("a record");

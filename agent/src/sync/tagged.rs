@@ -67,6 +67,9 @@ impl Workplace {
             let failed = Sent::Failed(problem(None, why, Backoff::LINK));
             results.iter_mut().filter(|(_, sent)| stays(sent)).for_each(|(_, sent)| sent.clone_from(&failed));
         }
+        if results.iter().any(|(_, sent)| matches!(sent, Sent::Done)) {
+            self.leave_visit_behind();
+        }
         results
     }
 

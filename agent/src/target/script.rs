@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use blat_domain::inventory::{Inventory, Listing};
 use blat_domain::manifest::hex;
 use blat_domain::name::PackageId;
-use blat_domain::ownership::{self, Claim, Owner, PLACE_LINES, Record, Title};
+use blat_domain::ownership::{self, Claim, Owner, Record, TITLE_LINES, Title};
 use blat_domain::package_list::{FILE, Former};
 use blat_domain::plan::{Link, Size};
 use blat_domain::status::Leftover;
@@ -251,14 +251,14 @@ impl Target for ScriptTarget {
         let record = record.render();
         let (verb, arguments, input) = match how {
             Claim::Look => ("get_plist", " --title".to_owned(), Vec::new()),
-            Claim::First | Claim::Adopt | Claim::Withdraw => {
+            Claim::First | Claim::Adopt | Claim::Withdraw | Claim::Visit => {
                 let arguments = format!("{} --claim {}", Self::file_arguments(ownership::FILE, &record), how.word());
                 ("receive_file", arguments, record.into_bytes())
             }
         };
         let mut title = Title::default();
         let each = |line: &str| if title.add_line(line) { Ok(()) } else { self.leftovers.take(line) };
-        self.run(verb, &arguments, Input::Bytes(input), Bounds::packages(1 + PLACE_LINES), each).await?;
+        self.run(verb, &arguments, Input::Bytes(input), Bounds::packages(TITLE_LINES), each).await?;
         Ok(title)
     }
 }

@@ -118,11 +118,11 @@ pub enum Request<'a> {
         /// `HOME-ID TARGET`.
         owner: &'a str,
     },
-    /// Looks at the archive's record, or changes it. Answered by the lines `archive …` and `place …` of a listing, as they are then, and `Done`.
+    /// Looks at the archive's record, or changes it. Answered by the lines `archive …`, `visit …` and `place …` of a listing, as they are then, and `Done`.
     Claim {
         /// What is to become of it.
         how: Claim,
-        /// The record as it would be written.
+        /// The record, or the visit, as it would be written.
         record: &'a str,
     },
     /// The answer to `Ready`: what was asked for on this lane is still wanted.

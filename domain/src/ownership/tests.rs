@@ -56,7 +56,7 @@ fn an_archive_is_the_source_by_its_place_or_by_its_id_and_never_by_what_nobody_k
         boot: boot.to_owned(),
         directories: inodes.iter().map(|inode| (7, *inode)).collect(),
     };
-    let title = |place| Title { found: Found::Record(record(9, 1, "perth")), place };
+    let title = |place| Title { found: Found::Record(record(9, 1, "perth")), place, ..Title::default() };
     let source = place("b", &[30, 20, 2]);
     for (there, overlaps) in [
         (place("b", &[30, 20, 2]), true),
@@ -83,16 +83,49 @@ fn an_archive_is_the_source_by_its_place_or_by_its_id_and_never_by_what_nobody_k
 #[test]
 fn a_record_that_is_gone_leaves_the_archive_with_its_last_owner() {
     let mine = owner(1, "perth");
-    let after = |found: Found, seen: Option<&Record>| found.after(seen, &mine);
+    let after = |found: Found, seen: Option<&Record>| found.after(seen, &mine, false);
     let (ours, others) = (record(9, 1, "perth"), record(9, 2, "oslo"));
     assert_eq!(after(Found::Nothing, None), Found::Nothing, "nobody has seen one: it is free");
     assert_eq!(after(Found::Nothing, Some(&ours)), Found::Nothing, "it is written anew");
-    assert_eq!(after(Found::Record(ours.clone()), Some(&others)), Found::Record(ours), "what is there counts");
+    assert_eq!(
+        after(Found::Record(others.clone()), Some(&ours)),
+        Found::Record(others.clone()),
+        "what is there counts"
+    );
+    assert_eq!(after(Found::Record(ours.clone()), Some(&ours)), Found::Record(ours.clone()));
     for (seen, whose) in [(&others, "target oslo of another home tree, 0202"), (&record(9, 1, "oslo"), "this home")] {
         let found = after(Found::Nothing, Some(seen));
         let bar = judge(&mine, &found).expect("a bar").to_string();
         assert!(bar.contains("it is gone; it belonged to target oslo") && bar.contains(whose), "{bar}");
         assert!(bar.contains("blat adopt perth"), "{bar}");
+    }
+}
+
+#[test]
+fn an_older_record_makes_nobody_the_owner_again_until_an_operator_says_so() {
+    let mine = owner(1, "perth");
+    let (ours, others) = (record(9, 1, "perth"), record(9, 2, "oslo"));
+    let restored = Found::Record(ours.clone()).after(Some(&others), &mine, false);
+    let bar = judge(&mine, &restored).expect("a bar");
+    let said = bar.to_string();
+    assert!(said.contains("target oslo of another home tree, 0202") && said.contains("blat adopt perth"), "{said}");
+    assert!(said.contains("backup of the archive") && bar.is_about_owner(), "{said}");
+    assert_eq!(Found::Record(ours.clone()).after(Some(&others), &mine, true), Found::Record(ours.clone()));
+    let gone = Found::Nothing.after(Some(&others), &mine, true);
+    assert!(judge(&mine, &gone).is_some(), "an adoption leaves a record");
+
+    let told = |lines: &[&str]| {
+        let mut title = Title::default();
+        assert!(lines.iter().all(|line| title.add_line(line)));
+        title
+    };
+    let line = |word: &str, record: &Record| format!("{word} {}", record.render().replace('\n', " "));
+    let (record_line, adopted) = (line("archive", &ours), line("visit", &ours));
+    assert!(told(&[&record_line, &adopted]).is_adopted());
+    let visited = line("visit", &record(7, 1, "perth"));
+    for lines in [vec![], vec![&record_line], vec![&record_line, &visited], vec![&adopted]] {
+        let lines: Vec<&str> = lines.into_iter().map(String::as_str).collect();
+        assert!(!told(&lines).is_adopted(), "{lines:?}");
     }
 }
 
@@ -105,7 +138,7 @@ fn a_place_of_any_depth_is_told_whole_and_one_without_a_top_may_lie_in_the_sourc
     let told = |there: &Place| {
         let mut title = Title::default();
         let text = there.render();
-        assert!(text.lines().count() <= PLACE_LINES);
+        assert!(text.lines().count() <= TITLE_LINES);
         assert!(text.lines().all(|line| title.add_line(line) && line.len() < 8192));
         title
     };

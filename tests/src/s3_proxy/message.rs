@@ -92,6 +92,7 @@ impl Head {
         match (self.method(), of_object) {
             ("GET", false) if has("uploads") => Asks::ListUploads,
             ("GET", false) if has("list-type") => Asks::List,
+            ("GET" | "PUT", true) if path.ends_with("/.blat/visit") => Asks::Visit,
             ("GET", true) => Asks::Get,
             ("HEAD", true) => Asks::Head,
             ("PUT", true) if has("partNumber") => Asks::Part,

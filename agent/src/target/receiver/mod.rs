@@ -19,7 +19,7 @@ use blat_domain::ancestry::natural_order;
 use blat_domain::frames::{Class, FrameError, Lane, MOST_DATA, Reply, Request, decode};
 use blat_domain::inventory::{Inventory, Listing};
 use blat_domain::name::PackageId;
-use blat_domain::ownership::{Claim, Owner, PLACE_LINES, Record, Title};
+use blat_domain::ownership::{Claim, Owner, Record, TITLE_LINES, Title};
 use blat_domain::package_list::Former;
 use blat_domain::plan::{Link, Size};
 use blat_domain::status::Leftover;
@@ -334,7 +334,7 @@ impl Target for ReceiverTarget {
         let mut strand = conversation.lane(Lane::CONTROL).await;
         strand.say(&request).await?;
         let each = |line: &str| if title.add_line(line) { Ok(()) } else { self.leftovers.take(line) };
-        strand.answer(Bounds::packages(1 + PLACE_LINES), each).await?;
+        strand.answer(Bounds::packages(TITLE_LINES), each).await?;
         strand.settled();
         Ok(title)
     }

@@ -42,9 +42,10 @@ impl S3Target {
         self.known.save();
         *self.listed.lock().unwrap_or_else(PoisonError::into_inner) = listed.list.take();
         let found = self.listed_record(bucket, listed.record.take()).await?;
+        let visit = self.listed_visit(bucket, listed.visit.take()).await?;
         self.known.save();
         let mut inventory = listed.settled();
-        inventory.title.found = found;
+        (inventory.title.found, inventory.title.visit) = (found, visit);
         inventory.clock = clock;
         *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = clock.map(|clock| clock.saturating_sub(uptime()));
         self.warn_of_foreign(&inventory);
@@ -117,6 +118,7 @@ impl S3Target {
         let mut keys: Vec<String> = self.known.packages().iter().map(|package| self.keys.package(package)).collect();
         keys.extend(self.known.list().map(|_| self.keys.list()));
         keys.extend(self.known.record().map(|_| self.keys.record()));
+        keys.extend(self.known.visit().map(|_| self.keys.visit()));
         keys.sort_unstable();
         // Nothing follows the last.
         keys.pop();
@@ -215,6 +217,7 @@ pub(super) struct Listed {
     marks: BTreeMap<PackageId, Mark>,
     pub(super) list: Option<(String, u64)>,
     pub(super) record: Option<(String, u64)>,
+    visit: Option<(String, u64)>,
     pub(super) inventory: Inventory,
 }
 
@@ -233,6 +236,7 @@ impl Listed {
             }
             Meaning::List => self.list = Some((object.etag, object.size)),
             Meaning::Record => self.record = Some((object.etag, object.size)),
+            Meaning::Visit => self.visit = Some((object.etag, object.size)),
             Meaning::House => {}
             Meaning::Foreign => self.inventory.foreign.note(&object.key),
         }

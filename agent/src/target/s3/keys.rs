@@ -27,6 +27,8 @@ pub(super) enum Meaning {
     List,
     /// The record of whose archive it is.
     Record,
+    /// The number of the last visit.
+    Visit,
     /// Something in our own corner that a check or another version left.
     House,
     /// Somebody else's.
@@ -69,6 +71,11 @@ impl Keys {
         format!("{}{HOUSE}/{}", self.prefix, blat_domain::ownership::FILE)
     }
 
+    /// The number of the last visit.
+    pub(super) fn visit(&self) -> String {
+        format!("{}{HOUSE}/{}", self.prefix, blat_domain::ownership::VISIT)
+    }
+
     /// What `blat check --connect` writes and takes away again.
     pub(super) fn probe(&self) -> String {
         format!("{}{HOUSE}/check", self.prefix)
@@ -84,6 +91,7 @@ impl Keys {
         match parts[..] {
             [HOUSE, "marks", name, version, mark] => read_mark(name, version, mark).unwrap_or(Meaning::Foreign),
             [HOUSE, blat_domain::ownership::FILE] => Meaning::Record,
+            [HOUSE, blat_domain::ownership::VISIT] => Meaning::Visit,
             [HOUSE, ..] => Meaning::House,
             [name, file] => match file.strip_suffix(".zip").map(|version| PackageId::new(name, version)) {
                 Some(Ok(package)) => Meaning::Package(package),

@@ -90,7 +90,7 @@ pub(super) struct List {
     pub(super) digest: String,
 }
 
-/// The record of whose archive it is, under the tag and the size that it had.
+/// The record of whose archive it is, or the last visit, under the tag and the size that it had.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Owned {
     pub(super) etag: String,
@@ -112,6 +112,7 @@ struct State {
     entries: BTreeMap<PackageId, Entry>,
     list: Option<List>,
     record: Option<Owned>,
+    visit: Option<Owned>,
     is_changed: bool,
 }
 
@@ -201,6 +202,20 @@ impl Known {
         }
     }
 
+    /// The last visit that was there.
+    pub(super) fn visit(&self) -> Option<Owned> {
+        self.lock().visit.clone()
+    }
+
+    /// The last visit was looked at. It is remembered as the record is.
+    pub(super) fn note_visit(&self, visit: Owned) {
+        let mut state = self.lock();
+        if is_plain(&visit.etag) && state.visit.as_ref() != Some(&visit) {
+            state.visit = Some(visit);
+            state.is_changed = true;
+        }
+    }
+
     /// Writes the file where something changed. Failing costs time later, and nothing else.
     pub(super) fn save(&self) {
         let mut state = self.lock();
@@ -252,9 +267,11 @@ fn write(file: &mut impl Write, state: &State) -> io::Result<()> {
         writeln!(file, "list {size} {etag} {digest}")?;
         lines += 1;
     }
-    if let Some(Owned { etag, size, record: Record { archive, owner } }) = &state.record {
-        writeln!(file, "record {size} {etag} {archive} {owner}")?;
-        lines += 1;
+    for (word, owned) in [("record", &state.record), ("visit", &state.visit)] {
+        if let Some(Owned { etag, size, record: Record { archive, owner } }) = owned {
+            writeln!(file, "{word} {size} {etag} {archive} {owner}")?;
+            lines += 1;
+        }
     }
     writeln!(file, "# end {lines}")
 }
@@ -281,9 +298,10 @@ fn read(from: impl BufRead, place: &str) -> Option<State> {
             ["list", size, etag, digest] => {
                 state.list = Some(List { etag: etag.to_owned(), size: size.parse().ok()?, digest: digest.to_owned() });
             }
-            ["record", size, etag, archive, home, target] => {
+            [word @ ("record" | "visit"), size, etag, archive, home, target] => {
                 let record = Record::parse(&format!("{archive} {home} {target}"))?;
-                state.record = Some(Owned { etag: etag.to_owned(), size: size.parse().ok()?, record });
+                let owned = Some(Owned { etag: etag.to_owned(), size: size.parse().ok()?, record });
+                *(if word == "record" { &mut state.record } else { &mut state.visit }) = owned;
             }
             [kind, name, version, size, tag, ref rest @ ..] => {
                 let what = match (kind, rest) {

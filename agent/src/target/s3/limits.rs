@@ -78,7 +78,7 @@ impl Limits {
             Meaning::Package(package) | Meaning::Mark(package, _) => {
                 left.room.take(package).map_err(|error| TargetError::Refused(error.to_string()))
             }
-            Meaning::List | Meaning::Record | Meaning::House | Meaning::Foreign => Ok(()),
+            Meaning::List | Meaning::Record | Meaning::Visit | Meaning::House | Meaning::Foreign => Ok(()),
         }
     }
 

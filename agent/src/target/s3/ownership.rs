@@ -1,4 +1,4 @@
-//! Whose archive a bucket is: an object of its own says so. A bucket has no locks, so its owner is looked at right before each request that only
+//! Whose archive a bucket is: an object of its own says so, and another one has the number of the last visit. A bucket has no locks, so its owner is looked at right before each request that only
 //! the owner may make.
 
 use std::sync::PoisonError;
@@ -18,15 +18,31 @@ impl S3Target {
     /// As [`super::Target::claim`].
     pub(super) async fn change_record(&self, how: Claim, record: &Record) -> Result<Title, TargetError> {
         let bucket = self.bucket().await?;
+        let found = self.changed(bucket, how, record).await?;
+        match (how, &found) {
+            (Claim::Adopt, Found::Record(there)) if there.owner == record.owner => {
+                self.put_visit(bucket, there).await?
+            }
+            (Claim::Visit, Found::Record(there)) if there.owner == record.owner => {
+                self.put_visit(bucket, record).await?;
+            }
+            (Claim::Look | Claim::First | Claim::Adopt | Claim::Withdraw | Claim::Visit, _) => {}
+        }
+        Ok(Title { found, visit: self.visit(bucket).await?, ..Title::default() })
+    }
+
+    /// Does to the record what `how` says, and gives how it is then.
+    async fn changed(&self, bucket: &Bucket, how: Claim, record: &Record) -> Result<Found, TargetError> {
         let found = self.record(bucket).await?;
         let mode = match (how, &found) {
             (Claim::First, Found::Nothing) => PutMode::Create,
             (Claim::Adopt, _) => PutMode::Overwrite,
             (Claim::Withdraw, Found::Record(there)) if there == record => {
-                retiring::remove(bucket, vec![self.keys.record()], Some(self)).await?;
-                return Ok(Title { found: self.record(bucket).await?, ..Title::default() });
+                // The visit is what an adoption has put there.
+                retiring::remove(bucket, vec![self.keys.visit(), self.keys.record()], Some(self)).await?;
+                return self.record(bucket).await;
             }
-            (Claim::Look | Claim::First | Claim::Withdraw, _) => return Ok(Title { found, ..Title::default() }),
+            (Claim::Look | Claim::First | Claim::Withdraw | Claim::Visit, _) => return Ok(found),
         };
         let archive = match &found {
             Found::Record(there) => there.archive,
@@ -35,10 +51,18 @@ impl S3Target {
         if let Some(kept) =
             self.put_record(bucket, mode, &Record { archive, owner: record.owner.clone() }, &found).await?
         {
-            return Ok(Title { found: kept, ..Title::default() });
+            return Ok(kept);
         }
         // Of several that claim it at once, all go by what is there afterwards.
-        Ok(Title { found: self.record(bucket).await?, ..Title::default() })
+        self.record(bucket).await
+    }
+
+    /// Puts the number of a visit. Whoever lost the bucket in this moment harms nobody: the owner takes it for a memory that was put back.
+    async fn put_visit(&self, bucket: &Bucket, visit: &Record) -> Result<(), TargetError> {
+        let path = keys::path(&self.keys.visit())?;
+        let payload = PutPayload::from(visit.render().into_bytes());
+        let put = bucket.store(Urgency::Bulk).put_opts(&path, payload, plain_text(PutMode::Overwrite)).await;
+        put.map(drop).map_err(|error| fault::sorted(&error))
     }
 
     /// Writes the record, unless `mode` forbids it. Gives what counts as found where it would be a guess that the bucket is free. In the place of
@@ -53,10 +77,7 @@ impl S3Target {
         let path = keys::path(&self.keys.record())?;
         let put = |mode| {
             let store = if mode == PutMode::Create { bucket.store(Urgency::Bulk) } else { bucket.once(Urgency::Bulk) };
-            let mut attributes = object_store::Attributes::new();
-            attributes.insert(object_store::Attribute::ContentType, "text/plain".into());
-            let options = PutOptions { mode, attributes, ..PutOptions::default() };
-            store.put_opts(&path, PutPayload::from(record.render().into_bytes()), options)
+            store.put_opts(&path, PutPayload::from(record.render().into_bytes()), plain_text(mode))
         };
         let mut tries = Tries::new();
         let mut done = match put(mode.clone()).await {
@@ -96,7 +117,16 @@ impl S3Target {
 
     /// The record as it is now.
     async fn record(&self, bucket: &Bucket) -> Result<Found, TargetError> {
-        let path = keys::path(&self.keys.record())?;
+        self.owned(bucket, &self.keys.record(), |record| self.known.note_record(record)).await
+    }
+
+    /// The last visit as it is now.
+    async fn visit(&self, bucket: &Bucket) -> Result<Found, TargetError> {
+        self.owned(bucket, &self.keys.visit(), |visit| self.known.note_visit(visit)).await
+    }
+
+    async fn owned(&self, bucket: &Bucket, key: &str, note: impl FnOnce(Owned)) -> Result<Found, TargetError> {
+        let path = keys::path(key)?;
         let found = match bucket.store(Urgency::Bulk).get_opts(&path, GetOptions::default()).await {
             Ok(found) => found,
             Err(object_store::Error::NotFound { .. }) => return Ok(Found::Nothing),
@@ -110,7 +140,7 @@ impl S3Target {
         let found = Found::read(&String::from_utf8_lossy(&bytes));
         if let Found::Record(record) = &found {
             let etag = listing::bare(&etag).to_owned();
-            self.known.note_record(Owned { etag, size, record: record.clone() });
+            note(Owned { etag, size, record: record.clone() });
         }
         Ok(found)
     }
@@ -125,6 +155,19 @@ impl S3Target {
         match self.known.record().filter(|known| known.etag == etag && known.size == size) {
             Some(known) => Ok(Found::Record(known.record)),
             None => self.record(bucket).await,
+        }
+    }
+
+    /// The last visit, likewise.
+    pub(super) async fn listed_visit(
+        &self,
+        bucket: &Bucket,
+        listed: Option<(String, u64)>,
+    ) -> Result<Found, TargetError> {
+        let Some((etag, size)) = listed else { return Ok(Found::Nothing) };
+        match self.known.visit().filter(|known| known.etag == etag && known.size == size) {
+            Some(known) => Ok(Found::Record(known.record)),
+            None => self.visit(bucket).await,
         }
     }
 
@@ -171,4 +214,11 @@ impl S3Target {
     pub(super) fn last_listed(&self) -> Option<(String, u64)> {
         self.listed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+}
+
+/// How an object is put that people may read.
+fn plain_text(mode: PutMode) -> PutOptions {
+    let mut attributes = object_store::Attributes::new();
+    attributes.insert(object_store::Attribute::ContentType, "text/plain".into());
+    PutOptions { mode, attributes, ..PutOptions::default() }
 }

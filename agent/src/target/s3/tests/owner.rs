@@ -40,6 +40,31 @@ async fn a_bucket_has_one_owner_and_whoever_else_sends_to_it_neither_lists_nor_d
 }
 
 #[tokio::test]
+async fn the_owner_notes_its_visit_beside_the_record_and_an_adoption_replaces_it() {
+    let world = World::new();
+    let target = world.filled().await;
+    let visit = |target: &str| Record { archive: RandomId::from_random([8; 16]), ..record(target) };
+    target.claim(Claim::Visit, &visit("oslo")).await.expect("memory");
+    assert_eq!(inventory(&target).await.title.visit, Found::Nothing, "of whoever does not own it, none is noted");
+    let title = target.claim(Claim::Visit, &visit("perth")).await.expect("memory");
+    let seen = (Found::Record(record("perth")), Found::Record(visit("perth")));
+    assert_eq!((title.found, title.visit), seen);
+    // As any listing shows it, and as another process reads it.
+    for target in [&target, &world.target()] {
+        let title = inventory(target).await.title.clone();
+        assert_eq!((title.found, title.visit), seen);
+    }
+    world.shelf.put_foreign("p/.blat/visit").await;
+    assert!(matches!(inventory(&target).await.title.visit, Found::Malformed(_)), "another object is read again");
+
+    let other = S3Target { owner: record("oslo").owner, ..world.target() };
+    let title = other.claim(Claim::Adopt, &record("oslo")).await.expect("memory");
+    assert!(title.is_adopted() && title.found == Found::Record(record("oslo")), "{title:?}");
+    let title = other.claim(Claim::Withdraw, &record("oslo")).await.expect("memory");
+    assert_eq!(title, Title::default(), "what the adoption left goes as well");
+}
+
+#[tokio::test]
 async fn whoever_loses_the_bucket_in_the_midst_of_deleting_makes_no_further_request() {
     for at_head in [true, false] {
         let world = World::new();
