@@ -66,49 +66,17 @@ FUZZ_SECONDS ?= 60
 fuzz:
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) fuzz/run
 
-# The executables come first: the tests in tests/ drive them as they lie in target/debug. Built with the tests, since those ask for more of some
-# libraries, which would otherwise be built twice.
-# A few tests mount a small disk, which takes root; they are named as_root_… and left out for everybody else.
-# Those that take half a minute and more are named faults_long_… and run by test-faults.
+# tests/run says what each of them does.
 test:
-	@tests/lab/setup test
-	$(CARGO) build --locked --workspace --all-targets
-	@receiver/build target/debug/receivers --profile dev
-	target-scripts/tests/run dash busybox bash
-	@runner=test skip='-- --skip faults_long_'; \
-	if $(CARGO) nextest --version >/dev/null 2>&1; then runner='nextest run'; fi; \
-	echo 'test: the tests faults_long_* are left out (make test-faults runs them)'; \
-	if [ "$$(id -u)" != 0 ]; then \
-		echo 'test: not root, so the tests as_root_* are left out (they mount a small disk)'; \
-		skip="$$skip --skip as_root_"; \
-	fi; \
-	set -x; $(CARGO) $$runner --locked --workspace $$skip
+	@tests/run all
 
-# docs/requirements-faults.md says which fault is shown where. ROUNDS is how often each participant in a transfer is killed.
 ROUNDS ?= 30
 test-faults:
-	@tests/lab/setup test
-	$(CARGO) build --locked --workspace --all-targets
-	@receiver/build target/debug/receivers --profile dev
-	@runner=test only=as_root_; \
-	if $(CARGO) nextest --version >/dev/null 2>&1; then runner='nextest run'; fi; \
-	if [ "$$(id -u)" != 0 ]; then \
-		echo 'test-faults: not root, so the tests as_root_* are left out (they mount a small disk)'; \
-		only='--skip as_root_'; \
-	fi; \
-	set -x; $(CARGO) $$runner --locked -p blat-tests -- faults_long_ $$only
-	@if command -v mksh >/dev/null; then set -x; target-scripts/tests/run mksh; \
-	else echo 'test-faults: no mksh here, so the target scripts were not run by it (apt-get install mksh)'; fi
-	BLAT_ROUNDS=$(ROUNDS) $(CARGO) test --locked -p blat-tests --test killing --test killing_by_receiver --test killing_over_libssh2
+	@ROUNDS=$(ROUNDS) tests/run faults
 
-# One seed takes a minute or two; make test runs one. A failure prints its seed: BLAT_SEED=N SEEDS=1 drives the same operations again. As root, a
-# disk gets full in some of them.
 SEEDS ?= 30
 test-chaos:
-	@tests/lab/setup test
-	$(CARGO) build --locked --workspace --all-targets
-	@receiver/build target/debug/receivers --profile dev
-	BLAT_SEEDS=$(SEEDS) $(CARGO) test --locked -p blat-tests --test chaos -- --nocapture
+	@SEEDS=$(SEEDS) tests/run chaos
 
 lint:
 	@tests/lab/setup build
@@ -120,7 +88,7 @@ lint:
 	@if $(CARGO) deny --version >/dev/null 2>&1; then set -x; $(CARGO) deny --locked check bans licenses sources; \
 	else echo 'lint: no cargo-deny here, so licences and sources were not looked at (cargo install cargo-deny)'; fi
 
-SHELL_SCRIPTS = .ci/run benches/index demo/run demo/stop demo/s3 fuzz/run receiver/build tests/lab/setup tests/lab/bare-machine tests/lab/sshd tests/lab/hostile-sshd tests/lab/database tests/lab/s3 tests/lab/archive \
+SHELL_SCRIPTS = .ci/run benches/index demo/run demo/stop demo/s3 fuzz/run receiver/build tests/lab/setup tests/lab/bare-machine tests/lab/sshd tests/lab/hostile-sshd tests/lab/database tests/lab/s3 tests/lab/archive tests/run \
 	target-scripts/*_* target-scripts/tests/run
 
 bench:

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use blat_tests::process::{self, Running};
-use blat_tests::{Disk, Lab, Outcome, tree};
+use blat_tests::{Disk, Lab, Outcome, accounts, tree};
 
 /// Wants `core@1` and `files@1`, which has two hundred of them.
 fn lab(name: &str) -> Lab {
@@ -108,8 +108,12 @@ fn as_root_a_tmp_that_takes_nothing_is_not_needed() {
     let lab = lab("notmp");
     let dir = lab.home().parent().expect("a lab").to_owned();
     let agent = lab.command("blat-agent");
-    let hide = "cd \"$BLAT_LAB\" && mount -t tmpfs -o size=64k tmpfs \"$TEMPORARY\" && mkdir -p \"$BLAT_LAB\" \
-        && mount --no-canonicalize --bind . \"$BLAT_LAB\" && mount -o remount,ro,noexec \"$TEMPORARY\" \
+    let built = process::executable("blat-agent");
+    let built = accounts::executables(built.parent().expect("a folder of executables"));
+    // A checkout may lie there as well.
+    let hide = "mount --bind \"$BUILT\" /mnt && cd \"$BLAT_LAB\" && mount -t tmpfs -o size=64k tmpfs \"$TEMPORARY\" \
+        && mkdir -p \"$BLAT_LAB\" \"$BUILT\" && mount --no-canonicalize --bind . \"$BLAT_LAB\" && mount --bind /mnt \"$BUILT\" \
+        && mount -o remount,ro,noexec \"$TEMPORARY\" \
         && cd \"$BLAT_LAB\" && ! touch \"$TEMPORARY/taken\" 2>/dev/null && exec \"$0\" \"$@\"";
     for (target, transport) in [("perth", "openssh"), ("here", "local")] {
         match transport {
@@ -119,6 +123,7 @@ fn as_root_a_tmp_that_takes_nothing_is_not_needed() {
         let mut hidden = Command::new("unshare");
         hidden.args(["--mount", "sh", "-c", hide]).arg(agent.get_program()).args(agent.get_args());
         hidden.args(["--target", target, "--once"]).env("BLAT_LAB", &dir).env("TEMPORARY", std::env::temp_dir());
+        hidden.env("BUILT", &built);
         Running::start(&mut hidden, &dir).finish().expect_success();
         assert_eq!(lab.package_list(), ["core 1", "files 1"]);
         lab.assert_never_partial();
