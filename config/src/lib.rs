@@ -3,6 +3,7 @@
 //! Also what every executable has to agree on about a home tree: where things lie, and how processes lock it and find each other.
 
 pub mod account;
+pub mod any_path;
 pub mod aws;
 mod bandwidth;
 mod complaint;

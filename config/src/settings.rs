@@ -12,6 +12,7 @@ use blat_domain::retention::Aging;
 use blat_domain::text::printable;
 use serde::{Deserialize, Serialize};
 
+use crate::any_path;
 use crate::trust::{self, Distrust};
 
 /// One target's settings: every value is valid, every path of this machine absolute.
@@ -257,6 +258,7 @@ pub enum ReleaseSource {
     /// A SQLite database.
     Sqlite {
         /// The database file.
+        #[serde(with = "any_path")]
         path: PathBuf,
         /// What is asked in place of the documented schema.
         queries: Queries,
@@ -268,6 +270,7 @@ pub enum ReleaseSource {
     /// A YAML file in the documented form.
     File {
         /// The file.
+        #[serde(with = "any_path")]
         path: PathBuf,
     },
     /// A program that prints the documented form as JSON.
@@ -278,6 +281,7 @@ pub enum ReleaseSource {
     /// A PackageList, which is the wanted set itself.
     PackageList {
         /// The file.
+        #[serde(with = "any_path")]
         path: PathBuf,
     },
 }
@@ -288,6 +292,7 @@ pub struct Database {
     /// The way there, without a password.
     pub url: String,
     /// The file whose first line is the password; else the environment has it, or nobody.
+    #[serde(with = "any_path::optional")]
     pub password_file: Option<PathBuf>,
     /// What is asked in place of the documented schema.
     pub queries: Queries,

@@ -1,13 +1,15 @@
 //! What a home tree is called is its owner's affair: ssh makes nothing else of it.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use blat_tests::{Account, Lab, process};
 
-/// Signs that ssh, shells and their quoting make something of.
-const ODD: &str = "a b${HOME}%h\"c\\'d";
+/// Signs that ssh, shells and their quoting make something of, and one that is no text.
+const ODD: &[u8] = b"a b${HOME}%h\"c\\'d\xff";
 
 fn fingerprint(lab: &Lab) -> String {
     let mut keygen = Command::new("ssh-keygen");
@@ -18,7 +20,7 @@ fn fingerprint(lab: &Lab) -> String {
 
 /// The lab's home tree under another name, with neither identity nor known hosts.
 fn moved(lab: &Lab, transport: &str) -> PathBuf {
-    let home = lab.home().with_file_name(ODD);
+    let home = lab.home().with_file_name(OsStr::from_bytes(ODD));
     lab.config("perth", &format!("identity: ssh/id_ed25519\nknown_hosts: ssh/known_hosts\ntransport: {transport}"));
     for folder in ["config", "ssh", "tags"] {
         fs::create_dir_all(home.join(folder)).expect("a scratch folder");

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitCode, ExitStatus, Stdio};
 use std::time::Duration;
 
-use blat_config::{ReleaseSource, release_file};
+use blat_config::{ReleaseSource, any_path, release_file};
 use blat_domain::release::{Catalog, ReleaseKey, Selection};
 use blat_domain::text::printable;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -44,6 +44,7 @@ struct Question {
     only_s3sync: bool,
     limit: Duration,
     /// The target's part of `state/`.
+    #[serde(with = "any_path")]
     place: PathBuf,
 }
 
