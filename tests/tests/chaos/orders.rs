@@ -13,12 +13,13 @@ fn target(dice: &mut Dice) -> &'static str {
 
 /// A package of any shape, from nothing but its descpkg to some megabytes.
 pub(crate) fn put_into_source(world: &World, (name, version): &Package, dice: &mut Dice) {
-    let (shape, size) = (dice.below(6), dice.below(200_000) as usize);
+    let (shape, size) = (dice.below(7), dice.below(200_000) as usize);
     world.lab.package(name, version, |p| match shape {
         0 => p,
         1 => p.noise("lib/big", 2 << 20).noise("lib/other", size).symlink("lib/link", "big"),
         2 => (0..60).fold(p, |p, n| p.file(&format!("d{}/file {n}", n % 7), vec![b'x'; size / 100])),
         3 => p.exec("bin/run", "#!/bin/sh\n").empty_dir("empty").symlink("dangling", "/not/there"),
+        5 => p.noise("lib/one", size).hard_link("lib/two", "lib/one").hard_link("bin/three", "lib/one"),
         // Much like the version before it.
         4 => p.file("lib/same", "the same in every version\n".repeat(size / 20)).noise("lib/tail", 100),
         _ => p.file("größe/日本", "y".repeat(size)).noise("data", size),
