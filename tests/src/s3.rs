@@ -264,6 +264,8 @@ impl Bucket {
         let to = self.lab.join("unpacked");
         tree::remove(&to);
         let mut unzip = Command::new("unzip");
+        // In other locales it spells out what is not ASCII.
+        unzip.env("LC_ALL", "C.UTF-8");
         process::run(unzip.args(["-q", "-d"]).arg(&to).arg(&zip), &self.lab).expect_success();
         tree::assert_same_contents(&lab.source().join(name).join(version), &to);
     }
