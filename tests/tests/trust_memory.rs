@@ -2,12 +2,14 @@
 //! memory.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::PathBuf;
-use std::process::Command;
-use std::time::{Duration, SystemTime};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
 
-use blat_tests::{Account, Lab, tree};
+use blat_tests::{Account, Disk, Lab, tree};
 use rustix::process::Signal;
 
 /// What lets everything go that nothing wants.
@@ -274,4 +276,57 @@ fn a_sqlite_database_that_is_tidied_up_or_merely_opened_is_not_newer_than_a_tag(
     sql(&lab, "DELETE FROM release_package WHERE package_name = 'fresh'");
     lab.agent_once("perth").expect_success().says("1 deleted");
     assert_eq!(lab.visible(), ["core@1"]);
+}
+
+/// A tmpfs does not tell that a file was written through memory: its times stay, and so does all else that can be looked up.
+#[test]
+fn as_root_nothing_is_deleted_by_a_file_of_releases_that_was_not_read_for_it() {
+    let mut lab = Lab::new("mapped");
+    for (name, version) in [("core", "1.1"), ("core", "1.10"), ("other", "1.0")] {
+        lab.package(name, version, |p| p.file("a", version));
+    }
+    lab.release(&[("core", "1.1"), ("core", "1.10")]);
+    lab.config("perth", "");
+    lab.agent_once("perth").expect_success();
+    let folder = lab.home().join("mapped");
+    fs::create_dir(&folder).expect("a scratch folder");
+    lab.hand_over();
+    let _disk = Disk::mount(folder.clone(), "size=1m");
+    let file = folder.join("releases.yaml");
+    let releases = |last: &str| {
+        format!("projects: [{{name: Lab, releases: [{{id: 1, name: R, packages: [core@1.10, {last}]}}]}}]\n")
+    };
+    fs::write(&file, releases("other@1.0")).expect("a scratch file");
+    // What is written where the mapping was written to before leaves no trace.
+    let mapped = "import mmap, sys\nfile = open(sys.argv[1], 'r+b')\nmapped = mmap.mmap(file.fileno(), 0)\n\
+                  mapped[:] = mapped[:]\nprint(flush=True)\nmapped[:] = sys.stdin.buffer.read()\n";
+    let mut writer = Command::new("python3")
+        .args(["-c", mapped])
+        .arg(&file)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("python3, which tests/lab/setup installs");
+    writer.stdout.take().expect("a pipe").read_exact(&mut [0]).expect("a writer");
+    let aging = "aging: {by: master, after: 15s}\nmax_delete: 100%\nsync: 1s";
+    lab.config("perth", &format!("release_manager: {{file: {}}}\n{aging}", file.display()));
+    lab.start_master();
+    let mark = lab.target_archive().join(".dpkg_archive/aged/core@1.1");
+    lab.wait_for("core@1.1 to be marked", || mark.exists().then_some(()));
+    let marked = Instant::now();
+    // By then the file is no longer read each time.
+    thread::sleep(Duration::from_secs(8));
+    let before = fs::metadata(&file).expect("a file");
+    writer.stdin.take().expect("a pipe").write_all(releases("core@1.1 ").as_bytes()).expect("a writer");
+    assert!(writer.wait().expect("a child").success());
+    let after = fs::metadata(&file).expect("a file");
+    assert_eq!(
+        (before.mtime_nsec(), before.ctime_nsec()),
+        (after.mtime_nsec(), after.ctime_nsec()),
+        "this shows nothing"
+    );
+    lab.wait_for("the mark's time to pass", || (marked.elapsed() > Duration::from_secs(16)).then_some(()));
+    lab.blat(&["sync", "perth", "--wait"]);
+    lab.wait_for("the mark to go", || (!mark.exists()).then_some(()));
+    lab.assert_published("core", "1.1");
 }
