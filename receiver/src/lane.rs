@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use blat_domain::frames::{self, Lane, Piece, Reply, Request};
 use blat_domain::name::PackageId;
@@ -14,6 +14,7 @@ use crate::inbox::Inbox;
 use crate::mandate::Mandate;
 use crate::package::unpacking::{self, Base};
 use crate::package::{Announced, Incoming, Outcome};
+use crate::pending::Pending;
 use crate::publish::{self, Whole};
 use crate::replies::Replies;
 use crate::urgent::{self, Urgent};
@@ -21,14 +22,10 @@ use crate::{beside, link, listing, ownership, retire, store, verify};
 
 /// Credit is given back in portions of so many bytes.
 const PORTION: u64 = 256 << 10;
-/// So many bytes of whole packages are published even when more are coming.
-const MOST_PENDING: u64 = 64 << 20;
 /// A full sync writes to the disk whenever it has so much more for it, in bytes: what makes a tag's package durable waits for no more than that.
 const STRIDE: u64 = 4 << 20;
 /// So long nothing has to come, while whole packages wait for others, for them to be published: making a few durable costs as much as many.
 const QUIET: Duration = Duration::from_millis(100);
-/// So long a whole package waits for others in any case.
-const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
 /// One lane.
 #[derive(Debug)]
@@ -68,15 +65,6 @@ enum Door {
     Open,
     /// There was no room for what was announced: it is read and dropped, up to the next `Publish`.
     Shut,
-}
-
-/// Whole packages that wait to be published.
-#[derive(Debug, Default)]
-struct Pending {
-    packages: Vec<Whole>,
-    bytes: u64,
-    weight: u64,
-    since: Option<Instant>,
 }
 
 impl Worker {
@@ -462,26 +450,6 @@ impl Worker {
             Err(failure) => self.replies.end(self.lane, &Err(failure))?,
         }
         Ok(())
-    }
-}
-
-impl Pending {
-    fn add(&mut self, whole: Whole, syncfs_reports: bool) {
-        self.bytes += whole.bytes;
-        self.weight += whole.weight();
-        self.since.get_or_insert_with(Instant::now);
-        self.packages.push(whole);
-        if syncfs_reports && !publish::are_few(&self.packages) {
-            self.packages.iter_mut().for_each(|whole| whole.written.give_up());
-        }
-    }
-
-    /// Whether they have waited long enough. One that has to be made durable by its own handles does not wait, for it keeps many.
-    fn are_due(&self, syncfs_reports: bool) -> bool {
-        (!syncfs_reports && !self.packages.is_empty())
-            || self.bytes >= MOST_PENDING
-            || self.packages.len() >= publish::most_at_once()
-            || self.since.is_some_and(|since| since.elapsed() >= LONGEST_WAIT)
     }
 }
 

@@ -15,6 +15,7 @@ mod locks;
 mod mandate;
 mod ownership;
 mod package;
+mod pending;
 mod publish;
 mod replies;
 mod retire;
