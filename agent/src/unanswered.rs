@@ -99,8 +99,11 @@ impl Unanswered {
     /// Another archive is served from here on: nothing that is found there was asked for here.
     pub(crate) fn forget(&self) {
         let mut open = self.lock();
-        let lost: Vec<PackageId> =
-            open.extract_if(.., |_, asked| !asked.is_awaited).map(|(package, _)| package).collect();
+        let mut lost = Vec::new();
+        open.retain(|package, asked| {
+            lost.extend((!asked.is_awaited).then(|| package.clone()));
+            asked.is_awaited
+        });
         self.note(&open, &lost, ANSWERED);
     }
 
