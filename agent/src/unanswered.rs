@@ -6,13 +6,16 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use blat_config::private;
 use blat_domain::history::Deed;
 use blat_domain::name::PackageId;
+
+/// The file is written anew once it has so many bytes, and one that has more than twice as many is not read: that none of ours has.
+const LARGEST: u64 = 8 << 20;
 
 /// The file's name in the target's part of `state/`.
 pub(crate) const FILE: &str = "unanswered";
@@ -47,7 +50,12 @@ impl Unanswered {
     pub(crate) fn load(path: PathBuf) -> Self {
         let mut open = BTreeMap::new();
         // A torn line, or anything else that is none of ours, costs that line.
-        for line in String::from_utf8_lossy(&fs::read(&path).unwrap_or_default()).lines() {
+        let mut text = Vec::new();
+        let read = File::open(&path).and_then(|file| file.take(2 * LARGEST + 1).read_to_end(&mut text));
+        if read.is_ok_and(|count| count as u64 > 2 * LARGEST) {
+            text.clear();
+        }
+        for line in String::from_utf8_lossy(&text).lines() {
             let Some((word, package)) = line.split_once(' ') else { continue };
             let Ok(package) = package.parse() else { continue };
             match deed(word) {
@@ -111,13 +119,13 @@ impl Unanswered {
         if packages.is_empty() {
             return;
         }
-        if let Err(error) = self.write(open.is_empty(), packages, word) {
+        if let Err(error) = self.write(open, packages, word) {
             tracing::debug!(path = %self.path.display(), %error, "cannot note down what the target is asked for");
         }
     }
 
-    fn write(&self, is_empty: bool, packages: &[PackageId], word: &str) -> io::Result<()> {
-        if is_empty {
+    fn write(&self, asked: &BTreeMap<PackageId, Asked>, packages: &[PackageId], word: &str) -> io::Result<()> {
+        if asked.is_empty() {
             return match fs::remove_file(&self.path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
                 Ok(()) | Err(_) => Ok(()),
@@ -129,7 +137,14 @@ impl Unanswered {
             private::directory(self.path.parent().ok_or(io::ErrorKind::InvalidInput)?)?;
             open()
         });
-        opened?.write_all(lines.as_bytes())
+        let mut file = opened?;
+        if file.metadata()?.len() < LARGEST {
+            return file.write_all(lines.as_bytes());
+        }
+        let lines: String = asked.iter().map(|(package, asked)| format!("{} {package}\n", asked.deed.word())).collect();
+        let aside = self.path.with_extension("tmp");
+        fs::write(&aside, lines)?;
+        fs::rename(&aside, &self.path)
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<PackageId, Asked>> {
@@ -198,6 +213,26 @@ mod tests {
         assert!(unanswered.was_lost(&a));
         unanswered.answered([&a].into_iter());
         assert!(!unanswered.was_lost(&a));
+    }
+
+    #[test]
+    fn what_stays_open_makes_the_file_no_longer_than_it_has_to_be() {
+        let scratch = tempfile::tempdir().expect("a scratch directory");
+        let path = scratch.path().join("unanswered");
+        let [stays, comes] = ["stays@1", "comes@1"].map(package);
+        let unanswered = Unanswered::load(path.clone());
+        drop(unanswered.ask(Deed::Sent, [&stays].into_iter()));
+        let filler = "answered comes@1\n".repeat(usize::try_from(LARGEST / 16).expect("a length"));
+        File::options()
+            .append(true)
+            .open(&path)
+            .and_then(|mut file| file.write_all(filler.as_bytes()))
+            .expect("a file");
+        drop(unanswered.ask(Deed::Sent, [&comes].into_iter()));
+        assert_eq!(fs::read_to_string(&path).expect("a file"), "sent comes@1\nsent stays@1\n");
+        assert_eq!(Unanswered::load(path.clone()).found(|_, _| true).len(), 2);
+        fs::write(&path, "sent stays@1\n".repeat(usize::try_from(LARGEST / 5).expect("a length"))).expect("a file");
+        assert_eq!(Unanswered::load(path).found(|_, _| true), [], "that is none of ours");
     }
 
     #[test]
