@@ -101,7 +101,7 @@ pub fn check(home: &Path, path: &Path) -> Result<(), Distrust> {
 /// # Errors
 /// Where others own or may write it or anything on the way to it, or where it is no directory.
 pub fn check_folder(path: &Path) -> Result<(), Distrust> {
-    Walk::from(Path::new("/"), path)?.enter()
+    Walk::from(Path::new("/"), path)?.enter().map(drop)
 }
 
 /// Looks whether nobody but root and whoever runs this can exchange what lies in the directory at this absolute path, which `home`, the root of the
@@ -110,7 +110,7 @@ pub fn check_folder(path: &Path) -> Result<(), Distrust> {
 /// # Errors
 /// As [`check_folder`].
 pub fn check_place(home: &Path, path: &Path) -> Result<(), Distrust> {
-    match Walk::begin(home, path).and_then(Walk::enter) {
+    match Walk::begin(home, path).and_then(Walk::enter).and_then(|walk| walk.judge_end()) {
         Err(why) if why.is_absence() => Ok(()),
         done => done,
     }
@@ -148,13 +148,19 @@ impl Walk {
     }
 
     /// To a folder at its end.
-    fn enter(mut self) -> Result<(), Distrust> {
+    fn enter(mut self) -> Result<Self, Distrust> {
         while let Some(name) = self.ahead.pop_front() {
             if self.step(name)?.is_some() {
                 return Err(io::Error::from(io::ErrorKind::NotADirectory).into());
             }
         }
-        Ok(())
+        Ok(self)
+    }
+
+    /// The folder that was entered last: where others can make files, one of theirs may be taken for ours.
+    fn judge_end(&self) -> Result<(), Distrust> {
+        let Some(folder) = self.entered.last() else { return Ok(()) };
+        judge_mode(&fstat(folder).map_err(io::Error::from)?, &self.path)
     }
 
     /// To a file at its end.

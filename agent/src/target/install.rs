@@ -214,10 +214,10 @@ pub(super) async fn run_probe(transport: &Transport, bin: &str, known: &[&str]) 
     let names: Vec<&str> = SCRIPTS.iter().map(|(name, _)| *name).collect();
     let files: Vec<String> = names.iter().chain([&EXECUTABLE]).map(|name| format!("\"$bin\"/{name}")).collect();
     // What has lost its execute bit counts as missing: the shell's own test would say that of everything where nothing may be executed. So does
-    // what others own or may write, since they can change it later, and what is too long to be one of ours, before it is read.
+    // what others own or may write, since they can change it later, a link, and what is too long to be one of ours, before it is read.
     let _ = write!(
         script,
-        "nl='\n'\nusable=$(find -L {} -prune -type f -perm -100 ! -perm -002 \\( ! -size +{} -o -name {EXECUTABLE} ! -size +{} \\) \
+        "nl='\n'\nusable=$(find {} -prune -type f -perm -100 ! -perm -002 \\( ! -size +{} -o -name {EXECUTABLE} ! -size +{} \\) \
          \\( -user \"$me\" -o -user 0 -o -user 65534 \\) 2>/dev/null)\nis_usable() {{\n  [ -r \"$bin/$1\" ] || return 1\n  \
          case $usable$nl in *\"/$1$nl\"*) return 0 ;; *) return 1 ;; esac\n}}\n",
         files.join(" "),

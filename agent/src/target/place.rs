@@ -13,9 +13,10 @@ use blat_domain::text::{printable, typed};
 pub(super) const LOOK: &str = r#"unsafe= at= links=0 ahead=$bin
 case $ahead in /*) ;; *) here=$(pwd -P) || exit 1; ahead=$here/$ahead ;; esac
 judge() {
+    end=${2-}
     set -f; set -- "$1" $(ls -ldn "$1"); set +f
     case ${4-} in "$me"|0|65534) ;; *) unsafe="uid ${4:-unknown} $me $1"; return 1 ;; esac
-    case $2 in l*) ;; ????????w[!tT]*) unsafe="mode $2 $1"; return 1 ;; esac
+    case $2$end in l*) ;; ????????w[!tT]*|????????w*end) unsafe="mode $2 $1"; return 1 ;; esac
 }
 walk() {
     judge / || return 0
@@ -37,6 +38,8 @@ walk() {
             return 0
         fi
     done
+    # In a folder such as /tmp others exchange none of ours, and may have put theirs in its place before.
+    judge "${at:-/}" end
 }
 walk
 "#;
@@ -125,10 +128,16 @@ mod tests {
         fs::create_dir_all(&bin).expect("a folder");
         let all = ["a * b/bin", "a * b/none/../bin/", bin.to_str().expect("UTF-8")];
         for folder in [&above, &bin] {
-            for fine in [0o1777, 0o775, 0o755] {
+            for fine in [0o775, 0o755] {
                 set(folder, fine);
                 assert_eq!(all.map(|bin| look(scratch.path(), bin)), [const { None }; 3], "{fine:o}");
             }
+            set(folder, 0o1777);
+            assert_eq!(
+                look(scratch.path(), all[0]).is_some(),
+                *folder == bin,
+                "others exchange none of ours on the way"
+            );
             set(folder, 0o777);
             assert_eq!(look(scratch.path(), all[0]), open(folder));
             assert_eq!(look(scratch.path(), all[2]), open(folder));
