@@ -395,4 +395,19 @@ mod tests {
         assert!(read(&tree.at("home"), &tree.at("home/config"), 100).is_err());
         assert!(check(&tree.at("home"), &tree.at("home/config/none")).expect_err("none").is_absence());
     }
+
+    #[test]
+    fn a_place_for_programs_is_not_open_to_everybody_with_the_sticky_bit_either() {
+        let tree = Tree::new();
+        let is_safe = |way, place| {
+            tree.set("elsewhere", way);
+            tree.set("elsewhere/bin", place);
+            check_place(&tree.at("home"), &tree.at("elsewhere/bin")).is_ok()
+        };
+        fs::create_dir(tree.at("elsewhere/bin")).expect("a folder");
+        assert!(is_safe(0o755, 0o755));
+        assert!(is_safe(0o1777, 0o755), "on the way others exchange none of ours");
+        assert!(!is_safe(0o755, 0o1777), "there they may have put theirs before");
+        assert!(!is_safe(0o777, 0o755));
+    }
 }
