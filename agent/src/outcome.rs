@@ -1,6 +1,7 @@
 //! What became of what was sent: a line in the log, one in the history, and the word that the session decides by.
 
-use std::collections::BTreeMap;
+use std::cell::LazyCell;
+use std::collections::{BTreeMap, BTreeSet};
 
 use blat_domain::history::{Deed, Entry};
 use blat_domain::inventory::Inventory;
@@ -90,31 +91,26 @@ impl Workplace {
     /// What was done before its answer was lost, and there already when it was asked for again.
     fn found(&self, package: &PackageId, deed: Deed) -> Option<Deed> {
         let is_found = self.unanswered.was_lost(package);
-        is_found.then(|| tracing::info!(%package, "{}: {FOUND}", deed.word())).map(|()| deed)
+        is_found.then(|| tracing::info!(%package, "{deed}: {FOUND}")).map(|()| deed)
     }
 
     /// Says of what was asked for in vain until now, and is done by this listing, that it was done.
     pub(crate) fn say_what_is_found(&self, plan: &Plan, inventory: &Inventory) {
         let is_there =
             |package: &PackageId| inventory.packages.contains_key(package) || inventory.links.contains_key(package);
-        let is_sent = |package: &PackageId| plan.steps.iter().all(|step| step.package != *package);
+        // Mostly nothing is asked of it.
+        let to_send = LazyCell::new(|| plan.steps.iter().map(|step| &step.package).collect::<BTreeSet<_>>());
         let found = self.unanswered.found(|package, deed| match deed {
             Deed::Deleted => !is_there(package),
-            _ => is_there(package) && is_sent(package),
+            _ => is_there(package) && !to_send.contains(package),
         });
-        for (package, deed) in found {
+        let done = |(package, deed): &(PackageId, Deed)| {
             tracing::info!(%package, "{deed}: {FOUND}");
-            let (at, detail) = (Timestamp::now(), Some(FOUND.to_owned()));
-            self.history.add(&[Entry {
-                at,
-                deed,
-                package: Some(package.clone()),
-                bytes: 0,
-                after_tag_ms: None,
-                detail,
-            }]);
-            self.unanswered.answered(std::iter::once(&package));
-        }
+            let (at, package, detail) = (Timestamp::now(), Some(package.clone()), Some(FOUND.to_owned()));
+            Entry { at, deed: *deed, package, bytes: 0, after_tag_ms: None, detail }
+        };
+        self.history.add(&found.iter().map(done).collect::<Vec<_>>());
+        self.unanswered.answered(found.iter().map(|(package, _)| package));
     }
 
     /// Logs what was done to one package; none where there was nothing to do.

@@ -172,20 +172,15 @@ pub(crate) fn read_instead(mut arguments: impl Iterator<Item = std::ffi::OsStrin
 }
 
 fn read_one() -> io::Result<()> {
-    let limit = |most| Rlimit { current: Some(most), maximum: Some(most) };
-    // The memory may hold a password, and so may an image of it.
-    setrlimit(Resource::Core, limit(0))?;
-    // Nobody may raise what the agent was given.
-    let given = |resource| getrlimit(resource).maximum.unwrap_or(u64::MAX);
-    let memory = given(Resource::Data);
-    setrlimit(Resource::Data, limit(MOST_FOR_TEXT.min(memory)))?;
+    tied::confine(MOST_FOR_TEXT)?;
     // A journal may say that the database it belongs to is of any size.
-    setrlimit(Resource::Fsize, limit(file::LARGEST.min(given(Resource::Fsize))))?;
+    let most = file::LARGEST.min(getrlimit(Resource::Fsize).maximum.unwrap_or(u64::MAX));
+    setrlimit(Resource::Fsize, Rlimit { current: Some(most), maximum: Some(most) })?;
     let (mut length, mut question) = ([0; 8], Vec::new());
     io::stdin().read_exact(&mut length)?;
     io::stdin().take(u64::from_be_bytes(length).min(LONGEST_QUESTION)).read_to_end(&mut question)?;
     let Question { source, releases, projects, only_s3sync, limit: within, place } = serde_json::from_slice(&question)?;
-    setrlimit(Resource::Data, limit(most_memory(&source).min(memory)))?;
+    tied::confine(most_memory(&source))?;
     let selection = Selection { releases, projects, only_s3sync, ..Selection::default() };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let read = runtime.block_on(read_all(&source, &selection, within, &place));

@@ -162,7 +162,7 @@ impl Tags {
     }
 }
 
-/// Waits until something may have come by this instance; for ever without one.
+/// Waits until this instance may have something to read. Without an instance it never ends.
 async fn came(own: Option<&AsyncFd<Arc<Notifications>>>) {
     match own {
         Some(own) => {

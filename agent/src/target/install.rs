@@ -143,7 +143,7 @@ pub(super) fn digests() -> &'static [(&'static str, [u8; 32])] {
     &*DIGESTS
 }
 
-/// What was found out, and what came of putting the scripts there.
+/// What the look found, and which scripts could not be installed after it.
 pub(super) struct Installed {
     /// What is there.
     pub(super) probe: Probe,

@@ -145,17 +145,13 @@ impl S3Target {
         Ok(found)
     }
 
-    /// The record as a listing shows it: one that has not changed is not asked for again.
+    /// The record as a listing shows it.
     pub(super) async fn listed_record(
         &self,
         bucket: &Bucket,
         listed: Option<(String, u64)>,
     ) -> Result<Found, TargetError> {
-        let Some((etag, size)) = listed else { return Ok(Found::Nothing) };
-        match self.known.record().filter(|known| known.etag == etag && known.size == size) {
-            Some(known) => Ok(Found::Record(known.record)),
-            None => self.record(bucket).await,
-        }
+        as_listed(listed, self.known.record(), self.record(bucket)).await
     }
 
     /// The last visit, likewise.
@@ -164,11 +160,7 @@ impl S3Target {
         bucket: &Bucket,
         listed: Option<(String, u64)>,
     ) -> Result<Found, TargetError> {
-        let Some((etag, size)) = listed else { return Ok(Found::Nothing) };
-        match self.known.visit().filter(|known| known.etag == etag && known.size == size) {
-            Some(known) => Ok(Found::Record(known.record)),
-            None => self.visit(bucket).await,
-        }
+        as_listed(listed, self.known.visit(), self.visit(bucket)).await
     }
 
     /// Whether the bucket is still ours.
@@ -221,4 +213,17 @@ fn plain_text(mode: PutMode) -> PutOptions {
     let mut attributes = object_store::Attributes::new();
     attributes.insert(object_store::Attribute::ContentType, "text/plain".into());
     PutOptions { mode, attributes, ..PutOptions::default() }
+}
+
+/// What was known, where a listing shows that it has not changed since; else what is read now.
+async fn as_listed(
+    listed: Option<(String, u64)>,
+    known: Option<Owned>,
+    read: impl Future<Output = Result<Found, TargetError>>,
+) -> Result<Found, TargetError> {
+    let Some((etag, size)) = listed else { return Ok(Found::Nothing) };
+    match known.filter(|known| known.etag == etag && known.size == size) {
+        Some(known) => Ok(Found::Record(known.record)),
+        None => read.await,
+    }
 }

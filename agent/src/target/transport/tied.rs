@@ -5,12 +5,13 @@
 //! whether the parent is still there, and becomes the client. The request stays in force through that.
 
 use std::ffi::{OsStr, OsString};
+use std::io;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getppid, getrlimit, set_parent_process_death_signal, setrlimit};
 
 /// The first argument by which this executable knows that it is to become another: no option that a person types.
 const BECOME: &str = "--become-tied-to";
@@ -32,7 +33,20 @@ pub(crate) fn blocking_command(program: impl AsRef<OsStr>) -> std::process::Comm
     command
 }
 
-/// The same as words for a POSIX shell behind `exec`: `program` ends with the parent of that shell at the latest.
+/// Limits this process, which was started for what strangers send: it takes at most so many bytes of memory, and no more than it was given, and leaves
+/// no image of it, where a key or a password may be.
+///
+/// # Errors
+/// The system refuses.
+pub(crate) fn confine(most: u64) -> io::Result<()> {
+    let limit = |most| Rlimit { current: Some(most), maximum: Some(most) };
+    setrlimit(Resource::Core, limit(0))?;
+    // Nobody may raise what the agent was given.
+    let given = getrlimit(Resource::Data).maximum.unwrap_or(u64::MAX);
+    Ok(setrlimit(Resource::Data, limit(most.min(given)))?)
+}
+
+/// What [`command`] starts, as words for a POSIX shell behind `exec`: `program` ends with the parent of that shell at the latest.
 pub(crate) fn shell_command(program: &str, arguments: &[OsString]) -> OsString {
     let mut words = quoted(named_ourselves().as_os_str());
     words.extend_from_slice(format!(" {BECOME} $PPID {program}").as_bytes());

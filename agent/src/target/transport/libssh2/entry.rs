@@ -8,13 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use blat_config::SshSettings;
-use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
+use rustix::process::Signal;
 
 use super::connect::{self, greet};
 use super::driver::Driver;
 use super::messages::{Event, Order, Wait, encoded, receive, send};
 use super::process::{MOST_MEMORY, SHOW_KEY, SPEAK};
 use crate::target::TargetError;
+use crate::target::transport::tied;
 
 /// Speaks ssh, where this process was started for that; else gives nothing.
 pub(crate) fn speak_instead(arguments: impl IntoIterator<Item = OsString>) -> Option<ExitCode> {
@@ -32,12 +33,7 @@ pub(crate) fn speak_instead(arguments: impl IntoIterator<Item = OsString>) -> Op
 }
 
 fn speak() -> io::Result<()> {
-    let limit = |most| Rlimit { current: Some(most), maximum: Some(most) };
-    // The memory holds a key, and so may an image of it.
-    setrlimit(Resource::Core, limit(0))?;
-    // Nobody may raise what the agent was given.
-    let given = getrlimit(Resource::Data).maximum.unwrap_or(u64::MAX);
-    setrlimit(Resource::Data, limit(MOST_MEMORY.min(given)))?;
+    tied::confine(MOST_MEMORY)?;
     // These have a meaning for agents, and somebody may send them to all processes of the service.
     for signal in [Signal::HUP, Signal::USR1] {
         signal_hook::flag::register(signal.as_raw(), Arc::new(AtomicBool::new(false)))?;

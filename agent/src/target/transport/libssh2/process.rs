@@ -308,7 +308,7 @@ mod tests {
         assert_eq!(memory, too_much_memory());
     }
 
-    /// What a process that is not ours to trust says is heard, and ends it where it makes no sense.
+    /// The process is not trusted: a report that makes no sense ends it.
     #[tokio::test]
     async fn a_process_that_makes_no_sense_or_closes_its_end_is_ended_and_reported() {
         for (script, words) in [
