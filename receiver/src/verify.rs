@@ -2,26 +2,23 @@
 //! those of `get_plist --verify`.
 
 mod entries;
+mod files;
 
 use std::fs::File;
-use std::io::{self, BufRead as _, BufReader};
+use std::io;
 
-use blat_domain::manifest::{hex, parse};
+use blat_domain::manifest::hex;
 use blat_domain::name::PackageId;
 use blat_domain::tree as tree_file;
 use rustix::fs::FileType;
-use sha2::{Digest as _, Sha256};
 
 use crate::archive::dir::{Dir, is_absence, kind};
 use crate::archive::{Archive, DESCPKG, HOUSE, tree};
-use crate::failure::shown;
 use crate::inbox::Inbox;
-use crate::package::digest;
+use files::Files;
 
 /// What is exchanged while it is hashed belongs to two packages: then it is hashed again, so often at most.
 const TRIES: usize = 3;
-/// The longest line of a manifest, in bytes: a path, each byte of it escaped, and its digest.
-const LONGEST_LINE: u64 = 16 << 10;
 
 /// The line for one package.
 pub(crate) fn verify(archive: &Archive, package: &PackageId, inbox: &Inbox) -> String {
@@ -91,57 +88,48 @@ impl Checked {
             Ok(Record::Other(place)) => return Ok(Self::Bad(format!("its manifest {place} is no regular file"))),
             Ok(Record::Nothing) | Err(_) => return Ok(Self::Unknown),
         };
-        let mut lines = BufReader::new(manifest);
-        let (mut whole, mut listed, mut line) = (Sha256::new(), 0u64, Vec::new());
-        let mut closed = None;
-        loop {
-            line.clear();
-            if io::Read::take(&mut lines, LONGEST_LINE).read_until(b'\n', &mut line)? == 0 {
-                break;
-            }
-            whole.update(&line);
-            let Some((expected, path)) = parse(line.strip_suffix(b"\n").unwrap_or(&line)) else {
-                return Ok(Self::Bad("its manifest is damaged".into()));
-            };
-            listed += 1;
-            match differs(&root, &path, &expected, inbox) {
-                None => {}
-                Some(Difference::Closed(path)) => closed = closed.or(Some(path)),
-                Some(Difference::Bad(why)) => return Ok(Self::Bad(why)),
-            }
-        }
-        let digest = hex(&whole.finalize());
+        let files = match files::check(&root, manifest, inbox)? {
+            Ok(files) => files,
+            Err(why) => return Ok(Self::Bad(why)),
+        };
         let path = format!("{HOUSE}/manifests/{}/{}", package.name, tree_file::file_name(&package.version));
         match record(archive, &path)? {
             Record::Other(place) => Ok(Self::Bad(format!("its tree file {place} is no regular file"))),
-            Record::File(file) => match (entries::check(root, file, inbox), closed) {
-                (Ok(Ok(_)), Some(path)) => Ok(Self::Closed(path)),
-                (Ok(Ok(tree)), None) => Ok(Self::Good(format!("{digest} {}", hex(&tree)))),
-                (Ok(Err(mut why)), _) => {
-                    why.truncate(LONGEST_FINDING);
-                    Ok(Self::Bad(why))
-                }
-                (Err(error), closed) if error.kind() == io::ErrorKind::PermissionDenied => {
-                    Ok(Self::Closed(closed.unwrap_or_else(|| error.to_string())))
-                }
-                (Err(error), _) => Err(error),
-            },
-            Record::Nothing => {
-                // It was published before trees were recorded: nobody can tell whether what is closed was sent so.
-                if let Some(path) = closed {
-                    return Ok(Self::Bad(format!("{path}: FAILED open or read")));
-                }
-                let mut files = 0u64;
-                tree::walk(&root, &mut |_, _, of| {
-                    files += u64::from(of == FileType::RegularFile);
-                    Ok(())
-                })?;
-                Ok(match files == listed {
-                    true => Self::Good(digest),
-                    false => Self::Bad("it holds more or fewer files than its manifest says".into()),
-                })
-            }
+            Record::File(file) => Self::with_tree(root, file, files, inbox),
+            Record::Nothing => Self::without_tree(&root, files),
         }
+    }
+
+    /// What its other entries come to, beside its tree file.
+    fn with_tree(root: Dir, file: File, files: Files, inbox: &Inbox) -> io::Result<Self> {
+        match (entries::check(root, file, inbox), files.closed) {
+            (Ok(Ok(_)), Some(path)) => Ok(Self::Closed(path)),
+            (Ok(Ok(tree)), None) => Ok(Self::Good(format!("{} {}", files.digest, hex(&tree)))),
+            (Ok(Err(mut why)), _) => {
+                why.truncate(LONGEST_FINDING);
+                Ok(Self::Bad(why))
+            }
+            (Err(error), closed) if error.kind() == io::ErrorKind::PermissionDenied => {
+                Ok(Self::Closed(closed.unwrap_or_else(|| error.to_string())))
+            }
+            (Err(error), _) => Err(error),
+        }
+    }
+
+    /// The same where it was published before trees were recorded: nobody can tell whether what is closed was sent so.
+    fn without_tree(root: &Dir, files: Files) -> io::Result<Self> {
+        if let Some(path) = files.closed {
+            return Ok(Self::Bad(format!("{path}: FAILED open or read")));
+        }
+        let mut found = 0u64;
+        tree::walk(root, &mut |_, _, of| {
+            found += u64::from(of == FileType::RegularFile);
+            Ok(())
+        })?;
+        Ok(match found == files.listed {
+            true => Self::Good(files.digest),
+            false => Self::Bad("it holds more or fewer files than its manifest says".into()),
+        })
     }
 }
 
@@ -163,29 +151,5 @@ fn record(archive: &Archive, path: &str) -> io::Result<Record> {
             Ok(None) | Err(_) => Ok(Record::Nothing),
         },
         Err(error) => Err(error),
-    }
-}
-
-/// What is wrong with a file.
-enum Difference {
-    /// Its owner may not read it.
-    Closed(String),
-    /// In the words of `sha256sum -c`.
-    Bad(String),
-}
-
-fn differs(root: &Dir, path: &[u8], expected: &[u8; 32], inbox: &Inbox) -> Option<Difference> {
-    let path_below = path.strip_prefix(b"./").unwrap_or(path);
-    let read = root.read(path_below).and_then(|mut file| digest(&mut file, inbox));
-    if path.contains(&b'\n') || path.contains(&b'\\') || path.contains(&b'\r') {
-        return (!read.is_ok_and(|found| found == *expected))
-            .then(|| Difference::Bad("a file with an odd name differs".to_owned()));
-    }
-    let name = shown(path).trim_matches('"').to_owned();
-    match read {
-        Ok(found) if found == *expected => None,
-        Ok(_) => Some(Difference::Bad(format!("{name}: FAILED"))),
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Some(Difference::Closed(name)),
-        Err(_) => Some(Difference::Bad(format!("{name}: FAILED open or read"))),
     }
 }

@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::cell::RefCell;
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::Path;
@@ -119,6 +120,63 @@ fn where_the_file_system_makes_no_more_links_a_name_gets_a_copy() {
         }
         assert_eq!(fs::read(archive.house("manifests/p/1")).expect("a manifest"), package.manifest());
     }
+}
+
+/// How much work lanes have done, all in all: a step for each 128 KiB that is hashed, and a few for each file.
+fn work(agent: &mut Agent) -> u64 {
+    agent.send(Lane::CONTROL, &Request::Ping { beat: 7 });
+    loop {
+        match agent.hear(Lane::CONTROL).expect("an answer") {
+            Said::Pong(7, work) => return work.iter().sum(),
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn a_file_with_several_names_is_hashed_once_and_compared_by_each() {
+    const NAMES: u64 = 50;
+    let archive = Archive::new();
+    let mut agent = Agent::start(&archive.path);
+    let package = (0..NAMES).fold(Package::new("p", "1").file("a", noise(1, 4 << 20)), |package, number| {
+        package.name(&format!("d/{number}"), "a")
+    });
+    assert_eq!(package.deliver(&mut agent, &How::default()), "published p 1");
+    let mut verify = || {
+        let before = work(&mut agent);
+        let lines = agent.ask(Lane::CONTROL, &Request::Verify { packages: vec![id("p@1")] }).expect("an answer");
+        (lines.concat(), work(&mut agent) - before)
+    };
+    let (line, steps) = verify();
+    assert!(line.starts_with("good p 1 "), "{line}");
+    assert!((32..32 + 8 * NAMES).contains(&steps), "{steps} steps: the file has 32 times 128 KiB, and {NAMES} names");
+
+    let file = archive.path.join("p/1/d/30");
+    fs::remove_file(&file).expect("a file");
+    fs::write(&file, noise(2, 4 << 20)).expect("room");
+    assert_eq!(verify().0, "bad p 1 d/30: FAILED", "one of them is another file");
+    fs::remove_file(&file).expect("a file");
+    fs::hard_link(archive.path.join("p/1/descpkg"), &file).expect("a link");
+    assert_eq!(verify().0, "bad p 1 d/30: FAILED", "a name of another file of the package");
+    fs::remove_file(&file).expect("a file");
+    fs::hard_link(archive.path.join("p/1/a"), &file).expect("a link");
+    fs::write(&file, "other").expect("room");
+    assert_eq!(verify().0, "bad p 1 a: FAILED", "damaged by one of them, it is damaged by the first");
+}
+
+#[test]
+fn hashing_ends_with_the_agent() {
+    let archive = Archive::new();
+    let mut agent = Agent::start(&archive.path);
+    let package = Package::new("p", "1").file("endless", "bytes");
+    assert_eq!(package.deliver(&mut agent, &How::default()), "published p 1");
+    let endless = fs::File::options().write(true).open(archive.path.join("p/1/endless")).expect("a file");
+    endless.set_len(1 << 42).expect("a file system with holes");
+    let before = work(&mut agent);
+    agent.send(Lane::CONTROL, &Request::Verify { packages: vec![id("p@1")] });
+    let agent = RefCell::new(agent);
+    wait_for("it to hash", || work(&mut agent.borrow_mut()) > before + 100);
+    assert!(agent.into_inner().end().success());
 }
 
 fn entry(path: &[u8], kind: Kind) -> Entry {
