@@ -17,6 +17,7 @@ use crate::package::{Announced, Incoming, Outcome};
 use crate::pending::Pending;
 use crate::publish::{self, Whole};
 use crate::replies::Replies;
+use crate::room::Room;
 use crate::urgent::{self, Urgent};
 use crate::{beside, link, listing, ownership, retire, store, verify};
 
@@ -43,6 +44,7 @@ pub(crate) struct Worker {
     /// While something comes that a tag asks for.
     urgent: Option<Urgent>,
     door: Door,
+    room: Room,
     /// On whose behalf the archive is listed and retired from.
     owner: Option<String>,
 }
@@ -71,8 +73,8 @@ impl Worker {
     /// A lane that has had nothing to do.
     pub(crate) fn new(lane: Lane, archive: Arc<Archive>, replies: Arc<Replies>, inbox: Arc<Inbox>) -> Self {
         let (current, pending) = (Current::None, Pending::default());
-        let (urgent, door, owner) = (None, Door::Open, None);
-        Self { lane, archive, replies, inbox, taken: 0, current, pending, on_disk: 0, urgent, door, owner }
+        let (urgent, door, room, owner) = (None, Door::Open, Room::default(), None);
+        Self { lane, archive, replies, inbox, taken: 0, current, pending, on_disk: 0, urgent, door, room, owner }
     }
 
     /// Works until something makes that impossible.
@@ -158,9 +160,9 @@ impl Worker {
             Request::Verify { packages } => self.verify(&packages)?,
             Request::Begin { bytes, entries, reserve } => {
                 self.archive.still_there()?;
-                let room = self.archive.room_for(bytes, entries, reserve);
-                self.door = if room.is_ok() { Door::Open } else { Door::Shut };
-                self.replies.end(self.lane, &room)?;
+                let found = Room::find(&self.archive, bytes, entries, reserve).map(|room| self.room = room);
+                self.door = if found.is_ok() { Door::Open } else { Door::Shut };
+                self.replies.end(self.lane, &found)?;
             }
             Request::Package { number, package, time, mode, rule, manifest: _, ask } => {
                 self.begin(Announced { number, package, time, mode, rule, ask })?;
@@ -294,7 +296,7 @@ impl Worker {
                 let (number, ask) = (incoming.number(), incoming.ask());
                 let held = incoming.take_entries(entries, &self.inbox).and_then(|held| {
                     incoming.settle_copies(
-                        &Held { archive: &self.archive, pending: &self.pending.packages },
+                        &Held { archive: &self.archive, pending: &self.pending.packages, room: &self.room },
                         &self.inbox,
                     )?;
                     Ok(held)
@@ -319,7 +321,7 @@ impl Worker {
             Current::None => return Err(Ending::Violation("a piece came without its package")),
             Current::Dropped { .. } => None,
             Current::Coming(incoming) => {
-                let held = Held { archive: &self.archive, pending: &self.pending.packages };
+                let held = Held { archive: &self.archive, pending: &self.pending.packages, room: &self.room };
                 let begun = incoming.begin_piece(piece, &held, &self.inbox);
                 begun.and_then(|()| unpacking::read_base(incoming, piece, &held)).map(|read| base = read).err()
             }
@@ -337,7 +339,7 @@ impl Worker {
                 && let Err(outcome) = unpacking.feed(
                     data,
                     incoming,
-                    &Held { archive: &self.archive, pending: &self.pending.packages },
+                    &Held { archive: &self.archive, pending: &self.pending.packages, room: &self.room },
                     &self.inbox,
                 )
             {
@@ -391,7 +393,7 @@ impl Worker {
             Current::None => Err(Ending::Violation("the end of a package came without it")),
             Current::Dropped { .. } => Ok(()),
             Current::Coming(mut incoming) => {
-                let held = Held { archive: &self.archive, pending: &self.pending.packages };
+                let held = Held { archive: &self.archive, pending: &self.pending.packages, room: &self.room };
                 match incoming.finish(entries, &manifest, &held, &self.inbox) {
                     Ok(()) => {
                         self.pending.add(incoming.into_whole(manifest), self.archive.syncfs_reports);
@@ -453,10 +455,11 @@ impl Worker {
     }
 }
 
-/// Where files of other versions are: published, or whole on this lane.
+/// What is there already: files of other versions, published or whole on this lane; and room for more.
 pub(crate) struct Held<'a> {
     pub(crate) archive: &'a Archive,
     pending: &'a [Whole],
+    pub(crate) room: &'a Room,
 }
 
 impl Held<'_> {

@@ -19,6 +19,7 @@ mod pending;
 mod publish;
 mod replies;
 mod retire;
+mod room;
 mod scratch;
 mod settle;
 mod stage;

@@ -77,3 +77,31 @@ fn as_root_a_stage_on_another_file_system_is_refused() {
     let failure = agent.ask(Lane::BULK, &Request::Begin { bytes: 1, entries: 1, reserve: 0 }).expect_err("a failure");
     assert!(failure.0 == Class::Refused && failure.1.contains("is on another file system"), "{failure:?}");
 }
+
+#[test]
+fn as_root_a_name_that_gets_no_hard_link_is_copied_only_if_there_is_room_beside_what_is_still_to_come() {
+    let package =
+        Package::new("p", "1").file("a", noise(1, 1 << 20)).name("b", "a").name("c", "a").file("z", noise(2, 1 << 20));
+    // Of 8 MiB: what the archive holds is less than 1, a, b and z take one each; a second copy would take what is kept.
+    for (reserve, first, fits) in [(1 << 20, "b", true), (5 << 20, "b", false), (4 << 20, "c", false)] {
+        let archive = Archive::new();
+        let _disk = Disk::mount(archive.path.clone(), "size=8m");
+        let mut command = Command::new("strace");
+        command.args(["-f", "-o"]).arg(archive.beside("trace")).arg("--inject=linkat:error=EMLINK");
+        command.arg(env!("CARGO_BIN_EXE_blat-receiver")).arg("--archive").arg(&archive.path);
+        let mut agent = Agent::start_command(command);
+        agent.send(Lane::CONTROL, &Request::Hello { protocol: blat_domain::frames::PROTOCOL });
+        let announced = Request::Begin { bytes: 2 << 20, entries: 6, reserve };
+        assert_eq!(agent.ask(Lane::BULK, &announced), Ok(vec![]), "it fits where links are made: {reserve}");
+        let line = package.deliver(&mut agent, &How::default());
+        if fits {
+            assert_eq!(line, "published p 1");
+            assert_eq!(fs::metadata(archive.path.join("p/1/c")).expect("a file").len(), 1 << 20);
+        } else {
+            let why = format!("failed p 1 space \"{first}\" gets no hard link (");
+            assert!(line.starts_with(&why) && line.contains("and for a copy finding space in "), "{reserve}: {line}");
+            assert!(line.contains(&format!("a reserve of {} KiB", reserve >> 10)), "{line}");
+            assert_eq!(fs::read_dir(archive.house("stage")).expect("a directory").count(), 0);
+        }
+    }
+}

@@ -99,28 +99,6 @@ impl Archive {
         let manifests = open(&house, "manifests", false)?;
         Ok(Rooms { house, stage, trash, manifests })
     }
-
-    /// Whether there is room for so many bytes and entries beside a reserve, all on one file system.
-    pub(crate) fn room_for(&self, bytes: u64, entries: u64, reserve: u64) -> Result<(), Failure> {
-        let rooms = self.rooms()?;
-        let shown = self.shown();
-        let look = |error: io::Error| Failure::io(format!("finding space in {shown}"), &error, "check df -Pk there");
-        if rooms.stage.own_stat().map_err(look)?.st_dev != self.root.own_stat().map_err(look)?.st_dev {
-            let why = format!("{HOUSE}/stage is on another file system");
-            return Err(Failure::refused(format!("staging in {shown}"), why, "make it a plain directory"));
-        }
-        let free = self.root.free().map_err(look)? / 1024;
-        let need = bytes.div_ceil(1024).saturating_add(entries.saturating_mul(4));
-        let keep = reserve.div_ceil(1024);
-        if need.saturating_add(keep) <= free {
-            return Ok(());
-        }
-        let why = format!("the packages need {need} KiB beside a reserve of {keep} KiB, and {free} KiB are free");
-        Err(Failure {
-            class: blat_domain::frames::Class::Space,
-            text: format!("finding space in {shown} failed: {why}; make space"),
-        })
-    }
 }
 
 /// The mark of a package that is to be deleted, below [`HOUSE`].

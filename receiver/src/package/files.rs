@@ -212,6 +212,7 @@ impl Incoming {
         self.shared.finish(of.number, &file, digest).map_err(failed)?;
         self.manifest.add(digest, &of.path).and_then(|()| self.written.keep(file, held.archive)).map_err(failed)?;
         self.bytes += of.size;
+        held.room.came(of.size);
         Ok(())
     }
 }

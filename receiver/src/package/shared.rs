@@ -7,11 +7,11 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 
-use blat_domain::frames::{MOST_SHARED, shared_cost};
+use blat_domain::frames::{Class, MOST_SHARED, shared_cost};
 use rustix::io::Errno;
 
 use super::{Incoming, Outcome, Waiting};
-use crate::failure::{Setback, shown};
+use crate::failure::{Failure, Setback, shown};
 use crate::inbox::Inbox;
 use crate::lane::Held;
 
@@ -81,7 +81,7 @@ impl Incoming {
         self.wait_for(name)
     }
 
-    /// Gives a file its other name. Where the file system refuses that, the name gets a copy.
+    /// Gives a file its other name. Where the file system refuses that, the name gets a copy, if there is room.
     pub(super) fn name_again(
         &mut self,
         name: &Waiting,
@@ -95,10 +95,12 @@ impl Incoming {
         let Made { digest, identity } = *made;
         match self.places.make_hard_link((path, identity), &name.path, self.resumed) {
             Ok(()) => {
+                held.room.came(0);
                 let noted = self.manifest.add(&digest, &name.path);
                 noted.map_err(|error| Setback::io("writing its manifest", &error).into())
             }
             Err(error) if is_refusal(&error) => {
+                held.room.find_more(held.archive, name.size).map_err(|failure| no_room(&name.path, &error, failure))?;
                 let from = self.places.open_file(path);
                 let from = from.map_err(|error| Setback::io(format!("copying {}", shown(&name.path)), &error))?;
                 self.copy_from(from, name, held, inbox)
@@ -114,6 +116,12 @@ pub(super) fn no_file(path: &[u8], to: u32) -> Setback {
         "its entry {} is a hard link to entry {to}, which is no shared file before it",
         shown(path)
     ))
+}
+
+/// Why a name that gets no link cannot have a copy: its bytes were announced once, with those of the file's first name.
+fn no_room(path: &[u8], refusal: &io::Error, Failure { class, text }: Failure) -> Setback {
+    let class = if class == Class::Space { "space" } else { "io" };
+    Setback { class, text: format!("{} gets no hard link ({refusal}), and for a copy {text}", shown(path)) }
 }
 
 /// Whether the file system makes no more links of a file, or none at all.
