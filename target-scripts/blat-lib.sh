@@ -687,20 +687,82 @@ list_mounts() {
 
 # ---- digests
 
-# manifest_agrees: all of `$manifest`. The package is the working directory.
-manifest_agrees() {
-    grep -v '^[\\]' "$manifest" | sha256sum -c - && odd_digests_agree
+# First lines `NAMES MODE DEVICE:INODE/.//PATH`, where a line without `//`, which no name can hold, is the rest of a name with a line end in it; then
+# a manifest, of which it passes on what has to be hashed: a file once, however many names it has, and once more where they have other digests, or
+# odd names, which are hashed apart.
+# shellcheck disable=SC2016
+once='
+    function escaped(text, line, i, byte) {
+        if (text !~ /[\\\r]/) return text
+        for (i = 1; i <= length(text); i++) {
+            byte = substr(text, i, 1)
+            line = line (byte == "\\" ? "\\\\" : byte == "\r" ? "\\r" : byte)
+        }
+        return line
+    }
+    function note() {
+        if (file != "") of[path] = file
+        file = ""
+    }
+    looked && index($0, "//") {
+        note()
+        # Of regular files alone.
+        if ($1 > 1 && $2 ~ /^8/) {
+            file = $3
+            sub(/\/.*/, "", file)
+            path = escaped(substr($0, index($0, "//") + 2))
+        }
+        next
+    }
+    looked { if (file != "") path = path "\\n" escaped($0); next }
+    {
+        note()
+        path = substr($0, /^[\\]/ ? 68 : 67)
+        hashed = (path in of) ? of[path] " " substr($0, 1, 64) : ""
+        if (hashed == "" || !(hashed in passed)) print
+        if (hashed != "") passed[hashed] = 1
+    }
+'
+
+# once MANIFEST: its lines that have to be hashed. Its paths begin in the working directory.
+once() {
+    {
+        awk '!/^[\\]/ { print ".//" substr($0, 67) }' "$1" | tr '\n' '\000'
+        grep '^[\\]' "$1" | while IFS= read -r line; do printf '%b\0' ".//${line#*  }"; done
+    } | xargs -0 -r stat -c '%h %f %d:%i/%n' 2>/dev/null | awk "$once" looked=1 - looked=0 "$1"
 }
 
-# odd_digests_agree [TEST]: for the lines of `$manifest` whose names are escaped as coreutils does it, which not every sha256sum knows. A file
+# Of what sha256sum -c says, the lines that do not say OK; and an end, which sha256sum meets with its next line, once nobody hears us any more.
+# shellcheck disable=SC2016
+failing='
+    BEGIN { can_tell = alive != "" && (getline state < ("/proc/" main "/stat")) > 0 }
+    can_tell {
+        is_there = (getline state < ("/proc/" alive "/stat")) > 0
+        close("/proc/" alive "/stat")
+        if (!is_there || state ~ /\) [ZX][^)]*$/) exit
+    }
+    !/: OK$/
+'
+
+failing() {
+    awk -v alive="$alive" -v main="$$" "$failing"
+}
+
+# all_agree: so does sha256sum -c say of standard input.
+all_agree() {
+    [ "$({ { sha256sum -c - 2>/dev/null && echo agreed >&3; } | failing >/dev/null; } 3>&1)" = agreed ]
+}
+
+# odd_digests_agree MANIFEST [TEST]: for its lines whose names are escaped as coreutils does it, which not every sha256sum knows. A file
 # that differs is only named where the command TEST excuses it.
 odd_digests_agree() {
     # A name may end in blanks.
-    grep '^[\\]' "$manifest" | while IFS= read -r line; do
+    once "$1" | grep '^[\\]' | while IFS= read -r line; do
+        is_heard || exit 1
         line=${line#?}
         path=$(printf '%b.' "${line#*  }")
         { sum=$(sha256sum <"./${path%.}") && [ "${sum%% *}" = "${line%%  *}" ]; } ||
-            { [ $# -gt 0 ] && "$1" "./${path%.}" && printf '%s\n' "${line#*  }" | tr -c ' -~\n' '?'; } || exit 1
+            { [ $# -gt 1 ] && "$2" "./${path%.}" && printf '%s\n' "${line#*  }" | tr -c ' -~\n' '?'; } || exit 1
     done
 }
 
@@ -794,14 +856,30 @@ start_alive() {
     alive=$!
 }
 
-# is_stopped: the system says that our main process is stopped. Its state comes after its name, which may hold anything.
+# is_stopped: the system says that our main process is stopped.
 is_stopped() {
-    state=
-    read -r state </proc/$$/stat
-    case ${state##*) } in
+    state_of $$
+    case $state in
     [Tt]*) return 0 ;;
     esac
     return 1
+}
+
+# is_heard: nothing says that whoever asked is gone. The loop that prints `alive` ends with its first word that nobody takes.
+is_heard() {
+    { [ -n "$alive" ] && [ -r /proc/$$/stat ]; } || return 0
+    state_of "$alive"
+    case $state in
+    '' | [ZX]*) return 1 ;;
+    esac
+}
+
+# state_of PID: `$state` becomes what the system says of a process from its state on; nothing where it is gone. Its name comes before, and may hold
+# anything.
+state_of() {
+    state=
+    { read -r state </proc/"$1"/stat; } 2>/dev/null
+    state=${state##*) }
 }
 
 # Not TERM: a shell that has just been forked may still have its parent's handling of signals, and one that got lost would leave us waiting

@@ -1,5 +1,5 @@
 # shellcheck shell=sh disable=SC2154,SC2034,SC2016 # the harness is what sets and reads the names
-# receive_package: files with several names.
+# receive_package and get_plist: files with several names.
 
 # make_linked: a package of which one file has names in three folders, the last of them long, another one a name elsewhere too.
 make_linked() {
@@ -68,6 +68,127 @@ refused_whole() {
     ended 1 "${1-}" && absent odd && nothing_staged && [ "$outside" = "$(as_before)" ]
 }
 
+# make_many: a package of which one file has 40 names, some of them odd, some in a folder that can be entered and not listed; one other file.
+make_many() {
+    at=$src/many/1
+    mkdir -p "$at/shut"
+    echo 'Package: many 1' >"$at/descpkg"
+    echo once >"$at/0"
+    for number in 1 2 3 4 5 6 7 8 9; do
+        ln "$at/0" "$at/$number" && ln "$at/0" "$at/with  $number " && ln "$at/0" "$at/shut/$number" && ln "$at/0" "$at/back\\$number
+="
+    done
+    ln "$at/0" "$at/-"
+    echo other >"$at/other"
+    ln "$at/other" "$at/9another"
+    chmod 311 "$at/shut"
+    find "$at" ! -path '*/shut/*' -exec touch -h -d @1600000000 {} +
+    once=$(sha256sum <"$at/0")
+    chmod 755 "$at/shut"
+    pack "$work/many" new many/1
+    chmod 311 "$at/shut"
+}
+
+# counted COMMAND...: a run that notes what sha256sum is to hash: a line for each, and `=` before what one process is given; and what it reads itself.
+counted() {
+    : >"$work/hashed"
+    : >"$work/read"
+    wrap sha256sum '
+        echo = >>"$BLAT_TEST/hashed"
+        case "$1" in
+        -c) cat ${2+"$2"} | tee -a "$BLAT_TEST/hashed" | "$real" -c - ;;
+        *) tee -a "$BLAT_TEST/read" | "$real" ;;
+        esac'
+    "$@"
+    unwrap
+}
+
+# hashed MOST: that file was hashed at least once, and at most so often by the plain names in one go; by odd ones too, for which the shells differ.
+hashed() {
+    sed 's/^[\\]//' "$work/hashed" | awk -v once="${once%% *}" -v most="$1" '
+        /^=/ { count = 0 }
+        index($0, once) == 1 { count++; if (count > worst) worst = count }
+        END { exit !(worst >= 1 && worst <= most) }'
+}
+
+# odd_once: by its odd names the file was read once.
+odd_once() { [ "$(grep -c '^once$' "$work/read")" -le 1 ]; }
+
+# many_after TEXT COMMAND...: many@1 after COMMAND is judged so.
+many_after() {
+    text=$1
+    shift
+    fresh
+    receive "$work/many"
+    chmod -R u+w "$arch/many"
+    (cd "$arch/many/1" && "$@")
+    rehash 'many 1'
+    grep -q "^$text" "$work/out"
+}
+
+# Hashes for ever, and says so, as one who has many files: what to end is in $work/hashing.
+hash_on='
+    [ "$1" = -c ] || exec "$real" "$@"
+    exec </dev/null
+    echo $$ >>"$BLAT_TEST/hashing"
+    while :; do
+        echo "x: OK" || exit
+        sleep 0.1 2>/dev/null || sleep 1
+    done'
+
+# two_hash: both hash.
+two_hash() { [ -s "$work/hashing" ] && [ "$(wc -l <"$work/hashing")" -eq 2 ]; }
+
+# none_hashes: both have ended.
+none_hashes() {
+    while read -r pid; do
+        ! kill -0 "$pid" 2>/dev/null || return 1
+    done <"$work/hashing"
+}
+
+check_hashing_once() {
+    [ -e "$work/many" ] || make_many
+    fresh
+    counted receive "$work/many"
+    check 'a package of which a file has many names arrives' said 'published many 1'
+    check 'and such a file is hashed once, and once more for its odd names' hashed 2
+    check 'by those too' odd_once
+    counted rehash 'many 1'
+    check 'so it is when it is verified' hashed 1
+    check 'by odd names too' odd_once
+    check 'and it is good' grep -q '^good many 1 ' "$work/out"
+    check 'another byte is bad' many_after 'bad many 1 .*: FAILED' sh -c 'echo x >>shut/5'
+    check 'so is another file by one of the names' many_after 'bad many 1 with  5 : FAILED' sh -c 'rm "with  5 "; echo Once >"with  5 "; chmod 644 with*'
+    check 'or by an odd one' many_after 'bad many 1 a file with an odd name differs' sh -c 'rm back*5*; echo Once >"back\\5
+="'
+    check 'or in a folder that cannot be listed' many_after 'bad many 1 shut/5: FAILED' sh -c 'rm shut/5; echo Once >shut/5'
+    check 'so is a name of another file of the package' many_after 'bad many 1 5: FAILED' ln -f other 5
+    manifest=$arch/.dpkg_archive/manifests/many/1
+    check 'and a manifest that has another digest for one of the names' many_after 'bad many 1 5: FAILED' \
+        sh -c 'sed "s/^....\(.*  5\)$/0000\1/" "$1" >../m; cat ../m >"$1"' sh "$manifest"
+
+    fresh
+    receive "$work/many"
+    : >"$work/hashing"
+    wrap sha256sum "$hash_on"
+    echo 'many 1' >"$work/list"
+    # Who reads the answers is gone after the first lines.
+    {
+        env -i HOME="$work/home" PATH="$before:$tools" BLAT_TEST="$work" "$shell" "$bin/get_plist" --archive "$arch" --verify <"$work/list" &
+        env -i HOME="$work/home" PATH="$before:$tools" BLAT_TEST="$work" "$shell" "$bin/receive_package" --archive "$arch" --batch gone \
+            --compression none --bytes 1 --entries 1 --reserve 0 <"$work/odd" &
+        wait
+    } 2>"$work/err" | sed 2q >"$work/out" &
+    check 'two scripts hash' eventually two_hash
+    check 'and end once nobody hears their answers' eventually none_hashes
+    check 'which clears the stage' eventually nothing_staged
+    check 'and publishes nothing' absent odd
+    unwrap
+    # shellcheck disable=SC2046
+    none_hashes || kill $(cat "$work/hashing")
+    wait
+}
+
 check_hardlinks() {
     [ -e "$work/linked" ] || make_linked
     fresh
@@ -116,6 +237,8 @@ check_hardlinks() {
     linking packages/odd/1/evil packages/odd/1/bin/tool
     check 'one that was not counted fails its package' grep -q '^failed odd 1 digest staged' "$work/out"
     check 'and no other' grep -q '^already even ' "$work/out"
+
+    check_hashing_once
 
     fresh
     wrap tar 'echo "tar: x: Cannot hard link to y: Operation not permitted" >&2; cat >/dev/null; exit 2'
