@@ -562,8 +562,8 @@ wipe() {
     rm -rf -- "$@" 2>/dev/null && return 0
     find "$@" -type d ! -perm -700 -exec chmod u+rwx {} + 2>/dev/null
     rm -rf -- "$@" 2>/dev/null && return 0
-    # Directories that could not even be listed: chmod opens one level after the other.
-    chmod -R u+rwX "$@" 2>/dev/null
+    # Directories that could not even be listed: each is opened before find looks into it. No file gets another mode: it may have names elsewhere.
+    find "$@" -type d ! -perm -700 -exec chmod u+rwx {} \; 2>/dev/null
     why=$(rm -rf -- "$@" 2>&1)
 }
 

@@ -189,6 +189,23 @@ check_hashing_once() {
     wait
 }
 
+# check_sweeping: a tree of a dead one that cannot be listed, with another name of a file that its owner has elsewhere.
+check_sweeping() {
+    fresh
+    dead=$arch/.dpkg_archive/stage/dead/packages/a/b/c
+    mkdir -p "$dead"
+    rm -f "$memory/mine"
+    echo mine >"$memory/mine"
+    chmod 400 "$memory/mine"
+    ln "$memory/mine" "$dead/mine"
+    chmod 0 "$dead"
+    chmod 0 "${dead%/*}"
+    chmod 0 "${dead%/*/*}"
+    receive "$work/even"
+    check 'a stage that cannot be listed is swept' nothing_staged
+    check 'and a file that has a name elsewhere keeps its mode' [ "$(stat -c '%a %h' "$memory/mine")" = '400 1' ]
+}
+
 check_hardlinks() {
     [ -e "$work/linked" ] || make_linked
     fresh
@@ -239,6 +256,7 @@ check_hardlinks() {
     check 'and no other' grep -q '^already even ' "$work/out"
 
     check_hashing_once
+    check_sweeping
 
     fresh
     wrap tar 'echo "tar: x: Cannot hard link to y: Operation not permitted" >&2; cat >/dev/null; exit 2'
