@@ -126,9 +126,8 @@ fn where_the_file_system_makes_no_more_links_a_name_gets_a_copy() {
 fn work(agent: &mut Agent) -> u64 {
     agent.send(Lane::CONTROL, &Request::Ping { beat: 7 });
     loop {
-        match agent.hear(Lane::CONTROL).expect("an answer") {
-            Said::Pong(7, work) => return work.iter().sum(),
-            _ => {}
+        if let Said::Pong(7, work) = agent.hear(Lane::CONTROL).expect("an answer") {
+            return work.iter().sum();
         }
     }
 }
