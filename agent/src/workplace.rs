@@ -195,7 +195,8 @@ fn target(
     };
     let (archive, bin) = (settings.archive.clone(), settings.bin.clone());
     let knowledge = Knowledge::new(transport, scout(settings), valve);
-    Arc::new(ServedTarget::new(knowledge, archive, bin, settings.disk_reserve, store, owner))
+    let place = home.target_state_dir(&settings.name);
+    Arc::new(ServedTarget::new(knowledge, archive, bin, settings.disk_reserve, store, owner, place))
 }
 
 /// The place in a bucket that these settings name.

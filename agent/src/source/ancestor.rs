@@ -20,8 +20,9 @@ const BLOCK: usize = 256 << 10;
 /// A file that refers to another one may do so to so many bytes before and after the place that it would have there.
 const REACH: u64 = 4 << 20;
 
-/// Files of an ancestor that are kept in mind: bounds memory.
+/// Files of an ancestor that are kept in mind, and bytes of their paths: bounds memory.
 const MOST_KIN: usize = 50_000;
+const MOST_KIN_PATHS: usize = 8 << 20;
 /// Files of one stem that are kept in mind: bounds the time to choose from them.
 const MOST_OF_A_STEM: usize = 64;
 
@@ -103,7 +104,12 @@ impl Ancestor {
         let mut kin = Kin::new();
         let Some(root) = self.root() else { return kin };
         let files = root.walk(Order::Name).map_while(Result::ok).filter(|node| node.stat.is_file());
+        let mut paths = 0;
         for node in files.take(MOST_KIN) {
+            paths += node.path.len();
+            if paths > MOST_KIN_PATHS {
+                break;
+            }
             let of_stem = kin.entry(stem(node.name())).or_default();
             if of_stem.len() < MOST_OF_A_STEM {
                 of_stem.push((node.path, node.stat.size));

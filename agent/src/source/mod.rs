@@ -7,6 +7,7 @@ mod glance;
 mod names;
 pub(crate) mod pack;
 pub(crate) mod pieces;
+pub(crate) mod spool;
 pub(crate) mod store;
 mod tarball;
 pub(crate) mod tree;

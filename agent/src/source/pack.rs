@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use blat_domain::manifest::{hex, line as manifest_line};
@@ -17,6 +18,7 @@ use tokio::task::JoinHandle;
 use super::encoder::{Chunks, Encoder};
 use super::names::{Meeting, Names};
 use super::pieces::permissions;
+use super::spool::{Spool, SpoolError};
 use super::tarball::Tarball;
 use super::walker::{FileType, Node, Order, Root, SourceError};
 use crate::orders::Orders;
@@ -37,17 +39,19 @@ const CLOSED: u32 = 0o1000;
 /// Packages that could not be read, with the reason.
 pub(crate) type GivenUp = Vec<(PackageId, String)>;
 
-/// Starts packing on a thread of its own. The stream ends early when its receiver is dropped, or when the last piece was taken.
+/// Starts packing on a thread of its own. The stream ends early when its receiver is dropped, or when the last piece was taken. What does not fit into
+/// memory meanwhile is kept below `place`.
 pub(crate) fn start(
     parcels: Vec<Parcel>,
     compression: Compression,
     progress: Arc<Progress>,
+    place: PathBuf,
 ) -> (mpsc::Receiver<Vec<u8>>, JoinHandle<GivenUp>) {
     let (sender, chunks) = mpsc::channel(AHEAD);
     let packing = tokio::task::spawn_blocking(move || {
         let mut given_up = GivenUp::new();
         // An error here is a receiver that hung up: whoever runs the command knows why, and says so.
-        if let Err(error) = pack(&parcels, compression, &progress, Chunks::new(sender), &mut given_up) {
+        if let Err(error) = pack(&parcels, compression, &progress, &place, Chunks::new(sender), &mut given_up) {
             tracing::debug!(%error, "the stream was not taken to its end");
         }
         given_up
@@ -59,10 +63,11 @@ fn pack(
     parcels: &[Parcel],
     compression: Compression,
     progress: &Progress,
+    place: &Path,
     chunks: Chunks,
     given_up: &mut GivenUp,
 ) -> io::Result<()> {
-    let mut stream = Stream { tar: Tarball::new(Encoder::new(compression, chunks)?), buffer: vec![0; READ] };
+    let mut stream = Stream { tar: Tarball::new(Encoder::new(compression, chunks)?), buffer: vec![0; READ], place };
     let mut batch = String::new();
     let mut whole = 0;
     for parcel in parcels {
@@ -80,24 +85,41 @@ fn pack(
         }
     }
     batch.push_str(&format!("# end {whole}\n"));
-    stream.tar.text("batch", batch.as_bytes())?;
+    stream.tar.text("batch", batch.len() as u64, batch.as_bytes())?;
     stream.tar.finish()
 }
 
-struct Stream {
+struct Stream<'a> {
     tar: Tarball,
     buffer: Vec<u8>,
+    place: &'a Path,
 }
 
 /// What is said of a package beside its entries.
-#[derive(Default)]
 struct Papers {
     /// The digests of its files.
-    manifest: Vec<u8>,
+    manifest: Paper,
     /// What its entries are.
-    tree: Vec<u8>,
+    tree: Paper,
     /// Which of its files are the same.
     names: Names,
+}
+
+/// Lines of which the digest is told as well.
+struct Paper {
+    lines: Spool,
+    digest: Sha256,
+}
+
+impl Paper {
+    fn new(place: &Path) -> Self {
+        Self { lines: Spool::new(place), digest: Sha256::new() }
+    }
+
+    fn add(&mut self, line: &[u8]) -> Result<(), SpoolError> {
+        self.digest.update(line);
+        self.lines.add(line)
+    }
 }
 
 /// What tells a package's content from any other.
@@ -115,6 +137,8 @@ enum Trouble {
     Package(SourceError),
     /// Its descpkg is not there.
     NoDescpkg,
+    /// What is said of it cannot be kept until it is sent.
+    Paper(SpoolError),
     /// The stream itself broke.
     Stream(io::Error),
 }
@@ -125,18 +149,25 @@ impl From<SourceError> for Trouble {
     }
 }
 
+impl From<SpoolError> for Trouble {
+    fn from(error: SpoolError) -> Self {
+        Self::Paper(error)
+    }
+}
+
 impl From<io::Error> for Trouble {
     fn from(error: io::Error) -> Self {
         Self::Stream(error)
     }
 }
 
-impl Stream {
+impl Stream<'_> {
     /// What one package comes to: its line of the batch, or why it was given up. Only the stream itself breaking is an `Err` outside.
     fn package(&mut self, parcel: &Parcel, progress: &Progress) -> io::Result<Result<String, String>> {
         match self.read(parcel, progress) {
             Ok(line) => Ok(Ok(line)),
             Err(Trouble::Package(error)) => Ok(Err(error.to_string())),
+            Err(Trouble::Paper(error)) => Ok(Err(error.to_string())),
             Err(Trouble::NoDescpkg) => Ok(Err("its descpkg vanished from the source".to_owned())),
             Err(Trouble::Stream(error)) => Err(error),
         }
@@ -144,18 +175,24 @@ impl Stream {
 
     fn read(&mut self, parcel: &Parcel, progress: &Progress) -> Result<String, Trouble> {
         let root = Root::open(&parcel.archive, &parcel.package)?;
-        let mut papers = Papers::default();
+        let [manifest, tree] = [(); 2].map(|()| Paper::new(self.place));
+        let mut papers = Papers { manifest, tree, names: Names::default() };
         let path = parcel.package.path();
         let prefix = format!("packages/{path}");
-        let (mut directories, mut descpkg, mut entries) = (Vec::new(), None, 0u64);
+        // The directories that the walk is in.
+        let mut around: Vec<Node> = Vec::new();
+        let (mut descpkg, mut entries) = (None, 0u64);
         for node in root.walk(Order::Name) {
             let node = node?;
             entries += u64::from(!node.path.is_empty());
+            while let Some(left) = around.pop_if(|around| !is_in(around, &node)) {
+                self.likeness(&left, &path)?;
+            }
             if node.stat.is_directory() {
                 // To be filled: it must be writable whatever it will be in the end.
                 self.tar.directory(&path_in(&prefix, &node.path), &node.stat, OWNER)?;
-                papers.tree.extend(entry_line(&root, &node)?);
-                directories.push(node);
+                papers.tree.add(&entry_line(&root, &node)?)?;
+                around.push(node);
             } else if node.is_descpkg() {
                 descpkg = Some(node);
             } else {
@@ -163,14 +200,13 @@ impl Stream {
             }
         }
         self.leaf(&prefix, &root, &descpkg.ok_or(Trouble::NoDescpkg)?, progress, &mut papers)?;
-        for node in directories.iter().rev() {
-            self.likeness(node, &path)?;
+        while let Some(left) = around.pop() {
+            self.likeness(&left, &path)?;
         }
         let PackageId { name, version } = &parcel.package;
-        self.tar.text(&format!("manifests/{path}"), &papers.manifest)?;
-        self.tar.text(&format!("manifests/{name}/{}", tree::file_name(version)), &papers.tree)?;
+        let digest = self.paper(&format!("manifests/{path}"), papers.manifest)?;
+        let tree = self.paper(&format!("manifests/{name}/{}", tree::file_name(version)), papers.tree)?;
         let (root_mode, rule) = (root.stat().permissions(), parcel.rule.word());
-        let [digest, tree] = [&papers.manifest, &papers.tree].map(|paper| hex(&Sha256::digest(paper)));
         Ok(format!("{name} {version} {entries} {} {root_mode:03o} {digest} {tree} {rule}\n", parcel.time))
     }
 
@@ -181,6 +217,20 @@ impl Stream {
         let closed = !node.path.is_empty() && node.stat.mode & 0o200 == 0;
         let widen = if closed { OWNER | CLOSED } else { OWNER };
         self.tar.directory(&path_in(&format!("dirs/{package}"), &node.path), &node.stat, widen)
+    }
+
+    /// Writes a paper, and gives its digest.
+    fn paper(&mut self, path: &str, Paper { mut lines, digest }: Paper) -> Result<String, Trouble> {
+        let (bytes, unwatched) = (lines.bytes(), Progress::default());
+        let mut reader = FileReader::new(lines.reader()?, bytes, &unwatched);
+        self.tar.text(path, bytes, &mut reader)?;
+        match reader.fault.take() {
+            None => Ok(hex(&digest.finalize())),
+            Some(fault) => {
+                drop(reader);
+                Err(lines.error(fault.into()).into())
+            }
+        }
     }
 
     /// Writes a file or a link.
@@ -196,7 +246,7 @@ impl Stream {
         if node.stat.kind() == FileType::Symlink {
             let to = root.link(node)?;
             self.tar.link(&path, &to, &node.stat)?;
-            papers.tree.extend(tree::line(&node.path, tree::Node::Link(&to)));
+            papers.tree.add(&tree::line(&node.path, tree::Node::Link(&to)))?;
             return Ok(());
         }
         // It must be ours to send under each of its names, and still the same file.
@@ -210,10 +260,16 @@ impl Stream {
             reader.finish(root, node)?
         };
         papers.names.keep(node, &digest);
-        papers.manifest.extend(manifest_line(&digest, &node.path));
-        papers.tree.extend(entry_line(root, node)?);
+        papers.manifest.add(&manifest_line(&digest, &node.path))?;
+        papers.tree.add(&entry_line(root, node)?)?;
         Ok(())
     }
+}
+
+/// Whether an entry lies in a directory, however deep.
+fn is_in(directory: &Node, node: &Node) -> bool {
+    let below = node.path.strip_prefix(&directory.path[..]);
+    below.is_some_and(|below| directory.path.is_empty() || below.starts_with(b"/"))
 }
 
 /// An entry's line in the tree file.
@@ -229,27 +285,32 @@ fn entry_line(root: &Root, node: &Node) -> Result<Vec<u8>, SourceError> {
 
 /// The digests of the manifest and of the tree file that a package would be sent with, made by reading all of it.
 pub(crate) fn digests(root: &Root) -> Result<Digests, SourceError> {
-    let mut nodes = root.walk(Order::Name).collect::<Result<Vec<_>, _>>()?;
-    // In the order of the stream: descpkg last.
-    nodes.sort_by_key(Node::is_descpkg);
     let (mut manifest, mut tree, mut names) = (Sha256::new(), Sha256::new(), Names::default());
-    for node in nodes {
-        tree.update(entry_line(root, &node)?);
+    let mut add = |node: &Node| -> Result<(), SourceError> {
+        tree.update(entry_line(root, node)?);
         if !node.stat.is_file() {
-            continue;
+            return Ok(());
         }
-        let file = root.file(&node)?;
-        let digest = if let Meeting::Again(_) = names.meet(&node, 0) {
-            names.digest(root, &node)?
+        let file = root.file(node)?;
+        let digest = if let Meeting::Again(_) = names.meet(node, 0) {
+            names.digest(root, node)?
         } else {
             let unwatched = Progress::default();
             let mut reader = FileReader::new(&file, node.stat.size, &unwatched);
             io::copy(&mut reader, &mut io::sink()).map_err(|error| root.unreadable(&node.path, error))?;
-            reader.finish(root, &node)?
+            reader.finish(root, node)?
         };
-        names.keep(&node, &digest);
+        names.keep(node, &digest);
         manifest.update(manifest_line(&digest, &node.path));
+        Ok(())
+    };
+    // In the order of the stream: descpkg last.
+    let mut descpkg = None;
+    for node in root.walk(Order::Name) {
+        let node = node?;
+        if node.is_descpkg() { descpkg = Some(node) } else { add(&node)? }
     }
+    descpkg.iter().try_for_each(add)?;
     Ok(Digests { bytes: hex(&manifest.finalize()), tree: Some(hex(&tree.finalize())) })
 }
 
@@ -260,8 +321,8 @@ fn path_in(prefix: &str, below: &[u8]) -> Vec<u8> {
 
 /// Exactly as many bytes as the header said, hashed on the way. A file that has fewer, or breaks, is filled up with zeros, so that
 /// the stream stays whole while the package is given up.
-struct FileReader<'a> {
-    file: &'a File,
+struct FileReader<'a, R> {
+    file: R,
     left: u64,
     digest: Sha256,
     fault: Option<Fault>,
@@ -275,11 +336,22 @@ enum Fault {
     Broken(io::Error),
 }
 
-impl<'a> FileReader<'a> {
-    fn new(file: &'a File, size: u64, progress: &'a Progress) -> Self {
+impl From<Fault> for io::Error {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Shrunk => io::ErrorKind::UnexpectedEof.into(),
+            Fault::Broken(error) => error,
+        }
+    }
+}
+
+impl<'a, R: Read> FileReader<'a, R> {
+    fn new(file: R, size: u64, progress: &'a Progress) -> Self {
         Self { file, left: size, digest: Sha256::new(), fault: None, progress }
     }
+}
 
+impl FileReader<'_, &File> {
     /// The digest of what was read, if that was the whole file as the walk met it.
     fn finish(self, root: &Root, node: &Node) -> Result<[u8; 32], SourceError> {
         match self.fault {
@@ -293,7 +365,7 @@ impl<'a> FileReader<'a> {
     }
 }
 
-impl Read for FileReader<'_> {
+impl<R: Read> Read for FileReader<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let wanted = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
         if wanted == 0 {

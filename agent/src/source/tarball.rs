@@ -64,12 +64,12 @@ impl Tarball {
         self.header(EntryType::Link, path, Some(of), stat, 0)
     }
 
-    /// A small regular file of our own making.
-    pub(super) fn text(&mut self, path: &str, text: &[u8]) -> io::Result<()> {
+    /// A regular file of our own making: exactly so many bytes.
+    pub(super) fn text(&mut self, path: &str, bytes: u64, text: impl Read) -> io::Result<()> {
         let mut header = Header::new_gnu();
         header.set_entry_type(EntryType::Regular);
         header.set_mode(0o644);
-        header.set_size(text.len() as u64);
+        header.set_size(bytes);
         self.long_name(b'L', path.as_bytes())?;
         put_name(&mut header.as_gnu_mut().ok_or_else(not_gnu)?.name, path.as_bytes());
         header.set_cksum();

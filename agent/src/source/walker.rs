@@ -4,36 +4,35 @@
 //! outside: the package's root is opened beneath the archive's handle, everything else beneath the package's, and no part of a way may be a
 //! symbolic link. What is opened is compared with what was seen before: another inode or another time of change fails the package. Pipes,
 //! sockets and devices are never opened. At most two directories are open at a time, however deep
-//! the tree is.
+//! the tree is, and a walk takes little memory, however much a directory holds.
 
 mod beneath;
 mod hard_link;
 mod stat;
 #[cfg(test)]
 mod tests;
+mod walk;
 
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::vec;
 
 use blat_domain::identity::Identity;
 use blat_domain::name::PackageId;
 use blat_domain::text::printable;
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, RawDir, openat, readlinkat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, readlinkat};
 use rustix::io::Errno;
 
 pub(super) use self::beneath::Way;
 pub(crate) use self::stat::Stat;
+pub(crate) use self::walk::{Order, Walk};
 
 pub(crate) use rustix::fs::FileType;
 
 /// The longest path below a package's root, in bytes: no system takes a longer one in one piece.
 const LONGEST_PATH: usize = 4095;
-/// What one call that lists a directory may fill, in bytes.
-const LISTING: usize = 32 << 10;
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 /// Neither follows a link nor waits for whoever has the other end of a pipe.
@@ -217,8 +216,7 @@ impl Root {
 
     /// All of the package, the root first, each directory before what is in it.
     pub(crate) fn walk(&self, order: Order) -> Walk<'_> {
-        let (folders, buffer) = (Vec::new(), Vec::with_capacity(LISTING));
-        Walk { root: self, order, folders, next: None, is_begun: false, listed: None, buffer }
+        Walk::new(self, order)
     }
 
     /// What the system says of `name` in the package's directory; none where there is no such name.
@@ -354,120 +352,4 @@ impl Node {
     pub(crate) fn is_descpkg(&self) -> bool {
         self.path == super::DESCPKG.as_bytes()
     }
-}
-
-/// In which order a directory's entries come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Order {
-    /// By their names, bytewise.
-    Name,
-    /// By their paths, bytewise, where a directory's ends in a slash.
-    Path,
-}
-
-/// An entry of a directory, with its name there.
-type Named = (Vec<u8>, Stat);
-
-/// A walk over a package. It ends after its first error.
-#[derive(Debug)]
-pub(crate) struct Walk<'a> {
-    root: &'a Root,
-    order: Order,
-    /// What is left of each directory on the way to the present one, with the length of its path.
-    folders: Vec<(usize, vec::IntoIter<Named>)>,
-    /// The entry that was given last.
-    next: Option<Node>,
-    is_begun: bool,
-    /// The directory that was listed last, with its handle: the way from there to one within it is short, however deep the tree is.
-    listed: Option<(Vec<u8>, OwnedFd)>,
-    buffer: Vec<u8>,
-}
-
-impl Iterator for Walk<'_> {
-    type Item = Result<Node, SourceError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let last = match self.next.take() {
-            None if self.is_begun => return None,
-            None => {
-                self.is_begun = true;
-                return self.give(Node { path: Vec::new(), stat: self.root.stat });
-            }
-            Some(last) => last,
-        };
-        let Node { mut path, stat } = last;
-        if stat.is_directory() {
-            let folder = Node { path, stat };
-            match self.list(&folder) {
-                Ok(entries) => self.folders.push((folder.path.len(), entries.into_iter())),
-                Err(error) => return Some(Err(error)),
-            }
-            path = folder.path;
-        }
-        let (name, stat) = loop {
-            let (length, rest) = self.folders.last_mut()?;
-            path.truncate(*length);
-            match rest.next() {
-                Some(entry) => break entry,
-                None => drop(self.folders.pop()),
-            }
-        };
-        if !path.is_empty() {
-            path.push(b'/');
-        }
-        path.extend_from_slice(&name);
-        if path.len() > LONGEST_PATH {
-            return Some(Err(SourceError::TooDeep(self.root.shown(&path[..100]))));
-        }
-        self.give(Node { path, stat })
-    }
-}
-
-impl Walk<'_> {
-    fn give(&mut self, node: Node) -> Option<Result<Node, SourceError>> {
-        self.next = Some(node.clone());
-        Some(Ok(node))
-    }
-
-    /// What is in a directory, in order. Everything is looked at while its handle is open.
-    fn list(&mut self, folder: &Node) -> Result<Vec<Named>, SourceError> {
-        let near = self.listed.take().and_then(|(path, handle)| {
-            let rest = folder.path.strip_prefix(&path[..])?;
-            Some((if path.is_empty() { rest } else { rest.strip_prefix(b"/")? }, handle))
-        });
-        let handle = match &near {
-            Some((rest, near)) => self.root.open_from(near, rest, folder, DIRECTORY)?,
-            None => self.root.open_node(folder, DIRECTORY)?,
-        };
-        let unreadable = |error| self.root.unreadable(&folder.path, error);
-        let mut entries = Vec::new();
-        let mut listing = RawDir::new(&handle, self.buffer.spare_capacity_mut());
-        while let Some(entry) = listing.next() {
-            let entry = entry.map_err(unreadable)?;
-            let name = entry.file_name().to_bytes();
-            if !matches!(name, b"." | b"..") {
-                entries.push(name.to_vec());
-            }
-        }
-        entries.sort_unstable();
-        let stat = |name: Vec<u8>| match Stat::of(&handle, &name) {
-            Ok(stat) => Ok((name, stat)),
-            Err(error) => {
-                let path = [&folder.path[..], b"/", &name].concat();
-                let path = path.strip_prefix(b"/").unwrap_or(&path);
-                Err(if error == Errno::NOENT { self.root.changed(path) } else { self.root.unreadable(path, error) })
-            }
-        };
-        let mut entries = entries.into_iter().map(stat).collect::<Result<Vec<_>, _>>()?;
-        if self.order == Order::Path {
-            entries.sort_by(|one, other| last_part(one).cmp(last_part(other)));
-        }
-        self.listed = Some((folder.path.clone(), handle));
-        Ok(entries)
-    }
-}
-
-fn last_part((name, stat): &Named) -> impl Iterator<Item = &u8> {
-    let slash: &[u8] = if stat.is_directory() { b"/" } else { b"" };
-    name.iter().chain(slash)
 }

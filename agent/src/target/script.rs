@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -44,6 +45,8 @@ pub(crate) struct ScriptTarget {
     bin: String,
     reserve: u64,
     owner: Owner,
+    /// Where what does not fit into memory is kept while it is packed.
+    place: PathBuf,
     /// What the streams under way will take on the target's disk, in bytes.
     under_way: AtomicU64,
     batches: AtomicU64,
@@ -52,10 +55,17 @@ pub(crate) struct ScriptTarget {
 
 impl ScriptTarget {
     /// A target whose archive and scripts are at these paths there. `reserve` bytes stay free on its disk; `owner` is on whose behalf it lists
-    /// and deletes.
-    pub(crate) fn new(knowledge: Arc<Knowledge>, archive: String, bin: String, reserve: u64, owner: Owner) -> Self {
+    /// and deletes. What does not fit into memory is kept below `place` on this machine while it is packed.
+    pub(crate) fn new(
+        knowledge: Arc<Knowledge>,
+        archive: String,
+        bin: String,
+        reserve: u64,
+        owner: Owner,
+        place: PathBuf,
+    ) -> Self {
         let (under_way, batches, leftovers) = (AtomicU64::new(0), AtomicU64::new(0), Leftovers::default());
-        Self { knowledge, archive, bin, reserve, owner, under_way, batches, leftovers }
+        Self { knowledge, archive, bin, reserve, owner, place, under_way, batches, leftovers }
     }
 
     /// Makes sure that the scripts are there, and says how packages may be packed for them.
@@ -157,7 +167,7 @@ impl Target for ScriptTarget {
             size.entries.min(MOST),
             self.reserve.saturating_add(under_way.before()).min(MOST)
         );
-        let (chunks, packing) = pack::start(parcels.to_vec(), compression, progress.clone());
+        let (chunks, packing) = pack::start(parcels.to_vec(), compression, progress.clone(), self.place.clone());
         let tagged = parcels.iter().any(|parcel| parcel.tagged.is_some());
         let urgency = if tagged { Urgency::Tag } else { Urgency::Bulk };
         let input = Input::Stream { chunks, valve: self.knowledge.valve().clone(), urgency };

@@ -1,6 +1,7 @@
 //! A target as it is: served by its receiver where that runs, by the scripts elsewhere.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -27,7 +28,8 @@ pub(crate) struct ServedTarget {
 
 impl ServedTarget {
     /// A target whose archive and scripts are at these paths there. `reserve` bytes stay free on its disk; `store` is what it
-    /// shares with other targets; `owner` is on whose behalf it lists and deletes.
+    /// shares with other targets; `owner` is on whose behalf it lists and deletes; what does not fit into memory is kept below `place` on
+    /// this machine while it is packed.
     pub(crate) fn new(
         knowledge: Knowledge,
         archive: String,
@@ -35,10 +37,12 @@ impl ServedTarget {
         reserve: u64,
         store: Arc<Store>,
         owner: Owner,
+        place: PathBuf,
     ) -> Self {
         let knowledge = Arc::new(knowledge);
         let receiver = ReceiverTarget::new(knowledge.clone(), reserve, store, owner.clone());
-        Self { scripts: ScriptTarget::new(knowledge.clone(), archive, bin, reserve, owner), receiver, knowledge }
+        let scripts = ScriptTarget::new(knowledge.clone(), archive, bin, reserve, owner, place);
+        Self { scripts, receiver, knowledge }
     }
 
     async fn target(&self) -> Result<&dyn Target, TargetError> {

@@ -10,6 +10,7 @@ use rustix::fs::{RenameFlags, renameat_with};
 use super::*;
 
 mod attack;
+mod batches;
 
 const WAYS: [Way; 2] = [Way::AtOnce, Way::ByParts];
 

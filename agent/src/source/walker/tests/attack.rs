@@ -108,7 +108,8 @@ fn no_tar_brings_a_secret() {
     let _entered = runtime.enter();
     for what in ["a", "a/b"] {
         let outcomes = Scratch::new().attacked(what, |parcel| {
-            let (mut chunks, _packing) = pack::start(vec![parcel.clone()], Compression::None, Arc::default());
+            let place = PathBuf::from("/nowhere");
+            let (mut chunks, _packing) = pack::start(vec![parcel.clone()], Compression::None, Arc::default(), place);
             let mut all = Vec::new();
             while let Some(chunk) = chunks.blocking_recv() {
                 all.extend(chunk);
