@@ -34,11 +34,15 @@ impl Workplace {
                 continue;
             }
             let deed = self.deed(&parcel.package, parcel.size.bytes, &delivery);
-            let deed = deed.or_else(|| self.found(&parcel.package, Deed::Sent)).map(|deed| match (deed, parcel.rule) {
-                (Deed::Sent | Deed::Replaced, Rule::Repair) => Deed::Repaired,
-                (deed, Rule::New | Rule::Replace | Rule::Repair) => deed,
-            });
-            done.extend(deed.map(|deed| entry(deed, &parcel.package, parcel.size.bytes, parcel.tagged, &delivery)));
+            let deed = deed.map(|deed| (deed, why(&delivery))).or_else(|| self.found(&parcel.package, Deed::Sent));
+            done.extend(deed.map(|(deed, detail)| {
+                let deed = match (deed, parcel.rule) {
+                    (Deed::Sent | Deed::Replaced, Rule::Repair) => Deed::Repaired,
+                    (deed, Rule::New | Rule::Replace | Rule::Repair) => deed,
+                };
+                let bytes = if deed == Deed::Failed { 0 } else { parcel.size.bytes };
+                entry(deed, &parcel.package, bytes, parcel.tagged, detail)
+            }));
             if let (Delivery::Already, Some(tagged)) = (&delivery, parcel.tagged) {
                 kept.push(parcel.package.clone());
                 dropped.insert(parcel.package.clone(), tagged);
@@ -57,7 +61,7 @@ impl Workplace {
     pub(crate) fn report_already<'a>(&self, packages: impl Iterator<Item = &'a PackageId>, dropped: &Dropped) {
         let kept = |package| {
             let tagged = *dropped.get(package)?;
-            Some(entry(Deed::Kept, package, 0, Some(tagged), &Delivery::Already))
+            Some(entry(Deed::Kept, package, 0, Some(tagged), None))
         };
         self.already.add(&packages.filter_map(kept).collect::<Vec<_>>());
     }
@@ -71,10 +75,10 @@ impl Workplace {
     ) -> Vec<(PackageId, Sent)> {
         let (mut settled, mut done, mut kept) = (Vec::with_capacity(links.len()), Vec::new(), Vec::new());
         for (package, delivery) in deliveries {
-            if let Some(deed) = self.deed(&package, 0, &delivery).or_else(|| self.found(&package, Deed::Linked)) {
-                let to = links.iter().find(|link| link.package == package).map(|link| link.to.to_string());
-                let entry = entry(deed, &package, 0, dropped.get(&package).copied(), &delivery);
-                done.push(Entry { detail: entry.detail.or(to), ..entry });
+            let to = || links.iter().find(|link| link.package == package).map(|link| link.to.to_string());
+            let deed = self.deed(&package, 0, &delivery).map(|deed| (deed, why(&delivery).or_else(to)));
+            if let Some((deed, detail)) = deed.or_else(|| self.found(&package, Deed::Linked)) {
+                done.push(entry(deed, &package, 0, dropped.get(&package).copied(), detail));
             }
             if delivery == Delivery::Already {
                 kept.push(package.clone());
@@ -88,10 +92,10 @@ impl Workplace {
         settled
     }
 
-    /// What was done before its answer was lost, and there already when it was asked for again.
-    fn found(&self, package: &PackageId, deed: Deed) -> Option<Deed> {
+    /// What was done before its answer was lost, and there already when it was asked for again, with what the history says beside it.
+    fn found(&self, package: &PackageId, deed: Deed) -> Option<(Deed, Option<String>)> {
         let is_found = self.unanswered.was_lost(package);
-        is_found.then(|| tracing::info!(%package, "{deed}: {FOUND}")).map(|()| deed)
+        is_found.then(|| tracing::info!(%package, "{deed}: {FOUND}")).map(|()| (deed, Some(FOUND.to_owned())))
     }
 
     /// Says of what was asked for in vain until now, and is done by this listing, that it was done.
@@ -140,15 +144,18 @@ impl Workplace {
     }
 }
 
-fn entry(deed: Deed, package: &PackageId, bytes: u64, tagged: Option<Timestamp>, delivery: &Delivery) -> Entry {
+/// Why nothing was done.
+fn why(delivery: &Delivery) -> Option<String> {
+    match delivery {
+        Delivery::Differs(why) | Delivery::Failed(why) => Some(why.clone()),
+        Delivery::Published | Delivery::Replaced | Delivery::Linked | Delivery::Already => None,
+    }
+}
+
+fn entry(deed: Deed, package: &PackageId, bytes: u64, tagged: Option<Timestamp>, detail: Option<String>) -> Entry {
     let at = Timestamp::now();
     // A clock that was set back in between makes it no time at all.
     let since = |dropped: Timestamp| u64::try_from(at.duration_since(dropped).as_millis()).unwrap_or(0);
-    let detail = match delivery {
-        Delivery::Differs(why) | Delivery::Failed(why) => Some(why.clone()),
-        Delivery::Published | Delivery::Replaced | Delivery::Linked | Delivery::Already => None,
-    };
-    let bytes = if detail.is_some() { 0 } else { bytes };
     Entry { at, deed, package: Some(package.clone()), bytes, after_tag_ms: tagged.map(since), detail }
 }
 
@@ -159,4 +166,57 @@ fn sent(package: &PackageId, delivery: Delivery) -> Sent {
         Delivery::Failed(text) => (text, Backoff::PACKAGE),
     };
     Sent::Failed(Problem { package: Some(package.clone()), text, retry })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use blat_config::{Home, load_target};
+    use blat_domain::ownership::{Owner, RandomId};
+    use blat_domain::plan::Size;
+    use blat_domain::release::Reasons;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_there_when_it_was_asked_for_again_is_in_the_history_with_why() {
+        let scratch = tempfile::tempdir().expect("a scratch directory");
+        fs::create_dir(scratch.path().join("config")).expect("an own folder");
+        let home = Home::at(scratch.path()).expect("a path");
+        let target = "perth".parse().expect("a name");
+        fs::write(home.target_config(&target), "transport: local\nsource: /nowhere\narchive: /nothing\n")
+            .expect("a config");
+        let settings = load_target(&home, &target).expect("valid settings");
+        let workplace = Workplace::new(&home, settings, Owner { home: RandomId::from_random([1; 16]), target });
+        let [sent, link, other]: [PackageId; 3] =
+            ["core@1", "core@now", "other@1"].map(|id| id.parse().expect("a package"));
+        for (deed, package) in [(Deed::Sent, &sent), (Deed::Linked, &link)] {
+            drop(workplace.unanswered.ask(deed, [package].into_iter()));
+        }
+        let parcel = |package: &PackageId| Parcel {
+            package: package.clone(),
+            archive: scratch.path().into(),
+            time: 0,
+            size: Size { bytes: 7, entries: 1 },
+            rule: Rule::New,
+            tagged: None,
+            print: None,
+            orders: None,
+        };
+        let already = |package: &PackageId| (package.clone(), Delivery::Already);
+        workplace.settle(vec![parcel(&sent), parcel(&other)], vec![already(&sent), already(&other)]);
+        let to = "1".parse().expect("a version");
+        let links = [Link { package: link.clone(), to, instead_of: None, reasons: Reasons::default() }];
+        workplace.settle_links(&links, vec![already(&link)], &Dropped::new());
+
+        let mut said = Vec::new();
+        for file in fs::read_dir(home.history_dir()).expect("a history") {
+            let text = fs::read_to_string(file.expect("a file").path()).expect("text");
+            let entries = text.lines().map(|line| serde_json::from_str::<Entry>(line).expect("an entry"));
+            said.extend(entries.map(|entry| (entry.deed, entry.package, entry.bytes, entry.detail)));
+        }
+        let found = || Some(FOUND.to_owned());
+        assert_eq!(said, [(Deed::Sent, Some(sent), 7, found()), (Deed::Linked, Some(link), 0, found())]);
+    }
 }
