@@ -176,7 +176,8 @@ impl Target for S3Target {
     }
 
     fn digests(&self, root: &Root) -> Result<Digests, String> {
-        let zipped = zip::zip(root, &Progress::default(), std::io::sink()).map_err(|error| error.to_string())?;
+        let zipped =
+            zip::zip(root, &Progress::default(), &self.spool, std::io::sink()).map_err(|error| error.to_string())?;
         Ok(of_zip(hex(&zipped.digest)))
     }
 

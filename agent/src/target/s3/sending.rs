@@ -222,7 +222,7 @@ impl S3Target {
             let root = Root::open(&parcel.archive, &parcel.package).map_err(|error| error.to_string())?;
             std::fs::create_dir_all(&place).map_err(unusable)?;
             let mut spool = tempfile::spooled_tempfile_in(IN_MEMORY, &place);
-            match zip(&root, &progress, &mut spool) {
+            match zip(&root, &progress, &place, &mut spool) {
                 Ok(zipped) => Ok((Spooled::new(spool, zipped.bytes), zipped)),
                 Err(ZipError::Package(why)) => Err(why),
                 Err(ZipError::Stream(error)) => Err(unusable(error)),

@@ -7,25 +7,26 @@ mod sink;
 mod stamp;
 #[cfg(test)]
 mod tests;
+mod writer;
 
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::path::Path;
 
 use flate2::Compression;
 use flate2::write::DeflateEncoder;
-use zip::write::StreamWriter;
-use zip::{CompressionMethod, ZipWriter};
 
 use crate::progress::Progress;
+use crate::source::spool::{Spool, SpoolError};
 use crate::source::walker::{FileType, Node, Order, Root, SourceError};
-use sink::{Sink, Valve};
+use sink::Sink;
+use stamp::Stamp;
+use writer::{Head, Kind, Writer};
 
 /// One read of a file.
 const READ: usize = 128 << 10;
 /// So much of a file's beginning is compressed to see whether that is worth while.
 const SAMPLE: usize = 4 << 10;
-/// A fast link waits for the packing, a slow one for the bytes: of the levels that do not hold up the first, the one that saves most.
-const LEVEL: u32 = 3;
 /// From this length on, what comes out might need more than 32 bits: incompressible bytes grow a little.
 const LARGE: u64 = 0xf000_0000;
 
@@ -57,36 +58,28 @@ impl From<SourceError> for ZipError {
     }
 }
 
-impl From<zip::result::ZipError> for ZipError {
-    fn from(error: zip::result::ZipError) -> Self {
-        Self::Stream(error.into())
+impl From<SpoolError> for ZipError {
+    fn from(error: SpoolError) -> Self {
+        Self::Package(error.to_string())
     }
 }
 
-/// Writes the package `root` to `out` as a ZIP of paths relative to `root`. Blocks. Memory grows with the number of entries, never
-/// with their lengths. `progress` hears of the bytes that were read.
+/// Writes the package `root` to `out` as a ZIP of paths relative to `root`. Blocks. What does not fit into memory meanwhile is kept below `place`.
+/// `progress` hears of the bytes that were read.
 ///
 /// # Errors
 /// The package's or the stream's. Only when this returns well, `out` got a whole ZIP.
-pub(crate) fn zip(root: &Root, progress: &Progress, out: impl Write) -> Result<Zipped, ZipError> {
-    let valve = Valve::default();
-    let zip = ZipWriter::new_stream(Sink::new(out, valve.clone()));
+pub(crate) fn zip(root: &Root, progress: &Progress, place: &Path, out: impl Write) -> Result<Zipped, ZipError> {
+    let zip = Writer::new(Sink::new(out), Spool::new(place));
     let sampler = DeflateEncoder::new(Vec::new(), Compression::fast());
-    let mut packing = Packing { zip, valve: valve.clone(), progress, buffer: vec![0; READ], sampler };
-    let packed = packing.package(root);
-    if packed.is_err() {
-        valve.shut();
-    }
-    let files = packed?;
-    let sink = packing.zip.finish()?.into_inner();
-    valve.check()?;
-    let (digest, bytes) = sink.finish()?;
+    let mut packing = Packing { zip, progress, buffer: vec![0; READ], sampler };
+    let files = packing.package(root)?;
+    let (digest, bytes) = packing.zip.finish()?;
     Ok(Zipped { digest, bytes, files })
 }
 
 struct Packing<'a, W: Write> {
-    zip: ZipWriter<StreamWriter<Sink<W>>>,
-    valve: Valve,
+    zip: Writer<W>,
     progress: &'a Progress,
     buffer: Vec<u8>,
     /// One for all files: making one costs more than a sample.
@@ -99,16 +92,18 @@ impl<W: Write> Packing<'_, W> {
         let (mut files, mut described) = (0, false);
         for node in root.walk(Order::Path).skip_while(|node| node.as_ref().is_ok_and(|node| node.path.is_empty())) {
             let node = node?;
-            let name = text(root, &node, &node.path)?;
+            let (name, stamp) = (text(root, &node, &node.path)?, Stamp::of(&node.stat));
             match node.stat.kind() {
                 FileType::Directory => {
-                    let options = stamp::stamped(&node.stat)?.unix_permissions(node.stat.mode);
-                    self.zip.add_directory(format!("{name}/"), options)?;
+                    let permissions = node.stat.permissions();
+                    let entry = self.zip.begin(Head { name, kind: Kind::Directory, permissions, stamp })?;
+                    self.zip.end(entry)?;
                 }
                 FileType::Symlink => {
                     let to = root.link(&node)?;
-                    let options = stamp::stamped(&node.stat)?.unix_permissions(0o777);
-                    self.zip.add_symlink(name, text(root, &node, &to)?, options)?;
+                    let mut entry = self.zip.begin(Head { name, kind: Kind::Link, permissions: 0o777, stamp })?;
+                    self.zip.add(&mut entry, text(root, &node, &to)?.as_bytes())?;
+                    self.zip.end(entry)?;
                 }
                 FileType::RegularFile
                 | FileType::Fifo
@@ -121,7 +116,6 @@ impl<W: Write> Packing<'_, W> {
                     described |= node.is_descpkg();
                 }
             }
-            self.valve.check()?;
         }
         if described { Ok(files) } else { Err(ZipError::Package("its descpkg vanished from the source".into())) }
     }
@@ -129,20 +123,16 @@ impl<W: Write> Packing<'_, W> {
     fn file(&mut self, root: &Root, node: &Node, name: &str) -> Result<(), ZipError> {
         let (mut file, mut left) = (root.file(node)?, node.stat.size);
         let mut filled = self.fill(&mut file, root, node, left)?;
-        let options = stamp::stamped(&node.stat)?.unix_permissions(node.stat.mode).large_file(left >= LARGE);
-        let options = if self.shrinks(filled.min(SAMPLE))? {
-            options.compression_method(CompressionMethod::Deflated).compression_level(Some(LEVEL.into()))
-        } else {
-            options.compression_method(CompressionMethod::Stored)
-        };
-        self.zip.start_file(name, options)?;
+        let (deflated, large) = (self.shrinks(filled.min(SAMPLE))?, left >= LARGE);
+        let (kind, permissions) = (Kind::File { deflated, large }, node.stat.permissions());
+        let mut entry = self.zip.begin(Head { name, kind, permissions, stamp: Stamp::of(&node.stat) })?;
         while filled > 0 {
-            self.zip.write_all(&self.buffer[..filled])?;
-            self.valve.check()?;
+            self.zip.add(&mut entry, &self.buffer[..filled])?;
             self.progress.advance(filled as u64);
             left -= filled as u64;
             filled = self.fill(&mut file, root, node, left)?;
         }
+        self.zip.end(entry)?;
         Ok(root.check_unchanged(node, &file)?)
     }
 

@@ -2,8 +2,6 @@
 
 use jiff::Timestamp;
 use jiff::tz::Offset;
-use zip::DateTime;
-use zip::write::FullFileOptions;
 
 use crate::source::walker::Stat;
 
@@ -12,33 +10,63 @@ use crate::source::walker::Stat;
 const EXTENDED_TIMESTAMP: u16 = 0x5455;
 const HAS_MTIME: u8 = 1;
 
-/// Options that carry an entry's time: in the old form, which counts two seconds each from 1980 to 2107, here in UTC, and where seconds
-/// since 1970 fit into 32 bits also exactly.
-pub(super) fn stamped(stat: &Stat) -> zip::result::ZipResult<FullFileOptions<'static, 'static>> {
-    let (seconds, _) = stat.modified;
-    let mut options = FullFileOptions::default().last_modified_time(dos_time(seconds));
-    if let Ok(exact) = i32::try_from(seconds) {
-        let [a, b, c, d] = exact.to_le_bytes();
-        options.add_extra_field(EXTENDED_TIMESTAMP, [HAS_MTIME, a, b, c, d], false)?;
+/// The first and the last that the old form can say.
+const EARLIEST: Civil = Civil { year: 1980, month: 1, day: 1, hour: 0, minute: 0, second: 0 };
+const LATEST: Civil = Civil { year: 2107, month: 12, day: 31, hour: 23, minute: 59, second: 58 };
+
+/// An entry's time: in the old form, which counts two seconds each from 1980 to 2107, here in UTC, and where seconds since 1970 fit into 32 bits
+/// also exactly.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stamp {
+    pub(super) time: u16,
+    pub(super) date: u16,
+    exact: Option<i32>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Civil {
+    year: u16,
+    month: u16,
+    day: u16,
+    hour: u16,
+    minute: u16,
+    second: u16,
+}
+
+impl Stamp {
+    pub(super) fn of(stat: &Stat) -> Self {
+        let (seconds, _) = stat.modified;
+        let Civil { year, month, day, hour, minute, second } = civil(seconds);
+        let (time, date) = (hour << 11 | minute << 5 | second / 2, (year - 1980) << 9 | month << 5 | day);
+        Self { time, date, exact: i32::try_from(seconds).ok() }
     }
-    Ok(options)
+
+    /// The extra field with the exact time, where there is one.
+    pub(super) fn extra(&self) -> Vec<u8> {
+        let Some(exact) = self.exact else { return Vec::new() };
+        let [[a, b], [c, d]] = [EXTENDED_TIMESTAMP, 5].map(u16::to_le_bytes);
+        [&[a, b, c, d, HAS_MTIME][..], &exact.to_le_bytes()].concat()
+    }
 }
 
 /// What is out of range becomes the nearest time within it.
-fn dos_time(seconds: i64) -> DateTime {
-    let earliest = DateTime::default();
-    let latest = DateTime::from_date_and_time(2107, 12, 31, 23, 59, 58).unwrap_or(earliest);
-    let fallback = if seconds < 0 { earliest } else { latest };
+fn civil(seconds: i64) -> Civil {
+    let fallback = if seconds < 0 { EARLIEST } else { LATEST };
     let Ok(moment) = Timestamp::from_second(seconds) else { return fallback };
     let civil = Offset::UTC.to_datetime(moment);
-    if civil.year() < 1980 {
-        return earliest;
+    let part = |number: i8| u16::try_from(number).unwrap_or(0);
+    match u16::try_from(civil.year()).unwrap_or(0) {
+        0..1980 => EARLIEST,
+        year @ 1980..=2107 => Civil {
+            year,
+            month: part(civil.month()),
+            day: part(civil.day()),
+            hour: part(civil.hour()),
+            minute: part(civil.minute()),
+            second: part(civil.second()),
+        },
+        2108.. => LATEST,
     }
-    let part = |number: i8| u8::try_from(number).unwrap_or(0);
-    let (month, day) = (part(civil.month()), part(civil.day()));
-    let (hour, minute, second) = (part(civil.hour()), part(civil.minute()), part(civil.second()));
-    let year = u16::try_from(civil.year()).unwrap_or(u16::MAX);
-    DateTime::from_date_and_time(year, month, day, hour, minute, second).unwrap_or(latest)
 }
 
 #[cfg(test)]
@@ -48,11 +76,10 @@ mod tests {
     #[test]
     fn times_are_in_utc_and_kept_within_what_a_zip_can_say() {
         let parts = |seconds: i64| {
-            let time = dos_time(seconds);
-            (time.year(), time.month(), time.day(), time.hour(), time.minute(), time.second())
+            let Civil { year, month, day, hour, minute, second } = civil(seconds);
+            (year, month, day, hour, minute, second)
         };
-        // An odd second is rounded down: an entry is never younger than its file.
-        assert_eq!(parts(1_709_208_001), (2024, 2, 29, 12, 0, 0));
+        assert_eq!(parts(1_709_208_001), (2024, 2, 29, 12, 0, 1));
         assert_eq!(parts(315_532_800), (1980, 1, 1, 0, 0, 0));
         for early in [i64::MIN, -2_177_452_800, 0, 315_532_799] {
             assert_eq!(parts(early), (1980, 1, 1, 0, 0, 0), "{early}");

@@ -13,6 +13,8 @@ use walkdir::WalkDir;
 use super::*;
 use crate::source::DESCPKG;
 
+mod library;
+
 /// A package in a scratch folder.
 struct Scratch {
     dir: tempfile::TempDir,
@@ -39,7 +41,7 @@ impl Scratch {
 
     fn zip(&self) -> Result<(Vec<u8>, Zipped), ZipError> {
         let mut bytes = Vec::new();
-        let zipped = zip(&self.opened(), &Progress::default(), &mut bytes)?;
+        let zipped = zip(&self.opened(), &Progress::default(), self.dir.path(), &mut bytes)?;
         Ok((bytes, zipped))
     }
 
@@ -255,7 +257,7 @@ fn a_file_that_changes_while_it_is_read_spoils_the_zip() {
         let scratch = Scratch::new();
         scratch.file("big", &noise(1_000_000), 0o644, 1_700_000_000);
         let meddler = Meddler(&scratch.root.join("big"), length);
-        let result = zip(&scratch.opened(), &Progress::default(), meddler);
+        let result = zip(&scratch.opened(), &Progress::default(), scratch.dir.path(), meddler);
         assert!(matches!(&result, Err(ZipError::Package(why)) if why.contains("big changed while")), "{result:?}");
     }
 }
@@ -279,7 +281,7 @@ impl Write for HangsUp {
 fn a_stream_that_breaks_is_told_from_a_package_that_cannot_be_read() {
     let scratch = Scratch::new();
     scratch.file("big", &noise(1_000_000), 0o644, 1_700_000_000);
-    let result = zip(&scratch.opened(), &Progress::default(), HangsUp(false));
+    let result = zip(&scratch.opened(), &Progress::default(), scratch.dir.path(), HangsUp(false));
     assert!(
         matches!(&result, Err(ZipError::Stream(error)) if error.kind() == io::ErrorKind::ConnectionReset),
         "{result:?}"
