@@ -9,6 +9,7 @@
 //!
 //! [postcard]: https://postcard.jamesmunns.com/wire-format
 
+mod bytes;
 mod packed;
 mod reply;
 mod request;
@@ -98,9 +99,8 @@ pub fn append(out: &mut Vec<u8>, lane: Lane, message: &impl Serialize) -> Result
 }
 
 fn encode(out: &mut Vec<u8>, lane: Lane, message: &impl Serialize, start: usize) -> Result<(), FrameError> {
-    out.extend([0, 0, 0, 0, lane.0]);
-    *out =
-        postcard::to_extend(message, std::mem::take(out)).map_err(|error| FrameError::Unsendable(error.to_string()))?;
+    out.extend_from_slice(&[0, 0, 0, 0, lane.0]);
+    bytes::append(out, message).map_err(|error| FrameError::Unsendable(error.to_string()))?;
     let length = out.len() - start - HEADER;
     match u32::try_from(length) {
         Ok(said) if length <= LONGEST_BODY => out[start..start + 4].copy_from_slice(&said.to_le_bytes()),

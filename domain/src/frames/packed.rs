@@ -9,7 +9,7 @@ use serde::de::{DeserializeOwned, Error as _};
 use serde::ser::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::LONGEST_BODY;
+use super::{LONGEST_BODY, bytes};
 
 /// Takes a fifth less than the fastest level for paths; what lists take is next to nothing beside the files that they tell of.
 const LEVEL: i32 = 6;
@@ -20,11 +20,13 @@ const MOST: usize = LONGEST_BODY;
 #[derive(Serialize, Deserialize)]
 struct Packed<'a> {
     unpacked: u32,
+    #[serde(serialize_with = "bytes::serialize")]
     bytes: &'a [u8],
 }
 
 pub(super) fn serialize<T: Serialize, S: Serializer>(list: &[T], to: S) -> Result<S::Ok, S::Error> {
-    let plain = postcard::to_extend(list, Vec::new()).map_err(S::Error::custom)?;
+    let mut plain = Vec::new();
+    bytes::append(&mut plain, list).map_err(S::Error::custom)?;
     let unpacked = u32::try_from(plain.len()).ok().filter(|_| plain.len() <= MOST);
     let unpacked = unpacked.ok_or_else(|| S::Error::custom(format!("a list takes {} bytes", plain.len())))?;
     let packed = zstd::bulk::compress(&plain, LEVEL).map_err(S::Error::custom)?;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::packed;
+use super::{bytes, packed};
 use crate::identity::Identity;
 use crate::name::{PackageId, Version};
 use crate::ownership::Claim;
@@ -93,7 +93,7 @@ pub enum Request<'a> {
     /// The next bytes of the package's files; so many bytes of `Data` follow and unpack to what `parts` say.
     Piece(Piece),
     /// Bytes of what was announced last.
-    Data(#[serde(borrow)] &'a [u8]),
+    Data(#[serde(borrow, serialize_with = "bytes::serialize")] &'a [u8]),
     /// The package is complete. Answered by a line, at the latest after the next `Publish`.
     Whole {
         /// How many entries it has, its root among them.
@@ -111,7 +111,7 @@ pub enum Request<'a> {
         keep: Vec<PackageId>,
     },
     /// Nothing, on the control lane: bytes that fill a packet. Not answered.
-    Padding(#[serde(borrow)] &'a [u8]),
+    Padding(#[serde(borrow, serialize_with = "bytes::serialize")] &'a [u8]),
     /// From now on `Store` and `Retire` on this lane are done only while the archive's record names this owner (see
     /// [`crate::ownership`]), and packages and links replace others only while it names nobody else. Not answered.
     Own {
@@ -186,6 +186,7 @@ impl Leaving {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// Where, below the package's root; `/` between its parts. Empty for the root itself, which comes first.
+    #[serde(serialize_with = "bytes::serialize")]
     pub path: Vec<u8>,
     /// What it is.
     pub kind: Kind,
@@ -204,6 +205,7 @@ pub enum Kind {
     /// A symbolic link.
     Link {
         /// Where it leads, byte for byte.
+        #[serde(serialize_with = "bytes::serialize")]
         to: Vec<u8>,
     },
     /// A regular file.
@@ -272,6 +274,7 @@ pub struct Base {
     /// Which version.
     pub version: Version,
     /// Where in it.
+    #[serde(serialize_with = "bytes::serialize")]
     pub path: Vec<u8>,
     /// From which byte on.
     pub offset: u64,
