@@ -3,6 +3,7 @@
 pub(crate) mod ancestor;
 pub(crate) mod attributes;
 mod encoder;
+mod file_reader;
 mod glance;
 mod names;
 pub(crate) mod pack;
