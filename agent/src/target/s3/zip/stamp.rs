@@ -37,7 +37,7 @@ impl Stamp {
     pub(super) fn of(stat: &Stat) -> Self {
         let (seconds, _) = stat.modified;
         let Civil { year, month, day, hour, minute, second } = civil(seconds);
-        let (time, date) = (hour << 11 | minute << 5 | second / 2, (year - 1980) << 9 | month << 5 | day);
+        let (time, date) = ((hour << 11) | (minute << 5) | (second / 2), ((year - 1980) << 9) | (month << 5) | day);
         Self { time, date, exact: i32::try_from(seconds).ok() }
     }
 
