@@ -198,7 +198,11 @@ fn warn_on_stderr() {
 }
 
 fn load(home: &Home, target: &TargetName) -> Result<Settings, Failure> {
-    blat_config::load_target(home, target).map_err(|complaints| Failure(BAD_CONFIG, anyhow!(complaints)))
+    blat_config::load_target(home, target).map_err(|complaints| {
+        // What the system refuses now it may give in a moment, though no file changes.
+        let code = if complaints.is_unread() { FAILED } else { BAD_CONFIG };
+        Failure(code, anyhow!(complaints))
+    })
 }
 
 /// What the master does for its agents: of two targets with one archive the later one is not served.

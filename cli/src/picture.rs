@@ -182,9 +182,9 @@ fn notes(target: &TargetStatus) -> Vec<String> {
     if let Some(error) = &target.config.error {
         let in_force = match target.config.loaded {
             Some(_) => "the settings read last stay in force",
-            None => "no agent runs until it is put right",
+            None => "no agent runs until it can",
         };
-        notes.push(format!("{} is not valid; {in_force}:", printable(&target.config.path.to_string_lossy())));
+        notes.push(format!("{} cannot be used; {in_force}:", printable(&target.config.path.to_string_lossy())));
         let lines: Vec<&str> = error.lines().collect();
         notes.extend(lines.iter().take(MOST_NOTES).map(|line| format!("  {}", escaped(line))));
         if lines.len() > MOST_NOTES {

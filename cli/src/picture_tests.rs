@@ -144,7 +144,7 @@ fn complaints_about_a_config_stand_below_their_target_in_their_form() {
     perth.config.loaded = None;
     perth.config.error = Some("perth.conf:2:1: unknown key\n  |\n2 | hots: x\n  | ^^^^ here\u{1b}".into());
     let text = shown(vec![perth], Style { width: Some(80), ..Style::default() });
-    assert!(text.contains("config/perth.conf is not valid; no agent runs until it is put right"), "{text}");
+    assert!(text.contains("config/perth.conf cannot be used; no agent runs until it can"), "{text}");
     assert!(text.contains("\n      2 | hots: x\n        | ^^^^ here\\u{1b}\n"), "{text}");
     assert!(text.lines().nth(1).expect("a row").ends_with("config"), "{text}");
 }

@@ -1,6 +1,7 @@
 //! What is wrong with a file: everything at once, each with its place.
 
 use std::fmt;
+use std::io;
 use std::path::PathBuf;
 
 use blat_domain::text::printable;
@@ -20,6 +21,8 @@ pub struct Complaint {
     pub line_text: String,
     /// How many characters of `line_text` stand before the place.
     pub indent: usize,
+    /// Whether the system did not let the file be read: what it says may well be right.
+    pub is_unread: bool,
 }
 
 /// The most complaints that are kept of one configuration: nobody reads more, and they travel in one line to `blat`.
@@ -41,12 +44,29 @@ impl Complaint {
             *first = '…';
         }
         let indent = place.column.saturating_sub(1).saturating_sub(from).min(shown.len());
-        Self { path, place: Some(place), message, expected, line_text: shown.into_iter().collect(), indent }
+        Self {
+            path,
+            place: Some(place),
+            message,
+            expected,
+            line_text: shown.into_iter().collect(),
+            indent,
+            is_unread: false,
+        }
     }
 
     /// A complaint about a file as a whole.
     pub(crate) fn whole(path: PathBuf, message: String) -> Self {
-        Self { path, place: None, message, expected: None, line_text: String::new(), indent: 0 }
+        Self { path, place: None, message, expected: None, line_text: String::new(), indent: 0, is_unread: false }
+    }
+
+    /// A complaint about a file that cannot be read.
+    pub(crate) fn unread(path: PathBuf, error: &io::Error) -> Self {
+        // What is no text, or too long, was read.
+        Self {
+            is_unread: error.raw_os_error().is_some(),
+            ..Self::whole(path, format!("cannot read the file: {error}"))
+        }
     }
 }
 
@@ -138,6 +158,16 @@ impl Complaints {
         let more = list.len().saturating_sub(MOST);
         list.truncate(MOST);
         (!list.is_empty()).then_some(Self { list, more })
+    }
+
+    /// Whether the system did not let one of the files be read, as one that is out of handles: nobody knows then what is right and what is wrong.
+    pub fn is_unread(&self) -> bool {
+        self.list.iter().any(|complaint| complaint.is_unread)
+    }
+
+    /// What all of it comes to, behind "the config".
+    pub fn verdict(&self) -> &'static str {
+        if self.is_unread() { "cannot be read" } else { "is not valid" }
     }
 
     /// Each by itself, in the order of the file.

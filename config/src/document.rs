@@ -66,7 +66,7 @@ impl Document {
             Ok(text) => Self::parse(shown, text, complaints),
             Err(error) if error.is_absence() => None,
             Err(Distrust::Io(error)) => {
-                complaints.push(Complaint::whole(shown, format!("cannot read the file: {error}")));
+                complaints.push(Complaint::unread(shown, &error));
                 None
             }
             Err(error @ Distrust::OpenToOthers { .. }) => {

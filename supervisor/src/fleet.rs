@@ -207,10 +207,10 @@ impl Fleet {
         }
         let note = match &seen {
             Seen::Valid { .. } => Note::Info("config read".to_owned()),
-            Seen::Invalid { error } => Note::Trouble(LastError {
+            Seen::Invalid { verdict, error } => Note::Trouble(LastError {
                 at: now.wall,
                 package: None,
-                text: format!("the config is not valid, so it changes nothing: {error}"),
+                text: format!("the config {verdict}, so it changes nothing: {error}"),
                 retry_at: None,
             }),
             Seen::Conflicting { error } => Note::Trouble(LastError {

@@ -15,8 +15,13 @@ use crate::target::Seen;
 pub(crate) enum Loaded {
     /// Valid settings.
     Valid(Box<Claim>),
-    /// All complaints about it.
-    Invalid(String),
+    /// None that could be taken.
+    Invalid {
+        /// What the complaints come to, as [`blat_config::Complaints::verdict`] has it.
+        verdict: &'static str,
+        /// All complaints about it.
+        error: String,
+    },
     /// There is no file.
     Removed,
 }
@@ -47,7 +52,7 @@ impl InForce {
         for (name, loaded) in loaded {
             match loaded {
                 Loaded::Valid(claim) => drop(candidates.insert(name, *claim)),
-                Loaded::Invalid(error) => drop(seen.insert(name, Seen::Invalid { error })),
+                Loaded::Invalid { verdict, error } => drop(seen.insert(name, Seen::Invalid { verdict, error })),
                 Loaded::Removed => {
                     self.claims.remove(&name);
                     seen.insert(name, Seen::Removed);

@@ -43,6 +43,8 @@ pub(crate) enum Seen {
     },
     /// All complaints about it.
     Invalid {
+        /// What they come to: it is not valid, or cannot be read.
+        verdict: &'static str,
         /// For the operator, with positions.
         error: String,
     },
@@ -108,7 +110,7 @@ impl Target {
                 self.config.error = None;
                 Event::ConfigChanged(change)
             }
-            Seen::Invalid { error } => {
+            Seen::Invalid { error, .. } => {
                 self.config.error = Some(error);
                 Event::ConfigChanged(Change::Invalid)
             }

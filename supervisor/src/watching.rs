@@ -204,7 +204,7 @@ impl Watch {
     fn load(&self, target: &TargetName) -> Loaded {
         match blat_config::load_target(&self.home, target) {
             Ok(settings) => Loaded::Valid(Box::new(Claim::new(settings))),
-            Err(complaints) => Loaded::Invalid(complaints.to_string()),
+            Err(complaints) => Loaded::Invalid { verdict: complaints.verdict(), error: complaints.to_string() },
         }
     }
 

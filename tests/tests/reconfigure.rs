@@ -165,6 +165,32 @@ fn an_invalid_edit_keeps_the_old_and_shows_file_line_column_and_caret() {
     assert_eq!(pid(&lab), agent);
 }
 
+/// The system's refusal is no error of the config: as with a failing disk, or no handles left.
+#[test]
+fn a_config_that_cannot_be_read_keeps_the_old_and_is_not_called_invalid() {
+    let lab = lab("unread");
+    let agent = pid(&lab);
+    let path = lab.home().join("config/perth.conf");
+    let aside = lab.home().join("perth.conf");
+    fs::rename(&path, &aside).expect("an own file");
+    // No file system has so long a name.
+    std::os::unix::fs::symlink("x".repeat(300), &path).expect("an own folder");
+    let status = lab.wait_for_status("perth", "complaining", |s| s["config"]["error"].is_string());
+    let complaint = status["config"]["error"].as_str().expect("a text");
+    assert!(complaint.starts_with("error: cannot read the file: File name too long"), "{complaint}");
+    assert_eq!((&status["pid"], &status["restarts"]), (&agent, &0.into()), "{status:#}");
+    lab.blat(&["status"]).expect_success().says("perth.conf cannot be used; the settings read last stay in force");
+    let log = || fs::read_to_string(lab.home().join("log/blatd.log")).expect("a log");
+    lab.wait_for("the words", || log().contains("the config cannot be read, so it changes nothing").then_some(()));
+    lab.drop_tag("perth", "tools", "1");
+    lab.wait_until_published("tools", "1");
+    // It may be read in a moment though nothing changes, so an agent that starts now tries again.
+    lab.agent_once("perth").expect(1).says("File name too long");
+    fs::rename(&aside, &path).expect("an own file");
+    lab.wait_for_status("perth", "well again", |s| s["config"]["error"].is_null());
+    assert_eq!(pid(&lab), agent);
+}
+
 #[test]
 fn an_emptied_config_keeps_the_old_and_is_no_target_on_this_machine() {
     let lab = lab("emptied");

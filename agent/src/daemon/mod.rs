@@ -318,9 +318,8 @@ impl Daemon {
         match blat_config::load_target(&self.home, &self.workplace.settings.name) {
             Ok(settings) => self.accept(settings),
             Err(complaints) => {
-                tracing::warn!(
-                    "the config changed and is not valid, so the former settings stay in force: {complaints}"
-                );
+                let verdict = complaints.verdict();
+                tracing::warn!("the config changed and {verdict}, so the former settings stay in force: {complaints}");
                 None
             }
         }

@@ -73,7 +73,8 @@ fn chosen(home: &Home, named: &[TargetName]) -> Result<Vec<TargetName>, Failure>
 fn drop_for(home: &Home, target: TargetName, package: &PackageId) -> Result<Dropped, Failure> {
     let settings = load_target(home, &target).map_err(|complaints| {
         let count = counted(complaints.list().len() as u64, "complaint");
-        Failure::new(Exit::CONFIG, format!("cannot tag {package} for {target}: its config is not valid: {count}"))
+        let verdict = complaints.verdict();
+        Failure::new(Exit::CONFIG, format!("cannot tag {package} for {target}: its config {verdict}: {count}"))
             .hint(format!("`blat check {target}` shows what is wrong"))
     })?;
     let where_to = printable(&settings.tags.to_string_lossy());

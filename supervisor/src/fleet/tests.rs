@@ -107,7 +107,7 @@ fn signals_go_to_agents_that_can_take_them_and_orders_to_the_others() {
     desk.start("perth");
     desk.config("oslo", valid());
     desk.feed(Event::Spawned(name("oslo"), 8));
-    desk.config("kaput", Seen::Invalid { error: "x".to_owned() });
+    desk.config("kaput", Seen::Invalid { verdict: "is not valid", error: "x".to_owned() });
     assert_eq!(desk.feed(Event::SignalCame(Passed::Sync)), [Action::Pass(name("perth"), Passed::Sync)]);
     assert_eq!(
         desk.feed(Event::SignalCame(Passed::RollLog)),
@@ -144,7 +144,7 @@ fn a_master_that_slept_calls_nobody_silent() {
 fn a_sync_that_cannot_be_is_refused_or_ends_at_once_and_says_why() {
     let mut desk = Desk::new();
     desk.start("perth");
-    desk.config("kaput", Seen::Invalid { error: "line 3: no".to_owned() });
+    desk.config("kaput", Seen::Invalid { verdict: "is not valid", error: "line 3: no".to_owned() });
     let refused = |actions: Vec<Action>| match actions.as_slice() {
         [Action::Answer(_, Answer::Refused { error, exit_code }), Action::Dismiss(_)] => (error.clone(), *exit_code),
         other => panic!("{other:?}"),
@@ -259,7 +259,7 @@ fn the_status_stays_one_line_of_the_protocol() {
     let mut desk = Desk::new();
     for number in 0..500 {
         let target = format!("t{number}");
-        desk.config(&target, Seen::Invalid { error: "é".repeat(50_000) });
+        desk.config(&target, Seen::Invalid { verdict: "is not valid", error: "é".repeat(50_000) });
         let mut sync = SyncReport { held_back: Some("é".repeat(50_000)), ..sync_report() };
         (0..5).for_each(|_| sync.hold(&"core@1".parse().expect("a package"), &"é".repeat(1000)));
         let told = Told::SyncFinished { tickets: Vec::new(), report: sync, error: None };
@@ -292,7 +292,7 @@ fn happening() -> impl Strategy<Value = Happening> {
     let seen = prop_oneof![
         4 => Just(valid()),
         1 => Just(Seen::Valid { kind: "other".to_owned() }),
-        1 => Just(Seen::Invalid { error: "bad".to_owned() }),
+        1 => Just(Seen::Invalid { verdict: "is not valid", error: "bad".to_owned() }),
         1 => Just(Seen::Conflicting { error: "taken".to_owned() }),
         1 => Just(Seen::Removed),
     ];
