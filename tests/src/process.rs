@@ -36,17 +36,19 @@ pub fn carried_receiver() -> PathBuf {
     path
 }
 
-/// Looks again and again until `look` gives something; fails when that takes longer than `longest`.
+/// Looks again and again until `look` gives something; fails when that takes longer than `longest`. Most of that time nobody looks: what takes
+/// a process to look at would else take a good part of the machine from what is waited for.
 pub fn poll<T>(longest: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
     let start = Instant::now();
     loop {
+        let began = Instant::now();
         if let Some(found) = look() {
             return Some(found);
         }
         if start.elapsed() > longest {
             return None;
         }
-        thread::sleep(Duration::from_millis(10));
+        thread::sleep(Duration::from_millis(10).max(2 * began.elapsed()));
     }
 }
 

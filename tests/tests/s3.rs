@@ -104,7 +104,7 @@ fn the_same_package_is_the_same_object_in_another_bucket() {
 
 #[test]
 fn a_sync_that_finds_all_there_costs_only_the_listing() {
-    const PACKAGES: usize = 10_000;
+    const PACKAGES: usize = 3_500;
     let (lab, bucket) = lab("s3noop", Store::SeaweedFs, "");
     let proxy = Proxy::to(bucket.port());
     bucket.config_through(proxy.port, &lab, "cloud", &[], "");

@@ -95,10 +95,10 @@ pub(crate) fn fill_or_free(world: &mut World, _: &mut Dice) {
     }
 }
 
-/// Ahead or back, by seconds or days, or right again.
+/// Ahead or back, by seconds, days or a year, or right again.
 pub(crate) fn set_clock(world: &mut World, dice: &mut Dice) {
     const DAY: i64 = 86_400;
-    let steps = [0, 0, 20, -20, 3_600, -3_600, 2 * DAY, -2 * DAY, 40 * DAY];
+    let steps = [0, 0, 20, -20, 3_600, -3_600, 2 * DAY, -2 * DAY, 40 * DAY, 366 * DAY, -366 * DAY];
     world.set_clock(steps[dice.below(steps.len() as u64) as usize]);
     std::thread::sleep(Duration::from_millis(20));
 }
