@@ -88,6 +88,12 @@ impl Worker {
         self.replies.refuse(self.lane, why)
     }
 
+    /// The way to the agent, for what is about the archive: none of it would be true of another one that is at its path by now.
+    fn replies(&self) -> Result<&Replies, Ending> {
+        self.archive.still_there()?;
+        Ok(&self.replies)
+    }
+
     fn work_on(&mut self) -> Result<Infallible, Ending> {
         let mut body = Vec::new();
         loop {
@@ -129,7 +135,7 @@ impl Worker {
         self.inbox.give(self.taken);
         let bytes = u32::try_from(self.taken).unwrap_or(u32::MAX);
         self.taken = 0;
-        Ok(self.replies.send(self.lane, &[Reply::Credit { bytes }])?)
+        Ok(self.replies()?.send(self.lane, &[Reply::Credit { bytes }])?)
     }
 
     fn perform(&mut self, request: Request<'_>) -> Result<(), Ending> {
@@ -139,12 +145,11 @@ impl Worker {
             }
             Request::Data(_) | Request::Go => return Err(Ending::Violation("what came belongs to nothing")),
             Request::List { buckets, installed } => {
-                self.archive.still_there()?;
-                self.replies.lines(self.lane, &beside::outdated(&installed))?;
+                self.replies()?.lines(self.lane, &beside::outdated(&installed))?;
                 let listed = listing::list(&self.archive, &buckets, &self.inbox, |messages| {
                     self.replies.gather(self.lane, messages)
                 })?;
-                self.replies.end(self.lane, &listed)?;
+                self.replies()?.end(self.lane, &listed)?;
             }
             Request::Store { bytes, digest } => self.store(bytes, digest)?,
             Request::Link { links } => {
@@ -159,10 +164,9 @@ impl Worker {
             }
             Request::Verify { packages } => self.verify(&packages)?,
             Request::Begin { bytes, entries, reserve } => {
-                self.archive.still_there()?;
                 let found = Room::find(&self.archive, bytes, entries, reserve).map(|room| self.room = room);
                 self.door = if found.is_ok() { Door::Open } else { Door::Shut };
-                self.replies.end(self.lane, &found)?;
+                self.replies()?.end(self.lane, &found)?;
             }
             Request::Package { number, package, time, mode, rule, manifest: _, ask } => {
                 self.begin(Announced { number, package, time, mode, rule, ask })?;
@@ -174,23 +178,22 @@ impl Worker {
             Request::Publish => {
                 self.publish()?;
                 self.door = Door::Open;
-                self.replies.end(self.lane, &Ok(()))?;
+                self.replies()?.end(self.lane, &Ok(()))?;
             }
             Request::Own { owner } => self.owner = Some(owner.to_owned()),
             Request::Claim { how, record } => {
-                self.archive.still_there()?;
                 let ended = match ownership::claim(&self.archive, how, record) {
-                    Ok(lines) => self.replies.lines(self.lane, &[lines]).map(Ok)?,
+                    Ok(lines) => self.replies()?.lines(self.lane, &[lines]).map(Ok)?,
                     Err(failure) => Err(failure),
                 };
-                self.replies.end(self.lane, &ended)?;
+                self.replies()?.end(self.lane, &ended)?;
             }
             Request::Sweep { keep } => {
                 let swept = crate::stage::sweep(&self.archive, &keep);
                 if let Ok(leftovers) = &swept {
-                    self.replies.lines(self.lane, &leftovers.0)?;
+                    self.replies()?.lines(self.lane, &leftovers.0)?;
                 }
-                self.replies.end(self.lane, &swept.map(drop))?;
+                self.replies()?.end(self.lane, &swept.map(drop))?;
             }
         }
         Ok(())
@@ -205,16 +208,16 @@ impl Worker {
     fn answer(&mut self, result: Result<(Vec<String>, crate::scratch::Scratch), Failure>) -> Result<(), Ending> {
         let ended = match result {
             Ok((lines, scratch)) => {
-                self.replies.lines(self.lane, &lines)?;
-                self.replies.lines(self.lane, &scratch.leftovers.0)?;
-                self.replies.send(self.lane, &[])?;
+                self.replies()?.lines(self.lane, &lines)?;
+                self.replies()?.lines(self.lane, &scratch.leftovers.0)?;
+                self.replies()?.send(self.lane, &[])?;
                 // What could not be deleted is swept by whoever writes next.
                 scratch.clear_away();
                 Ok(())
             }
             Err(failure) => Err(failure),
         };
-        Ok(self.replies.end(self.lane, &ended)?)
+        Ok(self.replies()?.end(self.lane, &ended)?)
     }
 
     fn store(&mut self, bytes: u64, digest: [u8; 32]) -> Result<(), Ending> {
@@ -230,22 +233,22 @@ impl Worker {
         let (stored, scratch) = store.finish(&self.archive, &mut mandate, &digest);
         self.taken += mandate.taken;
         if let Some(scratch) = scratch {
-            self.replies.lines(self.lane, &scratch.leftovers.0)?;
+            self.replies()?.lines(self.lane, &scratch.leftovers.0)?;
             scratch.clear_away();
         }
         let ended = match stored {
-            Ok(former) => self.replies.lines(self.lane, &[former.line() + "\n"]).map(Ok)?,
+            Ok(former) => self.replies()?.lines(self.lane, &[former.line() + "\n"]).map(Ok)?,
             Err(failure) => Err(failure),
         };
-        Ok(self.replies.end(self.lane, &ended)?)
+        Ok(self.replies()?.end(self.lane, &ended)?)
     }
 
     fn verify(&mut self, packages: &[PackageId]) -> Result<(), Ending> {
         for package in packages {
             let line = verify::verify(&self.archive, package, &self.inbox);
-            self.replies.send(self.lane, &[Reply::Lines(&line)])?;
+            self.replies()?.send(self.lane, &[Reply::Lines(&line)])?;
         }
-        Ok(self.replies.end(self.lane, &Ok(()))?)
+        Ok(self.replies()?.end(self.lane, &Ok(()))?)
     }
 
     /// The next body, which has to be data that were announced.
@@ -277,7 +280,7 @@ impl Worker {
             Ok(incoming) => self.current = Current::Coming(Box::new(incoming)),
             Err(setback) => {
                 self.current = Current::Dropped { number, ask };
-                self.replies.send(self.lane, &[Reply::Lines(&setback.line(&package))])?;
+                self.replies()?.send(self.lane, &[Reply::Lines(&setback.line(&package))])?;
             }
         }
         Ok(())
@@ -286,9 +289,9 @@ impl Worker {
     fn entries(&mut self, entries: Vec<frames::Entry>) -> Result<(), Ending> {
         match &mut self.current {
             Current::None => Err(Ending::Violation("entries came without their package")),
-            Current::Dropped { number, ask } => {
-                if *ask {
-                    self.replies.send(self.lane, &[Reply::Held { number: *number, files: Vec::new() }])?;
+            &mut Current::Dropped { number, ask } => {
+                if ask {
+                    self.replies()?.send(self.lane, &[Reply::Held { number, files: Vec::new() }])?;
                 }
                 Ok(())
             }
@@ -306,7 +309,7 @@ impl Worker {
                     Err(outcome) => (Vec::new(), Err(outcome)),
                 };
                 if ask {
-                    self.replies.send(self.lane, &[Reply::Held { number, files }])?;
+                    self.replies()?.send(self.lane, &[Reply::Held { number, files }])?;
                 }
                 outcome.or_else(|outcome| self.drop_current(outcome))
             }
@@ -377,7 +380,7 @@ impl Worker {
         }
         self.on_disk = 0;
         let what = format!("writing what is staged in {} to the disk", self.archive.shown());
-        Ok(self.replies.end(self.lane, &Err(Failure::io(what, error, "all of it is discarded; check the disk")))?)
+        Ok(self.replies()?.end(self.lane, &Err(Failure::io(what, error, "all of it is discarded; check the disk")))?)
     }
 
     /// What the packages that are not published are for a disk, in bytes.
@@ -427,9 +430,9 @@ impl Worker {
         let (number, ask) = (incoming.number(), incoming.ask());
         self.current = Current::Dropped { number, ask };
         match outcome {
-            Outcome::Lacks => self.replies.send(self.lane, &[Reply::Lacks { number }])?,
+            Outcome::Lacks => self.replies()?.send(self.lane, &[Reply::Lacks { number }])?,
             Outcome::Setback(setback) => {
-                self.replies.send(self.lane, &[Reply::Lines(&setback.line(incoming.package()))])?;
+                self.replies()?.send(self.lane, &[Reply::Lines(&setback.line(incoming.package()))])?;
             }
         }
         incoming.discard();
@@ -445,11 +448,11 @@ impl Worker {
         self.on_disk = self.weight();
         match publish::publish(&self.archive, pending.packages, self.owner.as_deref(), &self.inbox) {
             Ok((lines, published)) => {
-                self.replies.lines(self.lane, &lines)?;
-                self.replies.send(self.lane, &[])?;
+                self.replies()?.lines(self.lane, &lines)?;
+                self.replies()?.send(self.lane, &[])?;
                 published.into_iter().for_each(Whole::clear_away);
             }
-            Err(failure) => self.replies.end(self.lane, &Err(failure))?,
+            Err(failure) => self.replies()?.end(self.lane, &Err(failure))?,
         }
         Ok(())
     }

@@ -55,11 +55,12 @@ pub(crate) fn wait_lock(dir: &Dir, name: &str, patience: Duration) -> io::Result
 /// Lanes wait for each other here, not in naps.
 static PUBLISHING: Mutex<()> = Mutex::new(());
 
-/// Runs `change` while nobody else changes what is published.
+/// Runs `change` while nobody else changes what is published, in the archive that is at its path.
 pub(crate) fn publishing<T>(archive: &Archive, rooms: &Rooms, change: impl FnOnce() -> T) -> Result<T, Failure> {
     // A lane that died in there has ended the process, so a poisoned lock is never seen.
     let _ours = PUBLISHING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let _lock = publish_lock(archive, rooms)?;
+    archive.still_there()?;
     Ok(change())
 }
 

@@ -1,0 +1,106 @@
+//! Another archive takes the place of the one that is served: nothing is changed in that one any more, and nothing is said of it.
+
+mod support;
+
+use std::fs;
+use std::path::PathBuf;
+
+use blat_domain::frames::{Lane, Leaving, Request, Retirement};
+use blat_domain::ownership::Claim;
+use sha2::{Digest as _, Sha256};
+use support::package::{How, Package};
+use support::{Agent, Archive, id};
+
+/// The PackageList of the archive that is served at first.
+const LIST: &str = "q 1\n# end 1\n";
+/// Another one, which names what is there.
+const OTHER_LIST: &str = "p 1\n# end 1\n";
+
+/// An archive with one package that is not wanted.
+fn furnished() -> Archive {
+    let archive = Archive::new();
+    archive.put("p", "1", &[("f", "x")], 5);
+    fs::write(archive.house("PackageList.txt"), LIST).expect("a list");
+    archive
+}
+
+/// From now on an empty archive is in the place of this one, and this one where it is said.
+fn replace(archive: &Archive) -> PathBuf {
+    let aside = archive.beside("aside");
+    fs::rename(&archive.path, &aside).and_then(|()| fs::create_dir(&archive.path)).expect("an own folder");
+    aside
+}
+
+/// The conversation ends, for the archive that was served.
+fn assert_ends(agent: &mut Agent, lane: Lane, what: &str) {
+    let failure = agent.lines(lane).expect_err(what);
+    assert!(failure.1.contains("another directory is there since"), "{what}: {failure:?}");
+    assert!(!agent.ended().success(), "{what}");
+}
+
+fn store(agent: &mut Agent) {
+    let digest = Sha256::digest(OTHER_LIST).into();
+    agent.send(Lane::BULK, &Request::Store { bytes: OTHER_LIST.len() as u64, digest });
+    agent.send(Lane::BULK, &Request::Data(OTHER_LIST.as_bytes()));
+}
+
+fn retire(agent: &mut Agent, how: Retirement) {
+    agent.send(Lane::BULK, &Request::Retire { how, packages: vec![Leaving::new(id("p@1"), None)] });
+}
+
+#[test]
+fn what_waits_to_be_changed_when_another_archive_takes_its_place_is_not_changed() {
+    let record = "0123456789abcdef0123456789abcdef\n00000000000000000000000000000001 perth\n";
+    let tag = How { lane: Lane::TAGS, ..How::default() };
+    let cases: [(&str, Lane, &dyn Fn(&mut Agent)); 7] = [
+        ("a tag's package", Lane::TAGS, &|agent| Package::new("new", "1").send(agent, &tag)),
+        ("a package", Lane::BULK, &|agent| Package::new("new", "1").send(agent, &How::default())),
+        ("a link", Lane::BULK, &|agent| {
+            agent.send(Lane::BULK, &Request::Link { links: vec![(id("p@2"), "1".parse().expect("a version"))] });
+        }),
+        ("a list", Lane::BULK, &store),
+        ("a mark", Lane::BULK, &|agent| retire(agent, Retirement::Mark(60))),
+        ("a deletion", Lane::BULK, &|agent| retire(agent, Retirement::Delete)),
+        ("a claim", Lane::BULK, &|agent| agent.send(Lane::BULK, &Request::Claim { how: Claim::Adopt, record })),
+    ];
+    for (what, lane, ask) in cases {
+        let archive = furnished();
+        let mut agent = Agent::start(&archive.path);
+        agent.remains();
+        // Whatever is asked for waits for this.
+        let lock = fs::File::create(archive.house("publish.lock")).expect("a lock");
+        lock.lock().expect("a lock");
+        ask(&mut agent);
+        // By then all of it has come.
+        support::wait_for(what, || fs::read_dir(archive.house("stage")).is_ok_and(|stages| stages.count() > 0));
+        let aside = replace(&archive);
+        drop(lock);
+        assert_ends(&mut agent, lane, what);
+
+        assert_eq!(fs::read_dir(&archive.path).expect("an archive").count(), 0, "{what}");
+        let there = |path: &str| aside.join(path).symlink_metadata().is_ok();
+        assert!(there("p/1/descpkg") && !there("p/2") && !there("new"), "{what}");
+        assert!(!there(".dpkg_archive/aged/p@1") && !there(".dpkg_archive/archive"), "{what}");
+        assert_eq!(fs::read_to_string(aside.join(".dpkg_archive/PackageList.txt")).expect("a list"), LIST, "{what}");
+    }
+}
+
+#[test]
+fn nothing_is_said_of_an_archive_that_is_not_in_its_place_any_more() {
+    let package = Package::new("p", "2").file("f", "x");
+    let cases: [(&str, &dyn Fn(&mut Agent)); 3] = [
+        ("a verdict", &|agent| agent.send(Lane::BULK, &Request::Verify { packages: vec![id("p@1")] })),
+        ("what it holds", &|agent| {
+            package.send_entries(agent, &How { ask: true, ..How::default() });
+        }),
+        ("that all is published", &|agent| agent.send(Lane::BULK, &Request::Publish)),
+    ];
+    for (what, ask) in cases {
+        let archive = furnished();
+        let mut agent = Agent::start(&archive.path);
+        agent.remains();
+        replace(&archive);
+        ask(&mut agent);
+        assert_ends(&mut agent, Lane::BULK, what);
+    }
+}
