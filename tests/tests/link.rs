@@ -73,6 +73,47 @@ fn a_host_that_is_not_known_is_not_trusted() {
     lab.agent_once("perth").expect_success();
 }
 
+/// Nobody asks the ssh client again whom it trusts once it is logged in.
+#[test]
+fn a_connection_ends_once_its_host_is_not_trusted_any_more_and_lasts_while_others_come_to_be_trusted() {
+    let mut lab = lab("distrusted");
+    lab.package("bulk", "1", |p| p.noise("a", 24 << 20));
+    lab.package("extra", "1", |p| p.file("a", "1"));
+    let (name, key) = known_host(&lab);
+    let known = lab.home().join("ssh/known_hosts");
+    let trusted = format!("{name} {key}\n");
+    let write = |text: &str| fs::write(&known, text).expect("an own file");
+    write(&trusted);
+    lab.hand_over();
+    // At this rate the bulk takes longer than any test waits.
+    lab.config("perth", "known_hosts: ssh/known_hosts\nbandwidth: 32k");
+    lab.start_master();
+    lab.wait_for_status("perth", "idle", |s| s["state"] == "idle" && s["last_sync"]["result"] == "ok");
+    let link = lab.link_processes();
+    assert_eq!(link.len(), 1);
+
+    write(&format!("{trusted}[127.0.0.1]:1 {key}\n"));
+    lab.blat(&["tag", "extra", "1", "--target", "perth", "--wait"]).expect_success();
+    assert_eq!(lab.link_processes(), link, "as `blat enrol` for another host leaves it");
+
+    // While nothing is under way.
+    write(&format!("{trusted}@revoked * {key}\n"));
+    lab.wait_for("the connection to end", || lab.link_processes().is_empty().then_some(()));
+    lab.release(&[("core", "1"), ("bulk", "1")]);
+    lab.blat(&["sync", "perth", "--wait"]).expect(1).says("is revoked in");
+
+    // While something is sent.
+    write(&trusted);
+    lab.blat(&["sync", "perth"]).expect_success();
+    lab.wait_for_status("perth", "sending the bulk", |s| {
+        s["state"] == "syncing" && s["current"]["done"].as_u64().is_some_and(|done| done > 0)
+    });
+    write(&format!("[127.0.0.1]:1 {key}\n"));
+    lab.wait_for_status("perth", "kept from sending", |s| s.to_string().contains("is not known yet"));
+    assert_eq!(lab.link_processes(), Vec::<u32>::new());
+    assert!(!lab.on_target("bulk", "1").exists());
+}
+
 #[test]
 fn a_hashed_known_host_is_recognised() {
     let lab = lab("hashed");

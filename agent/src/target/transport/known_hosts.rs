@@ -4,6 +4,8 @@
 //! it does not understand there, and a revocation that it skips lets in the very host that it should keep out. Such a file is refused, whichever
 //! client is about to use it, so that both come to the same verdict.
 
+mod basis;
+
 use std::fs::File;
 use std::io::{ErrorKind, Read as _};
 use std::path::Path;
@@ -16,6 +18,7 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde::{Deserialize, Serialize};
 use sha1::Sha1;
 
+pub(super) use self::basis::Basis;
 use super::super::TargetError;
 
 /// No such file is nearly as long, in bytes.
@@ -56,8 +59,8 @@ pub(crate) fn removal(name: &str, known_hosts: &Path) -> String {
 pub(crate) struct KnownHost {
     trusted: Vec<Key>,
     revoked: Vec<Key>,
-    /// Whether an authority may sign its key.
-    has_authority: bool,
+    /// Those of authorities that may sign its key.
+    authorities: Vec<Key>,
 }
 
 /// How well a file knows a host.
@@ -84,20 +87,19 @@ impl KnownHost {
             .map_err(|why| failed(format!("{why}; nothing is sent until then")))
     }
 
-    /// Looks whether the settings' file can be used for the host and for each that the way there goes through.
+    /// What the settings' file says of each host on the way there, in their order, and at last of the host.
     ///
     /// # Errors
     /// As [`KnownHost::read`].
-    pub(crate) fn check_all(settings: &SshSettings) -> Result<Self, TargetError> {
-        settings.ways_to_jumps().try_for_each(|way| Self::read(&way).map(drop))?;
-        Self::read(settings)
+    pub(crate) fn read_all(settings: &SshSettings) -> Result<Vec<Self>, TargetError> {
+        settings.ways_to_jumps().chain([settings.clone()]).map(|way| Self::read(&way)).collect()
     }
 
     /// What `text` says of the host. The error says what to do about which line, and is fit for printing.
     pub(crate) fn parse(text: &[u8], host: &str, port: u16) -> Result<Self, String> {
         let name = entry_name(host, port);
         let bare = entry_name(host, 22);
-        let (mut known, mut authorities) = (Self::default(), Vec::new());
+        let mut known = Self::default();
         // Revocations of the host by its bare name, which the ssh client does not heed at another port.
         let mut unheeded = Vec::new();
         for (number, line) in (1..).zip(text.split(|byte| *byte == b'\n')) {
@@ -116,23 +118,30 @@ impl KnownHost {
                 Some(Entry { marker: Marker::Authority, hosts, key })
                     if matches(&hosts, &name) || matches(&hosts, &bare) =>
                 {
-                    authorities.push(key)
+                    known.authorities.push(key)
                 }
                 Some(_) | None => {}
             }
         }
         if let Some((number, _)) =
-            unheeded.iter().find(|(_, key)| known.trusted.contains(key) || authorities.contains(key))
+            unheeded.iter().find(|(_, key)| known.trusted.contains(key) || known.authorities.contains(key))
         {
             return Err(format!(
                 "line {number} revokes a key for {bare}, which the ssh client takes for port 22 alone, and another line trusts it for \
                  {name}; write {name} in that line, or * for every host"
             ));
         }
-        known.has_authority = !authorities.is_empty();
         // None of them is trusted yet, and none shall be.
         known.revoked.extend(unheeded.into_iter().map(|(_, key)| key));
         Ok(known)
+    }
+
+    /// Whether whatever was trusted by this is trusted by what the file says `now`, which may trust more.
+    fn holds_in(&self, now: &Self) -> bool {
+        let are_in = |some: &[Key], others: &[Key]| some.iter().all(|key| others.contains(key));
+        are_in(&self.trusted, &now.trusted)
+            && are_in(&self.authorities, &now.authorities)
+            && are_in(&now.revoked, &self.revoked)
     }
 
     /// Whether the key with these bytes, as they go over the wire, is to be trusted.
@@ -153,10 +162,10 @@ impl KnownHost {
 
     /// How well the file knows the host.
     pub(crate) fn acquaintance(&self) -> Acquaintance {
-        match (self.trusted.is_empty(), self.has_authority) {
+        match (self.trusted.is_empty(), self.authorities.is_empty()) {
             (false, _) => Acquaintance::Key,
-            (true, true) => Acquaintance::Authority,
-            (true, false) => Acquaintance::Stranger,
+            (true, false) => Acquaintance::Authority,
+            (true, true) => Acquaintance::Stranger,
         }
     }
 
@@ -183,7 +192,8 @@ fn text(path: &Path) -> std::io::Result<Vec<u8>> {
         opened => opened?.take(LONGEST + 1).read_to_end(&mut text)?,
     };
     if text.len() as u64 > LONGEST {
-        return Err(std::io::Error::other(format!("it is longer than {} MiB", LONGEST >> 20)));
+        let why = format!("it is longer than {} MiB", LONGEST >> 20);
+        return Err(std::io::Error::new(ErrorKind::FileTooLarge, why));
     }
     Ok(text)
 }

@@ -27,7 +27,7 @@ use super::known_hosts::KnownHost;
 use super::login::{Cause, End, Exited, Printed, in_vain, report, words_of_both};
 use super::policy::Policy;
 use super::sessions::{Connection, Live, Opening, Seat, Sessions, Standing, broken};
-use super::{Exit, Remote, distrusted, jumps, place, tied};
+use super::{Exit, Remote, jumps, place, tied};
 use crate::moments;
 use crate::scratch;
 use crate::target::TargetError;
@@ -114,11 +114,16 @@ impl Live for Connected {
     fn listener(&self) -> Listener {
         self.listener
     }
+
+    fn end(&self) {
+        self.alive.store(false, Ordering::Release);
+        self.watch.abort();
+    }
 }
 
 impl Drop for Connected {
     fn drop(&mut self) {
-        self.watch.abort();
+        self.end();
     }
 }
 
@@ -188,7 +193,6 @@ impl Link {
     /// `before` is when the socket's directory had changed last before the client was started.
     async fn explain(
         &self,
-        known: &KnownHost,
         mut client: Child,
         stderr: ChildStderr,
         echo: Echo,
@@ -218,7 +222,10 @@ impl Link {
             return fault;
         }
         printed.add(words_of_both(&said).0.as_bytes());
-        report(settings, known, cause, &said, &printed).await
+        match KnownHost::read(settings) {
+            Ok(known) => report(settings, &known, cause, &said, &printed).await,
+            Err(error) => error,
+        }
     }
 
     fn place(&self) -> String {
@@ -243,9 +250,6 @@ impl Connection for Link {
 
     async fn connect(&self) -> Result<Connected, TargetError> {
         let failed = |what: String| TargetError::Link(format!("cannot connect to {}: {what}", self.place()));
-        self.settings.check_files().map_err(|why| distrusted(&self.settings, &why))?;
-        // The client skips revocations that it does not understand: a file with any is for a person.
-        let known = KnownHost::check_all(&self.settings)?;
         std::fs::create_dir_all(self.directory.path())
             .map_err(|error| failed(format!("cannot make {}: {error}", self.directory.path().display())))?;
         let slot = self.handshakes.slot().await.map_err(|error| failed(error.to_string()))?;
@@ -280,7 +284,7 @@ impl Connection for Link {
             Ok(Ok(())) => {}
             Ok(Err(Silence::Unusable(why))) => return Err(greeting::unusable(&self.settings, &why)),
             Ok(Err(Silence::Broken(_))) | Err(_) => {
-                return Err(self.explain(&known, client, stderr, echo, before).await);
+                return Err(self.explain(client, stderr, echo, before).await);
             }
         }
         let listener = self.heard(is_single, echo.listener);

@@ -4,16 +4,18 @@
 //! connection is made anew without a heartbeat, and commands take turns: that serves a receiver, whose conversation is one session with
 //! signs of life of its own.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use blat_config::SshSettings;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::greeting::Listener;
-use super::{Remote, place};
+use super::known_hosts::Basis;
+use super::{Remote, distrusted, place};
+use crate::moments;
 use crate::target::TargetError;
 
 /// The sessions that scripts use at most: heartbeat, two streams of packages, and whatever a tag or a listing asks meanwhile.
@@ -22,6 +24,8 @@ const OF_SCRIPTS: u32 = 4;
 const SETTLE: Duration = Duration::from_secs(3);
 /// How long a command waits for another one to end.
 const TURN: Duration = Duration::from_secs(30);
+/// It is looked whether a connection is still trusted at every so many of the moments of [`moments`]: every 8 s.
+const BEAT: u32 = 2;
 /// How often a refused session is asked for again.
 const AGAIN: Duration = Duration::from_millis(100);
 
@@ -81,11 +85,19 @@ pub(super) enum Opening {
     Unanswered(String),
 }
 
-/// The connection that stands, if any, with its number.
+/// The connection that stands, if any.
 #[derive(Debug)]
 pub(super) struct Standing<L> {
-    present: Mutex<Option<(u64, Arc<L>)>>,
+    present: Mutex<Option<Present<L>>>,
     made: AtomicU64,
+}
+
+/// A connection with its number, and what the hosts that it goes to were trusted by.
+#[derive(Debug)]
+struct Present<L> {
+    number: u64,
+    live: Arc<L>,
+    basis: Arc<Basis>,
 }
 
 impl<L> Default for Standing<L> {
@@ -95,12 +107,15 @@ impl<L> Default for Standing<L> {
 }
 
 /// A connection that was made.
-pub(super) trait Live {
+pub(super) trait Live: Send + Sync + 'static {
     /// Whether it stands, as far as we know.
     fn stands(&self) -> bool;
 
     /// Who answers at its far end.
     fn listener(&self) -> Listener;
+
+    /// Ends it at once, with all that runs on it. It stands no more.
+    fn end(&self);
 }
 
 /// One target's connection, whoever speaks ssh on it.
@@ -136,20 +151,52 @@ pub(super) async fn connected(link: &impl Connection) -> Result<(u64, Listener),
 async fn live<C: Connection>(link: &C) -> Result<(u64, Arc<C::Live>), TargetError> {
     let Standing { present, made } = link.standing();
     let mut present = present.lock().await;
-    if let Some((number, live)) = present.as_ref().filter(|(_, live)| live.stands()) {
+    if let Some(Present { number, live, basis }) = present.as_ref()
+        && is_trusted(live.as_ref(), basis, link.settings())
+    {
         return Ok((*number, live.clone()));
     }
     *present = None;
+    let settings = link.settings();
+    settings.check_files().map_err(|why| distrusted(settings, &why))?;
+    // The system's client skips revocations that it does not understand: a file with any is for a person.
+    let basis = Arc::new(Basis::read(settings)?);
     let live = Arc::new(link.connect().await?);
     let number = made.fetch_add(1, Ordering::Relaxed) + 1;
-    *present = Some((number, live.clone()));
+    tokio::spawn(keep_watch(Arc::downgrade(&live), basis.clone(), settings.clone()));
+    *present = Some(Present { number, live: live.clone(), basis });
     Ok((number, live))
+}
+
+/// Whether a connection stands, and what it stands on as well; where that does not hold any more, it is ended here.
+fn is_trusted(live: &impl Live, basis: &Basis, settings: &SshSettings) -> bool {
+    if !live.stands() {
+        return false;
+    }
+    if basis.holds() {
+        return true;
+    }
+    let (target, known_hosts) = (place(settings), settings.known_hosts.display());
+    tracing::info!(%target, %known_hosts, "known_hosts does not trust this connection's hosts as before; it is ended, and the next login decides");
+    live.end();
+    false
+}
+
+/// Looks regularly whether a connection is still trusted, also while nobody uses it.
+async fn keep_watch(live: Weak<impl Live>, basis: Arc<Basis>, settings: SshSettings) {
+    loop {
+        sleep_until(moments::after(Instant::now(), BEAT)).await;
+        match live.upgrade() {
+            Some(live) if is_trusted(live.as_ref(), &basis, &settings) => {}
+            Some(_) | None => return,
+        }
+    }
 }
 
 /// Leaves the connection of this number, unless that has been left; none stands for whichever there is.
 async fn leave(link: &impl Connection, number: Option<u64>) {
     let mut present = link.standing().present.lock().await;
-    present.take_if(|(present, _)| number.is_none_or(|number| *present == number));
+    present.take_if(|present| number.is_none_or(|number| present.number == number));
 }
 
 /// Runs a command in a session, connecting first where there is no connection.

@@ -196,3 +196,48 @@ fn of_a_file_only_authorities_and_revocations_are_copied() {
         .expect("a file");
     assert_eq!(marked_lines(&path).expect("a file"), b"@cert-authority * a b\r\n \t@revoked x\n@last");
 }
+
+#[test]
+fn a_connection_stands_on_what_trusted_its_hosts_and_on_nothing_else_in_the_file() {
+    let folder = tempfile::tempdir().expect("a scratch directory");
+    let path = folder.path().join("known");
+    let jump = blat_config::Jump { user: "u".into(), host: "bastion".into(), port: 22 };
+    let (target, jumps, home) = ("perth".parse().expect("a name"), vec![jump], folder.path().into());
+    let (host, user, identity, known_hosts) = ("perth".into(), "u".into(), "/k/id".into(), path.clone());
+    let settings = SshSettings { target, host, port: 2222, user, jumps, identity, known_hosts, home };
+    let line = |hosts: &str, key: &str| format!("{hosts} ssh-ed25519 {key}\n");
+    // A file of its own each time: two changes within one tick of the clock have the same time.
+    let write = |text: &str| {
+        let new = folder.path().join("new");
+        std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, &path)).expect("a file");
+    };
+    let both = line("[perth]:2222", ONE) + &line("bastion", TWO);
+    let signed = line("@cert-authority perth", ONE) + &line("bastion", TWO);
+    for (before, now, holds) in [
+        (&both, both.clone(), true),
+        (&both, line("bastion", TWO) + "# moved\n" + &line("[perth]:2222,sydney", ONE), true),
+        (&both, both.clone() + &line("[perth]:2222", TWO) + &line("@revoked sydney", ONE), true),
+        (&both, both.clone() + &line("@revoked *", ONE), false),
+        (&both, both.clone() + &line("@revoked bastion", TWO), false),
+        (&both, line("[perth]:2222", ONE), false),
+        (&both, line("[perth]:2222", TWO) + &line("bastion", TWO), false),
+        (&both, both.clone() + "@revoked nonsense\n", false),
+        (&both, String::new(), false),
+        (&signed, signed.clone() + &line("[perth]:2222", TWO), true),
+        (&signed, line("@cert-authority perth", TWO) + &line("bastion", TWO), false),
+        (&signed, signed.clone() + &line("@revoked [perth]:2222", ONE), false),
+    ] {
+        write(before);
+        let basis = Basis::read(&settings).expect("a file");
+        assert!(basis.holds(), "nothing was changed");
+        write(&now);
+        assert_eq!(basis.holds(), holds, "before:\n{before}now:\n{now}");
+        assert_eq!(basis.holds(), holds, "nor does it come back by itself");
+    }
+    write(&both);
+    let basis = Basis::read(&settings).expect("a file");
+    std::fs::remove_file(&path).expect("a file");
+    assert!(!basis.holds(), "where there is no file, nobody is trusted");
+    std::fs::create_dir(&path).expect("a folder");
+    assert!(basis.holds(), "what cannot be read says nothing new");
+}

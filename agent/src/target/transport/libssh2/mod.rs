@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use blat_config::SshSettings;
 use tokio::net::unix::pipe;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::timeout;
 
 pub(crate) use self::entry::speak_instead;
@@ -28,7 +28,7 @@ use self::process::{Attendant, Request, Wish, login};
 use super::greeting::Listener;
 use super::handshake::Handshakes;
 use super::sessions::{Connection, Live, Opening, Seat, Sessions, Standing, broken};
-use super::{Remote, distrusted, place};
+use super::{Remote, place};
 use crate::target::TargetError;
 
 /// From the name to the first echo; each step of it has a shorter limit of its own, but for the search for the name.
@@ -55,6 +55,8 @@ pub(super) struct Connected {
     /// Whether it stands, as far as we know.
     stands: Arc<AtomicBool>,
     listener: Listener,
+    /// Told when it is to end, whatever runs on it.
+    ending: Arc<Notify>,
     /// How many commands it was asked for.
     asked: AtomicU64,
 }
@@ -66,6 +68,11 @@ impl Live for Connected {
 
     fn listener(&self) -> Listener {
         self.listener
+    }
+
+    fn end(&self) {
+        self.stands.store(false, Ordering::Release);
+        self.ending.notify_one();
     }
 }
 
@@ -107,7 +114,6 @@ impl Connection for Link {
     async fn connect(&self) -> Result<Connected, TargetError> {
         let place = place(&self.settings);
         let failed = |what: String| TargetError::Link(format!("cannot connect to {place}: {what}"));
-        self.settings.check_files().map_err(|why| distrusted(&self.settings, &why))?;
         let slot = self.handshakes.slot().await.map_err(|error| failed(error.to_string()))?;
         let (process, listener) = timeout(CONNECT, login(&self.settings, self.sessions.begin()))
             .await
@@ -116,8 +122,9 @@ impl Connection for Link {
         let (wishes, wished) = mpsc::unbounded_channel();
         let stands = Arc::new(AtomicBool::new(true));
         tracing::debug!(target = %place, "connected");
-        tokio::spawn(Attendant::new(process, wished).run(stands.clone(), place));
-        Ok(Connected { wishes, stands, listener, asked: AtomicU64::new(0) })
+        let ending = Arc::new(Notify::new());
+        tokio::spawn(Attendant::new(process, wished).run(stands.clone(), ending.clone(), place));
+        Ok(Connected { wishes, stands, listener, ending, asked: AtomicU64::new(0) })
     }
 
     async fn open(&self, connected: Arc<Connected>, command: &str, seat: Seat) -> Result<Opening, TargetError> {

@@ -15,7 +15,7 @@ use blat_domain::text::printable;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::process::{Child, ChildStderr, Command};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::messages::{Event, Order, Wait, encoded, pair, receive, send};
@@ -213,9 +213,12 @@ impl Attendant {
         Self { process, wishes, unsent: VecDeque::new(), waiting: HashMap::new() }
     }
 
-    /// Attends it to its end; then nothing stands any more, and all who wait know why.
-    pub(super) async fn run(mut self, stands: Arc<AtomicBool>, place: String) {
-        let why = self.attend().await;
+    /// Attends it to its end, or until it is told to end it; then nothing stands any more, and all who wait know why.
+    pub(super) async fn run(mut self, stands: Arc<AtomicBool>, ending: Arc<Notify>, place: String) {
+        let why = tokio::select! {
+            why = self.attend() => why,
+            () = ending.notified() => "it was ended here".into(),
+        };
         stands.store(false, Ordering::Release);
         tracing::debug!(target = %place, %why, "the connection is gone");
         self.process.kill().await;
