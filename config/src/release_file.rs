@@ -5,7 +5,7 @@ mod loose;
 use blat_domain::name::PackageId;
 use blat_domain::release::row::{Cell, Columns, ReleaseRow, odd_package};
 use blat_domain::release::{About, Catalog, OddRow, Project, Release};
-use blat_domain::text::printable;
+use blat_domain::text::{printable, unmarked};
 use serde::Deserialize;
 use serde_yaml::Options;
 
@@ -58,7 +58,7 @@ pub fn parse(text: &str) -> Result<Catalog, String> {
         // Release Manager may well know a million packages; the size of the file is its reader's bound.
         (budget.max_nodes, budget.max_events) = (MOST_NODES, 2 * MOST_NODES);
     }
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let text = unmarked(text);
     let file: File<loose::Yaml> =
         serde_yaml::from_str_with_options(text, options).map_err(|error| printable(&error.to_string()))?;
     Ok(Reading { text, catalog: Catalog::default() }.read(file))
@@ -70,6 +70,8 @@ pub fn parse(text: &str) -> Result<Catalog, String> {
 /// # Errors
 /// As [`parse`].
 pub fn parse_json(bytes: &[u8]) -> Result<Catalog, String> {
+    // As before YAML, which editors and shells of Windows write it to.
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let file: File<loose::Json> = serde_json::from_slice(bytes).map_err(|error| printable(&error.to_string()))?;
     Ok(Reading { text: "", catalog: Catalog::default() }.read(file))
 }
@@ -229,6 +231,10 @@ mod tests {
             br#"{"projects": [{"name": "P", "releases": [{"id": 1, "name": "R", "packages": ["a@1", "-x@1"]}]}]}"#;
         let catalog = parse_json(text).expect("the form");
         assert_eq!((catalog.projects[0].releases[0].packages.len(), catalog.rejected.len()), (1, 1));
+        assert!(
+            parse_json(&[b"\xef\xbb\xbf", &text[..]].concat()).is_ok(),
+            "with the mark that shells of Windows write"
+        );
         for end in 0..text.len() {
             assert!(parse_json(&text[..end]).is_err(), "the first {end} bytes");
         }

@@ -164,9 +164,6 @@ pub fn is_ignored(file_name: &[u8]) -> bool {
     file_name.starts_with(b".") || file_name.ends_with(b".tmp")
 }
 
-/// What some editors and shells put before text, to say how it is written.
-const MARK: char = '\u{feff}';
-
 /// The content of a tag in UTF-8, without the mark before it: some shells write UTF-16.
 fn unmarked(content: &[u8]) -> Result<Cow<'_, [u8]>, TagError> {
     let (unit, units): (fn([u8; 2]) -> u16, _) = match content {
@@ -204,7 +201,7 @@ pub fn parse(file_name: Option<&str>, content: &[u8]) -> Result<Packages, TagErr
         let line = index + 1;
         let text = std::str::from_utf8(bytes).map_err(|_| TagError::NotText(line))?;
         // Files with marks may have been put together to one.
-        let text = text.strip_prefix(MARK).unwrap_or(text);
+        let text = crate::text::unmarked(text);
         let text = text.strip_suffix('\r').unwrap_or(text);
         let mut words = text.split([' ', '\t']).filter(|word| !word.is_empty());
         let (name, version) = match (words.next(), words.next(), words.next()) {

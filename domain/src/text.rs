@@ -49,6 +49,11 @@ fn is_unseen(c: char) -> bool {
             | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
 }
 
+/// `text` without the byte order mark that some editors put before it, to say how it is written.
+pub fn unmarked(text: &str) -> &str {
+    text.strip_prefix('\u{feff}').unwrap_or(text)
+}
+
 /// The one form in which names of releases and projects are compared: Unicode's NFC, since one system writes `é` as one character and another as
 /// two that look the same; without blanks at its end, with which columns are filled up.
 pub fn composed(mut text: String) -> String {

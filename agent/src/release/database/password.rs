@@ -3,6 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use blat_domain::text::unmarked;
 use rustix::process::geteuid;
 use tokio::io::AsyncReadExt;
 
@@ -26,7 +27,7 @@ pub(super) async fn read(path: &Path) -> Result<String, String> {
     let mut text = String::new();
     // The error may quote what it cannot read, so it is not shown.
     file.take(LONGEST).read_to_string(&mut text).await.map_err(|_| failed("it cannot be read as UTF-8 text"))?;
-    match text.lines().next().unwrap_or_default() {
+    match unmarked(&text).lines().next().unwrap_or_default() {
         "" => Err(failed("its first line is empty")),
         password => Ok(password.to_owned()),
     }
@@ -46,6 +47,8 @@ mod tests {
         write(&path, " s3cret word \nanother line\n").expect("written");
         set_permissions(&path, Permissions::from_mode(0o640)).expect("an own file");
         assert_eq!(read(&path).await.as_deref(), Ok(" s3cret word "));
+        write(&path, "\u{feff}s3cret\r\n").expect("written");
+        assert_eq!(read(&path).await.as_deref(), Ok("s3cret"), "an editor's mark and line end are none of it");
         for (mode, who) in [(0o644, "everybody"), (0o602, "everybody"), (0o660, "others may write it")] {
             set_permissions(&path, Permissions::from_mode(mode)).expect("an own file");
             let why = read(&path).await.expect_err("open to others");

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use blat_config::aws;
+use blat_domain::text::unmarked;
 use ini::{Ini, ParseOption, Properties};
 use object_store::aws::AwsCredential;
 
@@ -131,7 +132,7 @@ fn load(path: &Path) -> Result<Ini, Fault> {
     let text = String::from_utf8(bytes).map_err(|_| unreadable(&"it is not UTF-8 text"))?;
     let options = ParseOption { enabled_quote: false, enabled_escape: false, ..ParseOption::default() };
     // Without the parser's own words: they could quote the line.
-    Ini::load_from_str_opt(&text, options)
+    Ini::load_from_str_opt(unmarked(&text), options)
         .map_err(|error| unreadable(&format!("line {} is not of the form KEY = VALUE", error.line + 1)))
 }
 
@@ -162,6 +163,9 @@ mod tests {
         let Some(Kept::Keys(keys)) = profile.kept else { panic!("keys in the file") };
         assert_eq!((keys.id.as_str(), keys.secret.as_str(), keys.token.as_deref()), ("A", "s/e+c\\r=", None));
         assert_eq!(profile.region.as_deref(), Some("eu-west-1"));
+        let marked =
+            read(None, "\u{feff}[default]\naws_access_key_id=A\naws_secret_access_key=s\n", "").expect("a profile");
+        assert!(matches!(marked.kept, Some(Kept::Keys(keys)) if keys.id == "A"), "an editor's mark is no name");
         let ci = read(Some("ci"), KEYS, config).expect("a profile");
         assert_eq!((ci.region.as_deref(), ci.endpoint.as_deref()), (Some("us-west-2"), Some("http://h:1")));
         assert!(matches!(ci.kept, Some(Kept::Keys(keys)) if keys.token.as_deref() == Some("x")));
