@@ -96,7 +96,7 @@ impl Workplace {
         let began = if self.is_new_to_memory(&inventory.title) { Some(now) } else { began };
         let known_up_to = written.as_ref().unwrap_or(&trailing).beside(&clock);
         let known_for_sure = known_up_to.at.max(trailing.beside(&clock).at);
-        let (source, max_size) = (self.source.clone(), settings.max_size);
+        let (source, max_size, package) = (self.source.clone(), settings.max_size, self.most_of_a_package());
         let facts = Facts {
             aging: settings.aging,
             max_delete: settings.max_delete,
@@ -117,7 +117,7 @@ impl Workplace {
             plan.snapshot = resolution.snapshot;
             // What is not replaced takes no room.
             bar.iter().for_each(|bar| plan.leave_to_owner(bar));
-            plan.fit(Room { disk: inventory.free, archive: source.left_below(max_size, &inventory) });
+            plan.fit(Room { disk: inventory.free, archive: source.left_below(max_size, &inventory), package });
             plan.upkeep = facts.upkeep(&wanted, &inventory, resolution, plan.is_complete());
             bar.into_iter().for_each(|bar| plan.bar(bar));
             Ok(Prepared { plan, answer, wanted, inventory, facts, asked })

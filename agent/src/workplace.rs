@@ -3,8 +3,9 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use blat_config::{Home, S3Settings, Settings, Transport as Way};
+use blat_config::{Home, Kind, S3Settings, Settings, Transport as Way};
 use blat_domain::ownership::Owner;
+use blat_domain::room::MOST_IN_OBJECT;
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::company;
@@ -137,6 +138,11 @@ impl Workplace {
     /// The same for a new piece of work, which finds out for itself whether its settings are those in force.
     pub(crate) fn afresh(&self) -> Self {
         Self { orders: self.orders.afresh(), ..self.clone() }
+    }
+
+    /// The most bytes that a package may have for this target; none where there is no limit beside its disk and `max_size`.
+    pub(crate) fn most_of_a_package(&self) -> Option<u64> {
+        (self.settings.kind() == Kind::S3Sync).then_some(MOST_IN_OBJECT)
     }
 
     /// Leave to do one batch of what only the settings in force may do.

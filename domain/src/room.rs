@@ -3,9 +3,22 @@
 use serde::{Deserialize, Serialize};
 
 use crate::plan::{Held, Hold, Plan, Size};
+use crate::units::show_size;
 
 /// What an entry costs on a disk beside its bytes: a block, as `receive_package` reckons too.
 const ENTRY: u64 = 4 << 10;
+
+/// The most bytes of an object in a bucket, and so of a package that goes there: S3 documents it as the limit of uploads in parts
+/// (<https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html>).
+pub const MOST_IN_OBJECT: u64 = 5 << 40;
+
+/// What is said of a package of more than `most` bytes.
+pub fn too_large(most: u64) -> String {
+    let most = show_size(most);
+    format!(
+        "the package has more than {most}, which is the most that an object of a bucket holds; make it smaller, or exclude it"
+    )
+}
 
 /// How much a target can still take, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,6 +27,8 @@ pub struct Room {
     pub disk: Option<u64>,
     /// Left below `max_size`; none where there is no limit.
     pub archive: Option<u64>,
+    /// The most that one package may have; none where there is no limit.
+    pub package: Option<u64>,
 }
 
 /// Which limit a package meets.
@@ -37,8 +52,11 @@ impl Room {
     /// Takes the room for one package.
     ///
     /// # Errors
-    /// [`Hold::NoRoom`] with the limit that is in the way; then nothing is taken.
+    /// [`Hold::NoRoom`] with the limit that is in the way, or [`Hold::Unusable`] where no room would help; then nothing is taken.
     pub fn take(&mut self, size: Size) -> Result<(), Hold> {
+        if let Some(most) = self.package.filter(|most| *most < size.bytes) {
+            return Err(Hold::Unusable { why: too_large(most) });
+        }
         let limits = [(Limit::Disk, self.disk, size.on_disk()), (Limit::Archive, self.archive, size.bytes)];
         for (limit, left, needs) in limits {
             if let Some(left) = left.filter(|left| *left < needs) {
@@ -86,16 +104,26 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_held_with_what_it_lacks_and_the_rest_goes_on() {
         let mut plan = Plan { steps: vec![step("a", 10), step("b", 100), step("c", 20)], ..Plan::default() };
-        plan.fit(Room { disk: Some(50), archive: None });
+        plan.fit(Room { disk: Some(50), archive: None, package: None });
         assert_eq!(names(&plan), ["a", "c"]);
         assert_eq!(plan.held[0].hold, Hold::NoRoom { limit: Limit::Disk, needs: 100, short: 60 });
         assert!(!plan.is_complete());
     }
 
     #[test]
+    fn no_package_is_larger_than_what_one_may_have_and_others_go_on() {
+        let mut plan =
+            Plan { steps: vec![step("a", MOST_IN_OBJECT + 1), step("b", MOST_IN_OBJECT)], ..Plan::default() };
+        plan.fit(Room { package: Some(MOST_IN_OBJECT), ..Room::default() });
+        assert_eq!(names(&plan), ["b"]);
+        let why = plan.held[0].hold.to_string();
+        assert!(why.contains("more than 5.0 TiB") && !plan.held[0].hold.is_waiting(), "{why}");
+    }
+
+    #[test]
     fn an_archive_may_not_outgrow_its_size() {
         let mut plan = Plan { steps: vec![step("a", 10), step("b", 10)], ..Plan::default() };
-        plan.fit(Room { disk: Some(1000), archive: Some(15) });
+        plan.fit(Room { disk: Some(1000), archive: Some(15), package: None });
         assert_eq!(names(&plan), ["a"]);
         assert_eq!(plan.held[0].hold, Hold::NoRoom { limit: Limit::Archive, needs: 10, short: 5 });
     }
@@ -114,7 +142,7 @@ mod tests {
         ) {
             let steps: Vec<Step> = sizes.iter().enumerate().map(|(n, bytes)| step(&format!("p{n}"), *bytes)).collect();
             let mut plan = Plan { steps, ..Plan::default() };
-            plan.fit(Room { disk: Some(disk), archive: Some(archive) });
+            plan.fit(Room { disk: Some(disk), archive: Some(archive), package: None });
             prop_assert!(plan.size().bytes <= disk.min(archive));
             prop_assert_eq!(plan.steps.len() + plan.held.len(), sizes.len());
             prop_assert!(plan.steps.is_sorted_by_key(|step| step.package.name.as_str()[1..].parse::<u32>().expect("a number")));

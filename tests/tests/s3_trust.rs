@@ -1,5 +1,7 @@
 //! A bucket's server is a stranger whose answers are read by what they say, and other people's objects and uploads are theirs.
 
+use std::os::unix::fs::PermissionsExt;
+
 use blat_tests::s3::BUCKET;
 use blat_tests::s3_proxy::{Asks, Fault, Proxy};
 use blat_tests::{Bucket, Lab, Store, process, tree};
@@ -53,6 +55,25 @@ fn a_memory_that_was_put_back_is_known_by_the_bucket() {
     lab.release_for_buckets(&[("stays", "1")]);
     lab.agent_once("cloud").expect_success().says("does not know what tags brought before");
     assert_eq!(bucket.keys(), ALL);
+}
+
+/// A file with a hole takes no room at the source, and packing it would take hours.
+#[test]
+fn a_package_larger_than_an_object_is_refused_by_name_and_others_go_on() {
+    let (lab, bucket, _proxy) = lab("s3hole");
+    let hole = lab.package("hole", "1", |p| p.file("data", "1")).join("data");
+    let set_mode = |mode| std::fs::set_permissions(&hole, PermissionsExt::from_mode(mode)).expect("an own file");
+    set_mode(0o644);
+    std::fs::File::options().write(true).open(&hole).and_then(|file| file.set_len((5 << 40) + 1)).expect("a hole");
+    set_mode(0o444);
+    lab.package("late", "1", |p| p.file("a", "1"));
+    lab.release_for_buckets(&[("hole", "1"), ("late", "1"), ("stays", "1")]);
+
+    lab.blat(&["plan", "cloud"]).expect_success().says("hole@1").says("more than 5.0 TiB");
+    lab.agent_once("cloud").expect(1).says("hole@1").says("more than 5.0 TiB");
+    assert!(bucket.keys().contains(&"archive/late/1.zip".to_owned()), "{:?}", bucket.keys());
+    // Not whole, so nothing is deleted.
+    assert!(bucket.keys().contains(&"archive/a/1.zip".to_owned()), "{:?}", bucket.keys());
 }
 
 #[test]

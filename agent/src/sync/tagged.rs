@@ -76,7 +76,7 @@ impl Workplace {
     async fn plan_for_tags(&self, packages: &BTreeSet<PackageId>) -> Result<Asked, Problem> {
         // What only the owner replaces.
         let bar = self.make_first_contact().await?.filter(Bar::is_about_owner);
-        let (source, max_size) = (self.source.clone(), self.settings.max_size);
+        let (source, max_size, package) = (self.source.clone(), self.settings.max_size, self.most_of_a_package());
         let needs_no_list = max_size == 0 && bar.is_none();
         let inventory = if needs_no_list { Ok(Arc::default()) } else { self.target.inventory().await };
         let mut inventory: Arc<Inventory> =
@@ -98,7 +98,7 @@ impl Workplace {
             let Followed { wanted, survey } = source.survey(wanted, &[], &inventory);
             let mut plan = plan(&wanted, &inventory, &survey, Vec::new());
             bar.iter().for_each(|bar| plan.leave_to_owner(bar));
-            plan.fit(Room { disk: None, archive: source.left_below(max_size, &inventory) });
+            plan.fit(Room { disk: None, archive: source.left_below(max_size, &inventory), package });
             let rule = if bar.is_some() { Rule::New } else { Rule::Replace };
             Asked { plan, brought: wanted.into_keys().collect(), rule }
         });

@@ -112,7 +112,7 @@ impl Site {
             follow(resolution.wanted.clone(), &[], &inventory, |package| manager.look(package));
         let mut plan = plan(&wanted, &inventory, &survey, resolution.unknown.clone());
         plan.snapshot = resolution.snapshot;
-        plan.fit(Room { disk: weather.room, archive: None });
+        plan.fit(Room { disk: weather.room, ..Room::default() });
         let clock_doubt = match inventory.clock {
             None => Some(Doubt::Untold),
             Some(clock) => doubt(self.reading.as_ref(), &self.read(clock, now)),

@@ -3,6 +3,7 @@
 //! The digest stands in the metadata, which comes before the bytes; so a package is packed to its end before it is sent. Small ones wait in
 //! memory for that, larger ones in an unnamed file below `state/`, which nobody has to clean up.
 
+use std::io::{self, Write};
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
@@ -29,6 +30,25 @@ use crate::source::walker::Root;
 
 /// A ZIP of at most so many bytes waits in memory.
 const IN_MEMORY: usize = 1 << 20;
+
+/// Where a ZIP goes until other settings are in force: they may refuse the package, and to pack it may take hours.
+struct WhileWanted<'a, W> {
+    parcel: &'a Parcel,
+    out: W,
+}
+
+impl<W: Write> Write for WhileWanted<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.parcel.is_superseded() {
+            return Err(io::Error::other(Orders::problem().text));
+        }
+        self.out.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
 
 impl S3Target {
     /// Sends parcels, several at once. After an error that concerns all of them none is begun any more.
@@ -216,13 +236,13 @@ impl S3Target {
         let (parcel, progress, place) = (parcel.clone(), progress.clone(), self.spool.clone());
         progress.begin(&parcel.package, parcel.size);
         let packing = tokio::task::spawn_blocking(move || {
-            let unusable = |error: std::io::Error| {
-                format!("cannot keep the ZIP below {}: {error}; make space there", place.display())
-            };
+            let unusable =
+                |error: io::Error| format!("cannot keep the ZIP below {}: {error}; make space there", place.display());
             let root = Root::open(&parcel.archive, &parcel.package).map_err(|error| error.to_string())?;
             std::fs::create_dir_all(&place).map_err(unusable)?;
             let mut spool = tempfile::spooled_tempfile_in(IN_MEMORY, &place);
-            match zip(&root, &progress, &place, &mut spool) {
+            match zip(&root, &progress, &place, WhileWanted { parcel: &parcel, out: &mut spool }) {
+                Err(_) if parcel.is_superseded() => Err(Orders::problem().text),
                 Ok(zipped) => Ok((Spooled::new(spool, zipped.bytes), zipped)),
                 Err(ZipError::Package(why)) => Err(why),
                 Err(ZipError::Stream(error)) => Err(unusable(error)),
@@ -329,4 +349,25 @@ async fn contained(work: impl Future<Output = Result<Delivery, TargetError>>) ->
 
 fn in_the_way(key: &str) -> Delivery {
     Delivery::Failed(format!("{key} is an object that Blat did not put there, so it is left alone; move it away"))
+}
+
+#[cfg(test)]
+mod tests {
+    use blat_domain::plan::Size;
+
+    use super::*;
+
+    #[test]
+    fn packing_ends_once_other_settings_are_in_force() {
+        let (package, orders) = ("core@1".parse().expect("a package"), Orders::default());
+        let (size, rule, tagged, print) = (Size::default(), Rule::New, None, None);
+        let archive = std::path::Path::new("/").into();
+        let parcel = Parcel { package, archive, time: 0, size, rule, tagged, print, orders: Some(orders.clone()) };
+        let mut packed = WhileWanted { parcel: &parcel, out: Vec::new() };
+        packed.write_all(b"PK").expect("they are in force");
+        orders.announce();
+        let error = packed.write_all(b"more").expect_err("others are");
+        assert!(error.to_string().contains("the config changed"), "{error}");
+        assert_eq!(packed.out, b"PK");
+    }
 }

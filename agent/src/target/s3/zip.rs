@@ -13,6 +13,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
 
+use blat_domain::room::{MOST_IN_OBJECT, too_large};
 use flate2::Compression;
 use flate2::write::DeflateEncoder;
 
@@ -72,7 +73,7 @@ impl From<SpoolError> for ZipError {
 pub(crate) fn zip(root: &Root, progress: &Progress, place: &Path, out: impl Write) -> Result<Zipped, ZipError> {
     let zip = Writer::new(Sink::new(out), Spool::new(place));
     let sampler = DeflateEncoder::new(Vec::new(), Compression::fast());
-    let mut packing = Packing { zip, progress, buffer: vec![0; READ], sampler };
+    let mut packing = Packing { zip, progress, buffer: vec![0; READ], sampler, left: MOST_IN_OBJECT };
     let files = packing.package(root)?;
     let (digest, bytes) = packing.zip.finish()?;
     Ok(Zipped { digest, bytes, files })
@@ -84,6 +85,8 @@ struct Packing<'a, W: Write> {
     buffer: Vec<u8>,
     /// One for all files: making one costs more than a sample.
     sampler: DeflateEncoder<Vec<u8>>,
+    /// How many bytes its files may still have. A file with a hole says any number, which takes hours to read.
+    left: u64,
 }
 
 impl<W: Write> Packing<'_, W> {
@@ -122,6 +125,8 @@ impl<W: Write> Packing<'_, W> {
 
     fn file(&mut self, root: &Root, node: &Node, name: &str) -> Result<(), ZipError> {
         let (mut file, mut left) = (root.file(node)?, node.stat.size);
+        let most = || ZipError::Package(too_large(MOST_IN_OBJECT));
+        self.left = self.left.checked_sub(left).ok_or_else(most)?;
         let mut filled = self.fill(&mut file, root, node, left)?;
         let (deflated, large) = (self.shrinks(filled.min(SAMPLE))?, left >= LARGE);
         let (kind, permissions) = (Kind::File { deflated, large }, node.stat.permissions());

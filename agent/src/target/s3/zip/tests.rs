@@ -229,6 +229,15 @@ fn what_a_zip_cannot_keep_is_refused_by_name() {
 }
 
 #[test]
+fn a_package_that_is_larger_than_an_object_is_refused_before_its_file_is_read() {
+    let scratch = Scratch::new();
+    let hole = File::create(scratch.root.join("hole")).expect("a file");
+    // With its descpkg it is too large.
+    hole.set_len(MOST_IN_OBJECT).expect("a file with a hole");
+    assert!(scratch.refused().contains("more than 5.0 TiB"), "{}", scratch.refused());
+}
+
+#[test]
 fn setuid_and_its_like_are_dropped() {
     let scratch = Scratch::new();
     scratch.file("su", b"x", 0o4755, 1_700_000_000);
