@@ -8,6 +8,7 @@ pub mod aws;
 mod bandwidth;
 mod complaint;
 mod conflicts;
+mod database;
 mod demands;
 mod document;
 mod home;
@@ -34,6 +35,7 @@ mod values;
 
 pub use complaint::{Complaint, Complaints, Place};
 pub use conflicts::{Claim, conflicts};
+pub use database::ServerAddress;
 pub use home::{Home, HomeError, TargetFile};
 pub use master::{MasterSettings, load_master};
 pub use settings::{

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use blat_domain::text::printable;
-use url::Url;
 
+use crate::database::{Server, url};
 use crate::document::Value;
 use crate::home::Home;
 use crate::keys::{Found, Keys, Wrong};
@@ -24,57 +24,6 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 const SHORTEST: Duration = Duration::from_secs(1);
 /// The longest: a source that hangs must be noticed some time, and servers count milliseconds in 31 bits.
 const LONGEST: Duration = Duration::from_secs(86_400);
-
-/// The two kinds of database servers.
-#[derive(Clone, Copy)]
-enum Server {
-    Postgres,
-    MySql,
-}
-
-impl Server {
-    fn schemes(self) -> &'static [&'static str] {
-        match self {
-            Self::Postgres => &["postgres", "postgresql"],
-            Self::MySql => &["mysql", "mariadb"],
-        }
-    }
-
-    fn form(self) -> &'static str {
-        match self {
-            Self::Postgres => "postgres://USER@HOST:PORT/DATABASE",
-            Self::MySql => "mysql://USER@HOST:PORT/DATABASE",
-        }
-    }
-
-    fn elsewhere(self) -> &'static str {
-        match self {
-            Self::Postgres => "the password in password_file: PATH, in PGPASSWORD or in ~/.pgpass",
-            Self::MySql => "the password in password_file: PATH or in MYSQL_PWD",
-        }
-    }
-
-    /// The parameters that a URL may have. Where the values are not listed, they are any.
-    fn parameters(self) -> &'static [(&'static str, &'static [&'static str])] {
-        match self {
-            Self::Postgres => &[
-                ("sslmode", &["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]),
-                ("sslrootcert", &[]),
-                ("sslcert", &[]),
-                ("sslkey", &[]),
-                ("host", &[]),
-                ("application_name", &[]),
-            ],
-            Self::MySql => &[
-                ("ssl-mode", &["disabled", "preferred", "required", "verify_ca", "verify_identity"]),
-                ("ssl-ca", &[]),
-                ("ssl-cert", &[]),
-                ("ssl-key", &[]),
-                ("socket", &[]),
-            ],
-        }
-    }
-}
 
 /// Reads the key; none where it is not given, is `none`, or was complained about.
 pub(crate) fn read(home: &Home, keys: &mut Keys<'_>) -> Option<ReleaseManager> {
@@ -137,32 +86,6 @@ fn source(home: &Home, inner: &mut Keys<'_>) -> Option<ReleaseSource> {
         .or(file.map(|path| ReleaseSource::File { path }))
         .or(command.map(|argv| ReleaseSource::Command { argv }))
         .or(package_list.map(|path| ReleaseSource::PackageList { path }))
-}
-
-/// A URL without a password. What is wrong with one is said without showing it.
-fn url(server: Server) -> impl Fn(&str) -> Result<String, Wrong> {
-    move |text| {
-        let wrong = |message: String| Wrong { message, expected: Some(server.form()) };
-        let url = Url::parse(text).map_err(|error| wrong(format!("this is not a URL: {error}")))?;
-        if !server.schemes().contains(&url.scheme()) {
-            return Err(wrong(format!("this URL is for \"{}\"", printable(url.scheme()))));
-        }
-        let named = url.query_pairs().any(|(key, _)| key.contains("pass"));
-        if url.password().is_some() || named {
-            let message = "a password must not stand in the configuration".to_owned();
-            return Err(Wrong { message, expected: Some(server.elsewhere()) });
-        }
-        for (key, value) in url.query_pairs() {
-            let Some((_, values)) = server.parameters().iter().find(|(known, _)| *known == key) else {
-                return Err(wrong(format!("this URL has the unknown parameter \"{}\"", printable(&key))));
-            };
-            if !values.is_empty() && !values.contains(&value.to_ascii_lowercase().as_str()) {
-                let message = format!("{key} is \"{}\", and can be {}", printable(&value), values.join(", "));
-                return Err(Wrong { message, expected: None });
-            }
-        }
-        Ok(text.to_owned())
-    }
 }
 
 /// `command: [PROGRAM, ARGUMENT…]`: no shell reads it, so one text with spaces in it would be the name of a program.

@@ -241,13 +241,28 @@ pub struct ReleaseManager {
 }
 
 impl ReleaseManager {
-    /// The file of this machine that acts or speaks for the master: a program that is named by its path, or a password. What holds releases
-    /// may be anybody's.
-    pub fn obeyed(&self) -> Option<&Path> {
+    /// The files of this machine that act or speak for the master and that others may write, each with what is wrong and what to do: a program
+    /// that is named by its path; a password, and what says whom to take for the database. What holds releases may be anybody's. To be called
+    /// before it is asked, too: they may have been changed since the settings were read. `home` is the root of the home tree.
+    pub fn distrusted(&self, home: &Path) -> Vec<(PathBuf, String)> {
         match &self.source {
-            ReleaseSource::Postgres(database) | ReleaseSource::MySql(database) => database.password_file.as_deref(),
-            ReleaseSource::Command { argv } => argv.first().map(Path::new).filter(|program| program.is_absolute()),
-            ReleaseSource::Sqlite { .. } | ReleaseSource::File { .. } | ReleaseSource::PackageList { .. } => None,
+            ReleaseSource::Postgres(database) | ReleaseSource::MySql(database) => database.distrusted(home),
+            ReleaseSource::Command { argv } => {
+                let program = argv.first().map(Path::new).filter(|program| program.is_absolute());
+                program.and_then(|program| trust::open_to_others(home, program)).into_iter().collect()
+            }
+            ReleaseSource::Sqlite { .. } | ReleaseSource::File { .. } | ReleaseSource::PackageList { .. } => Vec::new(),
+        }
+    }
+
+    /// How a stranger may answer in the place of what is asked, although the settings are valid, and what to do about it.
+    pub fn exposure(&self) -> Option<String> {
+        match &self.source {
+            ReleaseSource::Postgres(database) | ReleaseSource::MySql(database) => database.exposure(),
+            ReleaseSource::Sqlite { .. }
+            | ReleaseSource::File { .. }
+            | ReleaseSource::Command { .. }
+            | ReleaseSource::PackageList { .. } => None,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! `config/TARGET.conf`, backed by `defaults:` in `config/blat.yaml`.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use blat_domain::guard::MaxDelete;
@@ -21,7 +21,7 @@ use crate::master;
 use crate::overlap;
 use crate::release_manager;
 use crate::s3;
-use crate::settings::{Kind, LogSettings, Receiver, ReleaseManager, Settings, SshSettings, Transport};
+use crate::settings::{Kind, LogSettings, Receiver, Settings, SshSettings, Transport};
 use crate::trust::{self, Distrust};
 use crate::values;
 
@@ -179,22 +179,25 @@ fn distrust(settings: &Settings, home: &Home, keys: &mut Keys<'_>) {
     if let Receiver::Build(build) = &settings.receiver {
         files.push(("receiver", build));
     }
-    files.extend(
-        settings.release_manager.as_ref().and_then(ReleaseManager::obeyed).map(|path| ("release_manager", path)),
-    );
     if settings.kind() == Kind::S3Sync {
         keys.complaints
             .extend(aws::distrusted().into_iter().map(|(path, why)| Complaint::whole(path, why.to_string())));
     }
-    let bin = settings.local_bin();
-    let files = files.into_iter().map(|(key, path)| (key, path, trust::check(home.root(), path)));
-    let folders = bin.iter().map(|path| ("bin", &**path, trust::check_place(home.root(), path)));
-    for (key, path, checked) in files.chain(folders) {
-        // What is missing or cannot be looked at is for whoever uses it: an identity may be made later.
-        let Err(why @ Distrust::OpenToOthers { .. }) = checked else { continue };
+    let mut distrusted: Vec<(&str, PathBuf, String)> = Vec::new();
+    for (key, path) in files {
+        distrusted.extend(trust::open_to_others(home.root(), path).map(|(path, why)| (key, path, why)));
+    }
+    let manager = settings.release_manager.iter().flat_map(|manager| manager.distrusted(home.root()));
+    distrusted.extend(manager.map(|(path, why)| ("release_manager", path, why)));
+    if let Some(bin) = settings.local_bin()
+        && let Err(why @ Distrust::OpenToOthers { .. }) = trust::check_place(home.root(), &bin)
+    {
+        distrusted.push(("bin", bin, why.to_string()));
+    }
+    for (key, path, why) in distrusted {
         match keys.find(key) {
-            Some(found) => keys.complain_about(found, why.to_string(), None),
-            None => keys.complaints.push(Complaint::whole(home.shown(path).to_owned(), why.to_string())),
+            Some(found) => keys.complain_about(found, why, None),
+            None => keys.complaints.push(Complaint::whole(home.shown(&path).to_owned(), why)),
         }
     }
 }

@@ -11,6 +11,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use blat_domain::text::{printable, typed};
@@ -116,6 +117,26 @@ pub fn check_place(home: &Path, path: &Path) -> Result<(), Distrust> {
     }
 }
 
+/// The file, and why it is not obeyed; none where it is. One that is missing or cannot be looked at is for whoever uses it.
+pub(crate) fn open_to_others(home: &Path, path: &Path) -> Option<(PathBuf, String)> {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    match check(home, &path) {
+        Err(why @ Distrust::OpenToOthers { .. }) => Some((path, why.to_string())),
+        Err(Distrust::Io(_)) | Ok(()) => None,
+    }
+}
+
+/// Looks whether nobody can put a socket of theirs in the place of the one of a server in this folder, at any time. The folder's owner is taken for
+/// the server's account: root, that account, its group and whoever runs this may do so. True where everybody can as long as the socket or its folder
+/// is missing, as in `/tmp`.
+///
+/// # Errors
+/// As [`check_folder`].
+pub(crate) fn check_socket_folder(folder: &Path) -> Result<bool, Distrust> {
+    let server = std::fs::metadata(folder)?.uid();
+    Ok(Walk::through(Path::new("/"), folder, Some(server))?.enter()?.is_open)
+}
+
 /// A file at the end of its way.
 struct Found {
     folder: OwnedFd,
@@ -130,6 +151,10 @@ struct Walk {
     path: PathBuf,
     ahead: VecDeque<OsString>,
     links: usize,
+    /// Somebody whose folders and links count beside root's and ours.
+    server: Option<u32>,
+    /// Whether somebody else may have made what belongs to that account, or may make a file at the end.
+    is_open: bool,
 }
 
 impl Walk {
@@ -142,7 +167,12 @@ impl Walk {
     }
 
     fn from(start: &Path, ahead: &Path) -> Result<Self, Distrust> {
-        let mut walk = Self { entered: Vec::new(), path: PathBuf::new(), ahead: parts(ahead), links: 0 };
+        Self::through(start, ahead, None)
+    }
+
+    fn through(start: &Path, ahead: &Path, server: Option<u32>) -> Result<Self, Distrust> {
+        let (entered, path, ahead) = (Vec::new(), PathBuf::new(), parts(ahead));
+        let mut walk = Self { entered, path, ahead, links: 0, server, is_open: false };
         walk.begin_at(start)?;
         Ok(walk)
     }
@@ -178,7 +208,9 @@ impl Walk {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let folder = openat(CWD, start, flags, Mode::empty()).map_err(io::Error::from)?;
         start.clone_into(&mut self.path);
-        judge_folder(&fstat(&folder).map_err(io::Error::from)?, start)?;
+        let was_open = self.is_open;
+        self.judge_folder(&fstat(&folder).map_err(io::Error::from)?, start)?;
+        self.is_open |= was_open;
         self.entered = vec![folder];
         Ok(())
     }
@@ -202,7 +234,7 @@ impl Walk {
         let path = self.path.join(&name);
         match FileType::from_raw_mode(found.st_mode) {
             FileType::Directory => {
-                judge_folder(&found, &path)?;
+                self.judge_folder(&found, &path)?;
                 self.entered.push(handle);
                 self.path = path;
                 Ok(None)
@@ -217,7 +249,7 @@ impl Walk {
     }
 
     fn follow(&mut self, link: &OwnedFd, found: &Stat, path: &Path) -> Result<(), Distrust> {
-        judge_owner(found, path)?;
+        self.judge_owner(found, path)?;
         self.links += 1;
         if self.links > MOST_LINKS {
             return Err(io::Error::other("it leads through too many links").into());
@@ -228,6 +260,22 @@ impl Walk {
             self.ahead.push_front(part);
         }
         if target.is_absolute() { self.begin_at(Path::new("/")) } else { Ok(()) }
+    }
+
+    /// A folder on the way. In one such as `/tmp` others can make files, but exchange none of ours.
+    fn judge_folder(&mut self, found: &Stat, path: &Path) -> Result<(), Distrust> {
+        self.judge_owner(found, path)?;
+        let mode = Mode::from_raw_mode(found.st_mode);
+        let is_sticky = mode.contains(Mode::SVTX);
+        // The server's account knows whom it has in its group.
+        let most = if self.server == Some(found.st_uid) { Mode::WOTH } else { Mode::WGRP | Mode::WOTH };
+        // What root or we made there is nobody else's.
+        self.is_open = is_sticky && mode.intersects(most) || self.is_open && judge_owner(found, path).is_err();
+        if is_sticky || !mode.intersects(most) { Ok(()) } else { judge_mode(found, path) }
+    }
+
+    fn judge_owner(&self, found: &Stat, path: &Path) -> Result<(), Distrust> {
+        if self.server == Some(found.st_uid) { Ok(()) } else { judge_owner(found, path) }
     }
 
     /// Goes on from another folder, whose way is looked at from the root.
@@ -262,12 +310,6 @@ fn judge(found: &Stat, path: &Path) -> Result<(), Distrust> {
     }
     judge_owner(found, path)?;
     judge_mode(found, path)
-}
-
-/// A folder on the way. In one such as `/tmp` others can make files, but exchange none of ours.
-fn judge_folder(found: &Stat, path: &Path) -> Result<(), Distrust> {
-    judge_owner(found, path)?;
-    if Mode::from_raw_mode(found.st_mode).contains(Mode::SVTX) { Ok(()) } else { judge_mode(found, path) }
 }
 
 /// Whoever runs this is the home's owner: nobody else works in one.
@@ -409,5 +451,47 @@ mod tests {
         assert!(is_safe(0o1777, 0o755), "on the way others exchange none of ours");
         assert!(!is_safe(0o755, 0o1777), "there they may have put theirs before");
         assert!(!is_safe(0o777, 0o755));
+    }
+
+    #[test]
+    fn a_socket_is_in_no_folder_where_others_can_exchange_it() {
+        let tree = Tree::new();
+        fs::create_dir(tree.at("elsewhere/pg")).expect("a folder");
+        let look = |way, folder| {
+            tree.set("elsewhere", way);
+            tree.set("elsewhere/pg", folder);
+            check_socket_folder(&tree.at("elsewhere/pg")).map_err(|why| why.to_string())
+        };
+        assert_eq!(look(0o755, 0o755), Ok(false));
+        assert_eq!(look(0o755, 0o2775), Ok(false), "as the servers' packages make it");
+        assert_eq!(look(0o755, 0o1777), Ok(true), "as /tmp");
+        assert_eq!(look(0o1777, 0o755), Ok(false), "nobody can exchange ours");
+        for (way, folder) in [(0o755, 0o777), (0o777, 0o755)] {
+            assert!(look(way, folder).is_err_and(|why| why.contains("everybody may write it")), "{way:o} {folder:o}");
+        }
+        symlink("pg", tree.at("elsewhere/link")).expect("a link");
+        tree.set("elsewhere", 0o755);
+        tree.set("elsewhere/pg", 0o777);
+        assert!(check_socket_folder(&tree.at("elsewhere/link")).is_err());
+        assert!(check_socket_folder(&tree.at("elsewhere/none")).expect_err("none").is_absence());
+    }
+
+    #[test]
+    fn as_root_a_socket_is_in_the_servers_own_folder_and_in_no_strangers() {
+        let tree = Tree::new();
+        fs::create_dir(tree.at("elsewhere/pg")).expect("a folder");
+        let look = |of_way, way, folder| {
+            for (path, uid) in [("elsewhere", of_way), ("elsewhere/pg", 7001)] {
+                std::os::unix::fs::chown(tree.at(path), Some(uid), None).expect("root may");
+            }
+            tree.set("elsewhere", way);
+            tree.set("elsewhere/pg", folder);
+            check_socket_folder(&tree.at("elsewhere/pg")).map_err(|why| why.to_string())
+        };
+        assert_eq!(look(0, 0o755, 0o2775), Ok(false), "as /run/postgresql");
+        assert_eq!(look(7001, 0o775, 0o755), Ok(false), "all of it is the server's");
+        assert_eq!(look(0, 0o1777, 0o755), Ok(true), "a stranger may make it while it is missing");
+        assert!(look(7002, 0o755, 0o755).is_err_and(|why| why.contains("belongs to user 7002")));
+        assert!(look(0, 0o755, 0o777).is_err());
     }
 }

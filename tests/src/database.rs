@@ -130,9 +130,12 @@ impl Database {
         format!("{}://blat@127.0.0.1:{}/rm", self.key(), port.trim())
     }
 
-    /// The file of the certificate that PostgreSQL shows; MariaDB has none.
+    /// The master's copy of the certificate that PostgreSQL shows; MariaDB has none.
     pub fn certificate(&self) -> String {
-        self.dir.join("server.crt").display().to_string()
+        let copy = self.lab.join("server.crt");
+        fs::copy(self.dir.join("server.crt"), &copy).expect("the server's certificate");
+        Account::Master.own(&copy);
+        copy.display().to_string()
     }
 
     /// The key below `release_manager`.

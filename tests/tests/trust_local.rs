@@ -89,6 +89,60 @@ fn as_root_a_config_of_a_strangers_is_not_obeyed() {
     lab.wait_for("the command to run", || ran.exists().then_some(()));
 }
 
+/// Whoever may write them has the agent take a stranger for the database.
+#[test]
+fn as_root_files_that_a_database_s_url_names_are_the_owner_s_or_not_obeyed() {
+    let lab = lab("evilca");
+    let file = lab.home().join("ssh/rm.pem");
+    fs::write(&file, "").expect("an own folder");
+    set_mode(&file, 0o644);
+    let parameters = [
+        ("postgres", "sslmode=verify-full", ["sslrootcert", "sslcert", "sslkey"]),
+        ("mysql", "ssl-mode=VERIFY_IDENTITY", ["ssl-ca", "ssl-cert", "ssl-key"]),
+    ];
+    for (server, verified, names) in parameters {
+        for name in names {
+            let url = format!("{server}://blat@127.0.0.1:1/rm?{verified}&{name}={}", file.display());
+            lab.raw_config("perth", &lab.config_text(&format!("release_manager: {{{server}: '{url}'}}")));
+            Account::Stranger.own(&file);
+            lab.blat(&["check"]).expect(78).says("rm.pem belongs to user").says("neither root nor the home's owner");
+            lab.agent_once("perth").expect(78).says("rm.pem belongs to user");
+            Account::Master.own(&file);
+            let outcome = lab.blat(&["check"]);
+            outcome.expect_success();
+            assert!(!outcome.stderr.contains("warning"), "{outcome}");
+        }
+    }
+}
+
+/// As long as the server is down, its port and its socket in `/tmp` are anybody's; a socket where others may write is so at any time.
+#[test]
+fn check_warns_of_a_database_whose_place_a_stranger_can_take() {
+    let lab = lab("evildb");
+    let open = lab.home().join("open");
+    fs::create_dir(&open).expect("an own folder");
+    lab.hand_over();
+    set_mode(&open, 0o777);
+    let check = |server: &str, url: &str| {
+        lab.raw_config("perth", &lab.config_text(&format!("release_manager: {{{server}: '{url}'}}")));
+        lab.blat(&["check"])
+    };
+    for (server, url, place) in [
+        ("postgres", "postgres://blat@127.0.0.1/rm", "at 127.0.0.1"),
+        ("postgres", "postgres://blat@db/rm?sslmode=require", "at db"),
+        ("postgres", "postgres://blat@db/rm?host=/tmp", "in /tmp"),
+        ("mysql", "mysql://blat@db/rm", "at db"),
+        ("mysql", "mysql://blat@db/rm?socket=/tmp/mysql.sock", "in /tmp"),
+    ] {
+        let outcome = check(server, url);
+        outcome.expect_success().says("warning: config/perth.conf: whoever answers").says("gets the password");
+        assert!(outcome.stderr.contains(place), "{outcome}");
+    }
+    check("postgres", &format!("postgres://blat@db/rm?host={}", open.display()))
+        .expect(78)
+        .says("so others may answer in the place of the database");
+}
+
 #[test]
 fn a_file_that_others_may_write_is_a_complaint_and_changes_nothing() {
     let mut lab = lab("openfiles");

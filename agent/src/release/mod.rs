@@ -171,6 +171,13 @@ impl Desk {
             {
                 return Ok(Loaded { catalog, reading: Some(reading), is_remembered: true });
             }
+            // They may have been changed since the config was read.
+            let (judged, root) = (manager.clone(), self.root.clone());
+            let judging = tokio::task::spawn_blocking(move || judged.distrusted(&root));
+            let distrusted = judging.await.map_err(|error| format!("looking at its files failed: {error}"))?;
+            if let Some((_, why)) = distrusted.into_iter().next() {
+                return Err(why);
+            }
             let read = |catalog, reading| Loaded { catalog, reading, is_remembered: false };
             let reader = Reader::start(source, selection, *timeout, &self.place).await?;
             match source {
@@ -263,6 +270,8 @@ fn understood(manager: &ReleaseManager, selection: &Selection, known: &KnownRele
 mod tests {
     use std::time::Duration;
 
+    use blat_config::{Database, Queries};
+
     use super::*;
 
     /// Whether the answer to a question for these projects is kept, where Release Manager knows `P` with this package.
@@ -276,6 +285,30 @@ mod tests {
         let text = serde_json::json!({"projects": [{"name": "P", "releases": [release]}]}).to_string();
         let catalog = blat_config::release_file::parse(&text).expect("the form");
         understood(&manager, &selection, &KnownReleases::default(), catalog.into()).fresh.is_some()
+    }
+
+    #[tokio::test]
+    async fn nobody_is_asked_by_files_that_others_may_write_by_now() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let scratch = tempfile::tempdir().expect("a scratch directory");
+        let root = std::fs::canonicalize(scratch.path()).expect("a scratch directory");
+        let certificate = root.join("ca.pem");
+        std::fs::write(&certificate, "").expect("an own folder");
+        // Nobody listens there.
+        let url = format!("postgres://127.0.0.1:1/rm?sslmode=verify-full&sslrootcert={}", certificate.display());
+        let database = Database { url, password_file: None, queries: Queries::default() };
+        let source = ReleaseSource::Postgres(database);
+        let manager = ReleaseManager { source, mode: Mode::Strict, timeout: Duration::from_secs(60) };
+        let place = root.join("state");
+        let desk = Desk { root, snapshot: place.join("snapshot"), place, unchanged: Unchanged::default() };
+        let selection = Selection { projects: vec!["P".into()], ..Selection::default() };
+        for (mode, is_refused) in [(0o644, false), (0o664, true)] {
+            let permissions = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(&certificate, permissions).expect("an own file");
+            let asked = desk.ask(Some(&manager), &selection, &KnownReleases::default()).await;
+            let why = asked.err().expect("nobody answers").to_string();
+            assert_eq!(why.contains("so others may change what is read here"), is_refused, "{mode:o}: {why}");
+        }
     }
 
     #[test]

@@ -3,7 +3,9 @@
 use std::io::{self, Write};
 use std::process::Stdio;
 
-use blat_config::{Complaint, Complaints, Home, Settings, TargetFile, conflicts, home_id, load_master, load_target};
+use blat_config::{
+    Complaint, Complaints, Home, ReleaseManager, Settings, TargetFile, conflicts, home_id, load_master, load_target,
+};
 
 use blat_domain::name::TargetName;
 use blat_domain::text::printable;
@@ -26,6 +28,8 @@ struct Findings {
     others: Vec<String>,
     /// Complaints about logs.
     logs: Vec<String>,
+    /// What is valid and still leaves a way to strangers.
+    warnings: Vec<String>,
     settings: Vec<Settings>,
 }
 
@@ -73,7 +77,10 @@ fn look(home: &Home, files: &[TargetFile]) -> Findings {
             TargetFile::Misnamed(why) => findings.others.push(why.clone()),
             TargetFile::Named(target) => match load_target(home, target) {
                 Ok(settings) => {
-                    findings.valid.push(format!("config/{target}.conf"));
+                    let file = format!("config/{target}.conf");
+                    let exposure = settings.release_manager.as_ref().and_then(ReleaseManager::exposure);
+                    findings.warnings.extend(exposure.map(|exposure| format!("{file}: {exposure}")));
+                    findings.valid.push(file);
                     findings.settings.push(settings);
                 }
                 Err(complaints) => findings.note(&complaints),
@@ -107,13 +114,17 @@ impl Findings {
     }
 }
 
-/// Valid files go to standard output, complaints to standard error, so that cron mails just these.
+/// Valid files go to standard output, complaints and warnings to standard error, so that cron mails just these. A warning changes no exit code.
 fn tell(findings: &Findings) -> Outcome {
     let style = Style::of_stdout();
     let mut out = io::stdout().lock();
     for file in &findings.valid {
         writeln!(out, "{}  {file}", style.paint(Tone::Good, "ok"))?;
     }
+    out.flush()?;
+    let warnings: String = findings.warnings.iter().map(|warning| format!("warning: {warning}\n\n")).collect();
+    // Where standard error is gone, the exit code still tells what is wrong.
+    let _ = write!(io::stderr(), "{warnings}");
     let count = findings.complaints.len() + findings.others.len();
     if count + findings.logs.len() == 0 {
         if findings.settings.is_empty() {

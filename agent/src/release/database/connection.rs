@@ -4,7 +4,7 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
-use blat_config::ReleaseSource;
+use blat_config::{ReleaseSource, ServerAddress};
 use blat_domain::release::row::Cell;
 use blat_domain::text::printable;
 use futures_util::TryStreamExt;
@@ -43,6 +43,11 @@ impl Connection {
             ReleaseSource::Postgres(database) => {
                 // The environment and .pgpass are looked into here. How many digits a number has matters to nobody, and poolers refuse to be asked.
                 let options = PgConnectOptions::from_str(&database.url).map_err(|error| said(&error))?;
+                // What was judged is what is connected to: the driver would look for a socket in /tmp as well.
+                let options = match database.address() {
+                    ServerAddress::Socket(folder) => options.socket(folder),
+                    ServerAddress::Tcp { host, .. } => options.host(&host),
+                };
                 let mut options = options.extra_float_digits(None);
                 if let Some(path) = &database.password_file {
                     options = options.password(&password::read(path).await?);
