@@ -466,8 +466,8 @@ is_random() {
     [ ${#1} -eq 32 ]
 }
 
-# check_owner OWNER: fails unless the record names OWNER, `HOME-ID TARGET`; to be asked under the publish lock. Whoever works here by hand names
-# none.
+# check_owner OWNER: fails unless the record names OWNER, `HOME-ID TARGET`, or is OWNER, `ID HOME-ID TARGET`; to be asked under the publish lock.
+# Each adoption has an id of its own: what was planned before one must not be done after it. Whoever works here by hand names none.
 check_owner() {
     [ -z "$1" ] || is_owned_by "$1" || fail 1 "changing what the archive $archive is to hold failed: $now"
 }
@@ -478,11 +478,16 @@ may_replace() {
     [ -z "$1" ] || is_owned_by "$1" || { [ -z "$record" ] && ! exists "$house/archive"; }
 }
 
-# is_owned_by OWNER: the record, which `$record` becomes, names OWNER; else `$now` says what it is.
+# is_owned_by OWNER: the record, which `$record` becomes, names OWNER or is OWNER; else `$now` says what it is.
 is_owned_by() {
     read_record
     if ! is_record "$record"; then
         now="$house/archive does not name its owner; \`blat adopt\` takes it over"
+        return 1
+    elif [ "$record" = "$1" ]; then
+        return 0
+    elif [ "${1#* }" = "${record#* }" ]; then
+        now='it was adopted since this was planned; sync it again'
         return 1
     elif [ "${record#* }" != "$1" ]; then
         now="its owner is ${record#* } now; \`blat adopt\` takes it over"

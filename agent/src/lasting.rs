@@ -221,11 +221,13 @@ impl LastingMemory {
         others.next().map(|(place, record)| (place.clone(), record))
     }
 
-    /// The archive at this place has this record. `begins`: and what tags brought to it until now, up to this visit, is not known.
+    /// The archive at this place has this record. `begins`: and what tags brought to it until now, up to this visit, is not known; what was held
+    /// back until now is nothing that anybody may confirm.
     pub(crate) fn note_archive(&self, place: &str, record: &Record, begins: Option<&Found>) {
         let noted = self.change(|kept| {
             if let Some(visit) = begins {
                 kept.began = Some(Timestamp::now().as_second());
+                kept.held_back = HeldBack::default();
                 if let Found::Record(visit) = visit {
                     kept.note_visit(&visit.archive);
                 }

@@ -11,13 +11,12 @@ use std::sync::PoisonError;
 
 use blat_config::{Settings, Transport, home_id};
 use blat_domain::history::{Deed, Entry};
-use blat_domain::inventory::Inventory;
 use blat_domain::ownership::{Bar, Claim, FILE, Found, Likeness, RandomId, Record, Title, judge};
 use blat_domain::retry::Backoff;
 use jiff::Timestamp;
 
 use crate::session::Problem;
-use crate::sync::{problem, unreached};
+use crate::sync::{Prepared, problem, unreached};
 use crate::target::TargetError;
 use crate::workplace::Workplace;
 use around::{Around, record_above};
@@ -35,15 +34,33 @@ pub(crate) enum Contact {
     Made(Option<Bar>),
 }
 
+/// What a look at an archive's record came to.
+struct Tenure {
+    /// What keeps us from listing and deleting.
+    bar: Option<Bar>,
+    /// The record, where nothing does: the archive is ours as long as it has this one.
+    owned: Option<Record>,
+    /// Whether our memory did not know it until now, nor what tags brought to it before.
+    begins: bool,
+}
+
 impl Workplace {
-    /// Before anything is done to an archive: claims it where nobody owns it, and gives what keeps us from listing and deleting there.
+    /// Before anything is done to an archive: claims it where nobody owns it, and enters in a plan by what record it is ours, or what keeps us from
+    /// listing and deleting there.
     ///
     /// # Errors
-    /// It is the source itself, to which nothing at all may be done; or it cannot be claimed.
-    pub(crate) async fn make_contact(&self, inventory: &Inventory) -> Result<Option<Bar>, Problem> {
+    /// It is the source itself, to which nothing at all may be done; it cannot be claimed; or it was adopted since the plan was made.
+    pub(crate) async fn make_contact(&self, prepared: &mut Prepared) -> Result<(), Problem> {
         let _in_force = self.permit().await?;
-        let claimed = self.claimed(&inventory.title, inventory.is_bare()).await?;
-        claimed.map_err(|error| unreached("cannot claim the archive", error))
+        let claimed = self.claimed(&prepared.inventory.title, prepared.inventory.is_bare()).await?;
+        let Tenure { bar, owned, begins } = claimed.map_err(|error| unreached("cannot claim the archive", error))?;
+        if owned.is_some() && begins && !prepared.begins {
+            let text = "the archive was adopted or claimed while this sync was planned; it is planned again";
+            return Err(problem(None, text.to_owned(), Backoff::LINK));
+        }
+        prepared.owned = owned;
+        bar.into_iter().for_each(|bar| prepared.plan.bar(bar));
+        Ok(())
     }
 
     /// As [`Self::make_contact`], once under these settings and without a listing: before a tag's packages are sent. A target that does not
@@ -56,7 +73,7 @@ impl Workplace {
             return Ok(bar);
         }
         let claimed = match self.target.claim(Claim::Look, &self.new_record()?).await {
-            Ok(title) => self.claimed(&title, false).await?,
+            Ok(title) => self.claimed(&title, false).await?.map(|tenure| tenure.bar),
             Err(error) => Err(error),
         };
         Ok(claimed.unwrap_or_else(|error| {
@@ -69,9 +86,8 @@ impl Workplace {
         self.contact.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// What keeps us from listing and deleting, once the archive has a record. The outer error is for an archive that is the source. `is_bare`: a
-    /// listing showed no packages.
-    async fn claimed(&self, title: &Title, is_bare: bool) -> Result<Result<Option<Bar>, TargetError>, Problem> {
+    /// What we may do, once the archive has a record. The outer error is for an archive that is the source. `is_bare`: a listing showed no packages.
+    async fn claimed(&self, title: &Title, is_bare: bool) -> Result<Result<Tenure, TargetError>, Problem> {
         let unsure = self.keep_off_the_source(title).await?;
         let mut found = self.remembering(title, is_bare);
         let mut begins = self.is_new_to_memory(title);
@@ -96,7 +112,8 @@ impl Workplace {
             self.lasting.note_archive(&place(&self.settings), record, begins.then_some(&title.visit));
         }
         if unsure.is_some() {
-            return Ok(Ok(self.foreseen_bar(title, is_bare, unsure)));
+            let bar = self.foreseen_bar(title, is_bare, unsure);
+            return Ok(Ok(Tenure { bar, owned: None, begins: false }));
         }
         let bar = judge(&self.owner, &found);
         let made = Contact::Made(bar.clone());
@@ -104,7 +121,11 @@ impl Workplace {
         if bar.is_none() && (begins || former == Contact::None || self.lasting.visit_is_due()) {
             self.leave_visit().await;
         }
-        Ok(Ok(bar))
+        let owned = match found {
+            Found::Record(record) if bar.is_none() => Some(record),
+            Found::Record(_) | Found::Nothing | Found::Malformed(_) => None,
+        };
+        Ok(Ok(Tenure { bar, owned, begins }))
     }
 
     /// What was found in the record's place, in the light of what this target has seen before, there and elsewhere. `is_bare`: a listing showed no
@@ -206,7 +227,7 @@ impl Workplace {
     /// The target cannot be reached or refuses, or its archive is the source.
     pub(crate) async fn adopt(&self) -> Result<(Found, Found), Problem> {
         let failed = |error| unreached("cannot take the archive over", error);
-        let record = self.new_record()?;
+        let mut record = self.new_record()?;
         let looked = self.target.claim(Claim::Look, &record).await.map_err(failed)?;
         if let Some(why) = self.keep_off_the_source(&looked).await? {
             let text = format!("cannot take the archive over: {}", Bar::Unsure { why }.cause());
@@ -217,9 +238,13 @@ impl Workplace {
             return Ok((before.clone(), before));
         }
         let how = if before == Found::Nothing { Claim::First } else { Claim::Adopt };
+        if how == Claim::Adopt {
+            record = self.record_of(None)?;
+        }
         let mut after = self.target.claim(how, &record).await.map_err(failed)?;
         if judge(&self.owner, &after.found).is_some() {
             // Somebody claimed it a moment before us.
+            record = self.record_of(None)?;
             after = self.target.claim(Claim::Adopt, &record).await.map_err(failed)?;
         }
         if let Err(problem) = self.keep_off_the_source(&after).await {
@@ -248,7 +273,12 @@ impl Workplace {
 
     /// A record that makes the archive ours. One whose record is gone stays the archive that it was.
     fn new_record(&self) -> Result<Record, Problem> {
-        let archive = self.seen().map(|record| record.archive).map_or_else(home_id::random, Ok).map_err(|error| {
+        self.record_of(self.seen().map(|record| record.archive))
+    }
+
+    /// As [`Self::new_record`], with this id, else with one that no archive has had: each adoption is told from every other by it.
+    fn record_of(&self, archive: Option<RandomId>) -> Result<Record, Problem> {
+        let archive = archive.map_or_else(home_id::random, Ok).map_err(|error| {
             problem(None, format!("cannot read random bytes for the archive's id: {error}"), Backoff::PACKAGE)
         })?;
         Ok(Record { archive, owner: self.owner.clone() })

@@ -14,6 +14,7 @@ use blat_domain::confirmation::HeldBack;
 use blat_domain::inventory::Inventory;
 use blat_domain::links::Followed;
 use blat_domain::name::PackageId;
+use blat_domain::ownership::Record;
 use blat_domain::package_list::{self, Former};
 use blat_domain::plan::{Action, Held, Hold, Plan, Step, plan};
 use blat_domain::release::{Reason, WantedSet};
@@ -57,6 +58,10 @@ pub(crate) struct Prepared {
     /// What the answer wants, with all that its links address.
     wanted: WantedSet,
     pub(crate) inventory: Arc<Inventory>,
+    /// By which record the archive is ours; none before that was looked at, or where it is not.
+    pub(crate) owned: Option<Record>,
+    /// Whether the memory was new to the archive as it was listed.
+    pub(crate) begins: bool,
     /// What else decides about extra packages.
     pub(crate) facts: Facts,
     /// When Release Manager was asked, by [`Workplace::uptime`].
@@ -90,17 +95,20 @@ impl Workplace {
         }
         // A clock that was set ahead makes no tag a day old.
         let trailing = self.lasting.noted(trailing(self.memory.earliest(inventory.clock)));
+        // Before the notes are read: whoever makes the memory begin anew meanwhile leaves it in them.
+        let begins = self.is_new_to_memory(&inventory.title);
         // To list may take long, and the clock may have been set meanwhile.
         let now = Timestamp::now().as_second();
         let TagNotes { tagged, began, clock } = self.lasting.notes(now);
-        let began = if self.is_new_to_memory(&inventory.title) { Some(now) } else { began };
+        let began = if begins { Some(now) } else { began };
         let known_up_to = written.as_ref().unwrap_or(&trailing).beside(&clock);
         let known_for_sure = known_up_to.at.max(trailing.beside(&clock).at);
         let (source, max_size, package) = (self.source.clone(), settings.max_size, self.most_of_a_package());
         let facts = Facts {
             aging: settings.aging,
             max_delete: settings.max_delete,
-            confirmed,
+            // What somebody has seen before the memory began says nothing of what is there since.
+            confirmed: confirmed.filter(|_| !begins),
             clock_doubt: self.memory.doubt(inventory.clock),
             tagged,
             known_up_to,
@@ -120,7 +128,7 @@ impl Workplace {
             plan.fit(Room { disk: inventory.free, archive: source.left_below(max_size, &inventory), package });
             plan.upkeep = facts.upkeep(&wanted, &inventory, resolution, plan.is_complete());
             bar.into_iter().for_each(|bar| plan.bar(bar));
-            Ok(Prepared { plan, answer, wanted, inventory, facts, asked })
+            Ok(Prepared { plan, answer, wanted, inventory, owned: None, begins, facts, asked })
         });
         let surveyed = surveying.await.unwrap_or_else(|error| Err(format!("looking at the source failed: {error}")));
         surveyed.map_err(|why: String| problem(None, why, Backoff::PACKAGE))
@@ -174,9 +182,8 @@ impl Workplace {
         let mut outcome = SyncOutcome { report: SyncReport::begun(Timestamp::now()), held_back: None };
         self.look_for_company().await;
         let problem = match self.prepare(confirmed).await {
-            Ok(mut prepared) => match self.make_contact(&prepared.inventory).await {
-                Ok(bar) => {
-                    bar.into_iter().for_each(|bar| prepared.plan.bar(bar));
+            Ok(mut prepared) => match self.make_contact(&mut prepared).await {
+                Ok(()) => {
                     self.desk.keep(&mut prepared.answer).await;
                     self.execute(&prepared, &mut outcome).await
                 }
@@ -211,7 +218,7 @@ impl Workplace {
         }
         self.say_what_is_found(plan, inventory);
         let mut first_problem = self.say_what_is_missing(plan, report);
-        let marked_still = self.unmark(&plan.upkeep, inventory.clock).await;
+        let marked_still = self.unmark(prepared).await;
         first_problem = first_problem.or(marked_still);
         self.sweep(plan, inventory).await;
         let rule = |step: &Step| match step.action {
@@ -253,8 +260,8 @@ impl Workplace {
 
     /// What only the archive's owner does, after a sync in which everything else succeeded.
     async fn list_and_age(&self, prepared: &Prepared, outcome: &mut SyncOutcome) -> Option<Problem> {
-        let Prepared { plan, wanted, .. } = prepared;
-        let former = match self.list(wanted).await {
+        let Prepared { plan, wanted, owned, .. } = prepared;
+        let former = match self.list(owned.as_ref(), wanted).await {
             Ok(former) => former,
             Err(problem) => return Some(problem),
         };
@@ -273,7 +280,8 @@ impl Workplace {
     }
 
     /// Replaces the PackageList, and gives what was in its place.
-    async fn list(&self, wanted: &WantedSet) -> Result<Former, Problem> {
+    async fn list(&self, owned: Option<&Record>, wanted: &WantedSet) -> Result<Former, Problem> {
+        let owned = owned.ok_or_else(|| not_owned("store the PackageList"))?;
         let list = package_list::render(wanted.keys());
         if list.len() as u64 > package_list::LONGEST {
             let text = format!(
@@ -284,7 +292,7 @@ impl Workplace {
             return Err(problem(None, text, Backoff::NEXT_SYNC));
         }
         let _in_force = self.permit().await?;
-        let stored = self.target.store_list(&list).await;
+        let stored = self.target.store_list(owned, &list).await;
         stored.map_err(|error| unreached("cannot store the PackageList", error))
     }
 
@@ -355,6 +363,15 @@ fn sent_of(hold: &Hold) -> Sent {
 
 pub(crate) fn problem(package: Option<PackageId>, text: String, retry: Backoff) -> Problem {
     Problem { package, text, retry }
+}
+
+/// Nothing but sending is done without the record by which the archive is ours.
+pub(crate) fn not_owned(what: &str) -> Problem {
+    problem(
+        None,
+        format!("cannot {what}: nobody has looked whose the archive is; it is looked at again"),
+        Backoff::LINK,
+    )
 }
 
 /// A target's error as a problem: the way there and its space are tried again sooner than what it refused.

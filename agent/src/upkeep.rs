@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use blat_domain::history::{Deed, Entry};
 use blat_domain::identity::SAME;
 use blat_domain::name::PackageId;
+use blat_domain::ownership::Record;
 use blat_domain::retention::{Action, Step, Upkeep, Why};
 use blat_domain::retry::Backoff;
 use jiff::Timestamp;
 
 use crate::recheck::Recheck;
 use crate::session::Problem;
-use crate::sync::{Prepared, SyncOutcome, problem, unreached};
+use crate::sync::{Prepared, SyncOutcome, not_owned, problem, unreached};
 use crate::target::{Leaving, Retired, Retirement, TargetError};
 use crate::workplace::Workplace;
 
@@ -20,16 +21,17 @@ const AT_ONCE: usize = 200;
 
 impl Workplace {
     /// Takes marks away. That is right whatever becomes of the sync, and what is wanted must not stay marked while it runs.
-    pub(crate) async fn unmark(&self, upkeep: &Upkeep, clock: Option<i64>) -> Option<Problem> {
-        let steps: Vec<&Step> = upkeep.steps.iter().filter(|step| step.action == Action::Unmark).collect();
+    pub(crate) async fn unmark(&self, prepared: &Prepared) -> Option<Problem> {
+        let steps: Vec<&Step> =
+            prepared.plan.upkeep.steps.iter().filter(|step| step.action == Action::Unmark).collect();
         let mut problem = None;
         for steps in steps.chunks(AT_ONCE) {
-            match self.retire(Retirement::Unmark, steps.to_vec()).await {
+            match self.retire(prepared.owned.as_ref(), Retirement::Unmark, steps.to_vec()).await {
                 Ok(done) => problem = problem.or(done.problem),
                 Err(stopped) => return Some(stopped),
             }
         }
-        if let (None, Some(clock)) = (&problem, clock) {
+        if let (None, Some(clock)) = (&problem, prepared.inventory.clock) {
             // Not before: a clock that was doubted is doubted until no mark is left that it made.
             self.memory.note_clock(clock);
         }
@@ -55,7 +57,7 @@ impl Workplace {
                     recheck.lets_go(step) && leaving.has(&step.package) && !spared.contains(&step.package)
                 };
                 let steps = steps.iter().copied().filter(goes).collect();
-                let done = match self.retire(how, steps).await {
+                let done = match self.retire(prepared.owned.as_ref(), how, steps).await {
                     Ok(done) => done,
                     Err(problem) => return Some(problem),
                 };
@@ -85,11 +87,12 @@ impl Workplace {
     }
 
     /// One run of the target, and a line in the log for each package.
-    async fn retire(&self, how: Retirement, steps: Vec<&Step>) -> Result<Done, Problem> {
+    async fn retire(&self, owned: Option<&Record>, how: Retirement, steps: Vec<&Step>) -> Result<Done, Problem> {
         let mut done = Done::default();
         if steps.is_empty() {
             return Ok(done);
         }
+        let owned = owned.ok_or_else(|| not_owned(order(how)))?;
         let mut packages: Vec<Leaving> =
             steps.iter().map(|step| Leaving::new(step.package.clone(), listed_time(step))).collect();
         let in_force = self.permit().await?;
@@ -98,7 +101,8 @@ impl Workplace {
         }
         let goes = packages.iter().filter(|_| deed(how) == Deed::Deleted).map(|leaving| &leaving.package);
         let _asking = self.unanswered.ask(Deed::Deleted, goes);
-        let answers = if packages.is_empty() { Ok(Vec::new()) } else { self.target.retire(how, &packages).await };
+        let answers =
+            if packages.is_empty() { Ok(Vec::new()) } else { self.target.retire(owned, how, &packages).await };
         drop(in_force);
         let answers = answers.map_err(|error| self.not_retired(how, error))?;
         let whys: BTreeMap<&PackageId, Why> = steps.iter().map(|step| (&step.package, step.why)).collect();

@@ -1,7 +1,8 @@
 //! One archive, one owner: who may list, mark and delete in an archive, and whether it is the source itself.
 //!
 //! An archive says so in a file of two lines (`ARCHIVE/.dpkg_archive/archive`, in a bucket `PREFIX/.blat/archive`): a random id of the archive,
-//! then the owner, `HOME-ID TARGET`. Everybody may send packages; only the owner replaces the PackageList, marks and deletes. What stands in that
+//! then the owner, `HOME-ID TARGET`. Each adoption gives it a new id, so that two adoptions by the same owner differ. Everybody may send packages;
+//! only the owner replaces the PackageList, marks and deletes, and only while the record is the one that it planned by. What stands in that
 //! file comes from strangers: whatever is not exactly that is malformed, and then nobody lists or deletes.
 //!
 //! Beside it lies another file of that form, [`VISIT`]: whoever works on the archive for its owner leaves a new random number there from time to
@@ -101,13 +102,18 @@ impl fmt::Display for Owner {
 /// What stands in an archive's file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
-    /// The archive's id.
+    /// The archive's id, which each adoption makes anew.
     pub archive: RandomId,
     /// Its owner.
     pub owner: Owner,
 }
 
 impl Record {
+    /// How an agent names it to the target: `ID HOME-ID TARGET`.
+    pub fn line(&self) -> String {
+        format!("{} {}", self.archive, self.owner)
+    }
+
     /// The file's text.
     pub fn render(&self) -> String {
         format!("{}\n{}\n", self.archive, self.owner)
@@ -304,7 +310,7 @@ pub enum Claim {
     Look,
     /// It is written where there is none.
     First,
-    /// Its owner becomes another; a malformed one is replaced. The file of visits becomes the same.
+    /// This takes its place, whatever is there: another owner, and a new id. The file of visits becomes the same.
     Adopt,
     /// It is taken away again, where it is this very one.
     Withdraw,

@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// On whose behalf a lane asks, and the way to whoever asks.
 pub(crate) struct Mandate<'a> {
-    /// `HOME-ID TARGET`, where it was named.
+    /// `HOME-ID TARGET` or a whole record, where one was named.
     pub(crate) owner: Option<&'a str>,
     pub(crate) lane: Lane,
     pub(crate) replies: &'a Replies,

@@ -54,15 +54,10 @@ pub(crate) fn claim(archive: &Archive, how: Claim, record: &str) -> Result<Strin
     Ok(lines(archive))
 }
 
-fn change(scratch: &Scratch, how: Claim, mut record: Record) -> io::Result<()> {
+fn change(scratch: &Scratch, how: Claim, record: Record) -> io::Result<()> {
     let house = &scratch.rooms.house;
     match (how, told(house, FILE)) {
-        (Claim::Adopt, there) => {
-            if let Some(there) = there.ok().flatten().and_then(|text| Record::parse(&text)) {
-                record.archive = there.archive;
-            }
-        }
-        (Claim::First, Ok(None)) => {}
+        (Claim::Adopt, _) | (Claim::First, Ok(None)) => {}
         (Claim::Visit, Ok(Some(text))) if loss(&text, &record.owner.to_string()).is_none() => {}
         (Claim::Withdraw, Ok(Some(text))) if Record::parse(&text).is_some_and(|there| there == record) => {
             // An adoption has put it there.
@@ -100,7 +95,7 @@ pub(crate) fn check(archive: &Archive, house: &Dir, owner: Option<&str>) -> Resu
     let what = || format!("changing what the archive {} is to hold", archive.shown());
     let text = told(house, FILE).map_err(|error| Failure::io(what(), &error, CHECK_MODES))?;
     let lost = loss(&text.unwrap_or_default(), owner);
-    lost.map_or(Ok(()), |now| Err(Failure::refused(what(), now, ADOPT)))
+    lost.map_or(Ok(()), |(now, advice)| Err(Failure::refused(what(), now, advice)))
 }
 
 /// Why `owner` does not replace what is there, if somebody else may own the archive; to be asked under the publish lock. Where there is no record,
@@ -108,15 +103,19 @@ pub(crate) fn check(archive: &Archive, house: &Dir, owner: Option<&str>) -> Resu
 pub(crate) fn keeps_from_replacing(house: &Dir, owner: Option<&str>) -> io::Result<Option<String>> {
     let Some(owner) = owner else { return Ok(None) };
     let lost = told(house, FILE)?.and_then(|text| loss(&text, owner));
-    Ok(lost.map(|now| ["another one is there, and it is not replaced: ", &now, "; ", ADOPT].concat()))
+    Ok(lost.map(|(now, advice)| ["another one is there, and it is not replaced: ", &now, "; ", advice].concat()))
 }
 
-/// What a record says where it does not name `owner`.
-fn loss(text: &str, owner: &str) -> Option<String> {
-    match Record::parse(text) {
-        Some(record) if record.owner.to_string() == owner => None,
-        Some(record) => Some(format!("its owner is {} now", record.owner)),
-        None => Some(format!("{HOUSE}/{FILE} does not name its owner")),
+/// What a record says where it neither names `owner` nor is this one, and what to do.
+fn loss(text: &str, owner: &str) -> Option<(String, &'static str)> {
+    let Some(record) = Record::parse(text) else {
+        return Some((format!("{HOUSE}/{FILE} does not name its owner"), ADOPT));
+    };
+    let named = record.owner.to_string();
+    match owner.strip_suffix(&named) {
+        Some(id) if id.is_empty() || record.line() == owner => None,
+        Some(_) => Some(("it was adopted since this was planned".to_owned(), "sync it again")),
+        None => Some((format!("its owner is {named} now"), ADOPT)),
     }
 }
 

@@ -63,9 +63,12 @@ $home_a perth"
     check 'another record is not taken away' owned "$id_a $home_a perth"
     claim adopt "$id_b
 $home_b oslo"
-    check 'an adoption changes the owner and not the archive' owned "$id_a $home_b oslo"
+    check 'an adoption brings another record' owned "$id_b $home_b oslo"
     check 'and says that nobody has visited it since' cmp -s "$arch/.dpkg_archive/visit" "$arch/.dpkg_archive/archive"
     claim withdraw "$id_a
+$home_b oslo"
+    check 'another record of the owner stays' owned "$id_b $home_b oslo"
+    claim withdraw "$id_b
 $home_b oslo"
     check 'the very record is taken away' owned ''
     check 'and what the adoption left' [ ! -e "$arch/.dpkg_archive/visit" ]
@@ -242,6 +245,22 @@ former damaged'
 # end 1
 '
     check 'nobody else lists' ended 1 "its owner is $home_a perth now"
+    store "$id_a $home_a perth" 'even 2.0~rc1+x
+# end 1
+'
+    check 'a whole record is good as well' said 'stored PackageList.txt
+former whole'
+    claim adopt "$id_b $home_b oslo"
+    claim adopt "$id_b $home_a perth"
+    store "$id_a $home_a perth" 'even 2.0~rc1+x
+# end 1
+'
+    check 'what was planned before an adoption is not done after it' ended 1 'it was adopted since this was planned'
+    for how in --unmark --unlisted --due '--mark 5'; do
+        # shellcheck disable=SC2086
+        as "$id_a $home_a perth" delete_package $how
+        check "nor is that marked or deleted: $how" ended 1 'it was adopted since this was planned'
+    done
     check 'the list stays' grep -q '^even' "$arch/.dpkg_archive/PackageList.txt"
     for how in --unmark --unlisted --due '--mark 5'; do
         # shellcheck disable=SC2086

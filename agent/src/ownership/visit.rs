@@ -11,7 +11,7 @@ impl Workplace {
     pub(crate) fn is_new_to_memory(&self, title: &Title) -> bool {
         match &title.found {
             Found::Record(record) if record.owner != self.owner => false,
-            // An adoption replaces the number. By the record shows whether somebody else owned the archive before.
+            // An adoption replaces the number, and makes a record that no memory knows yet.
             Found::Record(record) => {
                 !self.lasting.knows(record) || !(title.is_adopted() || self.lasting.knows_visit(&title.visit))
             }

@@ -63,12 +63,17 @@ impl Target for Fake {
         Ok(Vec::new())
     }
 
-    async fn retire(&self, _: Retirement, packages: &[Leaving]) -> Result<Vec<(PackageId, Retired)>, TargetError> {
+    async fn retire(
+        &self,
+        _: &Record,
+        _: Retirement,
+        packages: &[Leaving],
+    ) -> Result<Vec<(PackageId, Retired)>, TargetError> {
         self.note(packages.iter().map(|leaving| leaving.package.to_string()));
         Ok(packages.iter().map(|leaving| (leaving.package.clone(), Retired::Done)).collect())
     }
 
-    async fn store_list(&self, _: &str) -> Result<Former, TargetError> {
+    async fn store_list(&self, _: &Record, _: &str) -> Result<Former, TargetError> {
         self.note(["list".to_owned()]);
         (self.during)();
         Ok(Former::Whole)

@@ -180,9 +180,14 @@ pub(crate) trait Target: Send + Sync {
     }
 
     /// Takes versions out of the archive or marks them, each only if that is still right when its turn comes, and only while the archive's
-    /// record names the owner that this target was made for. Fails where one of them is the source's own file. One outcome each, in no
+    /// record is `owned`, the one that this was planned by. Fails where one of them is the source's own file. One outcome each, in no
     /// particular order.
-    async fn retire(&self, how: Retirement, packages: &[Leaving]) -> Result<Vec<(PackageId, Retired)>, TargetError>;
+    async fn retire(
+        &self,
+        owned: &Record,
+        how: Retirement,
+        packages: &[Leaving],
+    ) -> Result<Vec<(PackageId, Retired)>, TargetError>;
 
     /// What serves there, for the status; none before that was found out, or where there is only one thing that could. It asks nobody.
     fn far_end(&self) -> Option<FarEnd> {
@@ -200,9 +205,9 @@ pub(crate) trait Target: Send + Sync {
         Ok(())
     }
 
-    /// Replaces the PackageList, and says what was in its place. Only the archive's owner may: as with [`Target::retire`], that is looked at
-    /// again right before.
-    async fn store_list(&self, list: &str) -> Result<Former, TargetError>;
+    /// Replaces the PackageList, and says what was in its place. Only the archive's owner may: as with [`Target::retire`], whether
+    /// the record still is `owned` is looked at right before.
+    async fn store_list(&self, owned: &Record, list: &str) -> Result<Former, TargetError>;
 
     /// Looks at the archive's record or changes it, then tells how it is.
     async fn claim(&self, how: Claim, record: &Record) -> Result<Title, TargetError>;

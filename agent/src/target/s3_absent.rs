@@ -58,11 +58,11 @@ impl Target for S3Target {
         Err(absent())
     }
 
-    async fn retire(&self, _: Retirement, _: &[Leaving]) -> Result<Vec<(PackageId, Retired)>, TargetError> {
+    async fn retire(&self, _: &Record, _: Retirement, _: &[Leaving]) -> Result<Vec<(PackageId, Retired)>, TargetError> {
         Err(absent())
     }
 
-    async fn store_list(&self, _: &str) -> Result<Former, TargetError> {
+    async fn store_list(&self, _: &Record, _: &str) -> Result<Former, TargetError> {
         Err(absent())
     }
 

@@ -123,7 +123,7 @@ impl ScriptTarget {
 
     /// The argument that names our owner.
     fn owner(&self) -> String {
-        format!(" --owner {}", shell_word(&self.owner.to_string()))
+        named(&self.owner.to_string())
     }
 
     /// A name for one batch's stage, not used before by anybody.
@@ -198,7 +198,12 @@ impl Target for ScriptTarget {
         self.outcomes("get_plist", " --verify", Input::Bytes(lines.into_bytes()), &packages, verdict).await
     }
 
-    async fn retire(&self, how: Retirement, packages: &[Leaving]) -> Result<Vec<(PackageId, Retired)>, TargetError> {
+    async fn retire(
+        &self,
+        owned: &Record,
+        how: Retirement,
+        packages: &[Leaving],
+    ) -> Result<Vec<(PackageId, Retired)>, TargetError> {
         self.compression().await?;
         let how = match how {
             Retirement::Unmark => " --unmark".to_owned(),
@@ -221,7 +226,7 @@ impl Target for ScriptTarget {
             list.push('\n');
         }
         let _ = writeln!(list, "# end {}", packages.len());
-        let arguments = format!("{}{CONFIRM} --bytes {}{how}", self.owner(), list.len());
+        let arguments = format!("{}{CONFIRM} --bytes {}{how}", named(&owned.line()), list.len());
         let packages: Vec<&PackageId> = packages.iter().map(|leaving| &leaving.package).collect();
         self.outcomes("delete_package", &arguments, Input::Confirmed(list.into_bytes()), &packages, retired).await
     }
@@ -238,9 +243,9 @@ impl Target for ScriptTarget {
         self.leftovers.shown()
     }
 
-    async fn store_list(&self, list: &str) -> Result<Former, TargetError> {
+    async fn store_list(&self, owned: &Record, list: &str) -> Result<Former, TargetError> {
         self.compression().await?;
-        let arguments = Self::file_arguments(FILE, list) + &self.owner() + CONFIRM;
+        let arguments = Self::file_arguments(FILE, list) + &named(&owned.line()) + CONFIRM;
         let input = Input::Confirmed(list.as_bytes().to_vec());
         let mut former = None;
         let each = |line: &str| match Former::read(line).filter(|_| former.is_none()) {
@@ -271,4 +276,9 @@ impl Target for ScriptTarget {
         self.run(verb, &arguments, Input::Bytes(input), Bounds::packages(TITLE_LINES), each).await?;
         Ok(title)
     }
+}
+
+/// The argument that says on whose behalf something is done: an owner, or a whole record.
+fn named(owner: &str) -> String {
+    format!(" --owner {}", shell_word(owner))
 }

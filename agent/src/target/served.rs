@@ -75,16 +75,21 @@ impl Target for ServedTarget {
         self.target().await?.verify(packages).await
     }
 
-    async fn retire(&self, how: Retirement, packages: &[Leaving]) -> Result<Vec<(PackageId, Retired)>, TargetError> {
-        self.target().await?.retire(how, packages).await
+    async fn retire(
+        &self,
+        owned: &Record,
+        how: Retirement,
+        packages: &[Leaving],
+    ) -> Result<Vec<(PackageId, Retired)>, TargetError> {
+        self.target().await?.retire(owned, how, packages).await
     }
 
     async fn sweep(&self, keep: &BTreeSet<PackageId>) -> Result<(), TargetError> {
         self.target().await?.sweep(keep).await
     }
 
-    async fn store_list(&self, list: &str) -> Result<Former, TargetError> {
-        self.target().await?.store_list(list).await
+    async fn store_list(&self, owned: &Record, list: &str) -> Result<Former, TargetError> {
+        self.target().await?.store_list(owned, list).await
     }
 
     async fn claim(&self, how: Claim, record: &Record) -> Result<Title, TargetError> {

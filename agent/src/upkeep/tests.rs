@@ -90,7 +90,12 @@ impl Target for Held {
     }
 
     /// It is deleted, and the link breaks before the answer. Before that, it waits until a tag's package was offered, or waits in its turn.
-    async fn retire(&self, _: Retirement, packages: &[Leaving]) -> Result<Vec<(PackageId, Retired)>, TargetError> {
+    async fn retire(
+        &self,
+        _: &Record,
+        _: Retirement,
+        packages: &[Leaving],
+    ) -> Result<Vec<(PackageId, Retired)>, TargetError> {
         self.deleting.notify_one();
         let lasting = self.lasting.get().expect("the test has set it");
         while self.listed.is_none() && lock(&self.offered).is_empty() && !lasting.crossing.makes_wait() {
@@ -101,7 +106,7 @@ impl Target for Held {
         Err(TargetError::Link("the link is broken".into()))
     }
 
-    async fn store_list(&self, _: &str) -> Result<Former, TargetError> {
+    async fn store_list(&self, _: &Record, _: &str) -> Result<Former, TargetError> {
         if let Some((listed, _)) = &self.listed {
             listed.notified().await;
         }

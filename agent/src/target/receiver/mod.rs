@@ -112,9 +112,6 @@ impl ReceiverTarget {
         };
         match begun {
             Ok(begun) => {
-                let strand = begun.lane(Lane::CONTROL).await;
-                strand.say(&Request::Own { owner: &self.owner.to_string() }).await?;
-                strand.settled();
                 self.knowledge.trust();
                 Ok(conversation.insert(Arc::new(begun)).clone())
             }
@@ -164,15 +161,19 @@ impl ReceiverTarget {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One question on the control lane about these packages: an outcome for each, and nothing else.
+    /// One question on the control lane about these packages, on behalf of `owner`, where it takes one: an outcome for each, and nothing else.
     async fn outcomes<T>(
         &self,
+        owner: Option<&str>,
         request: &Request<'_>,
         packages: impl ExactSizeIterator<Item = &PackageId>,
         read: impl Fn(&str) -> Option<(PackageId, T)>,
     ) -> Result<Vec<(PackageId, T)>, TargetError> {
         let conversation = self.conversation().await?;
         let mut strand = conversation.lane(Lane::CONTROL).await;
+        if let Some(owner) = owner {
+            strand.say(&Request::Own { owner }).await?;
+        }
         strand.say(request).await?;
         let bounds = Bounds::packages(packages.len());
         let (mut awaited, mut outcomes) = (Awaited::of(packages), Vec::new());
@@ -256,11 +257,12 @@ impl Target for ReceiverTarget {
     }
 
     async fn link(&self, links: &[Link]) -> Result<Vec<(PackageId, Delivery)>, TargetError> {
-        let mut deliveries = Vec::new();
+        let (owner, mut deliveries) = (self.owner.to_string(), Vec::new());
         for links in links.chunks(AT_ONCE) {
             let request =
                 Request::Link { links: links.iter().map(|link| (link.package.clone(), link.to.clone())).collect() };
-            deliveries.extend(self.outcomes(&request, links.iter().map(|link| &link.package), delivery).await?);
+            let packages = links.iter().map(|link| &link.package);
+            deliveries.extend(self.outcomes(Some(&owner), &request, packages, delivery).await?);
         }
         Ok(with_silent_ones(deliveries, links.iter().map(|link| &link.package)))
     }
@@ -269,16 +271,22 @@ impl Target for ReceiverTarget {
         let mut verdicts = Vec::new();
         for packages in packages.chunks(AT_ONCE) {
             let request = Request::Verify { packages: packages.to_vec() };
-            verdicts.extend(self.outcomes(&request, packages.iter(), verdict).await?);
+            verdicts.extend(self.outcomes(None, &request, packages.iter(), verdict).await?);
         }
         Ok(verdicts)
     }
 
-    async fn retire(&self, how: Retirement, packages: &[Leaving]) -> Result<Vec<(PackageId, Retired)>, TargetError> {
-        let mut answers = Vec::new();
+    async fn retire(
+        &self,
+        owned: &Record,
+        how: Retirement,
+        packages: &[Leaving],
+    ) -> Result<Vec<(PackageId, Retired)>, TargetError> {
+        let (owned, mut answers) = (owned.line(), Vec::new());
         for packages in packages.chunks(AT_ONCE) {
             let request = Request::Retire { how, packages: packages.to_vec() };
-            answers.extend(self.outcomes(&request, packages.iter().map(|leaving| &leaving.package), retired).await?);
+            let packages = packages.iter().map(|leaving| &leaving.package);
+            answers.extend(self.outcomes(Some(&owned), &request, packages, retired).await?);
         }
         Ok(answers)
     }
@@ -304,10 +312,11 @@ impl Target for ReceiverTarget {
         self.leftovers.shown()
     }
 
-    async fn store_list(&self, list: &str) -> Result<Former, TargetError> {
+    async fn store_list(&self, owned: &Record, list: &str) -> Result<Former, TargetError> {
         let conversation = self.conversation().await?;
         let mut strand = conversation.lane(Lane::CONTROL).await;
         let digest = Sha256::digest(list).into();
+        strand.say(&Request::Own { owner: &owned.line() }).await?;
         strand.say(&Request::Store { bytes: list.len() as u64, digest }).await?;
         for chunk in list.as_bytes().chunks(MOST_DATA) {
             strand.say(&Request::Data(chunk)).await?;

@@ -188,10 +188,15 @@ impl Target for S3Target {
         several(reading.collect::<Vec<_>>(), READS).try_collect().await
     }
 
-    async fn retire(&self, how: Retirement, packages: &[Leaving]) -> Result<Vec<(PackageId, Retired)>, TargetError> {
+    async fn retire(
+        &self,
+        owned: &Record,
+        how: Retirement,
+        packages: &[Leaving],
+    ) -> Result<Vec<(PackageId, Retired)>, TargetError> {
         // No mount leads into a bucket, so nothing in it can be a file of the source's.
         let packages: Vec<_> = packages.iter().map(|leaving| (leaving.package.clone(), leaving.time)).collect();
-        let retired = self.retire_all(how, &packages).await;
+        let retired = self.retire_all(owned, how, &packages).await;
         self.known.save();
         retired
     }
@@ -200,7 +205,7 @@ impl Target for S3Target {
         self.sweep_uploads().await
     }
 
-    async fn store_list(&self, list: &str) -> Result<Former, TargetError> {
+    async fn store_list(&self, owned: &Record, list: &str) -> Result<Former, TargetError> {
         let bucket = self.bucket().await?;
         let digest = hex(&Sha256::digest(list));
         let listed = self.last_listed();
@@ -208,11 +213,11 @@ impl Target for S3Target {
         let is_there = self.known.list().is_some_and(is_the_same);
         let former = if is_there { Former::Whole } else { self.present_list(bucket).await?.0 };
         // Also where nothing is to be written: of whoever lost the bucket, no list holds.
-        self.check_owner(bucket).await?;
+        self.check_owner(bucket, owned).await?;
         if !is_there {
-            self.put_list(bucket, list, digest).await?;
+            self.put_list(bucket, owned, list, digest).await?;
             // Who lost the bucket meanwhile must not report that all is well.
-            self.check_owner(bucket).await?;
+            self.check_owner(bucket, owned).await?;
         }
         self.known.save();
         Ok(former)
@@ -226,7 +231,7 @@ impl Target for S3Target {
 }
 
 impl S3Target {
-    async fn put_list(&self, bucket: &Bucket, list: &str, digest: String) -> Result<(), TargetError> {
+    async fn put_list(&self, bucket: &Bucket, owned: &Record, list: &str, digest: String) -> Result<(), TargetError> {
         let mut attributes = object_store::Attributes::new();
         attributes.insert(object_store::Attribute::ContentType, "text/plain".into());
         let options = PutOptions { mode: PutMode::Overwrite, attributes, ..PutOptions::default() };
@@ -236,7 +241,7 @@ impl S3Target {
         let put = loop {
             let put = store.put_opts(&path, payload.clone(), options.clone()).await;
             match put.map_err(|error| fault::sorted(&error)) {
-                Err(error) if tries.again(&error).await => self.check_owner(bucket).await?,
+                Err(error) if tries.again(&error).await => self.check_owner(bucket, owned).await?,
                 done => break done?,
             }
         };

@@ -39,18 +39,12 @@ impl S3Target {
             (Claim::Adopt, _) => PutMode::Overwrite,
             (Claim::Withdraw, Found::Record(there)) if there == record => {
                 // The visit is what an adoption has put there.
-                retiring::remove(bucket, vec![self.keys.visit(), self.keys.record()], Some(self)).await?;
+                retiring::remove(bucket, vec![self.keys.visit(), self.keys.record()], Some((self, record))).await?;
                 return self.record(bucket).await;
             }
             (Claim::Look | Claim::First | Claim::Withdraw | Claim::Visit, _) => return Ok(found),
         };
-        let archive = match &found {
-            Found::Record(there) => there.archive,
-            Found::Nothing | Found::Malformed(_) => record.archive,
-        };
-        if let Some(kept) =
-            self.put_record(bucket, mode, &Record { archive, owner: record.owner.clone() }, &found).await?
-        {
+        if let Some(kept) = self.put_record(bucket, mode, record, &found).await? {
             return Ok(kept);
         }
         // Of several that claim it at once, all go by what is there afterwards.
@@ -163,9 +157,14 @@ impl S3Target {
         as_listed(listed, self.known.visit(), self.visit(bucket)).await
     }
 
-    /// Whether the bucket is still ours.
-    pub(super) async fn check_owner(&self, bucket: &Bucket) -> Result<(), TargetError> {
-        let Some(now) = self.loss(&self.record(bucket).await?) else { return Ok(()) };
+    /// Whether the bucket still has the record that this was planned by: an adoption since, be it by us, makes another one.
+    pub(super) async fn check_owner(&self, bucket: &Bucket, owned: &Record) -> Result<(), TargetError> {
+        let found = self.record(bucket).await?;
+        let now = match self.loss(&found) {
+            None if found == Found::Record(owned.clone()) => return Ok(()),
+            None => "it was adopted since this was planned; sync it again".to_owned(),
+            Some(now) => now,
+        };
         Err(TargetError::Refused(format!("changing what {} is to hold failed: {now}", bucket.place)))
     }
 

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use blat_domain::clock::MOST_GAINED;
 use blat_domain::inventory::Mark;
 use blat_domain::name::PackageId;
+use blat_domain::ownership::Record;
 use blat_domain::package_list::Former;
 use futures_util::TryStreamExt;
 use object_store::{PutOptions, PutPayload};
@@ -52,16 +53,17 @@ impl S3Target {
     /// As [`super::Target::retire`].
     pub(super) async fn retire_all(
         &self,
+        owned: &Record,
         how: Retirement,
         packages: &[(PackageId, Option<i64>)],
     ) -> Result<Vec<(PackageId, Retired)>, TargetError> {
         let bucket = self.bucket().await?;
         let marks = self.marks(bucket).await?;
-        self.check_owner(bucket).await?;
+        self.check_owner(bucket, owned).await?;
         match how {
-            Retirement::Unmark => self.unmark(bucket, &marks, packages).await,
-            Retirement::Mark(wait) => self.mark(bucket, &marks, wait, packages).await,
-            Retirement::Delete | Retirement::DeleteDue => self.delete(bucket, &marks, how, packages).await,
+            Retirement::Unmark => self.unmark(bucket, owned, &marks, packages).await,
+            Retirement::Mark(wait) => self.mark(bucket, owned, &marks, wait, packages).await,
+            Retirement::Delete | Retirement::DeleteDue => self.delete(bucket, owned, &marks, how, packages).await,
         }
     }
 
@@ -85,11 +87,12 @@ impl S3Target {
     async fn unmark(
         &self,
         bucket: &Bucket,
+        owned: &Record,
         marks: &Marks,
         packages: &[(PackageId, Option<i64>)],
     ) -> Result<Vec<(PackageId, Retired)>, TargetError> {
         let keys = packages.iter().flat_map(|(package, _)| self.mark_keys(marks, package)).collect();
-        let failed = remove(bucket, keys, Some(self)).await?;
+        let failed = remove(bucket, keys, Some((self, owned))).await?;
         let outcome = |(package, _): &(PackageId, Option<i64>)| {
             let mut keys = self.mark_keys(marks, package).into_iter().peekable();
             let retired = match (keys.peek().is_some(), keys.find_map(|key| failed.get(&key).cloned())) {
@@ -105,6 +108,7 @@ impl S3Target {
     async fn mark(
         &self,
         bucket: &Bucket,
+        owned: &Record,
         marks: &Marks,
         wait: u64,
         packages: &[(PackageId, Option<i64>)],
@@ -123,7 +127,7 @@ impl S3Target {
                 let put = store.put_opts(&path, PutPayload::default(), PutOptions::default()).await;
                 match put.map_err(|error| fault::sorted(&error)) {
                     Ok(_) => break,
-                    Err(error) if tries.again(&error).await => self.check_owner(bucket).await?,
+                    Err(error) if tries.again(&error).await => self.check_owner(bucket, owned).await?,
                     Err(error) => return Err(error),
                 }
             }
@@ -132,7 +136,7 @@ impl S3Target {
         });
         let marked: Vec<_> = several(marking.collect::<Vec<_>>(), LOOKS).try_collect().await?;
         let former = marked.iter().flat_map(|(_, _, former)| former.clone()).collect();
-        let failed = remove(bucket, former, Some(self)).await?;
+        let failed = remove(bucket, former, Some((self, owned))).await?;
         let outcome = |(package, retired, former): (PackageId, Retired, Vec<String>)| {
             let why = former.iter().find_map(|key| failed.get(key));
             (package, why.map_or(retired, |why| Retired::Failed(why.clone())))
@@ -144,6 +148,7 @@ impl S3Target {
     async fn delete(
         &self,
         bucket: &Bucket,
+        owned: &Record,
         marks: &Marks,
         how: Retirement,
         packages: &[(PackageId, Option<i64>)],
@@ -162,11 +167,12 @@ impl S3Target {
         let judged: Vec<_> = several(judging.collect::<Vec<_>>(), LOOKS).try_collect().await?;
         let going = || judged.iter().filter(|(_, kept)| kept.is_none()).map(|(package, _)| package);
         let leaving = going().map(|package| self.keys.package(package)).collect();
-        let mut failed = remove(bucket, leaving, Some(self)).await?;
+        let mut failed = remove(bucket, leaving, Some((self, owned))).await?;
         // Not before: a package without its mark would wait anew.
         let gone = going().filter(|package| !failed.contains_key(&self.keys.package(package)));
         let left =
-            remove(bucket, gone.flat_map(|package| self.mark_keys(marks, package)).collect(), Some(self)).await?;
+            remove(bucket, gone.flat_map(|package| self.mark_keys(marks, package)).collect(), Some((self, owned)))
+                .await?;
         left.iter().for_each(|(key, why)| {
             tracing::debug!(key, why, "a mark outlives its package; the next sync takes it away")
         });
@@ -212,11 +218,11 @@ impl S3Target {
 }
 
 /// Removes objects in batches; gives those that are not known to be gone, with why. One that is not there is removed. On behalf of an `owner` it
-/// looks right before each request, first or repeated, whether the bucket still is his: whoever lost it meanwhile deletes nothing more.
+/// looks right before each request, first or repeated, whether the bucket still has his record: whoever lost it meanwhile deletes nothing more.
 pub(super) async fn remove(
     bucket: &Bucket,
     keys: Vec<String>,
-    owner: Option<&S3Target>,
+    owner: Option<(&S3Target, &Record)>,
 ) -> Result<BTreeMap<String, String>, TargetError> {
     let mut failed = BTreeMap::new();
     for batch in keys.chunks(deleting::MOST) {
@@ -228,13 +234,13 @@ pub(super) async fn remove(
 async fn remove_batch(
     bucket: &Bucket,
     batch: &[String],
-    owner: Option<&S3Target>,
+    owner: Option<(&S3Target, &Record)>,
 ) -> Result<BTreeMap<String, String>, TargetError> {
     let (mut left, mut failed) = (batch.to_vec(), BTreeMap::new());
     let mut wait = FIRST_WAIT;
     for tries_left in (0..TRIES).rev() {
-        if let Some(target) = owner
-            && let Err(error) = target.check_owner(bucket).await
+        if let Some((target, owned)) = owner
+            && let Err(error) = target.check_owner(bucket, owned).await
         {
             // Of those that are gone already, that must not get lost.
             failed.extend(left.into_iter().map(|key| (key, error.to_string())));

@@ -7,10 +7,15 @@ async fn a_wrong_time_in_one_answer_makes_no_mark_older_and_nothing_due() {
     const MONTH: i64 = 30 * 86_400;
     let world = World::new();
     let target = world.filled().await;
-    target.store_list("other 1\n# end 1\n").await.expect("memory");
+    target.store_list(&record("perth"), "other 1\n# end 1\n").await.expect("memory");
     let retire = async |how, skew: i64| {
         world.shelf.skew.store(skew, Ordering::Relaxed);
-        target.retire(how, &[Leaving::new(id("core@1"), Some(100))]).await.expect("memory").remove(0).1
+        target
+            .retire(&record("perth"), how, &[Leaving::new(id("core@1"), Some(100))])
+            .await
+            .expect("memory")
+            .remove(0)
+            .1
     };
     let wait = MONTH.unsigned_abs();
     assert_eq!(retire(Retirement::Mark(wait), -2 * MONTH).await, Retired::Done);
@@ -21,6 +26,7 @@ async fn a_wrong_time_in_one_answer_makes_no_mark_older_and_nothing_due() {
     assert_eq!(inventory(&target).await.marks[&id("core@1")].at, at, "a good mark keeps its time");
 
     let unlisted = world.target();
-    let marked = unlisted.retire(Retirement::Mark(wait), &[Leaving::new(id("core@1"), Some(100))]).await;
+    let marked =
+        unlisted.retire(&record("perth"), Retirement::Mark(wait), &[Leaving::new(id("core@1"), Some(100))]).await;
     assert!(matches!(marked, Err(TargetError::Refused(why)) if why.contains("what time it is")), "nobody judged one");
 }

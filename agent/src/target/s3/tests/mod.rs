@@ -392,7 +392,7 @@ async fn a_package_list_that_is_there_already_is_not_sent_again() {
     let list = "core 1\n# end 1\n";
     let store = async |target: &S3Target, list: &str| {
         inventory(target).await;
-        target.store_list(list).await.expect("memory");
+        target.store_list(&record("perth"), list).await.expect("memory");
         world.shelf.puts.swap(0, Ordering::Relaxed)
     };
     let target = world.owning().await;
@@ -411,15 +411,15 @@ async fn marks_keep_their_time_and_only_what_is_due_unlisted_and_unchanged_goes(
     let world = World::new();
     let target = world.filled().await;
     let retire = async |how, package: &str, time| {
-        target.retire(how, &[Leaving::new(id(package), time)]).await.expect("memory").remove(0).1
+        target.retire(&record("perth"), how, &[Leaving::new(id(package), time)]).await.expect("memory").remove(0).1
     };
     assert_eq!(retire(Retirement::Unmark, "core@1", None).await, Retired::Absent);
     assert_eq!(retire(Retirement::Mark(50), "none@1", None).await, Retired::Absent);
     assert_eq!(retire(Retirement::Mark(50), "core@1", None).await, Retired::Done);
     assert_eq!(inventory(&target).await.marks[&id("core@1")], Mark { at: NOW, wait: 50 });
-    let unlisted = target.retire(Retirement::Delete, &[Leaving::new(id("core@1"), Some(100))]).await;
+    let unlisted = target.retire(&record("perth"), Retirement::Delete, &[Leaving::new(id("core@1"), Some(100))]).await;
     assert!(matches!(unlisted, Err(TargetError::Refused(why)) if why.contains("nobody knows what is wanted")));
-    assert_eq!(target.store_list("other 1\n# end 1\n").await, Ok(Former::Missing));
+    assert_eq!(target.store_list(&record("perth"), "other 1\n# end 1\n").await, Ok(Former::Missing));
     assert!(matches!(retire(Retirement::DeleteDue, "core@1", Some(100)).await, Retired::Kept(_)), "it has not waited");
 
     // As if it had been marked before, and now the time to wait is another.
@@ -433,14 +433,15 @@ async fn marks_keep_their_time_and_only_what_is_due_unlisted_and_unchanged_goes(
     assert_eq!(retire(Retirement::Mark(60), "core@1", None).await, Retired::Done);
     assert_eq!(inventory(&target).await.marks[&id("core@1")], Mark { at: NOW - 60, wait: 60 });
 
-    assert_eq!(target.store_list("core 1\n# end 1\n").await, Ok(Former::Whole));
+    assert_eq!(target.store_list(&record("perth"), "core 1\n# end 1\n").await, Ok(Former::Whole));
     assert!(
         matches!(retire(Retirement::DeleteDue, "core@1", Some(100)).await, Retired::Kept(why) if why.contains("PackageList"))
     );
-    target.store_list("# end 0\n").await.expect("memory");
-    let by_nothing = target.retire(Retirement::Delete, &[Leaving::new(id("core@1"), Some(100))]).await;
+    target.store_list(&record("perth"), "# end 0\n").await.expect("memory");
+    let by_nothing =
+        target.retire(&record("perth"), Retirement::Delete, &[Leaving::new(id("core@1"), Some(100))]).await;
     assert!(matches!(by_nothing, Err(TargetError::Refused(why)) if why.contains("empty or cut short")));
-    assert_eq!(target.store_list("other 1\n# end 1\n").await, Ok(Former::Damaged));
+    assert_eq!(target.store_list(&record("perth"), "other 1\n# end 1\n").await, Ok(Former::Damaged));
     assert!(
         matches!(retire(Retirement::DeleteDue, "core@1", Some(101)).await, Retired::Kept(why) if why.contains("replaced"))
     );
@@ -481,13 +482,13 @@ async fn a_condition_that_was_refused_once_is_made_again_and_without_it_nothing_
 async fn a_package_that_could_not_be_deleted_keeps_its_mark() {
     let world = World::new();
     let target = world.filled().await;
-    target.store_list("other 1\n# end 1\n").await.expect("memory");
+    target.store_list(&record("perth"), "other 1\n# end 1\n").await.expect("memory");
     let packages = ["core@1", "core@2"].map(|package| Leaving::new(id(package), Some(100)));
-    let marked = target.retire(Retirement::Mark(0), &packages).await.expect("memory");
+    let marked = target.retire(&record("perth"), Retirement::Mark(0), &packages).await.expect("memory");
     assert!(marked.iter().all(|(_, retired)| *retired == Retired::Done));
     let of = |text: &str, keys: &[String]| keys.iter().filter(|key| key.contains(text)).count();
     world.shelf.stuck.lock().expect("one thread").push("p/core/1.zip".into());
-    let mut deleted = target.retire(Retirement::DeleteDue, &packages).await.expect("memory");
+    let mut deleted = target.retire(&record("perth"), Retirement::DeleteDue, &packages).await.expect("memory");
     deleted.sort_by(|a, b| a.0.cmp(&b.0));
     assert!(matches!(&deleted[0].1, Retired::Failed(why) if why.contains("AccessDenied")), "{deleted:?}");
     assert_eq!(deleted[1].1, Retired::Done);
