@@ -24,6 +24,9 @@ fn furnished() -> Archive {
     archive
 }
 
+/// What is asked of the receiver.
+type Act<'a> = &'a dyn Fn(&mut Agent);
+
 /// From now on an empty archive is in the place of this one, and this one where it is said.
 fn replace(archive: &Archive) -> PathBuf {
     let aside = archive.beside("aside");
@@ -52,7 +55,7 @@ fn retire(agent: &mut Agent, how: Retirement) {
 fn what_waits_to_be_changed_when_another_archive_takes_its_place_is_not_changed() {
     let record = "0123456789abcdef0123456789abcdef\n00000000000000000000000000000001 perth\n";
     let tag = How { lane: Lane::TAGS, ..How::default() };
-    let cases: [(&str, Lane, &dyn Fn(&mut Agent)); 7] = [
+    let cases: [(&str, Lane, Act<'_>); 7] = [
         ("a tag's package", Lane::TAGS, &|agent| Package::new("new", "1").send(agent, &tag)),
         ("a package", Lane::BULK, &|agent| Package::new("new", "1").send(agent, &How::default())),
         ("a link", Lane::BULK, &|agent| {
@@ -88,7 +91,7 @@ fn what_waits_to_be_changed_when_another_archive_takes_its_place_is_not_changed(
 #[test]
 fn nothing_is_said_of_an_archive_that_is_not_in_its_place_any_more() {
     let package = Package::new("p", "2").file("f", "x");
-    let cases: [(&str, &dyn Fn(&mut Agent)); 3] = [
+    let cases: [(&str, Act<'_>); 3] = [
         ("a verdict", &|agent| agent.send(Lane::BULK, &Request::Verify { packages: vec![id("p@1")] })),
         ("what it holds", &|agent| {
             package.send_entries(agent, &How { ask: true, ..How::default() });
