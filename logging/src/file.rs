@@ -187,9 +187,7 @@ impl LogFile {
         let is_asked_for = std::mem::replace(&mut self.generation, generation) != generation;
         // Whoever moves a log away asks for a new file then. The old files are in his care: ours would be moved into their places.
         let is_done = is_asked_for && self.moved.take().is_some_and(|at| at.elapsed() < OF_THE_MOVER);
-        // An empty one would push an older one out, and tell nothing.
-        let is_empty = self.open.as_ref().is_some_and(|open| open.size == 0);
-        if full || (is_asked_for && !is_done && !is_empty) {
+        if full || (is_asked_for && !is_done) {
             // The old file stays open until there is a new one: it takes the lines as long as there is none.
             shift(&self.path, self.controls.keep.load(Ordering::Acquire))?;
             self.open_anew()?;

@@ -44,24 +44,6 @@ fn as_many_old_files_are_kept_as_told_and_a_lower_number_removes_the_rest() {
     assert!(!old(2).exists() && !old(3).exists());
 }
 
-#[test]
-fn a_log_that_says_nothing_yet_pushes_no_older_one_out() {
-    let scratch = tempfile::tempdir().expect("a scratch directory");
-    let path = scratch.path().join("t.log");
-    let (mut log, controls) = log_with_old_files(&path);
-    let ask = || controls.generation.fetch_add(1, Ordering::AcqRel);
-    for _ in 0..3 {
-        ask();
-        log.flush().expect("woken by nothing");
-    }
-    let old = |number| numbered(&path, number);
-    assert_eq!([read(&path), read(&old(1)), read(&old(2))], ["", "present\n", "old\n"]);
-    assert_eq!(read(&old(3)), "oldest\n");
-    assert!(!old(4).exists());
-    log.write_all(b"next\n").expect("written");
-    assert_eq!([read(&path), read(&old(1))], ["next\n", "present\n"], "what was asked for is not asked for any more");
-}
-
 /// A log of two old files and a present one of one line, with whoever writes it.
 fn log_with_old_files(path: &Path) -> (LogFile, Arc<Controls>) {
     let controls = Arc::new(Controls::new(0, 5));
