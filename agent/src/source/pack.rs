@@ -19,7 +19,7 @@ use super::file_reader::FileReader;
 use super::names::{Meeting, Names};
 use super::pieces::permissions;
 use super::spool::{Spool, SpoolError};
-use super::tarball::Tarball;
+use super::tarball::{self, Tarball};
 use super::walker::{FileType, Node, Order, Root, SourceError};
 use crate::orders::Orders;
 use crate::progress::Progress;
@@ -86,11 +86,11 @@ fn pack(
     }
     batch.push_str(&format!("# end {whole}\n"));
     stream.tar.text("batch", batch.len() as u64, batch.as_bytes())?;
-    stream.tar.finish()
+    stream.tar.finish()?.finish()
 }
 
 struct Stream<'a> {
-    tar: Tarball,
+    tar: Tarball<Encoder>,
     buffer: Vec<u8>,
     place: &'a Path,
 }
@@ -179,14 +179,14 @@ impl Stream<'_> {
         let mut papers = Papers { manifest, tree, names: Names::default() };
         let path = parcel.package.path();
         let prefix = format!("packages/{path}");
-        // The directories that the walk is in.
-        let mut around: Vec<Node> = Vec::new();
+        // The directories that the walk is in, and the likenesses of those that it has left.
+        let (mut around, mut left): (Vec<Node>, _) = (Vec::new(), Spool::new(self.place));
         let (mut descpkg, mut entries) = (None, 0u64);
         for node in root.walk(Order::Name) {
             let node = node?;
             entries += u64::from(!node.path.is_empty());
-            while let Some(left) = around.pop_if(|around| !is_in(around, &node)) {
-                self.likeness(&left, &path)?;
+            while let Some(directory) = around.pop_if(|around| !is_in(around, &node)) {
+                left.add(&likeness(&directory, &path)?)?;
             }
             if node.stat.is_directory() {
                 // To be filled: it must be writable whatever it will be in the end.
@@ -200,9 +200,10 @@ impl Stream<'_> {
             }
         }
         self.leaf(&prefix, &root, &descpkg.ok_or(Trouble::NoDescpkg)?, progress, &mut papers)?;
-        while let Some(left) = around.pop() {
-            self.likeness(&left, &path)?;
+        while let Some(directory) = around.pop() {
+            left.add(&likeness(&directory, &path)?)?;
         }
+        self.spooled(&mut left, |tar, entries| tar.entries(entries))?;
         let PackageId { name, version } = &parcel.package;
         let digest = self.paper(&format!("manifests/{path}"), papers.manifest)?;
         let tree = self.paper(&format!("manifests/{name}/{}", tree::file_name(version)), papers.tree)?;
@@ -210,25 +211,27 @@ impl Stream<'_> {
         Ok(format!("{name} {version} {entries} {} {root_mode:03o} {digest} {tree} {rule}\n", parcel.time))
     }
 
-    /// How a directory is to be in the end, told apart from the directory itself: the target's tar finishes some links only after all
-    /// directories, and would find them closed or change their times. Inner ones come first, since making them changes the outer ones' times.
-    /// The package's own root stays writable, since it has yet to be moved; the batch says its mode.
-    fn likeness(&mut self, node: &Node, package: &str) -> io::Result<()> {
-        let closed = !node.path.is_empty() && node.stat.mode & 0o200 == 0;
-        let widen = if closed { OWNER | CLOSED } else { OWNER };
-        self.tar.directory(&path_in(&format!("dirs/{package}"), &node.path), &node.stat, widen)
-    }
-
     /// Writes a paper, and gives its digest.
     fn paper(&mut self, path: &str, Paper { mut lines, digest }: Paper) -> Result<String, Trouble> {
-        let (bytes, unwatched) = (lines.bytes(), Progress::default());
-        let mut reader = FileReader::new(lines.reader()?, bytes, &unwatched);
-        self.tar.text(path, bytes, &mut reader)?;
+        let bytes = lines.bytes();
+        self.spooled(&mut lines, |tar, text| tar.text(path, bytes, text))?;
+        Ok(hex(&digest.finalize()))
+    }
+
+    /// Writes what was kept until now.
+    fn spooled(
+        &mut self,
+        kept: &mut Spool,
+        write: impl FnOnce(&mut Tarball<Encoder>, &mut dyn io::Read) -> io::Result<()>,
+    ) -> Result<(), Trouble> {
+        let (bytes, unwatched) = (kept.bytes(), Progress::default());
+        let mut reader = FileReader::new(kept.reader()?, bytes, &unwatched);
+        write(&mut self.tar, &mut reader)?;
         match reader.fault.take() {
-            None => Ok(hex(&digest.finalize())),
+            None => Ok(()),
             Some(fault) => {
                 drop(reader);
-                Err(lines.error(fault.into()).into())
+                Err(kept.error(fault.into()).into())
             }
         }
     }
@@ -264,6 +267,16 @@ impl Stream<'_> {
         papers.tree.add(&entry_line(root, node)?)?;
         Ok(())
     }
+}
+
+/// How a directory is to be in the end, told apart from the directory itself: the target's tar finishes some links only after all
+/// directories, and would find them closed or change their times. Inner ones come first, since making them changes the outer ones' times; and all
+/// of them after all that is in the package, since a tar that is elsewhere gives the directories that it made their modes, and so no group any more.
+/// The package's own root stays writable, since it has yet to be moved; the batch says its mode.
+fn likeness(node: &Node, package: &str) -> io::Result<Vec<u8>> {
+    let closed = !node.path.is_empty() && node.stat.mode & 0o200 == 0;
+    let widen = if closed { OWNER | CLOSED } else { OWNER };
+    tarball::directory(&path_in(&format!("dirs/{package}"), &node.path), &node.stat, widen)
 }
 
 /// Whether an entry lies in a directory, however deep.

@@ -5,26 +5,37 @@ use std::io::{self, Read, Write};
 
 use tar::{EntryType, Header};
 
-use super::encoder::Encoder;
 use super::walker::Stat;
 
 /// The longest name that fits into a header; a longer one goes before it in an entry of its own.
 const HEADER_NAME: usize = 100;
 
 /// A stream of entries.
-pub(super) struct Tarball {
-    out: tar::Builder<Encoder>,
+pub(super) struct Tarball<W: Write> {
+    out: tar::Builder<W>,
 }
 
-impl Tarball {
-    /// A stream that goes through `encoder`.
-    pub(super) fn new(encoder: Encoder) -> Self {
-        Self { out: tar::Builder::new(encoder) }
+/// The entry of a directory as [`Tarball::directory`] writes it, for [`Tarball::entries`] to put into a stream later.
+pub(super) fn directory(path: &[u8], stat: &Stat, widen: u32) -> io::Result<Vec<u8>> {
+    let mut alone = Tarball::new(Vec::new());
+    alone.directory(path, stat, widen)?;
+    Ok(alone.out.get_ref().clone())
+}
+
+impl<W: Write> Tarball<W> {
+    /// A stream that goes to `out`.
+    pub(super) fn new(out: W) -> Self {
+        Self { out: tar::Builder::new(out) }
     }
 
-    /// Writes the end mark and all that is still held back.
-    pub(super) fn finish(self) -> io::Result<()> {
-        self.out.into_inner()?.finish()
+    /// Writes the end mark, and gives back where the stream went.
+    pub(super) fn finish(self) -> io::Result<W> {
+        self.out.into_inner()
+    }
+
+    /// Entries that were made before.
+    pub(super) fn entries(&mut self, mut entries: impl Read) -> io::Result<()> {
+        io::copy(&mut entries, self.out.get_mut()).map(drop)
     }
 
     /// A regular file whose bytes `reader` gives: exactly as many as `stat` says.
