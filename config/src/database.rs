@@ -220,13 +220,14 @@ impl Database {
     }
 }
 
+/// Whether nobody but the server's own host has a certificate that counts. That its authority is known is not enough: it may sign for others.
 fn is_verified((server, url): &(Server, Url)) -> bool {
     let mode = match server {
         Server::Postgres => last(url, "sslmode").or_else(|| variable("PGSSLMODE")),
         Server::MySql => last(url, "ssl-mode"),
     };
     let mode = mode.unwrap_or_default().to_ascii_lowercase();
-    ["verify-ca", "verify-full", "verify_ca", "verify_identity"].contains(&mode.as_str())
+    ["verify-full", "verify_identity"].contains(&mode.as_str())
 }
 
 fn all(url: &Url, parameter: &str) -> Vec<String> {
@@ -274,7 +275,8 @@ mod tests {
             ("postgres://blat@db/rm?host=/run/pg&host=other", socket("/run/pg")),
             ("postgresql://%2Frun%2fpg/rm?host=other", socket("/run/pg")),
             ("mysql://127.0.0.1:3306/rm", tcp("127.0.0.1", false)),
-            ("mysql://db/rm?ssl-mode=VERIFY_CA", tcp("db", true)),
+            ("mysql://db/rm?ssl-mode=VERIFY_CA", tcp("db", false)),
+            ("mysql://db/rm?ssl-mode=VERIFY_IDENTITY", tcp("db", true)),
             ("mariadb:///rm?socket=/run/mysqld/mysqld.sock", socket("/run/mysqld")),
         ] {
             assert_eq!(database(url).address(), address, "{url}");
@@ -283,13 +285,16 @@ mod tests {
 
     #[test]
     fn it_is_said_of_a_place_that_a_stranger_can_take() {
-        for (url, remedy) in
-            [("postgres://blat@db/rm", "sslmode=verify-full"), ("mysql://db/rm", "ssl-mode=VERIFY_IDENTITY")]
-        {
+        for (url, remedy) in [
+            ("postgres://blat@db/rm", "sslmode=verify-full"),
+            ("postgres://blat@db/rm?sslmode=verify-ca", "sslmode=verify-full"),
+            ("postgres://blat@db/rm?host=/tmp/blat-no-such-folder", "sslmode=verify-full"),
+            ("mysql://db/rm", "ssl-mode=VERIFY_IDENTITY"),
+        ] {
             let said = database(url).exposure().expect(url);
             assert!(said.contains("gets the password") && said.contains(remedy), "{said}");
         }
-        for url in ["postgres://blat@db/rm?sslmode=verify-full", "mysql://db/rm?ssl-mode=verify_ca"] {
+        for url in ["postgres://blat@db/rm?sslmode=verify-full", "mysql://db/rm?ssl-mode=verify_identity"] {
             assert_eq!(database(url).exposure(), None, "{url}");
         }
     }

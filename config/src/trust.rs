@@ -128,11 +128,12 @@ pub(crate) fn open_to_others(home: &Path, path: &Path) -> Option<(PathBuf, Strin
 
 /// Looks whether nobody can put a socket of theirs in the place of the one of a server in this folder, at any time. The folder's owner is taken for
 /// the server's account: root, that account, its group and whoever runs this may do so. True where everybody can as long as the socket or its folder
-/// is missing, as in `/tmp`.
+/// is missing, as in `/tmp`. Of a folder that is missing, the one in which it would be made counts.
 ///
 /// # Errors
 /// As [`check_folder`].
 pub(crate) fn check_socket_folder(folder: &Path) -> Result<bool, Distrust> {
+    let folder = folder.ancestors().find(|folder| folder.exists()).unwrap_or(folder);
     let server = std::fs::metadata(folder)?.uid();
     Ok(Walk::through(Path::new("/"), folder, Some(server))?.enter()?.is_open)
 }
@@ -473,7 +474,8 @@ mod tests {
         tree.set("elsewhere", 0o755);
         tree.set("elsewhere/pg", 0o777);
         assert!(check_socket_folder(&tree.at("elsewhere/link")).is_err());
-        assert!(check_socket_folder(&tree.at("elsewhere/none")).expect_err("none").is_absence());
+        tree.set("elsewhere", 0o1777);
+        assert_eq!(check_socket_folder(&tree.at("elsewhere/none/pg")).ok(), Some(true), "anybody can make it");
     }
 
     #[test]
