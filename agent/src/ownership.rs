@@ -276,7 +276,7 @@ impl Workplace {
         self.record_of(self.seen().map(|record| record.archive))
     }
 
-    /// As [`Self::new_record`], with this id, else with one that no archive has had: each adoption is told from every other by it.
+    /// As [`Self::new_record`], with this id, else with a new random one: by it each adoption differs from every other.
     fn record_of(&self, archive: Option<RandomId>) -> Result<Record, Problem> {
         let archive = archive.map_or_else(home_id::random, Ok).map_err(|error| {
             problem(None, format!("cannot read random bytes for the archive's id: {error}"), Backoff::PACKAGE)

@@ -30,7 +30,7 @@ impl Pending {
         }
     }
 
-    /// Whether they have waited long enough. A package that is made durable by its own handles does not wait: it keeps many of them open.
+    /// Whether it is time to publish them. A package that is made durable by its own handles does not wait: it keeps many of them open.
     pub(crate) fn are_due(&self, syncfs_reports: bool) -> bool {
         (!syncfs_reports && !self.packages.is_empty())
             || self.bytes >= MOST_PENDING

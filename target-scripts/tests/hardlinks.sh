@@ -126,7 +126,7 @@ many_after() {
     grep -q "^$text" "$work/out"
 }
 
-# Hashes for ever, and says so, as one who has many files: what to end is in $work/hashing.
+# A sha256sum that never ends and prints a line for each file. The numbers of its processes are in $work/hashing.
 hash_on='
     [ "$1" = -c ] || exec "$real" "$@"
     exec </dev/null

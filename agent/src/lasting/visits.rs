@@ -43,7 +43,7 @@ impl LastingMemory {
         }
     }
 
-    /// Whether another number is due and nobody is about to leave it.
+    /// Whether another number is due and nobody writes one already.
     pub(crate) fn visit_is_due(&self) -> bool {
         let visits = &self.lock().visits;
         self.serves && visits.has_news && !visits.is_coming

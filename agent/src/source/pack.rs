@@ -105,7 +105,7 @@ struct Papers {
     names: Names,
 }
 
-/// Lines of which the digest is told as well.
+/// Lines, and the digest of all of them.
 struct Paper {
     lines: Spool,
     digest: Sha256,

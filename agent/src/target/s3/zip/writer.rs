@@ -1,4 +1,5 @@
-//! The form of a ZIP, written as a stream: a header before each entry, what came of it behind its bytes, and at the end a directory of all entries.
+//! The form of a ZIP, written as a stream: a header before each entry, its checksum and lengths behind its bytes, and at the end a directory of all
+//! entries.
 //!
 //! That directory is kept in a [`Spool`]: memory does not grow with the number of entries. Numbers that do not fit into the old fields stand in
 //! those of ZIP64. Byte for byte it is what the `zip` library writes, by which earlier versions filled buckets.

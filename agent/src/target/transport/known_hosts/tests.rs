@@ -237,7 +237,7 @@ fn a_connection_stands_on_what_trusted_its_hosts_and_on_nothing_else_in_the_file
     write(&both);
     let basis = Basis::read(&settings).expect("a file");
     std::fs::remove_file(&path).expect("a file");
-    assert!(!basis.holds(), "where there is no file, nobody is trusted");
+    assert!(!basis.holds(), "without a file no host is trusted");
     std::fs::create_dir(&path).expect("a folder");
     assert!(basis.holds(), "what cannot be read says nothing new");
 }

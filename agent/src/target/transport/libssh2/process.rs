@@ -213,7 +213,7 @@ impl Attendant {
         Self { process, wishes, unsent: VecDeque::new(), waiting: HashMap::new() }
     }
 
-    /// Attends it to its end, or until it is told to end it; then nothing stands any more, and all who wait know why.
+    /// Watches over it until it ends, or until it has to be ended. Afterwards no connection stands, and all who wait get the reason.
     pub(super) async fn run(mut self, stands: Arc<AtomicBool>, ending: Arc<Notify>, place: String) {
         let why = tokio::select! {
             why = self.attend() => why,
