@@ -24,6 +24,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME", required_unless_present = "create_database")]
     pub(crate) target: Option<TargetName>,
 
+    /// End when the process of this number does, which has to be the parent: what `blat` runs
+    #[arg(long, value_name = "PID")]
+    pub(crate) with_parent: Option<i32>,
+
     /// Do one sync in the foreground with progress bars, then exit: 0 when all that is wanted is there
     #[arg(long)]
     pub(crate) once: bool,

@@ -42,6 +42,7 @@ use blat_domain::name::{PackageId, TargetName};
 use blat_domain::ownership::Owner;
 use blat_domain::text::{escaped, escaped_lines};
 use clap::Parser;
+use rustix::process::Signal;
 
 use args::Args;
 use sync::Synced;
@@ -87,6 +88,12 @@ fn main() -> ExitCode {
         return code;
     }
     let args = Args::parse();
+    if let Some(parent) = args.with_parent
+        && let Err(error) = target::transport::tied::end_with(parent, Signal::TERM)
+    {
+        say(format_args!("blat-agent: cannot start for process {parent}: {error}; nothing was done"));
+        return ExitCode::from(FAILED);
+    }
     // Before anything is opened or made. Where there is no home tree, that is said below.
     if args.create_database.is_none()
         && let Ok(home) = Home::locate(args.home.as_deref())

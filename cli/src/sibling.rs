@@ -26,8 +26,16 @@ pub(crate) fn find(name: &str) -> Result<PathBuf, Failure> {
     })
 }
 
-/// A run of the agent's executable for one target; how it is to run is for the caller to add.
+/// A run of the agent's executable for one target, which ends when this process does, in whatever way; how it is to run is for the caller to add.
+/// The system takes the end of the thread that starts it for that of this process.
 pub(crate) fn agent(home: &Home, target: &TargetName) -> Result<Command, Failure> {
+    let mut command = agent_itself(home, target)?;
+    command.arg("--with-parent").arg(std::process::id().to_string());
+    Ok(command)
+}
+
+/// The same in the place of this process.
+pub(crate) fn agent_itself(home: &Home, target: &TargetName) -> Result<Command, Failure> {
     let mut command = Command::new(find("blat-agent")?);
     command.arg("--home").arg(home.root()).arg("--target").arg(target.as_str());
     Ok(command)

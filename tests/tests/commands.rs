@@ -1,10 +1,13 @@
 //! The `blat` command: what it prints, its exit codes, and that it is safe to repeat.
 
 use std::fs;
+use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 
 use blat_tests::Lab;
+use blat_tests::process::{self, Running};
+use rustix::process::Signal;
 use serde_json::Value;
 
 fn set_mode(path: &Path, mode: u32) {
@@ -210,4 +213,28 @@ fn plans_beside_a_running_agent_do_not_disturb_it() {
     lab.blat(&["sync", "perth", "--wait"]).expect_success();
     let log = fs::read_to_string(lab.home().join("log/perth.log")).expect("a log");
     assert!(!log.contains(" WARN "), "{log}");
+}
+
+/// Who kills `blat` by its number means what it began as well, above all what deletes and sends.
+#[test]
+fn a_command_that_is_killed_leaves_no_agent_behind() {
+    let lab = lab("killedcommand");
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
+    lab.config("perth", &format!("port: {}", silent.local_addr().expect("bound").port()));
+    lab.hand_over();
+    for arguments in [
+        &["verify", "perth", "--repair"][..],
+        &["why", "core@1"],
+        &["plan", "perth"],
+        &["adopt", "perth"],
+        &["check", "--connect"],
+    ] {
+        let running = Running::start(lab.command("blat").args(arguments), &lab.home());
+        lab.wait_for("the agent to call the target", || {
+            lab.local_processes().iter().any(|p| p.name == "ssh").then_some(())
+        });
+        process::signal(running.pid(), Signal::KILL);
+        lab.wait_until_nothing_runs();
+        assert_eq!(running.finish().code, None, "{arguments:?}");
+    }
 }

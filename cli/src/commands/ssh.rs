@@ -12,6 +12,6 @@ use crate::sibling;
 /// Logs in; it returns only when it could not begin.
 pub(crate) fn run(home: &Home, args: &SshArgs) -> Outcome {
     targets::known(home, &args.target)?;
-    let error = sibling::agent(home, &args.target)?.arg("--shell").arg("--").args(&args.command).exec();
+    let error = sibling::agent_itself(home, &args.target)?.arg("--shell").arg("--").args(&args.command).exec();
     Err(Failure::failed(format!("cannot run blat-agent to log in: {error}")))
 }

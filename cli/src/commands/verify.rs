@@ -1,7 +1,7 @@
 //! `blat verify`: every byte of a target, looked at by the agent's executable, whose words are shown as they come.
 
 use std::io;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use blat_config::Home;
 
@@ -13,8 +13,8 @@ use crate::sibling;
 /// Has the agent's executable look, and passes on its exit code.
 pub(crate) fn run(home: &Home, args: &VerifyArgs) -> Outcome {
     targets::known(home, &args.target)?;
-    let mut command = Command::new(sibling::find("blat-agent")?);
-    command.arg("--home").arg(home.root()).arg("--target").arg(args.target.as_str()).arg("--verify");
+    let mut command = sibling::agent(home, &args.target)?;
+    command.arg("--verify");
     if args.repair {
         command.arg("--repair");
     }

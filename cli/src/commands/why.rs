@@ -1,7 +1,7 @@
 //! `blat why`: why a package is or is not on a target: in the agent's own words what wants it and what a sync would do, then what was done.
 
 use std::io::{self, Write};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use blat_config::Home;
@@ -50,8 +50,7 @@ pub(crate) fn run(home: &Home, args: &WhyArgs) -> Outcome {
 
 /// The agent's answer, or the exit code it ended with; its complaint goes where ours go.
 fn ask(home: &Home, target: &TargetName, package: &PackageId) -> Result<Result<Why, Exit>, Failure> {
-    let mut command = Command::new(sibling::find("blat-agent")?);
-    command.arg("--home").arg(home.root()).arg("--target").arg(target.as_str());
+    let mut command = sibling::agent(home, target)?;
     command.arg("--why").arg(package.to_string());
     let output = command
         .stdin(Stdio::null())

@@ -89,6 +89,16 @@ pub(crate) fn ourselves() -> PathBuf {
     tests.ancestors().nth(2).expect("a folder of builds").join("blat-agent")
 }
 
+/// Has the system send this process `signal` once its parent has ended, whose number is `parent`.
+///
+/// # Errors
+/// The system refuses, or this process has another parent: that one has ended already.
+pub(crate) fn end_with(parent: i32, signal: Signal) -> io::Result<()> {
+    set_parent_process_death_signal(Some(signal))?;
+    // It may have ended before it was asked about.
+    if getppid() == Pid::from_raw(parent) { Ok(()) } else { Err(io::Error::other("the parent has ended")) }
+}
+
 /// Becomes the program that [`command`] names, where this process was started for that; returns only where it was not, or could not: then with
 /// the exit status.
 pub(crate) fn become_other(arguments: impl IntoIterator<Item = OsString>) -> Option<ExitCode> {
@@ -96,18 +106,14 @@ pub(crate) fn become_other(arguments: impl IntoIterator<Item = OsString>) -> Opt
     if arguments.next().as_deref() != Some(OsStr::new(BECOME)) {
         return None;
     }
-    let parent = arguments.next().and_then(|parent| parent.to_str()?.parse().ok()).and_then(Pid::from_raw);
+    let parent = arguments.next().and_then(|parent| parent.to_str()?.parse().ok());
     let (Some(parent), Some(program)) = (parent, arguments.next()) else {
         eprintln!("blat-agent: {BECOME} takes the number of the parent and a command; only blat-agent itself uses it");
         return Some(ExitCode::from(2));
     };
-    if let Err(error) = set_parent_process_death_signal(Some(Signal::KILL)) {
+    if let Err(error) = end_with(parent, Signal::KILL) {
         eprintln!("blat-agent: cannot tie {} to its parent: {error}; it is not started", program.display());
         return Some(ExitCode::from(CANNOT_RUN));
-    }
-    // It may have ended before it was asked about.
-    if getppid() != Some(parent) {
-        return Some(ExitCode::FAILURE);
     }
     let error = std::process::Command::new(&program).args(arguments).exec();
     eprintln!("blat-agent: cannot run {}: {error}; install openssh-client", program.display());
