@@ -1,8 +1,9 @@
 //! `state/TARGET/unanswered`: what the target was asked to do and has not answered. A link may break, or the agent be killed, once the target has
 //! done it and before it could say so: a later sync finds it done, and the history says it all the same.
 //!
-//! The file is a journal: what is asked for is added before, what is answered after, and it is emptied where nothing is open. As the history, it
-//! costs memory of the past when it is lost, never correctness.
+//! The file is a journal: what is asked for is added before, what is answered after. Where nothing is open it begins anew, though not after each tag:
+//! to make and remove a file keeps the disk longer than to add a line. As the history, it costs memory of the past when it is lost, never
+//! correctness.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -16,6 +17,9 @@ use blat_domain::name::PackageId;
 
 /// The file is written anew once it has so many bytes, and one that has more than twice as many is not read: that none of ours has.
 const LARGEST: u64 = 8 << 20;
+
+/// The file is removed where nothing is open and it has so many bytes.
+const ENOUGH: u64 = 64 << 10;
 
 /// The file's name in the target's part of `state/`.
 pub(crate) const FILE: &str = "unanswered";
@@ -125,12 +129,6 @@ impl Unanswered {
     }
 
     fn write(&self, asked: &BTreeMap<PackageId, Asked>, packages: &[PackageId], word: &str) -> io::Result<()> {
-        if asked.is_empty() {
-            return match fs::remove_file(&self.path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-                Ok(()) | Err(_) => Ok(()),
-            };
-        }
         let lines: String = packages.iter().map(|package| format!("{word} {package}\n")).collect();
         let open = || File::options().append(true).create(true).open(&self.path);
         let opened = open().or_else(|_| {
@@ -138,8 +136,10 @@ impl Unanswered {
             open()
         });
         let mut file = opened?;
-        if file.metadata()?.len() < LARGEST {
-            return file.write_all(lines.as_bytes());
+        match file.metadata()?.len() {
+            ENOUGH.. if asked.is_empty() => return fs::remove_file(&self.path),
+            ..LARGEST => return file.write_all(lines.as_bytes()),
+            LARGEST.. => {}
         }
         let lines: String = asked.iter().map(|(package, asked)| format!("{} {package}\n", asked.deed.word())).collect();
         let aside = self.path.with_extension("tmp");
@@ -199,8 +199,9 @@ mod tests {
             );
         }
         unanswered.answered([&b].into_iter());
-        assert_eq!(unanswered.found(|_, _| true), []);
-        assert!(!path.exists(), "nothing is open");
+        for unanswered in [&unanswered, &Unanswered::load(path)] {
+            assert_eq!(unanswered.found(|_, _| true), [], "nothing is open");
+        }
     }
 
     #[test]
@@ -231,6 +232,17 @@ mod tests {
         drop(unanswered.ask(Deed::Sent, [&comes].into_iter()));
         assert_eq!(fs::read_to_string(&path).expect("a file"), "sent comes@1\nsent stays@1\n");
         assert_eq!(Unanswered::load(path.clone()).found(|_, _| true).len(), 2);
+        unanswered.answered([&stays, &comes].into_iter());
+        assert!(path.exists(), "a short one is kept");
+        let asking = unanswered.ask(Deed::Sent, [&comes].into_iter());
+        File::options()
+            .append(true)
+            .open(&path)
+            .and_then(|mut file| file.write_all(&filler.as_bytes()[..usize::try_from(ENOUGH).expect("a length")]))
+            .expect("a file");
+        unanswered.answered([&comes].into_iter());
+        drop(asking);
+        assert!(!path.exists(), "nothing is open, and it is long");
         fs::write(&path, "sent stays@1\n".repeat(usize::try_from(LARGEST / 5).expect("a length"))).expect("a file");
         assert_eq!(Unanswered::load(path).found(|_, _| true), [], "that is none of ours");
     }

@@ -48,9 +48,6 @@ impl Workplace {
         // And while the clock is what it is: it may be put right before the next sync looks at the releases.
         self.lasting.believed(written_at(self.source_of_releases()).await, Timestamp::now().as_second());
         self.lasting.note_tags(&brought, &missing);
-        let lasting = self.lasting.clone();
-        // It is durable before a tag leaves, and nobody waits for it before.
-        let noting = tokio::task::spawn_blocking(move || lasting.trouble());
         let mut results: Vec<_> = plan.held.iter().map(|held| (held.package.clone(), sent_of(&held.hold))).collect();
         let mut parcels = self.parcels(&plan.steps, |_| rule);
         parcels.iter_mut().for_each(|parcel| parcel.tagged = dropped.get(&parcel.package).copied());
@@ -61,6 +58,9 @@ impl Workplace {
         let dealt_with: BTreeSet<PackageId> = results.iter().map(|(package, _)| package.clone()).collect();
         self.report_already(packages.difference(&dealt_with), dropped);
         results.extend(packages.difference(&dealt_with).map(|package| (package.clone(), Sent::Done)));
+        // It is durable before a tag leaves. Not before the packages are there: the disk may be the target's as well, and would keep them waiting.
+        let lasting = self.lasting.clone();
+        let noting = tokio::task::spawn_blocking(move || lasting.trouble());
         let noted = noting.await.unwrap_or_else(|error| Some(format!("noting down what tags bring failed: {error}")));
         if let Some(why) = noted {
             let stays = |sent: &Sent| matches!(sent, Sent::Done);
