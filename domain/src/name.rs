@@ -12,6 +12,9 @@ use crate::text::printable;
 
 /// Longest name of a package or a version, in bytes.
 pub const LONGEST: usize = 128;
+/// The most bytes that name and version of a package have together: `NAME@VERSION` and a few characters more have to be the name of one file, which
+/// has 255 at most.
+pub const LONGEST_TOGETHER: usize = 240;
 
 /// Why a text is not a name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -108,7 +111,15 @@ pub struct PackageId {
 impl PackageId {
     /// A package from the two words of a list's line.
     pub fn new(name: &str, version: &str) -> Result<Self, NameError> {
-        Ok(Self { name: name.parse()?, version: version.parse()? })
+        let one = Self { name: name.parse()?, version: version.parse()? };
+        if name.len() + version.len() <= LONGEST_TOGETHER {
+            return Ok(one);
+        }
+        Err(NameError {
+            what: "package",
+            text: one.to_string(),
+            why: "NAME and VERSION have more than 240 characters together",
+        })
     }
 
     /// A package from two words that [`Self::new`] has accepted before.
@@ -171,6 +182,7 @@ mod tests {
             assert_eq!(text.parse::<PackageId>().expect(text).to_string(), text);
         }
         assert!(format!("{}@1", "n".repeat(128)).parse::<PackageId>().is_ok());
+        assert!(format!("{}@{}", "n".repeat(128), "1".repeat(112)).parse::<PackageId>().is_ok());
     }
 
     #[test]
@@ -202,6 +214,9 @@ mod tests {
             assert!(text.parse::<PackageId>().is_err(), "{text:?} must be refused");
         }
         assert!(format!("{}@1", "n".repeat(129)).parse::<PackageId>().is_err());
+        let together = format!("{}@{}", "n".repeat(128), "1".repeat(113)).parse::<PackageId>();
+        let why = together.expect_err("no file can be called so").to_string();
+        assert!(why.ends_with("NAME and VERSION have more than 240 characters together"), "{why}");
     }
 
     #[test]

@@ -290,7 +290,7 @@ fn what_a_killed_agent_left_hidden_is_served_again() {
     let mut scratch = Scratch::new();
     scratch.look();
     // The longest name that is a tag, and one of which there are two.
-    let long = format!("{}@{}", "n".repeat(128), "1".repeat(126));
+    let long = format!("{}@{}", "n".repeat(128), "1".repeat(112));
     for (name, content) in [(long.as_str(), ""), ("list", "a 1\n"), ("list", "b 1\n")] {
         scratch.drop_tag(name, content);
         let tag = scratch.tag(name);
