@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::{Duration, UNIX_EPOCH};
 
 use blat_tests::process::{self, Running};
 use blat_tests::{Disk, Lab, Outcome, accounts, tree};
@@ -257,4 +258,29 @@ fn outside(lab: &Lab) -> PathBuf {
     let path = lab.target_archive().with_file_name("outside");
     lab.as_target_user(&["mkdir", &path.display().to_string()]).expect_success();
     path
+}
+
+/// What small systems have instead of GNU tar: names of any length, links and times with a fraction reach it.
+#[test]
+fn the_tar_of_busybox_unpacks_every_package() {
+    let mut lab = Lab::new("busyboxtar");
+    let long = format!("{}/{}", "d".repeat(120), "f".repeat(120));
+    let source = lab.package("core", "1", |p| p.file("a", "1").file(&long, "2").symlink("lib/link", "../a"));
+    fs::hard_link(source.join("a"), source.join("other")).expect("an own file");
+    let time = UNIX_EPOCH + Duration::new(1_700_000_000, 123_456_789);
+    for path in ["a", &long, "descpkg"] {
+        let file = fs::File::open(source.join(path)).expect("an own file");
+        file.set_modified(time).expect("an own file");
+    }
+    lab.release(&[("core", "1")]);
+    let applets = lab.home().join("../applets");
+    fs::create_dir(&applets).expect("a scratch folder");
+    symlink("/bin/busybox", applets.join("tar")).expect("a link");
+    let path = std::env::var("PATH").expect("a search path");
+    lab.set_environment([("PATH", format!("{}:{path}", applets.display()))]);
+    lab.local_config("perth", "receiver: never");
+
+    lab.agent_once("perth").expect_success().says("1 sent");
+    lab.blat(&["verify", "perth"]).expect_success().says("1 good, 0 repaired, 0 wrong");
+    lab.agent_once("perth").expect_success().says("0 sent");
 }

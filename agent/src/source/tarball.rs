@@ -91,8 +91,7 @@ impl<W: Write> Tarball<W> {
     fn header(&mut self, kind: EntryType, path: &[u8], link: Option<&[u8]>, stat: &Stat, widen: u32) -> io::Result<()> {
         let (seconds, nanoseconds) = stat.modified;
         if nanoseconds != 0 || seconds < 0 {
-            let time = pax_time(seconds, nanoseconds);
-            self.out.append_pax_extensions([("mtime", time.as_bytes())])?;
+            self.extension("mtime", &pax_time(seconds, nanoseconds))?;
         }
         let mut header = Header::new_gnu();
         header.set_entry_type(kind);
@@ -107,6 +106,18 @@ impl<W: Write> Tarball<W> {
         }
         header.set_cksum();
         self.out.get_mut().write_all(header.as_bytes())
+    }
+
+    /// What a pax header says of the next entry. It has a name, since busybox's tar takes a header without one for the end of the archive.
+    fn extension(&mut self, key: &str, value: &str) -> io::Result<()> {
+        let record = pax_record(key, value);
+        let mut header = Header::new_ustar();
+        header.set_entry_type(EntryType::XHeader);
+        header.set_mode(0o644);
+        header.set_size(record.len() as u64);
+        put_name(&mut header.as_ustar_mut().ok_or_else(not_gnu)?.name, b"././@PaxHeader");
+        header.set_cksum();
+        self.out.append(&header, record.as_bytes())
     }
 
     /// GNU tar's way with a name that is too long for the next header.
@@ -133,6 +144,16 @@ fn put_name(field: &mut [u8; HEADER_NAME], name: &[u8]) {
     field[..fits].copy_from_slice(&name[..fits]);
 }
 
+/// `LENGTH KEY=VALUE` and a line end, where the length counts all of it, its own digits too (pax(1), "pax Extended Header").
+fn pax_record(key: &str, value: &str) -> String {
+    let rest = format!(" {key}={value}\n");
+    let mut length = rest.len();
+    while length.to_string().len() + rest.len() != length {
+        length = length.to_string().len() + rest.len();
+    }
+    format!("{length}{rest}")
+}
+
 /// Seconds with a fraction, as a pax header writes them; before 1970 both count backwards.
 fn pax_time(seconds: i64, nanoseconds: u32) -> String {
     if seconds < 0 && nanoseconds > 0 {
@@ -145,6 +166,16 @@ fn pax_time(seconds: i64, nanoseconds: u32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_length_of_a_pax_record_counts_its_own_digits() {
+        assert_eq!(pax_record("mtime", "1.5"), "13 mtime=1.5\n");
+        for value in 0..200 {
+            let record = pax_record("k", &"v".repeat(value));
+            let length = record.split_once(' ').and_then(|(length, _)| length.parse().ok());
+            assert_eq!(length, Some(record.len()), "{record}");
+        }
+    }
 
     #[test]
     fn times_before_1970_count_backwards_with_their_fraction() {
