@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use blat_config::Home;
 use blat_config::home_id::random;
-use blat_config::tag_directory::{self, Missing};
+use blat_config::way::{self, Missing};
 use blat_domain::name::{PackageId, TargetName};
 use blat_domain::tag::{BAD, FAILED, file_name, line};
 use blat_domain::text::printable;
@@ -53,7 +53,7 @@ impl Dropped {
     pub(crate) fn new(home: &Home, target: TargetName, path: PathBuf, package: &PackageId) -> io::Result<Self> {
         // Only our own directory is made. Another one that is missing may be a mount that is.
         let missing = if path == home.tags_dir(&target) { Missing::Make } else { Missing::Fail };
-        let directory = tag_directory::open(&path, missing)?;
+        let directory = way::open(&path, missing, "tags")?;
         let before = Mark::of(home, &target);
         let (name, at, id) = put(&directory, package)?;
         let dropped = Self { target, at, package: package.clone(), directory, path, name, id, before };
@@ -72,7 +72,7 @@ impl Dropped {
     /// # Errors
     /// Where something else is there.
     pub(crate) fn check_place(&self) -> io::Result<()> {
-        match tag_directory::is_at(&self.path, &self.directory)? {
+        match way::is_at(&self.path, &self.directory, "tags")? {
             true => Ok(()),
             false => Err(io::Error::other(
                 "another directory took its place, or none; find out who renames it, and drop the tag again",

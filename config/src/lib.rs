@@ -28,10 +28,10 @@ pub mod samples;
 mod settings;
 pub mod socket;
 pub mod surroundings;
-pub mod tag_directory;
 mod target;
 pub mod trust;
 mod values;
+pub mod way;
 
 pub use complaint::{Complaint, Complaints, Place};
 pub use conflicts::{Claim, conflicts};

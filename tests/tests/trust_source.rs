@@ -1,7 +1,7 @@
 //! Whoever writes packages is a stranger: a package brings what lies in it, and nothing else that the master may read.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{PermissionsExt as _, lchown, symlink};
 use std::path::{Path, PathBuf};
 
 use blat_tests::disk::Disk;
@@ -139,8 +139,8 @@ fn a_name_that_is_a_link_is_refused_and_a_version_that_is_one_stays_one() {
     let elsewhere = lab.home().join("elsewhere");
     fs::create_dir_all(elsewhere.join("1")).expect("an own folder");
     fs::write(elsewhere.join("1/descpkg"), SECRET).expect("an own file");
-    std::os::unix::fs::symlink(&elsewhere, lab.source().join("alias")).expect("a free name");
-    std::os::unix::fs::symlink("1", lab.source().join("core/now")).expect("a free name");
+    symlink(&elsewhere, lab.source().join("alias")).expect("a free name");
+    symlink("1", lab.source().join("core/now")).expect("a free name");
     lab.release(&[("alias", "1"), ("core", "now")]);
     lab.config("perth", "writable: 0s");
     let outcome = lab.agent_once("perth");
@@ -148,6 +148,38 @@ fn a_name_that_is_a_link_is_refused_and_a_version_that_is_one_stays_one() {
     outcome.expect(1).says("alias").says("only a version may be a link");
     assert_eq!(leaks(&lab.target_archive()), [] as [PathBuf; 0], "{outcome}");
     assert_eq!(lab.visible(), ["core@1", "core@now"], "{outcome}");
+}
+
+/// Whoever owns the folder that the source lies in can put a link to any folder of the master's in its place.
+#[test]
+fn as_root_a_strangers_link_in_the_place_of_the_source_sends_nothing() {
+    let lab = Lab::new("sourcelink");
+    lab.package("core", "1", |p| p.file("a", "1"));
+    lab.release(&[("core", "1"), ("secret", "1")]);
+    lab.config("perth", "writable: 0s");
+    let (private, real) = (lab.home().join("private"), lab.source().with_file_name("source.real"));
+    fs::create_dir_all(private.join("secret/1")).expect("an own folder");
+    fs::write(private.join("secret/1/descpkg"), SECRET).expect("an own file");
+    fs::set_permissions(&private, fs::Permissions::from_mode(0o700)).expect("an own folder");
+    Account::Master.own(&private);
+    fs::rename(lab.source(), &real).expect("an own folder");
+    symlink(&private, lab.source()).expect("a free name");
+    let (author, _) = Account::ReleaseManager.ids();
+    lchown(lab.source(), Some(author), None).expect("root may");
+    lab.drop_tag("perth", "secret", "1");
+
+    lab.agent_once("perth")
+        .expect(1)
+        .says("it is a link that the account")
+        .says("name the directory itself in `source`");
+    lab.blat(&["plan", "perth"]).expect(1).says("it is a link that the account");
+    assert_eq!(leaks(&lab.target_archive()), [] as [PathBuf; 0]);
+    assert_eq!(lab.visible(), Vec::<String>::new());
+
+    fs::remove_file(lab.source()).expect("an own link");
+    symlink(&real, lab.source()).expect("a free name");
+    lab.agent_once("perth").expect(1).says("1 sent");
+    assert_eq!(lab.visible(), ["core@1"], "root's link counts");
 }
 
 /// Where the system lets everybody link every file (`fs.protected_hardlinks=0`), whoever writes packages can. Root makes the link here, so that

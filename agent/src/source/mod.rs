@@ -15,11 +15,11 @@ pub(crate) mod tree;
 pub(crate) mod walker;
 
 use std::collections::HashMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use blat_config::way::{self, Missing};
 use blat_domain::frames::Leaving;
 use blat_domain::inventory::Inventory;
 use blat_domain::links::{Followed, addressee, follow};
@@ -27,6 +27,7 @@ use blat_domain::name::PackageId;
 use blat_domain::plan::{Hold, Size, Source};
 use blat_domain::release::WantedSet;
 use pack::Digests;
+use rustix::fs::{Dir, DirEntry};
 use tree::{Links, Print, Tree};
 use walker::{Archive, Found, Root, SourceError, Stat};
 
@@ -77,8 +78,12 @@ impl SourceArchive {
     /// An archive that is gone, or empty where something is wanted of it, must not be mistaken for one that lacks every package.
     pub(crate) fn check(&self, wanted: bool) -> Result<(), ArchiveError> {
         let fail = |why: String| ArchiveError { path: self.root.to_path_buf(), why };
-        let mut entries = fs::read_dir(&self.root).map_err(|error| fail(error.to_string()))?;
-        match entries.next() {
+        let archive = way::open(&self.root, Missing::Fail, "source").map_err(|error| fail(error.to_string()))?;
+        let entries = Dir::new(archive).map_err(|error| fail(error.to_string()))?;
+        let is_real = |entry: &rustix::io::Result<DirEntry>| {
+            entry.as_ref().map_or(true, |entry| !matches!(entry.file_name().to_bytes(), b"." | b".."))
+        };
+        match { entries }.find(is_real) {
             Some(Ok(_)) => Ok(()),
             Some(Err(error)) => Err(fail(error.to_string())),
             None if wanted => Err(fail("it is empty".into())),
@@ -257,8 +262,10 @@ fn linked(package: &PackageId, to: &str) -> Source {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::fs;
     use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    use super::*;
 
     struct Scratch {
         directory: tempfile::TempDir,

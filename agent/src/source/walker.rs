@@ -19,10 +19,11 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use blat_config::way::{self, Missing};
 use blat_domain::identity::Identity;
 use blat_domain::name::PackageId;
 use blat_domain::text::printable;
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, readlinkat};
+use rustix::fs::{AtFlags, Mode, OFlags, openat, readlinkat};
 use rustix::io::Errno;
 
 pub(super) use self::beneath::Way;
@@ -85,7 +86,7 @@ fn shown(path: &Path) -> String {
     printable(&path.to_string_lossy()).to_string()
 }
 
-/// The source archive, by its handle. Its configured path may lead over links, which are the operator's.
+/// The source archive, by its handle. Its configured path may lead over links of the operator's, and over nobody else's.
 #[derive(Debug)]
 pub(super) struct Archive {
     handle: OwnedFd,
@@ -109,8 +110,8 @@ impl Archive {
     /// # Errors
     /// It cannot be opened, or is no directory.
     pub(super) fn open(path: &Path) -> Result<Self, SourceError> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let handle = openat(CWD, path, flags, Mode::empty()).map_err(|error| unreadable(path, error))?;
+        let unreadable = |why| SourceError::Unreadable { what: shown(path), why };
+        let handle = way::open(path, Missing::Fail, "source").map_err(unreadable)?;
         Ok(Self { handle, path: path.to_owned() })
     }
 

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use blat_config::tag_directory::{self, Missing};
+use blat_config::way::{self, Missing};
 use blat_domain::tag::LONGEST;
 use blat_domain::text::printable;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, Stat};
@@ -72,7 +72,7 @@ impl Handle {
     /// # Errors
     /// What is wrong on the way, and with which part of it.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        let fd = tag_directory::open(path, Missing::Make)?;
+        let fd = way::open(path, Missing::Make, "tags")?;
         let stat = rustix::fs::fstat(&fd)?;
         Ok(Self { fd, path: path.to_owned(), stat })
     }
@@ -82,7 +82,7 @@ impl Handle {
     /// # Errors
     /// As [`Self::open`]; that nothing is there is none.
     pub(super) fn is_in_place(&self) -> io::Result<bool> {
-        tag_directory::is_at(&self.path, &self.fd)
+        way::is_at(&self.path, &self.fd, "tags")
     }
 
     /// The same once more, with its owner and mode as they are now.

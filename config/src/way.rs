@@ -1,8 +1,8 @@
-//! The way to a tag directory, for everybody who opens one: the agent that serves tags, and `blat tag` that drops them.
+//! The way to a directory that may belong to another account, for everybody who opens one: a tag directory, the source.
 //!
-//! The directory may belong to another account, and so may a folder above it. Whoever owns such a folder can put a link in the place of the
-//! directory, to another target's tags or to any folder of the master's. So the way is walked by handles, part by part, and a link on it
-//! counts only where root or this account made it.
+//! A folder above it may be somebody else's, too. Whoever owns such a folder can put a link in the place of the directory, to another target's
+//! tags or to any folder of the master's. So the way is walked by handles, part by part, and a link on it counts only where root or this
+//! account made it.
 
 use std::ffi::OsStr;
 use std::io::{self, ErrorKind};
@@ -26,21 +26,21 @@ pub enum Missing {
     Fail,
 }
 
-/// Opens the tag directory at `path` for reading its names.
+/// Opens the directory at `path`, which `key` of the config names, for reading its names.
 ///
 /// # Errors
 /// What is wrong on the way, and with which part of it.
-pub fn open(path: &Path, missing: Missing) -> io::Result<OwnedFd> {
+pub fn open(path: &Path, missing: Missing, key: &str) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    Ok(rustix::fs::openat(walk(path, missing)?, ".", flags, Mode::empty())?)
+    Ok(rustix::fs::openat(walk(path, missing, key)?, ".", flags, Mode::empty())?)
 }
 
 /// Whether `path` leads to this open directory now.
 ///
 /// # Errors
 /// As [`open`], but a directory that is missing is no error.
-pub fn is_at(path: &Path, directory: impl AsFd) -> io::Result<bool> {
-    let there = match walk(path, Missing::Fail) {
+pub fn is_at(path: &Path, directory: impl AsFd, key: &str) -> io::Result<bool> {
+    let there = match walk(path, Missing::Fail, key) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
         walked => rustix::fs::fstat(walked?)?,
     };
@@ -48,11 +48,11 @@ pub fn is_at(path: &Path, directory: impl AsFd) -> io::Result<bool> {
     Ok((there.st_dev, there.st_ino) == (here.st_dev, here.st_ino))
 }
 
-fn walk(path: &Path, missing: Missing) -> io::Result<OwnedFd> {
+fn walk(path: &Path, missing: Missing, key: &str) -> io::Result<OwnedFd> {
     let mut here = rustix::fs::openat(CWD, if path.is_absolute() { "/" } else { "." }, walking(), Mode::empty())?;
     let (mut rest, mut links) = (parts(path), 0);
     while let Some(part) = rest.pop_front() {
-        here = match step(&here, &part, missing).map_err(|error| about(&part, error))? {
+        here = match step(&here, &part, missing, key).map_err(|error| about(&part, error))? {
             Step::Into(directory) => directory,
             Step::Link(link) if links < MOST_LINKS => {
                 links += 1;
@@ -73,7 +73,7 @@ enum Step {
     Link(PathBuf),
 }
 
-fn step(here: &OwnedFd, part: &OsStr, missing: Missing) -> io::Result<Step> {
+fn step(here: &OwnedFd, part: &OsStr, missing: Missing, key: &str) -> io::Result<Step> {
     match rustix::fs::openat(here, part, walking() | OFlags::NOFOLLOW, Mode::empty()) {
         Ok(directory) => return Ok(Step::Into(directory)),
         Err(Errno::NOENT) if missing == Missing::Make => {
@@ -91,7 +91,7 @@ fn step(here: &OwnedFd, part: &OsStr, missing: Missing) -> io::Result<Step> {
     }
     if stat.st_uid != 0 && stat.st_uid != geteuid().as_raw() {
         let owner = stat.st_uid;
-        let why = format!("it is a link that the account {owner} made; name the directory itself in `tags`");
+        let why = format!("it is a link that the account {owner} made; name the directory itself in `{key}`");
         return Err(io::Error::other(why));
     }
     let to = rustix::fs::readlinkat(&link, "", Vec::new())?;
@@ -125,13 +125,13 @@ mod tests {
     fn what_is_missing_is_made_only_where_that_is_asked_for_and_an_exchange_is_noticed() {
         let scratch = tempfile::tempdir().expect("a scratch directory");
         let (path, other) = (scratch.path().join("a/tags"), scratch.path().join("other"));
-        assert_eq!(open(&path, Missing::Fail).expect_err("missing").kind(), ErrorKind::NotFound);
-        let opened = open(&path, Missing::Make).expect("made");
-        assert!(is_at(&path, &opened).expect("the way is good"));
+        assert_eq!(open(&path, Missing::Fail, "tags").expect_err("missing").kind(), ErrorKind::NotFound);
+        let opened = open(&path, Missing::Make, "tags").expect("made");
+        assert!(is_at(&path, &opened, "tags").expect("the way is good"));
         fs::rename(&path, &other).expect("an own directory");
-        assert!(!is_at(&path, &opened).expect("nothing is there"));
+        assert!(!is_at(&path, &opened, "tags").expect("nothing is there"));
         symlink(&other, &path).expect("a link");
-        assert!(is_at(&path, &opened).expect("an own link counts"));
+        assert!(is_at(&path, &opened, "tags").expect("an own link counts"));
     }
 
     /// Nobody but root can give a link to somebody else.
@@ -145,7 +145,7 @@ mod tests {
         fs::create_dir(&other).expect("a directory");
         symlink(&other, &path).expect("a link");
         lchown(&path, Some(54_321), None).expect("root may");
-        let why = open(&path, Missing::Make).expect_err("a stranger's link").to_string();
+        let why = open(&path, Missing::Make, "tags").expect_err("a stranger's link").to_string();
         assert!(why.starts_with("tags: it is a link that the account 54321 made"), "{why}");
     }
 }
