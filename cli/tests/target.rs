@@ -163,7 +163,8 @@ const PLAN: &str = r#"{"wanted":3,"present":1,"steps":[{"action":"send","package
 
 #[test]
 fn a_plan_is_the_agents_own() {
-    let script = format!("echo \"$*\" > asked; cat <<'E'\n{}\nE", PLAN.replace('\n', ""));
+    let script =
+        format!("test \"$6\" = $PPID && echo \"$1 $2 $3 $4 $5 $7\" > asked; cat <<'E'\n{}\nE", PLAN.replace('\n', ""));
     let scratch = Scratch::with_targets(&["perth"]).with_sibling("blat-agent", &script);
     let ran = scratch.blat(&["plan", "perth"]).exits(0);
     let expected = "\
@@ -172,7 +173,11 @@ send  core@1.2.3  12.1 MiB  release Perth 7.1 (4711)
 hold  late@1  waits: the source has no descpkg for it yet
 ";
     assert_eq!(ran.out, expected);
-    assert_eq!(scratch.read("asked"), format!("--home {} --target perth --plan\n", scratch.home().root().display()));
+    let home = scratch.home();
+    assert_eq!(
+        scratch.read("asked"),
+        format!("--home {} --target perth --with-parent --plan\n", home.root().display())
+    );
     assert_eq!(scratch.blat(&["plan", "perth", "--json"]).exits(0).out, PLAN.replace('\n', "") + "\n");
 }
 

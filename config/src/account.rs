@@ -36,12 +36,14 @@ pub enum AccountError {
         /// The executable's name.
         what: String,
     },
-    /// Root was led here by somebody else, who can put another directory in the place of this one.
-    #[error("root does not work in {}: {why}", home.display())]
+    /// This process was led here by somebody else, who can put another directory in the place of this one.
+    #[error("{us} does not work in {}: {why}", home.display())]
     LedByOthers {
         /// The home tree, or the directory in which it is to be made.
         home: PathBuf,
-        /// What on the way there is not root's.
+        /// Who runs this process.
+        us: String,
+        /// What on the way there is somebody else's.
         why: Distrust,
     },
     /// The system shows this process as the same user as everybody whom its namespace does not know.
@@ -85,17 +87,20 @@ pub fn expect_owner(home: &Path, what: &str) -> Result<(), AccountError> {
     Err(AccountError::NotTheOwner { home: home.to_owned(), owner, who, us, what: what.to_owned() })
 }
 
-/// Makes sure, where this is root, that nobody else can put another directory in the place of this one while root works in it.
+/// Makes sure that nobody else leads this process here, who could put another directory in the place of this one while it works there.
 ///
 /// # Errors
-/// Where somebody else owns or may write a directory or link on the way to it.
+/// Where somebody else owns a directory or link on the way to it; where this is root, also where somebody else may write one.
 pub fn expect_own_way(directory: &Path) -> Result<(), AccountError> {
     // In a user namespace of its own an account is called root, has no other rights than before, and finds the system's directories to be
     // nobody's.
-    if !geteuid().is_root() || !namespace::is_the_machines() {
+    if !namespace::is_the_machines() {
         return Ok(());
     }
-    trust::check_folder(directory).map_err(|why| AccountError::LedByOthers { home: directory.to_owned(), why })
+    let us = geteuid();
+    let looked = if us.is_root() { trust::check_folder(directory) } else { trust::check_owners(directory) };
+    let shown = || if us.is_root() { "root".to_owned() } else { Account::of(us.as_raw()).shown() };
+    looked.map_err(|why| AccountError::LedByOthers { home: directory.to_owned(), us: shown(), why })
 }
 
 /// The home directory of the account that runs this, as the system's databases have it, which is where the ssh client looks too.

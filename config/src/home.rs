@@ -26,6 +26,12 @@ pub enum HomeError {
     /// Named, but not one.
     #[error("{} is no home tree: it holds no config/; `blat init {}` makes one", .0.display(), .0.display())]
     NotOne(PathBuf),
+    /// It is a package, or lies in an archive: whoever wrote that would be obeyed.
+    #[error(
+        "{} is a package or lies in an archive of packages, so that no config there is obeyed; name the home tree with --home DIR or BLAT_HOME",
+        .0.display()
+    )]
+    InArchive(PathBuf),
     /// The file system says no.
     #[error("cannot use {} of the home tree: {error}", path.display())]
     Io {
@@ -34,6 +40,13 @@ pub enum HomeError {
         /// What it said.
         error: io::Error,
     },
+}
+
+/// Whether the directory at `root` came with a package: authors of packages call their folders as they like.
+fn lies_in_archive(root: &Path) -> bool {
+    let root = fs::canonicalize(root).unwrap_or_else(|_| root.to_owned());
+    fs::symlink_metadata(root.join("descpkg")).is_ok()
+        || root.ancestors().any(|folder| folder.join(".dpkg_archive").is_dir())
 }
 
 /// A file in `config/` that should be a target's.
@@ -54,6 +67,7 @@ impl Home {
         let path = explicit.unwrap_or(Path::new("."));
         let root = std::path::absolute(path).map_err(|error| HomeError::Io { path: path.to_owned(), error })?;
         match (root.join("config").is_dir(), explicit) {
+            (true, _) if lies_in_archive(&root) => Err(HomeError::InArchive(root)),
             (true, _) => Ok(Self { root: clean(&root) }),
             (false, Some(_)) => Err(HomeError::NotOne(root)),
             (false, None) => Err(HomeError::NotNamed),
@@ -253,6 +267,26 @@ fn clean(path: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_came_with_a_package_is_no_home() {
+        let scratch = tempfile::tempdir().expect("a scratch directory");
+        let archive = scratch.path().join("archive");
+        let package = archive.join("core/1");
+        for home in [&package, &package.join("deep/home"), &scratch.path().join("home")] {
+            fs::create_dir_all(home.join("config")).expect("a scratch directory");
+        }
+        fs::write(package.join("descpkg"), "").expect("a file");
+        Home::locate(Some(&package.join("deep/home"))).expect("nothing says that it lies in an archive");
+        assert!(matches!(Home::locate(Some(&package)), Err(HomeError::InArchive(_))), "it is a package");
+        fs::create_dir(archive.join(".dpkg_archive")).expect("a scratch directory");
+        let link = scratch.path().join("link");
+        std::os::unix::fs::symlink(package.join("deep/home"), &link).expect("a free name");
+        for home in [package.join("deep/home"), link] {
+            assert!(matches!(Home::locate(Some(&home)), Err(HomeError::InArchive(_))), "{}", home.display());
+        }
+        Home::locate(Some(&scratch.path().join("home"))).expect("it lies beside the archive");
+    }
 
     #[test]
     fn only_conf_files_are_targets_and_bad_names_are_told() {

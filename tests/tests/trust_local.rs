@@ -380,6 +380,30 @@ fn as_root_root_works_in_no_home_that_others_can_exchange() {
     assert!(!new.exists(), "nothing was made");
 }
 
+/// Nor does the master: whose the folder above the home is, can have the master obey a config that came with a package.
+#[test]
+fn as_root_a_master_works_in_no_home_that_a_stranger_leads_to() {
+    let lab = lab("mastersway");
+    let theirs = lab.home().with_file_name("theirs");
+    let home = theirs.join("home");
+    fs::create_dir_all(home.join("config")).expect("a scratch folder");
+    Account::Master.own(&home);
+    let blat = |home: &Path, name: &str, arguments: &[&str]| {
+        process::run(lab.command_in(home, name).args(arguments), &lab.home())
+    };
+    blat(&home, "blat", &["check"]).says("no targets yet");
+    std::os::unix::fs::chown(&theirs, Some(Account::Stranger.ids().0), None).expect("root may");
+    for (name, arguments) in
+        [("blat", &["check"][..]), ("blat", &["start"]), ("blatd", &[]), ("blat-agent", &["--target", "x"])]
+    {
+        blat(&home, name, arguments).expect(1).says("does not work in").says("theirs belongs to user");
+    }
+    let link = lab.home().join("way");
+    symlink(&home, &link).expect("a free name");
+    blat(&link, "blat", &["check"]).expect(1).says("theirs belongs to user");
+    assert!(!home.join("run").exists(), "nothing was made");
+}
+
 #[test]
 fn as_root_anybody_else_is_refused_and_told_how() {
     let lab = lab("strangers");

@@ -79,7 +79,7 @@ fn expect_owner(root: &Path) -> Result<(), Failure> {
 /// Why a home tree cannot be used, as a failure.
 fn unusable(error: &HomeError) -> Failure {
     match error {
-        HomeError::NotNamed | HomeError::NotOne(_) => Failure::usage(error.to_string()),
+        HomeError::NotNamed | HomeError::NotOne(_) | HomeError::InArchive(_) => Failure::usage(error.to_string()),
         HomeError::Io { .. } => Failure::failed(error.to_string()),
     }
 }
