@@ -5,7 +5,7 @@ PREFIX ?= /usr/local
 BINARIES = blat blatd blat-agent
 MAN = target/man
 
-.PHONY: help build demo demo-stop demo-s3 test test-faults test-chaos test-scripts test-soak bare-machine fuzz lint bench bench-s3 bench-peers man install clean
+.PHONY: help build demo demo-stop demo-s3 test test-faults test-chaos test-scripts test-soak bare-machine fuzz lint minimum-rust bench bench-s3 bench-peers man install clean
 
 help:
 	@echo 'make build      the release executables, in target/release, and the receivers that agents carry'
@@ -20,6 +20,7 @@ help:
 	@echo 'make test-soak  many fortnights of simulated operation; FORTNIGHTS says how many ($(FORTNIGHTS))'
 	@echo 'make fuzz       any bytes at both ends of the protocol, FUZZ_SECONDS ($(FUZZ_SECONDS)) for each target'
 	@echo 'make lint       formatting, clippy, shell scripts'
+	@echo 'make minimum-rust  all executables checked by the oldest compiler that Cargo.toml promises; rustup gets it'
 	@echo 'make bench      speed and memory, against rsync in the same run; table in target/bench.txt'
 	@echo 'make bench-s3   a bucket filled by Blat, the AWS client and rclone in the same run; table in target/bench-s3.txt'
 	@echo 'make bench-peers  the same against every peer and over a link, for hours (root); table in target/bench-peers.txt'
@@ -90,6 +91,12 @@ lint:
 
 SHELL_SCRIPTS = .ci/run benches/index demo/run demo/stop demo/s3 fuzz/run receiver/build tests/lab/setup tests/lab/bare-machine tests/lab/sshd tests/lab/hostile-sshd tests/lab/database tests/lab/s3 tests/lab/archive tests/run \
 	target-scripts/*_* target-scripts/tests/run
+
+# In a folder of its own, so that nothing is built anew for the compiler of every day.
+minimum-rust:
+	@tests/lab/setup build
+	rustup run --install "$$(sed -n 's/^rust-version = "\(.*\)"$$/\1/p' Cargo.toml)" \
+		cargo check --locked --workspace --target-dir target/minimum-rust
 
 bench:
 	@tests/lab/setup bench
