@@ -89,7 +89,7 @@ lint:
 	@if $(CARGO) deny --version >/dev/null 2>&1; then set -x; $(CARGO) deny --locked check bans licenses sources; \
 	else echo 'lint: no cargo-deny here, so licences and sources were not looked at (cargo install cargo-deny)'; fi
 
-SHELL_SCRIPTS = .ci/run benches/index demo/run demo/stop demo/s3 fuzz/run receiver/build tests/lab/setup tests/lab/bare-machine tests/lab/sshd tests/lab/hostile-sshd tests/lab/database tests/lab/s3 tests/lab/archive tests/run \
+SHELL_SCRIPTS = .ci/run .githooks/pre-commit benches/index demo/run demo/stop demo/s3 fuzz/run receiver/build tests/lab/setup tests/lab/bare-machine tests/lab/sshd tests/lab/hostile-sshd tests/lab/database tests/lab/s3 tests/lab/archive tests/run \
 	target-scripts/*_* target-scripts/tests/run
 
 # In a folder of its own, so that nothing is built anew for the compiler of every day.
