@@ -3,13 +3,14 @@
 mod support;
 
 use std::fs;
-use std::path::PathBuf;
+use std::os::unix::fs::{chown, lchown, symlink};
+use std::path::{Path, PathBuf};
 
 use blat_domain::frames::{Lane, Leaving, Request, Retirement};
 use blat_domain::ownership::Claim;
 use sha2::{Digest as _, Sha256};
 use support::package::{How, Package};
-use support::{Agent, Archive, id};
+use support::{Agent, Archive, NOBODY, Said, id};
 
 /// The PackageList of the archive that is served at first.
 const LIST: &str = "q 1\n# end 1\n";
@@ -106,4 +107,71 @@ fn nothing_is_said_of_an_archive_that_is_not_in_its_place_any_more() {
         ask(&mut agent);
         assert_ends(&mut agent, Lane::BULK, what);
     }
+}
+
+/// An account that is neither root nor the archive's owner.
+const STRANGER: u32 = 54_321;
+
+/// An archive with another folder of its owner's beside it, and a folder of a stranger's with a link to one of them.
+fn beside_a_stranger(to: &str, owner: u32) -> (Archive, PathBuf) {
+    let archive = furnished();
+    let (area, other) = (archive.beside("area"), archive.beside("other"));
+    fs::create_dir(&area).and_then(|()| fs::create_dir(&other)).expect("a directory");
+    chown(&area, Some(STRANGER), None).and_then(|()| chown(&other, Some(NOBODY), None)).expect("root may");
+    plant(to, &area.join("arch"), owner);
+    let way = area.join("arch");
+    (archive, way)
+}
+
+fn plant(to: &str, link: &Path, owner: u32) {
+    symlink(to, link).and_then(|()| lchown(link, Some(owner), None)).expect("root may");
+}
+
+#[test]
+fn as_root_an_archive_behind_a_stranger_s_link_is_not_served_and_behind_own_links_it_is() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    for owner in [0, NOBODY, STRANGER] {
+        for to in ["../archive", "../other/../archive"] {
+            let (archive, way) = beside_a_stranger(to, owner);
+            plant("area/arch", &archive.beside("link"), NOBODY);
+            for path in [&way, &archive.beside("link")] {
+                let mut agent = Agent::start_unprivileged_by(&archive, path);
+                if owner == STRANGER {
+                    assert_eq!(agent.ended().code(), Some(1));
+                } else {
+                    assert_eq!(Package::new("new", "1").deliver(&mut agent, &How::default()), "published new 1");
+                    fs::remove_dir_all(archive.path.join("new")).expect("root may");
+                }
+            }
+            assert!(!archive.path.join("new").exists());
+        }
+    }
+}
+
+#[test]
+fn as_root_a_stranger_who_exchanges_the_archive_for_a_link_has_nothing_changed_where_that_leads() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    // Also a link to the very archive that is served: the next one would lead elsewhere.
+    for to in ["../other", "../archive"] {
+        let (archive, way) = beside_a_stranger("../archive", NOBODY);
+        let mut agent = Agent::start_unprivileged_by(&archive, &way);
+        agent.remains();
+        fs::remove_file(&way).expect("a link");
+        plant(to, &way, STRANGER);
+        let failure = agent.ask(Lane::BULK, &Request::Verify { packages: vec![id("p@1")] }).expect_err("it ends").1;
+        let link = format!("{} is a link that the account {STRANGER} made; name the real path", way.display());
+        assert!(failure.starts_with("entering the archive ") && failure.contains(&link), "{failure}");
+        assert!(!agent.ended().success());
+        assert_eq!(fs::read_dir(archive.beside("other")).expect("a folder").count(), 0);
+    }
+    // And what comes after it is refused as well.
+    let (archive, way) = beside_a_stranger("../other", STRANGER);
+    let mut agent = Agent::start_unprivileged_by(&archive, &way);
+    assert!(!agent.ended().success());
+    assert!(!matches!(agent.hear(Lane::CONTROL), Some(Said::Welcome(_))));
+    assert_eq!(fs::read_dir(archive.beside("other")).expect("a folder").count(), 0);
 }

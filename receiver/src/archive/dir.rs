@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use rustix::process::Gid;
 
 use super::resolve::{open_beneath, open_unmounted};
+use super::way::{Astray, walk};
 use blat_domain::frames::Time;
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
@@ -27,9 +28,15 @@ pub(crate) struct Found {
 }
 
 impl Dir {
-    /// The directory at a path of the operator's: that one may lead through links.
-    pub(crate) fn of_operator(path: &Path) -> io::Result<Self> {
-        Ok(Self(rustix::fs::openat(CWD, path, DIRECTORY, Mode::empty())?))
+    /// The directory at a path of the operator's: that one may lead through links of root's and of this account's.
+    pub(crate) fn of_operator(path: &Path) -> Result<Self, Astray> {
+        Ok(Self(rustix::fs::openat(walk(path)?, ".", DIRECTORY, Mode::empty())?))
+    }
+
+    /// Whether such a path leads to it now.
+    pub(crate) fn is_at(&self, path: &Path) -> Result<bool, Astray> {
+        let (now, opened) = (rustix::fs::fstat(walk(path)?)?, rustix::fs::fstat(&self.0)?);
+        Ok((now.st_dev, now.st_ino) == (opened.st_dev, opened.st_ino))
     }
 
     /// The directory above, to look up names in.

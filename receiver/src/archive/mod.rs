@@ -3,10 +3,10 @@
 pub(crate) mod dir;
 mod resolve;
 pub(crate) mod tree;
+mod way;
 
 use std::ffi::CStr;
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use blat_domain::name::PackageId;
@@ -49,9 +49,9 @@ pub(crate) struct Rooms {
 impl Archive {
     /// Opens it. It has to be there: a missing one may be an unmounted one.
     pub(crate) fn open(path: &Path) -> Result<Self, Failure> {
-        let root = Dir::of_operator(path).map_err(|error| {
+        let root = Dir::of_operator(path).map_err(|astray| {
             let what = format!("entering the archive {}", printable(&path.to_string_lossy()));
-            Failure::io(what, &error, "create it or mount it, for nobody here makes it, and check its owner and mode")
+            astray.failure(what, "create it or mount it, for nobody here makes it, and check its owner and mode")
         })?;
         Ok(Self { root, syncfs_reports: syncfs_reports(rustix::system::uname().release()), path: path.to_owned() })
     }
@@ -69,20 +69,15 @@ impl Archive {
     /// Whether its path still leads to the directory that was opened: something may have been mounted or renamed since. Where it does not, the
     /// conversation has to end, and the next one opens what is there by then.
     pub(crate) fn still_there(&self) -> Result<(), Failure> {
-        let same = std::fs::metadata(&self.path).and_then(|now| {
-            let opened = self.root.own_stat()?;
-            Ok((now.dev(), now.ino()) == (opened.st_dev, opened.st_ino))
-        });
-        match same {
+        let what = || format!("entering the archive {}", self.shown());
+        match self.root.is_at(&self.path) {
             Ok(true) => Ok(()),
             Ok(false) => Err(Failure::refused(
-                format!("entering the archive {}", self.shown()),
+                what(),
                 "another directory is there since this connection began",
                 "the next connection serves that one",
             )),
-            Err(error) => {
-                Err(Failure::io(format!("entering the archive {}", self.shown()), &error, "create it or mount it"))
-            }
+            Err(astray) => Err(astray.failure(what(), "create it or mount it")),
         }
     }
 

@@ -63,6 +63,11 @@ impl Agent {
 
     /// Starts a receiver that may do no more than an ordinary user, whoever runs the tests, and greets it. The archive becomes that user's.
     pub fn start_unprivileged(archive: &Archive) -> Self {
+        Self::start_unprivileged_by(archive, &archive.path)
+    }
+
+    /// The same by another path.
+    pub fn start_unprivileged_by(archive: &Archive, path: &Path) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_blat-receiver"));
         if rustix::process::geteuid().is_root() {
             let own = archive.beside("blat-receiver");
@@ -75,7 +80,7 @@ impl Agent {
             command = Command::new(own);
             command.uid(NOBODY).gid(NOBODY);
         }
-        command.arg("--archive").arg(&archive.path);
+        command.arg("--archive").arg(path);
         let mut agent = Self::start_command(command);
         agent.send(Lane::CONTROL, &Request::Hello { protocol: PROTOCOL });
         agent
