@@ -33,11 +33,7 @@ impl Failure {
     pub(crate) fn io(what: impl Display, error: &io::Error, advice: &str) -> Self {
         let (class, advice) =
             if is_full(error) { (Class::Space, "make space on this host") } else { (Class::Refused, advice) };
-        let advice = match limit(error) {
-            Some(limit) => limit.words(),
-            None => advice,
-        };
-        Self { class, text: text(&what, error, advice) }
+        Self { class, text: text(&what, error, better_advice(error).unwrap_or(advice)) }
     }
 }
 
@@ -47,15 +43,19 @@ fn text(what: &dyn Display, why: &dyn Display, advice: &str) -> String {
     format!("{what} failed: {why}; {advice}")
 }
 
-/// The limit of this account that an error is about.
-fn limit(error: &io::Error) -> Option<Limit> {
-    match error.kind() {
-        io::ErrorKind::FileTooLarge => Some(Limit::FileSize),
-        io::ErrorKind::QuotaExceeded => Some(Limit::Quota),
-        io::ErrorKind::OutOfMemory => Some(Limit::Memory),
-        _ if Errno::from_io_error(error) == Some(Errno::MFILE) => Some(Limit::OpenFiles),
-        _ => None,
-    }
+/// What to do about an error that says by itself what it is about: mostly a limit of this account.
+fn better_advice(error: &io::Error) -> Option<&'static str> {
+    let limit = match error.kind() {
+        io::ErrorKind::FileTooLarge => Limit::FileSize,
+        io::ErrorKind::QuotaExceeded => Limit::Quota,
+        io::ErrorKind::OutOfMemory => Limit::Memory,
+        io::ErrorKind::InvalidFilename => {
+            return Some("the file system there takes no name that long; choose a shorter one");
+        }
+        _ if Errno::from_io_error(error) == Some(Errno::MFILE) => Limit::OpenFiles,
+        _ => return None,
+    };
+    Some(limit.words())
 }
 
 /// The longest file that this account may write, in bytes; none where there is no limit.
@@ -91,7 +91,7 @@ impl Setback {
     /// What the system refused.
     pub(crate) fn io(what: impl Display, error: &io::Error) -> Self {
         let class = if is_full(error) { "space" } else { "io" };
-        let advice = limit(error).map_or("check owners, modes and space there", Limit::words);
+        let advice = better_advice(error).unwrap_or("check owners, modes and space there");
         Self { class, text: text(&what, error, advice) }
     }
 
@@ -117,6 +117,7 @@ mod tests {
             (Errno::MFILE, "io", "(ulimit -n); raise that limit"),
             (Errno::NOMEM, "io", "(ulimit -v, or what the host has); raise that limit"),
             (Errno::DQUOT, "space", "the disk quota of the target's account is used up; make space in it, or raise it"),
+            (Errno::NAMETOOLONG, "io", "; the file system there takes no name that long; choose a shorter one"),
             (Errno::NOSPC, "space", "check owners, modes and space there"),
             (Errno::ACCESS, "io", "check owners, modes and space there"),
         ] {

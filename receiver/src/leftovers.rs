@@ -5,7 +5,7 @@ use std::io;
 use blat_domain::name::PackageId;
 
 use crate::archive::dir::Dir;
-use crate::archive::tree::{self, Stuck};
+use crate::archive::tree::{self, Stuck, shortened};
 use crate::archive::{Archive, Rooms};
 use crate::locks;
 
@@ -23,7 +23,8 @@ impl Leftovers {
     pub(crate) fn note(&mut self, removed: Result<(), Stuck>) -> bool {
         let Err(Stuck { path, why, owner }) = removed else { return true };
         if self.0.len() < MOST {
-            let path = path.iter().map(|byte| if byte.is_ascii_graphic() { char::from(*byte) } else { '?' });
+            let path =
+                shortened(&path).iter().map(|byte| if byte.is_ascii_graphic() { char::from(*byte) } else { '?' });
             let path: String = path.collect();
             let owner = owner.map(|owner| format!("user={owner} ")).unwrap_or_default();
             self.0

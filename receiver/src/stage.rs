@@ -49,7 +49,8 @@ impl Stage {
     /// Takes a package's stage, with what is left in it if that is wanted; tells whether anything is.
     pub(crate) fn take(archive: &Archive, package: &PackageId, keep: bool) -> Result<(Self, bool), Setback> {
         let name = package.to_string();
-        let what = || format!("staging {package} in {}", archive.shown());
+        // Without its name, which the line has already: a long one would leave no room for why.
+        let what = || format!("staging it in {}", archive.shown());
         let failed = |error: io::Error| Setback::io(what(), &error);
         let rooms = archive.rooms().map_err(|failure| Setback { class: "io", text: failure.text })?;
         let busy = || Setback {

@@ -18,7 +18,8 @@ use blat_domain::frames::{Copy, Entry, Kind, Part, Rule, Time};
 use blat_domain::name::PackageId;
 use blat_domain::tree::Node;
 
-use crate::archive::{Archive, DESCPKG, is_plain, tree};
+use crate::archive::tree::{self, DEEPEST};
+use crate::archive::{Archive, DESCPKG, is_plain};
 use crate::failure::{Setback, file_limit, shown};
 use crate::inbox::Inbox;
 use crate::lane::Held;
@@ -31,8 +32,6 @@ use manifest::Manifest;
 pub(crate) use place::{Places, digest};
 use shared::SharedFiles;
 
-/// The deepest that a package may be, in directories: each one is a handle when the package is removed.
-const DEEPEST: usize = 256;
 /// Bytes of entries whose files have not come yet.
 const MOST_WAITING: usize = 16 << 20;
 
@@ -132,7 +131,7 @@ impl Incoming {
             )));
         }
         let (stage, resumed) = Stage::take(archive, &announced.package, announced.ask)?;
-        let failed = |error| Setback::io(format!("staging {} in {}", announced.package, archive.shown()), &error);
+        let failed = |error| Setback::io(format!("staging it in {}", archive.shown()), &error);
         if !resumed {
             stage.dir.make(PACKAGE, 0o700).map_err(failed)?;
         }

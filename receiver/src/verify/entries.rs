@@ -9,6 +9,7 @@ use rustix::fs::FileType;
 use sha2::{Digest as _, Sha256};
 
 use crate::archive::dir::{Dir, is_absence, kind};
+use crate::archive::tree::{check_depth, shortened};
 use crate::inbox::Inbox;
 use crate::package::Places;
 
@@ -51,10 +52,13 @@ pub(super) fn check(root: Dir, file: File, inbox: &Inbox) -> io::Result<Result<[
         inbox.get_on();
     }
     let mut search = Search { known: (kept <= MOST_KEPT).then_some(&known), found: 1, extra: None, closed };
-    search.below(places.root(), &mut Vec::new(), inbox)?;
+    search.below(places.root(), &mut Vec::new(), 0, inbox)?;
     Ok(match (search.extra, search.closed) {
         (Some(path), _) => Err(format!("{}: was not sent", shown_path(&path))),
-        (None, Some(path)) => return Err(io::Error::new(io::ErrorKind::PermissionDenied, shown_path(&path))),
+        (None, Some(path)) => {
+            let path = shown_path(shortened(&path));
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, path));
+        }
         (None, None) if search.found != listed => Err("it holds more or fewer entries than its tree file says".into()),
         (None, None) => Ok(whole.finalize().into()),
     })
@@ -95,7 +99,8 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    fn below(&mut self, dir: &Dir, path: &mut Vec<u8>, inbox: &Inbox) -> io::Result<()> {
+    fn below(&mut self, dir: &Dir, path: &mut Vec<u8>, depth: usize, inbox: &Inbox) -> io::Result<()> {
+        check_depth(depth)?;
         let length = path.len();
         for found in dir.entries()? {
             let found = found?;
@@ -108,9 +113,10 @@ impl Search<'_> {
             if is_unknown && self.extra.as_ref().is_none_or(|first| path.as_slice() < first.as_slice()) {
                 self.extra = Some(path.clone());
             }
-            if matches!(found.kind, FileType::Directory | FileType::Unknown) {
+            // What is in a directory that was not sent was not sent either, however much and deep.
+            if !is_unknown && matches!(found.kind, FileType::Directory | FileType::Unknown) {
                 match dir.open_if_there(&found.name) {
-                    Ok(Some(inner)) => self.below(&inner, path, inbox)?,
+                    Ok(Some(inner)) => self.below(&inner, path, depth + 1, inbox)?,
                     Ok(None) => {}
                     Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                         self.closed.get_or_insert_with(|| path.clone());

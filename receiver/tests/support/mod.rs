@@ -256,7 +256,16 @@ pub struct Archive {
 
 impl Archive {
     pub fn new() -> Self {
-        let scratch = tempfile::tempdir().expect("a scratch directory");
+        Self::of(tempfile::tempdir())
+    }
+
+    /// The same where no disk has to keep it, if there is such a place: for more folders than a test can wait for otherwise.
+    pub fn in_memory() -> Self {
+        Self::of(tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()))
+    }
+
+    fn of(scratch: std::io::Result<tempfile::TempDir>) -> Self {
+        let scratch = scratch.expect("a scratch directory");
         let path = scratch.path().join("archive");
         fs::create_dir(&path).expect("an archive");
         Self { scratch, path }
