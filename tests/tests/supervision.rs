@@ -1,6 +1,7 @@
 //! The master and its agents: who starts, who leaves with whom, what a config change does.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -261,4 +262,27 @@ fn a_dead_target_costs_the_others_nothing() {
     let status = lab.wait_for_status("dead", "waiting", |s| s["state"] == "waiting");
     assert!(status["last_error"]["retry_at"].is_string(), "{status:#}");
     assert_eq!(status["restarts"], 0, "a dead link is no reason for an agent to exit: {status:#}");
+}
+
+/// A lock that a script holds while it starts the master is the script's.
+#[test]
+fn the_master_keeps_nothing_open_of_whoever_starts_it() {
+    let lab = Lab::new("inherited");
+    lab.package("core", "1", |p| p.file("a", "1"));
+    lab.release(&[("core", "1")]);
+    lab.config("perth", "");
+    let (file, open) = (lab.home().join("../lock"), r#"exec 9>>"$0"; exec "$@""#);
+    fs::write(&file, "").expect("a scratch file");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).expect("an own file");
+    let file = fs::canonicalize(file).expect("what was just written");
+    let mut start = lab.command_below(&["sh", "-c", open, &file.display().to_string()], "blat");
+    process::run(start.arg("start"), &lab.home()).expect_success();
+    let processes = lab.local_processes();
+    assert!(!processes.is_empty(), "a master runs");
+    for process in processes {
+        for handle in fs::read_dir(format!("/proc/{}/fd", process.pid)).expect("a process of ours").flatten() {
+            assert_ne!(fs::read_link(handle.path()).ok().as_ref(), Some(&file), "{process:?}");
+        }
+    }
+    lab.blat(&["stop"]).expect_success();
 }

@@ -89,6 +89,8 @@ pub(crate) fn become_master(executable: &Path, home: &Path) -> Failure {
     if let Err(error) = rustix::process::setsid() {
         return Failure::failed(format!("cannot begin a session for the master: {error}"));
     }
+    // Nor what whoever typed this had open, a lock for example, which would be held for as long as the master lives.
+    close_fds::set_fds_cloexec(3, &[]);
     let error = Command::new(executable).arg("--home").arg(home).exec();
     Failure::failed(format!("cannot run {}: {error}", executable.display()))
 }
