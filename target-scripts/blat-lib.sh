@@ -1,5 +1,5 @@
 # shellcheck shell=sh
-# What the target scripts share: surroundings, arguments, locks, stages, sweeping, durable renames.
+# What the target scripts share: surroundings, arguments, locks, stages, durable renames; blat-removing.sh has the rest.
 #
 # Sourced by its siblings, never run. Nothing in here reads standard input or prints a line of an answer, except `alive`.
 # After `enter_archive` all paths are relative to the archive, so a name can never be taken for an option or another root.
@@ -562,40 +562,6 @@ rename() {
     why=$(mv -f -- "$1" "$2" 2>&1)
 }
 
-# wipe PATH...: removes trees, read-only directories included. Links are removed, never followed. Leaves in `why` what rm complained.
-wipe() {
-    rm -rf -- "$@" 2>/dev/null && return 0
-    find "$@" -type d ! -perm -700 -exec chmod u+rwx {} + 2>/dev/null
-    rm -rf -- "$@" 2>/dev/null && return 0
-    # Directories that could not even be listed: each is opened before find looks into it. No file gets another mode: it may have names elsewhere.
-    find "$@" -type d ! -perm -700 -exec chmod u+rwx {} \; 2>/dev/null
-    why=$(rm -rf -- "$@" 2>&1)
-}
-
-# discard PATH: wipes it, or names it as a leftover.
-discard() {
-    wipe "$1" && return 0
-    # Whose the first of what is not ours is: that user, or root, can remove it.
-    stuck_of=$(find "$1" ! -user "$(id -u)" -exec stat -c 'user=%u ' {} + 2>/dev/null | head -n 1)
-    note_leftover "$1 ${stuck_of}cannot be removed: $(printf '%.500s' "$why" | head -n 1 | tr -c ' -~' '?'); look at its owner and modes, and remove it by hand"
-    return 1
-}
-
-# note_leftover TEXT: TEXT begins with a path of ours, which holds no blank, then perhaps `user=NUMBER`. It goes into the answer and to standard error: whatever takes space
-# for good must not do so in silence.
-note_leftover() {
-    leftovers="$leftovers${leftovers:+$line_end}leftover $1"
-    printf '%s: %s\n' "$verb" "$1" >&2
-}
-
-# tell_leftovers: prints their lines, and adds their number to `answered`.
-tell_leftovers() {
-    [ -n "$leftovers" ] || return 0
-    printf '%s\n' "$leftovers" | head -n "$most_leftovers"
-    count=$(printf '%s\n' "$leftovers" | head -n "$most_leftovers" | wc -l)
-    answered=$((answered + count))
-}
-
 # flush PATH: makes the file system that holds PATH durable. A failure may have lost data and is never tried again, so the plain
 # `sync`, which reports nothing, serves only where there is no `sync -f`.
 flush() {
@@ -606,70 +572,7 @@ flush() {
     sync
 }
 
-# to_trash PATH NAME: moves a hidden directory, no longer visible as a package, to our trash. A directory has to be writable to get
-# another parent. Where this fails it stays hidden, and clear_away finds it.
-to_trash() {
-    [ -d "$house/trash/$stage_id" ] || mkdir "$house/trash/$stage_id" 2>/dev/null
-    chmod u+w "$1" 2>/dev/null
-    rename "$1" "$house/trash/$stage_id/$2"
-}
-
-# ---- what is no part of a package
-
-# For each folder of ours that is closed to us, a shell of its own looks into it: it is opened for that, and gets its mode back. Whatever is said,
-# complaints too, is a reason to leave the package. Each shell waits for those further down, so that there is an end to how deep they go. Where the
-# system does not tell what is mounted, devices are said as well.
-# shellcheck disable=SC2016,SC2089 # to be expanded by whoever runs them
-look_into='
-    find "$1" -path "*/$house/archive" -exec echo archive \; -o -type d ! -perm -500 -prune -exec sh -c "$open_up" sh {} \; $devices ||
-        echo "find: $1: looking into it failed"'
-# shellcheck disable=SC2016,SC2089
-open_up='
-    depth=.$depth
-    case $depth in
-    ????????????????*) echo "find: $1: more than 15 closed folders lie in one another"; exit 0 ;;
-    esac
-    mode=$(stat -c %a "$1") || exit 0
-    chmod u+rx "$1" || exit 0
-    case $(stat -c %a "$1") in
-    *[57]??) eval "$look_into" ;;
-    *) echo "chmod: $1 stays closed" ;;
-    esac
-    chmod "$mode" "$1"'
-
-# holds_foreign PLACE: something is in a package that is no part of it and would go with it, or may be, and `part` says what: an archive of its own,
-# by its record; where the system does not tell what is mounted, another device; or a folder that cannot be looked into.
-holds_foreign() {
-    [ ! -L "$1" ] || return 1
-    if [ -r /proc/self/mountinfo ]; then
-        part=$(devices='' look "$1")
-    else
-        part=$(devices='-o -type d -exec stat -c %d {} +' look "$1" | grep -v -x -e "$(stat -c %d .)")
-    fi
-    case $line_end$part$line_end in
-    "$line_end$line_end") return 1 ;;
-    *"${line_end}archive$line_end"*) part='another archive is in it, which would go with it; move that away first' ;;
-    *)
-        part=$(printf '%.500s' "${part%%"$line_end"*}" | tr -c ' -~' '?')
-        if is_number "$part"; then
-            part='something is mounted in it, which would go with it; unmount that first'
-        else
-            part="a folder in it cannot be looked into, and another archive or a mount in it would go with it: $part; as that folder's owner or as root look into it, then remove it or open it to this account"
-        fi
-        ;;
-    esac
-}
-
-# look PLACE: what is to be said of it; nothing for a package without anything else in it.
-look() {
-    (
-        trap - EXIT
-        # shellcheck disable=SC2090
-        depth=''
-        export house devices look_into open_up depth
-        eval "$look_into"
-    ) 2>&1
-}
+# ---- what is mounted
 
 # list_mounts [PATH]: what is mounted below the archive, or at PATH and below it, where the system tells; a path below the archive a line.
 list_mounts() {
@@ -771,69 +674,7 @@ odd_digests_agree() {
     done
 }
 
-# ---- what others left behind
-
-# clear_away ID: removes the stage ID, its trash and its hidden directories; its lock has to be ours. The stage's own batch says where
-# hidden ones can be. It may be a hostile or half-written one: names are checked, and the rest of the path is ours.
-clear_away() {
-    kept=
-    if real_file "$house/stage/$1/batch"; then
-        while read -r left_name left_version _; do
-            { is_name "$left_name" && is_name "$left_version" && real_dir "$left_name"; } || continue
-            left_hidden=$left_name/.$left_version.$1
-            ! exists "$left_hidden.old" || put_back "$left_hidden.old" "$left_name/$left_version"
-            exists "$left_hidden" || continue
-            discard "$left_hidden" || kept=yes
-            # Where it was to be the first of its name, nothing of the name stays.
-            rmdir "$left_name" 2>/dev/null
-        done <"$house/stage/$1/batch"
-    fi
-    # A package is not taken out while something is mounted in it; if it was since, that is not ours to remove.
-    mounted=
-    ! exists "$house/trash/$1" || mounted=$(list_mounts "$house/trash/$1" | head -n 1)
-    if [ -n "$mounted" ]; then
-        note_leftover "$house/trash/$1 cannot be removed: something is mounted in it; unmount it"
-        kept=yes
-    else
-        discard "$house/trash/$1" || kept=yes
-    fi
-    # The batch says where hidden ones are, so it stays as long as they do.
-    [ -n "$kept" ] || discard "$house/stage/$1" || kept=yes
-    # The lock goes last: while it is there, whoever comes after us knows that something may be left.
-    [ -n "$kept" ] || rm -f "$house/stage/$1.lock"
-}
-
-# put_back HIDDEN PLACE: a version that was being replaced without an exchange, by someone who died between two renames.
-put_back() {
-    if ! exists "$2"; then
-        lock_publish
-        exists "$2" || rename "$1" "$2"
-        unlock_publish
-    fi
-    ! exists "$1" || discard "$1" || kept=yes
-}
-
-# sweep: clears away all stages and trash whose owners are dead.
-sweep() {
-    for left in "$house"/stage/* "$house"/trash/*; do
-        exists "$left" || continue
-        left=${left##*/}
-        left=${left%.lock}
-        is_id "$left" || continue
-        # In a process of its own, whose end gives the lock back.
-        said=$(
-            trap - EXIT
-            leftovers=
-            open_lock "$house/stage/$left.lock"
-            exec 7>>"$house/stage/$left.lock"
-            umask 022
-            flock -n 7 7>&7 || exit 0
-            clear_away "$left"
-            printf '%s\n' "$leftovers"
-        )
-        leftovers="$leftovers${leftovers:+${said:+$line_end}}$said"
-    done
-}
+# ---- the end
 
 # finish: to be run by the EXIT trap of every verb that has a stage.
 finish() {
@@ -897,3 +738,5 @@ stop_alive() {
     } 2>/dev/null
     alive=
 }
+
+. "${0%/*}/blat-removing.sh"

@@ -30,8 +30,14 @@ run_victim() {
     status=$?
 }
 
+# intact NAME/VERSION: as whole, but folders may be closed to others: who was about to replace or delete the package had sealed it.
+intact() {
+    snapshot "$src/$1" | sed '/^d /s/ 775 / 755 /' >"$work/wanted" && snapshot "$arch/$1" 2>&1 | sed '/^d /s/ 775 / 755 /' >"$work/found" &&
+        cmp -s "$work/wanted" "$work/found"
+}
+
 # either_whole: odd@1 is the old one or the newer one, and whole. Its manifest comes a moment before it.
-either_whole() { whole odd/1 || newer whole odd/1; }
+either_whole() { intact odd/1 || newer intact odd/1; }
 
 # finishes WORD COMMAND...: COMMAND did it, now or before, and nothing is left. A tool that outlives its script for an instant keeps the
 # stage locked, so this may take more than one run.
@@ -62,7 +68,7 @@ after_renames() {
 }
 
 after_delete() {
-    absent odd/1 || whole odd/1 || return 1
+    absent odd/1 || intact odd/1 || return 1
     eventually finishes deleted delete odd/1 && absent odd && absent .dpkg_archive/manifests/odd
 }
 
@@ -120,7 +126,7 @@ before_purge() {
 }
 step_purge() { run_victim pkg_purge --archive "$arch" </dev/null; }
 after_purge() {
-    absent odd/1 || whole odd/1 || return 1
+    absent odd/1 || intact odd/1 || return 1
     eventually purged_odd
 }
 purged_odd() {

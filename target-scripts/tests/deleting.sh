@@ -72,7 +72,37 @@ x/1" -x/1; do
     chmod 000 "$arch/odd/1/empty" "$arch/odd/1/lib/deep"
     delete odd/1
     check 'a package with closed directories is deleted' [ -z "$(find "$arch/.dpkg_archive" "$arch/odd" -path '*/lib*')" ]
+    check_open_folders
     check_shut_folders
+}
+
+# Folders that everybody may write, in one another, some of them closed to their owner: they go as others do.
+check_open_folders() {
+    fresh
+    receive "$work/both"
+    chmod -R u+rwx "$arch/odd/1"
+    mkdir -p "$arch/odd/1/pub/a/b" "$arch/odd/1/pub/c/d"
+    chmod 777 "$arch/odd/1" "$arch/odd/1/pub/a/b" "$arch/odd/1/pub/c/d"
+    chmod 070 "$arch/odd/1/pub/a"
+    chmod 722 "$arch/odd/1/pub/c"
+    chmod 027 "$arch/odd/1/pub"
+    delete odd/1
+    check 'a package with folders that everybody may write is deleted' said 'deleted odd 1'
+    check 'and nothing is left' nothing_staged
+    receive "$work/odd"
+    chmod 777 "$arch/odd/1" "$arch/even/2.0~rc1+x"
+    mkdir -p "$arch/odd/1/pub/.dpkg_archive"
+    : >"$arch/odd/1/pub/.dpkg_archive/archive"
+    chmod 777 "$arch/odd/1/pub"
+    delete odd/1 even/2.0~rc1+x
+    check 'one that stays has them closed to others' [ "$(stat -c %a "$arch/odd/1" "$arch/odd/1/pub" | tr '\n' ' ')" = '755 755 ' ]
+    check 'and is named' grep -q '^failed odd 1 foreign another archive' "$work/out"
+    wrap chmod 'case $1 in *go-w*) echo "chmod: not so" >&2; exit 1 ;; esac
+        exec "$real" "$@"'
+    chmod 777 "$arch/odd/1/pub"
+    delete odd/1
+    check 'what stays open to others keeps its package' grep -q '^failed odd 1 foreign others may exchange what lies in a folder of it: odd/1/pub belongs to user [0-9]* and has the mode 777' "$work/out"
+    unwrap
 }
 
 # shut_with MODE: odd/1 has a folder with this mode, and an archive in it whose own folder has that mode too.

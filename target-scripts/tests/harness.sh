@@ -2,6 +2,8 @@
 # What the checks of the target scripts stand on: packages and streams made with this machine's own tools, runs of a script under the shell
 # in question, and what is said about each check. Sourced by `run`.
 
+line_end='
+'
 passed=0
 failed=0
 
@@ -9,7 +11,8 @@ failed=0
 
 # check TITLE COMMAND...: one check; COMMAND is a test or a function of ours. A failure shows the last run.
 check() {
-    title=$1
+    # One line each.
+    title=${1%%"$line_end"*}
     shift
     if "$@"; then
         passed=$((passed + 1))

@@ -61,6 +61,8 @@ check_publishing() {
     chmod u+w "$arch/odd/1"
     mkdir -p "$arch/odd/1/deep/inner/.dpkg_archive"
     : >"$arch/odd/1/deep/inner/.dpkg_archive/archive"
+    # What others may write is closed to them before the look.
+    find "$arch/odd" -type d -exec chmod go-w {} +
     against foreign 'a package that another archive lies in'
     chmod -R u+rwx "$arch/odd"
     rm -r "$arch/odd"
@@ -190,7 +192,7 @@ is_in_state() { grep -q "^State:.$1" "/proc/$number/status"; }
 check_stopped() {
     : >"$work/naps"
     wrap sleep 'echo nap >>"$BLAT_TEST/naps"; exec "$real" 0.01'
-    env -i PATH="$before:$tools" BLAT_TEST="$work" "$shell" -c '. "$1"; start_alive; while :; do :; done' sh "$bin/blat-lib.sh" >"$work/out" 2>"$work/err" &
+    env -i PATH="$before:$tools" BLAT_TEST="$work" "$shell" -c '. "$1"; start_alive; while :; do :; done' "$bin/verb" "$bin/blat-lib.sh" >"$work/out" 2>"$work/err" &
     number=$!
     check 'who works says so' eventually has "$work/out" alive 2
     kill -STOP "$number"

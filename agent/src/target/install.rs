@@ -17,9 +17,10 @@ use super::place::{self, Unsafe};
 use super::transport::Transport;
 
 /// The scripts, as they were when this executable was built. The libraries are first: the others read them.
-const SCRIPTS: [(&str, &str); 8] = [
+const SCRIPTS: [(&str, &str); 9] = [
     ("blat-lib.sh", include_str!("../../../target-scripts/blat-lib.sh")),
     ("blat-aging.sh", include_str!("../../../target-scripts/blat-aging.sh")),
+    ("blat-removing.sh", include_str!("../../../target-scripts/blat-removing.sh")),
     ("get_plist", include_str!("../../../target-scripts/get_plist")),
     ("receive_file", include_str!("../../../target-scripts/receive_file")),
     ("receive_package", include_str!("../../../target-scripts/receive_package")),
@@ -326,7 +327,7 @@ mod tests {
 
         std::fs::write(&lib, "tampered").expect("a changed script");
         ensure_installed(&local, bin_text, &[]).await.expect("a repair").scripts.expect("all");
-        assert_eq!(std::fs::read_to_string(&lib).expect("repaired"), SCRIPTS[2].1);
+        assert_eq!(std::fs::read_to_string(&lib).expect("repaired"), SCRIPTS[3].1);
         let left: Vec<_> = std::fs::read_dir(&bin).expect("bin").map(|e| e.expect("an entry").file_name()).collect();
         assert_eq!(left.len(), SCRIPTS.len(), "{left:?}");
     }
