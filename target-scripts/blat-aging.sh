@@ -26,12 +26,13 @@ take_list() {
         ended { reject("it goes on after its end") }
         $1 == "#" { if ($0 == "# end " (n + 0)) { ended = 1; next } reject("its end count is wrong") }
         NF < 2 || NF > 7 || NF == 4 || NF == 6 || !good($1) || !good($2) { reject(line()) }
+        length($1 $2) > 240 { reject("line " NR ": " too_long_pair) }
         NF > 2 && $3 !~ /^-?[0-9]+$/ && !(NF > 3 && $3 == "-") { reject(line()) }
         NF > 3 && !known($4, $5) || NF > 5 && !known($6, $7) { reject(line()) }
         { n++; print $1, $2, (NF > 2 ? $3 : "-") > list }
         NF > 3 { print $1, $2, $4, $5, $6, $7 > source }
         END { if (!rejected && !ended) print "it ends early" }
-    ' list="$stage/list" source="$stage/source" >"$stage/wrong" || fail 1 "storing the list in $archive failed: awk could not write; check space and the limits of this account (ulimit -a)"
+    ' list="$stage/list" source="$stage/source" too_long_pair="$too_long_pair" >"$stage/wrong" || fail 1 "storing the list in $archive failed: awk could not write; check space and the limits of this account (ulimit -a)"
     read -r said <"$stage/wrong" && bad_usage "the list on standard input is none: $said"
     return 0
 }

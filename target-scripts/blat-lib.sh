@@ -15,6 +15,14 @@ line_end='
 unset IFS CDPATH ENV TAR_OPTIONS GZIP POSIXLY_CORRECT BLOCK_SIZE BLOCKSIZE DF_BLOCK_SIZE PERL5LIB PERL5OPT
 LC_ALL=C
 PATH=${PATH:+$PATH:}/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin
+# What is relative, or empty, would be looked for in a package.
+rest=$PATH:
+absolute=
+while [ -n "$rest" ]; do
+    case $rest in /*) absolute=$absolute${absolute:+:}${rest%%:*} ;; esac
+    rest=${rest#*:}
+    PATH=$absolute
+done
 export LC_ALL PATH
 umask 022
 # Where files may not grow beyond a limit, a tool is to say so and not to be killed: half of what dies of a signal says nothing.
@@ -132,6 +140,18 @@ is_name() {
     [ ${#1} -le 128 ]
 }
 
+# NAME and VERSION of a package: some files are called by both, and a file's name has at most 255 bytes.
+too_long_pair='NAME and VERSION together have more than 240 characters'
+is_pair() {
+    is_name "$1" && is_name "$2" && [ $((${#1} + ${#2})) -le 240 ]
+}
+
+# refuse_pair NAME VERSION WHAT: WHAT is wrong usage, since they are no pair.
+refuse_pair() {
+    ! { is_name "$1" && is_name "$2"; } || bad_usage "$too_long_pair: $1 $2"
+    bad_usage "$3"
+}
+
 # Names of stages: [A-Za-z0-9-]{1,64}
 is_id() {
     case $1 in
@@ -186,8 +206,100 @@ enter_archive() {
     esac
     [ -d "$archive" ] ||
         fail 1 "entering the archive $1 failed: there is no such directory; create it or mount it, for no script makes it"
-    cd -P "$archive" 2>/dev/null ||
-        fail 1 "entering the archive $1 failed: it may not be searched; check its owner and mode"
+    self=$(id -u)
+    if is_ours_alone; then
+        cd -P "$archive" 2>/dev/null || not_entered 'it may not be searched; check its owner and mode'
+    else
+        walk_to_archive
+    fi
+}
+
+not_entered() {
+    fail 1 "entering the archive $archive failed: $1"
+}
+
+# is_ours_alone: no part of the way to the archive is a link, and nobody but root and this account can exchange one.
+is_ours_alone() {
+    set -- .
+    ahead=$archive/
+    at=
+    while [ -n "$ahead" ]; do
+        at=$at${ahead%%/*}
+        ahead=${ahead#*/}
+        case $at in
+        '') set -- / ;;
+        .. | */..) return 1 ;;
+        *) set -- "$@" "$at" ;;
+        esac
+        at=$at/
+    done
+    said=$(stat -c '%u %A' "$@" 2>/dev/null) || return 1
+    # shellcheck disable=SC2086 # to be split
+    set -- $said
+    while [ $# -ge 2 ]; do
+        case $1 in 0 | "$self") ;; *) return 1 ;; esac
+        case $2 in
+        d*[tT]) ;;
+        ?????w* | ????????w*) return 1 ;;
+        d*) ;;
+        *) return 1 ;;
+        esac
+        shift 2
+    done
+}
+
+# walk_to_archive: part by part. Who owns a folder on the way could put a link in the place of the next one at any instant, to wherever else this account may
+# write; so a folder that is entered has to lie in the one before, and links are followed by us.
+walk_to_archive() {
+    ahead=$archive/
+    links=0
+    case $archive in /*) cd / ;; esac
+    while [ -n "$ahead" ]; do
+        part=${ahead%%/*}
+        ahead=${ahead#*/}
+        case $part in
+        '' | .) continue ;;
+        ..)
+            cd -P .. 2>/dev/null || not_entered 'a folder above may not be searched; check its owner and mode'
+            continue
+            ;;
+        esac
+        said=$(stat -c '%d:%i %u %A' . "./$part" 2>/dev/null)
+        # shellcheck disable=SC2086 # to be split: our folder, then what lies in it
+        set -- $said
+        [ $# -eq 6 ] || not_entered "$part on the way to it cannot be looked at; check owners and modes there"
+        case $6 in
+        l*) follow "$@" ;;
+        *)
+            cd -P "./$part" 2>/dev/null || not_entered "$part on the way to it may not be searched; check its owner and mode"
+            [ "$(stat -c %d:%i .. 2>/dev/null)" = "$1" ] ||
+                not_entered "$part on the way to it was exchanged just now; look at who may write the folder that it lies in"
+            ;;
+        esac
+    done
+}
+
+# follow FOLDER OWNER MODE LINK OWNER MODE: puts what the link `$part` says before `$ahead`. It counts only where root or this account made it, and where nobody
+# else can put another one in its place while it is read. The number 65534 is what file servers and user namespaces show of those whom they do not know.
+follow() {
+    remedy="make the archive's path lead through folders of root's or this account's, or name the real path"
+    case $5 in
+    0 | "$self" | 65534) ;;
+    *) not_entered "a link on the way to the archive belongs to user $5, neither root nor this account: $(pwd -P)/$part; $remedy" ;;
+    esac
+    case "$2 $3" in
+    *[tT]) ;;
+    *' '????????w*) not_entered "a link on the way to the archive lies in a folder that everybody may write: $(pwd -P)/$part; $remedy" ;;
+    "0 "* | "$self "* | '65534 '*) ;;
+    *) not_entered "a link on the way to the archive lies in a folder that belongs to user $2, neither root nor this account: $(pwd -P)/$part; $remedy" ;;
+    esac
+    links=$((links + 1))
+    [ "$links" -le 40 ] || not_entered 'more than 40 links are on the way to it'
+    to=$(readlink "./$part" 2>/dev/null && echo .)
+    to=${to%"$line_end".}
+    [ -n "$to" ] || not_entered "the link $part on the way to it cannot be read"
+    case $to in /*) cd / ;; esac
+    ahead=$to/$ahead
 }
 
 # own_file PATH...: makes empty files in our stage, so that a redirection into them cannot fail later.
@@ -669,7 +781,8 @@ odd_digests_agree() {
         is_heard || exit 1
         line=${line#?}
         path=$(printf '%b.' "${line#*  }")
-        { sum=$(sha256sum <"./${path%.}") && [ "${sum%% *}" = "${line%%  *}" ]; } ||
+        # Opened by sha256sum, which can be ended, and not by us. It may mark the name as odd.
+        { sum=$(sha256sum "./${path%.}" 2>/dev/null </dev/null) && sum=${sum%% *} && [ "${sum#[!0-9a-f]}" = "${line%%  *}" ]; } ||
             { [ $# -gt 1 ] && "$2" "./${path%.}" && printf '%s\n' "${line#*  }" | tr -c ' -~\n' '?'; } || exit 1
     done
 }
@@ -687,17 +800,26 @@ finish() {
 
 # ---- signs of life
 
+# What a verb does every 5 s while it works, and once nobody hears it any more, or it is gone.
+each_while() { :; }
+at_end() { :; }
+
 # start_alive: prints `alive` every 10 s. Looks every second whether we still run, so that a killed script does not keep its caller waiting. Nor does
 # one that is stopped: it is not alive.
 start_alive() {
     (
         trap - EXIT
         exec </dev/null 8>&- 9>&-
+        # To die of what nobody takes would leave no time for the end.
+        trap '' PIPE
         ticks=0
         while sleep 1 >/dev/null && kill -0 $$; do
             ticks=$(((ticks + 1) % 10))
-            [ "$ticks" -ne 0 ] || is_stopped || echo alive || exit
+            [ $((ticks % 5)) -ne 2 ] || each_while >/dev/null
+            [ "$ticks" -ne 0 ] || is_stopped || echo alive || break
         done
+        exec >/dev/null
+        at_end
     ) 2>/dev/null &
     alive=$!
 }

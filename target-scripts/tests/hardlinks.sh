@@ -97,7 +97,7 @@ counted() {
         echo = >>"$BLAT_TEST/hashed"
         case "$1" in
         -c) cat ${2+"$2"} | tee -a "$BLAT_TEST/hashed" | "$real" -c - ;;
-        *) tee -a "$BLAT_TEST/read" | "$real" ;;
+        *) cat "$@" | tee -a "$BLAT_TEST/read" | "$real" ;;
         esac'
     "$@"
     unwrap

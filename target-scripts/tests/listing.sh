@@ -117,7 +117,9 @@ link alpha crooked 1?package evil 1 7')"
     chmod 755 "$arch/closed/1"
     check 'an unreadable version directory fails the listing' ended 1 'listing '
 
-    wrap stat 'exec head -c 10 /dev/zero >/dev/full'
+    # All but the look at the way to the archive.
+    wrap stat 'case "$*" in *%A*) exec "$real" "$@" ;; esac
+        exec head -c 10 /dev/zero >/dev/full'
     list
     unwrap
     check 'a failing tool fails the listing' ended 1 'listing '

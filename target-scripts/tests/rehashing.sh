@@ -29,7 +29,65 @@ spoiled() {
     check 'and the other package is good' verdict 'good even 2.0~rc1+x '
 }
 
+# once_hashed TITLE TEXT COMMAND: what COMMAND makes of odd@1 in the instant before its files are opened is judged so.
+once_hashed() {
+    fresh
+    receive "$work/both"
+    chmod -R u+w "$arch/odd/1/bin" "$arch/odd/1/back\\slash"
+    rm -f "$work/hashed"
+    wrap sha256sum '[ -e "$BLAT_TEST/hashed" ] || { : >"$BLAT_TEST/hashed"; '"$3"'; }
+        exec "$real" "$@"'
+    printf 'odd 1\neven 2.0~rc1+x\n' >"$work/named"
+    command="get_plist --verify"
+    env -i PATH="$before:$tools" BLAT_TEST="$work" timeout 60 "$shell" "$bin/get_plist" --archive "$arch" --verify <"$work/named" >"$work/out" 2>"$work/err"
+    status=$?
+    unwrap
+    check "$1" [ "$status" -eq 0 -a "$(grep -c "$2" "$work/out")" -eq 1 ]
+    check 'and the other package is good' grep -q '^good even' "$work/out"
+}
+
+hasher_runs() { kill -0 "$(cat "$work/hasher")" 2>/dev/null; }
+
+check_hanging() {
+    once_hashed 'a pipe that comes in the place of a file ends the hashing' '^bad odd 1 ' 'rm -f bin/tool; mkfifo -m 755 bin/tool'
+    once_hashed 'so does a pipe that somebody keeps open' '^bad odd 1 ' \
+        'rm -f bin/tool; mkfifo -m 755 bin/tool; sh -c "exec 3<>bin/tool; sleep 20" </dev/null >/dev/null 2>&1 & sleep 1'
+    once_hashed 'so does a device' '^bad odd 1 ' 'rm -f bin/tool; ln -s /dev/zero bin/tool'
+    once_hashed 'so does a pipe under an odd name' '^bad odd 1 ' 'rm -f back*; mkfifo "back\\slash"'
+
+    fresh
+    receive "$work/odd"
+    wrap sha256sum '[ "$1" = -c ] || exec "$real" "$@"
+        echo $$ >"$BLAT_TEST/hasher"
+        while :; do :; done'
+    echo 'odd 1' >"$work/named"
+    {
+        env -i PATH="$before:$tools" BLAT_TEST="$work" timeout 60 "$shell" "$bin/get_plist" --archive "$arch" --verify <"$work/named" 2>"$work/err"
+        echo $? >"$work/status"
+    } | head -n 1 >/dev/null
+    unwrap
+    status=$(cat "$work/status")
+    verb=get_plist
+    : >"$work/out"
+    check 'once nobody hears it any more, what hashes is ended' ended 75 'whoever asked is gone'
+    check 'and does not stay' eval '! hasher_runs'
+    rm -f "$work/hasher"
+    wrap sha256sum '[ "$1" = -c ] || exec "$real" "$@"
+        echo $$ >"$BLAT_TEST/hasher"
+        while :; do :; done'
+    env -i PATH="$before:$tools" BLAT_TEST="$work" "$shell" "$bin/get_plist" --archive "$arch" --verify <"$work/named" >/dev/null 2>&1 &
+    number=$!
+    eventually [ -s "$work/hasher" ]
+    sleep 6
+    kill -9 "$number"
+    wait "$number" 2>/dev/null
+    unwrap
+    check 'nor where the script is killed' eventually eval '! hasher_runs'
+    fresh
+}
+
 check_rehashing() {
+    check_hanging
     spoiled 'a package as it was sent is good, odd names included, and says the digests of its manifest and its tree' \
         'good odd 1 [0-9a-f]\{64\} [0-9a-f]\{64\}$' true
     spoiled 'another byte is bad, and the file is named' 'bad odd 1 bin/tool: FAILED' sh -c 'chmod u+w bin/tool; echo x >>bin/tool'

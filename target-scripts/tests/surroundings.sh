@@ -19,6 +19,122 @@ bare() {
     bin=$work/bin-few
 }
 
+# A NAME and a VERSION that fit alone, and not together.
+check_long_pairs() {
+    fresh
+    name=$(printf '%0120d' 0)
+    long='NAME and VERSION together have more than 240 characters'
+    for version in "$name" "${name}0"; do
+        [ -e "$src/$name/$version" ] || make_package "$name" "$version" 1600000000
+        pack "$work/long" new "$name/$version"
+        receive "$work/long"
+        [ "$version" != "$name" ] || check '240 characters together are published' said "published $name $name"
+    done
+    check 'one more is refused' ended 1 "$long"
+    check 'and not there' absent "$name/$version"
+    run delete_package --archive "$arch" "$name/$version" </dev/null
+    check 'nor deleted' ended 2 "$long"
+    printf '%s %s\n# end 1\n' "$name" "$version" >"$work/list"
+    run delete_package --archive "$arch" --unmark <"$work/list"
+    check 'by a list neither' ended 2 "$long"
+    printf '%s x %s\n' "$name" "$version" >"$work/list"
+    digest=$(sha256sum <"$work/list")
+    run receive_file --archive "$arch" --name links --bytes "$(wc -c <"$work/list")" --sha256 "${digest%% *}" <"$work/list"
+    check 'nor linked to' ended 2 "$long"
+    echo "$name $version" >"$work/list"
+    run get_plist --archive "$arch" --verify <"$work/list"
+    check 'nor verified' ended 2 "$long"
+    mkdir "$arch/$name/$version"
+    : >"$arch/$name/$version/descpkg"
+    list
+    check 'nor listed, while the shorter one is' grep -q "^package $name $name " "$work/out"
+    check 'and nothing else' [ "$(grep -c ^package "$work/out")" -eq 1 ]
+    printf '%s %s\n# end 1\n' "$name" "$name" >"$work/list"
+    run delete_package --archive "$arch" --mark 7 <"$work/list"
+    check '240 characters are marked' said "marked $name $name"
+    run delete_package --archive "$arch" "$name/$name" </dev/null
+    check 'and deleted' said "deleted $name $name"
+}
+
+# Tools of a package's author, where a PATH begins with nothing, or with something that is not absolute.
+check_relative_path() {
+    fresh
+    receive "$work/odd"
+    chmod 755 "$arch/odd/1"
+    for tool in awk find sha256sum stat grep tr xargs sh; do
+        printf '#!/bin/sh\necho %s >>"$BLAT_TEST/foreign"\n' $tool >"$arch/odd/1/$tool"
+        chmod 755 "$arch/odd/1/$tool"
+    done
+    for before in '' . ./ ..:: 'x:../1'; do
+        command="get_plist --verify, PATH=$before:"
+        echo 'odd 1' | env -i PATH="$before:$tools" BLAT_TEST="$work" "$shell" "$bin/get_plist" --archive "$arch" --verify >"$work/out" 2>"$work/err"
+        status=$?
+        check "a PATH runs nothing of a package: $before" [ "$status" -eq 0 -a ! -e "$work/foreign" ]
+        rm -f "$work/foreign"
+    done
+    before=
+    check 'which is verified' grep -q '^bad odd 1 ' "$work/out"
+    fresh
+}
+
+# by WAY: odd@1 is published by this way to the archive.
+by() {
+    env -i PATH="${before:+$before:}$tools" BLAT_TEST="$work" "$shell" "$bin/delete_package" --archive "$arch" odd/1 </dev/null >/dev/null 2>&1
+    usual=$arch
+    arch=$1
+    (cd "$work/way" && receive "$work/odd" && echo "$status" >"$work/status")
+    status=$(cat "$work/status")
+    arch=$usual
+    verb=receive_package
+    said 'published odd 1'
+}
+
+check_way() {
+    mkdir -p "$work/way/deep/er" "$work/way/open"
+    ln -s "$arch" "$work/way/absolute"
+    ln -s ../../absolute "$work/way/deep/er/up"
+    ln -s deep/er/../er/./up "$work/way/chain"
+    ln -s deep "$work/way/to-deep"
+    ln -s loop "$work/way/loop"
+    ln -s "$arch" "$work/way/open/link"
+    for way in "$work/way/absolute" "$work/way/chain" "$work/way/to-deep/er/up" "$work/way/deep/../chain/" "$work/way//./deep/er/../../absolute/." \
+        chain ./to-deep/er/up ../way/chain; do
+        check "links of our own lead to the archive: ${way#"$work"}" by "$way"
+    done
+    chmod 775 "$work/way/deep"
+    check 'also by folders that a group may write' by "$work/way/deep/er/up"
+    chmod 777 "$work/way/open"
+    check 'from a folder that everybody may write they do not' eval '! by "$work/way/open/link"'
+    check 'and it is named' ended 1 "a link on the way to the archive lies in a folder that everybody may write: $work/way/open/link"
+    chmod 1777 "$work/way/open"
+    check 'but where it is sticky' by "$work/way/open/link"
+    run get_plist --archive "$work/way/loop" </dev/null
+    check 'links without end lead nowhere' ended 1 'entering the archive'
+    mkdir "$work/way/closed" "$work/way/closed/in"
+    chmod 0 "$work/way/closed"
+    run get_plist --archive "$work/way/to-deep/../closed/in" </dev/null
+    check 'nor does a closed folder' ended 1 'entering the archive'
+    chmod 700 "$work/way/closed"
+    # As if others had made it.
+    wrap stat '"$real" "$@" | sed "s/ [0-9]* l/ 4242 l/"'
+    for way in "$work/way/absolute" "$work/way/chain" "$work/way/to-deep/er/up"; do
+        check "a link of somebody elses does not: ${way##*/}" eval '! by "$way"'
+        check 'and is named' ended 1 "a link on the way to the archive belongs to user 4242, neither root nor this account: $work/way/"
+    done
+    unwrap
+    # In the instant after the look.
+    mkdir "$work/way/victim"
+    wrap stat '"$real" "$@"; status=$?
+        case "$*" in *" ./deep-room") cd "$BLAT_TEST/way/deep" && mv deep-room .aside && ln -s ../victim deep-room ;; esac 2>/dev/null
+        exit $status'
+    mkdir "$work/way/deep/deep-room"
+    run get_plist --archive "$work/way/to-deep/deep-room" </dev/null
+    unwrap
+    check 'what is exchanged for a link meanwhile is not entered' ended 1 'deep-room on the way to it was exchanged just now'
+    rm -r "$work/way"
+    fresh
+}
+
 check_surroundings() {
     fresh
     for bad in '' ../x a/b 'a b' "$(printf '%065d' 1)" "a
@@ -76,6 +192,10 @@ line" "$work/\$(touch x)'\"*"; do
     check 'the environment does not matter' [ "$status" -eq 0 ]
     check 'not even for the answer' said "$both_published"
     check 'or what is published' arrived odd/1
+
+    check_long_pairs
+    check_relative_path
+    check_way
 
     bare flock
     receive "$work/odd"

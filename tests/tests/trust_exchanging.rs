@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
@@ -45,8 +45,12 @@ impl Drop for Exchanger {
 
 /// A stranger who exchanges names in the package's open folder.
 fn exchanger(lab: &Lab, victim: &Path, names: &[String]) -> Exchanger {
+    exchanger_in(&lab.on_target("work", "1").join("pub"), victim, names)
+}
+
+fn exchanger_in(folder: &Path, victim: &Path, names: &[String]) -> Exchanger {
     let mut command = Account::Stranger.command("perl");
-    command.args(["-e", EXCHANGE]).arg(lab.on_target("work", "1").join("pub")).arg(victim).args(names);
+    command.args(["-e", EXCHANGE]).arg(folder).arg(victim).args(names);
     let mut child = command.stdout(Stdio::piped()).spawn().expect("perl");
     let mut line = String::new();
     BufReader::new(child.stdout.take().expect("a pipe")).read_line(&mut line).expect("text");
@@ -72,10 +76,13 @@ fn make(lab: &Lab, how: &str, victim: &Path) {
 
 /// Deletes the package by the script, with these tools before all others.
 fn delete(lab: &Lab, tools: &str) -> Outcome {
+    delete_in(lab, tools, &lab.target_archive())
+}
+
+fn delete_in(lab: &Lab, tools: &str, archive: &Path) -> Outcome {
     let script = lab.target_bin().join("delete_package").display().to_string();
-    let archive = lab.target_archive().display().to_string();
     let path = format!("PATH={tools}:/usr/bin:/bin");
-    lab.as_target_user(&["env", &path, "sh", &script, "--archive", &archive, "work/1"])
+    lab.as_target_user(&["env", &path, "sh", &script, "--archive", archive.to_str().expect("UTF-8"), "work/1"])
 }
 
 /// A folder of busybox's tools.
@@ -139,4 +146,54 @@ fn as_root_a_folder_of_a_strangers_keeps_its_package_whole_and_the_others_go() {
     let trash = lab.target_archive().join(".dpkg_archive/trash/dead");
     assert!(trash.join("work@1/pub/own").is_dir() && trash.join("work@1/pub/big/f0").is_file(), "{outcome}");
     assert!(!trash.join("core@1").exists(), "{outcome}");
+}
+
+/// Who owns a folder on the way to an archive leads scripts to no other folder of the account's by a link there; links of the account's and of root's are
+/// followed.
+#[test]
+fn as_root_a_stranger_s_link_on_the_way_to_the_archive_is_not_followed() {
+    let (lab, victim) = lab("exway");
+    let area = lab.target_archive().with_file_name("area");
+    let path = area.display().to_string();
+    lab.as_target_user(&["mkdir", "-p", &format!("{path}/arch")]).expect_success();
+    fs::set_permissions(&area, fs::Permissions::from_mode(0o755)).expect("root may");
+    Account::Stranger.own(&area);
+    let package = "mkdir -p \"$2/work/1\" && echo x >\"$2/work/1/descpkg\"";
+    make(&lab, package, &victim);
+    for round in 0..15 {
+        let exchanger = exchanger_in(&area, &victim, &["arch".to_owned()]);
+        let tools = if round % 2 == 0 { "/usr/bin" } else { "/bin" };
+        let outcome = delete_in(&lab, tools, &area.join("arch"));
+        drop(exchanger);
+        assert!(victim.join("work/1/descpkg").is_file(), "{outcome}");
+        assert!(!victim.join(".dpkg_archive").exists(), "{outcome}");
+        // Whatever state the names were left in.
+        for name in ["arch", ".arch", ".link-arch"] {
+            if area.join(name).is_dir() && !area.join(name).is_symlink() {
+                fs::rename(area.join(name), area.join("real")).expect("root may");
+            } else if area.join(name).is_symlink() {
+                fs::remove_file(area.join(name)).expect("root may");
+            }
+        }
+        fs::rename(area.join("real"), area.join("arch")).expect("root may");
+    }
+    fs::rename(area.join("arch"), area.join("real")).expect("root may");
+    symlink(&victim, area.join("arch")).expect("root may");
+    Account::Stranger.own(&area.join("arch"));
+    let stranger = fs::symlink_metadata(area.join("arch")).expect("a link").uid();
+    for way in ["arch", "./arch/", "../area/arch/.", "arch/work/.."] {
+        let says =
+            format!("a link on the way to the archive belongs to user {stranger}, neither root nor this account");
+        delete_in(&lab, "/usr/bin", &area.join(way)).expect(1).says(&says);
+    }
+    assert!(victim.join("work/1/descpkg").is_file());
+
+    let home = lab.target_archive();
+    symlink("dpkg_archive", home.with_file_name("of-root")).expect("root may");
+    lab.as_target_user(&["ln", "-s", "of-root/../of-root", &home.with_file_name("own").display().to_string()])
+        .expect_success();
+    for way in ["of-root", "own"] {
+        make(&lab, FULL, &home.with_file_name("elsewhere"));
+        delete_in(&lab, "/usr/bin", &home.with_file_name(way)).expect_success().says("deleted work 1");
+    }
 }
