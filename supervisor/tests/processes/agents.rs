@@ -61,21 +61,21 @@ fn an_agent_that_exits_at_once_is_started_again_ever_more_slowly_and_says_why() 
     house.targets(["oslo", "perth"]);
     house.behaviour("perth", "echo 'blat-agent: no luck' >&2; exit 3");
     house.start(&[]);
-    let mut waits = Vec::new();
+    let (mut waits, mut told) = (Vec::new(), None);
     house.until("three waits were seen", |house| {
         if let Some((at, retry_at)) = house.target("perth").and_then(|target| {
             let trouble = target.last_error.filter(|_| target.state == State::Waiting)?;
             assert!(trouble.text.contains("code 3") && trouble.text.contains("no luck"), "{}", trouble.text);
             Some((trouble.at, trouble.retry_at?))
         }) {
-            let wait = retry_at.duration_since(at).as_millis();
-            if waits.last() != Some(&wait) {
-                waits.push(wait);
+            // What is left of one wait is told to the millisecond, and may be one less when it is asked for again.
+            if told.replace(at) != Some(at) {
+                waits.push(retry_at.duration_since(at).as_millis());
             }
         }
         waits.len() >= 3
     });
-    assert!(waits[0] < waits[1] && waits[1] < waits[2] && waits[0] >= 1_000, "{waits:?}");
+    assert!(waits[0] < waits[1] && waits[1] < waits[2] && waits[0] >= 990, "{waits:?}");
     assert_eq!(house.started("oslo").len(), 1);
 }
 
