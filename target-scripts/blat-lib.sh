@@ -21,8 +21,8 @@ absolute=
 while [ -n "$rest" ]; do
     case $rest in /*) absolute=$absolute${absolute:+:}${rest%%:*} ;; esac
     rest=${rest#*:}
-    PATH=$absolute
 done
+PATH=$absolute
 export LC_ALL PATH
 umask 022
 # Where files may not grow beyond a limit, a tool is to say so and not to be killed: half of what dies of a signal says nothing.

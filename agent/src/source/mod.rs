@@ -78,12 +78,12 @@ impl SourceArchive {
     /// An archive that is gone, or empty where something is wanted of it, must not be mistaken for one that lacks every package.
     pub(crate) fn check(&self, wanted: bool) -> Result<(), ArchiveError> {
         let fail = |why: String| ArchiveError { path: self.root.to_path_buf(), why };
-        let archive = way::open(&self.root, Missing::Fail, "source").map_err(|error| fail(error.to_string()))?;
-        let entries = Dir::new(archive).map_err(|error| fail(error.to_string()))?;
+        let opened = way::open(&self.root, Missing::Fail, "source").and_then(|archive| Ok(Dir::new(archive)?));
+        let mut entries = opened.map_err(|error| fail(error.to_string()))?;
         let is_real = |entry: &rustix::io::Result<DirEntry>| {
             entry.as_ref().map_or(true, |entry| !matches!(entry.file_name().to_bytes(), b"." | b".."))
         };
-        match { entries }.find(is_real) {
+        match entries.find(is_real) {
             Some(Ok(_)) => Ok(()),
             Some(Err(error)) => Err(fail(error.to_string())),
             None if wanted => Err(fail("it is empty".into())),
