@@ -162,7 +162,7 @@ fn open_up(dir: &Dir, name: &[u8]) -> io::Result<Option<Dir>> {
     if mode & 0o700 != 0o700 {
         inner.set_mode(0o700)?;
     } else if mode & 0o022 != 0 {
-        // Nobody is to put more into it. Where it is somebody else's, that one may.
+        // So that nobody puts more into it. Only its owner can close it: another owner can still add to it.
         let _ = inner.set_mode(0o700);
     }
     Ok(Some(inner))
