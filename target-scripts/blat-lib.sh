@@ -14,9 +14,9 @@ line_end='
 '
 unset IFS CDPATH ENV TAR_OPTIONS GZIP POSIXLY_CORRECT BLOCK_SIZE BLOCKSIZE DF_BLOCK_SIZE PERL5LIB PERL5OPT
 LC_ALL=C
-PATH=${PATH:+$PATH:}/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin
+system_path=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin
 # What is relative, or empty, would be looked for in a package.
-rest=$PATH:
+rest=${PATH:+$PATH:}$system_path:
 absolute=
 while [ -n "$rest" ]; do
     case $rest in /*) absolute=$absolute${absolute:+:}${rest%%:*} ;; esac
