@@ -2,22 +2,36 @@
 # Killing the scripts: at every step, and in the middle of a stream. Whatever the instant: nothing partial is visible, and the next run
 # finishes the work and leaves nothing lying about.
 
-# trap_step N: every tool takes a number; the script is killed just before the Nth, which is also just after the one before it.
-trap_step() {
-    rm -rf "$work/steps"
-    mkdir "$work/steps"
+# set_traps [TOOL]: from now on every tool takes a number, and the script is killed just before the one whose number is in steps/deadly, which is also
+# just after the one before it. TOOL fails instead, as where it is missing.
+set_traps() {
+    unwrap
     for tool in mkdir mv chmod sync cp find awk sha256sum rm cat stat flock tar df rmdir perl ln readlink sort cut xargs; do
+        # The last number is but where to begin: several tools of one pipeline may want the next one.
         wrap "$tool" '
             set -C
-            n=1
+            read -r n <"$BLAT_TEST/steps/last"
             while ! true >"$BLAT_TEST/steps/$n"; do n=$((n + 1)); done 2>/dev/null
-            [ "$n" -ne '"$1"' ] || {
+            echo "$n" >|"$BLAT_TEST/steps/last"
+            read -r deadly <"$BLAT_TEST/steps/deadly"
+            [ "$n" -ne "$deadly" ] || {
                 read -r victim <"$BLAT_TEST/victim"
                 kill -9 "$victim"
                 exit 1
             }
             exec "$real" "$@"'
     done
+    [ -z "${1-}" ] || wrap "$1" 'exit 1'
+    traps=$before
+    before=
+}
+
+# count_to N: no step is taken yet, and the Nth is deadly.
+count_to() {
+    rm -rf "$work/steps"
+    mkdir "$work/steps"
+    echo 1 >"$work/steps/last"
+    echo "$1" >"$work/steps/deadly"
 }
 
 # run_victim VERB ARGUMENT...: as run, with a process id that can be killed.
@@ -53,8 +67,6 @@ after_new() {
     eventually finishes published receive "$work/odd" && arrived odd/1
 }
 
-after_single() { after_new; }
-
 after_replace() {
     either_whole || return 1
     eventually finishes replaced receive "$work/odd-replace" && newer arrived odd/1
@@ -87,7 +99,6 @@ finishes_link() {
 }
 
 before_new() { fresh; }
-before_single() { fresh; }
 before_replace() { fresh && receive "$work/odd"; }
 before_renames() { before_replace; }
 before_delete() { before_replace; }
@@ -101,17 +112,10 @@ before_link() {
 }
 
 step_new() { run_victim receive_package --archive "$arch" --batch victim --compression none --bytes 1 --entries 1 --reserve 0 <"$work/odd"; }
-step_single() {
-    wrap perl 'exit 1'
-    step_new
-}
 step_replace() {
     run_victim receive_package --archive "$arch" --batch victim --compression none --bytes 1 --entries 1 --reserve 0 <"$work/odd-replace"
 }
-step_renames() {
-    wrap perl 'exit 1'
-    step_replace
-}
+step_renames() { step_replace; }
 step_link() {
     run_victim receive_file --archive "$arch" --name links --bytes 14 --sha256 "${link_digest%% *}" <"$work/links"
 }
@@ -154,15 +158,22 @@ indexed_again() {
     all_indexed && nothing_staged
 }
 
-# killed_everywhere WHAT: at every step until one run gets through.
+# killed_everywhere WHAT [TOOL]: at every step until one run gets through. It begins anew from a copy each time, which is what takes least.
 killed_everywhere() {
+    set_traps "${2-}"
+    "before_$1"
+    [ ! -e "$work/begin" ] || chmod -R u+rwx "$work/begin"
+    rm -rf "$work/begin"
+    cp -a "$arch" "$work/begin"
     steps=0
     while :; do
         steps=$((steps + 1))
-        "before_$1"
-        trap_step "$steps"
+        fresh
+        cp -a "$work/begin/." "$arch"
+        count_to "$steps"
+        before=$traps
         "step_$1"
-        unwrap
+        before=
         if ! "after_$1"; then
             echo "      at step $steps"
             return 1
@@ -170,6 +181,7 @@ killed_everywhere() {
         # Nobody took that number: the script got through.
         [ -e "$work/steps/$steps" ] || break
     done
+    unwrap
     [ "$steps" -gt 10 ]
 }
 
@@ -179,13 +191,13 @@ stage_has_files() { [ -n "$(find "$arch/.dpkg_archive/stage" -path '*/packages/*
 
 check_crashing() {
     check 'killed at every step of a new package' killed_everywhere new
-    check 'killed at every step of a new package whose renames are single' killed_everywhere single
+    check 'killed at every step of a new package whose renames are single' killed_everywhere new perl
     if PATH=$tools command -v perl >/dev/null; then
         check 'killed at every step of a replacement' killed_everywhere replace
     else
         echo "not run: $label: replacing by one exchange, for there is neither perl nor a mv that does it"
     fi
-    check 'killed at every step of a replacement without exchange' killed_everywhere renames
+    check 'killed at every step of a replacement without exchange' killed_everywhere renames perl
     check 'killed at every step of a deletion' killed_everywhere delete
     check 'killed at every step of a link that leads elsewhere' killed_everywhere link
     check 'killed at every step of a purge' killed_everywhere purge
