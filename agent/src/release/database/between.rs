@@ -53,6 +53,11 @@ const NOT_READY: &str =
     "this node does not take part in its cluster at present: name another node, or a proxy that knows which ones do";
 const HOSTGROUPS: &str = "a proxy wants to send parts of one session to several servers: give this account one hostgroup there \
                           (transaction_persistent = 1, and no rule that splits its reads off)";
+const FILTERED: &str = "Blat would take the rows that the policy hides for rows that are gone: have it read a view that belongs to the tables' \
+                        owner, or give its account BYPASSRLS";
+/// Where an answer has fewer rows than the server counts.
+pub(super) const CUT_SHORT: &str = "a proxy before the server cuts answers (a limit of rows, a rule that adds LIMIT): take that away for this \
+                                    account, or name the server itself in the URL";
 const CUT: &str = "something ended the connection: look at the server's log, and at the time limits of what stands between (pooler, proxy, firewall)";
 
 /// What an operator can do about it, where that is known.
@@ -96,6 +101,7 @@ fn remedy_of(code: Code<'_>, message: &str) -> Option<&'static str> {
     match code {
         Code::Postgres(_) if is_conflict(code) => Some(GAVE_WAY),
         Code::Postgres("25006") => Some(ONLY_READS),
+        Code::Postgres("42501") if says(&["row-level security"]) => Some(FILTERED),
         Code::Postgres("53300") => Some(FULL),
         Code::Postgres("57P01" | "57P02" | "57P03") => Some(STARTS),
         // Poolers have one code for everything, and words that are the same in any language.

@@ -15,7 +15,7 @@ use sqlx::{
     PgConnection, Postgres, Sqlite,
 };
 
-use super::between::{Trouble, is_passing, remedy};
+use super::between::{CUT_SHORT, Trouble, is_passing, remedy};
 use super::password;
 use super::rows::Cells;
 use super::sqlite::{self, Opened};
@@ -77,15 +77,21 @@ impl Connection {
         let begun = match self {
             Self::Sqlite(opened) => sqlx::raw_sql("BEGIN").execute(&mut opened.connection).await.map(|_| ()),
             Self::Postgres(connection) => {
+                // Rows that a policy hides, or that an index leaves out, would be taken for rows that are gone.
                 let begin = format!(
-                    "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = {milliseconds}"
+                    "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = {milliseconds}; \
+                     SET LOCAL row_security = off; SET LOCAL gin_fuzzy_search_limit = 0"
                 );
                 sqlx::raw_sql(AssertSqlSafe(begin)).execute(connection).await.map(|_| ())
             }
             Self::MySql(connection) => {
-                // The two servers have the limit under different names, each in a comment that only it reads.
+                // The two servers have the limit under different names, each in a comment that only it reads. The rest is what would have rows,
+                // or the ends of values, left out with no error; DEFAULT would be what the server's administrator has set, but for the time.
                 let begin = format!(
                     "SET /*M! SESSION max_statement_time = {}, */ /*!50708 SESSION max_execution_time = {milliseconds}, */ \
+                     /*M!100202 SESSION max_recursive_iterations = 4294967295, */ \
+                     /*M!100304 SESSION system_versioning_asof = DEFAULT, */ \
+                     SESSION sql_select_limit = 18446744073709551615, SESSION group_concat_max_len = 1073741824, \
                      SESSION net_write_timeout = 60; \
                      SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; \
                      START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY",
@@ -126,14 +132,41 @@ impl Connection {
         }
     }
 
-    /// Runs a query and gives these columns of each of its rows. `what` it asks for is said in errors.
+    /// Runs a query and gives these columns of each of its rows. `what` it asks for is said in errors. Where it `is_counted`, the server is
+    /// asked as well how many rows there are, in the same transaction: whoever stands between may cut an answer with no error.
     pub(super) async fn rows<const N: usize>(
+        &mut self,
+        what: &str,
+        query: &str,
+        is_counted: bool,
+        columns: &[&str; N],
+        each: impl FnMut(Cells<N>) + Send,
+    ) -> Result<(), Trouble> {
+        let given = self.read(what, query, columns, each).await?;
+        // Nobody stands between us and a file.
+        if !is_counted || matches!(self, Self::Sqlite(_)) {
+            return Ok(());
+        }
+        let count = format!("SELECT COUNT(*) AS blat_count FROM ({query}\n) AS blat_counted");
+        let mut counted = Cell::Missing;
+        self.read(what, &count, &["blat_count"], |[count]| counted = count).await?;
+        match counted {
+            Cell::Number(count) | Cell::Text(count) if count == given.to_string() => Ok(()),
+            Cell::Number(count) | Cell::Text(count) => {
+                Err(format!("the query for {what} gave {given} rows of {}; {CUT_SHORT}", printable(&count)).into())
+            }
+            _ => Err(format!("the query for {what} gave {given} rows, and the server did not count them; {CUT_SHORT}")
+                .into()),
+        }
+    }
+
+    async fn read<const N: usize>(
         &mut self,
         what: &str,
         query: &str,
         columns: &[&str; N],
         each: impl FnMut(Cells<N>) + Send,
-    ) -> Result<(), Trouble> {
+    ) -> Result<u64, Trouble> {
         let read = match self {
             Self::Sqlite(opened) => read::<Sqlite, N>(&mut opened.connection, query, columns, each).await,
             Self::Postgres(connection) => read::<Postgres, N>(connection, query, columns, each).await,
@@ -189,13 +222,13 @@ pub(super) fn said(error: &Error) -> String {
     }
 }
 
-/// Queries are sent unprepared: then the servers answer in text, whatever the columns' types.
+/// Gives the number of rows. Queries are sent unprepared: then the servers answer in text, whatever the columns' types.
 async fn read<DB: Database, const N: usize>(
     connection: &mut DB::Connection,
     query: &str,
     columns: &[&str; N],
     mut each: impl FnMut(Cells<N>) + Send,
-) -> Result<(), Trouble>
+) -> Result<u64, Trouble>
 where
     for<'c> &'c mut DB::Connection: Executor<'c, Database = DB>,
     for<'i> &'i str: ColumnIndex<DB::Row>,
@@ -221,5 +254,5 @@ where
         }
         each(cells);
     }
-    Ok(())
+    Ok(count)
 }

@@ -67,6 +67,8 @@ fn queries(source: &ReleaseSource) -> Queries {
 async fn read(connection: &mut Connection, queries: Queries, selection: &Selection) -> Result<Catalog, Trouble> {
     // A word that MySQL keeps for itself.
     let release = connection.quoted("release");
+    // A site's query need not be one that can stand in another; the one for packages stands in ours anyway.
+    let are_ours = [queries.projects.is_none(), queries.releases.is_none()];
     let projects = queries.projects.unwrap_or_else(|| "SELECT project_id, project_name FROM project".into());
     let releases = queries
         .releases
@@ -75,15 +77,15 @@ async fn read(connection: &mut Connection, queries: Queries, selection: &Selecti
         .packages
         .unwrap_or_else(|| "SELECT release_id, package_name, package_version FROM release_package".into());
     let mut reading = Reading::default();
-    connection.rows("projects", &projects, &rows::PROJECT, |row| reading.project(row)).await?;
-    connection.rows("releases", &releases, &rows::RELEASE, |row| reading.release(row)).await?;
+    connection.rows("projects", &projects, are_ours[0], &rows::PROJECT, |row| reading.project(row)).await?;
+    connection.rows("releases", &releases, are_ours[1], &rows::RELEASE, |row| reading.release(row)).await?;
     for chosen in reading.chosen(selection).chunks(AT_ONCE) {
         // The line's end keeps a comment that ends the site's query from swallowing the parenthesis.
         let query = format!(
             "SELECT release_id, package_name, package_version FROM ({packages}\n) AS blat_packages WHERE {}",
             connection.is_among("release_id", chosen)
         );
-        connection.rows("packages", &query, &rows::PACKAGE, |row| reading.package(chosen, row)).await?;
+        connection.rows("packages", &query, true, &rows::PACKAGE, |row| reading.package(chosen, row)).await?;
     }
     Ok(reading.catalog())
 }

@@ -18,6 +18,8 @@ const PARAMETERS: [&str; 7] =
 /// Takes simple queries and nothing else, and has the first so many that ask for rows give way to the primary.
 struct Pooler {
     conflicts: usize,
+    /// How many rows the server counts, whatever it gives.
+    count: &'static str,
     /// For each session that took its leave, whether that was in the middle of a transaction.
     left: Vec<bool>,
 }
@@ -27,7 +29,7 @@ impl Pooler {
     async fn start(conflicts: usize) -> (Arc<Mutex<Self>>, ReleaseSource) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let port = listener.local_addr().expect("an address").port();
-        let pooler = Arc::new(Mutex::new(Self { conflicts, left: Vec::new() }));
+        let pooler = Arc::new(Mutex::new(Self { conflicts, count: "1", left: Vec::new() }));
         let serving = pooler.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -116,6 +118,7 @@ async fn serve(mut stream: TcpStream, pooler: &Mutex<Pooler>) -> std::io::Result
                 state = b'E';
                 refusal("ERROR", "40001", "storniere Anfrage wegen Konflikt mit der Wiederherstellung")
             }
+            (b'Q', count) if count.starts_with("SELECT COUNT(*)") => row(&[("blat_count", Pooler::of(pooler).count)]),
             (b'Q', projects) if projects.starts_with("SELECT project_id, project_name") => {
                 row(&[("project_id", "1"), ("project_name", "Perth")])
             }
@@ -161,6 +164,16 @@ async fn a_query_that_gave_way_to_the_primary_is_asked_again_and_named_where_it_
 }
 
 #[tokio::test]
+async fn an_answer_that_something_between_cut_short_is_none() {
+    for (count, words) in [("2", "gave 1 rows of 2; a proxy"), ("0", "gave 1 rows of 0; a proxy")] {
+        let (pooler, source) = Pooler::start(0).await;
+        Pooler::of(&pooler).count = count;
+        let why = load_from(&source).await.expect_err("fewer than there are");
+        assert!(why.contains("the query for projects") && why.contains(words), "{why}");
+    }
+}
+
+#[tokio::test]
 async fn a_connection_that_is_cut_is_named_as_that() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let port = listener.local_addr().expect("an address").port();
@@ -186,6 +199,11 @@ fn what_poolers_proxies_and_replicas_refuse_comes_with_what_to_do() {
         (Code::Postgres("57P03"), "the database system is starting up", "hot_standby = on"),
         (Code::Postgres("40001"), "terminating connection due to conflict with recovery", "name the primary"),
         (Code::Postgres("25006"), "cannot execute SELECT FOR UPDATE in a read-only transaction", "no FOR UPDATE"),
+        (
+            Code::Postgres("42501"),
+            "query would be affected by row-level security policy for table \"project\"",
+            "give its account BYPASSRLS",
+        ),
         (Code::MySql(1290), "The MariaDB server is running with the --read-only option", "Blat only reads"),
         (Code::MySql(1047), "WSREP has not yet prepared node for application use", "name another node"),
         (Code::MySql(9001), "Max connect timeout reached while reaching hostgroup 1 after 10000ms", "are taken"),

@@ -1,0 +1,93 @@
+//! Whatever the administrator of a database server sets for all sessions, no row and no end of a value is left out with no error: what Blat does not
+//! see, it deletes.
+
+use blat_tests::database::PASSWORD;
+use blat_tests::{Database, Kind, Lab};
+
+/// Everything that is not wanted goes at once.
+const DELETES: &str = "aging: immediate\nmax_delete: 100%";
+
+/// A lab with a database that wants these versions of core, all of which are at the target.
+fn lab(name: &str, kind: Kind, versions: &[&str]) -> (Lab, Database) {
+    let lab = Lab::new(name);
+    for version in versions {
+        lab.package("core", version, |p| p.file("a", version));
+    }
+    let database = Database::new(&lab, kind);
+    let packages: Vec<(&str, &str)> = versions.iter().map(|version| ("core", *version)).collect();
+    database.release(10, "Lab 1", "open", &packages);
+    configure(&lab, &database, "");
+    lab.agent_once("perth").expect_success();
+    assert_eq!(lab.visible().len(), versions.len());
+    (lab, database)
+}
+
+/// Packages come from this query, where there is one.
+fn configure(lab: &Lab, database: &Database, query: &str) {
+    let queries = match query {
+        "" => String::new(),
+        query => format!(", queries: {{packages: \"{query}\"}}"),
+    };
+    lab.config("perth", &format!("{}\n{DELETES}", database.config_with(PASSWORD, &queries)));
+}
+
+#[test]
+fn no_setting_of_a_mysql_server_for_all_sessions_hides_a_row_or_the_end_of_a_value() {
+    let versions: Vec<String> = (1..=12).map(|number| format!("1.{number}")).collect();
+    let versions: Vec<&str> = versions.iter().map(String::as_str).collect();
+    let (lab, database) = lab("mysettings", Kind::MariaDb, &versions);
+    let all = lab.visible();
+    let counting = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 12) \
+                    SELECT 10 AS release_id, 'core' AS package_name, CONCAT('1.', i) AS package_version FROM n";
+    let joined = "SELECT release_id, package_name, MIN(list) AS package_version FROM (SELECT p.release_id, p.package_name, \
+                  p.package_version AS own, (SELECT SUBSTRING_INDEX(GROUP_CONCAT(o.package_version ORDER BY o.package_version = \
+                  p.package_version), ',', -1) FROM release_package o) AS list FROM release_package p) AS q \
+                  GROUP BY release_id, package_name, own";
+    // Rows of a table with a history, from before there were any.
+    let historic =
+        "ALTER TABLE release_package ADD SYSTEM VERSIONING; SET GLOBAL system_versioning_asof = '2020-01-01 00:00:00'";
+    for (setting, query) in [
+        ("SET GLOBAL sql_select_limit = 5", ""),
+        ("SET GLOBAL init_connect = 'SET SESSION sql_select_limit = 5'", ""),
+        ("SET GLOBAL sql_select_limit = 5", "SELECT * FROM release_package"),
+        ("SET GLOBAL max_recursive_iterations = 3", counting),
+        ("SET GLOBAL group_concat_max_len = 20", joined),
+        ("SET GLOBAL character_set_server = latin1", ""),
+        (historic, ""),
+    ] {
+        database.sql(setting);
+        configure(&lab, &database, query);
+        lab.agent_once("perth").expect_success();
+        assert_eq!(lab.visible(), all, "{setting}");
+    }
+}
+
+#[test]
+fn no_setting_of_a_postgres_role_hides_a_row() {
+    let (lab, database) = lab("pgsettings", Kind::Postgres, &["1.1", "1.10"]);
+    let both = ["core@1.1", "core@1.10"];
+    // With this limit, an index of words gives some of the rows that it knows.
+    let limit = "SELECT r.release_id, r.package_name, CASE current_setting('gin_fuzzy_search_limit') WHEN '0' THEN r.package_version \
+                 ELSE '1.1' END AS package_version FROM release_package r";
+    database.sql("ALTER ROLE blat SET gin_fuzzy_search_limit = 1; ALTER DATABASE rm SET client_encoding = latin1");
+    configure(&lab, &database, limit);
+    lab.agent_once("perth").expect_success();
+    assert_eq!(lab.visible(), both);
+
+    configure(&lab, &database, "");
+    database.sql(
+        "ALTER TABLE release_package ENABLE ROW LEVEL SECURITY; \
+         CREATE POLICY only_some ON release_package USING (package_version = current_setting('app.wanted', true)); \
+         ALTER ROLE blat SET app.wanted = '1.1'",
+    );
+    lab.agent_once("perth").expect(1).says("row-level security").says("give its account BYPASSRLS");
+    assert_eq!(lab.visible(), both, "what a policy hides is not gone");
+    database.sql("CREATE VIEW seen AS SELECT * FROM release_package; GRANT SELECT ON seen TO blat");
+    configure(&lab, &database, "SELECT * FROM seen");
+    lab.agent_once("perth").expect_success();
+    assert_eq!(lab.visible(), both, "a view of the owner's shows all");
+    configure(&lab, &database, "");
+    database.sql("ALTER ROLE blat BYPASSRLS");
+    lab.agent_once("perth").expect_success();
+    assert_eq!(lab.visible(), both);
+}
