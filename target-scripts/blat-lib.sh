@@ -450,7 +450,7 @@ await_go() {
         trap - EXIT
         exec </dev/null 3<&- 8>&- 9>&-
         left=$confirm
-        while [ "$left" -gt 0 ] && sleep 1 && kill -0 $$; do left=$((left - 1)); done
+        while [ "$left" -gt 0 ] && sleep 1 && is_there; do left=$((left - 1)); done
         kill -9 "$hearing"
     ) >/dev/null 2>&1 &
     patience=$!
@@ -813,7 +813,7 @@ start_alive() {
         # To die of what nobody takes would leave no time for the end.
         trap '' PIPE
         ticks=0
-        while sleep 1 >/dev/null && kill -0 $$; do
+        while sleep 1 >/dev/null && is_there; do
             ticks=$(((ticks + 1) % 10))
             [ $((ticks % 5)) -ne 2 ] || each_while >/dev/null
             [ "$ticks" -ne 0 ] || is_stopped || echo alive || break
@@ -822,6 +822,15 @@ start_alive() {
         at_end
     ) 2>/dev/null &
     alive=$!
+}
+
+# is_there: our main process has not ended. Where its parent takes no notice of its end, it keeps its number, and a signal to it is no error.
+is_there() {
+    kill -0 $$ 2>/dev/null || return 1
+    state_of $$
+    case $state in
+    [ZX]*) return 1 ;;
+    esac
 }
 
 # is_stopped: the system says that our main process is stopped.
