@@ -221,3 +221,21 @@ fn a_package_whose_success_carries_an_error_is_sent_again_and_not_listed_before(
     lab.agent_once("cloud").expect(1).says("InternalError");
     assert_eq!(bucket.package_list(), ["new 1", "stays 1"]);
 }
+
+/// Whoever may only write objects puts marks there that are years old. One that is written as Blat writes it goes with the next sync; no other counts.
+#[test]
+fn a_mark_that_is_not_written_as_blat_writes_it_is_foreign_and_hurries_no_deletion() {
+    let (lab, bucket, proxy) = lab("s3oddmark");
+    let waiting = "aging: {by: master, after: 1d}\nmax_delete: 100%";
+    bucket.config_through(proxy.port, &lab, "cloud", &[], waiting);
+    lab.release_for_buckets(&["a", "b", "c", "stays"].map(|name| (name, "1")));
+    for (package, mark) in [("a", "7+0"), ("b", "007+0"), ("c", "+7+0"), ("c", "-0+0")] {
+        bucket.put(&format!("archive/.blat/marks/{package}/1/{mark}"), "");
+    }
+    lab.agent_once("cloud").expect_success();
+    assert!(!bucket.keys().contains(&"archive/.blat/marks/a/1/7+0".to_owned()), "{:?}", bucket.keys());
+    lab.release_for_buckets(&[("stays", "1")]);
+    lab.agent_once("cloud").expect_success().says("3 marked");
+    lab.agent_once("cloud").expect_success();
+    assert!(ALL.iter().all(|key| bucket.keys().contains(&(*key).to_owned())), "{:?}", bucket.keys());
+}

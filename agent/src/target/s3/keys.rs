@@ -89,7 +89,11 @@ impl Keys {
         }
         let parts: Vec<&str> = rest.split('/').collect();
         match parts[..] {
-            [HOUSE, "marks", name, version, mark] => read_mark(name, version, mark).unwrap_or(Meaning::Foreign),
+            [HOUSE, "marks", name, version, mark] => match read_mark(name, version, mark) {
+                // What is not written as we write it (007, +7, -0) would never be removed, since that asks for the key as we write it.
+                Some((package, mark)) if self.mark(&package, mark) == key => Meaning::Mark(package, mark),
+                Some(_) | None => Meaning::Foreign,
+            },
             [HOUSE, blat_domain::ownership::FILE] => Meaning::Record,
             [HOUSE, blat_domain::ownership::VISIT] => Meaning::Visit,
             [HOUSE, ..] => Meaning::House,
@@ -102,10 +106,10 @@ impl Keys {
     }
 }
 
-fn read_mark(name: &str, version: &str, mark: &str) -> Option<Meaning> {
+fn read_mark(name: &str, version: &str, mark: &str) -> Option<(PackageId, Mark)> {
     let (at, wait) = mark.split_once('+')?;
     let mark = Mark { at: at.parse().ok()?, wait: wait.parse().ok()? };
-    Some(Meaning::Mark(PackageId::new(name, version).ok()?, mark))
+    Some((PackageId::new(name, version).ok()?, mark))
 }
 
 /// A key of ours as the library wants it.
@@ -144,8 +148,9 @@ mod tests {
             ] {
                 assert_eq!(keys.meaning(&format!("{}{foreign}", keys.prefix())), Meaning::Foreign, "{foreign}");
             }
-            let odd = format!("{}core/1/soon+5", keys.marks());
-            assert_eq!(keys.meaning(&odd), Meaning::Foreign);
+            for odd in ["soon+5", "7+", "007+0", "7+00", "+7+0", "7++0", "-0+0", "7+0 "] {
+                assert_eq!(keys.meaning(&format!("{}core/1/{odd}", keys.marks())), Meaning::Foreign, "{odd}");
+            }
         }
         assert_eq!(Keys::below("a").meaning("ab/core/1.zip"), Meaning::Foreign);
     }
