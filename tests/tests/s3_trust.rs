@@ -239,3 +239,23 @@ fn a_mark_that_is_not_written_as_blat_writes_it_is_foreign_and_hurries_no_deleti
     lab.agent_once("cloud").expect_success();
     assert!(ALL.iter().all(|key| bucket.keys().contains(&(*key).to_owned())), "{:?}", bucket.keys());
 }
+
+/// A copy has the metadata of what it is a copy of, which say what package that is.
+#[test]
+fn a_copy_that_somebody_made_of_a_package_is_theirs_and_stays() {
+    let (lab, bucket, _proxy) = lab("s3copies");
+    let from = format!("s3://{BUCKET}/archive/stays/1.zip");
+    for copy in ["archive/stays/1-keep.zip", "archive/mine/1.zip"] {
+        bucket.aws(&["s3", "cp", &from, &format!("s3://{BUCKET}/{copy}")]);
+        assert_eq!(bucket.head(copy)["Metadata"]["blat-package"], "stays@1", "the tool copies what it says");
+    }
+    lab.agent_once("cloud").expect_success().says("3 deleted").says("not ours").says("stays/1-keep.zip");
+    lab.agent_once("cloud").expect_success();
+    let mut left = LEFT.map(str::to_owned).to_vec();
+    left.extend(["archive/mine/1.zip", "archive/stays/1-keep.zip"].map(str::to_owned));
+    left.sort();
+    assert_eq!(bucket.keys(), left);
+    lab.release_for_buckets(&[("stays", "1"), ("mine", "1")]);
+    lab.package("mine", "1", |p| p.file("a", "1"));
+    lab.agent_once("cloud").expect(1).says("mine/1.zip");
+}

@@ -1,7 +1,7 @@
 //! What an object says of itself: the metadata that tells a package of ours from anything else.
 
 use blat_domain::manifest::hex;
-use blat_domain::name::Version;
+use blat_domain::name::{PackageId, Version};
 use object_store::{Attribute, Attributes};
 
 use super::zip::Zipped;
@@ -12,6 +12,7 @@ const DIGEST: &str = "blat-sha256";
 const FILES: &str = "blat-files";
 const SIZE: &str = "blat-size";
 const LINK: &str = "blat-link";
+const PACKAGE: &str = "blat-package";
 /// What the objects are.
 pub(super) const ZIP: &str = "application/zip";
 
@@ -28,12 +29,20 @@ pub(super) struct Card {
     pub(super) size: Option<u64>,
     /// The version that this one is a link to, where it is one.
     pub(super) link: Option<Version>,
+    /// Which package it is. Objects of earlier builds do not say it.
+    pub(super) package: Option<PackageId>,
 }
 
 impl Card {
     /// That of a package just packed.
-    pub(super) fn of(zipped: &Zipped, time: i64) -> Self {
-        Self { time, digest: hex(&zipped.digest), files: zipped.files, size: Some(zipped.bytes), link: None }
+    pub(super) fn of(zipped: &Zipped, package: &PackageId, time: i64) -> Self {
+        let (digest, package) = (hex(&zipped.digest), Some(package.clone()));
+        Self { time, digest, files: zipped.files, size: Some(zipped.bytes), link: None, package }
+    }
+
+    /// Whether an object in the place of this package can be the one that was sent. Whoever copies an object copies its card with it.
+    pub(super) fn is_of(&self, package: &PackageId) -> bool {
+        self.package.as_ref().is_none_or(|own| own == package)
     }
 
     /// Whether an object of so many bytes can be the one that was sent.
@@ -43,8 +52,12 @@ impl Card {
 
     /// Whether another card says the same, as far as both say it.
     pub(super) fn is_same(&self, other: &Self) -> bool {
-        let size = self.size.and(other.size);
-        Self { size, ..self.clone() } == Self { size: other.size.and(self.size), ..other.clone() }
+        let common = |one: &Self, another: &Self| Self {
+            size: another.size.and(one.size),
+            package: another.package.as_ref().and(one.package.clone()),
+            ..one.clone()
+        };
+        common(self, other) == common(other, self)
     }
 
     /// The same as the metadata of an object.
@@ -53,6 +66,7 @@ impl Card {
             vec![(TIME, self.time.to_string()), (DIGEST, self.digest.clone()), (FILES, self.files.to_string())];
         pairs.extend(self.size.map(|size| (SIZE, size.to_string())));
         pairs.extend(self.link.as_ref().map(|link| (LINK, link.to_string())));
+        pairs.extend(self.package.as_ref().map(|package| (PACKAGE, package.to_string())));
         pairs
     }
 
@@ -79,8 +93,12 @@ impl Card {
             Some(size) => Some(size.parse().ok()?),
             None => None,
         };
+        let package = match get(PACKAGE) {
+            Some(package) => Some(package.parse().ok()?),
+            None => None,
+        };
         let (time, files) = (get(TIME)?.parse().ok()?, get(FILES)?.parse().ok()?);
-        Some(Self { time, digest: digest.to_owned(), files, size, link })
+        Some(Self { time, digest: digest.to_owned(), files, size, link, package })
     }
 }
 
@@ -92,7 +110,8 @@ mod tests {
     fn a_card_comes_back_as_it_was_and_anything_less_is_not_ours() {
         let zipped = Zipped { digest: [0xab; 32], bytes: 5, files: 3 };
         let link = Some("1.2".parse().expect("a version"));
-        for card in [Card::of(&zipped, -7), Card { link, ..Card::of(&zipped, 1) }] {
+        let package: PackageId = "core@1.2".parse().expect("a package");
+        for card in [Card::of(&zipped, &package, -7), Card { link, ..Card::of(&zipped, &package, 1) }] {
             assert_eq!(Card::read(&card.attributes()), Some(card.clone()));
             for (name, _) in card.pairs().iter().filter(|(name, _)| *name != LINK) {
                 let mut less = card.attributes();
@@ -101,12 +120,16 @@ mod tests {
             }
         }
         assert_eq!(Card::read(&Attributes::new()), None);
-        let (card, former) = (Card::of(&zipped, 1), Card { size: None, ..Card::of(&zipped, 1) });
+        let card = Card::of(&zipped, &package, 1);
+        let former = Card { size: None, package: None, ..card.clone() };
         assert_eq!(Card::read(&former.attributes()), Some(former.clone()), "as an earlier build wrote it");
         assert!(
             card.is_same(&former) && former.is_same(&card) && !card.is_same(&Card { size: Some(4), ..card.clone() })
         );
         assert!(!card.is_same(&Card { time: 2, ..former.clone() }));
+        assert!(
+            card.is_of(&package) && former.is_of(&package) && !card.is_of(&"core@1.2-keep".parse().expect("a package"))
+        );
         assert!(card.fits(5) && !card.fits(4) && former.fits(4));
     }
 }

@@ -54,7 +54,7 @@ use crate::source::walker::Root;
 use begun::Begun;
 use bucket::Bucket;
 use card::Card;
-use keys::Keys;
+use keys::{Keys, Meaning};
 use known::{Entry, Known, List, Tag, What};
 use tries::Tries;
 
@@ -139,7 +139,11 @@ impl S3Target {
 
     /// An object's card, its tag and its size; none where there is no object, and no card where it is not ours.
     async fn look(&self, bucket: &Bucket, key: &str) -> Result<Option<Seen>, TargetError> {
-        head(bucket, &keys::path(key)?).await.map_err(|error| fault::sorted(&error))
+        let seen = head(bucket, &keys::path(key)?).await.map_err(|error| fault::sorted(&error))?;
+        let Meaning::Package(package) = self.keys.meaning(key) else { return Ok(seen) };
+        // What says that it is another package is a copy that somebody made.
+        let ours = |seen: Seen| Seen { card: seen.card.filter(|card| card.is_of(&package)), ..seen };
+        Ok(seen.map(ours))
     }
 
     /// Remembers an object that has a tag.
@@ -259,7 +263,7 @@ impl S3Target {
             Err(object_store::Error::NotFound { .. }) => return Ok(Verdict::Absent),
             Err(error) => return Err(fault::sorted(&error)),
         };
-        let Some(card) = Card::read(&found.attributes) else {
+        let Some(card) = Card::read(&found.attributes).filter(|card| card.is_of(package)) else {
             return Ok(Verdict::Unknown("its object does not say what it should hold".to_owned()));
         };
         // Only the listing bounds how long an object may be: what the server says with its bytes need not have an end.

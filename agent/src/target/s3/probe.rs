@@ -1,6 +1,6 @@
 //! What `blat check --connect` finds out about a bucket: every right that serving it takes is tried, on an object of its own.
 
-use blat_domain::name::Version;
+use blat_domain::name::{PackageId, Version};
 use object_store::{PutMultipartOptions, PutOptions, PutPayload};
 
 use super::super::valve::Urgency;
@@ -41,8 +41,8 @@ impl S3Target {
         let bucket = self.bucket().await?;
         let (key, copy) = (self.keys.probe(), format!("{}-copy", self.keys.probe()));
         let store = bucket.store(Urgency::Bulk);
-        let card =
-            Card { time: 0, digest: "0".repeat(64), files: 0, size: Some(4), link: "none".parse::<Version>().ok() };
+        let (digest, link) = ("0".repeat(64), "none".parse::<Version>().ok());
+        let card = Card { time: 0, digest, files: 0, size: Some(4), link, package: PackageId::new("check", "0").ok() };
         let options = PutOptions { attributes: card.attributes(), ..PutOptions::default() };
         store
             .put_opts(&keys::path(&key)?, PutPayload::from_static(b"blat"), options)

@@ -121,7 +121,7 @@ impl S3Target {
             Ok(packed) => packed,
             Err(why) => return Ok(Delivery::Failed(why)),
         };
-        let card = Card::of(&zipped, parcel.time);
+        let card = Card::of(&zipped, &parcel.package, parcel.time);
         let path = keys::path(&key)?;
         let shipment = Shipment { bucket, path: &path, spooled: &spooled, card: &card, urgency };
         let etag = match self.put(&shipment, is_new).await {
@@ -274,7 +274,7 @@ impl S3Target {
         else {
             return Ok(Delivery::Failed(format!("{addressee}, which it addresses, is not there")));
         };
-        let card = Card { link: Some(link.to.clone()), ..card };
+        let card = Card { link: Some(link.to.clone()), package: Some(link.package.clone()), ..card };
         let mut tries = Tries::new();
         let copied = loop {
             let is_new = match self.place_of_link(bucket, &key).await? {
