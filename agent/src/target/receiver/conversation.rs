@@ -298,7 +298,8 @@ impl Strand<'_> {
         self.settle();
     }
 
-    fn settle(&mut self) {
+    /// The same where it is still in somebody's hands.
+    pub(super) fn settle(&mut self) {
         self.is_settled = true;
     }
 }

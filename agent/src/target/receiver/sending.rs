@@ -129,6 +129,8 @@ impl Errand<'_> {
         let given_up =
             packing.await.map_err(|_| TargetError::Refused("packing failed: its thread broke down".into()))?;
         if let Some(failure) = failure {
+            // It was answered to its end: others go on, and say what they failed by.
+            strand.settle();
             return Err(failure);
         }
         told(given_up.into_iter().map(|(package, why)| (package, Delivery::Failed(why))).collect());

@@ -361,6 +361,9 @@ async fn sent(answer: impl AsyncFnOnce(&mut FarEnd)) -> (Result<(), TargetError>
     let (numbers, progress) = (AtomicU32::new(1), Arc::default());
     let sending = errand.send(vec![parcel], &numbers, &progress, &tell);
     let (sent, ()) = tokio::join!(sending, answer(&mut far));
+    if matches!(sent, Ok(()) | Err(TargetError::Space(_))) {
+        assert!(!conversation.is_over(), "what was answered to its end leaves others in peace: {sent:?}");
+    }
     (sent, told.into_inner().expect("a list"))
 }
 
