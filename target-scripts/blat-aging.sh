@@ -145,7 +145,7 @@ holds_mount() {
 # list_bound: what of the archive is shown at another place too, by a mount that is bound there, where the system tells; a path below the archive a line.
 list_bound() {
     [ -r /proc/self/mountinfo ] || return 0
-    here=$(pwd -P)
+    here=$(here)
     # Which part of which file system the archive is says the mount that it is on; other mounts of the same may begin in that part.
     # shellcheck disable=SC2016
     here=${here%/}/ awk '
@@ -203,12 +203,12 @@ take_out() {
         echo "failed $1 $2 foreign it is mounted elsewhere too, perhaps in the source, which nobody compares here; unmount that first"
         return 0
     elif holds_foreign "$1/$2"; then
-        echo "failed $1 $2 foreign $part"
+        printf '%s\n' "failed $1 $2 foreign $part"
         return 0
     elif vanish "$1" "$2"; then
         echo "deleted $1 $2"
     else
-        echo "failed $1 $2 io taking it away failed: $why; check owners and modes there"
+        printf '%s\n' "failed $1 $2 io taking it away failed: $why; check owners and modes there"
         return 0
     fi
     # By now there is no package that they could belong to.

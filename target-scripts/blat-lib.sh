@@ -12,7 +12,7 @@
 set -u
 line_end='
 '
-unset IFS CDPATH ENV TAR_OPTIONS GZIP POSIXLY_CORRECT BLOCK_SIZE BLOCKSIZE DF_BLOCK_SIZE PERL5LIB PERL5OPT
+unset IFS CDPATH ENV TAR_OPTIONS GZIP POSIXLY_CORRECT BLOCK_SIZE BLOCKSIZE DF_BLOCK_SIZE PERL5LIB PERL5OPT me
 LC_ALL=C
 system_path=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin
 # What is relative, or empty, would be looked for in a package.
@@ -211,6 +211,7 @@ enter_archive() {
         cd -P "$archive" 2>/dev/null || not_entered 'it may not be searched; check its owner and mode'
     else
         walk_to_archive
+        expect_own_archive
     fi
 }
 
@@ -248,11 +249,13 @@ is_ours_alone() {
     done
 }
 
-# walk_to_archive: part by part. Who owns a folder on the way could put a link in the place of the next one at any instant, to wherever else this account may
-# write; so a folder that is entered has to lie in the one before, and links are followed by us.
+# walk_to_archive: part by part, where a part is a link or a group may write. Who owns a folder on the way could put another one in the place of the next one
+# at any instant, or a link to wherever else this account may write, and all here goes by paths. So each folder has to be root's or ours, what is entered has to
+# lie in the one before, and links are followed by us. The number 65534 is what file servers and user namespaces show of those whom they do not know.
 walk_to_archive() {
     ahead=$archive/
     links=0
+    remedy="make the archive's path lead through folders of root's or this account's, or name the real path"
     case $archive in /*) cd / ;; esac
     while [ -n "$ahead" ]; do
         part=${ahead%%/*}
@@ -268,8 +271,9 @@ walk_to_archive() {
         # shellcheck disable=SC2086 # to be split: our folder, then what lies in it
         set -- $said
         [ $# -eq 6 ] || not_entered "$part on the way to it cannot be looked at; check owners and modes there"
+        expect_safe_folder "$2" "$3"
         case $6 in
-        l*) follow "$@" ;;
+        l*) follow "$3" "$5" ;;
         *)
             cd -P "./$part" 2>/dev/null || not_entered "$part on the way to it may not be searched; check its owner and mode"
             [ "$(stat -c %d:%i .. 2>/dev/null)" = "$1" ] ||
@@ -279,19 +283,37 @@ walk_to_archive() {
     done
 }
 
-# follow FOLDER OWNER MODE LINK OWNER MODE: puts what the link `$part` says before `$ahead`. It counts only where root or this account made it, and where nobody
-# else can put another one in its place while it is read. The number 65534 is what file servers and user namespaces show of those whom they do not know.
-follow() {
-    remedy="make the archive's path lead through folders of root's or this account's, or name the real path"
-    case $5 in
+# expect_safe_folder OWNER MODE: of the working directory. In a sticky one others exchange nothing but what is theirs.
+expect_safe_folder() {
+    case $1 in
     0 | "$self" | 65534) ;;
-    *) not_entered "a link on the way to the archive belongs to user $5, neither root nor this account: $(pwd -P)/$part; $remedy" ;;
+    *) not_entered "a folder on the way belongs to user $1, neither root nor this account, who can exchange what lies in it: $(pwd -P); $remedy" ;;
     esac
-    case "$2 $3" in
-    *[tT]) ;;
-    *' '????????w*) not_entered "a link on the way to the archive lies in a folder that everybody may write: $(pwd -P)/$part; $remedy" ;;
-    "0 "* | "$self "* | '65534 '*) ;;
-    *) not_entered "a link on the way to the archive lies in a folder that belongs to user $2, neither root nor this account: $(pwd -P)/$part; $remedy" ;;
+    case $2 in
+    d*[tT]) ;;
+    ????????w*) not_entered "everybody may write a folder on the way, and exchange what lies in it: $(pwd -P); $remedy" ;;
+    esac
+}
+
+# expect_own_archive: any other directory was put there by whoever owns it. Who may exchange our own folders for links has us write and remove
+# elsewhere, for all here goes by paths.
+expect_own_archive() {
+    holder=$(stat -c %u . 2>/dev/null)
+    case $holder in
+    0 | "$self" | 65534) ;;
+    *) not_entered "it belongs to the account $holder, neither root nor this account; make it belong to one of the two" ;;
+    esac
+}
+
+# follow MODE OWNER: puts what the link `$part` says before `$ahead`. It counts only where root or this account made it, and not in a sticky folder: there a
+# name that is free, or a stranger's, is theirs to give to a link of ours that a package brought.
+follow() {
+    case $2 in
+    0 | "$self" | 65534) ;;
+    *) not_entered "a link on the way belongs to user $2, neither root nor this account: $(pwd -P)/$part; $remedy" ;;
+    esac
+    case $1 in
+    ????????w*) not_entered "a link on the way lies in a folder that everybody may write: $(pwd -P)/$part; $remedy" ;;
     esac
     links=$((links + 1))
     [ "$links" -le 40 ] || not_entered 'more than 40 links are on the way to it'
@@ -330,7 +352,19 @@ furnish() {
     umask 022
     find "$house/stage" "$house/trash" "$house"/*.lock -prune \( -type d ! -perm 700 ! -perm 2700 -o -type f ! -perm 600 \) \
         -exec chmod go-rwx {} + 2>/dev/null
-    return 0
+    # Whether the file system takes names for one that differ in upper and lower case alone.
+    folding=
+    upper=$(echo "$house" | tr '[:lower:]' '[:upper:]')
+    [ ! -d "$upper" ] || [ "$(stat -c %d:%i "$upper")" != "$(stat -c %d:%i "$house")" ] || folding=yes
+}
+
+# is_misled NAME FOLDER: NAME leads to what has another name there, so what is sent would be listed by that one. `$why` says so.
+is_misled() {
+    [ -n "$folding" ] && exists "$2/$1" || return 1
+    for entry in "$2"/*; do
+        [ "$entry" != "$2/$1" ] || return 1
+    done
+    why="the file system there takes $1 for another name, which is there; use names that differ in more than upper and lower case"
 }
 
 make_room() {
@@ -540,7 +574,7 @@ outer_record() (
         stat -c '%u' "$house" "$house/archive" 2>/dev/null | awk '$1 != 0 && $1 != mine { exit 1 }' mine="$mine" - || continue
         read_record
         is_record "$record" || record='?'
-        echo "it lies in the archive of target ${record##* }, which may delete it: $above directories above is that one's $house/archive"
+        printf '%s\n' "it lies in the archive of target ${record##* }, which may delete it: $above directories above is that one's $house/archive"
         break
     done
 )
@@ -686,10 +720,15 @@ flush() {
 
 # ---- what is mounted
 
+# here: where the working directory is now, by the system, where it tells. A shell says where it was when it was entered.
+here() {
+    readlink "/proc/$$/cwd" 2>/dev/null || pwd -P
+}
+
 # list_mounts [PATH]: what is mounted below the archive, or at PATH and below it, where the system tells; a path below the archive a line.
 list_mounts() {
     [ -r /proc/self/mountinfo ] || return 0
-    list_root=$(pwd -P)
+    list_root=$(here)
     # shellcheck disable=SC2016
     root=${list_root%/}/ below=${1-} awk '
         {

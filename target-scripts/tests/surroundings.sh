@@ -105,9 +105,15 @@ check_way() {
     check 'also by folders that a group may write' by "$work/way/deep/er/up"
     chmod 777 "$work/way/open"
     check 'from a folder that everybody may write they do not' eval '! by "$work/way/open/link"'
-    check 'and it is named' ended 1 "a link on the way to the archive lies in a folder that everybody may write: $work/way/open/link"
+    check 'and the folder is named' ended 1 "everybody may write a folder on the way, and exchange what lies in it: $work/way/open; "
     chmod 1777 "$work/way/open"
-    check 'but where it is sticky' by "$work/way/open/link"
+    check 'nor where it is sticky, for the name may have been free' eval '! by "$work/way/open/link"'
+    check 'and the link is named' ended 1 "a link on the way lies in a folder that everybody may write: $work/way/open/link"
+    mkdir "$work/way/open/arch"
+    check 'while a directory of our own is fine there' by "$work/way/open/arch"
+    chmod 777 "$work/way/open"
+    check 'and not where others may exchange it' eval '! by "$work/way/open/arch"'
+    check 'which is said' ended 1 "everybody may write a folder on the way, and exchange what lies in it: $work/way/open; "
     run get_plist --archive "$work/way/loop" </dev/null
     check 'links without end lead nowhere' ended 1 'entering the archive'
     mkdir "$work/way/closed" "$work/way/closed/in"
@@ -119,8 +125,21 @@ check_way() {
     wrap stat '"$real" "$@" | sed "s/ [0-9]* l/ 4242 l/"'
     for way in "$work/way/absolute" "$work/way/chain" "$work/way/to-deep/er/up"; do
         check "a link of somebody elses does not: ${way##*/}" eval '! by "$way"'
-        check 'and is named' ended 1 "a link on the way to the archive belongs to user 4242, neither root nor this account: $work/way/"
+        check 'and is named' ended 1 "a link on the way belongs to user 4242, neither root nor this account: $work/way/"
     done
+    unwrap
+    # As if others had a folder on the way.
+    for mode in 755 1777; do
+        chmod "$mode" "$work/way/open"
+        for way in link arch; do
+            wrap stat 'case "$*" in *" . ./'$way'") "$real" "$@" | sed "1s/ [0-9]* d/ 4242 d/" ;; "-c %u %A"*) exit 1 ;; *) exec "$real" "$@" ;; esac'
+            check "a folder of somebody elses leads nowhere: $way, mode $mode" eval '! by "$work/way/open/$way"'
+            check 'and is named again' ended 1 "a folder on the way belongs to user 4242, neither root nor this account, .*: $work/way/open; "
+        done
+    done
+    wrap stat 'case "$*" in "-c %u ."*) echo 4242 ;; "-c %u %A"*) exit 1 ;; *) exec "$real" "$@" ;; esac'
+    check 'a directory of somebody elses is no archive' eval '! by "$work/way/absolute"'
+    check 'and says whose it is' ended 1 'it belongs to the account 4242, neither root nor this account; make it belong to one of the two'
     unwrap
     # In the instant after the look.
     mkdir "$work/way/victim"
@@ -131,7 +150,63 @@ check_way() {
     run get_plist --archive "$work/way/to-deep/deep-room" </dev/null
     unwrap
     check 'what is exchanged for a link meanwhile is not entered' ended 1 'deep-room on the way to it was exchanged just now'
+    chmod -R u+rwx "$work/way"
     rm -r "$work/way"
+    fresh
+}
+
+# What a login's environment says of names that scripts use for themselves counts for nothing.
+check_names() {
+    fresh
+    foreign=$(cat "$here"/../*_* "$here"/../blat-*.sh | sed -n 's/^ *\([a-z][a-z0-9_]*\)=.*/\1=junk/p' | sort -u)
+    # shellcheck disable=SC2086 # to be split
+    foreign() {
+        env -i PATH="$tools" BLAT_TEST="$work" $foreign "$shell" "$bin/$@" 2>&1
+    }
+    check 'there are such names' [ "$(echo "$foreign" | wc -l)" -gt 100 ]
+    check 'they hinder no publishing' eval 'foreign receive_package --archive "$arch" --batch names --compression none --bytes 1 --entries 1 --reserve 0 \
+        <"$work/both" >"$work/out"; said "published odd 1${line_end}published even 2.0~rc1+x"'
+    # What an interrupted one left is removed as well.
+    mkdir -p "$arch/.dpkg_archive/trash/left/behind"
+    check 'no replacing' eval 'foreign receive_package --archive "$arch" --batch names --compression none --bytes 1 --entries 1 --reserve 0 \
+        <"$work/odd-replace" >"$work/out"; said "replaced odd 1" && nothing_staged'
+    check 'no listing' eval 'foreign get_plist --archive "$arch" </dev/null | grep -q "^package odd 1 "'
+    echo odd 1 >"$work/pairs"
+    check 'no verifying' eval 'foreign get_plist --archive "$arch" --verify <"$work/pairs" | grep -q "^good odd 1"'
+    check 'no deleting' eval 'foreign delete_package --archive "$arch" odd/1 </dev/null >"$work/out"; said "deleted odd 1"'
+    check 'and no index' eval 'foreign pkg_mon --archive "$arch" </dev/null >"$work/out" && [ ! -s "$work/out" ]'
+    fresh
+}
+
+# Faults that show only where a stranger is quick. A shell goes by the archive's path again where `cd` is told a relative one without -P, and where it says where
+# it is; `echo` carries out what backslashes say in a text of somebody else's.
+check_words() {
+    scripts=$(echo "$here"/../*_* "$here"/../blat-*.sh)
+    # shellcheck disable=SC2086 # to be split
+    check 'no script changes its directory by the path of the one before' [ -z "$(grep -nE 'cd ["$.]' $scripts)" ]
+    # shellcheck disable=SC2086
+    check 'nor asks the shell where it is, but to say so' [ -z "$(grep -nE 'pwd -P' $scripts | grep -v -e not_entered -e 'readlink "/proc/')" ]
+    # shellcheck disable=SC2086
+    check 'nor echoes what others wrote' [ -z "$(grep -nE 'echo "[^"]*\$\{?(why|part|now|said|rest|record|to|entry)\b' $scripts)" ]
+}
+
+# As where the file system does not tell upper from lower case: there somebody's Odd is found by the name odd, and not listed by it.
+check_folding() {
+    fresh
+    mkdir "$arch/.DPKG_ARCHIVE"
+    receive "$work/odd"
+    check 'two directories are no sign that case does not count' said 'published odd 1'
+    wrap stat 'case "$*" in *.DPKG_ARCHIVE) echo >"$BLAT_TEST/folded"; exec "$real" -c %d:%i .dpkg_archive ;; *) exec "$real" "$@" ;; esac'
+    receive "$work/both"
+    check 'where it does not, what has its very name is published' said "already odd 1${line_end}published even 2.0~rc1+x"
+    check 'having been asked' [ -e "$work/folded" ]
+    unwrap
+    # No entry is called `..`, and yet it leads somewhere.
+    cd "$arch" || return
+    "$shell" -c '. "$1/blat-lib.sh"; folding=yes; for name in odd none ..; do ! is_misled "$name" . || echo "$why"; done' "$bin/get_plist" "$bin" >"$work/out"
+    cd "$here" || return
+    check 'what has another name is not' grep -qx 'the file system there takes \.\. for another name, which is there; .*' "$work/out"
+    check 'and nothing else is hindered' [ "$(wc -l <"$work/out")" -eq 1 ]
     fresh
 }
 
@@ -195,6 +270,9 @@ line" "$work/\$(touch x)'\"*"; do
 
     check_long_pairs
     check_relative_path
+    check_folding
+    check_words
+    check_names
     check_way
 
     bare flock
