@@ -15,13 +15,11 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use blat_domain::text::{printable, typed};
+use blat_paths::MOST_LINKS;
 use rustix::fs::{CWD, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat};
 use rustix::process::geteuid;
 
 use crate::namespace;
-
-/// The most links on one way: what the system itself follows.
-pub(crate) const MOST_LINKS: usize = 40;
 
 /// Why a file is not obeyed.
 #[derive(Debug, thiserror::Error)]
@@ -306,7 +304,7 @@ impl Walk {
 }
 
 /// What a path goes through, without its root.
-pub(crate) fn parts(path: &Path) -> VecDeque<OsString> {
+fn parts(path: &Path) -> VecDeque<OsString> {
     let part = |component: Component<'_>| match component {
         Component::Normal(name) => Some(name.to_owned()),
         Component::ParentDir => Some(OsStr::new("..").to_owned()),

@@ -7,6 +7,7 @@ use blat_domain::name::{PackageId, Version};
 use rustix::fs::FileType;
 
 use crate::archive::dir::kind;
+use crate::archive::spelling::taken_by_another;
 use crate::archive::{Archive, DESCPKG, mark_name};
 use crate::failure::{Failure, is_full};
 use crate::scratch::{Scratch, flush};
@@ -63,6 +64,13 @@ fn decide(
     };
     let absent = || failed("absent", &format!("{to}, which it shall address, is not there; send that first"));
     let Some(of_name) = of_name else { return absent() };
+    if archive.folds_case()? {
+        for (dir, name) in [(&archive.root, name.as_str()), (&of_name, to.as_str()), (&of_name, version.as_str())] {
+            if let Some(why) = taken_by_another(dir, name)? {
+                return failed("conflict", &why);
+            }
+        }
+    }
     match of_name.stat_as_readers_do(format!("{to}/{DESCPKG}"))? {
         Some(stat) if kind(&stat) == FileType::RegularFile => {}
         Some(_) | None => return absent(),

@@ -112,12 +112,12 @@ fn nothing_is_said_of_an_archive_that_is_not_in_its_place_any_more() {
 /// An account that is neither root nor the archive's owner.
 const STRANGER: u32 = 54_321;
 
-/// An archive with another folder of its owner's beside it, and a folder of a stranger's with a link to one of them.
-fn beside_a_stranger(to: &str, owner: u32) -> (Archive, PathBuf) {
+/// An archive with another folder of its owner's beside it, and a folder of this account's with a link to one of them that is another one's.
+fn beside_folder_of(keeper: u32, to: &str, owner: u32) -> (Archive, PathBuf) {
     let archive = furnished();
     let (area, other) = (archive.beside("area"), archive.beside("other"));
     fs::create_dir(&area).and_then(|()| fs::create_dir(&other)).expect("a directory");
-    chown(&area, Some(STRANGER), None).and_then(|()| chown(&other, Some(NOBODY), None)).expect("root may");
+    chown(&area, Some(keeper), None).and_then(|()| chown(&other, Some(NOBODY), None)).expect("root may");
     plant(to, &area.join("arch"), owner);
     let way = area.join("arch");
     (archive, way)
@@ -132,13 +132,15 @@ fn as_root_an_archive_behind_a_stranger_s_link_is_not_served_and_behind_own_link
     if !rustix::process::geteuid().is_root() {
         return;
     }
-    for owner in [0, NOBODY, STRANGER] {
+    for (keeper, owner) in
+        [(NOBODY, 0), (0, NOBODY), (NOBODY, NOBODY), (NOBODY, STRANGER), (STRANGER, NOBODY), (STRANGER, 0)]
+    {
         for to in ["../archive", "../other/../archive"] {
-            let (archive, way) = beside_a_stranger(to, owner);
+            let (archive, way) = beside_folder_of(keeper, to, owner);
             plant("area/arch", &archive.beside("link"), NOBODY);
             for path in [&way, &archive.beside("link")] {
                 let mut agent = Agent::start_unprivileged_by(&archive, path);
-                if owner == STRANGER {
+                if [keeper, owner].contains(&STRANGER) {
                     assert_eq!(agent.ended().code(), Some(1));
                 } else {
                     assert_eq!(Package::new("new", "1").deliver(&mut agent, &How::default()), "published new 1");
@@ -157,7 +159,7 @@ fn as_root_a_stranger_who_exchanges_the_archive_for_a_link_has_nothing_changed_w
     }
     // Also a link to the very archive that is served: the next one would lead elsewhere.
     for to in ["../other", "../archive"] {
-        let (archive, way) = beside_a_stranger("../archive", NOBODY);
+        let (archive, way) = beside_folder_of(NOBODY, "../archive", NOBODY);
         let mut agent = Agent::start_unprivileged_by(&archive, &way);
         agent.remains();
         fs::remove_file(&way).expect("a link");
@@ -169,7 +171,7 @@ fn as_root_a_stranger_who_exchanges_the_archive_for_a_link_has_nothing_changed_w
         assert_eq!(fs::read_dir(archive.beside("other")).expect("a folder").count(), 0);
     }
     // And what comes after it is refused as well.
-    let (archive, way) = beside_a_stranger("../other", STRANGER);
+    let (archive, way) = beside_folder_of(NOBODY, "../other", STRANGER);
     let mut agent = Agent::start_unprivileged_by(&archive, &way);
     assert!(!agent.ended().success());
     assert!(!matches!(agent.hear(Lane::CONTROL), Some(Said::Welcome(_))));

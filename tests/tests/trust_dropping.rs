@@ -53,7 +53,7 @@ fn as_root_a_strangers_link_in_the_place_of_the_tag_directory_gets_no_tag() {
     let link = link(&lab, &others);
     renameat_with(CWD, &link, CWD, &tags, RenameFlags::EXCHANGE).expect("root may");
     let refused = lab.blat(&["tag", "core", "1", "--target", "perth"]);
-    refused.expect(1).says("perth: it is a link that the account").says("name the directory itself");
+    refused.expect(1).says("perth is a link that the account").says("name the directory itself");
     assert!(names(&others).is_empty(), "nothing is tagged for the other target");
 }
 

@@ -177,13 +177,19 @@ fn as_root_a_stranger_s_link_on_the_way_to_the_archive_is_not_followed() {
         }
         fs::rename(area.join("real"), area.join("arch")).expect("root may");
     }
+    let stranger = Account::Stranger.ids().0;
+    let says = format!("a folder on the way belongs to user {stranger}, neither root nor this account");
+    for way in ["arch", "./arch/", "../area/arch/."] {
+        delete_in(&lab, "/usr/bin", &area.join(way)).expect(1).says(&says);
+    }
+    // Where the folder is root's or the account's, a stranger's link is none.
     fs::rename(area.join("arch"), area.join("real")).expect("root may");
     symlink(&victim, area.join("arch")).expect("root may");
     Account::Stranger.own(&area.join("arch"));
-    let stranger = fs::symlink_metadata(area.join("arch")).expect("a link").uid();
+    Account::Target.own(&area);
+    std::os::unix::fs::lchown(area.join("arch"), Some(stranger), None).expect("root may");
     for way in ["arch", "./arch/", "../area/arch/.", "arch/work/.."] {
-        let says =
-            format!("a link on the way to the archive belongs to user {stranger}, neither root nor this account");
+        let says = format!("a link on the way belongs to user {stranger}, neither root nor this account");
         delete_in(&lab, "/usr/bin", &area.join(way)).expect(1).says(&says);
     }
     assert!(victim.join("work/1/descpkg").is_file());

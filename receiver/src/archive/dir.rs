@@ -10,8 +10,8 @@ use rustix::io::Errno;
 use rustix::process::Gid;
 
 use super::resolve::{open_beneath, open_unmounted};
-use super::way::{Astray, walk};
 use blat_domain::frames::Time;
+use blat_paths::{Astray, Missing, is_same, walk};
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
@@ -28,15 +28,17 @@ pub(crate) struct Found {
 }
 
 impl Dir {
-    /// The directory at a path of the operator's: that one may lead through links of root's and of this account's.
+    /// The directory that a path of the operator's leads to.
     pub(crate) fn of_operator(path: &Path) -> Result<Self, Astray> {
-        Ok(Self(rustix::fs::openat(walk(path)?, ".", DIRECTORY, Mode::empty())?))
+        let walked = walk(path, Missing::Fail)?;
+        let opened = rustix::fs::openat(walked, ".", DIRECTORY, Mode::empty());
+        opened.map(Self).map_err(|errno| Astray::Io { part: ".".to_owned(), error: errno.into() })
     }
 
     /// Whether such a path leads to it now.
     pub(crate) fn is_at(&self, path: &Path) -> Result<bool, Astray> {
-        let (now, opened) = (rustix::fs::fstat(walk(path)?)?, rustix::fs::fstat(&self.0)?);
-        Ok((now.st_dev, now.st_ino) == (opened.st_dev, opened.st_ino))
+        let now = walk(path, Missing::Fail)?;
+        is_same(now, &self.0).map_err(|error| Astray::Io { part: ".".to_owned(), error })
     }
 
     /// The directory above, to look up names in.

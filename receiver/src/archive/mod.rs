@@ -2,8 +2,8 @@
 
 pub(crate) mod dir;
 mod resolve;
+pub(crate) mod spelling;
 pub(crate) mod tree;
-mod way;
 
 use std::ffi::CStr;
 use std::io;
@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 
 use blat_domain::name::PackageId;
 use blat_domain::text::printable;
+use blat_paths::{Astray, is_own};
+use rustix::process::geteuid;
 
 use crate::failure::Failure;
 use dir::Dir;
@@ -22,6 +24,9 @@ pub(crate) const HOUSE: &str = ".dpkg_archive";
 pub(crate) const DESCPKG: &str = "descpkg";
 /// What to look at when the archive refuses something.
 pub(crate) const CHECK_MODES: &str = "check the owner and the modes in the archive";
+
+/// The number that file servers and user namespaces show of accounts that they do not know.
+const UNKNOWN: u32 = 65_534;
 
 /// The archive that this receiver serves, and nothing else.
 #[derive(Debug)]
@@ -47,12 +52,17 @@ pub(crate) struct Rooms {
 }
 
 impl Archive {
-    /// Opens it. It has to be there: a missing one may be an unmounted one.
+    /// Opens it. It has to be there: a missing one may be an unmounted one. And it has to be root's or this account's: any other directory was put
+    /// there by whoever owns it. Root serves everybody's.
     pub(crate) fn open(path: &Path) -> Result<Self, Failure> {
-        let root = Dir::of_operator(path).map_err(|astray| {
-            let what = format!("entering the archive {}", printable(&path.to_string_lossy()));
-            astray.failure(what, "create it or mount it, for nobody here makes it, and check its owner and mode")
-        })?;
+        let what = format!("entering the archive {}", printable(&path.to_string_lossy()));
+        let advice = "create it or mount it, for nobody here makes it, and check its owner and mode";
+        let root = Dir::of_operator(path).map_err(|astray| led_astray(&what, &astray, advice))?;
+        let owner = root.own_stat().map_err(|error| Failure::io(&what, &error, advice))?.st_uid;
+        if !is_own(owner) && owner != UNKNOWN && !geteuid().is_root() {
+            let why = format_args!("it belongs to the account {owner}, neither root nor this account");
+            return Err(Failure::refused(what, why, "make it belong to one of the two"));
+        }
         Ok(Self { root, syncfs_reports: syncfs_reports(rustix::system::uname().release()), path: path.to_owned() })
     }
 
@@ -77,7 +87,7 @@ impl Archive {
                 "another directory is there since this connection began",
                 "the next connection serves that one",
             )),
-            Err(astray) => Err(astray.failure(what(), "create it or mount it")),
+            Err(astray) => Err(led_astray(&what(), &astray, "create it or mount it")),
         }
     }
 
@@ -93,6 +103,18 @@ impl Archive {
         let (stage, trash) = (open(&house, "stage", true)?, open(&house, "trash", true)?);
         let manifests = open(&house, "manifests", false)?;
         Ok(Rooms { house, stage, trash, manifests })
+    }
+}
+
+/// The answer where a path leads to no archive, with what to do where the system refuses. It may be cut on its way, so it has one path.
+fn led_astray(what: &str, astray: &Astray, advice: &str) -> Failure {
+    match astray {
+        Astray::Io { error, .. } => Failure::io(what, error, advice),
+        Astray::Link { .. } => Failure::refused(
+            "entering the archive",
+            astray,
+            "name the real path in `archive`, or make it lead through folders and links of root's or this account's",
+        ),
     }
 }
 

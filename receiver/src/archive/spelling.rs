@@ -1,0 +1,63 @@
+//! File systems that do not tell upper from lower case: `core` is sent, `Core` is what is listed, and the next sync deletes what nobody wants.
+
+use std::io;
+
+use blat_domain::text::printable;
+
+use super::dir::Dir;
+use super::{Archive, HOUSE};
+
+impl Archive {
+    /// Whether this archive's file system takes names for one that differ in the case of letters alone.
+    pub(crate) fn folds_case(&self) -> io::Result<bool> {
+        let house = self.root.stat(HOUSE)?;
+        let upper = self.root.stat(HOUSE.to_ascii_uppercase())?;
+        Ok(house.zip(upper).is_some_and(|(a, b)| (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino)))
+    }
+}
+
+/// Why a name in a directory is not to be used, where it leads to something that has another one.
+pub(crate) fn taken_by_another(dir: &Dir, name: &str) -> io::Result<Option<String>> {
+    if dir.stat(name)?.is_none() {
+        return Ok(None);
+    }
+    let mut other = None;
+    for found in dir.entries()? {
+        let found = found?.name;
+        if found == name.as_bytes() {
+            return Ok(None);
+        }
+        if found.eq_ignore_ascii_case(name.as_bytes()) {
+            other = Some(printable(&String::from_utf8_lossy(&found)));
+        }
+    }
+    let other = other.unwrap_or_else(|| "another name".to_owned());
+    Ok(Some(format!(
+        "the file system there takes {name} for {other}, which is there; use names that differ in more than upper and lower case"
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn what_a_name_leads_to_has_to_have_that_name() {
+        let scratch = tempfile::tempdir().expect("a scratch directory");
+        fs::create_dir(scratch.path().join(HOUSE)).expect("a directory");
+        fs::create_dir(scratch.path().join("Core")).expect("a directory");
+        let archive = Archive::open(scratch.path()).expect("an archive");
+        assert!(!archive.folds_case().expect("a look"), "tests run where case counts");
+        for fine in ["Core", "core", HOUSE, "none"] {
+            assert_eq!(taken_by_another(&archive.root, fine).expect("a look"), None, "{fine}");
+        }
+        // It leads to something, and is not listed: as Core does not where the file system takes it for core.
+        let why = taken_by_another(&archive.root, "..").expect("a look").expect("no entry has that name");
+        assert!(why.starts_with("the file system there takes .. for another name"), "{why}");
+        // Two directories are no sign of such a file system.
+        fs::create_dir(scratch.path().join(HOUSE.to_ascii_uppercase())).expect("a directory");
+        assert!(!archive.folds_case().expect("a look"));
+    }
+}

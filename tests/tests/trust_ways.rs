@@ -1,0 +1,112 @@
+//! A folder on the way to an archive belongs to a stranger, who puts something else in the archive's place. Nothing is written, sent or deleted there.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::path::PathBuf;
+
+use blat_tests::{Account, Lab};
+
+/// A lab whose target has its archive in a folder of a stranger's, and what lies beside the archive there.
+fn lab(name: &str, extra: &str) -> (Lab, PathBuf) {
+    let lab = Lab::new(name);
+    lab.package("core", "1", |p| p.file("bin/a", "1"));
+    lab.release(&[("core", "1")]);
+    let area = lab.target_archive().with_file_name("area");
+    lab.as_target_user(&["mkdir", "-p", &area.join("arch").display().to_string()]).expect_success();
+    fs::set_permissions(&area, Permissions::from_mode(0o755)).expect("root may");
+    std::os::unix::fs::chown(&area, Some(Account::Stranger.ids().0), None).expect("root may");
+    lab.config("perth", &format!("archive: {}\n{extra}", area.join("arch").display()));
+    (lab, area)
+}
+
+/// Does this in the folder, by this account.
+fn does(lab: &Lab, account: Account, area: &PathBuf, script: &str) {
+    let area = area.display().to_string();
+    lab.run_as(account, &["sh", "-ec", &format!("umask 022; cd \"$1\"; {script}"), "sh", &area]).expect_success();
+}
+
+/// The link is the serving account's own: a package brought it.
+#[test]
+fn as_root_a_link_that_a_package_brought_leads_nowhere_in_the_archive_s_place() {
+    let (lab, area) = lab("waylink", "receiver: auto");
+    let victim = lab.target_archive().with_file_name("victim");
+    lab.as_target_user(&["mkdir", &victim.display().to_string()]).expect_success();
+    let open = lab.source().join("core/1/open");
+    fs::create_dir(&open).expect("a source");
+    symlink(&victim, open.join("link")).expect("a source");
+    fs::set_permissions(&open, Permissions::from_mode(0o777)).expect("a source");
+    lab.agent_once("perth").expect_success();
+    let link = area.join("arch/core/1/open/link");
+    assert_eq!(fs::symlink_metadata(&link).expect("a link").uid(), Account::Target.ids().0);
+
+    does(&lab, Account::Stranger, &area, "mv arch/core/1/open/link .link; mv arch .arch; mv .link arch");
+    lab.package("lib", "1", |p| p.file("run", "1"));
+    lab.drop_tag("perth", "lib", "1");
+    let place = area.join("arch").display().to_string();
+    for _ in 0..2 {
+        let why = format!("{place} is a link in a folder of the account {}", Account::Stranger.ids().0);
+        lab.agent_once("perth").expect(1).says(&why).says("name the real path in `archive`");
+        assert_eq!(fs::read_dir(&victim).expect("a folder").count(), 0);
+    }
+    does(&lab, Account::Stranger, &area, "rm arch; mv .arch arch");
+    lab.agent_once("perth").expect_success();
+    assert!(area.join("arch/lib/1/run").is_file(), "the tag was kept");
+}
+
+#[test]
+fn as_root_a_directory_of_a_strangers_is_no_archive() {
+    let (lab, area) = lab("wayown", "receiver: auto");
+    lab.agent_once("perth").expect_success();
+    does(&lab, Account::Stranger, &area, "mv arch .arch; mkdir -m 777 arch; cp -R .arch/.dpkg_archive/archive arch");
+    for _ in 0..2 {
+        let why = format!("it belongs to the account {}, neither root nor this account", Account::Stranger.ids().0);
+        lab.agent_once("perth").expect(1).says(&why);
+        assert!(!area.join("arch/core").exists() && !area.join("arch/.dpkg_archive").exists());
+    }
+}
+
+/// Scripts go by paths, so they go by no path that others can change meanwhile.
+#[test]
+fn as_root_scripts_serve_no_archive_in_a_folder_of_a_strangers() {
+    let (lab, area) = lab("wayscripts", "receiver: never");
+    let why =
+        format!("a folder on the way belongs to user {}, neither root nor this account", Account::Stranger.ids().0);
+    lab.agent_once("perth").expect(1).says(&why).says(&area.display().to_string());
+    assert_eq!(fs::read_dir(area.join("arch")).expect("a folder").count(), 0);
+    std::os::unix::fs::chown(&area, Some(Account::Target.ids().0), None).expect("root may");
+    lab.agent_once("perth").expect_success();
+    assert!(area.join("arch/core/1/bin/a").is_file());
+}
+
+/// It may be a wrong disk as well.
+#[test]
+fn as_root_another_directory_of_the_account_s_is_not_emptied_in_the_archive_s_place() {
+    let (lab, area) = lab("wayother", "receiver: auto\naging: immediate\nmax_delete: 100%");
+    lab.agent_once("perth").expect_success();
+    let elsewhere = area.with_file_name("elsewhere");
+    let make = "mkdir -p elsewhere/old/1; echo >elsewhere/old/1/descpkg";
+    does(&lab, Account::Target, &area.with_file_name(""), make);
+    fs::rename(&elsewhere, area.join("elsewhere")).expect("root may");
+    does(&lab, Account::Stranger, &area, "mv arch .arch; mv elsewhere arch");
+    for _ in 0..3 {
+        lab.agent_once("perth").expect(1).says("the archive is another directory").says("blat adopt perth");
+        assert!(area.join("arch/old/1/descpkg").is_file());
+        assert!(!area.join("arch/.dpkg_archive/archive").exists(), "nobody claims it");
+    }
+    lab.blat(&["plan", "perth"]).expect_success().says("the archive is another directory");
+
+    // The right one is ours still; and an operator may say that the other one is.
+    does(&lab, Account::Stranger, &area, "mv arch elsewhere; mv .arch arch");
+    lab.agent_once("perth").expect_success();
+    does(&lab, Account::Stranger, &area, "mv arch .arch; mv elsewhere arch");
+    lab.blat(&["adopt", "perth"]).expect_success();
+    lab.agent_once("perth").expect_success();
+    // An empty one holds nothing that could be lost.
+    let (lab, area) = self::lab("wayempty", "receiver: auto");
+    lab.agent_once("perth").expect_success();
+    does(&lab, Account::Target, &area.with_file_name(""), "mkdir elsewhere");
+    fs::rename(area.with_file_name("elsewhere"), area.join("elsewhere")).expect("root may");
+    does(&lab, Account::Stranger, &area, "mv arch .arch; mv elsewhere arch");
+    lab.agent_once("perth").expect_success().says("it holds no packages, and its record is gone");
+    assert!(area.join("arch/core/1/bin/a").is_file());
+}
