@@ -45,8 +45,8 @@ pub enum HomeError {
 /// Whether the directory at `root` came with a package: authors of packages call their folders as they like.
 fn lies_in_archive(root: &Path) -> bool {
     let root = fs::canonicalize(root).unwrap_or_else(|_| root.to_owned());
-    fs::symlink_metadata(root.join("descpkg")).is_ok()
-        || root.ancestors().any(|folder| folder.join(".dpkg_archive").is_dir())
+    let is_package = |folder: &Path| fs::symlink_metadata(folder.join("descpkg")).is_ok();
+    root.ancestors().any(|folder| is_package(folder) || folder.join(".dpkg_archive").is_dir())
 }
 
 /// A file in `config/` that should be a target's.
@@ -276,9 +276,12 @@ mod tests {
         for home in [&package, &package.join("deep/home"), &scratch.path().join("home")] {
             fs::create_dir_all(home.join("config")).expect("a scratch directory");
         }
-        fs::write(package.join("descpkg"), "").expect("a file");
         Home::locate(Some(&package.join("deep/home"))).expect("nothing says that it lies in an archive");
-        assert!(matches!(Home::locate(Some(&package)), Err(HomeError::InArchive(_))), "it is a package");
+        fs::write(package.join("descpkg"), "").expect("a file");
+        for home in [&package, &package.join("deep/home")] {
+            assert!(matches!(Home::locate(Some(home)), Err(HomeError::InArchive(_))), "{}", home.display());
+        }
+        fs::remove_file(package.join("descpkg")).expect("a file");
         fs::create_dir(archive.join(".dpkg_archive")).expect("a scratch directory");
         let link = scratch.path().join("link");
         std::os::unix::fs::symlink(package.join("deep/home"), &link).expect("a free name");
