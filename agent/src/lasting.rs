@@ -140,6 +140,9 @@ struct SeenRecord {
     place: String,
     /// Its text.
     record: String,
+    /// The inode of the archive's directory, where the target told it. Its device may have another number after each start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    directory: Option<u64>,
 }
 
 /// What a former version kept of it in `state/TARGET/memory.json`.
@@ -207,6 +210,11 @@ impl LastingMemory {
         }
     }
 
+    /// The inode of the directory that the archive at this place was when its record was seen last, as far as that is known.
+    pub(crate) fn directory(&self, place: &str) -> Option<u64> {
+        self.lock().kept.archives.iter().rev().find(|seen| seen.place == place)?.directory
+    }
+
     /// Whether an archive with this record was seen at any place.
     pub(crate) fn knows(&self, record: &Record) -> bool {
         let record = record.render();
@@ -221,9 +229,9 @@ impl LastingMemory {
         others.next().map(|(place, record)| (place.clone(), record))
     }
 
-    /// The archive at this place has this record. `begins`: and what tags brought to it until now, up to this visit, is not known; what was held
+    /// The archive at this place, which is the directory of this inode, has this record. `begins`: and what tags brought to it until now, up to this visit, is not known; what was held
     /// back until now is nothing that anybody may confirm.
-    pub(crate) fn note_archive(&self, place: &str, record: &Record, begins: Option<&Found>) {
+    pub(crate) fn note_archive(&self, place: &str, directory: Option<u64>, record: &Record, begins: Option<&Found>) {
         let noted = self.change(|kept| {
             if let Some(visit) = begins {
                 kept.began = Some(Timestamp::now().as_second());
@@ -233,7 +241,7 @@ impl LastingMemory {
                 }
             }
             kept.archives.retain(|seen| seen.place != place);
-            kept.archives.push(SeenRecord { place: place.to_owned(), record: record.render() });
+            kept.archives.push(SeenRecord { place: place.to_owned(), record: record.render(), directory });
             let surplus = kept.archives.len().saturating_sub(MOST_ARCHIVES);
             kept.archives.drain(..surplus);
         });

@@ -109,7 +109,8 @@ impl Workplace {
             found = claimed.found;
         }
         if let Found::Record(record) = &found {
-            self.lasting.note_archive(&place(&self.settings), record, begins.then_some(&title.visit));
+            let place = place(&self.settings);
+            self.lasting.note_archive(&place, title.place.inode(), record, begins.then_some(&title.visit));
         }
         if unsure.is_some() {
             let bar = self.foreseen_bar(title, is_bare, unsure);
@@ -137,12 +138,23 @@ impl Workplace {
                 Some((place, record)) => found.clone().beside(&place, &record, &self.owner),
                 None => found.clone(),
             },
+            Ok(Some(_)) if *found == Found::Nothing && !is_bare && self.is_exchanged(title) => Found::Malformed(
+                "it is not there, and the archive is another directory than the one that had it, with packages of its own: a wrong disk may be \
+                 mounted there, or somebody put it there"
+                    .to_owned(),
+            ),
             Ok(seen) => found.clone().after(seen.as_ref(), &self.owner, title.is_adopted()),
             Err(why) if *found == Found::Nothing => {
                 Found::Malformed(format!("it is gone, if it ever was there: {why}"))
             }
             Err(_) => found.clone(),
         }
+    }
+
+    /// Whether the archive is not the directory any more in which this target saw its record last, as far as both are known.
+    fn is_exchanged(&self, title: &Title) -> bool {
+        let known = self.lasting.directory(&place(&self.settings));
+        known.zip(title.place.inode()).is_some_and(|(known, now)| known != now)
     }
 
     /// What will keep us from listing and deleting, by what a listing shows: an archive that is free will be ours. `unsure`: why nobody knows

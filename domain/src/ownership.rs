@@ -220,6 +220,11 @@ impl Place {
         }
     }
 
+    /// The inode of the directory itself.
+    pub fn inode(&self) -> Option<u64> {
+        self.directories.first().map(|(_, inode)| *inode)
+    }
+
     /// Takes what another line goes on with.
     fn add(&mut self, more: Self) {
         if self.directories.is_empty() {

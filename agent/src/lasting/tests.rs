@@ -29,12 +29,12 @@ fn the_last_record_of_each_archive_outlives_the_process() {
     let load = || LastingMemory::load(&home, &name, true);
     let memory = load();
     assert_eq!(memory.archive("a"), Ok(None));
-    memory.note_archive("a", &record(1), None);
-    memory.note_archive("b", &record(2), None);
-    memory.note_archive("a", &record(3), None);
+    memory.note_archive("a", None, &record(1), None);
+    memory.note_archive("b", None, &record(2), None);
+    memory.note_archive("a", None, &record(3), None);
     let later = load();
     assert_eq!((later.archive("a"), later.archive("b")), (Ok(Some(record(3))), Ok(Some(record(2)))));
-    (0..MOST_ARCHIVES).for_each(|n| later.note_archive(&n.to_string(), &record(4), None));
+    (0..MOST_ARCHIVES).for_each(|n| later.note_archive(&n.to_string(), None, &record(4), None));
     let later = load();
     assert_eq!((later.archive("a"), later.archive("0")), (Ok(None), Ok(Some(record(4)))), "those named last count");
 }
@@ -67,7 +67,7 @@ fn a_file_that_cannot_be_used_is_told_and_left_as_it_is_until_somebody_has_looke
     let (_scratch, home, name) = home();
     let file = home.known_file(&name);
     let memory = LastingMemory::load(&home, &name, true);
-    memory.note_archive("a", &record(1), None);
+    memory.note_archive("a", None, &record(1), None);
     memory.note_releases("here", &known("R")).expect("written");
     let good = fs::read_to_string(&file).expect("a file");
     for text in [&good[..good.len() / 2], "", "{}", &good.replace(&"01".repeat(16), "xx")] {
@@ -76,7 +76,7 @@ fn a_file_that_cannot_be_used_is_told_and_left_as_it_is_until_somebody_has_looke
         let why = later.trouble().expect("it is damaged");
         assert!(why.contains("config/.known/perth.json") && why.contains("backup"), "{why}");
         assert_eq!(later.archive("a"), Err(why), "nobody knows");
-        later.note_archive("b", &record(2), None);
+        later.note_archive("b", None, &record(2), None);
         later.note_releases("here", &known("S")).expect_err("it cannot be noted down");
         assert_eq!(fs::read_to_string(&file).expect("a file"), text, "it is left as it is");
         fs::write(&file, &good).expect("an own file");

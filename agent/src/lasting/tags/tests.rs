@@ -69,12 +69,12 @@ fn a_file_that_was_copied_back_begins_anew_and_one_that_was_not_does_not() {
     let file = home.known_file(&name);
     let load = || LastingMemory::load(&home, &name, true);
     let now = || Timestamp::now().as_second();
-    load().note_archive("a", &record(1), None);
+    load().note_archive("a", None, &record(1), None);
     assert_eq!(load().notes(now()).began, None);
     let aside = file.with_extension("backup");
     fs::copy(&file, &aside).expect("a copy");
     assert_eq!(load().notes(now()).began, None, "it is the same file still");
-    load().note_archive("b", &record(2), None);
+    load().note_archive("b", None, &record(2), None);
     let before = now();
     fs::copy(&aside, &file).expect("copied back in place");
     let began = load().notes(now()).began.expect("it begins anew");

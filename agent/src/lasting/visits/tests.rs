@@ -27,7 +27,7 @@ fn a_memory_knows_its_own_numbers_before_they_are_left_and_an_older_one_of_the_s
     fs::rename(&aside, &file).expect("put back");
     assert!(load().knows_visit(&visit(first)) && !load().knows_visit(&visit(second)));
 
-    load().note_archive("a", &record(1), Some(&visit(second)));
+    load().note_archive("a", None, &record(1), Some(&visit(second)));
     assert!(load().knows_visit(&visit(second)), "it begins anew once");
     let memory = load();
     assert!((0..MOST).all(|_| memory.new_visit().is_ok()));
