@@ -2,7 +2,7 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use blat_tests::{Account, Lab};
 
@@ -20,7 +20,7 @@ fn lab(name: &str, extra: &str) -> (Lab, PathBuf) {
 }
 
 /// Does this in the folder, by this account.
-fn does(lab: &Lab, account: Account, area: &PathBuf, script: &str) {
+fn does(lab: &Lab, account: Account, area: &Path, script: &str) {
     let area = area.display().to_string();
     lab.run_as(account, &["sh", "-ec", &format!("umask 022; cd \"$1\"; {script}"), "sh", &area]).expect_success();
 }
