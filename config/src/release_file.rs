@@ -87,19 +87,18 @@ impl Reading<'_> {
         for (index, project) in file.projects.into_iter().enumerate() {
             match project {
                 Entry::Good(project) => self.project(index, project),
-                // Whoever selects it misses it: a project that is not there holds back everything.
                 Entry::Odd(kind) => {
-                    self.odd(None, format!("project number {} is {kind}; expected a mapping", index + 1))
+                    self.odd(About::Anything, format!("project number {} is {kind}; expected a mapping", index + 1))
                 }
             }
         }
         self.catalog.united()
     }
 
-    /// Something wrong with this project, or with one that has no name.
-    fn odd(&mut self, project: Option<&str>, text: String) {
-        let projects = project.into_iter().map(ToOwned::to_owned).collect();
-        self.catalog.rejected.push(OddRow::invalid(About::Named { id: None, names: Vec::new(), projects }, text));
+    /// What is no list of releases, or no release, may have been one that is selected by its number, or that is of other projects too: it is about
+    /// anything, whatever project it stands in.
+    fn odd(&mut self, about: About, text: String) {
+        self.catalog.rejected.push(OddRow::invalid(about, text));
     }
 
     fn project<S: Scalar>(&mut self, index: usize, project: FileProject<S>) {
@@ -113,13 +112,18 @@ impl Reading<'_> {
             Err(why) => Err(format!("the name of its project {why}")),
         };
         if name.is_err() {
-            self.odd(None, subject.clone());
+            // Whoever selects it misses it, and each of its releases says by itself whom it hinders. Without a list nobody knows which they were.
+            let about = match &project.releases {
+                Some(Many::Good(_)) => About::Named { id: None, names: Vec::new(), projects: Vec::new() },
+                Some(Many::Odd(_)) | None => About::Anything,
+            };
+            self.odd(about, subject.clone());
         }
         let mut releases = Vec::new();
         match project.releases {
             None => {}
             Some(Many::Odd(kind)) => {
-                self.odd(name.as_deref().ok(), format!("{subject}: its releases are {kind}; expected a list"));
+                self.odd(About::Anything, format!("{subject}: its releases are {kind}; expected a list"));
             }
             Some(Many::Good(entries)) => {
                 for (index, entry) in entries.into_iter().enumerate() {
@@ -128,7 +132,7 @@ impl Reading<'_> {
                         Entry::Odd(kind) => {
                             let text =
                                 format!("{subject}: its release number {} is {kind}; expected a mapping", index + 1);
-                            self.odd(name.as_deref().ok(), text);
+                            self.odd(About::Anything, text);
                         }
                     }
                 }
@@ -273,9 +277,6 @@ mod tests {
             r#"{"id": 2, "name": "X", "packages": [null]}"#,
             r#"{"id": 2, "name": "X", "packages": [["a@1"]]}"#,
             r#"{"id": 2, "name": "X", "packages": [1.10]}"#,
-            "null",
-            "[]",
-            "\"X\"",
         ] {
             let text = format!(
                 r#"{{"projects": [{{"name": "P", "releases": [{good}]}}, {{"name": "Q", "releases": [{odd}]}}]}}"#
@@ -303,9 +304,40 @@ mod tests {
                 assert_eq!((by_id.odd.len(), other.odd.len()), (1, 0), "{odd}: {:?}", catalog.rejected);
             }
         }
-        for odd in ["null", "5", "[]", r#"{"name": "Q", "releases": null}"#, r#"{"name": "Q", "releases": 5}"#] {
-            for catalog in both(&format!(r#"{{"projects": [{{"name": "P"}}, {odd}]}}"#)) {
-                assert_eq!((catalog.rejected.len(), &*catalog.projects[0].name), (1, "P"), "{odd}");
+    }
+
+    /// A release may stand in two projects, or twice in one, with other packages each time: what is lost of it may be anybody's.
+    #[test]
+    fn an_entry_that_does_not_say_which_release_it_is_hinders_all() {
+        for odd in [
+            "null",
+            "5",
+            "[]",
+            "[1]",
+            "{}",
+            r#"{"name": null}"#,
+            r#"{"name": 5, "releases": 5}"#,
+            r#"{"name": "Q", "releases": null}"#,
+            r#"{"name": "Q", "releases": 5}"#,
+            r#"{"name": "Q", "releases": [null]}"#,
+            r#"{"name": "Q", "releases": [5]}"#,
+            r#"{"name": "Q", "releases": ["X"]}"#,
+            r#"{"name": "Q", "releases": [[{"id": 7, "name": "R"}]]}"#,
+            r#"{"name": "Q", "releases": [{}]}"#,
+            r#"{"name": "Q", "releases": [{"packages": ["c@1"]}]}"#,
+            r#"{"name": null, "releases": [null]}"#,
+            r#"{"name": "P", "releases": [{"id": 7, "name": "R"}, null]}"#,
+        ] {
+            let good = r#"{"name": "P", "releases": [{"id": 7, "name": "R", "packages": ["a@1"]}]}"#;
+            for catalog in both(&format!(r#"{{"projects": [{good}, {odd}]}}"#)) {
+                assert_eq!(&*catalog.projects[0].name, "P", "{odd}");
+                for selection in [
+                    Selection { releases: vec![ReleaseKey::Id(7)], ..Selection::default() },
+                    Selection { projects: vec!["P".into()], ..Selection::default() },
+                ] {
+                    let resolution = resolve(&catalog, &selection, &KnownReleases::default());
+                    assert!(!resolution.odd.is_empty(), "{odd}: {selection:?}");
+                }
             }
         }
     }

@@ -162,10 +162,9 @@ impl ReleaseRow {
         };
         let subject = self.subject();
         self.judge(columns, of).map_err(|why| {
-            let says_nothing =
-                matches!(&about, About::Named { id: None, names, projects } if names.is_empty() && projects.is_empty());
-            // It says neither which release it is nor whose.
-            OddRow::invalid(if says_nothing { About::Anything } else { about }, format!("{subject}: {why}"))
+            // It does not say which release it is: that may be one of other projects too, or one that is selected by its number.
+            let may_be_any = matches!(&about, About::Named { id: None, names, .. } if names.is_empty());
+            OddRow::invalid(if may_be_any { About::Anything } else { about }, format!("{subject}: {why}"))
         })
     }
 
@@ -320,7 +319,9 @@ mod tests {
             read(row(text("01"), number("7.1"), text("open")), Ok(&perth)),
             Err(named(Some(1), &[], &["Perth"]))
         );
-        assert_eq!(read(row(Cell::Missing, Cell::Missing, text("open")), Err("none".into())), Err(About::Anything));
+        for of in [Ok(&perth[..]), Err("none".to_owned())] {
+            assert_eq!(read(row(Cell::Missing, Cell::Missing, text("open")), of), Err(About::Anything));
+        }
     }
 
     #[test]
