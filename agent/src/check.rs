@@ -11,7 +11,7 @@ use blat_domain::release::KnownReleases;
 use blat_domain::text::{printable, typed};
 use blat_domain::units::show_size;
 
-use crate::release::Desk;
+use crate::release::{Desk, Purpose};
 use crate::source::attributes;
 use crate::target::answer::{Input, ask};
 use crate::target::bounded::Bounds;
@@ -67,7 +67,7 @@ pub(crate) async fn run(home: &Home, settings: &Settings, owner: Owner) -> Findi
 /// The extended attributes of wanted packages, in words; none where there is nothing to say.
 async fn lost_attributes(home: &Home, settings: &Settings) -> Option<String> {
     let (desk, manager) = (Desk::new(home, &settings.name), settings.release_manager.as_ref());
-    let answer = match desk.ask(manager, &settings.selection, &KnownReleases::default()).await {
+    let answer = match desk.ask(manager, &settings.selection, &KnownReleases::default(), Purpose::Looking).await {
         Ok(answer) => answer,
         Err(why) => return Some(format!("extended attributes of packages were not looked for: {why}")),
     };

@@ -3,7 +3,8 @@
 //! A sync may take days. What became wanted meanwhile must not go: before a batch is marked or deleted by an answer that is older than five
 //! minutes, the releases are asked for again, and only what goes by both answers goes. Where that fails, nothing more goes. The same where the
 //! answer came from a file that changed within two seconds after it was read: it may have been half-written then. And the same where nothing was
-//! read for the answer, since the file looks as it did before.
+//! read for the answer, since the file looks as it did before, or where it came from a SQLite database: only what something goes by is looked over for
+//! damage, since that may take long.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use blat_domain::retry::Backoff;
 use jiff::Timestamp;
 
 use crate::lasting::Noted;
-use crate::release::Reading;
+use crate::release::{Purpose, Reading};
 use crate::session::Problem;
 use crate::sync::{Prepared, SyncOutcome, problem};
 use crate::workplace::Workplace;
@@ -128,7 +129,7 @@ pub(crate) struct Recheck {
 impl Recheck {
     /// As it was planned.
     pub(crate) fn of(prepared: &Prepared) -> Self {
-        let asked = (!prepared.answer.is_remembered).then_some(prepared.asked);
+        let asked = (!prepared.answer.is_for_looking).then_some(prepared.asked);
         Self { asked, unsettled: prepared.answer.reading.clone(), goes: None }
     }
 
@@ -149,6 +150,8 @@ impl Recheck {
     ) -> Result<(), Problem> {
         let is_settled = match &self.unsettled {
             None => true,
+            // It is asked for anew anyway.
+            Some(_) if self.asked.is_none() => false,
             Some(reading) => workplace.has_stayed(reading).await,
         };
         let now = (workplace.uptime)();
@@ -223,7 +226,7 @@ impl Workplace {
     /// What would become of extra packages by what Release Manager says now, and the file that says it.
     async fn decide_again(&self, prepared: &Prepared) -> Result<(Upkeep, Resolution, Option<Reading>), Problem> {
         self.desk.forget();
-        let (mut answer, glance) = self.ask().await?;
+        let (mut answer, glance) = self.ask(Purpose::Taking).await?;
         let (source, inventory, facts) = (self.source.clone(), prepared.inventory.clone(), prepared.facts.clone());
         let deciding = tokio::task::spawn_blocking(move || {
             let resolution = &mut answer.resolution;

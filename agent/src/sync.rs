@@ -29,7 +29,7 @@ use crate::lasting::TagNotes;
 use crate::orders::Orders;
 use crate::outcome::Dropped;
 use crate::recheck::Facts;
-use crate::release::{Answer, MOST_LOGGED, origin, trailing, written_at};
+use crate::release::{Answer, MOST_LOGGED, Purpose, origin, trailing, written_at};
 use crate::session::{Problem, Sent};
 use crate::target::{Rule, TargetError};
 use crate::workplace::Workplace;
@@ -81,7 +81,7 @@ impl Workplace {
         let forgotten = self.lasting.trouble();
         let asked = (self.uptime)();
         // The source is looked at while the target lists.
-        let (inventory, answered) = tokio::join!(self.target.inventory(), self.ask());
+        let (inventory, answered) = tokio::join!(self.target.inventory(), self.ask(Purpose::Looking));
         let (mut answer, glance) = answered?;
         let inventory = inventory.map_err(|error| unreached("cannot list the target's packages", error))?;
         let unsure = self.keep_off_the_source(&inventory.title).await?;
@@ -140,10 +140,10 @@ impl Workplace {
     }
 
     /// What the releases want, and a glance at what the source has of it.
-    pub(crate) async fn ask(&self) -> Result<(Answer, Vec<Option<i64>>), Problem> {
+    pub(crate) async fn ask(&self, purpose: Purpose) -> Result<(Answer, Vec<Option<i64>>), Problem> {
         let manager = self.settings.release_manager.as_ref();
         let known = self.lasting.releases(&origin(manager));
-        let answer = self.desk.ask(manager, &self.settings.selection, &known).await;
+        let answer = self.desk.ask(manager, &self.settings.selection, &known, purpose).await;
         let answer = answer.map_err(|error| problem(None, error.to_string(), Backoff::PACKAGE))?;
         let source = self.source.clone();
         let looking = tokio::task::spawn_blocking(move || {

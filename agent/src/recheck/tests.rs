@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::fs;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Mutex;
 
@@ -137,4 +138,78 @@ async fn a_second_answer_that_is_not_trusted_takes_nothing() {
     let held_back = report.held_back.expect("the status says so");
     assert!(held_back.contains("release R (1)") && problem.is_some(), "{held_back}");
     assert_eq!(deleted, Vec::<String>::new());
+}
+
+/// What the program sqlite3 says to this.
+fn sqlite(database: &Path, sql: &str) -> String {
+    let ran = std::process::Command::new("sqlite3").arg(database).arg(sql).output().expect("sqlite3 is installed");
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    String::from_utf8(ran.stdout).expect("UTF-8").trim().to_owned()
+}
+
+/// Makes a database that wants a@1 and b@1.
+fn database(path: &Path) {
+    sqlite(
+        path,
+        "CREATE TABLE project(project_id INTEGER PRIMARY KEY, project_name TEXT);
+         CREATE TABLE release(release_id INTEGER PRIMARY KEY, project_id INTEGER, release_name TEXT, state TEXT, s3sync INTEGER);
+         CREATE TABLE release_package(release_id INTEGER, package_name TEXT, package_version TEXT);
+         CREATE INDEX i ON release_package(release_id, package_name, package_version);
+         INSERT INTO project VALUES (1, 'Lab'); INSERT INTO release VALUES (1, 1, 'R', 'open', 0);
+         INSERT INTO release_package VALUES (1, 'a', '1')",
+    );
+}
+
+/// As a copy in place leaves it in the middle: a page of the one database, and the others of the other. All rows are in the table.
+#[tokio::test]
+async fn a_database_of_which_half_is_an_older_one_takes_nothing() {
+    for is_torn in [false, true] {
+        let begin = |releases: &Path| {
+            database(releases);
+            let old = fs::read(releases).expect("a database");
+            let pages = sqlite(
+                releases,
+                "INSERT INTO release_package VALUES (1, 'b', '1'); SELECT rootpage - 1 FROM sqlite_schema WHERE name = 'i'",
+            );
+            let place = pages.parse::<usize>().expect("a page") * 4096;
+            let file = fs::File::options().write(true).open(releases).expect("an own file");
+            if is_torn {
+                file.write_all_at(&old[place..place + 4096], place as u64).expect("one old page");
+            }
+        };
+        let (_, problem, deleted) = sync_from("{sqlite: releases.yaml}", begin, 0, |_| ()).await;
+        if is_torn {
+            let problem = problem.expect("it is looked over before anything goes").text;
+            assert!(problem.contains("it is damaged, or is being overwritten in place"), "{problem}");
+            assert_eq!(deleted, Vec::<String>::new());
+        } else {
+            assert_eq!((problem, deleted), (None, vec!["c@1".to_owned()]));
+        }
+    }
+}
+
+/// The first half of a copy stands for a moment, undamaged; the rest follows within two seconds.
+#[tokio::test]
+async fn a_database_that_is_overwritten_in_place_takes_nothing_that_it_wants_in_the_end() {
+    let begin = |releases: &Path| {
+        database(releases);
+        let later = releases.with_extension("later");
+        fs::copy(releases, &later).expect("a copy");
+        sqlite(&later, "INSERT INTO release_package VALUES (1, 'b', '1')");
+        // The page with SQLite's counter comes first.
+        let page = fs::read(&later).expect("a database")[..4096].to_vec();
+        fs::File::options().write(true).open(releases).and_then(|file| file.write_all_at(&page, 0)).expect("written");
+    };
+    let during = |releases: &Path| {
+        let (releases, later) = (releases.to_owned(), releases.with_extension("later"));
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_secs(1));
+            let all = fs::read(later).expect("a database");
+            let file = fs::File::options().write(true).open(releases).expect("an own file");
+            file.write_all_at(&all[4096..], 4096).expect("written");
+        });
+    };
+    let (report, problem, deleted) = sync_from("{sqlite: releases.yaml}", begin, 0, during).await;
+    assert_eq!((problem, report.result), (None, SyncResult::Ok));
+    assert_eq!(deleted, ["c@1"], "b@1 was not written yet when the database was read first");
 }

@@ -110,7 +110,7 @@ mod tests {
         let selection = Selection { projects: vec!["P".into()], ..Selection::default() };
         let scratch = tempfile::tempdir().expect("a scratch directory");
         let place = scratch.path().join("state/perth");
-        let reader = Reader::start(&source, &selection, Duration::from_secs(60), &place).await?;
+        let reader = Reader::start(&source, &selection, Duration::from_secs(60), false, &place).await?;
         load(&argv, Path::new("/"), reader).await
     }
 

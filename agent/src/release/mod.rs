@@ -73,11 +73,20 @@ pub(crate) struct Desk {
     unchanged: Unchanged,
 }
 
+/// What an answer is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// To know what is wanted.
+    Looking,
+    /// To have packages marked or deleted: what gives the releases is looked over for damage, which may take long.
+    Taking,
+}
+
 /// What Release Manager says, before it is known what that means.
 struct Loaded {
     catalog: Arc<Catalog>,
     reading: Option<Reading>,
-    is_remembered: bool,
+    is_for_looking: bool,
 }
 
 /// What the target should hold.
@@ -87,8 +96,9 @@ pub(crate) struct Answer {
     pub(crate) known: Option<Recollection>,
     /// The file that it was read from, where that may have been half-written: whatever else gives releases says by itself when it is whole.
     pub(crate) reading: Option<Reading>,
-    /// Nothing was read for it: its file looks as it did when it was read for an earlier one.
-    pub(crate) is_remembered: bool,
+    /// Nothing may go by it: nothing was read for it, since its file looks as it did when it was read for an earlier one, or its database was not
+    /// looked over for damage.
+    pub(crate) is_for_looking: bool,
     fresh: Option<Snapshot>,
 }
 
@@ -125,6 +135,7 @@ impl Desk {
         manager: Option<&ReleaseManager>,
         selection: &Selection,
         known: &KnownReleases,
+        purpose: Purpose,
     ) -> Result<Answer, ReleaseError> {
         let Some(manager) = manager.filter(|manager| needs_catalog(manager, selection)) else {
             if selection.needs_catalog() {
@@ -132,15 +143,15 @@ impl Desk {
             }
             // The config selects nothing: no row says whether a release is still there.
             let resolution = resolve(&Catalog::default(), selection, &KnownReleases::default());
-            return Ok(Answer { resolution, known: None, reading: None, is_remembered: false, fresh: None });
+            return Ok(Answer { resolution, known: None, reading: None, is_for_looking: false, fresh: None });
         };
-        match self.load(manager, selection).await {
-            Ok(Loaded { catalog, reading, is_remembered }) => {
+        match self.load(manager, selection, purpose).await {
+            Ok(Loaded { catalog, reading, is_for_looking }) => {
                 let (manager, selection, known) = (manager.clone(), selection.clone(), known.clone());
                 let understanding =
                     tokio::task::spawn_blocking(move || understood(&manager, &selection, &known, catalog));
                 let answer = understanding.await.map_err(|error| ReleaseError::NotUnderstood(error.to_string()))?;
-                Ok(Answer { reading, is_remembered, ..answer })
+                Ok(Answer { reading, is_for_looking, ..answer })
             }
             Err(unreadable) => match manager.mode {
                 Mode::Strict => Err(unreadable),
@@ -163,13 +174,18 @@ impl Desk {
         self.unchanged.forget();
     }
 
-    async fn load(&self, manager: &ReleaseManager, selection: &Selection) -> Result<Loaded, ReleaseError> {
+    async fn load(
+        &self,
+        manager: &ReleaseManager,
+        selection: &Selection,
+        purpose: Purpose,
+    ) -> Result<Loaded, ReleaseError> {
         let ReleaseManager { source, timeout, .. } = manager;
         let asking = async {
             if let ReleaseSource::File { path } = source
                 && let Some((catalog, reading)) = self.unchanged.look(path, selection).await
             {
-                return Ok(Loaded { catalog, reading: Some(reading), is_remembered: true });
+                return Ok(Loaded { catalog, reading: Some(reading), is_for_looking: true });
             }
             // They may have been changed since the config was read.
             let (judged, root) = (manager.clone(), self.root.clone());
@@ -178,8 +194,9 @@ impl Desk {
             if let Some((_, why)) = distrusted.into_iter().next() {
                 return Err(why);
             }
-            let read = |catalog, reading| Loaded { catalog, reading, is_remembered: false };
-            let reader = Reader::start(source, selection, *timeout, &self.place).await?;
+            let read = |catalog, reading| Loaded { catalog, reading, is_for_looking: false };
+            let is_checked = purpose == Purpose::Taking;
+            let reader = Reader::start(source, selection, *timeout, is_checked, &self.place).await?;
             match source {
                 ReleaseSource::File { path } => {
                     let Read { catalog, state } = reader.finish().await?;
@@ -191,10 +208,15 @@ impl Desk {
                     let catalog = command::load(argv, &self.root, reader).await?;
                     Ok(read(Arc::new(catalog), None))
                 }
-                ReleaseSource::PackageList { .. }
-                | ReleaseSource::Sqlite { .. }
-                | ReleaseSource::Postgres(_)
-                | ReleaseSource::MySql(_) => Ok(read(Arc::new(reader.finish().await?.catalog), None)),
+                ReleaseSource::Sqlite { path, .. } => {
+                    let Read { catalog, state } = reader.finish().await?;
+                    // Without a state, its writers change it in a file beside it.
+                    let reading = state.map(|state| Reading::new(path, Some(state)));
+                    Ok(Loaded { catalog: Arc::new(catalog), reading, is_for_looking: !is_checked })
+                }
+                ReleaseSource::PackageList { .. } | ReleaseSource::Postgres(_) | ReleaseSource::MySql(_) => {
+                    Ok(read(Arc::new(reader.finish().await?.catalog), None))
+                }
             }
         };
         let loaded = tokio::time::timeout(*timeout, asking).await.unwrap_or_else(|_| {
@@ -215,7 +237,7 @@ impl Desk {
                 tracing::warn!("{unreadable}; going by its answer of {taken:.0}: nothing is deleted or marked");
                 let nothing = KnownReleases::default();
                 let resolution = Resolution { snapshot: Some(taken), ..resolve(&catalog, selection, &nothing) };
-                Ok(Answer { resolution, known: None, reading: None, is_remembered: false, fresh: None })
+                Ok(Answer { resolution, known: None, reading: None, is_for_looking: false, fresh: None })
             }
             Err(why) => Err(ReleaseError::NoFallback { unreadable: Box::new(unreadable), why }),
         }
@@ -263,7 +285,7 @@ fn understood(manager: &ReleaseManager, selection: &Selection, known: &KnownRele
         let question = snapshot::question(&manager.source, selection);
         Snapshot::new(Timestamp::now(), question, Arc::unwrap_or_clone(catalog))
     });
-    Answer { resolution, known: Some(recollection), reading: None, is_remembered: false, fresh }
+    Answer { resolution, known: Some(recollection), reading: None, is_for_looking: false, fresh }
 }
 
 #[cfg(test)]
@@ -305,7 +327,7 @@ mod tests {
         for (mode, is_refused) in [(0o644, false), (0o664, true)] {
             let permissions = std::fs::Permissions::from_mode(mode);
             std::fs::set_permissions(&certificate, permissions).expect("an own file");
-            let asked = desk.ask(Some(&manager), &selection, &KnownReleases::default()).await;
+            let asked = desk.ask(Some(&manager), &selection, &KnownReleases::default(), Purpose::Looking).await;
             let why = asked.err().expect("nobody answers").to_string();
             assert_eq!(why.contains("so others may change what is read here"), is_refused, "{mode:o}: {why}");
         }

@@ -43,6 +43,8 @@ struct Question {
     projects: Vec<String>,
     only_s3sync: bool,
     limit: Duration,
+    /// Whether a database in a file is looked over for damage.
+    is_checked: bool,
     /// The target's part of `state/`.
     #[serde(with = "any_path")]
     place: PathBuf,
@@ -52,7 +54,7 @@ struct Question {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Read {
     pub(super) catalog: Catalog,
-    /// How the file was from before that until after it; none where there is no file, or it changed.
+    /// How the file was from before that until after it; none where there is no file, or it changed, or it says by itself when it is whole.
     pub(super) state: Option<State>,
 }
 
@@ -72,6 +74,7 @@ impl Reader {
         source: &ReleaseSource,
         selection: &Selection,
         limit: Duration,
+        is_checked: bool,
         place: &Path,
     ) -> Result<Self, String> {
         let Selection { releases, projects, only_s3sync, .. } = selection;
@@ -82,6 +85,7 @@ impl Reader {
             projects,
             only_s3sync: *only_s3sync,
             limit,
+            is_checked,
             place: place.into(),
         };
         let question = serde_json::to_vec(&question).map_err(|error| format!("cannot write the question: {error}"))?;
@@ -179,11 +183,12 @@ fn read_one() -> io::Result<()> {
     let (mut length, mut question) = ([0; 8], Vec::new());
     io::stdin().read_exact(&mut length)?;
     io::stdin().take(u64::from_be_bytes(length).min(LONGEST_QUESTION)).read_to_end(&mut question)?;
-    let Question { source, releases, projects, only_s3sync, limit: within, place } = serde_json::from_slice(&question)?;
+    let question: Question = serde_json::from_slice(&question)?;
+    let Question { source, releases, projects, only_s3sync, limit: within, is_checked, place } = question;
     tied::confine(most_memory(&source))?;
     let selection = Selection { releases, projects, only_s3sync, ..Selection::default() };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let read = runtime.block_on(read_all(&source, &selection, within, &place));
+    let read = runtime.block_on(read_all(&source, &selection, within, is_checked, &place));
     // A name that is being looked up, or a database on a disk that hangs, is left behind.
     runtime.shutdown_background();
     let mut answer = Bounded(Vec::new());
@@ -200,6 +205,7 @@ async fn read_all(
     source: &ReleaseSource,
     selection: &Selection,
     limit: Duration,
+    is_checked: bool,
     place: &Path,
 ) -> Result<Read, String> {
     // Whoever waits for its turn holds a short text at most.
@@ -225,7 +231,8 @@ async fn read_all(
         }
         // These have less memory.
         ReleaseSource::Sqlite { .. } | ReleaseSource::Postgres(_) | ReleaseSource::MySql(_) => {
-            (database::load(source, selection, limit, place).await?, None, None)
+            let (catalog, state) = database::load(source, selection, limit, place, is_checked).await?;
+            (catalog, state, None)
         }
     };
     let chosen: BTreeSet<i64> = catalog.chosen(selection).map(|release| release.id).collect();

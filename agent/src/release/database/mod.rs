@@ -17,6 +17,7 @@ use std::time::Duration;
 use blat_config::{Queries, ReleaseSource};
 use blat_domain::release::{Catalog, Selection};
 
+use super::freshness::State;
 use between::Trouble;
 use connection::Connection;
 use rows::Reading;
@@ -28,29 +29,53 @@ const MOST_CONFLICTS: usize = 5;
 const AT_ONCE: usize = 1000;
 
 /// Reads projects and releases, and the packages of those that are selected. In `place`, a folder of the agent's own, lies a copy of a SQLite
-/// database while one is needed.
+/// database while one is needed. Gives also how the file was meanwhile, of a SQLite database that its writers change in place; one that `is_checked`
+/// is refused where it is damaged anywhere.
 pub(super) async fn load(
     source: &ReleaseSource,
     selection: &Selection,
     limit: Duration,
     place: &Path,
-) -> Result<Catalog, String> {
+    is_checked: bool,
+) -> Result<(Catalog, Option<State>), String> {
     let mut conflicts = 0;
     for _ in 0..sqlite::TRIES {
         let mut connection = Connection::open(source, limit, place).await?;
         connection.begin(limit).await?;
-        let catalog = read(&mut connection, queries(source), selection).await;
+        let begun = connection.begin_reading(is_checked).await;
+        let catalog = match begun {
+            Ok(()) => read(&mut connection, queries(source), selection).await,
+            Err(why) => Err(why.into()),
+        };
+        let state = connection.state();
         let is_whole = connection.is_whole()?;
         let closed = connection.close(catalog.is_ok()).await;
         match catalog {
             Err(Trouble { is_passing: true, .. }) if conflicts < MOST_CONFLICTS => conflicts += 1,
             // Why it failed says more than how the connection ended after that.
             Err(Trouble { text, .. }) if is_whole => return Err(text),
-            Ok(catalog) if is_whole => return closed.map(|()| catalog),
+            Ok(catalog) if is_whole => return closed.map(|()| (catalog, state)),
             Ok(_) | Err(_) => {}
         }
     }
     Err(sqlite::CHANGES.into())
+}
+
+impl Connection {
+    /// See [`sqlite::Opened::begin_reading`]. Servers see to their files themselves.
+    async fn begin_reading(&mut self, is_checked: bool) -> Result<(), String> {
+        match self {
+            Self::Sqlite(opened) => opened.begin_reading(is_checked).await,
+            Self::Postgres(_) | Self::MySql(_) => Ok(()),
+        }
+    }
+
+    fn state(&self) -> Option<State> {
+        match self {
+            Self::Sqlite(opened) => opened.locked(),
+            Self::Postgres(_) | Self::MySql(_) => None,
+        }
+    }
 }
 
 /// The site's own queries; the sources that are no databases have none.

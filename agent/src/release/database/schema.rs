@@ -57,7 +57,7 @@ mod tests {
     async fn ask(path: &Path, queries: Queries, selection: &Selection) -> Result<Catalog, String> {
         let place = path.with_extension("state");
         let source = ReleaseSource::Sqlite { path: path.into(), queries };
-        load(&source, selection, Duration::from_secs(60), &place).await
+        load(&source, selection, Duration::from_secs(60), &place, false).await.map(|(catalog, _)| catalog)
     }
 
     fn wanted(catalog: &Catalog, selection: &Selection) -> Vec<String> {
@@ -197,7 +197,8 @@ mod tests {
         let queries = Queries { projects: Some(endless.into()), ..Queries::default() };
         let place = path.with_extension("state");
         let source = ReleaseSource::Sqlite { path, queries };
-        let cut = load(&source, &Selection::default(), Duration::from_millis(50), &place).await.expect_err("cut");
+        let cut =
+            load(&source, &Selection::default(), Duration::from_millis(50), &place, false).await.expect_err("cut");
         assert!(cut.contains("interrupted"), "{cut}");
     }
 

@@ -54,7 +54,7 @@ impl Pooler {
 
 async fn load_from(source: &ReleaseSource) -> Result<Catalog, String> {
     let selection = Selection { projects: vec!["Perth".into()], ..Selection::default() };
-    load(source, &selection, Duration::from_secs(60), &std::env::temp_dir()).await
+    load(source, &selection, Duration::from_secs(60), &std::env::temp_dir(), false).await.map(|(catalog, _)| catalog)
 }
 
 fn message(kind: u8, body: &[u8]) -> Vec<u8> {

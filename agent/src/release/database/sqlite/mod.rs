@@ -12,7 +12,8 @@
 //!
 //! In WAL mode we hold a lock for reading on the whole file: as long as any process has one, SQLite removes neither `-wal` nor `-shm`, so
 //! that the state does not change to one in which SQLite makes files. Other modes need the byte of that lock for themselves, and there
-//! SQLite's own locks are enough.
+//! SQLite's own locks are enough. Only whoever writes the file without SQLite, as `cp` does, keeps to no lock: where it changes while it is locked, all
+//! is read again.
 
 mod copy;
 mod look;
@@ -22,12 +23,14 @@ mod tests;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use blat_domain::text::printable;
 use rustix::fs::{FlockOperation, fcntl_lock};
 use rustix::io::Errno;
 use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Error, SqliteConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Error, Row as _, SqliteConnection};
 
 use super::connection::said;
+use crate::release::freshness::State;
 use copy::{PrivateCopy, RECOVER};
 use look::{Database, Look, PERMISSIONS};
 
@@ -41,6 +44,8 @@ pub(super) const TRIES: usize = 20;
 const INSTRUCTIONS: i32 = 100_000;
 /// The most memory that SQLite takes, in bytes; a query that needs more fails.
 const MOST_HEAP: u64 = 64 << 20;
+/// Something to read, so that SQLite takes its lock and looks at the schema.
+const READS: &str = "SELECT 1 FROM sqlite_schema LIMIT 1";
 /// SQLite's code for a journal that a reader without permission to write cannot roll back by.
 const READONLY_ROLLBACK: &str = "776";
 
@@ -58,19 +63,58 @@ pub(super) struct Opened {
     pub(super) connection: SqliteConnection,
     /// Goes after the connection: closing it gives up the lock.
     database: Database,
+    way: Way,
     unchanged: Option<Look>,
+    /// How the file was since SQLite's lock keeps its writers off; none where they write all the same, into a `-wal`.
+    locked: Option<State>,
     _copy: Option<PrivateCopy>,
 }
 
 impl Opened {
+    /// Begins to read in the transaction that was begun. Where it `is_checked`, the whole database is looked over for damage, as it is left where
+    /// it is overwritten in place: half of it is the old one then, and rows of both may be missing.
+    pub(super) async fn begin_reading(&mut self, is_checked: bool) -> Result<(), String> {
+        // SQLite takes its lock with the first thing that is read.
+        sqlx::raw_sql(READS).execute(&mut self.connection).await.map_err(|error| said(&error))?;
+        if self.way == Way::Ordinary {
+            self.locked = Some(self.state()?);
+        }
+        if !is_checked {
+            return Ok(());
+        }
+        let failed = |error: Error| format!("cannot check that it is undamaged before anything goes: {}", said(&error));
+        let found = sqlx::raw_sql("PRAGMA integrity_check(1)").fetch_one(&mut self.connection).await.map_err(failed)?;
+        match found.try_get::<String, _>(0).map_err(failed)?.as_str() {
+            "ok" => Ok(()),
+            damage => Err(format!(
+                "it is damaged, or is being overwritten in place: {}; copy a database aside and rename it, or put a good one in its place",
+                printable(damage)
+            )),
+        }
+    }
+
     /// Whether what was read is one state of the database. It must be asked before the connection ends, which gives up the lock.
     pub(super) fn is_whole(&self) -> Result<bool, String> {
+        if let Some(state) = self.locked
+            && self.state()? != state
+        {
+            return Ok(false);
+        }
         self.unchanged.as_ref().map_or(Ok(true), |look| Ok(self.database.look()? == *look))
+    }
+
+    /// How the file was while it was read, where that says whether anybody but SQLite was writing it.
+    pub(super) fn locked(&self) -> Option<State> {
+        self.locked
+    }
+
+    fn state(&self) -> Result<State, String> {
+        State::of_database(&self.database.file).map_err(|error| format!("cannot look at it: {error}"))
     }
 
     /// Takes leave, before the lock is given up and the copy goes.
     pub(super) async fn close(self) -> Result<(), Error> {
-        let Self { connection, database: _held, unchanged: _, _copy } = self;
+        let Self { connection, database: _held, way: _, unchanged: _, locked: _, _copy } = self;
         connection.close().await
     }
 }
@@ -89,8 +133,7 @@ pub(super) async fn open(path: &Path, limit: Duration, place: &Path) -> Result<O
 }
 
 /// Why a database could not be read that was never the same for long enough.
-pub(super) const CHANGES: &str =
-    "it changes all the time while it is read; let its writer keep it open, or write less often";
+pub(super) const CHANGES: &str = "it changes all the time while it is read; let its writer keep it open, or write less often, and copy another one aside and rename it";
 
 /// None where the files changed meanwhile.
 async fn try_open(path: &Path, limit: Duration, place: &Path) -> Result<Option<Opened>, String> {
@@ -126,7 +169,7 @@ async fn try_open(path: &Path, limit: Duration, place: &Path) -> Result<Option<O
         Way::Copied => return copied(database, look, limit, place).await,
     };
     let unchanged = (way == Way::Alone).then_some(look);
-    Ok(Some(Opened { connection, database, unchanged, _copy: None }))
+    Ok(Some(Opened { connection, database, way, unchanged, locked: None, _copy: None }))
 }
 
 fn way(is_wal: bool, has_journal: bool, look: &Look) -> Way {
@@ -149,7 +192,7 @@ async fn copied(database: Database, look: Look, limit: Duration, place: &Path) -
         recovered.close().await.map_err(|error| failed(&error))?;
     }
     let connection = connect(read_only(&copy.database()), limit).await.map_err(|error| failed(&error))?;
-    Ok(Some(Opened { connection, database, unchanged: None, _copy: Some(copy) }))
+    Ok(Some(Opened { connection, database, way: Way::Copied, unchanged: None, locked: None, _copy: Some(copy) }))
 }
 
 /// Keeps the writers of a database in WAL mode from removing what lies beside it.
@@ -195,7 +238,7 @@ async fn connect(options: SqliteConnectOptions, limit: Duration) -> Result<Sqlit
     // Whoever may write the database may have one value fill the machine's memory.
     let bound = AssertSqlSafe(format!("PRAGMA hard_heap_limit = {MOST_HEAP}"));
     sqlx::raw_sql(bound).execute(&mut connection).await?;
-    sqlx::raw_sql("SELECT 1 FROM sqlite_schema LIMIT 1").execute(&mut connection).await?;
+    sqlx::raw_sql(READS).execute(&mut connection).await?;
     Ok(connection)
 }
 

@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 
 use sqlx::Row as _;
@@ -172,4 +173,46 @@ async fn what_a_killed_reader_left_is_removed_by_the_next_one() {
     let leftover = world.place().join("database");
     fs::create_dir_all(&leftover).and_then(|()| fs::write(leftover.join("copy"), "half")).expect("a leftover");
     assert_eq!(world.read(&world.crashed(&[])).await.expect("a writer that died"), ["first"]);
+}
+
+#[tokio::test]
+async fn a_database_whose_pages_are_of_two_states_is_refused_where_it_is_checked() {
+    let mut world = World::new("delete").await;
+    world.write("CREATE INDEX i ON t(x)").await;
+    let old = fs::read(world.live().join("r.db")).expect("a database");
+    world.write("INSERT INTO t VALUES ('second')").await;
+    let numbers = sqlx::raw_sql("SELECT rootpage - 1 FROM sqlite_schema WHERE name = 'i'");
+    let number: i64 = numbers.fetch_one(&mut world.writer).await.expect("the index").get(0);
+    let path = world.crashed(&[]).join("r.db");
+    let check = async || {
+        let mut opened = open(&path, LIMIT, &world.place()).await.expect("it opens");
+        let begun = opened.begin_reading(true).await;
+        opened.close().await.expect("closed");
+        begun
+    };
+    assert_eq!(check().await, Ok(()));
+    let place = usize::try_from(number).expect("a page") * 4096;
+    let file = fs::File::options().write(true).open(&path).expect("an own file");
+    file.write_all_at(&old[place..place + 4096], place as u64).expect("one old page");
+    let why = check().await.expect_err("a row is in the table alone");
+    assert!(why.contains("it is damaged") && why.contains("index i"), "{why}");
+}
+
+#[tokio::test]
+async fn what_is_written_without_sqlites_locks_while_it_is_read_is_seen() {
+    for (mode, is_seen) in [("delete", true), ("wal", false)] {
+        let world = World::new(mode).await;
+        let path = world.crashed(&[]).join("r.db");
+        let mut opened = open(&path, LIMIT, &world.place()).await.expect("it opens");
+        opened.begin_reading(false).await.expect("it is read");
+        assert!(opened.is_whole().expect("it is there"));
+        assert_eq!(opened.locked().is_some(), is_seen, "a checkpoint may change it meanwhile");
+        // The clock of the file system goes by steps.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let first = fs::read(&path).expect("a database")[0];
+        let file = fs::File::options().write(true).open(&path).expect("an own file");
+        file.write_all_at(&[first], 0).expect("a copy that begins");
+        assert_eq!(opened.is_whole().expect("it is there"), !is_seen, "{mode}");
+        opened.close().await.expect("closed");
+    }
 }
