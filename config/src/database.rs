@@ -126,7 +126,7 @@ pub enum ServerAddress {
     Socket(PathBuf),
     /// TCP.
     Tcp {
-        /// Host name or address, as the URL has it.
+        /// Host name or address, as the URL has it; an IPv6 address without its brackets.
         host: String,
         /// Whether a certificate says that it is the server, before anything is sent.
         is_verified: bool,
@@ -141,14 +141,15 @@ impl Database {
         let tcp =
             |host: Option<String>| ServerAddress::Tcp { host: host.unwrap_or_else(|| "localhost".into()), is_verified };
         let Some((server, url)) = &parsed else { return tcp(None) };
-        let host = url.host_str().filter(|host| !host.is_empty()).map(str::to_owned);
+        let host = url.host_str().filter(|host| !host.is_empty()).map(|host| bare(&decoded(host)));
         match server {
             Server::MySql => match last(url, "socket") {
                 Some(socket) => ServerAddress::Socket(Path::new(&socket).parent().unwrap_or(Path::new("/")).to_owned()),
                 None => tcp(host),
             },
             Server::Postgres => {
-                let named: Vec<String> = host.iter().map(|host| decoded(host)).chain(all(url, "host")).collect();
+                let given = all(url, "host").into_iter().map(|host| bare(&host));
+                let named: Vec<String> = host.into_iter().chain(given).collect();
                 // As the driver does: a folder that is named anywhere counts, else the last host.
                 let chosen = named.iter().rfind(|name| name.starts_with('/')).or(named.last()).cloned();
                 match chosen.or_else(|| variable("PGHOSTADDR")).or_else(|| variable("PGHOST")) {
@@ -251,6 +252,11 @@ fn usual_socket(url: &Url) -> PathBuf {
 }
 
 fn variable(name: &str) -> Option<String> {
+/// An IPv6 address has brackets in a URL, and nowhere else.
+fn bare(host: &str) -> String {
+    host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host).to_owned()
+}
+
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
@@ -281,6 +287,9 @@ mod tests {
         ] {
             assert_eq!(database(url).address(), address, "{url}");
         }
+            ("postgres://blat@[::1]:5432/rm", tcp("::1", false)),
+            ("postgres:///rm?host=[fe80::1%25eth0]", tcp("fe80::1%eth0", false)),
+            ("mysql://blat@[2001:db8::1]/rm", tcp("2001:db8::1", false)),
     }
 
     #[test]

@@ -58,6 +58,10 @@ impl Connection {
                 // Proxies follow the character set, and not all of them the modes and times that the driver would set.
                 let options = MySqlConnectOptions::from_str(&database.url).map_err(|error| said(&error))?;
                 let mut options = options.pipes_as_concat(false).no_engine_substitution(false).timezone(None);
+                // The driver would look the brackets of an IPv6 address up as part of a name.
+                if let ServerAddress::Tcp { host, .. } = database.address() {
+                    options = options.host(&host);
+                }
                 if let Some(path) = &database.password_file {
                     options = options.password(&password::read(path).await?);
                 } else if let Ok(password) = std::env::var("MYSQL_PWD") {

@@ -57,6 +57,20 @@ async fn load_from(source: &ReleaseSource) -> Result<Catalog, String> {
     load(source, &selection, Duration::from_secs(60), &std::env::temp_dir(), false).await.map(|(catalog, _)| catalog)
 }
 
+#[tokio::test]
+async fn a_server_at_an_ipv6_address_is_found() {
+    let database = |scheme: &str| Database {
+        // Nobody listens there.
+        url: format!("{scheme}://blat@[::1]:1/rm"),
+        password_file: None,
+        queries: Queries::default(),
+    };
+    for source in [ReleaseSource::Postgres(database("postgres")), ReleaseSource::MySql(database("mysql"))] {
+        let why = load_from(&source).await.expect_err("nobody answers");
+        assert!(!why.contains("lookup"), "{source:?}: {why}");
+    }
+}
+
 fn message(kind: u8, body: &[u8]) -> Vec<u8> {
     let length = u32::try_from(body.len() + 4).expect("short").to_be_bytes();
     [&[kind][..], &length, body].concat()
