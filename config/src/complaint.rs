@@ -34,6 +34,7 @@ impl Complaint {
     /// A complaint about a stretch of `line`.
     pub(crate) fn at(path: PathBuf, place: Place, line: &str, message: String, expected: Option<String>) -> Self {
         let line = &without_passwords(line);
+        let message: String = without_passwords_of_urls(&message.chars().collect::<Vec<_>>()).into_iter().collect();
         let beyond = place.column.saturating_add(place.length.min(WIDEST / 2)) > WIDEST;
         let from = if beyond { place.column.saturating_sub(WIDEST / 2) } else { 0 };
         let mut shown: Vec<char> = line.chars().skip(from).take(WIDEST + 1).map(one_column).collect();
@@ -70,33 +71,58 @@ impl Complaint {
     }
 }
 
-/// The line with stars in place of what may be the password of a URL: a refused one must not come to light by its refusal.
+/// Parts of the names of keys and parameters whose values are nobody's business.
+const SECRET: [&str; 6] = ["pass", "pwd", "secret", "token", "access_key", "credential"];
+
+/// Whether a key or parameter of this name may hold a secret. One that names a file holds only the way to it.
+fn is_secret(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    SECRET.iter().any(|word| name.contains(word)) && !name.ends_with("_file")
+}
+
+/// The line with stars in place of what may be a secret: a refused one must not come to light by its refusal.
 fn without_passwords(line: &str) -> String {
     let chars: Vec<char> = line.chars().collect();
-    let mut shown = chars.clone();
-    let scheme = chars.windows(3).position(|three| three == [':', '/', '/']);
-    if let (Some(scheme), Some(at)) = (scheme, chars.iter().rposition(|c| *c == '@'))
-        && let Some(colon) = (scheme + 3..at).find(|index| chars[*index] == ':')
-    {
-        shown[colon + 1..at].fill('*');
-    }
-    // A key that should not be here at all, `secret_access_key: …`.
-    if let Some((key, _)) = line.split_once(':')
-        && ["secret", "token", "access_key"].iter().any(|word| key.to_ascii_lowercase().contains(word))
-    {
-        shown[key.chars().count() + 1..].fill('*');
-    }
-    // A parameter, `password=…`: its name is what stands before the sign.
-    for equals in (0..chars.len()).filter(|index| chars[*index] == '=') {
-        let name: String = chars[..equals].iter().rev().take_while(|c| !"?& ".contains(**c)).collect();
-        let ends = |index: &usize| "&, }\"'".contains(chars[*index]);
-        let end = (equals + 1..chars.len()).find(ends).unwrap_or(chars.len());
+    let mut shown = without_passwords_of_urls(&chars);
+    // A key that should not be here at all, `secret_access_key: …`, also among others in one line: `{postgres: …, password: …}`.
+    for colon in (0..chars.len()).filter(|index| chars[*index] == ':') {
+        let before = chars[..colon].iter().rev().skip_while(|c| " \t\"'".contains(**c));
+        let name: String = before.take_while(|c| !"{}[],: \t\"'".contains(**c)).collect();
         // It was collected from its end.
-        if ["ssap", "dwp"].iter().any(|word| name.to_ascii_lowercase().contains(word)) {
-            shown[equals + 1..end].fill('*');
+        if is_secret(&name.chars().rev().collect::<String>()) {
+            shown[colon + 1..].fill('*');
         }
     }
     shown.into_iter().collect()
+}
+
+/// The text with stars in place of what may be a secret in a URL.
+fn without_passwords_of_urls(chars: &[char]) -> Vec<char> {
+    let mut shown = chars.to_vec();
+    let Some(scheme) = chars.windows(3).position(|three| three == [':', '/', '/']) else { return shown };
+    let is_colon = |index: &usize| {
+        chars[*index] == ':' || chars[*index..].iter().take(3).collect::<String>().eq_ignore_ascii_case("%3a")
+    };
+    if let Some(at) = chars.iter().rposition(|c| *c == '@')
+        && let Some(colon) = (scheme + 3..at).find(is_colon)
+    {
+        shown[colon + 1..at].fill('*');
+    }
+    let end_of =
+        |from: usize| (from..chars.len()).find(|index| "&, }\"'".contains(chars[*index])).unwrap_or(chars.len());
+    // A parameter, `password=…`: its name is what stands before the sign. Users have passwords behind a colon.
+    for equals in (scheme..chars.len()).filter(|index| chars[*index] == '=') {
+        let name: String = chars[..equals].iter().rev().take_while(|c| !"?&; ".contains(**c)).collect();
+        let name: String = name.chars().rev().collect();
+        if is_secret(&name) || name.to_ascii_lowercase().contains("user") {
+            shown[equals + 1..end_of(equals + 1)].fill('*');
+        }
+    }
+    // What stands behind the sign of a fragment means nothing to a server. One behind a blank begins a comment.
+    for sign in (scheme..chars.len()).filter(|index| chars[*index] == '#' && chars[index - 1] != ' ') {
+        shown[sign + 1..end_of(sign + 1)].fill('*');
+    }
+    shown
 }
 
 /// Each character stays one column wide, so that the caret points where it should; none may move a terminal's cursor.
@@ -240,12 +266,36 @@ mod tests {
             "mysql: \"mysql://db/rm?ssl-mode=required&PassWord=secret\"",
             "postgres: postgres://db/rm?sslpassword=secret, queries: 5",
             "  AWS_Access_Key_id: secret",
+            "release_manager: {postgres: 'postgres://blat@db/rm', password: 'secret, }x'}",
+            "release_manager: {postgres: 'postgres://blat@db/rm', \"passwd\" : secret}",
+            "s3: {bucket: b, aws_access_key_id: secret}",
+            "s3: {session_token: [secret]}",
+            "s3: {endpoint: 'https://s3.example.com/?X-Token=secret'}",
+            "mysql: mysql://db/rm?user=blat:secret",
+            "mysql: mysql:///rm#blat:secret",
+            "mysql: mysql://blat%3Asecret@db/rm",
         ] {
             for column in 1..line.len() {
                 assert!(!about(line, column, 3).to_string().contains("secret"), "{line}");
             }
         }
-        let harmless = "postgres: postgres://blat@db:5432/rm?sslmode=require";
-        assert!(about(harmless, 1, 1).to_string().contains(harmless));
+        for harmless in [
+            "postgres: postgres://blat@db:5432/rm?sslmode=require",
+            "release_manager: {postgres: 'postgres://blat@db/rm', password_file: /home/a/pw} # ours",
+            "  known_hosts: /a#b",
+        ] {
+            assert!(about(harmless, 1, 1).to_string().contains(harmless), "{harmless}");
+        }
+    }
+
+    #[test]
+    fn a_message_that_quotes_a_url_shows_no_password_either() {
+        let place = Place { line: 1, column: 1, length: 1 };
+        for text in ["https://s3.example.com/?secret=HEMLIG", "https://s3.example.com/#HEMLIG", "https://a:HEMLIG@b/c"]
+        {
+            let message = format!("\"{text}\" is not valid here");
+            let shown = Complaint::at("x.conf".into(), place, "", message, None).to_string();
+            assert!(!shown.contains("HEMLIG") && shown.contains("is not valid here"), "{shown}");
+        }
     }
 }

@@ -96,10 +96,16 @@ pub(crate) fn url(server: Server) -> impl Fn(&str) -> Result<String, Wrong> {
         if !server.schemes().contains(&url.scheme()) {
             return Err(wrong(format!("this URL is for \"{}\"", printable(url.scheme()))));
         }
-        let named = url.query_pairs().any(|(key, _)| key.contains("pass"));
-        if url.password().is_some() || named {
+        let named = url.query_pairs().any(|(key, _)| key.to_ascii_lowercase().contains("pass"));
+        // `blat%3APASSWORD@` is a name with a colon to the driver, and a password to whoever wrote it.
+        if url.password().is_some() || named || decoded(url.username()).contains(':') {
             let message = "a password must not stand in the configuration".to_owned();
             return Err(Wrong { message, expected: Some(server.elsewhere()) });
+        }
+        if url.fragment().is_some() {
+            return Err(wrong(
+                "this URL goes on behind a number sign; write one that belongs to a name as %23".to_owned(),
+            ));
         }
         for (key, value) in url.query_pairs() {
             let Some((_, values)) = server.parameters().iter().find(|(known, _)| *known == key) else {
@@ -246,17 +252,17 @@ fn decoded(host: &str) -> String {
     form_urlencoded::parse(plain.as_bytes()).next().map(|(name, _)| name.into_owned()).unwrap_or_default()
 }
 
+/// An IPv6 address has brackets in a URL, and nowhere else.
+fn bare(host: &str) -> String {
+    host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host).to_owned()
+}
+
 fn usual_socket(url: &Url) -> PathBuf {
     let port = url.port().map(|port| port.to_string()).or_else(|| variable("PGPORT")).unwrap_or_else(|| "5432".into());
     Path::new(USUAL_FOLDER).join(format!(".s.PGSQL.{port}"))
 }
 
 fn variable(name: &str) -> Option<String> {
-/// An IPv6 address has brackets in a URL, and nowhere else.
-fn bare(host: &str) -> String {
-    host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host).to_owned()
-}
-
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
@@ -281,15 +287,30 @@ mod tests {
             ("postgres://blat@db/rm?host=/run/pg&host=other", socket("/run/pg")),
             ("postgresql://%2Frun%2fpg/rm?host=other", socket("/run/pg")),
             ("mysql://127.0.0.1:3306/rm", tcp("127.0.0.1", false)),
+            ("postgres://blat@[::1]:5432/rm", tcp("::1", false)),
+            ("postgres:///rm?host=[fe80::1%25eth0]", tcp("fe80::1%eth0", false)),
+            ("mysql://blat@[2001:db8::1]/rm", tcp("2001:db8::1", false)),
             ("mysql://db/rm?ssl-mode=VERIFY_CA", tcp("db", false)),
             ("mysql://db/rm?ssl-mode=VERIFY_IDENTITY", tcp("db", true)),
             ("mariadb:///rm?socket=/run/mysqld/mysqld.sock", socket("/run/mysqld")),
         ] {
             assert_eq!(database(url).address(), address, "{url}");
         }
-            ("postgres://blat@[::1]:5432/rm", tcp("::1", false)),
-            ("postgres:///rm?host=[fe80::1%25eth0]", tcp("fe80::1%eth0", false)),
-            ("mysql://blat@[2001:db8::1]/rm", tcp("2001:db8::1", false)),
+    }
+
+    #[test]
+    fn what_may_hold_a_password_is_no_url_of_a_database() {
+        for text in [
+            "mysql://blat:PW@db/rm",
+            "mysql://blat%3APW@db/rm",
+            "mysql:///rm#blat:PW",
+            "mysql://db/rm?PassWord=PW",
+            "mysql://db/rm?user=blat:PW",
+        ] {
+            let wrong = url(Server::MySql)(text).expect_err(text);
+            assert!(!wrong.message.contains("PW"), "{}", wrong.message);
+        }
+        assert!(url(Server::MySql)("mysql://blat@db/rm").is_ok());
     }
 
     #[test]
