@@ -135,12 +135,12 @@ impl Document {
     fn syntax(&self, error: &serde_yaml::Error) -> Complaint {
         let error = error.without_snippet();
         let Some(location) = error.location() else {
-            return Complaint::whole(self.path.clone(), wording(error));
+            return Complaint::whole(self.path.clone(), wording(error, "config"));
         };
         let mut place = place(location, 1);
         // What is missing at the end of a file is told where its last line is.
         place.line = place.line.min(self.text.lines().count().max(1));
-        let mut message = wording(error);
+        let mut message = wording(error, "config");
         if let Error::DuplicateMappingKey { key: Some(key), .. } = error {
             place.length = key.chars().count().max(1);
         }
@@ -180,12 +180,14 @@ fn twin(key: &str) -> String {
 }
 
 /// What a parser error means to somebody who edits a config: the place is told by the complaint itself, and the parser's
-/// own words where they speak of its interface are replaced.
-fn wording(error: &Error) -> String {
+/// own words where they speak of its interface are replaced. `what` is the kind of file.
+pub(crate) fn wording(error: &Error, what: &str) -> String {
     match error {
         Error::DuplicateMappingKey { key: Some(key), .. } => twin(key),
-        Error::Budget { breach: BudgetBreach::Depth { .. }, .. } => format!("nested deeper than {DEEPEST} levels"),
-        Error::MultipleDocuments { .. } => "a second document begins here: a config is one document".to_owned(),
+        Error::DuplicateMappingKey { key: None, .. } => "a key is given twice".to_owned(),
+        Error::Budget { breach: BudgetBreach::Depth { .. }, .. } => format!("nested deeper than any {what} needs"),
+        Error::MultipleDocuments { .. } => format!("a second document begins here: a {what} is one document"),
+        Error::BinaryNotUtf8 { .. } => "a value with the tag !!binary is no text: write it as text".to_owned(),
         Error::NullIntoString { .. } => "a key without text: quote it where it is meant".to_owned(),
         Error::RecursiveReferencesRequireWeakTypes { .. } => "an alias inside of what it stands for".to_owned(),
         // The parser's list is open, and grows with its versions.
@@ -193,7 +195,7 @@ fn wording(error: &Error) -> String {
             let message = other.to_string();
             // A breach inside of an alias comes wrapped in the alias's own error.
             if message.contains("budget breached") {
-                return "far more values than any config needs, once its aliases are followed".to_owned();
+                return format!("far more values than any {what} needs, once its aliases are followed");
             }
             let end = message.find(" at line ").or_else(|| message.find(" at byte ")).unwrap_or(message.len());
             printable(message[..end].trim_end_matches([':', ' ', ',']))

@@ -9,6 +9,7 @@ use blat_domain::text::{printable, unmarked};
 use serde::Deserialize;
 use serde_yaml::Options;
 
+use crate::document::wording;
 use loose::{Entry, Loose, Many, Scalar, given};
 
 /// The most values that a file may hold, once its aliases are followed.
@@ -60,8 +61,15 @@ pub fn parse(text: &str) -> Result<Catalog, String> {
     }
     let text = unmarked(text);
     let file: File<loose::Yaml> =
-        serde_yaml::from_str_with_options(text, options).map_err(|error| printable(&error.to_string()))?;
+        serde_yaml::from_str_with_options(text, options).map_err(|error: serde_yaml::Error| said(&error))?;
     Ok(Reading { text, catalog: Catalog::default() }.read(file))
+}
+
+/// What is wrong with the text, and where, in words that say nothing of the library that reads it.
+fn said(error: &serde_yaml::Error) -> String {
+    let error = error.without_snippet();
+    let place = error.location().map(|at| format!(" at line {}, column {}", at.line(), at.column()));
+    wording(error, "file of releases") + &place.unwrap_or_default()
 }
 
 /// Reads a catalog from JSON bytes of the same form. Half of a JSON text is no JSON text, so a torn one is never taken for
@@ -225,7 +233,15 @@ mod tests {
     fn what_is_not_of_the_form_says_where() {
         for text in ["projects: 5", "projects:\n  - nam: x\n", "project: []", "projects:\n - {name: a, name: b}"] {
             let error = parse(text).expect_err(text);
-            assert!(error.contains("line"), "{error}");
+            assert!(error.contains(" at line "), "{error}");
+        }
+        for (text, words) in [
+            ("projects: []\nprojects: []", "the key projects is given twice at line 2, column 1"),
+            ("projects: []\n---\nprojects: []", "a second document begins here: a file of releases is one document"),
+            ("projects:\n - {name: !!binary /w==}", "is no text: write it as text"),
+        ] {
+            let error = parse(text).expect_err(text);
+            assert!(error.contains(words) && !error.contains("Options") && !error.contains("from_str"), "{error}");
         }
     }
 

@@ -20,7 +20,7 @@ pub fn printable(text: &str) -> String {
 pub fn escaped(text: &str) -> String {
     text.chars()
         .flat_map(|c| {
-            let escape = is_unseen(c);
+            let escape = is_unseen(c) || is_other_blank(c);
             let plain = (!escape).then_some(c);
             plain.into_iter().chain(escape.then(|| c.escape_default()).into_iter().flatten())
         })
@@ -47,6 +47,11 @@ fn is_unseen(c: char) -> bool {
             | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}'
             | '\u{fff0}'..='\u{fffb}' | '\u{110bd}' | '\u{110cd}' | '\u{13430}'..='\u{1343f}' | '\u{1bca0}'..='\u{1bca3}'
             | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
+}
+
+/// Blanks that look like the usual one and are another character; the ideographic one shows as what it is.
+fn is_other_blank(c: char) -> bool {
+    c.is_whitespace() && !matches!(c, ' ' | '\u{3000}')
 }
 
 /// `text` without the byte order mark that some editors put before it, to say how it is written.
@@ -123,9 +128,15 @@ mod tests {
             assert_eq!(printable(&text), format!("Per\\u{{{number:x}}}th"));
             assert!(escaped(&text).is_ascii() && hides_something(&text));
         }
-        for plain in ["Perth 7.1 – straße", "東京 ・ ленинград", "a\u{301}\u{a0}b", ""] {
+        for plain in ["Perth 7.1 – straße", "東京 ・ ленинград", "a\u{301}b", "東京\u{3000}1", ""] {
             assert!(escaped(plain) == plain && !hides_something(plain), "{plain}");
         }
+    }
+
+    #[test]
+    fn a_blank_that_is_not_the_usual_one_is_told_from_it() {
+        assert_eq!(printable("Perth\u{a0}7.1\u{2003}a\u{202f}"), "Perth\\u{a0}7.1\\u{2003}a\\u{202f}");
+        assert!(!hides_something("Perth\u{a0}7.1"), "it may stand in a name");
     }
 
     #[test]

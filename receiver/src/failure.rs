@@ -52,6 +52,9 @@ fn better_advice(error: &io::Error) -> Option<&'static str> {
         io::ErrorKind::InvalidFilename => {
             return Some("the file system there takes no name that long; choose a shorter one");
         }
+        io::ErrorKind::ReadOnlyFilesystem => {
+            return Some("the file system there is mounted read-only; mount it for writing, or repair it");
+        }
         _ if Errno::from_io_error(error) == Some(Errno::MFILE) => Limit::OpenFiles,
         _ => return None,
     };
@@ -118,6 +121,7 @@ mod tests {
             (Errno::NOMEM, "io", "(ulimit -v, or what the host has); raise that limit"),
             (Errno::DQUOT, "space", "the disk quota of the target's account is used up; make space in it, or raise it"),
             (Errno::NAMETOOLONG, "io", "; the file system there takes no name that long; choose a shorter one"),
+            (Errno::ROFS, "io", "; the file system there is mounted read-only; mount it for writing, or repair it"),
             (Errno::NOSPC, "space", "check owners, modes and space there"),
             (Errno::ACCESS, "io", "check owners, modes and space there"),
         ] {
