@@ -201,8 +201,8 @@ real_file() {
 enter_archive() {
     case $1 in
     '') bad_usage "--archive DIR is missing" ;;
-    /*) archive=$1 ;;
-    *) archive=./$1 ;;
+    /*) archive=$1 from= ;;
+    *) archive=./$1 from=$(pwd -P)/ ;;
     esac
     [ -d "$archive" ] ||
         fail 1 "entering the archive $1 failed: there is no such directory; create it or mount it, for no script makes it"
@@ -213,6 +213,13 @@ enter_archive() {
         walk_to_archive
         expect_own_archive
     fi
+}
+
+# expect_in_place: the archive's path still leads to where we work. Something may have been mounted or renamed since, and what comes in its place has
+# nothing of what is published here.
+expect_in_place() {
+    said=$(stat -L -c %d:%i . "$from$archive" 2>/dev/null) && [ "${said%"$line_end"*}" = "${said#*"$line_end"}" ] ||
+        fail 1 "entering the archive $archive again failed: another directory is there since this began, or none; it is served next time"
 }
 
 not_entered() {

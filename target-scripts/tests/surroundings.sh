@@ -178,6 +178,30 @@ check_names() {
     fresh
 }
 
+# Something takes the archive's place while a package comes: nothing is published in the one that is elsewhere now, and nothing is answered.
+check_exchanged() {
+    for when in flush verify; do
+        fresh
+        receive "$work/even"
+        case $when in
+        flush) wrap sync '[ -e "$BLAT_TEST/exchanged" ] || { mv "'"$arch"'" "'"$arch"'.old"; mkdir "'"$arch"'"; : >"$BLAT_TEST/exchanged"; }; exec "$real" "$@"' ;;
+        verify) wrap sha256sum '[ -e "$BLAT_TEST/exchanged" ] || { mv "'"$arch"'" "'"$arch"'.old"; : >"$BLAT_TEST/exchanged"; }; exec "$real" "$@"' ;;
+        esac
+        receive "$work/odd"
+        check "an archive that is exchanged meanwhile is left: $when" ended 1 'entering the archive .* again failed: another directory is there since this began, or none'
+        check 'with nothing published' [ ! -e "$arch.old/odd" ]
+        unwrap
+        chmod -R u+rwx "$arch.old"
+        rm -rf "$arch.old" "$work/exchanged"
+    done
+    (cd "$work" && mkdir -p relative/arch && arch=relative/arch && receive "$work/even")
+    check 'a relative path leads there again' grep -qx 'published even 2.0~rc1+x' "$work/out"
+    chmod -R u+rwx "$work/relative"
+    rm -rf "$work/relative"
+    mkdir -p "$arch"
+    fresh
+}
+
 # Faults that show only where a stranger is quick. A shell goes by the archive's path again where `cd` is told a relative one without -P, and where it says where
 # it is; `echo` carries out what backslashes say in a text of somebody else's.
 check_words() {
@@ -185,7 +209,7 @@ check_words() {
     # shellcheck disable=SC2086 # to be split
     check 'no script changes its directory by the path of the one before' [ -z "$(grep -nE 'cd ["$.]' $scripts)" ]
     # shellcheck disable=SC2086
-    check 'nor asks the shell where it is, but to say so' [ -z "$(grep -nE 'pwd -P' $scripts | grep -v -e not_entered -e 'readlink "/proc/')" ]
+    check 'nor asks the shell where it is, but to say so' [ -z "$(grep -nE 'pwd -P' $scripts | grep -v -e not_entered -e 'readlink "/proc/' -e ' from=')" ]
     # shellcheck disable=SC2086
     check 'nor echoes what others wrote' [ -z "$(grep -nE 'echo "[^"]*\$\{?(why|part|now|said|rest|record|to|entry)\b' $scripts)" ]
 }
@@ -273,6 +297,7 @@ line" "$work/\$(touch x)'\"*"; do
     check_folding
     check_words
     check_names
+    check_exchanged
     check_way
 
     bare flock

@@ -180,7 +180,8 @@ impl Lab {
         self.dir.join("local/bin")
     }
 
-    /// Writes the config of a target on this machine, without ssh: that of a working target, changed by `extra`. Its archive becomes the master's.
+    /// Writes the config of a target on this machine, without ssh: that of a working target, changed by `extra`. Its archive becomes the master's, and the
+    /// folder that the archive lies in becomes root's, where root runs this: scripts serve no archive in a folder of anybody else's.
     pub fn local_config(&self, target: &str, extra: &str) {
         const WAY: [&str; 5] = ["host:", "port:", "user:", "identity:", "known_hosts:"];
         let given = extra.lines().any(|line| line.starts_with("bin:"));
@@ -190,6 +191,9 @@ impl Lab {
         self.raw_config(target, &kept.join("\n"));
         fs::create_dir_all(self.local_bin()).expect("a scratch folder");
         [self.target_archive(), self.local_bin()].iter().for_each(|folder| Account::Master.own(folder));
+        if accounts::is_root() {
+            std::os::unix::fs::chown(self.dir.join("sshd/home"), Some(0), None).expect("root may");
+        }
     }
 
     /// Waits until something of a package lies in the target's stage.

@@ -262,6 +262,7 @@ fn the_source_itself_as_a_target_is_refused_and_nothing_is_touched() {
             own += &format!("\nsource: {}", inner(&lab));
         }
         if extra.contains("local") {
+            Account::Master.own(&lab.source());
             own += &format!("\n{}", bin(&lab));
         }
         let text = lab.config_text(&own);
