@@ -174,7 +174,8 @@ impl Workplace {
             tracing::warn!(
                 %target_name,
                 "the archive {archive} belonged to this target; now it holds no packages, and its record is gone; the record is written anew and \
-                 everything is sent again: check that the archive's disk is mounted and is the right one"
+                 everything is sent again: check that {}",
+                place_to_check(&self.settings)
             );
         } else {
             tracing::warn!(
@@ -306,6 +307,16 @@ fn place(settings: &Settings) -> String {
         }
         Transport::Local => format!("local {archive}"),
         Transport::S3(s3) => format!("s3 {} {} {}", s3.endpoint.as_deref().unwrap_or("-"), s3.bucket, s3.prefix),
+    }
+}
+
+/// What to look at where an archive is empty all at once.
+fn place_to_check(settings: &Settings) -> &'static str {
+    match settings.transport {
+        Transport::Openssh(_) | Transport::Libssh2(_) | Transport::Local => {
+            "the archive's disk is mounted and is the right one"
+        }
+        Transport::S3(_) => "the bucket and its prefix are the right ones",
     }
 }
 

@@ -355,6 +355,27 @@ mod tests {
     }
 
     #[test]
+    fn a_package_with_an_archive_in_it_is_refused() {
+        let scratch = Scratch::new();
+        let package = scratch.package("odd@1");
+        let below = |path: &str| scratch.directory.path().join("odd/1").join(path);
+        for fine in ["x.dpkg_archive/archive", ".dpkg_archive/archives", "archive"] {
+            fs::create_dir_all(below(fine).parent().expect("a folder")).expect("a folder");
+            fs::write(below(fine), "").expect("a file");
+        }
+        assert!(matches!(scratch.look(&package, 0), Source::Ready { .. }));
+        for record in [".dpkg_archive/archive", "deep/er/.dpkg_archive/archive"] {
+            fs::create_dir_all(below(record)).expect("a folder");
+            let held = scratch.look(&package, 0);
+            assert!(
+                matches!(&held, Source::Held(Hold::Unusable { why }) if why.contains(record) && why.contains("remove the")),
+                "{held:?}"
+            );
+            fs::remove_dir(below(record)).expect("a folder");
+        }
+    }
+
+    #[test]
     fn what_was_measured_is_known_under_other_settings_of_the_same_place_only() {
         let scratch = Scratch::new();
         let package = scratch.package("core@1");

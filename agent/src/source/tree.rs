@@ -30,6 +30,9 @@ impl Tree {
         for node in root.walk(Order::Name) {
             let node = node?;
             note(&mut print, &node);
+            if is_record(&node.path) {
+                return Err(SourceError::Record(root.shown(&node.path)));
+            }
             size.entries += u64::from(!node.path.is_empty());
             match node.stat.kind() {
                 FileType::RegularFile => {
@@ -69,6 +72,11 @@ pub(crate) enum Links {
     Kept,
     /// Each name gets the bytes, as in a ZIP.
     Copied,
+}
+
+/// Whether a target would take the directory that this path leads through for an archive in the package.
+fn is_record(path: &[u8]) -> bool {
+    path.strip_suffix(b".dpkg_archive/archive").is_some_and(|above| above.is_empty() || above.ends_with(b"/"))
 }
 
 /// Adds all that tells an entry from any other state of itself.

@@ -59,6 +59,11 @@ pub(crate) enum SourceError {
     /// A pipe, a socket or a device.
     #[error("{0} is neither file, directory nor symbolic link; remove it from the package")]
     Odd(String),
+    /// What an archive says whose it is by.
+    #[error(
+        "{0} is the record of an archive, and no target would ever delete a package with that in it; remove the .dpkg_archive that it lies in"
+    )]
+    Record(String),
     /// A package's directory, or the one that holds its versions, is something else.
     #[error("{0} is not a directory, and only a version may be a link; replace it by a directory")]
     NoDirectory(String),
