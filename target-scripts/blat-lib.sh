@@ -32,6 +32,7 @@ file_limit=$(ulimit -f 2>/dev/null)
 verb=${0##*/}
 usage= # a verb's own arguments, for its complaints
 house=.dpkg_archive
+house_in_capitals=.DPKG_ARCHIVE
 # Seconds to wait for whoever publishes at the moment.
 lock_wait=60
 # The most directories above the archive that are looked at: no path leads deeper.
@@ -258,7 +259,7 @@ is_ours_alone() {
 
 # walk_to_archive: part by part, where a part is a link or a group may write. Who owns a folder on the way could put another one in the place of the next one
 # at any instant, or a link to wherever else this account may write, and all here goes by paths. So each folder has to be root's or ours, what is entered has to
-# lie in the one before, and links are followed by us. The number 65534 is what file servers and user namespaces show of those whom they do not know.
+# lie in the one before, and links are followed by us.
 walk_to_archive() {
     ahead=$archive/
     links=0
@@ -290,12 +291,18 @@ walk_to_archive() {
     done
 }
 
-# expect_safe_folder OWNER MODE: of the working directory. In a sticky one others exchange nothing but what is theirs.
-expect_safe_folder() {
+# is_own OWNER: root's or ours. The number 65534 is what file servers and user namespaces show of those whom they do not know.
+is_own() {
     case $1 in
     0 | "$self" | 65534) ;;
-    *) not_entered "a folder on the way belongs to user $1, neither root nor this account, who can exchange what lies in it: $(pwd -P); $remedy" ;;
+    *) return 1 ;;
     esac
+}
+
+# expect_safe_folder OWNER MODE: of the working directory. In a sticky one others exchange nothing but what is theirs.
+expect_safe_folder() {
+    is_own "$1" ||
+        not_entered "a folder on the way belongs to user $1, neither root nor this account, who can exchange what lies in it: $(pwd -P); $remedy"
     case $2 in
     d*[tT]) ;;
     ????????w*) not_entered "everybody may write a folder on the way, and exchange what lies in it: $(pwd -P); $remedy" ;;
@@ -306,19 +313,13 @@ expect_safe_folder() {
 # elsewhere, for all here goes by paths.
 expect_own_archive() {
     holder=$(stat -c %u . 2>/dev/null)
-    case $holder in
-    0 | "$self" | 65534) ;;
-    *) not_entered "it belongs to the account $holder, neither root nor this account; make it belong to one of the two" ;;
-    esac
+    is_own "$holder" || not_entered "it belongs to the account $holder, neither root nor this account; make it belong to one of the two"
 }
 
 # follow MODE OWNER: puts what the link `$part` says before `$ahead`. It counts only where root or this account made it, and not in a sticky folder: there a
 # name that is free, or a stranger's, is theirs to give to a link of ours that a package brought.
 follow() {
-    case $2 in
-    0 | "$self" | 65534) ;;
-    *) not_entered "a link on the way belongs to user $2, neither root nor this account: $(pwd -P)/$part; $remedy" ;;
-    esac
+    is_own "$2" || not_entered "a link on the way belongs to user $2, neither root nor this account: $(pwd -P)/$part; $remedy"
     case $1 in
     ????????w*) not_entered "a link on the way lies in a folder that everybody may write: $(pwd -P)/$part; $remedy" ;;
     esac
@@ -361,8 +362,7 @@ furnish() {
         -exec chmod go-rwx {} + 2>/dev/null
     # Whether the file system takes names for one that differ in upper and lower case alone.
     folding=
-    upper=$(echo "$house" | tr '[:lower:]' '[:upper:]')
-    [ ! -d "$upper" ] || [ "$(stat -c %d:%i "$upper")" != "$(stat -c %d:%i "$house")" ] || folding=yes
+    [ ! -d "$house_in_capitals" ] || [ "$(stat -c %d:%i "$house_in_capitals")" != "$(stat -c %d:%i "$house")" ] || folding=yes
 }
 
 # is_misled NAME FOLDER: NAME leads to what has another name there, so what is sent would be listed by that one. `$why` says so.

@@ -229,8 +229,8 @@ impl LastingMemory {
         others.next().map(|(place, record)| (place.clone(), record))
     }
 
-    /// The archive at this place, which is the directory of this inode, has this record. `begins`: and what tags brought to it until now, up to this visit, is not known; what was held
-    /// back until now is nothing that anybody may confirm.
+    /// The archive at this place, which is the directory of this inode, has this record. `begins`: and what tags brought to it until now, up to
+    /// this visit, is not known; what was held back until now is nothing that anybody may confirm.
     pub(crate) fn note_archive(&self, place: &str, directory: Option<u64>, record: &Record, begins: Option<&Found>) {
         let noted = self.change(|kept| {
             if let Some(visit) = begins {

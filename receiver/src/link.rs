@@ -7,7 +7,7 @@ use blat_domain::name::{PackageId, Version};
 use rustix::fs::FileType;
 
 use crate::archive::dir::kind;
-use crate::archive::spelling::taken_by_another;
+use crate::archive::spelling::Spelling;
 use crate::archive::{Archive, DESCPKG, mark_name};
 use crate::failure::{Failure, is_full};
 use crate::scratch::{Scratch, flush};
@@ -23,9 +23,10 @@ pub(crate) fn link(
     scratch.note_batch(archive, links.iter().map(|(package, _)| package))?;
     // Without marks there are none to take away.
     let aged = scratch.rooms.house.open("aged").ok();
+    let spelling = Spelling::of(archive);
     let lines = locks::publishing(archive, &scratch.rooms, || -> Vec<String> {
         let put = |(package, to): &(PackageId, Version)| {
-            let line = put_link(archive, &scratch, owner, (package, to));
+            let line = put_link(archive, &scratch, &spelling, owner, (package, to));
             // Somebody wants it, as with a package.
             let _ = aged.as_ref().map(|aged| aged.unlink(mark_name(package)));
             line
@@ -36,10 +37,16 @@ pub(crate) fn link(
     Ok((lines, scratch))
 }
 
-fn put_link(archive: &Archive, scratch: &Scratch, owner: Option<&str>, link: (&PackageId, &Version)) -> String {
+fn put_link(
+    archive: &Archive,
+    scratch: &Scratch,
+    spelling: &Spelling,
+    owner: Option<&str>,
+    link: (&PackageId, &Version),
+) -> String {
     let (package, _) = link;
     let PackageId { name, version } = package;
-    decide(archive, scratch, owner, link).unwrap_or_else(|error| {
+    decide(archive, scratch, spelling, owner, link).unwrap_or_else(|error| {
         let class = if is_full(&error) { "space" } else { "io" };
         format!(
             "failed {name} {version} {class} making the link failed: {error}; check owners, modes and space there\n"
@@ -50,6 +57,7 @@ fn put_link(archive: &Archive, scratch: &Scratch, owner: Option<&str>, link: (&P
 fn decide(
     archive: &Archive,
     scratch: &Scratch,
+    spelling: &Spelling,
     owner: Option<&str>,
     (package, to): (&PackageId, &Version),
 ) -> io::Result<String> {
@@ -64,11 +72,9 @@ fn decide(
     };
     let absent = || failed("absent", &format!("{to}, which it shall address, is not there; send that first"));
     let Some(of_name) = of_name else { return absent() };
-    if archive.folds_case()? {
-        for (dir, name) in [(&archive.root, name.as_str()), (&of_name, to.as_str()), (&of_name, version.as_str())] {
-            if let Some(why) = taken_by_another(dir, name)? {
-                return failed("conflict", &why);
-            }
+    for (dir, name) in [(&archive.root, name.as_str()), (&of_name, to.as_str()), (&of_name, version.as_str())] {
+        if let Some(why) = spelling.misleads(dir, name)? {
+            return failed("conflict", &why);
         }
     }
     match of_name.stat_as_readers_do(format!("{to}/{DESCPKG}"))? {

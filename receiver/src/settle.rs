@@ -8,7 +8,7 @@ use blat_domain::tree as tree_file;
 use rustix::fs::FileType;
 
 use crate::archive::dir::{Dir, kind};
-use crate::archive::spelling::taken_by_another;
+use crate::archive::spelling::Spelling;
 use crate::archive::{Archive, DESCPKG, Rooms, mark_name, tree};
 use crate::failure::is_full;
 use crate::inbox::Inbox;
@@ -25,8 +25,7 @@ pub(crate) struct Settling<'a> {
     owner: Option<&'a str>,
     inbox: &'a Inbox,
     aged: Option<Dir>,
-    /// Whether the file system takes names for one that differ in the case of letters alone.
-    folds_case: bool,
+    spelling: Spelling,
     /// Directories whose names changed, or may have been changed by somebody who died before he made that durable.
     changed: Vec<Dir>,
     /// Whether names of packages may have changed too.
@@ -47,9 +46,8 @@ impl<'a> Settling<'a> {
     pub(crate) fn new(archive: &'a Archive, rooms: &'a Rooms, owner: Option<&'a str>, inbox: &'a Inbox) -> Self {
         // Without marks there are none to take away.
         let aged = rooms.house.open("aged").ok();
-        // Where that cannot be told, it shows when packages are looked at.
-        let folds_case = archive.folds_case().unwrap_or(true);
-        Self { archive, rooms, owner, inbox, aged, folds_case, changed: Vec::new(), has_new_names: false }
+        let spelling = Spelling::of(archive);
+        Self { archive, rooms, owner, inbox, aged, spelling, changed: Vec::new(), has_new_names: false }
     }
 
     /// Directories that have to be made durable before anything is answered.
@@ -90,12 +88,12 @@ impl<'a> Settling<'a> {
             }
             Some(_) | None => {}
         }
-        if let Some(why) = self.misled(&self.archive.root, name.as_str())? {
+        if let Some(why) = self.spelling.misleads(&self.archive.root, name.as_str())? {
             return failed("conflict", &why);
         }
         let (of_name, is_new) = self.archive.root.ensure(name.as_str())?;
         self.has_new_names |= is_new;
-        if let Some(why) = self.misled(&of_name, version.as_str())? {
+        if let Some(why) = self.spelling.misleads(&of_name, version.as_str())? {
             return failed("conflict", &why);
         }
         match self.look(&of_name, whole)? {
@@ -139,11 +137,6 @@ impl<'a> Settling<'a> {
                 }
             },
         }
-    }
-
-    /// Why a name would lead to another one's place.
-    fn misled(&self, dir: &Dir, name: &str) -> io::Result<Option<String>> {
-        if self.folds_case { taken_by_another(dir, name) } else { Ok(None) }
     }
 
     fn look(&self, of_name: &Dir, whole: &Whole) -> io::Result<There> {

@@ -7,17 +7,31 @@ use blat_domain::text::printable;
 use super::dir::Dir;
 use super::{Archive, HOUSE};
 
-impl Archive {
-    /// Whether this archive's file system takes names for one that differ in the case of letters alone.
-    pub(crate) fn folds_case(&self) -> io::Result<bool> {
-        let house = self.root.stat(HOUSE)?;
-        let upper = self.root.stat(HOUSE.to_ascii_uppercase())?;
-        Ok(house.zip(upper).is_some_and(|(a, b)| (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino)))
+/// How an archive's file system takes names.
+pub(crate) struct Spelling {
+    /// It takes names for one that differ in the case of letters alone.
+    folds_case: bool,
+}
+
+impl Spelling {
+    /// Where it cannot be told, each name is looked at.
+    pub(crate) fn of(archive: &Archive) -> Self {
+        Self { folds_case: folds_case(archive).unwrap_or(true) }
+    }
+
+    /// Why a name in a directory is not to be used, where it leads to something that has another one.
+    pub(crate) fn misleads(&self, dir: &Dir, name: &str) -> io::Result<Option<String>> {
+        if self.folds_case { taken_by_another(dir, name) } else { Ok(None) }
     }
 }
 
-/// Why a name in a directory is not to be used, where it leads to something that has another one.
-pub(crate) fn taken_by_another(dir: &Dir, name: &str) -> io::Result<Option<String>> {
+fn folds_case(archive: &Archive) -> io::Result<bool> {
+    let house = archive.root.stat(HOUSE)?;
+    let upper = archive.root.stat(HOUSE.to_ascii_uppercase())?;
+    Ok(house.zip(upper).is_some_and(|(a, b)| (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino)))
+}
+
+fn taken_by_another(dir: &Dir, name: &str) -> io::Result<Option<String>> {
     if dir.stat(name)?.is_none() {
         return Ok(None);
     }
@@ -49,7 +63,7 @@ mod tests {
         fs::create_dir(scratch.path().join(HOUSE)).expect("a directory");
         fs::create_dir(scratch.path().join("Core")).expect("a directory");
         let archive = Archive::open(scratch.path()).expect("an archive");
-        assert!(!archive.folds_case().expect("a look"), "tests run where case counts");
+        assert!(!folds_case(&archive).expect("a look"), "tests run where case counts");
         for fine in ["Core", "core", HOUSE, "none"] {
             assert_eq!(taken_by_another(&archive.root, fine).expect("a look"), None, "{fine}");
         }
@@ -58,6 +72,6 @@ mod tests {
         assert!(why.starts_with("the file system there takes .. for another name"), "{why}");
         // Two directories are no sign of such a file system.
         fs::create_dir(scratch.path().join(HOUSE.to_ascii_uppercase())).expect("a directory");
-        assert!(!archive.folds_case().expect("a look"));
+        assert!(!folds_case(&archive).expect("a look"));
     }
 }
