@@ -185,7 +185,10 @@ pub(crate) fn wording(error: &Error, what: &str) -> String {
     match error {
         Error::DuplicateMappingKey { key: Some(key), .. } => twin(key),
         Error::DuplicateMappingKey { key: None, .. } => "a key is given twice".to_owned(),
-        Error::Budget { breach: BudgetBreach::Depth { .. }, .. } => format!("nested deeper than any {what} needs"),
+        // The depth is that of the first level too many.
+        Error::Budget { breach: BudgetBreach::Depth { depth }, .. } => {
+            format!("nested deeper than {} levels", depth.saturating_sub(1))
+        }
         Error::MultipleDocuments { .. } => format!("a second document begins here: a {what} is one document"),
         Error::BinaryNotUtf8 { .. } => "a value with the tag !!binary is no text: write it as text".to_owned(),
         Error::NullIntoString { .. } => "a key without text: quote it where it is meant".to_owned(),
