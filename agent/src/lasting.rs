@@ -145,6 +145,12 @@ struct SeenRecord {
     directory: Option<u64>,
 }
 
+impl Kept {
+    fn archive_at(&self, place: &str) -> Option<&SeenRecord> {
+        self.archives.iter().rev().find(|seen| seen.place == place)
+    }
+}
+
 /// What a former version kept of it in `state/TARGET/memory.json`.
 #[derive(Default, Deserialize)]
 #[serde(default)]
@@ -203,8 +209,7 @@ impl LastingMemory {
     /// Why nobody knows it.
     pub(crate) fn archive(&self, place: &str) -> Result<Option<Record>, String> {
         let now = self.lock();
-        let seen = now.kept.archives.iter().rev().find(|seen| seen.place == place);
-        match (seen, &now.trouble) {
+        match (now.kept.archive_at(place), &now.trouble) {
             (None, Some(Trouble::Unreadable(why))) => Err(why.clone()),
             (seen, _) => Ok(seen.and_then(|seen| Record::parse(&seen.record))),
         }
@@ -212,7 +217,7 @@ impl LastingMemory {
 
     /// The inode of the directory that the archive at this place was when its record was seen last, as far as that is known.
     pub(crate) fn directory(&self, place: &str) -> Option<u64> {
-        self.lock().kept.archives.iter().rev().find(|seen| seen.place == place)?.directory
+        self.lock().kept.archive_at(place)?.directory
     }
 
     /// Whether an archive with this record was seen at any place.
