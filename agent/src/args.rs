@@ -6,13 +6,13 @@ use std::path::PathBuf;
 use blat_domain::name::{PackageId, TargetName};
 use clap::{ArgGroup, Parser};
 
-use crate::target::far_end;
+use crate::targets::host::remote;
 
 /// Keeps one target's package archive filled.
 ///
 /// The master (blatd) starts one agent for every config/TARGET.conf. By hand, --once does one sync in the foreground.
 #[derive(Debug, Parser)]
-#[command(name = "blat-agent", version, long_version = far_end::long_version(), max_term_width = 100)]
+#[command(name = "blat-agent", version, long_version = remote::long_version(), max_term_width = 100)]
 #[command(group = ArgGroup::new("mode")
     .args(["once", "plan", "why", "verify", "adopt", "supervised", "create_database", "enrol", "check", "shell"]))]
 pub(crate) struct Args {

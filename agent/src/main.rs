@@ -3,34 +3,19 @@
 //! One loop waits for events, a pure [`session`] decides, and workers perform. Only [`sync`] writes through a target.
 
 mod args;
-mod bars;
-mod check;
-mod company;
+mod commands;
 mod daemon;
-mod enrol;
-mod history;
-mod lasting;
-mod memory;
-mod moments;
-mod orders;
-mod outcome;
-mod ownership;
-mod progress;
-mod recheck;
-mod release;
-mod rival;
-mod scratch;
+mod flow;
+mod model;
+mod packing;
+mod releases;
 mod session;
-mod shell;
 mod source;
+mod state;
 mod sync;
-mod tags;
-mod target;
-mod unanswered;
-mod upkeep;
-mod verify;
-mod watching;
-mod workplace;
+mod targets;
+mod transport;
+mod ui;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -46,7 +31,7 @@ use rustix::process::Signal;
 
 use args::Args;
 use sync::Synced;
-use workplace::Workplace;
+use sync::context::SyncContext;
 
 /// A sync that left something undone, or anything else that failed.
 const FAILED: u8 = 1;
@@ -75,21 +60,21 @@ fn main() -> ExitCode {
         say(format_args!("blat-agent: cannot start: {error}"));
         return ExitCode::from(FAILED);
     }
-    if let Some(code) = target::transport::tied::become_other(std::env::args_os()) {
+    if let Some(code) = transport::tied::become_other(std::env::args_os()) {
         return code;
     }
-    if let Some(code) = target::transport::libssh2::speak_instead(std::env::args_os()) {
+    if let Some(code) = transport::libssh2::speak_instead(std::env::args_os()) {
         return code;
     }
-    if let Some(code) = release::read_instead(std::env::args_os()) {
+    if let Some(code) = crate::releases::read_instead(std::env::args_os()) {
         return code;
     }
-    if let Some(code) = release::keep_instead(std::env::args_os()) {
+    if let Some(code) = crate::releases::keep_instead(std::env::args_os()) {
         return code;
     }
     let args = Args::parse();
     if let Some(parent) = args.with_parent
-        && let Err(error) = target::transport::tied::end_with(parent, Signal::TERM)
+        && let Err(error) = transport::tied::end_with(parent, Signal::TERM)
     {
         say(format_args!("blat-agent: cannot start for process {parent}: {error}; nothing was done"));
         return ExitCode::from(FAILED);
@@ -103,7 +88,7 @@ fn main() -> ExitCode {
         return ExitCode::from(FAILED);
     }
     // One thread for the loop; work that takes a processor has threads of its own.
-    moments::begin();
+    crate::flow::idle_timer::begin();
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let built =
         surroundings::expect_threads().and_then(|()| runtime.enable_all().thread_keep_alive(WORKER_STAYS).build());
@@ -156,7 +141,7 @@ impl std::io::Write for ForPeople {
 
 async fn run(args: Args) -> Result<(), Failure> {
     if let Some(path) = &args.create_database {
-        return Ok(release::create_database(path).await.map_err(|why| anyhow!(why))?);
+        return Ok(crate::releases::create_database(path).await.map_err(|why| anyhow!(why))?);
     }
     let home = Home::locate(args.home.as_deref()).context("cannot find the home tree")?;
     let target = args.target.context("--target is missing: say which target to serve")?;
@@ -164,11 +149,11 @@ async fn run(args: Args) -> Result<(), Failure> {
     let settings = load(&home, &target)?;
     if args.enrol {
         let Args { fingerprints, password_file, cron, restrict, .. } = args;
-        let wishes = enrol::Wishes { fingerprints, password_file, cron, restrict };
-        return Ok(enrol::run(&home, &settings, &wishes).await?);
+        let wishes = crate::commands::enrol::Wishes { fingerprints, password_file, cron, restrict };
+        return Ok(crate::commands::enrol::run(&home, &settings, &wishes).await?);
     }
     if args.shell {
-        return Ok(shell::become_ssh(&settings, &args.command).map(|never| match never {})?);
+        return Ok(crate::commands::shell::become_ssh(&settings, &args.command).map(|never| match never {})?);
     }
     let owner = owner(&home, &target)?;
     if args.check {
@@ -214,7 +199,7 @@ fn load(home: &Home, target: &TargetName) -> Result<Settings, Failure> {
 
 /// What the master does for its agents: of two targets with one archive the later one is not served.
 fn refuse_rivals(home: &Home, settings: &Settings) -> Result<(), Failure> {
-    rival::find(home, settings).map_or(Ok(()), |why| Err(Failure(BAD_CONFIG, anyhow!(why))))
+    crate::sync::rival::find(home, settings).map_or(Ok(()), |why| Err(Failure(BAD_CONFIG, anyhow!(why))))
 }
 
 /// One sync in the foreground.
@@ -222,33 +207,33 @@ async fn once(home: &Home, settings: Settings, owner: Owner, allow_delete: bool)
     warn_on_stderr();
     let _lock = daemon::lock(home, &settings.name)?;
     refuse_rivals(home, &settings)?;
-    let workplace = Workplace::new(home, settings, owner);
-    let confirmed = allow_delete.then(|| workplace.lasting.held_back());
-    let bars = bars::Bars::new(workplace.progress.clone());
-    let (report, problem) = match bars.during(workplace.sync(confirmed)).await {
+    let context = SyncContext::new(home, settings, owner);
+    let confirmed = allow_delete.then(|| context.lasting.held_back());
+    let bars = crate::ui::bars::Bars::new(context.progress.clone());
+    let (report, problem) = match bars.during(context.sync(confirmed)).await {
         Synced::Ended(report, problem) => (report, problem),
         Synced::Superseded => {
-            let name = &workplace.settings.name;
+            let name = &context.settings.name;
             return Err(Failure(
                 BUSY,
                 anyhow!("{name}: the config changed during the sync, which ended early; run it again"),
             ));
         }
     };
-    println!("{}", bars::summary(&report));
+    println!("{}", crate::ui::bars::summary(&report));
     report.held_packages.iter().for_each(|held| println!("    held: {}: {}", held.package, escaped(&held.why)));
     match problem {
         None => Ok(()),
         Some(problem) => {
             let about = problem.package.map(|package| format!("{package}: ")).unwrap_or_default();
-            Err(anyhow!("{}: the sync is not complete: {about}{}", workplace.settings.name, problem.text).into())
+            Err(anyhow!("{}: the sync is not complete: {about}{}", context.settings.name, problem.text).into())
         }
     }
 }
 
 /// All that is missing on the way to the target and there, each on a line; well or worth knowing on standard output.
 async fn print_findings(home: &Home, settings: &Settings, owner: Owner) -> Result<(), Failure> {
-    let found = check::run(home, settings, owner).await;
+    let found = crate::commands::check::run(home, settings, owner).await;
     let name = &settings.name;
     if found.wrong.is_empty() {
         println!("ok  {name}: {}", escaped(&found.notes.join("; ")));
@@ -259,52 +244,49 @@ async fn print_findings(home: &Home, settings: &Settings, owner: Owner) -> Resul
     Err(anyhow!("{name}: {} to be mended before packages can be sent", found.wrong.len()).into())
 }
 
-/// A workplace that leaves a running agent's connection alone.
-fn visiting(home: &Home, settings: Settings, owner: Owner) -> Result<Workplace, Failure> {
-    Ok(Workplace::visiting(home, settings, owner).context("cannot make a temporary directory for the connection")?)
+/// A context that leaves a running agent's connection alone.
+fn visiting(home: &Home, settings: Settings, owner: Owner) -> Result<SyncContext, Failure> {
+    Ok(SyncContext::visiting(home, settings, owner).context("cannot make a temporary directory for the connection")?)
 }
 
 /// What a sync would do, as JSON on one line.
-async fn print_plan(workplace: Workplace) -> Result<(), Failure> {
+async fn print_plan(context: SyncContext) -> Result<(), Failure> {
     warn_on_stderr();
-    let prepared = workplace.prepare(None).await.map_err(|problem| anyhow!("cannot plan: {}", problem.text))?;
+    let prepared = context.prepare(None).await.map_err(|problem| anyhow!("cannot plan: {}", problem.text))?;
     println!("{}", serde_json::to_string(&prepared.plan).context("cannot write the plan")?);
     Ok(())
 }
 
 /// Why a package is or is not there, as JSON on one line.
-async fn print_why(workplace: Workplace, package: &PackageId) -> Result<(), Failure> {
+async fn print_why(context: SyncContext, package: &PackageId) -> Result<(), Failure> {
     warn_on_stderr();
-    let why = workplace.why(package).await.map_err(|problem| anyhow!("cannot tell why: {}", problem.text))?;
+    let why = context.why(package).await.map_err(|problem| anyhow!("cannot tell why: {}", problem.text))?;
     println!("{}", serde_json::to_string(&why).context("cannot write the answer")?);
     Ok(())
 }
 
 /// Looks at every byte on the target. Takes no lock: the target's own locks keep a repair and a running agent apart.
-async fn verify(workplace: Workplace, repair: bool) -> Result<(), Failure> {
-    let tally = workplace.verify(repair).await.map_err(|problem| anyhow!("cannot verify: {}", problem.text))?;
+async fn verify(context: SyncContext, repair: bool) -> Result<(), Failure> {
+    let tally = context.verify(repair).await.map_err(|problem| anyhow!("cannot verify: {}", problem.text))?;
     println!("{tally}");
     if tally.wrong > 0 {
         let hint = if repair { "" } else { "; `blat verify --repair` sends them again" };
         let wrong = tally.wrong;
-        return Err(anyhow!("{}: {wrong} packages are not as they should be{hint}", workplace.settings.name).into());
+        return Err(anyhow!("{}: {wrong} packages are not as they should be{hint}", context.settings.name).into());
     }
     Ok(())
 }
 
 /// Takes an archive over. The agent that runs finds it out by itself, at its next sync.
-async fn adopt(workplace: Workplace) -> Result<(), Failure> {
+async fn adopt(context: SyncContext) -> Result<(), Failure> {
     warn_on_stderr();
-    let name = &workplace.settings.name;
-    let (before, after) = workplace.adopt().await.map_err(|problem| anyhow!("{name}: {}", problem.text))?;
+    let name = &context.settings.name;
+    let (before, after) = context.adopt().await.map_err(|problem| anyhow!("{name}: {}", problem.text))?;
     if before == after {
-        println!("{name}: the archive {} belongs to this target already", workplace.settings.archive);
+        println!("{name}: the archive {} belongs to this target already", context.settings.archive);
         return Ok(());
     }
-    println!("{name}: {}", escaped(&ownership::shown(&before)));
-    println!(
-        "{name}: it belongs to this target now ({}); `blat sync {name}` lists, marks and deletes",
-        workplace.owner
-    );
+    println!("{name}: {}", escaped(&crate::sync::ownership::shown(&before)));
+    println!("{name}: it belongs to this target now ({}); `blat sync {name}` lists, marks and deletes", context.owner);
     Ok(())
 }

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::{BUSY_TICK, HEARTBEAT};
-use crate::watching::Origin;
+use crate::daemon::watcher::Origin;
 
 /// Events that may wait for a master that is slow to read.
 const WAITING: usize = 64;

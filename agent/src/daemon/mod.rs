@@ -1,6 +1,8 @@
 //! The agent as a daemon: one loop that waits for an event, lets the session decide, and performs.
 
 mod master;
+pub(crate) mod tags;
+pub(crate) mod watcher;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -23,15 +25,17 @@ use signal_hook_tokio::Signals;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use tags::Tags;
+use watcher::Origin;
+
 use self::master::{Input, Master};
-use crate::orders::{Orders, Pause};
-use crate::outcome::Dropped;
+use crate::flow::idle_timer;
+use crate::model::orders::{Orders, Pause};
 use crate::session::{Action, Event, Failure, Moment, Pace, Session};
+use crate::sync::context::SyncContext;
+use crate::sync::outcome::Dropped;
 use crate::sync::{Synced, problem};
-use crate::tags::{self, Tags};
-use crate::watching::Origin;
-use crate::workplace::Workplace;
-use crate::{BUSY, Failure as Fatal, moments};
+use crate::{BUSY, Failure as Fatal};
 
 /// At how many of the moments of [`moments`] the pid file and the clock are looked at.
 const TICK: u32 = 1;
@@ -87,7 +91,7 @@ pub(crate) async fn run(home: Home, settings: Settings, owner: Owner, supervised
     let session = Session::new(pace(&settings));
     let (finished, results) = mpsc::channel(4);
     let daemon = Daemon {
-        workplace: Workplace::new(&home, settings, owner),
+        context: SyncContext::new(&home, settings, owner),
         home,
         tags,
         session,
@@ -116,7 +120,7 @@ fn tag_directory(home: &Home, settings: &Settings, origin: Origin) -> std::io::R
 
 struct Daemon {
     home: Home,
-    workplace: Workplace,
+    context: SyncContext,
     tags: Tags,
     session: Session,
     started: Instant,
@@ -155,7 +159,7 @@ impl Daemon {
             let event = match woken {
                 Woken::By(Event::SyncSuperseded) => {
                     // The next one begins at once, and not by the former settings again.
-                    let noticed = self.workplace.orders.noticed();
+                    let noticed = self.context.orders.noticed();
                     if let Some(reloaded) = noticed.and_then(|settings| self.accept(settings)) {
                         self.decide_and_perform(reloaded).await;
                     }
@@ -164,11 +168,11 @@ impl Daemon {
                 Woken::By(event) => Some(event),
                 Woken::ByOrder(Order::Sync { ticket, allow_delete }) => {
                     // What status shows at this moment, not what the sync that runs may come to hold back.
-                    let confirmed = allow_delete.then(|| self.workplace.lasting.held_back());
+                    let confirmed = allow_delete.then(|| self.context.lasting.held_back());
                     Some(Event::SyncAsked { ticket: Some(ticket), confirmed })
                 }
                 Woken::ByOrder(Order::Reload) => self.reload(),
-                Woken::OtherConfig => self.workplace.orders.noticed().and_then(|settings| self.accept(settings)),
+                Woken::OtherConfig => self.context.orders.noticed().and_then(|settings| self.accept(settings)),
                 Woken::Pause(pause) => self.change_settings(pause),
                 Woken::RollLog | Woken::ByOrder(Order::RollLog) => {
                     self.log.roll();
@@ -204,7 +208,7 @@ impl Daemon {
     async fn wait(&mut self, signals: &mut Signals, results: &mut mpsc::Receiver<Event>) -> Woken {
         loop {
             let is_working = self.session.state().is_working();
-            let tick = if is_working { self.ticked + BUSY_TICK } else { moments::after(self.ticked, TICK) };
+            let tick = if is_working { self.ticked + BUSY_TICK } else { idle_timer::after(self.ticked, TICK) };
             let deadline = Instant::now().checked_add(self.session.deadline().saturating_sub(self.now()));
             let due = deadline.map_or(tick, |deadline| deadline.min(tick));
             tokio::select! {
@@ -216,10 +220,10 @@ impl Daemon {
                     Some(Input::Instance(instance)) => Woken::ByInstance(instance),
                     None => Woken::Stop("the master is gone"),
                 },
-                pause = self.workplace.orders.pause(), if self.coming.is_some() => return Woken::Pause(pause),
+                pause = self.context.orders.pause(), if self.coming.is_some() => return Woken::Pause(pause),
                 Some(event) = results.recv() => return Woken::By(event),
                 event = self.tags.next() => return Woken::By(event),
-                () = self.workplace.orders.notice() => return Woken::OtherConfig,
+                () = self.context.orders.notice() => return Woken::OtherConfig,
                 () = tokio::time::sleep_until(due) => {
                     if Instant::now() >= tick {
                         self.ticked = Instant::now();
@@ -255,9 +259,9 @@ impl Daemon {
                 Action::LookAtTags(look) => self.tags.look(look),
                 Action::RemoveTags(removals) => self.tags.remove(removals),
                 Action::Sync { confirmed } => {
-                    let workplace = self.workplace.clone();
+                    let context = self.context.clone();
                     let syncing = async move {
-                        match workplace.orders.unless_cut(workplace.sync(confirmed)).await {
+                        match context.orders.unless_cut(context.sync(confirmed)).await {
                             Some(Synced::Ended(report, problem)) => Event::SyncEnded(report, problem),
                             Some(Synced::Superseded) | None => Event::SyncSuperseded,
                         }
@@ -265,10 +269,10 @@ impl Daemon {
                     self.work(syncing, sync_broke_off);
                 }
                 Action::Send(packages) => {
-                    let (workplace, dropped) = (self.workplace.clone(), self.dropped(&packages));
+                    let (context, dropped) = (self.context.clone(), self.dropped(&packages));
                     let sending = async move {
-                        let sending = workplace.send_tagged(packages, &dropped);
-                        Event::TagsSent(workplace.orders.unless_cut(sending).await.unwrap_or_default())
+                        let sending = context.send_tagged(packages, &dropped);
+                        Event::TagsSent(context.orders.unless_cut(sending).await.unwrap_or_default())
                     };
                     // Tags without a result are tried again, later and later.
                     self.work(sending, || Event::TagsSent(Vec::new()));
@@ -315,7 +319,7 @@ impl Daemon {
 
     /// Reads the config again. What is wrong with it leaves everything as it is: the master shows the complaint.
     fn reload(&mut self) -> Option<Event> {
-        match blat_config::load_target(&self.home, &self.workplace.settings.name) {
+        match blat_config::load_target(&self.home, &self.context.settings.name) {
             Ok(settings) => self.accept(settings),
             Err(complaints) => {
                 let verdict = complaints.verdict();
@@ -327,15 +331,15 @@ impl Daemon {
 
     /// Lets other settings come into force, now or when the batch in hand is done.
     fn accept(&mut self, settings: Settings) -> Option<Event> {
-        if settings == *self.workplace.settings && self.coming.is_none() {
+        if settings == *self.context.settings && self.coming.is_none() {
             return None;
         }
-        if settings.kind() != self.workplace.settings.kind() {
+        if settings.kind() != self.context.settings.kind() {
             tracing::info!("the config asks for another type of target, which takes another agent");
             return None;
         }
-        self.coming = Some((settings, self.workplace.orders.announce()));
-        let pause = self.workplace.orders.pause_now();
+        self.coming = Some((settings, self.context.orders.announce()));
+        let pause = self.context.orders.pause_now();
         if pause.is_none() {
             tracing::info!("the config changed; it comes into force when the batch in hand is done");
         }
@@ -356,9 +360,9 @@ impl Daemon {
                 ),
             }
         }
-        let (pace, is_elsewhere) = (pace(&settings), !self.workplace.serves_tags_as(&settings));
-        let present = self.workplace.with(&self.home, settings, orders);
-        let former = std::mem::replace(&mut self.workplace, present);
+        let (pace, is_elsewhere) = (pace(&settings), !self.context.serves_tags_as(&settings));
+        let present = self.context.with(&self.home, settings, orders);
+        let former = std::mem::replace(&mut self.context, present);
         if is_elsewhere {
             former.orders.cut();
             former.progress.clear();
@@ -369,30 +373,30 @@ impl Daemon {
     }
 
     fn log_sync(&self, report: &SyncReport, failure: Option<&Failure>) {
-        let summary = crate::bars::summary(report);
+        let summary = crate::ui::bars::summary(report);
         match failure {
             None => tracing::info!("{summary}"),
             Some(failure) => {
                 let package = failure.package.as_ref().map(ToString::to_string).unwrap_or_default();
                 let wait = failure.retry_at.saturating_sub(self.now());
                 let retry_s = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-                let target = &self.workplace.settings.name;
+                let target = &self.context.settings.name;
                 tracing::warn!(target_name = %target, package, retry_in_s = retry_s, "{summary}: {}", failure.text);
             }
         }
     }
 
     fn report(&self) -> AgentReport {
-        let progress = self.workplace.progress.snapshot();
+        let progress = self.context.progress.snapshot();
         AgentReport {
             state: self.session.state(),
             last_sync: self.session.last_sync().cloned(),
             queue: Queue { tags: self.session.tags_waiting(), packages: progress.packages, bytes: progress.bytes },
             current: progress.current,
             last_error: self.standing_error(),
-            far_end: self.workplace.target.far_end(),
-            waits_for: self.workplace.handshakes.waits_for(),
-            leftovers: self.workplace.target.leftovers(),
+            far_end: self.context.target.far_end(),
+            waits_for: self.context.logins.waits_for(),
+            leftovers: self.context.target.leftovers(),
             watch: self.tags.watch(),
         }
     }

@@ -2,10 +2,11 @@
 
 mod tags;
 
-use super::tags::ROOM;
-use super::*;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
+
+use super::tags::ROOM;
+use super::*;
 
 use blat_domain::status::SyncResult;
 use jiff::Timestamp;

@@ -1,18 +1,6 @@
 //! The master's archive, read only: what a package's state is, how much it is, and its bytes as a stream.
 
-pub(crate) mod ancestor;
-pub(crate) mod attributes;
-mod encoder;
-mod file_reader;
-mod glance;
-mod names;
-pub(crate) mod pack;
-pub(crate) mod pieces;
-pub(crate) mod spool;
-pub(crate) mod store;
-mod tarball;
-pub(crate) mod tree;
-pub(crate) mod walker;
+pub(crate) mod quick_scan;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -21,20 +9,19 @@ use std::time::{Duration, SystemTime};
 
 use blat_config::way::{self, Missing};
 use blat_domain::frames::Leaving;
+use blat_domain::frames::Rule;
 use blat_domain::inventory::Inventory;
 use blat_domain::links::{Followed, addressee, follow};
 use blat_domain::name::PackageId;
 use blat_domain::plan::{Hold, Size, Source};
 use blat_domain::release::WantedSet;
-use pack::Digests;
 use rustix::fs::{Dir, DirEntry};
-use tree::{Links, Print, Tree};
-use walker::{Archive, Found, Root, SourceError, Stat};
 
-use crate::target::{Parcel, Rule};
-
-/// The file that makes a directory a package.
-pub(crate) const DESCPKG: &str = "descpkg";
+use crate::model::item::{Fingerprint, TransferItem};
+use crate::model::outcome::Digests;
+use crate::packing::DESCPKG;
+use crate::packing::tree::{Links, Tree};
+use crate::packing::walker::{Archive, Found, Root, SourceError, Stat};
 
 /// A version that is to leave a target, with what the source has of it now; or why nobody can say what it has.
 type Compared = Result<Leaving, (PackageId, SourceError)>;
@@ -50,7 +37,7 @@ pub(crate) struct SourceArchive {
     /// What was measured once: packages are immutable, so it holds as long as the time of their `descpkg`.
     measured: Arc<Mutex<HashMap<PackageId, (i64, Size)>>>,
     /// Of packages that the last survey found lacking.
-    prints: Arc<Mutex<HashMap<PackageId, Print>>>,
+    prints: Arc<Mutex<HashMap<PackageId, Fingerprint>>>,
 }
 
 /// Why the archive as a whole cannot be used.
@@ -91,27 +78,28 @@ impl SourceArchive {
         }
     }
 
-    /// The times of what is wanted, as far as a glance tells; what the target has needs not be known for that.
-    pub(crate) fn glance(&self, wanted: &WantedSet) -> Vec<Option<i64>> {
+    /// The times of what is wanted, as far as a quick_scan tells; what the target has needs not be known for that.
+    pub(crate) fn quick_scan(&self, wanted: &WantedSet) -> Vec<Option<i64>> {
         // An archive that cannot be opened takes a closer look, which says why.
-        Archive::open(&self.root).map_or_else(|_| Vec::new(), |archive| glance::times(&archive, wanted))
+        Archive::open(&self.root)
+            .map_or_else(|_| Vec::new(), |archive| crate::source::quick_scan::times(&archive, wanted))
     }
 
-    /// What is wanted, with all that its links address, as the source has it after a `glance` at it. Only what the target lacks is
-    /// measured: for the rest the glance is enough.
-    pub(crate) fn survey(&self, wanted: WantedSet, glance: &[Option<i64>], inventory: &Inventory) -> Followed {
+    /// What is wanted, with all that its links address, as the source has it after a `quick_scan` at it. Only what the target lacks is
+    /// measured: for the rest the quick_scan is enough.
+    pub(crate) fn survey(&self, wanted: WantedSet, quick_scan: &[Option<i64>], inventory: &Inventory) -> Followed {
         let now = SystemTime::now();
         self.prints().clear();
         let archive = Archive::open(&self.root);
-        follow(wanted, glance, inventory, |package| {
+        follow(wanted, quick_scan, inventory, |package| {
             self.look_in(&archive, package, inventory.packages.get(package).copied(), now)
         })
     }
 
     /// A package to be sent in the place of one that is there already, or why it cannot be.
-    pub(crate) fn repair(&self, package: &PackageId) -> Result<Parcel, String> {
+    pub(crate) fn repair(&self, package: &PackageId) -> Result<TransferItem, String> {
         match self.look(package, None, SystemTime::now()) {
-            Source::Ready { time, size } => Ok(Parcel {
+            Source::Ready { time, size } => Ok(TransferItem {
                 package: package.clone(),
                 archive: self.root.clone(),
                 time,
@@ -176,11 +164,11 @@ impl SourceArchive {
     }
 
     /// What told a package from any other state of itself when the last survey found it lacking.
-    pub(crate) fn print(&self, package: &PackageId) -> Option<Print> {
+    pub(crate) fn print(&self, package: &PackageId) -> Option<Fingerprint> {
         self.prints().get(package).copied()
     }
 
-    fn prints(&self) -> MutexGuard<'_, HashMap<PackageId, Print>> {
+    fn prints(&self) -> MutexGuard<'_, HashMap<PackageId, Fingerprint>> {
         // Each change is whole in itself.
         self.prints.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -9,15 +9,17 @@ use blat_domain::plan::{Link, Size, Step};
 use futures_util::StreamExt;
 
 use super::unreached;
-use crate::orders::Orders;
-use crate::outcome::Dropped;
+use crate::model::item::TransferItem;
+use crate::model::orders::Orders;
+use crate::model::outcome::Delivery;
 use crate::session::Sent;
-use crate::target::{Delivery, Parcel, Rule};
-use crate::workplace::Workplace;
+use crate::sync::context::SyncContext;
+use crate::sync::outcome::Dropped;
+use crate::targets::Rule;
 
-impl Workplace {
-    pub(super) fn parcels(&self, steps: &[Step], rule: impl Fn(&Step) -> Rule) -> Vec<Parcel> {
-        let parcel = |step: &Step| Parcel {
+impl SyncContext {
+    pub(super) fn items(&self, steps: &[Step], rule: impl Fn(&Step) -> Rule) -> Vec<TransferItem> {
+        let item = |step: &Step| TransferItem {
             package: step.package.clone(),
             archive: self.source.archive(),
             time: step.time,
@@ -27,7 +29,7 @@ impl Workplace {
             print: self.source.print(&step.package),
             orders: None,
         };
-        steps.iter().map(parcel).collect()
+        steps.iter().map(item).collect()
     }
 
     /// Puts links, in their order, and says what became of each.
@@ -48,47 +50,47 @@ impl Workplace {
         settled
     }
 
-    /// Delivers parcels in streams of the size that the target takes, a few at once, and says what became of each.
-    pub(crate) async fn deliver(&self, parcels: Vec<Parcel>) -> Vec<(Parcel, Sent)> {
+    /// Delivers items in streams of the size that the target takes, a few at once, and says what became of each.
+    pub(crate) async fn deliver(&self, items: Vec<TransferItem>) -> Vec<(TransferItem, Sent)> {
         let mut size = Size::default();
-        parcels.iter().for_each(|parcel| size += parcel.size);
-        self.progress.expect(parcels.len() as u64, size);
-        if parcels.is_empty() {
+        items.iter().for_each(|item| size += item.size);
+        self.progress.expect(items.len() as u64, size);
+        if items.is_empty() {
             return Vec::new();
         }
-        let appetite = match self.target.appetite().await {
-            Ok(appetite) => appetite,
+        let limits = match self.target.batch_limits().await {
+            Ok(limits) => limits,
             Err(error) => {
-                self.progress.finish(parcels.len() as u64);
+                self.progress.finish(items.len() as u64);
                 let failed = Sent::Failed(unreached("cannot send", error));
-                return parcels.into_iter().map(|parcel| (parcel, failed.clone())).collect();
+                return items.into_iter().map(|item| (item, failed.clone())).collect();
             }
         };
-        let streams = streams(parcels, appetite.size);
+        let streams = streams(items, limits.size);
         let delivering = futures_util::stream::iter(streams).map(|stream| self.deliver_stream(stream));
-        delivering.buffer_unordered(appetite.streams).concat().await
+        delivering.buffer_unordered(limits.streams).concat().await
     }
 
     /// One stream. When it fails as a whole for a reason that one package may have, its halves are tried, down to single packages.
-    async fn deliver_stream(&self, parcels: Vec<Parcel>) -> Vec<(Parcel, Sent)> {
-        let mut waiting = vec![parcels];
+    async fn deliver_stream(&self, items: Vec<TransferItem>) -> Vec<(TransferItem, Sent)> {
+        let mut waiting = vec![items];
         let mut done = Vec::new();
-        while let Some(parcels) = waiting.pop() {
-            if parcels.first().is_some_and(Parcel::is_superseded) {
-                self.progress.finish(parcels.len() as u64);
-                done.extend(parcels.into_iter().map(|parcel| (parcel, Sent::Failed(Orders::problem()))));
+        while let Some(items) = waiting.pop() {
+            if items.first().is_some_and(TransferItem::is_superseded) {
+                self.progress.finish(items.len() as u64);
+                done.extend(items.into_iter().map(|item| (item, Sent::Failed(Orders::problem()))));
                 continue;
             }
-            let course = Course::new(self, &parcels);
-            let asking = self.unanswered.ask(Deed::Sent, parcels.iter().map(|parcel| &parcel.package));
-            let received = self.target.receive(&parcels, &self.progress, &|news| course.hear(news)).await;
-            let (settled, mut untold) = course.end();
+            let tracker = BatchTracker::new(self, &items);
+            let asking = self.unanswered.ask(Deed::Sent, items.iter().map(|item| &item.package));
+            let received = self.target.receive(&items, &self.progress, &|news| tracker.hear(news)).await;
+            let (settled, mut untold) = tracker.end();
             drop(asking);
             done.extend(settled);
             match received {
                 Ok(()) => {
                     let silent = Delivery::Failed("the target did not say what became of it".to_owned());
-                    let news = untold.iter().map(|parcel| (parcel.package.clone(), silent.clone())).collect();
+                    let news = untold.iter().map(|item| (item.package.clone(), silent.clone())).collect();
                     self.progress.finish(untold.len() as u64);
                     done.extend(self.settle(untold, news));
                 }
@@ -100,7 +102,7 @@ impl Workplace {
                 Err(error) => {
                     self.progress.finish(untold.len() as u64);
                     let failed = Sent::Failed(unreached("cannot send", error));
-                    done.extend(untold.into_iter().map(|parcel| (parcel, failed.clone())));
+                    done.extend(untold.into_iter().map(|item| (item, failed.clone())));
                 }
             }
         }
@@ -109,49 +111,49 @@ impl Workplace {
 }
 
 /// What is known of one stream while it is under way.
-struct Course<'a> {
-    workplace: &'a Workplace,
+struct BatchTracker<'a> {
+    context: &'a SyncContext,
     known: Mutex<Known>,
 }
 
 struct Known {
-    settled: Vec<(Parcel, Sent)>,
-    untold: BTreeMap<PackageId, Parcel>,
+    settled: Vec<(TransferItem, Sent)>,
+    untold: BTreeMap<PackageId, TransferItem>,
 }
 
-impl<'a> Course<'a> {
-    fn new(workplace: &'a Workplace, parcels: &[Parcel]) -> Self {
-        let untold = parcels.iter().map(|parcel| (parcel.package.clone(), parcel.clone())).collect();
-        Self { workplace, known: Mutex::new(Known { settled: Vec::new(), untold }) }
+impl<'a> BatchTracker<'a> {
+    fn new(context: &'a SyncContext, items: &[TransferItem]) -> Self {
+        let untold = items.iter().map(|item| (item.package.clone(), item.clone())).collect();
+        Self { context, known: Mutex::new(Known { settled: Vec::new(), untold }) }
     }
 
     /// Settles what has become known; what nobody asked about is not heard.
     fn hear(&self, mut news: Vec<(PackageId, Delivery)>) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut parcels = Vec::with_capacity(news.len());
-        news.retain(|(package, _)| known.untold.remove(package).map(|parcel| parcels.push(parcel)).is_some());
-        self.workplace.progress.finish(parcels.len() as u64);
-        known.settled.extend(self.workplace.settle(parcels, news));
+        let mut items = Vec::with_capacity(news.len());
+        news.retain(|(package, _)| known.untold.remove(package).map(|item| items.push(item)).is_some());
+        self.context.progress.finish(items.len() as u64);
+        known.settled.extend(self.context.settle(items, news));
     }
 
     /// What is settled, and those of which nothing was heard.
-    fn end(self) -> (Vec<(Parcel, Sent)>, Vec<Parcel>) {
+    fn end(self) -> (Vec<(TransferItem, Sent)>, Vec<TransferItem>) {
         let Known { settled, untold } = self.known.into_inner().unwrap_or_else(PoisonError::into_inner);
         (settled, untold.into_values().collect())
     }
 }
-/// Cuts parcels into streams of at most `most`, in their order.
-fn streams(parcels: Vec<Parcel>, most: Size) -> Vec<Vec<Parcel>> {
-    let mut streams: Vec<Vec<Parcel>> = Vec::new();
+/// Cuts items into streams of at most `most`, in their order.
+fn streams(items: Vec<TransferItem>, most: Size) -> Vec<Vec<TransferItem>> {
+    let mut streams: Vec<Vec<TransferItem>> = Vec::new();
     let mut size = Size::default();
-    for parcel in parcels {
-        let more = parcel.size;
+    for item in items {
+        let more = item.size;
         let fits = size.bytes.saturating_add(more.bytes) <= most.bytes && size.entries + more.entries <= most.entries;
         match streams.last_mut() {
-            Some(stream) if fits => stream.push(parcel),
+            Some(stream) if fits => stream.push(item),
             Some(_) | None => {
                 size = Size::default();
-                streams.push(vec![parcel]);
+                streams.push(vec![item]);
             }
         }
         size += more;

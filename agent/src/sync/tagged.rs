@@ -14,11 +14,12 @@ use blat_domain::room::Room;
 use jiff::Timestamp;
 
 use super::{problem, sent_of, unreached};
-use crate::outcome::Dropped;
-use crate::release::written_at;
-use crate::session::{Problem, Sent};
-use crate::target::Rule;
-use crate::workplace::Workplace;
+use crate::model::problem::Problem;
+use crate::releases::written_at;
+use crate::session::Sent;
+use crate::sync::context::SyncContext;
+use crate::sync::outcome::Dropped;
+use crate::targets::Rule;
 
 /// What tags ask for, and what becomes of it.
 struct Asked {
@@ -28,7 +29,7 @@ struct Asked {
     rule: Rule,
 }
 
-impl Workplace {
+impl SyncContext {
     /// Sends packages because tags ask for them, with what they address where they are links. Only a limit on the archive, or another owner of it,
     /// makes it necessary to list the target; else it says itself what it has already, and the disk's space is asked for with every stream.
     pub(crate) async fn send_tagged(&self, packages: BTreeSet<PackageId>, dropped: &Dropped) -> Vec<(PackageId, Sent)> {
@@ -49,10 +50,10 @@ impl Workplace {
         self.lasting.believed(written_at(self.source_of_releases()).await, Timestamp::now().as_second());
         self.lasting.note_tags(&brought, &missing);
         let mut results: Vec<_> = plan.held.iter().map(|held| (held.package.clone(), sent_of(&held.hold))).collect();
-        let mut parcels = self.parcels(&plan.steps, |_| rule);
-        parcels.iter_mut().for_each(|parcel| parcel.tagged = dropped.get(&parcel.package).copied());
-        let sent = self.deliver(parcels).await;
-        results.extend(sent.into_iter().map(|(parcel, sent)| (parcel.package, sent)));
+        let mut items = self.items(&plan.steps, |_| rule);
+        items.iter_mut().for_each(|item| item.tagged = dropped.get(&item.package).copied());
+        let sent = self.deliver(items).await;
+        results.extend(sent.into_iter().map(|(item, sent)| (item.package, sent)));
         results.extend(self.put_links(&plan.links, dropped).await);
         // What a listing showed to be there already needs nothing.
         let dealt_with: BTreeSet<PackageId> = results.iter().map(|(package, _)| package.clone()).collect();

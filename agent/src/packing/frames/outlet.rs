@@ -1,0 +1,160 @@
+//! Where frames go: to one lane, and into the pack cache where they are to be found by others.
+//!
+//! Whoever makes an entry of the pack cache holds up all who wait for it, so he must not wait for his own target. While one is made, the lane gets
+//! what it takes at once; the rest it gets later, from the file.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use blat_domain::frames::{HEADER, Lane, Request, append, decode};
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
+
+use super::{Packed, Trouble};
+use crate::model::progress::Progress;
+use crate::packing::cache::{Entry, Making, PackCache};
+
+/// The way to one lane of a target.
+#[derive(Debug)]
+pub(crate) struct Outlet<'a> {
+    lane: Lane,
+    frames: &'a mpsc::Sender<Vec<u8>>,
+    in_vain: &'a AtomicBool,
+    recording: Option<Recording>,
+}
+
+/// An entry that is being made.
+#[derive(Debug)]
+struct Recording {
+    making: Making,
+    /// Up to where the lane has got it, in bytes of the file.
+    passed_on: u64,
+}
+
+impl<'a> Outlet<'a> {
+    /// To this lane by way of `frames`. What a target refuses is not packed any further once `in_vain` says so.
+    pub(crate) fn new(lane: Lane, frames: &'a mpsc::Sender<Vec<u8>>, in_vain: &'a AtomicBool) -> Self {
+        Self { lane, frames, in_vain, recording: None }
+    }
+
+    /// Whether somebody waits for the package, which is then worth more of our time.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.lane == Lane::TAGS
+    }
+
+    /// Whether nobody wants what is packed any more.
+    pub(super) fn is_given_up(&self) -> bool {
+        self.in_vain.load(Ordering::Acquire) || self.frames.is_closed()
+    }
+
+    /// Fails where the target has said that it takes nothing.
+    pub(super) fn check_use(&self) -> Packed<()> {
+        if self.in_vain.load(Ordering::Acquire) { Err(Trouble::InVain) } else { Ok(()) }
+    }
+
+    /// Says something on the lane, and to whoever takes it from the pack cache later.
+    pub(super) fn say(&mut self, request: &Request<'_>) -> Packed<()> {
+        let data = if let Request::Data(data) = request { data.len() } else { 0 };
+        let mut frame = Vec::with_capacity(HEADER + data + 16);
+        append(&mut frame, self.lane, request).map_err(|error| Trouble::Package(error.to_string()))?;
+        let Some(recording) = &mut self.recording else { return self.send(frame) };
+        if let Err(error) = recording.making.append(&mut frame) {
+            tracing::warn!(%error, "cannot write to the store; the package is packed for one target alone");
+            self.catch_up()?;
+            return self.send(frame);
+        }
+        self.offer(frame)
+    }
+
+    fn send(&self, frame: Vec<u8>) -> Packed<()> {
+        self.frames.blocking_send(frame).map_err(|_| Trouble::HungUp)
+    }
+
+    /// From now on what is said is also written there.
+    pub(super) fn record(&mut self, making: Making) {
+        self.recording = Some(Recording { making, passed_on: 0 });
+    }
+
+    /// Gives the lane what it takes at once of all that is in the file by now, `last` at its end.
+    fn offer(&mut self, last: Vec<u8>) -> Packed<()> {
+        let Some(Recording { making, passed_on }) = &mut self.recording else { return self.send(last) };
+        if making.is_last(*passed_on, &last) {
+            return match self.frames.try_send(last) {
+                Ok(()) => {
+                    *passed_on = making.written();
+                    Ok(())
+                }
+                Err(TrySendError::Full(_)) => Ok(()),
+                Err(TrySendError::Closed(_)) => Err(Trouble::HungUp),
+            };
+        }
+        while *passed_on < making.written() {
+            let place = match self.frames.try_reserve() {
+                Ok(place) => place,
+                Err(TrySendError::Full(())) => return Ok(()),
+                Err(TrySendError::Closed(())) => return Err(Trouble::HungUp),
+            };
+            let (frame, next) = read_back(making, *passed_on, self.lane)?;
+            *passed_on = next;
+            place.send(frame);
+        }
+        Ok(())
+    }
+
+    /// Ends the entry, which is only kept where all was `made`, and gives the lane what it has not got of it.
+    pub(super) fn settle(&mut self, made: Packed<()>, cache: &PackCache) -> Packed<()> {
+        if matches!(made, Err(Trouble::HungUp)) {
+            self.recording = None;
+            return made;
+        }
+        if let (Ok(()), Some(recording)) = (&made, &mut self.recording)
+            && let Err(error) = recording.making.seal(cache)
+        {
+            tracing::debug!(%error, "an entry of the store could not be finished");
+        }
+        // A piece that was begun is ended, or nobody would understand what comes next.
+        self.catch_up()?;
+        made
+    }
+
+    /// Ends the recording, so that nobody waits for it any more, and gives the lane the rest of it, however long that takes.
+    fn catch_up(&mut self) -> Packed<()> {
+        let Some(Recording { mut making, mut passed_on }) = self.recording.take() else { return Ok(()) };
+        if let Err(error) = making.give_up() {
+            tracing::debug!(%error, "an unfinished entry of the store could not be deleted");
+        }
+        while passed_on < making.written() {
+            let (frame, next) = read_back(&making, passed_on, self.lane)?;
+            if is_piece(&frame) {
+                self.check_use()?;
+            }
+            passed_on = next;
+            self.send(frame)?;
+        }
+        Ok(())
+    }
+
+    /// Gives the lane an entry of the pack cache. Tells the damage where it could not be read to its end: then what was given of it is to be forgotten.
+    pub(super) fn pass_on(&self, entry: &mut Entry, progress: &Progress) -> Packed<Option<std::io::Error>> {
+        loop {
+            self.check_use()?;
+            let stretch = match entry.next(self.lane) {
+                Ok(Some(stretch)) => stretch,
+                Ok(None) => return Ok(None),
+                Err(damage) => return Ok(Some(damage)),
+            };
+            progress.advance(stretch.bytes);
+            for frame in stretch.frames {
+                self.send(frame)?;
+            }
+        }
+    }
+}
+
+fn read_back(making: &Making, offset: u64, lane: Lane) -> Packed<(Vec<u8>, u64)> {
+    let read = making.frame_at(offset, lane);
+    read.map_err(|error| Trouble::Package(format!("what was packed of it could not be read again: {error}")))
+}
+
+fn is_piece(frame: &[u8]) -> bool {
+    matches!(frame.get(HEADER..).map(decode), Some(Ok(Request::Piece(_))))
+}

@@ -1,0 +1,117 @@
+//! `release_manager: {sqlite: PATH}`, `{postgres: URL}` and `{mysql: URL}`: the documented schema, or a site's own queries in its place.
+//!
+//! All three are read by the same queries, in one read-only transaction, and every value as the server writes it, with its type. What a
+//! value may be is one rule for all sources, and stands in [`blat_domain::release::row`].
+
+mod between;
+mod connection;
+mod password;
+mod rows;
+mod schema;
+mod sqlite;
+mod value;
+
+use std::path::Path;
+use std::time::Duration;
+
+use blat_config::{Queries, ReleaseSource};
+use blat_domain::release::{Catalog, Selection};
+
+use between::Trouble;
+use connection::Connection;
+use rows::Reading;
+pub(crate) use schema::create;
+
+use super::freshness::State;
+
+/// So often all is read anew where a replica gave way to its primary.
+const MOST_CONFLICTS: usize = 5;
+/// So many releases are named in one query.
+const AT_ONCE: usize = 1000;
+
+/// Reads projects and releases, and the packages of those that are selected. In `place`, a folder of the agent's own, lies a copy of a SQLite
+/// database while one is needed. Gives also how the file was meanwhile, of a SQLite database that its writers change in place; one that `is_checked`
+/// is refused where it is damaged anywhere.
+pub(super) async fn load(
+    source: &ReleaseSource,
+    selection: &Selection,
+    limit: Duration,
+    place: &Path,
+    is_checked: bool,
+) -> Result<(Catalog, Option<State>), String> {
+    let mut conflicts = 0;
+    for _ in 0..sqlite::TRIES {
+        let mut connection = Connection::open(source, limit, place).await?;
+        connection.begin(limit).await?;
+        let begun = connection.begin_reading(is_checked).await;
+        let catalog = match begun {
+            Ok(()) => read(&mut connection, queries(source), selection).await,
+            Err(why) => Err(why.into()),
+        };
+        let state = connection.state();
+        let is_whole = connection.is_whole()?;
+        let closed = connection.close(catalog.is_ok()).await;
+        match catalog {
+            Err(Trouble { is_passing: true, .. }) if conflicts < MOST_CONFLICTS => conflicts += 1,
+            // Why it failed says more than how the connection ended after that.
+            Err(Trouble { text, .. }) if is_whole => return Err(text),
+            Ok(catalog) if is_whole => return closed.map(|()| (catalog, state)),
+            Ok(_) | Err(_) => {}
+        }
+    }
+    Err(sqlite::CHANGES.into())
+}
+
+impl Connection {
+    /// See [`sqlite::Opened::begin_reading`]. Servers see to their files themselves.
+    async fn begin_reading(&mut self, is_checked: bool) -> Result<(), String> {
+        match self {
+            Self::Sqlite(opened) => opened.begin_reading(is_checked).await,
+            Self::Postgres(_) | Self::MySql(_) => Ok(()),
+        }
+    }
+
+    fn state(&self) -> Option<State> {
+        match self {
+            Self::Sqlite(opened) => opened.locked(),
+            Self::Postgres(_) | Self::MySql(_) => None,
+        }
+    }
+}
+
+/// The site's own queries; the sources that are no databases have none.
+fn queries(source: &ReleaseSource) -> Queries {
+    match source {
+        ReleaseSource::Sqlite { queries, .. } => queries.clone(),
+        ReleaseSource::Postgres(database) | ReleaseSource::MySql(database) => database.queries.clone(),
+        ReleaseSource::File { .. } | ReleaseSource::Command { .. } | ReleaseSource::PackageList { .. } => {
+            Queries::default()
+        }
+    }
+}
+
+async fn read(connection: &mut Connection, queries: Queries, selection: &Selection) -> Result<Catalog, Trouble> {
+    // A word that MySQL keeps for itself.
+    let release = connection.quoted("release");
+    // A site's query need not be one that can stand in another; the one for packages stands in ours anyway.
+    let are_ours = [queries.projects.is_none(), queries.releases.is_none()];
+    let projects = queries.projects.unwrap_or_else(|| "SELECT project_id, project_name FROM project".into());
+    let releases = queries
+        .releases
+        .unwrap_or_else(|| format!("SELECT project_id, release_id, release_name, state, s3sync FROM {release}"));
+    let packages = queries
+        .packages
+        .unwrap_or_else(|| "SELECT release_id, package_name, package_version FROM release_package".into());
+    let mut reading = Reading::default();
+    connection.rows("projects", &projects, are_ours[0], &rows::PROJECT, |row| reading.project(row)).await?;
+    connection.rows("releases", &releases, are_ours[1], &rows::RELEASE, |row| reading.release(row)).await?;
+    for chosen in reading.chosen(selection).chunks(AT_ONCE) {
+        // The line's end keeps a comment that ends the site's query from swallowing the parenthesis.
+        let query = format!(
+            "SELECT release_id, package_name, package_version FROM ({packages}\n) AS blat_packages WHERE {}",
+            connection.is_among("release_id", chosen)
+        );
+        connection.rows("packages", &query, true, &rows::PACKAGE, |row| reading.package(chosen, row)).await?;
+    }
+    Ok(reading.catalog())
+}

@@ -1,0 +1,357 @@
+//! One archive, one owner: making the record at the first contact, keeping off an archive that is the source itself, and taking one over.
+//!
+//! Sending goes on whoever owns the archive. The PackageList, marks and deletions are for its owner alone: [`domain`](blat_domain::ownership)
+//! judges, and the target looks again, under its lock, whenever one of these is asked for.
+
+mod around;
+mod visit;
+
+use std::mem;
+use std::sync::PoisonError;
+
+use blat_config::{Settings, Transport, home_id};
+use blat_domain::history::{Deed, Entry};
+use blat_domain::ownership::{Bar, Claim, FILE, Found, Likeness, RandomId, Record, Title, judge};
+use blat_domain::retry::Backoff;
+use jiff::Timestamp;
+
+use around::{Around, record_above};
+
+use crate::model::error::TargetError;
+use crate::model::problem::Problem;
+use crate::sync::context::SyncContext;
+use crate::sync::{Prepared, problem, unreached};
+
+/// Where Blat keeps what is its own in an archive.
+const HOUSE: &str = ".dpkg_archive";
+
+/// What is known of the archive under one version of the settings.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) enum Contact {
+    /// Nobody has looked at its record yet, or what was seen decides nothing.
+    #[default]
+    None,
+    /// It is not the source, and what keeps us from listing and deleting there, if anything does.
+    Made(Option<Bar>),
+}
+
+/// What a look at an archive's record came to.
+struct Tenure {
+    /// What keeps us from listing and deleting.
+    bar: Option<Bar>,
+    /// The record, where nothing does: the archive is ours as long as it has this one.
+    owned: Option<Record>,
+    /// Whether our memory did not know it until now, nor what tags brought to it before.
+    begins: bool,
+}
+
+impl SyncContext {
+    /// Before anything is done to an archive: claims it where nobody owns it, and enters in a plan by what record it is ours, or what keeps us from
+    /// listing and deleting there.
+    ///
+    /// # Errors
+    /// It is the source itself, to which nothing at all may be done; it cannot be claimed; or it was adopted since the plan was made.
+    pub(crate) async fn make_contact(&self, prepared: &mut Prepared) -> Result<(), Problem> {
+        let _in_force = self.permit().await?;
+        let claimed = self.claimed(&prepared.inventory.title, prepared.inventory.is_bare()).await?;
+        let Tenure { bar, owned, begins } = claimed.map_err(|error| unreached("cannot claim the archive", error))?;
+        if owned.is_some() && begins && !prepared.begins {
+            let text = "the archive was adopted or claimed while this sync was planned; it is planned again";
+            return Err(problem(None, text.to_owned(), Backoff::LINK));
+        }
+        prepared.owned = owned;
+        bar.into_iter().for_each(|bar| prepared.plan.bar(bar));
+        Ok(())
+    }
+
+    /// As [`Self::make_contact`], once under these settings and without a listing: before a tag's packages are sent. A target that does not
+    /// answer, or cannot be claimed, is not judged: sending to it goes on.
+    ///
+    /// # Errors
+    /// It is the source itself.
+    pub(crate) async fn make_first_contact(&self) -> Result<Option<Bar>, Problem> {
+        if let Contact::Made(bar) = self.contact() {
+            return Ok(bar);
+        }
+        let claimed = match self.target.claim(Claim::Look, &self.new_record()?).await {
+            Ok(title) => self.claimed(&title, false).await?.map(|tenure| tenure.bar),
+            Err(error) => Err(error),
+        };
+        Ok(claimed.unwrap_or_else(|error| {
+            tracing::debug!(%error, "the archive cannot be claimed before a tag's packages are sent");
+            None
+        }))
+    }
+
+    fn contact(&self) -> Contact {
+        self.contact.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What we may do, once the archive has a record. The outer error is for an archive that is the source. `is_bare`: a listing showed no packages.
+    async fn claimed(&self, title: &Title, is_bare: bool) -> Result<Result<Tenure, TargetError>, Problem> {
+        let unsure = self.keep_off_the_source(title).await?;
+        let mut found = self.remembering(title, is_bare);
+        let mut begins = self.is_new_to_memory(title);
+        if found == Found::Nothing && unsure.is_none() {
+            let record = self.new_record()?;
+            let claimed = match self.target.claim(Claim::First, &record).await {
+                Ok(claimed) => claimed,
+                Err(error) => return Ok(Err(error)),
+            };
+            if let Err(problem) = self.keep_off_the_source(&claimed).await {
+                self.withdraw(&record).await;
+                return Err(problem);
+            }
+            if claimed.found == Found::Record(record) {
+                self.tell_of_claim(is_bare);
+            } else {
+                begins |= self.is_new_to_memory(&claimed);
+            }
+            found = claimed.found;
+        }
+        if let Found::Record(record) = &found {
+            let place = place(&self.settings);
+            self.lasting.note_archive(&place, title.place.inode(), record, begins.then_some(&title.visit));
+        }
+        if unsure.is_some() {
+            let bar = self.foreseen_bar(title, is_bare, unsure);
+            return Ok(Ok(Tenure { bar, owned: None, begins: false }));
+        }
+        let bar = judge(&self.owner, &found);
+        let made = Contact::Made(bar.clone());
+        let former = mem::replace(&mut *self.contact.lock().unwrap_or_else(PoisonError::into_inner), made);
+        if bar.is_none() && (begins || former == Contact::None || self.lasting.visit_is_due()) {
+            self.leave_visit().await;
+        }
+        let owned = match found {
+            Found::Record(record) if bar.is_none() => Some(record),
+            Found::Record(_) | Found::Nothing | Found::Malformed(_) => None,
+        };
+        Ok(Ok(Tenure { bar, owned, begins }))
+    }
+
+    /// What was found in the record's place, in the light of what this target has seen before, there and elsewhere. `is_bare`: a listing showed no
+    /// packages.
+    fn remembering(&self, title: &Title, is_bare: bool) -> Found {
+        let found = &title.found;
+        match self.lasting.archive(&place(&self.settings)) {
+            Ok(None) if !is_bare => match self.lasting.archive_of_another(&self.owner) {
+                Some((place, record)) => found.clone().beside(&place, &record, &self.owner),
+                None => found.clone(),
+            },
+            Ok(Some(_)) if *found == Found::Nothing && !is_bare && self.is_exchanged(title) => Found::Malformed(
+                "it is not there, and the archive is another directory than the one that had it, with packages of its own: a wrong disk may be \
+                 mounted there, or somebody put it there"
+                    .to_owned(),
+            ),
+            Ok(seen) => found.clone().after(seen.as_ref(), &self.owner, title.is_adopted()),
+            Err(why) if *found == Found::Nothing => {
+                Found::Malformed(format!("it is gone, if it ever was there: {why}"))
+            }
+            Err(_) => found.clone(),
+        }
+    }
+
+    /// Whether the archive is not the directory any more in which this target saw its record last, as far as both are known.
+    fn is_exchanged(&self, title: &Title) -> bool {
+        let known = self.lasting.directory(&place(&self.settings));
+        known.zip(title.place.inode()).is_some_and(|(known, now)| known != now)
+    }
+
+    /// What will keep us from listing and deleting, by what a listing shows: an archive that is free will be ours. `unsure`: why nobody knows
+    /// whether it is the source.
+    pub(crate) fn foreseen_bar(&self, title: &Title, is_bare: bool, unsure: Option<String>) -> Option<Bar> {
+        let found = self.remembering(title, is_bare);
+        let bar = if found == Found::Nothing { None } else { judge(&self.owner, &found) };
+        bar.or(unsure.map(|why| Bar::Unsure { why }))
+    }
+
+    /// The archive is ours from now on. Where it was before, its record has disappeared, and maybe more than that.
+    fn tell_of_claim(&self, is_bare: bool) {
+        let (target_name, archive) = (&self.settings.name, &self.settings.archive);
+        if self.seen().is_none() {
+            tracing::info!(owner = %self.owner, "the archive belongs to this target from now on");
+        } else if is_bare {
+            tracing::warn!(
+                %target_name,
+                "the archive {archive} belonged to this target; now it holds no packages, and its record is gone; the record is written anew and \
+                 everything is sent again: check that {}",
+                place_to_check(&self.settings)
+            );
+        } else {
+            tracing::warn!(
+                %target_name,
+                "the archive {archive} belonged to this target, and its record was gone; it is written anew: find out who removes files below it"
+            );
+        }
+    }
+
+    /// Takes a record away again that turned out to lie in the source.
+    async fn withdraw(&self, record: &Record) {
+        if let Err(error) = self.target.claim(Claim::Withdraw, record).await {
+            tracing::warn!(target_name = %self.settings.name, %error, "cannot remove {HOUSE}/{FILE} from the source again; remove it by hand");
+        }
+    }
+
+    /// Refuses an archive that is the source, lies in it, or holds it, by whatever name it is reached. Where the source's own record cannot be read,
+    /// it gives the reason: then nobody can tell, though both seem to be apart.
+    pub(crate) async fn keep_off_the_source(&self, title: &Title) -> Result<Option<String>, Problem> {
+        let (root, title) = (self.settings.source.clone(), title.clone());
+        let looking = tokio::task::spawn_blocking(move || {
+            let around = Around::look(&root)?;
+            let ids: Vec<RandomId> = around.ids.iter().map(|(id, _)| *id).collect();
+            let likeness = title.likeness(&around.place, &ids);
+            Ok::<_, String>((likeness, around))
+        });
+        let looked = looking.await.unwrap_or_else(|error| Err(format!("looking at the source failed: {error}")));
+        let (likeness, around) = looked.map_err(|why| problem(None, why, Backoff::PACKAGE))?;
+        match likeness {
+            None => Ok(around.unsure),
+            Some(likeness) => Err(problem(None, self.refusal(likeness, &around), Backoff::NEXT_SYNC)),
+        }
+    }
+
+    /// Why nothing is done to an archive that is taken for the source.
+    fn refusal(&self, likeness: Likeness, around: &Around) -> String {
+        let Settings { name, source, archive, .. } = &*self.settings;
+        let shown = source.display();
+        let id = match likeness {
+            Likeness::Place => {
+                return format!(
+                    "the target's archive {archive} and the source {shown} are the same directory, or one lies in the other; nothing is done to it: \
+                     correct archive, host or source in config/{name}.conf"
+                );
+            }
+            Likeness::Id(id) => id,
+        };
+        let above = around.ids.iter().find(|(seen, _)| *seen == id).map_or(0, |(_, above)| *above);
+        let here = record_above(source, above).display().to_string();
+        let (there, removal) = record_at(&self.settings);
+        format!(
+            "the target's archive and the source {shown} have the same archive id, {id}: it stands in {there} at the target and in {here} on this \
+             machine. So they are taken for the same directory, and nothing is done to it. If they are the same, correct archive, host or source in \
+             config/{name}.conf. If one is a copy of the other, remove the record from the copy: on this machine by `rm {here}`, at the target \
+             {removal}"
+        )
+    }
+
+    /// Takes the archive over, and gives how it was before and how it is now.
+    ///
+    /// # Errors
+    /// The target cannot be reached or refuses, or its archive is the source.
+    pub(crate) async fn adopt(&self) -> Result<(Found, Found), Problem> {
+        let failed = |error| unreached("cannot take the archive over", error);
+        let mut record = self.new_record()?;
+        let looked = self.target.claim(Claim::Look, &record).await.map_err(failed)?;
+        if let Some(why) = self.keep_off_the_source(&looked).await? {
+            let text = format!("cannot take the archive over: {}", Bar::Unsure { why }.cause());
+            return Err(problem(None, text, Backoff::PACKAGE));
+        }
+        let before = self.remembering(&looked, false);
+        if before != Found::Nothing && judge(&self.owner, &before).is_none() {
+            return Ok((before.clone(), before));
+        }
+        let how = if before == Found::Nothing { Claim::First } else { Claim::Adopt };
+        if how == Claim::Adopt {
+            record = self.record_of(None)?;
+        }
+        let mut after = self.target.claim(how, &record).await.map_err(failed)?;
+        if judge(&self.owner, &after.found).is_some() {
+            // Somebody claimed it a moment before us.
+            record = self.record_of(None)?;
+            after = self.target.claim(Claim::Adopt, &record).await.map_err(failed)?;
+        }
+        if let Err(problem) = self.keep_off_the_source(&after).await {
+            self.withdraw(&record).await;
+            return Err(problem);
+        }
+        if let Some(bar) = judge(&self.owner, &after.found) {
+            return Err(problem(None, bar.to_string(), Backoff::PACKAGE));
+        }
+        let detail = format!("the archive was adopted; before, {}", shown(&before));
+        self.history.add(&[Entry {
+            at: Timestamp::now(),
+            deed: Deed::Adopted,
+            package: None,
+            bytes: 0,
+            after_tag_ms: None,
+            detail: Some(detail),
+        }]);
+        Ok((before, after.found))
+    }
+
+    /// The record that was last seen in the archive, as far as that is known.
+    fn seen(&self) -> Option<Record> {
+        self.lasting.archive(&place(&self.settings)).ok().flatten()
+    }
+
+    /// A record that makes the archive ours. One whose record is gone stays the archive that it was.
+    fn new_record(&self) -> Result<Record, Problem> {
+        self.record_of(self.seen().map(|record| record.archive))
+    }
+
+    /// As [`Self::new_record`], with this id, else with a new random one: by it each adoption differs from every other.
+    fn record_of(&self, archive: Option<RandomId>) -> Result<Record, Problem> {
+        let archive = archive.map_or_else(home_id::random, Ok).map_err(|error| {
+            problem(None, format!("cannot read random bytes for the archive's id: {error}"), Backoff::PACKAGE)
+        })?;
+        Ok(Record { archive, owner: self.owner.clone() })
+    }
+}
+
+/// The place of an archive, as a target remembers it.
+fn place(settings: &Settings) -> String {
+    let archive = &settings.archive;
+    match &settings.transport {
+        Transport::Openssh(ssh) | Transport::Libssh2(ssh) => {
+            format!("ssh {}@{}:{} {archive}", ssh.user, ssh.host, ssh.port)
+        }
+        Transport::Local => format!("local {archive}"),
+        Transport::S3(s3) => format!("s3 {} {} {}", s3.endpoint.as_deref().unwrap_or("-"), s3.bucket, s3.prefix),
+    }
+}
+
+/// What to look at where an archive is empty all at once.
+fn place_to_check(settings: &Settings) -> &'static str {
+    match settings.transport {
+        Transport::Openssh(_) | Transport::Libssh2(_) | Transport::Local => {
+            "the archive's disk is mounted and is the right one"
+        }
+        Transport::S3(_) => "the bucket and its prefix are the right ones",
+    }
+}
+
+/// The record of a target's archive for people, and how it is removed.
+fn record_at(settings: &Settings) -> (String, String) {
+    let Settings { name, archive, .. } = settings;
+    let file = format!("{archive}/{HOUSE}/{FILE}");
+    match &settings.transport {
+        Transport::Openssh(_) | Transport::Libssh2(_) => {
+            let removal = format!("by `blat ssh {name} rm {file}`");
+            (file, removal)
+        }
+        Transport::Local => {
+            let removal = format!("by `rm {file}`");
+            (file, removal)
+        }
+        Transport::S3(s3) => {
+            let prefix = if s3.prefix.is_empty() { String::new() } else { format!("{}/", s3.prefix) };
+            let key = format!("{prefix}.blat/{FILE}");
+            (format!("the object {key} of the bucket {}", s3.bucket), format!("by deleting the object {key}"))
+        }
+    }
+}
+
+/// What an archive's record came to, for people.
+pub(crate) fn shown(found: &Found) -> String {
+    match found {
+        Found::Nothing => "nobody owned it".to_owned(),
+        Found::Record(Record { owner, .. }) => {
+            format!("it belonged to target {} of the home tree {}", owner.target, owner.home)
+        }
+        Found::Malformed(why) => format!("its file {HOUSE}/{FILE} did not say whom it belonged to: {why}"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,164 @@
+//! The lines of answers that say what became of packages: the same from scripts and from a receiver, and as untrusted.
+
+use std::collections::BTreeSet;
+
+use blat_domain::limits::named;
+use blat_domain::name::PackageId;
+use blat_domain::text::printable;
+
+use super::leftovers::Leftovers;
+use crate::model::outcome::{Delivery, Digests, Retired, Verdict};
+
+/// Adds a failure for each package of which the target said nothing.
+pub(crate) fn with_silent_ones<'a>(
+    mut deliveries: Vec<(PackageId, Delivery)>,
+    asked: impl Iterator<Item = &'a PackageId>,
+) -> Vec<(PackageId, Delivery)> {
+    let heard: BTreeSet<PackageId> = deliveries.iter().map(|(package, _)| package.clone()).collect();
+    let silent = || Delivery::Failed("the target did not say what became of it".to_owned());
+    deliveries.extend(asked.filter(|package| !heard.contains(*package)).map(|package| (package.clone(), silent())));
+    deliveries
+}
+
+/// One line of an answer: `published NAME VERSION`, `replaced …`, `linked …`, `already …` or
+/// `failed NAME VERSION CLASS TEXT`.
+pub(crate) fn delivery(line: &str) -> Option<(PackageId, Delivery)> {
+    let mut words = line.splitn(5, ' ');
+    let (word, name, version) = (words.next()?, words.next()?, words.next()?);
+    let (class, text) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let what = match word {
+        "published" => Delivery::Published,
+        "replaced" => Delivery::Replaced,
+        "linked" => Delivery::Linked,
+        "already" => Delivery::Already,
+        "failed" if class == "differs" => Delivery::Differs(printable(text)),
+        "failed" => Delivery::Failed(format!("{} ({})", named(printable(text)), printable(class))),
+        _ => return None,
+    };
+    PackageId::new(name, version).ok().map(|package| (package, what))
+}
+
+/// One line of what `get_plist --verify` says: `good NAME VERSION DIGEST [TREE_DIGEST]`, `bad NAME VERSION WHY`, `closed …`,
+/// `unknown …` or `absent …`.
+pub(crate) fn verdict(line: &str) -> Option<(PackageId, Verdict)> {
+    let mut words = line.splitn(4, ' ');
+    let (word, name, version) = (words.next()?, words.next()?, words.next()?);
+    let rest = printable(words.next().unwrap_or_default());
+    let verdict = match word {
+        "good" => {
+            let (bytes, tree) = rest.split_once(' ').map_or((&rest[..], None), |(bytes, tree)| (bytes, Some(tree)));
+            Verdict::Good(Digests { bytes: bytes.to_owned(), tree: tree.map(str::to_owned) })
+        }
+        "bad" => Verdict::Bad(rest),
+        "closed" => Verdict::Closed(rest),
+        "unknown" => Verdict::Unknown(rest),
+        "absent" => Verdict::Absent,
+        _ => return None,
+    };
+    PackageId::new(name, version).ok().map(|package| (package, verdict))
+}
+
+/// One line of `delete_package`'s answer: `WORD NAME VERSION [CLASS TEXT]`.
+pub(crate) fn retired(line: &str) -> Option<(PackageId, Retired)> {
+    let mut words = line.splitn(5, ' ');
+    let (word, name, version) = (words.next()?, words.next()?, words.next()?);
+    let (class, text) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let what = match word {
+        "deleted" | "marked" | "unmarked" => Retired::Done,
+        "absent" => Retired::Absent,
+        "kept" => Retired::Kept(printable(text)),
+        "failed" => Retired::Failed(format!("{} ({})", named(printable(text)), printable(class))),
+        _ => return None,
+    };
+    PackageId::new(name, version).ok().map(|package| (package, what))
+}
+
+/// What is to be heard of packages that were asked about: one outcome each, and of no others.
+#[derive(Debug)]
+pub(crate) struct Awaited(BTreeSet<PackageId>);
+
+impl Awaited {
+    /// Outcomes of all of these.
+    pub(crate) fn of<'a>(packages: impl IntoIterator<Item = &'a PackageId>) -> Self {
+        Self(packages.into_iter().cloned().collect())
+    }
+
+    /// The outcome that a line tells, as `read` reads it; none where it names one of the `leftovers`.
+    ///
+    /// # Errors
+    /// That nothing asked for the line, fit for printing.
+    pub(crate) fn take<T>(
+        &mut self,
+        line: &str,
+        read: impl Fn(&str) -> Option<(PackageId, T)>,
+        leftovers: &Leftovers,
+    ) -> Result<Option<(PackageId, T)>, String> {
+        if leftovers.hear(line) {
+            return Ok(None);
+        }
+        match read(line) {
+            Some(outcome) if self.0.remove(&outcome.0) => Ok(Some(outcome)),
+            Some((package, _)) => {
+                Err(format!("it answers about {package}, which it was not asked about, or not again"))
+            }
+            None => Err(format!("it answers \"{}\", which tells of no package", printable(line))),
+        }
+    }
+
+    /// Whether this package's outcome is still to come; it is not, from now on.
+    pub(crate) fn take_package(&mut self, package: &PackageId) -> bool {
+        self.0.remove(package)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(text: &str) -> PackageId {
+        text.parse().expect("a package")
+    }
+
+    #[test]
+    fn each_package_has_one_outcome_and_no_other_has_any() {
+        let mut awaited = Awaited::of(&[id("a@1"), id("b@1")]);
+        let leftovers = Leftovers::default();
+        let take = |awaited: &mut Awaited, line| awaited.take(line, delivery, &leftovers);
+        assert!(matches!(take(&mut awaited, "published a 1"), Ok(Some(_))));
+        assert!(take(&mut awaited, "published a 1").is_err_and(|why| why.contains("not again")));
+        assert!(take(&mut awaited, "published c 1").is_err());
+        assert!(take(&mut awaited, "nonsense\u{1b}").is_err_and(|why| !why.contains('\u{1b}')));
+        assert!(matches!(take(&mut awaited, "leftover stage/x it is root's"), Ok(None)));
+        assert!(awaited.take_package(&id("b@1")) && !awaited.take_package(&id("b@1")));
+    }
+
+    #[test]
+    fn answers_are_read_and_nonsense_is_not() {
+        let package: PackageId = "core@1".parse().expect("a package");
+        assert_eq!(delivery("published core 1"), Some((package.clone(), Delivery::Published)));
+        assert_eq!(
+            delivery("failed core 1 digest the bytes differ"),
+            Some((package, Delivery::Failed("the bytes differ (digest)".into())))
+        );
+        assert!(matches!(delivery("failed core 1 differs other bytes"), Some((_, Delivery::Differs(_)))));
+        assert_eq!(retired("deleted core 1").map(|(_, what)| what), Some(Retired::Done));
+        let kept = Retired::Kept("the PackageList names it".into());
+        assert_eq!(retired("kept core 1 wanted the PackageList names it").map(|(_, what)| what), Some(kept));
+        assert_eq!(retired("deleted ../x 1"), None);
+        assert_eq!(delivery("published ../x 1"), None);
+        assert_eq!(delivery("exploded core 1"), None);
+        assert_eq!(delivery(""), None);
+    }
+
+    #[test]
+    fn verdicts_are_read_and_nonsense_is_not() {
+        let package: PackageId = "core@1".parse().expect("a package");
+        let good = |tree: Option<&str>| Verdict::Good(Digests { bytes: "ab".into(), tree: tree.map(str::to_owned) });
+        assert_eq!(verdict("good core 1 ab"), Some((package.clone(), good(None))), "published before trees were kept");
+        assert_eq!(verdict("good core 1 ab cd"), Some((package.clone(), good(Some("cd")))));
+        assert_eq!(verdict("bad core 1 bin/a: FAILED"), Some((package, Verdict::Bad("bin/a: FAILED".into()))));
+        assert!(matches!(verdict("closed core 1 lib/a: it cannot be read"), Some((_, Verdict::Closed(_)))));
+        assert_eq!(verdict("good ../x 1 ab"), None);
+        assert_eq!(verdict("fine core 1"), None);
+    }
+}

@@ -1,0 +1,127 @@
+//! A target as it is: served by its receiver where that runs, by the scripts elsewhere.
+
+pub(crate) mod install;
+pub(crate) mod leftovers;
+pub(crate) mod lines;
+pub(crate) mod place;
+pub(crate) mod receiver;
+pub(crate) mod remote;
+pub(crate) mod scripts;
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use blat_domain::inventory::Inventory;
+use blat_domain::name::PackageId;
+use blat_domain::ownership::{Claim, Owner, Record, Title};
+use blat_domain::package_list::Former;
+use blat_domain::plan::Link;
+use blat_domain::status::{FarEnd, Leftover};
+
+use receiver::ReceiverTarget;
+use remote::{RemoteState, Serves};
+use scripts::ScriptTarget;
+
+use super::{Leaving, Retirement, Target};
+use crate::model::error::TargetError;
+use crate::model::item::{BatchLimits, TransferItem};
+use crate::model::outcome::{Delivery, OutcomeSink, Retired, Verdict};
+use crate::model::progress::Progress;
+use crate::packing::cache::PackCache;
+
+/// A target that asks, once a connection, who serves it.
+pub(crate) struct ServedTarget {
+    remote_state: Arc<RemoteState>,
+    scripts: ScriptTarget,
+    receiver: ReceiverTarget,
+}
+
+impl ServedTarget {
+    /// A target whose archive and scripts are at these paths there. `reserve` bytes stay free on its disk; `cache` is what it
+    /// shares with other targets; `owner` is on whose behalf it lists and deletes; what does not fit into memory is kept below `place` on
+    /// this machine while it is packed.
+    pub(crate) fn new(
+        remote_state: RemoteState,
+        archive: String,
+        bin: String,
+        reserve: u64,
+        cache: Arc<PackCache>,
+        owner: Owner,
+        place: PathBuf,
+    ) -> Self {
+        let remote_state = Arc::new(remote_state);
+        let receiver = ReceiverTarget::new(remote_state.clone(), reserve, cache, owner.clone());
+        let scripts = ScriptTarget::new(remote_state.clone(), archive, bin, reserve, owner, place);
+        Self { scripts, receiver, remote_state }
+    }
+
+    async fn target(&self) -> Result<&dyn Target, TargetError> {
+        Ok(match self.remote_state.far_end().await?.serves {
+            Serves::Receiver { .. } => &self.receiver,
+            Serves::Scripts { .. } => &self.scripts,
+        })
+    }
+}
+
+#[async_trait]
+impl Target for ServedTarget {
+    async fn batch_limits(&self) -> Result<BatchLimits, TargetError> {
+        self.target().await?.batch_limits().await
+    }
+
+    async fn inventory(&self) -> Result<Arc<Inventory>, TargetError> {
+        self.target().await?.inventory().await
+    }
+
+    async fn receive(
+        &self,
+        items: &[TransferItem],
+        progress: &Arc<Progress>,
+        told: &OutcomeSink<'_>,
+    ) -> Result<(), TargetError> {
+        self.target().await?.receive(items, progress, told).await
+    }
+
+    async fn link(&self, links: &[Link]) -> Result<Vec<(PackageId, Delivery)>, TargetError> {
+        self.target().await?.link(links).await
+    }
+
+    async fn verify(&self, packages: &[PackageId]) -> Result<Vec<(PackageId, Verdict)>, TargetError> {
+        self.target().await?.verify(packages).await
+    }
+
+    async fn retire(
+        &self,
+        owned: &Record,
+        how: Retirement,
+        packages: &[Leaving],
+    ) -> Result<Vec<(PackageId, Retired)>, TargetError> {
+        self.target().await?.retire(owned, how, packages).await
+    }
+
+    async fn sweep(&self, keep: &BTreeSet<PackageId>) -> Result<(), TargetError> {
+        self.target().await?.sweep(keep).await
+    }
+
+    async fn store_list(&self, owned: &Record, list: &str) -> Result<Former, TargetError> {
+        self.target().await?.store_list(owned, list).await
+    }
+
+    async fn claim(&self, how: Claim, record: &Record) -> Result<Title, TargetError> {
+        self.target().await?.claim(how, record).await
+    }
+
+    fn far_end(&self) -> Option<FarEnd> {
+        self.remote_state.shown()
+    }
+
+    fn leftovers(&self) -> Vec<Leftover> {
+        match self.remote_state.shown() {
+            Some(FarEnd::Receiver { .. }) => self.receiver.leftovers(),
+            Some(FarEnd::Scripts { .. }) => self.scripts.leftovers(),
+            None => Vec::new(),
+        }
+    }
+}

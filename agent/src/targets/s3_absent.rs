@@ -1,0 +1,75 @@
+//! In the place of `s3`, for an agent that was built without it: says so, whatever it is asked.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use blat_config::S3Settings;
+use blat_domain::inventory::Inventory;
+use blat_domain::name::PackageId;
+use blat_domain::ownership::{Claim, Owner, Record, Title};
+use blat_domain::package_list::Former;
+use blat_domain::plan::Link;
+
+use super::{Leaving, Retirement, Target};
+use crate::flow::rate_limit::RateLimiter;
+use crate::model::error::TargetError;
+use crate::model::item::{BatchLimits, TransferItem};
+use crate::model::outcome::{Delivery, OutcomeSink, Retired, Verdict};
+use crate::model::progress::Progress;
+
+/// A bucket that cannot be served.
+pub(crate) struct S3Target;
+
+impl S3Target {
+    /// Takes what the real one takes.
+    pub(crate) fn new(_settings: S3Settings, _state: &Path, _valve: Arc<RateLimiter>, _owner: Owner) -> Self {
+        Self
+    }
+
+    /// Nothing is well.
+    pub(crate) async fn probe(&self) -> (Vec<String>, Vec<String>) {
+        (Vec::new(), vec![absent().to_string()])
+    }
+}
+
+fn absent() -> TargetError {
+    TargetError::Operator(
+        "this blat-agent was built without the feature s3, so it serves no bucket; install one that has it".to_owned(),
+    )
+}
+
+#[async_trait]
+impl Target for S3Target {
+    async fn batch_limits(&self) -> Result<BatchLimits, TargetError> {
+        Err(absent())
+    }
+
+    async fn inventory(&self) -> Result<Arc<Inventory>, TargetError> {
+        Err(absent())
+    }
+
+    async fn receive(&self, _: &[TransferItem], _: &Arc<Progress>, _: &OutcomeSink<'_>) -> Result<(), TargetError> {
+        Err(absent())
+    }
+
+    async fn link(&self, _: &[Link]) -> Result<Vec<(PackageId, Delivery)>, TargetError> {
+        Err(absent())
+    }
+
+    async fn verify(&self, _: &[PackageId]) -> Result<Vec<(PackageId, Verdict)>, TargetError> {
+        Err(absent())
+    }
+
+    async fn retire(&self, _: &Record, _: Retirement, _: &[Leaving]) -> Result<Vec<(PackageId, Retired)>, TargetError> {
+        Err(absent())
+    }
+
+    async fn store_list(&self, _: &Record, _: &str) -> Result<Former, TargetError> {
+        Err(absent())
+    }
+
+    async fn claim(&self, _: Claim, _: &Record) -> Result<Title, TargetError> {
+        Err(absent())
+    }
+}

@@ -1,0 +1,3 @@
+//! What a person sees at a terminal.
+
+pub(crate) mod bars;
