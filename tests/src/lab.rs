@@ -19,10 +19,12 @@ use crate::package::Package;
 use crate::process::{self, DEADLINE, Outcome, Running, executable};
 use crate::scene::scene;
 use crate::tree;
+use crate::way::Way;
 
 /// A world of its own: whatever runs in it ends with it.
 pub struct Lab {
     dir: PathBuf,
+    way: Way,
     master: Option<Running>,
     /// Set for the executables: credentials of a bucket.
     environment: BTreeMap<&'static str, String>,
@@ -32,13 +34,19 @@ impl Lab {
     /// A home tree, an empty source, and an empty target whose sshd runs. `name` may be any; it helps to find a kept lab. Where root runs the
     /// tests, the home tree belongs to the master's account, and the executables run as that.
     pub fn new(name: &str) -> Self {
+        Way::ORDINARY.lab(name)
+    }
+
+    /// As [`Self::new`], by another way.
+    pub(crate) fn of_way(way: Way, name: &str) -> Self {
         // Short, since ssh's control sockets lie in here and their paths may have 90 bytes.
         let name: String = name.chars().filter(char::is_ascii_alphanumeric).take(16).collect();
-        let dir = env::temp_dir().join(format!("blat-{name}-{}", process_wide_number()));
+        // No lab's path begins with another's: processes are found by it.
+        let dir = env::temp_dir().join(format!("blat-{}-{}-{name}", std::process::id(), process::next_number()));
         tree::remove(&dir);
         // A config that its group may write does not count, and that is what files are on some systems.
         rustix::process::umask(rustix::fs::Mode::WGRP | rustix::fs::Mode::WOTH);
-        let lab = Self { dir, master: None, environment: BTreeMap::new() };
+        let lab = Self { dir, way, master: None, environment: BTreeMap::new() };
         for folder in ["home/config", "home/tags", "home/ssh", "source"] {
             fs::create_dir_all(lab.dir.join(folder)).expect("a scratch folder");
         }
@@ -52,20 +60,6 @@ impl Lab {
         for folder in ["home", "source", "client"] {
             Account::Master.own(&lab.dir.join(folder));
         }
-        lab
-    }
-
-    /// A lab whose target holds core@1 and core@2, where nothing wants core@2 any more, and bulk@1 of so many bytes is yet to be sent.
-    pub fn with_bulk_to_send(name: &str, bytes: usize) -> Self {
-        let lab = Self::new(name);
-        for version in ["1", "2"] {
-            lab.package("core", version, |p| p.file("a", version));
-        }
-        lab.package("bulk", "1", |p| p.noise("a", bytes));
-        lab.release(&[("core", "1"), ("core", "2")]);
-        lab.config("perth", "");
-        lab.agent_once("perth").expect_success();
-        lab.release(&[("core", "1"), ("bulk", "1")]);
         lab
     }
 
@@ -153,8 +147,8 @@ impl Lab {
             ("user", read("user")),
             ("identity", path("client/id_ed25519")),
             ("known_hosts", path("client/known_hosts")),
-            ("transport", transport().to_owned()),
-            ("receiver", receiver().to_owned()),
+            ("transport", self.way.transport().to_owned()),
+            ("receiver", self.way.receiver().to_owned()),
             ("source", path("source")),
             ("archive", path("sshd/home/dpkg_archive")),
             ("bin", path("sshd/home/bin")),
@@ -431,32 +425,6 @@ impl Drop for Lab {
             tree::remove(&self.dir);
         }
     }
-}
-
-/// The transport of every target that does not name another: a test executable `…_over_libssh2` repeats another's tests
-/// over that one.
-fn transport() -> &'static str {
-    let test = env::current_exe().expect("the running test has a path");
-    if test.to_string_lossy().contains("_over_libssh2") { "libssh2" } else { "openssh" }
-}
-
-/// What serves every target whose config does not say otherwise: scripts, or the receiver in a test executable `…_by_receiver`, which
-/// repeats another's tests with that.
-fn receiver() -> &'static str {
-    let test = env::current_exe().expect("the running test has a path");
-    if !test.to_string_lossy().contains("_by_receiver") {
-        return "never";
-    }
-    // Without it scripts would serve, and the tests tell nothing of the receiver.
-    process::carried_receiver();
-    "auto"
-}
-
-/// Tells labs of one test process apart, and those of different processes.
-fn process_wide_number() -> String {
-    use std::sync::atomic::{AtomicU32, Ordering};
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 /// Writes a file so that nobody sees it half-written.

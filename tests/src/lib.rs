@@ -24,6 +24,7 @@ pub mod s3_proxy;
 mod scene;
 pub mod tree;
 pub mod tunnel;
+pub mod way;
 
 pub use accounts::Account;
 pub use database::{Database, Kind};
@@ -32,3 +33,4 @@ pub use disk::Disk;
 pub use lab::Lab;
 pub use process::Outcome;
 pub use s3::{Bucket, Store};
+pub use way::Way;

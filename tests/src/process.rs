@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use std::{fmt, fs, thread};
 
@@ -22,6 +23,12 @@ pub fn executable(name: &str) -> PathBuf {
         path.display()
     );
     path
+}
+
+/// A number that no other part of this process has got: tests may be threads of one process, or processes.
+pub fn next_number() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 /// The build of the receiver that agents carry for this machine.

@@ -4,6 +4,8 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
+use crate::process;
+
 /// The link; it is gone with this.
 pub struct Tunnel {
     /// The address at which whoever listens at [`Self::near`] is reached over this link.
@@ -15,13 +17,15 @@ pub struct Tunnel {
 }
 
 impl Tunnel {
-    /// A sound link to this port. Its addresses are of those that are for tests of networks alone, and differ from process to process.
+    /// A sound link to this port. Its addresses are of those that are for tests of networks alone, and differ from one to the next.
     pub fn to(port: u16) -> Self {
-        let own = std::process::id() % 0x8000 * 4;
+        let (process, number) = (std::process::id(), process::next_number());
+        // Of a process that has made many, the next hundred processes make none.
+        let own = process.wrapping_add(number.wrapping_mul(127)) % 0x8000 * 4;
         let address = |last: u32| format!("198.{}.{}.{}", 18 + (own >> 16), (own >> 8) & 255, (own & 255) + last);
         let (near, far) = (address(1), address(2));
         let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("lab/tunnel.py"));
-        command.arg(format!("blat{}", std::process::id())).args([&near, &far, &port.to_string()]);
+        command.arg(format!("blat{process}x{number:x}")).args([&near, &far, &port.to_string()]);
         let mut child =
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the lab's tool, and python3");
         let answers = BufReader::new(child.stdout.take().expect("a piped stream"));
@@ -33,7 +37,8 @@ impl Tunnel {
     /// From here on this holds: a rule of the lab's tool with its value.
     pub fn set(&mut self, rule: &str) {
         let input = self.child.stdin.as_mut().expect("a piped stream");
-        writeln!(input, "{rule}").expect("a tool that reads");
+        // In one piece: the tool takes what it reads at once for whole lines.
+        input.write_all(format!("{rule}\n").as_bytes()).expect("a tool that reads");
         assert_eq!(self.answer(), rule);
     }
 

@@ -5,9 +5,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use blat_tests::{Lab, Outcome, tree};
 
+use super::WAY;
+
 /// A target that holds core@1, core@2 and tools@1, all from the release.
 fn filled(name: &str, extra: &str) -> Lab {
-    let lab = Lab::new(name);
+    let lab = WAY.lab(name);
     for (name, version) in [("core", "1"), ("core", "2"), ("tools", "1")] {
         lab.package(name, version, |p| p.file("bin/a", name).exec("run", "x").symlink("to", "run").empty_dir("empty"));
     }

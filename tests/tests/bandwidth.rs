@@ -4,12 +4,14 @@ use std::fs;
 
 use blat_tests::Lab;
 
+use super::WAY;
+
 /// At this rate the bulk takes longer than any test waits.
 const SLOW: &str = "32k";
 
 /// A lab whose target is sent a package that takes minutes at its limit, once that is under way.
 fn lab_with_a_slow_sync(name: &str, bandwidth: &str) -> Lab {
-    let mut lab = Lab::new(name);
+    let mut lab = WAY.lab(name);
     lab.package("bulk", "1", |p| p.noise("a", 24 << 20));
     lab.package("core", "1", |p| p.file("a", "1"));
     lab.release(&[("bulk", "1")]);

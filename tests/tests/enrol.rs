@@ -4,7 +4,6 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use blat_tests::{Disk, Lab, Outcome, process};
 
@@ -139,9 +138,7 @@ impl PasswordHost {
     fn new(lab: &Lab) -> Self {
         let folder = lab.home().with_file_name("passwords");
         fs::create_dir_all(folder.join("archive")).expect("an own folder");
-        // Where `cargo test` runs them, all tests of this file share a process.
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let user = format!("blatpw{}n{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let user = format!("blatpw{}n{}", std::process::id(), process::next_number());
         let run = |command: &mut Command| process::run(command, &lab.home()).expect_success().stdout.clone();
         let home = folder.join("home");
         run(Command::new("useradd").args(["--create-home", "--shell", "/bin/sh", "--home-dir"]).arg(&home).arg(&user));

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use blat_tests::{Disk, Lab};
 
+use super::WAY;
+
 /// A lab whose target has the disk that `config` and the caller leave it; `big@1` is tagged and can't go there.
 fn refused(lab: &mut Lab, config: &str) -> PathBuf {
     lab.package("small", "1", |p| p.file("a", "1"));
@@ -32,7 +34,7 @@ fn completes(lab: &Lab, tag: &Path) {
 
 #[test]
 fn the_reserve_is_kept_free() {
-    let mut lab = Lab::new("reserve");
+    let mut lab = WAY.lab("reserve");
     let tag = refused(&mut lab, "disk_reserve: 100000g");
     lab.config("perth", "disk_reserve: 1m");
     completes(&lab, &tag);
@@ -41,7 +43,7 @@ fn the_reserve_is_kept_free() {
 /// `blat plan` says it beforehand, the sync does not try it, and the rest goes on, pinned packages first.
 #[test]
 fn what_does_not_fit_is_deferred_with_what_it_needs_and_the_rest_goes_on() {
-    let mut lab = Lab::new("deferred");
+    let mut lab = WAY.lab("deferred");
     for name in ["aaa", "pinned", "big", "small"] {
         let size = if name == "big" { 12 << 20 } else { 3 << 20 };
         lab.package(name, "1", |p| p.noise("a", size));
@@ -70,7 +72,7 @@ fn what_does_not_fit_is_deferred_with_what_it_needs_and_the_rest_goes_on() {
 /// Mounting takes root; `make test` leaves out what begins with `as_root` for everybody else, and says so.
 #[test]
 fn as_root_a_really_full_disk_is_survived() {
-    let mut lab = Lab::new("tmpfs");
+    let mut lab = WAY.lab("tmpfs");
     let disk = Disk::mount(lab.target_archive(), "size=8m");
     let tag = refused(&mut lab, "disk_reserve: 0");
     disk.change("size=64m");

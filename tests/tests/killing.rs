@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use blat_tests::{Dice, Lab, process};
 use rustix::process::Signal;
 
+use super::WAY;
+
 /// How often each kind of participant is killed, where `BLAT_ROUNDS` says nothing else: the dice are cast anew in each run.
 const ROUNDS: u64 = 4;
 /// So many syncs at most for each time: one that ended before it was its turn killed nobody.
@@ -26,7 +28,7 @@ fn add_packages(lab: &Lab, round: u64) -> Vec<(String, String)> {
 /// Rounds of: new packages, a sync, and `kill` at a random moment of it, which tells whether it hit anything. Then one
 /// sync that nobody disturbs.
 fn come_through(name: &str, kill: impl Fn(&Lab, &mut process::Running, &mut Dice) -> bool) {
-    let lab = Lab::new(name);
+    let lab = WAY.lab(name);
     let mut dice = Dice::cast();
     let mut wanted: Vec<(String, String)> = Vec::new();
     let mut more_is_wanted = |lab: &Lab, round| -> usize {

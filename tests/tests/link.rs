@@ -9,9 +9,11 @@ use blat_tests::relay::Relay;
 use blat_tests::{Lab, process};
 use rustix::process::Signal;
 
+use super::WAY;
+
 /// A lab with one small package that is wanted.
 fn lab(name: &str) -> Lab {
-    let lab = Lab::new(name);
+    let lab = WAY.lab(name);
     lab.package("core", "1", |p| p.file("a", "1"));
     lab.release(&[("core", "1")]);
     lab

@@ -6,9 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use blat_tests::Lab;
 
+use super::WAY;
+
 /// A lab whose source holds core@1.2 and core@1.3, with `current` addressing the first, and a target that pins `pkg`.
 fn lab(name: &str, pkg: &str) -> Lab {
-    let lab = Lab::new(name);
+    let lab = WAY.lab(name);
     lab.package("core", "1.2", |p| p.file("a", "old").noise("data", 20_000));
     lab.package("core", "1.3", |p| p.file("a", "new"));
     lab.release(&[]);

@@ -4,13 +4,14 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use blat_tests::{Lab, Outcome, process};
 
+use super::WAY;
+
 /// A lab with one small package that is wanted.
 fn lab(name: &str) -> Lab {
-    let lab = Lab::new(name);
+    let lab = WAY.lab(name);
     lab.package("core", "1", |p| p.file("a", "1"));
     lab.release(&[("core", "1")]);
     lab
@@ -225,8 +226,7 @@ impl RealHost {
         let home = folder.join("home");
         fs::create_dir_all(&folder).expect("an own folder");
         fs::create_dir_all("/run/sshd").expect("root may");
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let user = format!("blatln{}n{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let user = format!("blatln{}n{}", std::process::id(), process::next_number());
         let run = |command: &mut Command| process::run(command, &lab.home()).expect_success().stdout.clone();
         run(Command::new("useradd")
             .args(["--create-home", "--shell", "/bin/bash", "--home-dir"])

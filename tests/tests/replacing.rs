@@ -6,7 +6,9 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use blat_tests::{Lab, tree};
+use blat_tests::tree;
+
+use super::WAY;
 
 /// What one look at a version shows through one open directory.
 #[derive(Debug, PartialEq)]
@@ -40,7 +42,7 @@ fn look(version: &Path) -> Look {
 
 #[test]
 fn a_reader_looping_over_a_version_never_sees_it_missing_or_mixed_while_it_is_replaced() {
-    let lab = Lab::new("looping");
+    let lab = WAY.lab("looping");
     let build = |time: i64| {
         tree::remove(&lab.source().join("core/1"));
         let mark = time.to_string();
@@ -81,7 +83,7 @@ fn a_reader_looping_over_a_version_never_sees_it_missing_or_mixed_while_it_is_re
 
 #[test]
 fn times_that_differ_by_less_than_a_second_are_the_same() {
-    let lab = Lab::new("fraction");
+    let lab = WAY.lab("fraction");
     let source = lab.package("core", "1", |p| p.file("a", "1"));
     lab.release(&[("core", "1")]);
     lab.config("perth", "");

@@ -5,10 +5,12 @@ use std::fs;
 use blat_tests::relay::Relay;
 use blat_tests::{Lab, process};
 
+use super::WAY;
+
 /// A lab whose sshd allows so many sessions on a connection, with two packages of which one is wanted.
 fn lab(name: &str, sessions: u32) -> Lab {
     process::carried_receiver();
-    let lab = Lab::new(name);
+    let lab = WAY.lab(name);
     lab.package("core", "1", |p| p.noise("a", 2 << 20).file("b", "1"));
     lab.package("tools", "1", |p| p.file("a", "1"));
     lab.release(&[("core", "1")]);

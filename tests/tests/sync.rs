@@ -3,11 +3,13 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
-use blat_tests::{Lab, tree};
+use blat_tests::tree;
+
+use super::WAY;
 
 #[test]
 fn a_sync_publishes_what_the_release_wants_and_lists_it() {
-    let lab = Lab::new("publishes");
+    let lab = WAY.lab("publishes");
     for (name, version) in [("core", "1.0"), ("core", "1.10"), ("core", "1.9"), ("tools", "2.0~rc1+b2"), ("other", "1")]
     {
         lab.package(name, version, |p| p.file("bin/a", name).noise("data", 30_000));
@@ -28,7 +30,7 @@ fn a_sync_publishes_what_the_release_wants_and_lists_it() {
 
 #[test]
 fn the_shape_of_a_package_survives() {
-    let lab = Lab::new("shapes");
+    let lab = WAY.lab("shapes");
     let long = format!("{}/{}", "d".repeat(200), "f".repeat(250));
     lab.package("shapes", "1.0", |p| {
         p.file("name with spaces", "x")
@@ -66,7 +68,7 @@ fn the_shape_of_a_package_survives() {
 #[test]
 fn foreign_folders_that_cannot_be_read_are_no_packages_at_the_source_and_on_the_target() {
     for receiver in ["auto", "never"] {
-        let lab = Lab::new(&format!("foreign-{receiver}"));
+        let lab = WAY.lab(&format!("foreign-{receiver}"));
         lab.package("core", "1", |p| p.file("a", "1"));
         lab.package("core", "2", |p| p.file("a", "2"));
         lab.release(&[("core", "1")]);
@@ -95,7 +97,7 @@ fn foreign_folders_that_cannot_be_read_are_no_packages_at_the_source_and_on_the_
 
 #[test]
 fn a_second_sync_changes_nothing_and_extra_packages_stay() {
-    let lab = Lab::new("twice");
+    let lab = WAY.lab("twice");
     lab.package("core", "1", |p| p.file("a", "1"));
     lab.package("core", "2", |p| p.file("a", "2"));
     lab.release(&[("core", "1"), ("core", "2")]);
@@ -114,7 +116,7 @@ fn a_second_sync_changes_nothing_and_extra_packages_stay() {
 
 #[test]
 fn a_package_whose_descpkg_has_another_time_is_replaced() {
-    let lab = Lab::new("replaced");
+    let lab = WAY.lab("replaced");
     let source = lab.package("core", "1", |p| p.file("a", "before").file("gone", "x"));
     lab.release(&[("core", "1")]);
     lab.config("perth", "");
@@ -129,7 +131,7 @@ fn a_package_whose_descpkg_has_another_time_is_replaced() {
 
 #[test]
 fn one_package_that_cannot_be_sent_does_not_stop_the_others() {
-    let lab = Lab::new("missing");
+    let lab = WAY.lab("missing");
     lab.package("core", "1", |p| p.file("a", "1"));
     lab.package("tools", "1", |p| p.file("a", "1"));
     lab.package("unfinished", "1", |p| p.file("a", "1").writable());
@@ -146,7 +148,7 @@ fn one_package_that_cannot_be_sent_does_not_stop_the_others() {
 
 #[test]
 fn a_release_that_nobody_knows_is_an_error_and_lists_nothing() {
-    let lab = Lab::new("unknown");
+    let lab = WAY.lab("unknown");
     lab.package("core", "1", |p| p.file("a", "1"));
     lab.release(&[("core", "1")]);
     lab.config("perth", "releases: [Lab 2]");
@@ -158,7 +160,7 @@ fn a_release_that_nobody_knows_is_an_error_and_lists_nothing() {
 
 #[test]
 fn a_missing_archive_is_an_error_and_never_made() {
-    let lab = Lab::new("noarchive");
+    let lab = WAY.lab("noarchive");
     lab.package("core", "1", |p| p.file("a", "1"));
     lab.release(&[("core", "1")]);
     let elsewhere = lab.target_archive().with_file_name("unmounted");
@@ -171,7 +173,7 @@ fn a_missing_archive_is_an_error_and_never_made() {
 
 #[test]
 fn a_missing_source_is_an_error() {
-    let lab = Lab::new("nosource");
+    let lab = WAY.lab("nosource");
     lab.package("core", "1", |p| p.file("a", "1"));
     lab.release(&[("core", "1")]);
     lab.config("perth", "");
@@ -186,7 +188,7 @@ fn a_missing_source_is_an_error() {
 
 #[test]
 fn a_pinned_package_is_wanted_whatever_the_releases_say() {
-    let lab = Lab::new("pinned");
+    let lab = WAY.lab("pinned");
     lab.package("core", "1.2", |p| p.file("a", "1"));
     lab.package("core", "1.3", |p| p.file("a", "1"));
     lab.package("tools", "1", |p| p.file("a", "1"));
@@ -201,7 +203,7 @@ fn a_pinned_package_is_wanted_whatever_the_releases_say() {
 
 #[test]
 fn without_ssh_the_same_arrives() {
-    let lab = Lab::new("local");
+    let lab = WAY.lab("local");
     lab.package("core", "1", |p| p.file("a b", "1").exec("run", "x").symlink("to", "a b").empty_dir("empty"));
     lab.release(&[("core", "1")]);
     lab.local_config("here", "");

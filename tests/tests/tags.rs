@@ -9,9 +9,11 @@ use std::time::{Duration, SystemTime};
 use blat_tests::{Lab, process};
 use rustix::process::Signal;
 
+use super::WAY;
+
 /// A lab with an empty release and one idle target, and a package that nobody wants yet.
 fn lab_with_idle_target(name: &str, config: &str) -> Lab {
-    let mut lab = Lab::new(name);
+    let mut lab = WAY.lab(name);
     lab.package("core", "1", |p| p.file("a", "1"));
     lab.release(&[]);
     lab.config("perth", config);
@@ -36,7 +38,7 @@ fn a_notification_alone_brings_a_tag_on_its_way() {
 
 #[test]
 fn polling_alone_brings_a_tag_on_its_way() {
-    let mut lab = Lab::new("polling");
+    let mut lab = WAY.lab("polling");
     lab.package("core", "1", |p| p.file("a", "1"));
     lab.release(&[]);
     lab.keep_keys_at_home();

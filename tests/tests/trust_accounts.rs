@@ -7,9 +7,11 @@ use std::path::Path;
 use blat_tests::accounts::Account;
 use blat_tests::{Lab, process, tree};
 
+use super::WAY;
+
 /// A lab with three versions of a package; the first version is wanted.
 fn lab(name: &str) -> Lab {
-    let lab = Lab::new(name);
+    let lab = WAY.lab(name);
     for version in ["1", "2", "3"] {
         lab.package("core", version, |p| p.file("a", version).file("bin/tool", "x"));
     }

@@ -7,6 +7,8 @@ use blat_tests::Lab;
 use blat_tests::process;
 use rustix::process::Signal;
 
+use super::WAY;
+
 /// One more than goes in one run of the target.
 const EXTRA: usize = 201;
 
@@ -25,7 +27,7 @@ fn deletions_of(lab: &Lab, count: usize) -> Option<PathBuf> {
 
 #[test]
 fn a_deletion_that_waited_for_the_lock_is_left_undone_once_its_agent_is_killed() {
-    let lab = Lab::new("waiting");
+    let lab = WAY.lab("waiting");
     lab.package("core", "1", |p| p.file("a", "1"));
     let names: Vec<String> = (0..EXTRA).map(|number| format!("extra{number}")).collect();
     for name in &names {
@@ -58,7 +60,7 @@ fn a_deletion_that_waited_for_the_lock_is_left_undone_once_its_agent_is_killed()
 
 #[test]
 fn a_package_list_that_names_what_somebody_took_away_in_mid_sync_is_not_stored() {
-    let lab = Lab::with_bulk_to_send("tookaway", 1 << 20);
+    let lab = WAY.lab_with_bulk_to_send("tookaway", 1 << 20);
     // At that rate it takes some seconds.
     lab.config("perth", "bandwidth: 256k\naging: immediate\nmax_delete: 100%");
     let sync = lab.start_agent_once("perth");

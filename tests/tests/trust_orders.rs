@@ -6,12 +6,14 @@ use std::fs;
 use blat_tests::Lab;
 use serde_json::Value;
 
+use super::WAY;
+
 /// At this rate `bulk@1` takes minutes, so that whatever is to happen in mid-sync does.
 const SLOW: &str = "bandwidth: 64k";
 
 /// A target that holds core@1 and core@2, where nothing wants core@2 any more; a sync under way sends bulk@1, slowly, before it deletes that.
 fn in_mid_sync(name: &str) -> Lab {
-    let mut lab = Lab::with_bulk_to_send(name, 24 << 20);
+    let mut lab = WAY.lab_with_bulk_to_send(name, 24 << 20);
     lab.config("perth", &format!("{SLOW}\naging: immediate\nmax_delete: 100%"));
     lab.start_master();
     lab.wait_for_status("perth", "sending the bulk", |s| {
@@ -55,7 +57,7 @@ fn a_sync_deletes_nothing_that_the_settings_now_in_force_pin() {
 
 #[test]
 fn a_sync_in_the_foreground_ends_early_when_its_config_changes() {
-    let lab = Lab::with_bulk_to_send("foreground", 1 << 20);
+    let lab = WAY.lab_with_bulk_to_send("foreground", 1 << 20);
     lab.config("perth", "bandwidth: 256k\naging: immediate\nmax_delete: 100%");
     let sync = lab.start_agent_once("perth");
     lab.wait_until_receiving();
@@ -67,7 +69,7 @@ fn a_sync_in_the_foreground_ends_early_when_its_config_changes() {
 
 #[test]
 fn a_config_that_becomes_invalid_in_mid_sync_lets_packages_go_there_and_nothing_leave() {
-    let mut lab = Lab::new("invalid");
+    let mut lab = WAY.lab("invalid");
     for version in ["1", "2"] {
         lab.package("core", version, |p| p.file("a", version));
     }
@@ -109,7 +111,7 @@ fn the_agent_of_a_target_that_is_removed_deletes_nothing_more() {
 
 #[test]
 fn a_tag_in_flight_to_the_former_archive_is_sent_to_the_present_one() {
-    let mut lab = Lab::new("elsewhere");
+    let mut lab = WAY.lab("elsewhere");
     lab.package("core", "1", |p| p.file("a", "1"));
     // At that rate it takes a quarter of a minute: time enough for a change, and for the former archive to get it after all.
     lab.package("bulk", "1", |p| p.noise("a", 1 << 20));
@@ -146,7 +148,7 @@ fn a_tag_in_flight_to_the_former_archive_is_sent_to_the_present_one() {
 
 /// A SQLite database of a site's own form, where nothing keeps rows from contradicting each other: `perth` selects project `Lab`.
 fn with_database(name: &str, rows: &str) -> Lab {
-    let lab = Lab::new(name);
+    let lab = WAY.lab(name);
     for version in ["1", "2", "3"] {
         lab.package("core", version, |p| p.file("a", version));
     }
@@ -282,7 +284,7 @@ fn a_confirmation_covers_what_status_showed_and_nothing_that_came_later() {
 
 #[test]
 fn what_the_guard_held_back_is_confirmed_package_by_package_also_for_the_agents_next_life() {
-    let lab = Lab::new("guarded");
+    let lab = WAY.lab("guarded");
     for version in ["1", "2", "3", "4"] {
         lab.package("core", version, |p| p.file("a", version));
     }
@@ -392,7 +394,7 @@ fn an_odd_row_hinders_those_who_select_it_and_nobody_else() {
 
 #[test]
 fn the_same_release_twice_in_a_file_is_one_release_and_contradictions_hold_deletions_back() {
-    let mut lab = Lab::new("twiceinfile");
+    let mut lab = WAY.lab("twiceinfile");
     for version in ["1", "2", "3"] {
         lab.package("core", version, |p| p.file("a", version));
     }

@@ -6,9 +6,11 @@ use std::path::Path;
 
 use blat_tests::{Lab, tree};
 
+use super::WAY;
+
 /// A lab whose target has what its source has: core@1, tools@1.
 fn synced(name: &str) -> Lab {
-    let lab = Lab::new(name);
+    let lab = WAY.lab(name);
     lab.package("core", "1", |p| p.file("bin/a", "1").file("odd\nname", "x").noise("data", 50_000));
     lab.package("tools", "1", |p| p.file("a", "1"));
     lab.release(&[("core", "1"), ("tools", "1")]);
@@ -69,7 +71,7 @@ const CHANGES: [(&str, &str); 8] = [
 
 #[test]
 fn verify_sees_links_modes_directories_and_entries_that_changed_and_repair_brings_them_back() {
-    let lab = Lab::new("entries");
+    let lab = WAY.lab("entries");
     lab.package("core", "1", |p| p.exec("bin/a", "1").symlink("lib/link", "../bin/a").empty_dir("empty"));
     lab.release(&[("core", "1")]);
     lab.config("perth", "");
@@ -90,7 +92,7 @@ fn verify_sees_links_modes_directories_and_entries_that_changed_and_repair_bring
 
 #[test]
 fn the_manifest_is_read_by_every_sha256sum() {
-    let lab = Lab::new("sums");
+    let lab = WAY.lab("sums");
     lab.package("core", "1", |p| p.file("bin/a", "1").symlink("lib/link", "../bin/a").empty_dir("empty"));
     lab.release(&[("core", "1")]);
     lab.config("perth", "");

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::{Lab, transport};
+use super::Lab;
 use crate::process::{self, Process};
 
 impl Lab {
@@ -29,7 +29,7 @@ impl Lab {
 
     /// What carries the links now: ssh clients; where the client is within the agent, the sshd's processes for its connections.
     pub fn link_processes(&self) -> Vec<u32> {
-        if transport() == "openssh" {
+        if self.way.transport() == "openssh" {
             return self.local_processes().iter().filter(|p| p.name == "ssh").map(|p| p.pid).collect();
         }
         let leader = fs::read_to_string(self.dir.join("sshd/sshd.pid")).unwrap_or_default();

@@ -9,7 +9,7 @@ use blat_tests::s3_proxy::{self, Asks};
 use blat_tests::{Dice, accounts};
 use rustix::process::Signal;
 
-use crate::world::World;
+use super::world::World;
 
 /// Kills any of these, if there is one.
 fn kill_one(found: &[u32], dice: &mut Dice) {

@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use blat_tests::Dice;
 
-use crate::witness::Witness;
-use crate::world::World;
+use self::witness::Witness;
+use self::world::World;
 
 /// How many operations a run has, where `BLAT_OPERATIONS` says nothing else.
 const OPERATIONS: u64 = 200;

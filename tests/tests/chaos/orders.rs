@@ -3,8 +3,8 @@
 use blat_tests::{Dice, process};
 use rustix::process::Signal;
 
-use crate::model::{Package, Release, TARGETS};
-use crate::world::World;
+use super::model::{Package, Release, TARGETS};
+use super::world::World;
 
 /// Any of the targets.
 fn target(dice: &mut Dice) -> &'static str {

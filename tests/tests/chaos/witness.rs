@@ -5,8 +5,8 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::model::{Package, TARGETS};
-use crate::world::World;
+use super::model::{Package, TARGETS};
+use super::world::World;
 
 #[derive(Debug, Default)]
 pub(crate) struct Witness {

@@ -10,8 +10,8 @@ use blat_tests::s3_proxy::Proxy;
 use blat_tests::{Account, Bucket, Dice, Lab, Store, accounts, process, tree};
 use rustix::process::Signal;
 
-use crate::model::{Model, Package, Release, TARGETS};
-use crate::orders;
+use super::model::{Model, Package, Release, TARGETS};
+use super::orders;
 
 /// How long it may take until all is there once nothing goes wrong any more: a swallowed link is noticed after half a minute.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -169,7 +169,7 @@ impl World {
         self.proxy.heals();
         self.relay.cut();
         if self.is_full {
-            crate::faults::fill_or_free(self, dice);
+            super::faults::fill_or_free(self, dice);
         }
         while !self.model.early.is_empty() {
             orders::build_tagged(self, dice);
