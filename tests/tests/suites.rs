@@ -48,6 +48,7 @@ mod s3_credentials;
 mod s3_faults;
 mod s3_trust;
 mod sessions;
+mod structure;
 mod supervision;
 mod sync;
 mod tags;
