@@ -273,7 +273,8 @@ impl Bucket {
 
 impl Drop for Bucket {
     fn drop(&mut self) {
-        let stopped = self.tool("stop").arg(&self.dir).status();
+        // Nothing of it is looked at any more.
+        let stopped = self.tool("kill").arg(&self.dir).status();
         if !stopped.is_ok_and(|status| status.success()) {
             eprintln!("could not stop the {} of {}", self.store, self.dir.display());
         }
