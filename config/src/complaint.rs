@@ -34,7 +34,7 @@ impl Complaint {
     /// A complaint about a stretch of `line`.
     pub(crate) fn at(path: PathBuf, place: Place, line: &str, message: String, expected: Option<String>) -> Self {
         let line = &without_passwords(line);
-        let message: String = without_passwords_of_urls(&message.chars().collect::<Vec<_>>()).into_iter().collect();
+        let message: String = without_passwords_in_text(&message.chars().collect::<Vec<_>>()).into_iter().collect();
         let beyond = place.column.saturating_add(place.length.min(WIDEST / 2)) > WIDEST;
         let from = if beyond { place.column.saturating_sub(WIDEST / 2) } else { 0 };
         let mut shown: Vec<char> = line.chars().skip(from).take(WIDEST + 1).map(one_column).collect();
@@ -71,55 +71,80 @@ impl Complaint {
     }
 }
 
-/// Parts of the names of keys and parameters whose values are nobody's business.
-const SECRET: [&str; 6] = ["pass", "pwd", "secret", "token", "access_key", "credential"];
+/// Parts of the names of keys and parameters whose values are nobody's business; such names as a whole; and their ends.
+const SECRET: [&str; 7] = ["pass", "pwd", "psw", "secret", "token", "access_key", "credential"];
+const SECRET_WHOLE: [&str; 3] = ["pw", "key", "apikey"];
+const SECRET_ENDS: [&str; 2] = ["_key", "-key"];
+/// What stands at the ends of a name: the signs of a mapping, of a list and of a URL.
+const AROUND_NAMES: &str = "{}[],:;?& \t\"'";
 
 /// Whether a key or parameter of this name may hold a secret. One that names a file holds only the way to it.
 fn is_secret(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
-    SECRET.iter().any(|word| name.contains(word)) && !name.ends_with("_file")
+    let is_whole = || SECRET_WHOLE.contains(&name.trim_start_matches('-'));
+    let holds = SECRET.iter().any(|word| name.contains(word)) || SECRET_ENDS.iter().any(|end| name.ends_with(end));
+    (holds || is_whole()) && !name.ends_with("_file")
+}
+
+/// The line with stars in place of all that it says.
+pub(crate) fn without_words(line: &str) -> String {
+    let said = line.find(|c: char| !c.is_whitespace() && c != '-').unwrap_or(line.len());
+    line[..said].chars().chain(line[said..].chars().map(|_| '*')).collect()
+}
+
+/// The name that ends before this place.
+fn name_before(chars: &[char], end: usize) -> String {
+    let before = chars[..end].iter().rev().skip_while(|c| " \t\"'".contains(**c));
+    let name: String = before.take_while(|c| !AROUND_NAMES.contains(**c)).collect();
+    // It was collected from its end.
+    name.chars().rev().collect()
 }
 
 /// The line with stars in place of what may be a secret: a refused one must not come to light by its refusal.
 fn without_passwords(line: &str) -> String {
     let chars: Vec<char> = line.chars().collect();
-    let mut shown = without_passwords_of_urls(&chars);
-    // A key that should not be here at all, `secret_access_key: …`, also among others in one line: `{postgres: …, password: …}`.
+    let mut shown = without_passwords_in_text(&chars);
+    // A key that should not be here at all, `secret_access_key: …`, also among others in one line: `{postgres: …, password: …}`. What a command's
+    // arguments mean is its own matter.
     for colon in (0..chars.len()).filter(|index| chars[*index] == ':') {
-        let before = chars[..colon].iter().rev().skip_while(|c| " \t\"'".contains(**c));
-        let name: String = before.take_while(|c| !"{}[],: \t\"'".contains(**c)).collect();
-        // It was collected from its end.
-        if is_secret(&name.chars().rev().collect::<String>()) {
+        let name = name_before(&chars, colon);
+        if is_secret(&name) || name == "command" {
             shown[colon + 1..].fill('*');
         }
     }
     shown.into_iter().collect()
 }
 
-/// The text with stars in place of what may be a secret in a URL.
-fn without_passwords_of_urls(chars: &[char]) -> Vec<char> {
+/// The text with stars in place of what may be a secret in an address or a parameter.
+fn without_passwords_in_text(chars: &[char]) -> Vec<char> {
     let mut shown = chars.to_vec();
-    let Some(scheme) = chars.windows(3).position(|three| three == [':', '/', '/']) else { return shown };
-    let is_colon = |index: &usize| {
-        chars[*index] == ':' || chars[*index..].iter().take(3).collect::<String>().eq_ignore_ascii_case("%3a")
+    let scheme = chars.windows(3).position(|three| three == [':', '/', '/']);
+    // Without a scheme, `blat:PASSWORD@host`: a key has a blank behind its colon.
+    let is_colon = |index: &usize| match chars[*index] {
+        ':' => scheme.is_some() || chars.get(index + 1).is_some_and(|next| !next.is_whitespace()),
+        _ => chars[*index..].iter().take(3).collect::<String>().eq_ignore_ascii_case("%3a"),
     };
     if let Some(at) = chars.iter().rposition(|c| *c == '@')
-        && let Some(colon) = (scheme + 3..at).find(is_colon)
+        && let Some(colon) = (scheme.map_or(0, |scheme| scheme + 3)..at).find(is_colon)
     {
         shown[colon + 1..at].fill('*');
     }
-    let end_of =
-        |from: usize| (from..chars.len()).find(|index| "&, }\"'".contains(chars[*index])).unwrap_or(chars.len());
+    let ends = |ends: &str, from: usize| (from..chars.len()).find(|index| ends.contains(chars[*index]));
+    let end_of = |from: usize| match chars.get(from) {
+        // A quoted value, `password='a b'`, ends with its sign.
+        Some(quote @ ('\'' | '"')) => ends(&quote.to_string(), from + 1).unwrap_or(chars.len()),
+        _ => ends("& \"'", from).unwrap_or(chars.len()),
+    };
     // A parameter, `password=…`: its name is what stands before the sign. Users have passwords behind a colon.
-    for equals in (scheme..chars.len()).filter(|index| chars[*index] == '=') {
-        let name: String = chars[..equals].iter().rev().take_while(|c| !"?&; ".contains(**c)).collect();
-        let name: String = name.chars().rev().collect();
-        if is_secret(&name) || name.to_ascii_lowercase().contains("user") {
-            shown[equals + 1..end_of(equals + 1)].fill('*');
+    for equals in (0..chars.len()).filter(|index| chars[*index] == '=') {
+        let name = name_before(chars, equals);
+        if is_secret(&name) || scheme.is_some() && name.to_ascii_lowercase().contains("user") {
+            let from = (equals + 1..chars.len()).find(|index| chars[*index] != ' ').unwrap_or(chars.len());
+            shown[from..end_of(from)].fill('*');
         }
     }
     // What stands behind the sign of a fragment means nothing to a server. One behind a blank begins a comment.
-    for sign in (scheme..chars.len()).filter(|index| chars[*index] == '#' && chars[index - 1] != ' ') {
+    for sign in (scheme.unwrap_or(chars.len())..chars.len()).filter(|at| chars[*at] == '#' && chars[at - 1] != ' ') {
         shown[sign + 1..end_of(sign + 1)].fill('*');
     }
     shown
@@ -274,6 +299,23 @@ mod tests {
             "mysql: mysql://db/rm?user=blat:secret",
             "mysql: mysql:///rm#blat:secret",
             "mysql: mysql://blat%3Asecret@db/rm",
+            "postgres: \"user=blat password=secret host=h\"",
+            "postgres: \"user=blat password='a secret' host=h\"",
+            "postgres: \"user=blat password = secret host=h\"",
+            "mysql: \"blat:secret@h/rm\"",
+            "mysql: 'blat%3asecret@h/rm'",
+            "postgres: 'postgres//blat:secret@h/rm'",
+            "mysql: \"h/rm?pw=secret\"",
+            "mysql: mysql://h/rm?pw=secret",
+            "psw: secret",
+            "s3: {bucket: b, key: secret}",
+            "host: u:secret@x",
+            "{\"host\":\"u:secret@x\"}",
+            "release_manager: {command: [/bin/x, --password=secret]}",
+            "  command: [/bin/x, -p, secret]",
+            "  - --password=secret",
+            "  - --key=a,secret",
+            "password-hash: secret",
         ] {
             for column in 1..line.len() {
                 assert!(!about(line, column, 3).to_string().contains("secret"), "{line}");
@@ -283,6 +325,10 @@ mod tests {
             "postgres: postgres://blat@db:5432/rm?sslmode=require",
             "release_manager: {postgres: 'postgres://blat@db/rm', password_file: /home/a/pw} # ours",
             "  known_hosts: /a#b",
+            "  include: [\"core@1.0\", \"tools@1.1\"] # since 10:30",
+            "  via: u@jump:22",
+            "  ssh: {options: [Port=22, User=blat]}",
+            "  key_file: /home/a/.ssh/id",
         ] {
             assert!(about(harmless, 1, 1).to_string().contains(harmless), "{harmless}");
         }

@@ -12,7 +12,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_yaml::budget::BudgetBreach;
 use serde_yaml::{DuplicateKeyPolicy, Error, Location, NonFiniteFloatPolicy, Options, Spanned};
 
-use crate::complaint::{Complaint, Place};
+use crate::complaint::{Complaint, Place, without_words};
 use crate::home::Home;
 use crate::trust::{self, Distrust};
 
@@ -20,6 +20,8 @@ use crate::trust::{self, Distrust};
 const LARGEST: u64 = 1 << 20;
 /// The deepest nesting any key needs, with room to spare.
 const DEEPEST: usize = 32;
+/// So many lines above one are looked at for the key that it is below: no command has more arguments.
+const MOST_ARGUMENTS: usize = 100;
 
 /// One file.
 #[derive(Debug)]
@@ -96,7 +98,33 @@ impl Document {
 
     /// A complaint about a place in this file.
     pub(crate) fn complain(&self, place: Place, message: String, expected: Option<String>) -> Complaint {
-        Complaint::at(self.path.clone(), place, self.line(place.line), message, expected)
+        let line = self.line(place.line);
+        // What a command's arguments mean is its own matter, and may be secret.
+        let hidden = self.is_in_command(place.line).then(|| without_words(line));
+        Complaint::at(self.path.clone(), place, hidden.as_deref().unwrap_or(line), message, expected)
+    }
+
+    /// Whether a line is one of those below the key `command`.
+    fn is_in_command(&self, number: usize) -> bool {
+        let indent = |line: &str| line.len() - line.trim_start().len();
+        let line = self.line(number);
+        // The items of a list may stand as far to the left as its key.
+        let (mut least, mut is_item) = (indent(line), line.trim_start().starts_with('-'));
+        for above in (1..number).rev().take(MOST_ARGUMENTS).map(|number| self.line(number)) {
+            let said = above.trim_start();
+            let is_key = indent(above) < least || is_item && indent(above) == least && !said.starts_with('-');
+            if !is_key || said.is_empty() || said.starts_with('#') {
+                continue;
+            }
+            if said.contains("command") {
+                return true;
+            }
+            (least, is_item) = (indent(above), false);
+            if least == 0 {
+                return false;
+            }
+        }
+        false
     }
 
     /// The text of a line, counted from 1; empty where the file has no such line.
@@ -340,6 +368,24 @@ mod tests {
     fn scalars_stay_as_they_are_written() {
         let text = "a: 1.10\nb: no\nc: 012\nd: 1e3\ne: 0x10 # a comment\nf: '5'\ng: 2026-01-01\nh: \"x\\ty\"\n";
         assert_eq!(scalars(text), ["1.10", "no", "012", "1e3", "0x10", "5", "2026-01-01", "x\ty"]);
+    }
+
+    #[test]
+    fn arguments_of_a_command_are_never_shown() {
+        for text in [
+            "release_manager:\n  command:\n    - /bin/x\n    # of ours\n\n    - !odd hemlig\n",
+            "release_manager:\n  command:\n  - /bin/x\n  - \"hemlig \\q\"\n",
+            "release_manager: {command: [/bin/x,\n  \"hemlig \\q\"]}\n",
+            "release_manager: {command: [/bin/x, hemlig, \"\\q\"]}\n",
+        ] {
+            let (_, complaints) = read_text(text);
+            assert!(!complaints.is_empty(), "{text}");
+            for complaint in complaints {
+                assert!(!complaint.to_string().contains("hemlig"), "{complaint}");
+            }
+        }
+        let (_, complaints) = read_text("release_manager:\n  command: x\nprojects:\n- a\n- \"shown \\q\"\n");
+        assert!(complaints[0].to_string().contains("shown"), "{complaints:?}");
     }
 
     #[test]
