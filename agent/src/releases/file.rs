@@ -41,7 +41,15 @@ async fn text(file: File, before: &Metadata) -> Result<(String, File), String> {
     let mut text = String::new();
     let mut bounded = file.take(before.len().max(LONG));
     bounded.read_to_string(&mut text).await.map_err(|error| error.to_string())?;
+    expect_no_hole(&text)?;
     Ok((text, bounded.into_inner()))
+}
+
+/// A copy that is not done, and a disk that lost what was written, leave zeros where there will be text. Behind what ends a text they would mean nothing.
+fn expect_no_hole(text: &str) -> Result<(), String> {
+    let Some(at) = text.find('\0') else { return Ok(()) };
+    let line = text[..at].matches('\n').count() + 1;
+    Err(format!("it has a NUL character in line {line}: it was not written to its end; write it aside and rename it"))
 }
 
 /// A regular file, and what is known of it. Opening never waits, whatever takes the file's place: not for a named pipe's writer.
@@ -65,6 +73,20 @@ mod tests {
         let opened = open(&path).await.expect("a file");
         std::fs::write(&path, vec![b'x'; 3 << 20]).expect("an own file");
         assert_eq!(read(opened).await.expect("its text").len() as u64, LONG);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_ends_in_zeros_is_not_taken_for_whole() {
+        let scratch = tempfile::tempdir().expect("a scratch directory");
+        let path = scratch.path().join("releases");
+        let text = "projects:\n- {name: P, releases: [{id: 1, name: R, packages: [a@1]}]}\n...\n";
+        for (rest, is_whole) in [("", true), ("\0\0\0", false), ("\n# \0\n", false), ("# half\0", false)] {
+            std::fs::write(&path, format!("{text}{rest}")).expect("an own file");
+            let loaded = load(open(&path).await.expect("a file")).await;
+            let why = loaded.map(|(catalog, _)| assert_eq!(catalog.projects.len(), 1)).err();
+            assert_eq!(why.is_none(), is_whole, "{rest:?}: {why:?}");
+            assert!(why.is_none_or(|why| why.contains("NUL character in line") && why.contains("rename it")));
+        }
     }
 
     #[tokio::test]
