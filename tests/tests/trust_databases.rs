@@ -91,3 +91,19 @@ fn no_setting_of_a_postgres_role_hides_a_row() {
     lab.agent_once("perth").expect_success();
     assert_eq!(lab.visible(), both);
 }
+
+/// An administrator who rescues a server has it give what is left: rows on a damaged page vanish then, and the server counts as many.
+#[test]
+fn a_postgres_server_that_leaves_out_what_is_damaged_takes_nothing_until_it_is_put_right() {
+    let (lab, database) = lab("pgrescue", Kind::Postgres, &["1.1", "1.10"]);
+    database.sql("DELETE FROM release_package WHERE package_version = '1.10'");
+    for setting in ["zero_damaged_pages", "ignore_checksum_failure"] {
+        database.sql(&format!("ALTER ROLE blat SET {setting} = on"));
+        let why = format!("the server has {setting} = on: it leaves out rows that are damaged");
+        lab.agent_once("perth").expect(1).says(&why).says("restore the damaged tables from a backup");
+        assert_eq!(lab.visible(), ["core@1.1", "core@1.10"], "{setting}");
+        database.sql(&format!("ALTER ROLE blat RESET {setting}"));
+    }
+    lab.agent_once("perth").expect_success();
+    assert_eq!(lab.visible(), ["core@1.1"]);
+}

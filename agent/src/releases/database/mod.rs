@@ -6,6 +6,7 @@
 mod between;
 mod connection;
 mod password;
+mod rescue;
 mod rows;
 mod schema;
 mod sqlite;
@@ -46,7 +47,7 @@ pub(super) async fn load(
         let begun = connection.begin_reading(is_checked).await;
         let catalog = match begun {
             Ok(()) => read(&mut connection, queries(source), selection).await,
-            Err(why) => Err(why.into()),
+            Err(trouble) => Err(trouble),
         };
         let state = connection.state();
         let is_whole = connection.is_whole()?;
@@ -63,11 +64,11 @@ pub(super) async fn load(
 }
 
 impl Connection {
-    /// See [`sqlite::Opened::begin_reading`]. Servers see to their files themselves.
-    async fn begin_reading(&mut self, is_checked: bool) -> Result<(), String> {
+    /// See [`sqlite::Opened::begin_reading`]. Servers see to their files themselves, unless they were told not to.
+    async fn begin_reading(&mut self, is_checked: bool) -> Result<(), Trouble> {
         match self {
-            Self::Sqlite(opened) => opened.begin_reading(is_checked).await,
-            Self::Postgres(_) | Self::MySql(_) => Ok(()),
+            Self::Sqlite(opened) => opened.begin_reading(is_checked).await.map_err(Trouble::from),
+            Self::Postgres(_) | Self::MySql(_) => self.expect_no_rescue().await,
         }
     }
 

@@ -20,6 +20,8 @@ struct Pooler {
     conflicts: usize,
     /// How many rows the server counts, whatever it gives.
     count: &'static str,
+    /// Whether the server is told to leave out what is damaged.
+    damaged: &'static str,
     /// For each session that took its leave, whether that was in the middle of a transaction.
     left: Vec<bool>,
 }
@@ -29,7 +31,7 @@ impl Pooler {
     async fn start(conflicts: usize) -> (Arc<Mutex<Self>>, ReleaseSource) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let port = listener.local_addr().expect("an address").port();
-        let pooler = Arc::new(Mutex::new(Self { conflicts, count: "1", left: Vec::new() }));
+        let pooler = Arc::new(Mutex::new(Self { conflicts, count: "1", damaged: "off", left: Vec::new() }));
         let serving = pooler.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -133,6 +135,9 @@ async fn serve(mut stream: TcpStream, pooler: &Mutex<Pooler>) -> std::io::Result
                 refusal("ERROR", "40001", "storniere Anfrage wegen Konflikt mit der Wiederherstellung")
             }
             (b'Q', count) if count.starts_with("SELECT COUNT(*)") => row(&[("blat_count", Pooler::of(pooler).count)]),
+            (b'Q', settings) if settings.starts_with("SELECT 'zero_damaged_pages'") => {
+                row(&[("variable_name", "zero_damaged_pages"), ("value", Pooler::of(pooler).damaged)])
+            }
             (b'Q', projects) if projects.starts_with("SELECT project_id, project_name") => {
                 row(&[("project_id", "1"), ("project_name", "Perth")])
             }
@@ -185,6 +190,14 @@ async fn an_answer_that_something_between_cut_short_is_none() {
         let why = load_from(&source).await.expect_err("fewer than there are");
         assert!(why.contains("the query for projects") && why.contains(words), "{why}");
     }
+}
+
+#[tokio::test]
+async fn a_server_that_leaves_out_what_is_damaged_gives_no_answer() {
+    let (pooler, source) = Pooler::start(0).await;
+    Pooler::of(&pooler).damaged = "on";
+    let why = load_from(&source).await.expect_err("rows may be missing");
+    assert!(why.contains("zero_damaged_pages = on") && why.contains("take that setting away"), "{why}");
 }
 
 #[tokio::test]
