@@ -103,6 +103,7 @@ mod tests {
     use blat_domain::release::Selection;
 
     use super::*;
+    use crate::releases::Purpose;
 
     async fn shell(script: &str) -> Result<Catalog, String> {
         let argv = ["sh", "-c", script].map(ToOwned::to_owned);
@@ -110,7 +111,7 @@ mod tests {
         let selection = Selection { projects: vec!["P".into()], ..Selection::default() };
         let scratch = tempfile::tempdir().expect("a scratch directory");
         let place = scratch.path().join("state/perth");
-        let reader = Reader::start(&source, &selection, Duration::from_secs(60), false, &place).await?;
+        let reader = Reader::start(&source, &selection, Duration::from_secs(60), Purpose::Looking, &place).await?;
         load(&argv, Path::new("/"), reader).await
     }
 

@@ -1,15 +1,13 @@
 //! How recent Release Manager's word is: what a tag brought after that, it may not know yet.
 
-use std::fs::{self, Metadata};
-use std::io;
-use std::os::unix::fs::{FileExt as _, MetadataExt};
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use blat_config::ReleaseSource;
 use blat_domain::clock::FileTime;
 use serde::{Deserialize, Serialize};
-use tokio::io::AsyncReadExt as _;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::file;
@@ -66,14 +64,7 @@ pub(super) struct State {
     size: u64,
     modified: (i64, i64),
     changed: (i64, i64),
-    /// Of a SQLite database: the counter that SQLite moves with every change.
-    counter: Option<Counter>,
 }
-
-type Counter = [u8; 4];
-/// Where a SQLite database has its counter.
-const COUNTER: usize = 24;
-const UNTIL_COUNTER: usize = COUNTER + size_of::<Counter>();
 
 impl State {
     pub(super) fn of(found: &Metadata) -> Self {
@@ -82,28 +73,6 @@ impl State {
             size: found.len(),
             modified: (found.mtime(), found.mtime_nsec()),
             changed: (found.ctime(), found.ctime_nsec()),
-            counter: None,
-        }
-    }
-
-    /// That of a SQLite database. The handle stays open: closing any of a file gives up all locks that the process has on it.
-    pub(super) fn of_database(file: &fs::File) -> io::Result<Self> {
-        let mut counter = Counter::default();
-        let counter = match file.read_exact_at(&mut counter, COUNTER as u64) {
-            Ok(()) => Some(counter),
-            // An empty file is a database too.
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => None,
-            Err(error) => return Err(error),
-        };
-        Ok(Self { counter, ..Self::of(&file.metadata()?) })
-    }
-
-    /// Whether nobody was writing this file by now, as far as one can see. Of a database, SQLite may: it moves the counter, and has kept all it
-    /// changed from whoever read. A program that copies over it moves that once, with the first page, and then goes on without it.
-    fn has_stayed(&self, now: &Self) -> bool {
-        match (self.counter, now.counter) {
-            (Some(before), Some(now)) if before != now => true,
-            _ => self == now,
         }
     }
 }
@@ -139,27 +108,16 @@ impl Reading {
     pub(crate) async fn has_stayed(&self, limit: Duration) -> bool {
         sleep_until(self.at + QUIET).await;
         // It is opened, not only looked up: a network file system then asks its server instead of its cache.
-        match (self.state, timeout(limit, self.look()).await) {
-            (Some(state), Ok(Ok(now))) => state.has_stayed(&now),
+        match (self.state, timeout(limit, file::open(&self.path)).await) {
+            (Some(state), Ok(Ok((_, now)))) => state == State::of(&now),
             (None, _) | (_, Ok(Err(_)) | Err(_)) => false,
         }
-    }
-
-    async fn look(&self) -> Result<State, String> {
-        let (mut file, found) = file::open(&self.path).await?;
-        let now = State::of(&found);
-        if self.state.is_none_or(|state| state.counter.is_none()) {
-            return Ok(now);
-        }
-        let mut header = [0; UNTIL_COUNTER];
-        file.read_exact(&mut header).await.map_err(|error| error.to_string())?;
-        let counter = header.last_chunk().copied();
-        Ok(State { counter, ..now })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::time::UNIX_EPOCH;
 
     use super::*;
@@ -226,26 +184,6 @@ mod tests {
             change(&path, content);
             assert_eq!(reading.has_stayed(limit).await, what == "nothing", "{what}");
             assert!(reading.at.elapsed() >= QUIET, "{what}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_database_may_be_changed_by_sqlite_and_by_nobody_else() {
-        let scratch = tempfile::tempdir().expect("a scratch directory");
-        let path = scratch.path().join("rm.db");
-        let page = |counter: u8, rest: u8| [vec![0; COUNTER + 3], vec![counter], vec![rest; 4000]].concat();
-        for (what, after, stays) in [
-            ("nothing", None, true),
-            ("a change by SQLite", Some(page(2, 1)), true),
-            ("a page of a copy", Some(page(1, 2)), false),
-            ("a file that begins anew", Some(Vec::new()), false),
-        ] {
-            fs::write(&path, page(1, 1)).expect("written");
-            touch_only(&path, 5_000);
-            let state = State::of_database(&fs::File::open(&path).expect("a file")).expect("a counter");
-            let reading = Reading::new(&path, Some(state));
-            after.iter().for_each(|content| fs::write(&path, content).expect("written"));
-            assert_eq!(reading.has_stayed(Duration::from_secs(60)).await, stays, "{what}");
         }
     }
 

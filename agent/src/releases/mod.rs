@@ -23,6 +23,7 @@ use blat_domain::release::{Catalog, KnownReleases, Resolution, Selection, resolv
 use blat_domain::text::printable;
 use blat_domain::units::show_duration;
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 pub(crate) use database::create as create_database;
 pub(crate) use freshness::{Reading, Written, trailing, written_at};
@@ -74,12 +75,20 @@ pub(crate) struct CatalogLoader {
 }
 
 /// What an answer is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Purpose {
     /// To know what is wanted.
     Looking,
     /// To have packages marked or deleted: what gives the releases is looked over for damage, which may take long.
     Taking,
+    /// The same, where a database in a file changes all the time: its writers are kept waiting, so that whatever changes it then is none of them.
+    TakingHeld,
+}
+
+impl Purpose {
+    fn is_taking(self) -> bool {
+        self != Self::Looking
+    }
 }
 
 /// What Release Manager says, before it is known what that means.
@@ -195,8 +204,7 @@ impl CatalogLoader {
                 return Err(why);
             }
             let read = |catalog, reading| Loaded { catalog, reading, is_for_looking: false };
-            let is_checked = purpose == Purpose::Taking;
-            let reader = Reader::start(source, selection, *timeout, is_checked, &self.place).await?;
+            let reader = Reader::start(source, selection, *timeout, purpose, &self.place).await?;
             match source {
                 ReleaseSource::File { path } => {
                     let Read { catalog, state } = reader.finish().await?;
@@ -210,9 +218,9 @@ impl CatalogLoader {
                 }
                 ReleaseSource::Sqlite { path, .. } => {
                     let Read { catalog, state } = reader.finish().await?;
-                    // Without a state, its writers change it in a file beside it.
+                    // Without a state, its writers change it in a file beside it, or were kept from that.
                     let reading = state.map(|state| Reading::new(path, Some(state)));
-                    Ok(Loaded { catalog: Arc::new(catalog), reading, is_for_looking: !is_checked })
+                    Ok(Loaded { catalog: Arc::new(catalog), reading, is_for_looking: !purpose.is_taking() })
                 }
                 ReleaseSource::PackageList { .. } | ReleaseSource::Postgres(_) | ReleaseSource::MySql(_) => {
                     Ok(read(Arc::new(reader.finish().await?.catalog), None))

@@ -21,7 +21,7 @@ use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout};
 
 use super::command::end_of;
 use super::freshness::State;
-use super::{database, file, package_list, turns};
+use super::{Purpose, database, file, package_list, turns};
 use crate::transport::tied;
 
 /// The first argument by which this executable knows that it is to read releases: no option that a person types.
@@ -43,8 +43,7 @@ struct Question {
     projects: Vec<String>,
     only_s3sync: bool,
     limit: Duration,
-    /// Whether a database in a file is looked over for damage.
-    is_checked: bool,
+    purpose: Purpose,
     /// The target's part of `state/`.
     #[serde(with = "any_path")]
     place: PathBuf,
@@ -74,7 +73,7 @@ impl Reader {
         source: &ReleaseSource,
         selection: &Selection,
         limit: Duration,
-        is_checked: bool,
+        purpose: Purpose,
         place: &Path,
     ) -> Result<Self, String> {
         let Selection { releases, projects, only_s3sync, .. } = selection;
@@ -85,7 +84,7 @@ impl Reader {
             projects,
             only_s3sync: *only_s3sync,
             limit,
-            is_checked,
+            purpose,
             place: place.into(),
         };
         let question = serde_json::to_vec(&question).map_err(|error| format!("cannot write the question: {error}"))?;
@@ -184,11 +183,11 @@ fn read_one() -> io::Result<()> {
     io::stdin().read_exact(&mut length)?;
     io::stdin().take(u64::from_be_bytes(length).min(LONGEST_QUESTION)).read_to_end(&mut question)?;
     let question: Question = serde_json::from_slice(&question)?;
-    let Question { source, releases, projects, only_s3sync, limit: within, is_checked, place } = question;
+    let Question { source, releases, projects, only_s3sync, limit: within, purpose, place } = question;
     tied::confine(most_memory(&source))?;
     let selection = Selection { releases, projects, only_s3sync, ..Selection::default() };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let read = runtime.block_on(read_all(&source, &selection, within, is_checked, &place));
+    let read = runtime.block_on(read_all(&source, &selection, within, purpose, &place));
     // A name that is being looked up, or a database on a disk that hangs, is left behind.
     runtime.shutdown_background();
     let mut answer = Bounded(Vec::new());
@@ -205,7 +204,7 @@ async fn read_all(
     source: &ReleaseSource,
     selection: &Selection,
     limit: Duration,
-    is_checked: bool,
+    purpose: Purpose,
     place: &Path,
 ) -> Result<Read, String> {
     // Whoever waits for its turn holds a short text at most.
@@ -231,7 +230,7 @@ async fn read_all(
         }
         // These have less memory.
         ReleaseSource::Sqlite { .. } | ReleaseSource::Postgres(_) | ReleaseSource::MySql(_) => {
-            let (catalog, state) = database::load(source, selection, limit, place, is_checked).await?;
+            let (catalog, state) = database::load(source, selection, limit, place, purpose).await?;
             (catalog, state, None)
         }
     };

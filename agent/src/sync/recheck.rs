@@ -29,6 +29,8 @@ use crate::sync::{Prepared, SyncOutcome, problem};
 
 /// How often a file that is being written is read again before the sync gives up on it. Each time takes two seconds.
 const READINGS: u32 = 15;
+/// After so many readings of a SQLite database that changes each time, its writers are kept waiting: no database is too busy for deletions.
+const PATIENT: u32 = 3;
 
 /// What decides about extra packages, beside what is wanted and what is there.
 #[derive(Debug, Clone)]
@@ -203,8 +205,9 @@ fn is_taking(step: &Step) -> bool {
 impl SyncContext {
     /// As [`Self::decide_again`], by an answer that nobody was writing meanwhile.
     async fn decide_when_settled(&self, prepared: &Prepared) -> Result<(Upkeep, Resolution), Problem> {
-        for _ in 0..READINGS {
-            let (upkeep, resolution, reading) = self.decide_again(prepared).await?;
+        for reading in 0..READINGS {
+            let purpose = if reading < PATIENT { Purpose::Taking } else { Purpose::TakingHeld };
+            let (upkeep, resolution, reading) = self.decide_again(prepared, purpose).await?;
             let is_settled = match &reading {
                 None => true,
                 Some(reading) => self.has_stayed(reading).await,
@@ -224,9 +227,13 @@ impl SyncContext {
     }
 
     /// What would become of extra packages by what Release Manager says now, and the file that says it.
-    async fn decide_again(&self, prepared: &Prepared) -> Result<(Upkeep, Resolution, Option<Reading>), Problem> {
+    async fn decide_again(
+        &self,
+        prepared: &Prepared,
+        purpose: Purpose,
+    ) -> Result<(Upkeep, Resolution, Option<Reading>), Problem> {
         self.catalog.forget();
-        let (mut answer, quick_scan) = self.ask(Purpose::Taking).await?;
+        let (mut answer, quick_scan) = self.ask(purpose).await?;
         let (source, inventory, facts) = (self.source.clone(), prepared.inventory.clone(), prepared.facts.clone());
         let deciding = tokio::task::spawn_blocking(move || {
             let resolution = &mut answer.resolution;

@@ -23,6 +23,7 @@ use connection::Connection;
 use rows::Reading;
 pub(crate) use schema::create;
 
+use super::Purpose;
 use super::freshness::State;
 
 /// So often all is read anew where a replica gave way to its primary.
@@ -31,25 +32,27 @@ const MOST_CONFLICTS: usize = 5;
 const AT_ONCE: usize = 1000;
 
 /// Reads projects and releases, and the packages of those that are selected. In `place`, a folder of the agent's own, lies a copy of a SQLite
-/// database while one is needed. Gives also how the file was meanwhile, of a SQLite database that its writers change in place; one that `is_checked`
-/// is refused where it is damaged anywhere.
+/// database while one is needed. Gives also how the file was meanwhile, of a SQLite database that its writers change in place, unless it was held
+/// still for long enough. One that something is to go by is refused where it is damaged.
 pub(super) async fn load(
     source: &ReleaseSource,
     selection: &Selection,
     limit: Duration,
     place: &Path,
-    is_checked: bool,
+    purpose: Purpose,
 ) -> Result<(Catalog, Option<State>), String> {
     let mut conflicts = 0;
     for _ in 0..sqlite::TRIES {
         let mut connection = Connection::open(source, limit, place).await?;
         connection.begin(limit).await?;
-        let begun = connection.begin_reading(is_checked).await;
+        let asked = Asked::of(&connection, source);
+        let begun = connection.begin_reading(purpose, &asked).await;
         let catalog = match begun {
-            Ok(()) => read(&mut connection, queries(source), selection).await,
+            Ok(()) => read(&mut connection, &asked, selection).await,
             Err(trouble) => Err(trouble),
         };
-        let state = connection.state();
+        let was_still = purpose == Purpose::TakingHeld && catalog.is_ok() && connection.hold_still().await;
+        let state = connection.state().filter(|_| !was_still);
         let is_whole = connection.is_whole()?;
         let closed = connection.close(catalog.is_ok()).await;
         match catalog {
@@ -65,10 +68,21 @@ pub(super) async fn load(
 
 impl Connection {
     /// See [`sqlite::Opened::begin_reading`]. Servers see to their files themselves, unless they were told not to.
-    async fn begin_reading(&mut self, is_checked: bool) -> Result<(), Trouble> {
+    async fn begin_reading(&mut self, purpose: Purpose, asked: &Asked) -> Result<(), Trouble> {
         match self {
-            Self::Sqlite(opened) => opened.begin_reading(is_checked).await.map_err(Trouble::from),
+            Self::Sqlite(opened) => {
+                let queries = [&*asked.projects, &*asked.releases, &*asked.packages];
+                opened.begin_reading(purpose.is_taking(), &queries).await.map_err(Trouble::from)
+            }
             Self::Postgres(_) | Self::MySql(_) => self.expect_no_rescue().await,
+        }
+    }
+
+    /// See [`sqlite::Opened::hold_still`].
+    async fn hold_still(&self) -> bool {
+        match self {
+            Self::Sqlite(opened) => opened.hold_still().await,
+            Self::Postgres(_) | Self::MySql(_) => false,
         }
     }
 
@@ -77,6 +91,33 @@ impl Connection {
             Self::Sqlite(opened) => opened.locked(),
             Self::Postgres(_) | Self::MySql(_) => None,
         }
+    }
+}
+
+/// What is asked of a database.
+struct Asked {
+    projects: String,
+    releases: String,
+    packages: String,
+    /// Whether the queries for projects and for releases are ours. A site's need not be one that can stand in another; the one for packages stands in
+    /// ours anyway.
+    are_ours: [bool; 2],
+}
+
+impl Asked {
+    fn of(connection: &Connection, source: &ReleaseSource) -> Self {
+        let queries = queries(source);
+        // A word that MySQL keeps for itself.
+        let release = connection.quoted("release");
+        let are_ours = [queries.projects.is_none(), queries.releases.is_none()];
+        let projects = queries.projects.unwrap_or_else(|| "SELECT project_id, project_name FROM project".into());
+        let releases = queries
+            .releases
+            .unwrap_or_else(|| format!("SELECT project_id, release_id, release_name, state, s3sync FROM {release}"));
+        let packages = queries
+            .packages
+            .unwrap_or_else(|| "SELECT release_id, package_name, package_version FROM release_package".into());
+        Self { projects, releases, packages, are_ours }
     }
 }
 
@@ -91,21 +132,11 @@ fn queries(source: &ReleaseSource) -> Queries {
     }
 }
 
-async fn read(connection: &mut Connection, queries: Queries, selection: &Selection) -> Result<Catalog, Trouble> {
-    // A word that MySQL keeps for itself.
-    let release = connection.quoted("release");
-    // A site's query need not be one that can stand in another; the one for packages stands in ours anyway.
-    let are_ours = [queries.projects.is_none(), queries.releases.is_none()];
-    let projects = queries.projects.unwrap_or_else(|| "SELECT project_id, project_name FROM project".into());
-    let releases = queries
-        .releases
-        .unwrap_or_else(|| format!("SELECT project_id, release_id, release_name, state, s3sync FROM {release}"));
-    let packages = queries
-        .packages
-        .unwrap_or_else(|| "SELECT release_id, package_name, package_version FROM release_package".into());
+async fn read(connection: &mut Connection, asked: &Asked, selection: &Selection) -> Result<Catalog, Trouble> {
+    let Asked { projects, releases, packages, are_ours } = asked;
     let mut reading = Reading::default();
-    connection.rows("projects", &projects, are_ours[0], &rows::PROJECT, |row| reading.project(row)).await?;
-    connection.rows("releases", &releases, are_ours[1], &rows::RELEASE, |row| reading.release(row)).await?;
+    connection.rows("projects", projects, are_ours[0], &rows::PROJECT, |row| reading.project(row)).await?;
+    connection.rows("releases", releases, are_ours[1], &rows::RELEASE, |row| reading.release(row)).await?;
     for chosen in reading.chosen(selection).chunks(AT_ONCE) {
         // The line's end keeps a comment that ends the site's query from swallowing the parenthesis.
         let query = format!(

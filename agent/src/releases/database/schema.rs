@@ -40,7 +40,7 @@ mod tests {
     use blat_config::{Queries, ReleaseSource};
     use blat_domain::release::{Catalog, KnownReleases, ReleaseKey, Selection, resolve};
 
-    use super::super::load;
+    use super::super::{Purpose, load};
     use super::*;
 
     async fn database(rows: &str) -> (tempfile::TempDir, std::path::PathBuf) {
@@ -57,7 +57,7 @@ mod tests {
     async fn ask(path: &Path, queries: Queries, selection: &Selection) -> Result<Catalog, String> {
         let place = path.with_extension("state");
         let source = ReleaseSource::Sqlite { path: path.into(), queries };
-        load(&source, selection, Duration::from_secs(60), &place, false).await.map(|(catalog, _)| catalog)
+        load(&source, selection, Duration::from_secs(60), &place, Purpose::Looking).await.map(|(catalog, _)| catalog)
     }
 
     fn wanted(catalog: &Catalog, selection: &Selection) -> Vec<String> {
@@ -197,8 +197,9 @@ mod tests {
         let queries = Queries { projects: Some(endless.into()), ..Queries::default() };
         let place = path.with_extension("state");
         let source = ReleaseSource::Sqlite { path, queries };
-        let cut =
-            load(&source, &Selection::default(), Duration::from_millis(50), &place, false).await.expect_err("cut");
+        let cut = load(&source, &Selection::default(), Duration::from_millis(50), &place, Purpose::Looking)
+            .await
+            .expect_err("cut");
         assert!(cut.contains("interrupted"), "{cut}");
     }
 

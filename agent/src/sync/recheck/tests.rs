@@ -188,7 +188,7 @@ async fn a_database_of_which_half_is_an_older_one_takes_nothing() {
     }
 }
 
-/// The first half of a copy stands for a moment, undamaged; the rest follows within two seconds.
+/// The first half of a copy stands for a moment, undamaged; the rest follows within two seconds, and its application may write at once.
 #[tokio::test]
 async fn a_database_that_is_overwritten_in_place_takes_nothing_that_it_wants_in_the_end() {
     let begin = |releases: &Path| {
@@ -200,16 +200,39 @@ async fn a_database_that_is_overwritten_in_place_takes_nothing_that_it_wants_in_
         let page = fs::read(&later).expect("a database")[..4096].to_vec();
         fs::File::options().write(true).open(releases).and_then(|file| file.write_all_at(&page, 0)).expect("written");
     };
-    let during = |releases: &Path| {
-        let (releases, later) = (releases.to_owned(), releases.with_extension("later"));
+    for then in [None, Some("INSERT INTO release_package VALUES (9, 'z', '1')")] {
+        let during = move |releases: &Path| {
+            let (releases, later) = (releases.to_owned(), releases.with_extension("later"));
+            std::thread::spawn(move || {
+                std::thread::sleep(Duration::from_secs(1));
+                let all = fs::read(later).expect("a database");
+                let file = fs::File::options().write(true).open(&releases).expect("an own file");
+                file.write_all_at(&all[4096..], 4096).expect("written");
+                then.iter().for_each(|sql| drop(sqlite(&releases, sql)));
+            });
+        };
+        let (report, problem, deleted) = sync_from("{sqlite: releases.yaml}", begin, 0, during).await;
+        assert_eq!((problem, report.result), (None, SyncResult::Ok));
+        assert_eq!(deleted, ["c@1"], "b@1 was not written yet when the database was read first; {then:?}");
+    }
+}
+
+/// Its writers are kept waiting then.
+#[tokio::test]
+async fn a_database_that_its_application_writes_all_the_time_holds_no_deletion_back() {
+    let begin = |releases: &Path| {
+        database(releases);
+        let releases = releases.to_owned();
         std::thread::spawn(move || {
-            std::thread::sleep(Duration::from_secs(1));
-            let all = fs::read(later).expect("a database");
-            let file = fs::File::options().write(true).open(releases).expect("an own file");
-            file.write_all_at(&all[4096..], 4096).expect("written");
+            // Until the folder is gone.
+            while releases.exists() {
+                let sql = ["-cmd", ".timeout 60000", "INSERT INTO release_package VALUES (9, 'z', '1')"];
+                let _gone = std::process::Command::new("sqlite3").arg("-bail").arg(&releases).args(sql).output();
+                std::thread::sleep(Duration::from_millis(200));
+            }
         });
     };
-    let (report, problem, deleted) = sync_from("{sqlite: releases.yaml}", begin, 0, during).await;
+    let (report, problem, deleted) = sync_from("{sqlite: releases.yaml}", begin, 0, |_| ()).await;
     assert_eq!((problem, report.result), (None, SyncResult::Ok));
-    assert_eq!(deleted, ["c@1"], "b@1 was not written yet when the database was read first");
+    assert_eq!(deleted, ["b@1", "c@1"]);
 }

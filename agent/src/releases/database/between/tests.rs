@@ -8,7 +8,7 @@ use blat_domain::release::{Catalog, Selection};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::super::load;
+use super::super::{Purpose, load};
 use super::*;
 
 /// What PgBouncer takes at the start of a session; it refuses anything else.
@@ -56,7 +56,9 @@ impl Pooler {
 
 async fn load_from(source: &ReleaseSource) -> Result<Catalog, String> {
     let selection = Selection { projects: vec!["Perth".into()], ..Selection::default() };
-    load(source, &selection, Duration::from_secs(60), &std::env::temp_dir(), false).await.map(|(catalog, _)| catalog)
+    load(source, &selection, Duration::from_secs(60), &std::env::temp_dir(), Purpose::Looking)
+        .await
+        .map(|(catalog, _)| catalog)
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@
 //! SQLite's own locks are enough. Only whoever writes the file without SQLite, as `cp` does, keeps to no lock: where it changes while it is locked, all
 //! is read again.
 
+mod check;
 mod copy;
 mod look;
 #[cfg(test)]
@@ -23,17 +24,16 @@ mod tests;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use blat_domain::text::printable;
 use rustix::fs::{FlockOperation, fcntl_lock};
 use rustix::io::Errno;
 use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Error, Row as _, SqliteConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Error, SqliteConnection};
 
 use copy::{PrivateCopy, RECOVER};
 use look::{Database, Look, PERMISSIONS};
 
 use super::connection::said;
-use crate::releases::freshness::State;
+use crate::releases::freshness::{QUIET, State};
 
 /// How long a writer may hold a database before the sync fails and is tried again later.
 const BUSY: Duration = Duration::from_secs(10);
@@ -72,26 +72,24 @@ pub(super) struct Opened {
 }
 
 impl Opened {
-    /// Begins to read in the transaction that was begun. Where it `is_checked`, the whole database is looked over for damage, as it is left where
-    /// it is overwritten in place: half of it is the old one then, and rows of both may be missing.
-    pub(super) async fn begin_reading(&mut self, is_checked: bool) -> Result<(), String> {
+    /// Begins to read in the transaction that was begun. Where it `is_checked`, the database is looked over for damage, as far as these queries
+    /// can meet it.
+    pub(super) async fn begin_reading(&mut self, is_checked: bool, queries: &[&str]) -> Result<(), String> {
         // SQLite takes its lock with the first thing that is read.
         sqlx::raw_sql(READS).execute(&mut self.connection).await.map_err(|error| said(&error))?;
         if self.way == Way::Ordinary {
             self.locked = Some(self.state()?);
         }
-        if !is_checked {
-            return Ok(());
+        if is_checked { check::expect_undamaged(&mut self.connection, queries).await } else { Ok(()) }
+    }
+
+    /// Keeps SQLite's writers off for so long that whatever changes the file meanwhile is none of them. Gives whether they can be kept off: not where
+    /// they write into a `-wal`.
+    pub(super) async fn hold_still(&self) -> bool {
+        if self.locked.is_some() {
+            tokio::time::sleep(QUIET).await;
         }
-        let failed = |error: Error| format!("cannot check that it is undamaged before anything goes: {}", said(&error));
-        let found = sqlx::raw_sql("PRAGMA integrity_check(1)").fetch_one(&mut self.connection).await.map_err(failed)?;
-        match found.try_get::<String, _>(0).map_err(failed)?.as_str() {
-            "ok" => Ok(()),
-            damage => Err(format!(
-                "it is damaged, or is being overwritten in place: {}; copy a database aside and rename it, or put a good one in its place",
-                printable(damage)
-            )),
-        }
+        self.locked.is_some()
     }
 
     /// Whether what was read is one state of the database. It must be asked before the connection ends, which gives up the lock.
@@ -110,7 +108,9 @@ impl Opened {
     }
 
     fn state(&self) -> Result<State, String> {
-        State::of_database(&self.database.file).map_err(|error| format!("cannot look at it: {error}"))
+        // The handle stays open: closing any of a file gives up all locks that the process has on it.
+        let found = self.database.file.metadata().map_err(|error| format!("cannot look at it: {error}"))?;
+        Ok(State::of(&found))
     }
 
     /// Takes leave, before the lock is given up and the copy goes.

@@ -186,7 +186,7 @@ async fn a_database_whose_pages_are_of_two_states_is_refused_where_it_is_checked
     let path = world.crashed(&[]).join("r.db");
     let check = async || {
         let mut opened = open(&path, LIMIT, &world.place()).await.expect("it opens");
-        let begun = opened.begin_reading(true).await;
+        let begun = opened.begin_reading(true, &[]).await;
         opened.close().await.expect("closed");
         begun
     };
@@ -204,7 +204,7 @@ async fn what_is_written_without_sqlites_locks_while_it_is_read_is_seen() {
         let world = World::new(mode).await;
         let path = world.crashed(&[]).join("r.db");
         let mut opened = open(&path, LIMIT, &world.place()).await.expect("it opens");
-        opened.begin_reading(false).await.expect("it is read");
+        opened.begin_reading(false, &[]).await.expect("it is read");
         assert!(opened.is_whole().expect("it is there"));
         assert_eq!(opened.locked().is_some(), is_seen, "a checkpoint may change it meanwhile");
         // The clock of the file system goes by steps.
@@ -214,5 +214,37 @@ async fn what_is_written_without_sqlites_locks_while_it_is_read_is_seen() {
         file.write_all_at(&[first], 0).expect("a copy that begins");
         assert_eq!(opened.is_whole().expect("it is there"), !is_seen, "{mode}");
         opened.close().await.expect("closed");
+    }
+}
+
+#[tokio::test]
+async fn a_database_that_is_held_still_keeps_sqlites_writers_waiting_and_nobody_else() {
+    let world = World::new("delete").await;
+    let path = world.crashed(&[]).join("r.db");
+    for is_copied_over in [false, true] {
+        let mut opened = open(&path, LIMIT, &world.place()).await.expect("it opens");
+        sqlx::raw_sql("BEGIN").execute(&mut opened.connection).await.expect("it begins");
+        opened.begin_reading(false, &[]).await.expect("it is read");
+        let sql = ".timeout 60000\nINSERT INTO t VALUES ('third');";
+        let mut writer = std::process::Command::new("sqlite3");
+        let mut writer = writer.arg(&path).stdin(std::process::Stdio::piped()).spawn().expect("sqlite3 is installed");
+        std::io::Write::write_all(&mut writer.stdin.take().expect("a pipe"), sql.as_bytes()).expect("it reads");
+        let copying = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            if is_copied_over {
+                // Not by this process, whose locks on the file end with any handle that it closes.
+                let over = format!("of={}", path.display());
+                let from = format!("if={}", path.display());
+                let copied =
+                    std::process::Command::new("dd").args([&from, &over, "bs=1", "count=1", "conv=notrunc"]).status();
+                assert!(copied.expect("dd is installed").success());
+            }
+        };
+        let (is_still, ()) = tokio::join!(opened.hold_still(), copying);
+        assert!(is_still);
+        assert!(writer.try_wait().expect("an own child").is_none(), "it waits");
+        assert_eq!(opened.is_whole().expect("it is there"), !is_copied_over);
+        opened.close().await.expect("closed");
+        assert!(writer.wait().expect("an own child").success(), "it waited");
     }
 }
