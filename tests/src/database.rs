@@ -62,6 +62,13 @@ impl Database {
         process::run(self.tool("stop").arg(&self.dir), &self.lab).expect_success();
     }
 
+    /// Starts the server anew with one more argument.
+    pub fn restart_with(&self, option: &str) {
+        self.stop();
+        fs::write(self.dir.join("option"), option).expect("the lab's folder");
+        self.start();
+    }
+
     /// Has the server take nothing but reads from now on, as a replica does: PostgreSQL's is a standby then, whose primary sends nothing.
     pub fn become_replica(&self) {
         match self.kind {

@@ -107,3 +107,18 @@ fn a_postgres_server_that_leaves_out_what_is_damaged_takes_nothing_until_it_is_p
     lab.agent_once("perth").expect_success();
     assert_eq!(lab.visible(), ["core@1.1"]);
 }
+
+#[test]
+fn a_mysql_server_that_leaves_out_what_is_damaged_takes_nothing_until_it_is_put_right() {
+    let (lab, database) = lab("myrescue", Kind::MariaDb, &["1.1", "1.10"]);
+    database.sql("DELETE FROM release_package WHERE package_version = '1.10'");
+    database.restart_with("--innodb-force-recovery=1");
+    configure(&lab, &database, "");
+    let why = "the server has innodb_force_recovery = 1: it leaves out rows that are damaged";
+    lab.agent_once("perth").expect(1).says(why).says("take that setting away");
+    assert_eq!(lab.visible(), ["core@1.1", "core@1.10"]);
+    database.restart_with("--innodb-force-recovery=0");
+    configure(&lab, &database, "");
+    lab.agent_once("perth").expect_success();
+    assert_eq!(lab.visible(), ["core@1.1"]);
+}
