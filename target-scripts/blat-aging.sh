@@ -5,6 +5,7 @@
 # shellcheck disable=SC2154 # blat-lib.sh sets $house, $stage, $stage_id and $why
 
 marks=$house/aged
+not_read='a list of our own could not be opened; check the limits of this account (ulimit -a), and ask again'
 alone= # set where no master compares with its source what is to go
 
 # given: standard input: as many bytes as were announced, where it goes on after the list; else all of it. Not awk's to read: some fill their buffer
@@ -31,10 +32,11 @@ take_list() {
         NF > 3 && !known($4, $5) || NF > 5 && !known($6, $7) { reject(line()) }
         { n++; print $1, $2, (NF > 2 ? $3 : "-") > list }
         NF > 3 { print $1, $2, $4, $5, $6, $7 > source }
-        END { if (!rejected && !ended) print "it ends early" }
+        END { if (!rejected) print (ended ? "# good" : "it ends early") }
     ' list="$stage/list" source="$stage/source" too_long_pair="$too_long_pair" >"$stage/wrong" || fail 1 "storing the list in $archive failed: awk could not write; check space and the limits of this account (ulimit -a)"
-    read -r said <"$stage/wrong" && bad_usage "the list on standard input is none: $said"
-    return 0
+    said=
+    { read -r said <"$stage/wrong"; } 2>/dev/null
+    [ "$said" = '# good' ] || bad_usage "the list on standard input is none: ${said:-it could not be looked at}"
 }
 
 # keep_off_the_source: fails where a package in `$stage/source` is the source's own, by whatever way it lies here (a mount that is bound elsewhere, an
@@ -44,7 +46,7 @@ take_list() {
 keep_off_the_source() {
     [ -s "$stage/source" ] || return 0
     # shellcheck disable=SC2016
-    same=$(awk '{ print $1 "/" $2; print $1 "/" $2 "/descpkg" }' "$stage/source" | xargs stat -c '%n %i %Z %z %F' 2>/dev/null | awk '
+    same=$(awk '{ print $1 "/" $2; print $1 "/" $2 "/descpkg" }' "$stage/source" | xargs stat -c '%n %i %Z %z %F' 2>&1 | awk '
         function is_same(inode, changed, at) {
             split(changed, at, ".")
             if (at[1] "" != $3 "") return 0
@@ -52,7 +54,15 @@ keep_off_the_source() {
             return at[2] "" == ticks ""
         }
         ours == 0 { known[$1 "/" $2] = $3 " " $4 " " $5 " " $6; next }
+        # What is not there, or may not be looked at, is not taken out either.
+        /: (No such file or directory|Not a directory|Permission denied|Too many levels of symbolic links)$/ {
+            sub(/: [^:]*$/, "")
+            gsub(/[\047`"]/, "")
+            answered[$NF]
+            next
+        }
         {
+            answered[$1]
             ticks = $5
             sub(/^[^.]*/, "", ticks)
             sub(/^[.]/, "", ticks)
@@ -63,14 +73,20 @@ keep_off_the_source() {
             } else if ($7 == "symbolic") link = path
             else next
             split(known[path], word, " ")
-            if (is_same(word[1], word[2]) || word[3] != "" && is_same(word[3], word[4])) { print path; exit }
+            if (is_same(word[1], word[2]) || word[3] != "" && is_same(word[3], word[4])) { print "same " path; exit }
         }
-        END { print "# end" }
+        END {
+            for (path in known) if (!(path in answered) || !((path "/descpkg") in answered)) exit 1
+            print "all differ"
+        }
     ' ours=0 "$stage/source" ours=1 -)
     case $same in
-    '# end') return 0 ;;
-    *'# end') same=${same%%"$line_end"*} ;;
-    *) fail 1 "comparing what is in $archive with the source failed: awk could not read or write; check space and the limits of this account (ulimit -a)" ;;
+    'all differ') return 0 ;;
+    'same '*)
+        same=${same%%"$line_end"*}
+        same=${same#same }
+        ;;
+    *) fail 1 "comparing what is in $archive with the source failed: not all of it could be looked at; check the limits of this account (ulimit -a), and ask again" ;;
     esac
     fail 1 "changing what the archive is to hold failed: the archive and the source are the same: the file of ${same%/*}@${same#*/} here is the source's own, so nothing was changed; correct archive or source"
 }
@@ -125,30 +141,29 @@ vanish() {
     to_trash "$hidden" "$1@$2" || return 0
 }
 
-# is_mount NAME: something is mounted there; by `$stage/mounts`, else by its device.
+# is_mount NAME: something is mounted there, or may be; by `$mounts`, else by its device.
 is_mount() {
-    if [ -r /proc/self/mountinfo ]; then
-        grep -q -F -x -e "$1" "$stage/mounts"
-    else
-        [ "$(stat -c %d . 2>/dev/null)" != "$(stat -c %d "$1" 2>/dev/null)" ]
-    fi
+    case $mounts in *"$line_end$1$line_end"*) return 0 ;; esac
+    [ ! -r /proc/self/mountinfo ] || return 1
+    devices=$(stat -c %d . "$1" 2>/dev/null) || return 0
+    [ "${devices%"$line_end"*}" != "${devices#*"$line_end"}" ]
 }
 
-# holds_mount PLACE: something is mounted there or below it; by `$stage/mounts`, where the system tells.
+# holds_mount PLACE: something is mounted there or below it; by `$mounts`, where the system tells.
 holds_mount() {
-    while read -r mounted; do
-        case $mounted/ in "$1"/*) return 0 ;; esac
-    done <"$stage/mounts"
+    case $mounts in *"$line_end$1$line_end"* | *"$line_end$1/"*) return 0 ;; esac
     return 1
 }
 
-# list_bound: what of the archive is shown at another place too, by a mount that is bound there, where the system tells; a path below the archive a line.
-list_bound() {
+# know_bound: `$bound` becomes what of the archive is shown at another place too, by a mount that is bound there, where the system tells: each path below
+# the archive between two line ends. False where it could not be found out.
+know_bound() {
+    bound=$line_end
     [ -r /proc/self/mountinfo ] || return 0
-    here=$(here)
+    here=$(here) || return 1
     # Which part of which file system the archive is says the mount that it is on; other mounts of the same may begin in that part.
     # shellcheck disable=SC2016
-    here=${here%/}/ awk '
+    bound=$(here=${here%/}/ awk '
         function plain(path) {
             gsub(/\\040/, " ", path)
             gsub(/\\011/, "\t", path)
@@ -165,15 +180,16 @@ list_bound() {
             inside = top substr(here, length(best) + 1)
             if (index(root, inside) == 1) print substr(root, length(inside) + 1)
         }
-    ' finding=1 /proc/self/mountinfo finding=0 /proc/self/mountinfo
+        END { if (!finding && FNR > 0) print "# end" }
+    ' finding=1 /proc/self/mountinfo finding=0 /proc/self/mountinfo) || return 1
+    is_whole_list "$bound" || return 1
+    bound=$line_end${bound%'# end'}
 }
 
-# is_bound NAME VERSION: of those who delete alone, whether it, its name or something in it is shown at another place too; by `$stage/bound`.
+# is_bound NAME VERSION: of those who delete alone, whether it, its name or something in it is shown at another place too; by `$bound`.
 is_bound() {
     [ -n "$alone" ] || return 1
-    while read -r bound; do
-        case $bound/ in "$1/" | "$1/$2"/*) return 0 ;; esac
-    done <"$stage/bound"
+    case $bound in *"$line_end$1$line_end"* | *"$line_end$1/$2$line_end"* | *"$line_end$1/$2/"*) return 0 ;; esac
     return 1
 }
 
@@ -221,15 +237,14 @@ note_batch() {
     own_file "$stage/batch" "$stage/answer"
     while read -r name version rest; do
         echo "$name $version"
-    done <"$stage/list" >"$stage/batch"
+    done <"$stage/list" >"$stage/batch" || fail 1 "noting down what to delete in $archive failed: $not_read"
     flush "$stage" || fail 1 "noting down what to delete in $archive failed: the disk reports an error; check the disk"
 }
 
 # take_out_judged: from `$stage/judged` makes `$stage/answer`; `$answered` counts its lines.
 take_out_judged() {
     answered=0
-    own_file "$stage/mounts" "$stage/bound"
-    { list_mounts >"$stage/mounts" && { [ -z "$alone" ] || list_bound >"$stage/bound"; }; } ||
+    { know_mounts && { [ -z "$alone" ] || know_bound; }; } ||
         fail 1 "finding out what is mounted in $archive failed: awk could not read or write; check space and the limits of this account (ulimit -a)"
     while read -r name version time verdict; do
         case $name in '#') break ;; esac
@@ -239,7 +254,7 @@ take_out_judged() {
             take_out "$name" "$version" "$time"
         fi
         answered=$((answered + 1))
-    done <"$stage/judged" >"$stage/answer"
+    done <"$stage/judged" >"$stage/answer" || fail 1 "deleting in $archive failed: $not_read"
 }
 
 # drop_empty_names: empty names go too, while nobody can be about to publish into them.

@@ -7,12 +7,16 @@
 # A script that is killed leaves a stage whose kernel lock is free; the next one that writes sweeps it. So there are no signal
 # handlers: dying at any instant is a case that has to work anyway.
 #
+# Any helper may be killed at any instant, or not be started, for want of memory, processes or files. So a look that lets something go (a deletion, a
+# replacement, a publication, the word `good`) says a word when it is done, and only that word lets go: its silence, or a status that is neither yes nor
+# no, is a refusal.
+#
 # `return` always says a number: in a trap, a bare one would give the status from before the trap.
 
 set -u
 line_end='
 '
-unset IFS CDPATH ENV TAR_OPTIONS GZIP POSIXLY_CORRECT BLOCK_SIZE BLOCKSIZE DF_BLOCK_SIZE PERL5LIB PERL5OPT me
+unset IFS CDPATH ENV TAR_OPTIONS GZIP POSIXLY_CORRECT BLOCK_SIZE BLOCKSIZE DF_BLOCK_SIZE PERL5LIB PERL5OPT me remove_by
 LC_ALL=C
 system_path=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin
 # What is relative, or empty, would be looked for in a package.
@@ -207,7 +211,13 @@ enter_archive() {
     esac
     [ -d "$archive" ] ||
         fail 1 "entering the archive $1 failed: there is no such directory; create it or mount it, for no script makes it"
+    # With so few, some tools find nothing, and do not say that they looked at nothing.
+    # shellcheck disable=SC3045 # where there is none, nothing is said
+    files=$(ulimit -n 2>/dev/null) || files=
+    ! is_number "$files" || [ "$files" -ge 32 ] ||
+        fail 1 "entering the archive $1 failed: the target's account may not open more files than $files (ulimit -n); raise that limit"
     self=$(id -u)
+    holder=$self
     if is_ours_alone; then
         cd -P "$archive" 2>/dev/null || not_entered 'it may not be searched; check its owner and mode'
     else
@@ -247,8 +257,9 @@ is_ours_alone() {
     set -- $said
     while [ $# -ge 2 ]; do
         case $1 in 0 | "$self") ;; *) return 1 ;; esac
+        # In the archive itself everybody may give a free name to what they like, sticky or not.
         case $2 in
-        d*[tT]) ;;
+        d*[tT]) [ $# -gt 2 ] || is_closed_to_others "$2" || return 1 ;;
         ?????w* | ????????w*) return 1 ;;
         d*) ;;
         *) return 1 ;;
@@ -312,8 +323,40 @@ expect_safe_folder() {
 # expect_own_archive: any other directory was put there by whoever owns it. Who may exchange our own folders for links has us write and remove
 # elsewhere, for all here goes by paths.
 expect_own_archive() {
-    holder=$(stat -c %u . 2>/dev/null)
+    said=$(stat -c '%u %A' . 2>/dev/null) || not_entered 'it cannot be looked at; check its owner and mode'
+    holder=${said%% *}
     is_own "$holder" || not_entered "it belongs to the account $holder, neither root nor this account; make it belong to one of the two"
+    is_closed_to_others "${said#* }" || has_no_modes ||
+        not_entered 'everybody may write it, and put there what they like; take that right away, or look at what lies there if it was closed'
+}
+
+# is_closed_to_others MODE: not everybody may write it, sticky or not.
+is_closed_to_others() {
+    case $1 in ????????w*) return 1 ;; esac
+}
+
+# has_no_modes: a folder that is made here for its owner alone is open to everybody, so the file system holds no modes, and who may write says the mount.
+has_no_modes() {
+    probe=./$house-$$
+    mkdir -m 700 "$probe" 2>/dev/null || return 1
+    said=$(stat -c %A "$probe" 2>/dev/null) || said=
+    rmdir "$probe"
+    [ -n "$said" ] && ! is_closed_to_others "$said"
+}
+
+# expect_own_rooms ROOM...: what a package or a stranger brought to the archive is no room of ours, since all in it is trusted.
+expect_own_rooms() {
+    rooms=$(stat -c '%u %A %n' "$@" 2>/dev/null) || fail 1 "looking at $house in $archive failed; check owners and modes there"
+    while [ -n "$rooms" ]; do
+        room=${rooms%%"$line_end"*}
+        rooms=${rooms#"$room"}
+        rooms=${rooms#"$line_end"}
+        is_own "${room%% *}" ||
+            fail 1 "entering the archive $archive failed: ${room##* } belongs to the account ${room%% *}, neither root nor this account; look at how it came there"
+        room_mode=${room#* }
+        is_closed_to_others "${room_mode%% *}" || has_no_modes ||
+            fail 1 "entering the archive $archive failed: everybody may write ${room##* }; look at how it came there, then take that right away"
+    done
 }
 
 # follow MODE OWNER: puts what the link `$part` says before `$ahead`. It counts only where root or this account made it, and not in a sticky folder: there a
@@ -358,11 +401,16 @@ furnish() {
         make_room "$room"
     done
     umask 022
+    set -- "$house" "$house/stage" "$house/trash" "$house/manifests"
+    ! exists "$house/aged" || set -- "$@" "$house/aged"
+    expect_own_rooms "$@"
     find "$house/stage" "$house/trash" "$house"/*.lock -prune \( -type d ! -perm 700 ! -perm 2700 -o -type f ! -perm 600 \) \
         -exec chmod go-rwx {} + 2>/dev/null
     # Whether the file system takes names for one that differ in upper and lower case alone.
     folding=
-    [ ! -d "$house_in_capitals" ] || [ "$(stat -c %d:%i "$house_in_capitals")" != "$(stat -c %d:%i "$house")" ] || folding=yes
+    [ -d "$house_in_capitals" ] || return 0
+    said=$(stat -c %d:%i "$house_in_capitals" "$house") || fail 1 "looking at $house_in_capitals in $archive failed; check owners and modes there"
+    [ "${said%"$line_end"*}" != "${said#*"$line_end"}" ] || folding=yes
 }
 
 # is_misled NAME FOLDER: NAME leads to what has another name there, so what is sent would be listed by that one. `$why` says so.
@@ -526,7 +574,7 @@ tell_record() {
 }
 
 # tell_place: lines `place BOOT DEVICE:INODE...`: which directory of which running system the archive is, and those above it, up to $most_above. By
-# this a master sees that it would work on its own source.
+# this a master sees that it would work on its own source. False where they were not all looked at.
 tell_place() {
     boot=
     { read -r boot </proc/sys/kernel/random/boot_id; } 2>/dev/null
@@ -540,7 +588,8 @@ tell_place() {
         trap - EXIT
         above=0
         while [ "$above" -lt "$most_above" ]; do
-            said=$(stat -c %d:%i "$@" 2>/dev/null)
+            # Where a folder may not be searched, stat says less. One that was killed, or could not start, says nothing.
+            said=$(stat -c %d:%i "$@" 2>/dev/null) || [ $? -le 1 ] || exit 1
             printf '%s\n' "$said"
             # Above the root there is only the root again.
             rest=${said%"$line_end"*}
@@ -548,41 +597,48 @@ tell_place() {
             cd -P "$up" || break
             above=$((above + 32))
         done
+        echo '# top'
     ) 2>/dev/null | awk '
+        $0 == "# top" { whole = 1; next }
         $0 != last && $0 != "" {
             line = line " " $0
             last = $0
             if (++n % 128 == 0) { print "place " boot line; line = "" }
         }
-        END { if (line != "" || n == 0) print "place " boot line }
+        END {
+            if (!whole) exit 1
+            if (line != "" || n == 0) print "place " boot line
+        }
     ' boot="${boot:--}" -
 }
 
 # tell_title: all of this, and the end mark of an answer that holds nothing else.
 tell_title() {
-    told=$(tell_record archive && tell_record visit && tell_place)
+    told=$(tell_record archive && tell_record visit && tell_place) || fail 1 "finding out where $archive is failed: a tool was ended; ask again"
     printf '%s\n' "$told"
     echo "# end $(($(printf '%s\n' "$told" | wc -l)))"
 }
 
 # outer_record: what is wrong where this archive lies in another one, by that one's record. Only one that root or this archive's owner put there counts:
-# anybody may leave a file in a directory that is everybody's.
+# anybody may leave a file in a directory that is everybody's. False where they were not all looked at.
 outer_record() (
     trap - EXIT
-    mine=$(stat -c %u .)
-    last=$(stat -c %d:%i .)
+    mine=$(stat -c %u .) && last=$(stat -c %d:%i .) || exit 1
     above=0
     while [ "$above" -lt "$most_above" ] && cd -P .. 2>/dev/null; do
         above=$((above + 1))
-        here=$(stat -c %d:%i . 2>/dev/null) || break
+        here=$(stat -c %d:%i . 2>/dev/null) || exit 1
         [ "$here" != "$last" ] || break
         last=$here
         { [ ! -L "$house" ] && real_file "$house/archive"; } || continue
-        stat -c '%u' "$house" "$house/archive" 2>/dev/null | awk '$1 != 0 && $1 != mine { exit 1 }' mine="$mine" - || continue
+        owners=$(stat -c %u "$house" "$house/archive" 2>/dev/null) || exit 1
+        for owner_above in $owners; do
+            case $owner_above in 0 | "$mine") ;; *) continue 2 ;; esac
+        done
         read_record
         is_record "$record" || record='?'
         printf '%s\n' "it lies in the archive of target ${record##* }, which may delete it: $above directories above is that one's $house/archive"
-        break
+        exit 0
     done
 )
 
@@ -625,10 +681,13 @@ check_owner() {
     [ -z "$1" ] || is_owned_by "$1" || fail 1 "changing what the archive $archive is to hold failed: $now"
 }
 
-# may_replace OWNER: true unless somebody else may own the archive, which `$now` says then; to be asked under the publish lock. Where there is no
-# record, nobody else does.
+# may_replace OWNER: OWNER owns the archive, else `$now` says why not; to be asked under the publish lock. Where there is no record, another directory may
+# stand in the archive's place, with the only copy of what lies in it. Whoever works here by hand names none.
 may_replace() {
-    [ -z "$1" ] || is_owned_by "$1" || { [ -z "$record" ] && ! exists "$house/archive"; }
+    [ -z "$1" ] || ! is_owned_by "$1" || return 0
+    [ -n "$1" ] || return 0
+    [ -n "$record" ] || exists "$house/archive" || now='the archive has no record of its owner, so nothing there is replaced'
+    return 1
 }
 
 # is_owned_by OWNER: the record, which `$record` becomes, names OWNER or is OWNER; else `$now` says what it is.
@@ -678,13 +737,16 @@ list_state() {
 
 # ---- the clock
 
-# tell_clock: `EPOCHSECOND UPTIME BOOT`: what the clock says beside what nobody can set; `-` where the system does not tell.
+# tell_clock: `EPOCHSECOND UPTIME BOOT`: what the clock says beside what nobody can set; `-` where the system does not tell. False where it could not be
+# asked.
 tell_clock() {
     up=
     boot=
-    { read -r up said </proc/uptime && read -r boot </proc/sys/kernel/random/boot_id; } 2>/dev/null
+    { [ ! -r /proc/uptime ] || read -r up said </proc/uptime; } 2>/dev/null || return 1
+    { [ ! -r /proc/sys/kernel/random/boot_id ] || read -r boot </proc/sys/kernel/random/boot_id; } 2>/dev/null || return 1
     up=${up%%.*}
-    echo "$(date +%s) ${up:--} ${boot:--}"
+    second=$(date +%s) || return 1
+    echo "$second ${up:--} ${boot:--}"
 }
 
 # ---- space
@@ -719,25 +781,43 @@ rename() {
 # `sync`, which reports nothing, serves only where there is no `sync -f`.
 flush() {
     sync -f "$1" 2>/dev/null && return 0
-    case $(sync --help 2>&1) in
+    # One that was killed, or could not start, does not say that it knows no -f.
+    sync_help=$(sync --help 2>&1) || [ $? -le 1 ] || return 1
+    case $sync_help in
     *'-f, --file-system'* | *'	-f	'*) return 1 ;;
     esac
     sync
+}
+
+# flush_files DIR: makes what lies below DIR durable, each file and folder by itself. The system tells an error of the disk to the first who syncs all of
+# the file system, whoever's data was lost; who syncs a file hears what became of that file. Where sync takes no files, all at once has to do.
+flush_files() {
+    flush "$1" || return 1
+    sync_help=$(sync --help 2>&1) || [ $? -le 1 ] || return 1
+    case $sync_help in
+    *'[FILE]'*) ;;
+    *) return 0 ;;
+    esac
+    # What cannot be opened is no package's that is published.
+    find "$1" -type d ! -perm -500 -prune -o -type f -perm -400 -exec sync {} + 2>/dev/null &&
+        find "$1" -type d ! -perm -500 -prune -o -type d -exec sync {} + 2>/dev/null
 }
 
 # ---- what is mounted
 
 # here: where the working directory is now, by the system, where it tells. A shell says where it was when it was entered.
 here() {
-    readlink "/proc/$$/cwd" 2>/dev/null || pwd -P
+    if [ -L "/proc/$$/cwd" ]; then readlink "/proc/$$/cwd" 2>/dev/null; else pwd -P; fi
 }
 
-# list_mounts [PATH]: what is mounted below the archive, or at PATH and below it, where the system tells; a path below the archive a line.
-list_mounts() {
+# know_mounts [PATH]: `$mounts` becomes what is mounted below the archive, or at PATH and below it, where the system tells: each path below the archive
+# between two line ends. False where it could not be found out.
+know_mounts() {
+    mounts=$line_end
     [ -r /proc/self/mountinfo ] || return 0
-    list_root=$(here)
+    list_root=$(here) || return 1
     # shellcheck disable=SC2016
-    root=${list_root%/}/ below=${1-} awk '
+    mounts=$(root=${list_root%/}/ below=${1-} awk '
         {
             path = $5
             gsub(/\\040/, " ", path)
@@ -748,7 +828,15 @@ list_mounts() {
             below = ENVIRON["below"]
             if (below == "" || path == below || index(path, below "/") == 1) print path
         }
-    ' /proc/self/mountinfo
+        END { if (NR > 0) print "# end" }
+    ' /proc/self/mountinfo) || return 1
+    is_whole_list "$mounts" || return 1
+    mounts=$line_end${mounts%'# end'}
+}
+
+# is_whole_list TEXT: its last line is the end mark.
+is_whole_list() {
+    case $line_end$1 in *"$line_end# end") ;; *) return 1 ;; esac
 }
 
 # ---- digests
@@ -785,17 +873,18 @@ once='
         note()
         path = substr($0, /^[\\]/ ? 68 : 67)
         hashed = (path in of) ? of[path] " " substr($0, 1, 64) : ""
-        if (hashed == "" || !(hashed in passed)) print
+        if ((hashed == "" || !(hashed in passed)) && (kind == "" || (kind == "odd") == ($0 ~ /^[\\]/))) print
         if (hashed != "") passed[hashed] = 1
     }
 '
 
-# once MANIFEST: its lines that have to be hashed. Its paths begin in the working directory.
+# once MANIFEST [odd|plain]: its lines that have to be hashed; of those whose names are escaped as coreutils does it, or of the others. Its paths begin in
+# the working directory.
 once() {
     {
         awk '!/^[\\]/ { print ".//" substr($0, 67) }' "$1" | tr '\n' '\000'
         grep '^[\\]' "$1" | while IFS= read -r line; do printf '%b\0' ".//${line#*  }"; done
-    } | xargs -0 -r stat -c '%h %f %d:%i/%n' 2>/dev/null | awk "$once" looked=1 - looked=0 "$1"
+    } | xargs -0 -r stat -c '%h %f %d:%i/%n' 2>/dev/null | awk "$once" kind="${2-}" looked=1 - looked=0 "$1"
 }
 
 # Of what sha256sum -c says, the lines that do not say OK; and an end, which sha256sum meets with its next line, once nobody hears us any more.
@@ -814,16 +903,26 @@ failing() {
     awk -v alive="$alive" -v main="$$" "$failing"
 }
 
-# all_agree: so does sha256sum -c say of standard input.
+# all_agree COMMAND...: so does sha256sum -c say of all that COMMAND prints, which ended well.
 all_agree() {
-    [ "$({ { sha256sum -c - 2>/dev/null && echo agreed >&3; } | failing >/dev/null; } 3>&1)" = agreed ]
+    agreed=$({ { "$@" && echo given >&3; } | { sha256sum -c - 2>/dev/null && echo agreed >&3; } | failing >/dev/null; } 3>&1)
+    [ "$agreed" = "given${line_end}agreed" ]
+}
+
+# has_odd MANIFEST: some of its names are escaped; 1 where none is.
+has_odd() {
+    grep -q '^[\\]' "$1"
 }
 
 # odd_digests_agree MANIFEST [TEST]: for its lines whose names are escaped as coreutils does it, which not every sha256sum knows. A file
 # that differs is only named where the command TEST excuses it.
-odd_digests_agree() {
+odd_digests_agree() (
+    trap - EXIT
+    odd_lines=$(once "$1" odd) || exit 1
     # A name may end in blanks.
-    once "$1" | grep '^[\\]' | while IFS= read -r line; do
+    set -f
+    IFS=$line_end
+    for line in $odd_lines; do
         is_heard || exit 1
         line=${line#?}
         path=$(printf '%b.' "${line#*  }")
@@ -831,7 +930,7 @@ odd_digests_agree() {
         { sum=$(sha256sum "./${path%.}" 2>/dev/null </dev/null) && sum=${sum%% *} && [ "${sum#[!0-9a-f]}" = "${line%%  *}" ]; } ||
             { [ $# -gt 1 ] && "$2" "./${path%.}" && printf '%s\n' "${line#*  }" | tr -c ' -~\n' '?'; } || exit 1
     done
-}
+)
 
 # ---- the end
 

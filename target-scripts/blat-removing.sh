@@ -79,9 +79,26 @@ wipe() {
             return 1
         }
     fi
-    rm -rf -- "$1" 2>/dev/null && return 0
-    find "$1" -type d ! -perm -700 -exec chmod u+rwx {} + 2>/dev/null
-    why=$(rm -rf -- "$1" 2>&1)
+    remove "$1" 2>/dev/null && return 0
+    find "$1" -xdev -type d ! -perm -700 -exec chmod u+rwx {} + 2>/dev/null
+    why=$(remove "$1" 2>&1)
+}
+
+# remove PATH: all of it that lies on the file system that PATH is on: nothing is mounted in what we remove, but for a mount that nobody told of.
+remove() {
+    [ -n "${remove_by-}" ] || case $(rm --help 2>&1) in
+    *--one-file-system*) remove_by='rm' ;;
+    *) remove_by='find' ;;
+    esac
+    if [ "$remove_by" = rm ]; then
+        rm -rf --one-file-system -- "$1"
+    elif real_dir "$1"; then
+        find "$1" -xdev ! -type d -exec rm -f -- {} +
+        find "$1" -xdev -depth -type d -exec rmdir -- {} +
+        ! exists "$1"
+    else
+        rm -f -- "$1"
+    fi
 }
 
 # discard_all DIR: discards what is in a directory of ours, each by itself, so that what has to stay holds nothing else up, and then DIR.
@@ -128,7 +145,8 @@ to_trash() {
 # ---- what is no part of a package
 
 # The package is sealed first, so that what is opened is what was found. For each folder of ours that is closed to us, a shell of its own looks into it:
-# it is opened for that, sealed as well, and gets its mode back. Whatever is said, complaints too, is a reason to leave the package. Each shell waits for those further down, so that there is an end to how deep they go. Where the
+# it is opened for that, sealed as well, and gets its mode back. Whatever is said, complaints too, is a reason to leave the package, and so is a shell that
+# ends otherwise than well, whose folder find names. Each shell waits for those further down, so that there is an end to how deep they go. Where the
 # system does not tell what is mounted, devices are said as well.
 # shellcheck disable=SC2016,SC2089 # to be expanded by whoever runs them
 look_into='
@@ -138,7 +156,7 @@ look_into='
         *) printf "unsealed %s\n" "$unsealed" ;;
         esac
     else
-        find "$1" -path "*/$house/archive" -exec echo archive \; -o -type d ! -perm -500 -prune -exec sh -c "$open_up" sh {} \; $devices ||
+        find "$1" -path "*/$house/archive" -print -o -type d ! -perm -500 -prune ! -exec sh -c "$open_up" sh {} \; -print $devices ||
             echo "find: $1: looking into it failed"
     fi'
 # shellcheck disable=SC2016,SC2089
@@ -148,8 +166,8 @@ open_up='
     case $depth in
     ????????????????*) echo "find: $1: more than 15 closed folders lie in one another"; exit 0 ;;
     esac
-    mode=$(stat -c %a "$1") || exit 0
-    chmod u+rx "$1" || exit 0
+    mode=$(stat -c %a "$1") || exit 1
+    chmod u+rx "$1" || exit 1
     case $(stat -c %a "$1") in
     *[57]??) eval "$look_into" ;;
     *) echo "chmod: $1 stays closed" ;;
@@ -164,11 +182,14 @@ holds_foreign() {
     if [ -r /proc/self/mountinfo ]; then
         part=$(devices='' look "$1")
     else
-        part=$(devices='-o -type d -exec stat -c %d {} +' look "$1" | grep -v -x -e "$(stat -c %d .)")
+        device=$(stat -c %d . 2>/dev/null)
+        part=$(devices='-o -type d -exec stat -c %d {} +' look "$1" | grep -v -x -e "${device:-?}")
     fi
+    [ "$part" != '# end' ] || return 1
+    part=${part%"$line_end# end"}
     case $line_end$part$line_end in
-    "$line_end$line_end") return 1 ;;
-    *"${line_end}archive$line_end"*) part='another archive is in it, which would go with it; move that away first' ;;
+    "$line_end$line_end") part='what is in it could not be looked at to the end; ask again' ;;
+    *"/$house/archive$line_end"*) part='another archive is in it, which would go with it; move that away first' ;;
     *"${line_end}unsealed "*)
         part=$line_end$part
         unsealed=${part#*"${line_end}unsealed "}
@@ -186,7 +207,7 @@ holds_foreign() {
     esac
 }
 
-# look PLACE: what is to be said of it; nothing for a package without anything else in it.
+# look PLACE: what is to be said of it, and an end mark; nothing but that for a package without anything else in it.
 look() {
     (
         trap - EXIT
@@ -194,6 +215,7 @@ look() {
         depth=''
         export house devices look_into open_up sealing depth
         eval "$look_into"
+        echo '# end'
     ) 2>&1
 }
 
@@ -209,24 +231,28 @@ clear_away() {
             left_hidden=$left_name/.$left_version.$1
             ! exists "$left_hidden.old" || put_back "$left_hidden.old" "$left_name/$left_version"
             exists "$left_hidden" || continue
-            discard "$left_hidden" || kept=yes
+            { is_unmounted "$left_hidden" && discard "$left_hidden"; } || kept=yes
             # Where it was to be the first of its name, nothing of the name stays.
-            rmdir "$left_name" 2>/dev/null
-        done <"$house/stage/$1/batch"
+            rmdir "$left_name" 2>/dev/null || :
+        done <"$house/stage/$1/batch" || kept=yes
     fi
-    # A package is not taken out while something is mounted in it; if it was since, that is not ours to remove.
-    mounted=
-    ! exists "$house/trash/$1" || mounted=$(list_mounts "$house/trash/$1" | head -n 1)
-    if [ -n "$mounted" ]; then
-        note_leftover "$house/trash/$1 cannot be removed: something is mounted in it; unmount it"
-        kept=yes
-    else
-        discard_all "$house/trash/$1" || kept=yes
-    fi
+    ! exists "$house/trash/$1" || { is_unmounted "$house/trash/$1" && discard_all "$house/trash/$1"; } || kept=yes
     # The batch says where hidden ones are, so it stays as long as they do.
     [ -n "$kept" ] || discard "$house/stage/$1" || kept=yes
     # The lock goes last: while it is there, whoever comes after us knows that something may be left.
     [ -n "$kept" ] || rm -f "$house/stage/$1.lock"
+}
+
+# is_unmounted PATH: nothing is mounted in it, or it is named as a leftover. A package is not taken out while something is mounted in it; if it was since,
+# that is not ours to remove.
+is_unmounted() {
+    if ! know_mounts "$1"; then
+        note_leftover "$1 cannot be removed: it could not be found out whether something is mounted in it; run it again"
+        return 1
+    elif [ "$mounts" != "$line_end" ]; then
+        note_leftover "$1 cannot be removed: something is mounted in it; unmount it"
+        return 1
+    fi
 }
 
 # put_back HIDDEN PLACE: a version that was being replaced without an exchange, by someone who died between two renames.
@@ -236,7 +262,8 @@ put_back() {
         exists "$2" || rename "$1" "$2"
         unlock_publish
     fi
-    ! exists "$1" || discard "$1" || kept=yes
+    # Where it could not be moved, it is the only one there is.
+    ! exists "$1" || { exists "$2" && discard "$1"; } || kept=yes
 }
 
 # sweep: clears away all stages and trash whose owners are dead.

@@ -14,6 +14,8 @@ all_indexed() {
         tr '\n\0' '?\n' | sort)"
 }
 
+all_indexed_or_named() { [ "$(index | grep -c /plain/inner/)" -eq "$(find "$arch/a/1/plain/inner" | wc -l)" ] || { [ "$status" -eq 0 ] && grep -q 'paths longer than any' "$work/err"; }; }
+
 # all_settled: nothing two levels down changed in this second or the last one, so that every change is told from the next.
 all_settled() {
     newest=$(find "$arch" -mindepth 1 -maxdepth 2 -name '.*' -prune -o -printf '%C@\n' | sort -n | tail -n 1)
@@ -153,10 +155,33 @@ a/@eaDir/
 a/@eaDir/x/'
     chmod -R u+rwx "$arch"
     mkdir -p "$arch/a/1/plain"
+    mkdir "$arch/a/1/plain/inner"
     chmod 000 "$arch/a/1/plain"
+    put b/1 5
     mon
-    check 'a closed folder of another name is an error still' ended 1 'plain.*ermission denied'
+    check 'a closed folder of another name is listed as itself' [ "$(index | grep -c plain)" -eq 1 -a "$status" -eq 0 ]
+    check 'and named once' [ "$(grep -c 'is not in the index of .*; the first is a/1/plain/$' "$work/err")" -eq 1 ]
+    check 'all else is in the index' grep -q '^b/1/descpkg$' "$arch/.dpkg_archive/dpkg_archive_list.txt"
+    eventually all_settled
+    mon
+    mon
+    check 'which is not said each night' [ "$status" -eq 0 -a ! -s "$work/err" ]
     chmod 755 "$arch/a/1/plain"
+    chmod 000 "$arch/b/1"
+    mon
+    check 'a closed version is an error' ended 1 'ermission denied'
+    chmod 755 "$arch/b/1"
+    rm -r "$arch/b"
+    (
+        cd "$arch/a/1/plain/inner" || exit
+        for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24; do
+            mkdir "$(printf '%0200d' 1)" && cd -P "$(printf '%0200d' 1)" || exit
+        done
+    ) 2>/dev/null
+    touch "$arch/a/1"
+    mon
+    check 'folders of paths longer than any are in the index, or named' all_indexed_or_named
+    rm -r "$arch/a/1/plain"
 }
 
 check_index_troubles() {

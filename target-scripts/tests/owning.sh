@@ -178,7 +178,12 @@ check_replacing() {
     fresh
     receive "$work/odd"
     receive "$work/odd-replace" --owner "$home_a perth"
-    check 'an archive of nobody is not somebody elses' said 'replaced odd 1'
+    check 'nothing is replaced where no record says whose the archive is' said 'failed odd 1 conflict another one is there, and it is not replaced: the archive has no record of its owner, so nothing there is replaced'
+    check 'it stays' arrived odd/1
+    receive "$work/even" --owner "$home_a perth"
+    check 'what is new comes all the same' said 'published even 2.0~rc1+x'
+    receive "$work/odd-replace"
+    check 'whoever works by hand and names no owner replaces' said 'replaced odd 1'
 }
 
 # send_links OWNER

@@ -162,7 +162,9 @@ check_order() {
     check 'and leaves nothing' nothing_visible
 
     : >"$work/synced"
-    wrap sync 'find . -name descpkg | sort >>"$BLAT_TEST/synced"; echo sync "$*" >>"$BLAT_TEST/synced"; exec "$real" "$@"'
+    # What is synced file by file comes to the same.
+    wrap sync '[ "$1" = -f ] || exec "$real" "$@"
+        find . -name descpkg | sort >>"$BLAT_TEST/synced"; echo sync "$*" >>"$BLAT_TEST/synced"; exec "$real" "$@"'
     receive "$work/odd" --batch order
     unwrap
     check 'it is made durable in the stage, then in its place, and only then answered' cmp -s "$work/synced" - <<EOF

@@ -48,7 +48,36 @@ once_hashed() {
 
 hasher_runs() { kill -0 "$(cat "$work/hasher")" 2>/dev/null; }
 
+# foreign_file FILE: as where FILE of odd@1 is a stranger's.
+foreign_file() {
+    wrap find 'case "$*" in *"-type f ! -user "*) echo "./'"$1"'" ;; *) exec "$real" "$@" ;; esac'
+}
+
+check_strangers() {
+    fresh
+    receive "$work/both"
+    printf 'odd 1\neven 2.0~rc1+x\n' >"$work/named"
+    foreign_file bin/tool
+    wrap sha256sum 'case "$(pwd -P)" in */odd/1) [ "$1" != -c ] || : >"$BLAT_TEST/hashed" ;; esac; exec "$real" "$@"'
+    rm -f "$work/hashed"
+    run get_plist --archive "$arch" --verify <"$work/named"
+    unwrap
+    check "a stranger's file is bad" grep -q '^bad odd 1 bin/tool: it belongs to neither root nor the account' "$work/out"
+    check 'and nothing of its package is hashed' [ ! -e "$work/hashed" ]
+    # One that comes in the instant before it is opened.
+    wrap stat 'case "$*" in "-L -c %u "*) echo 4711 ;; *) exec "$real" "$@" ;; esac'
+    wrap sha256sum '[ "$1" = -c ] || exec "$real" "$@"
+        exec 3<descpkg; exec "$real" /dev/zero'
+    echo 'odd 1' >"$work/named"
+    command='get_plist --verify'
+    env -i PATH="$before:$tools" BLAT_TEST="$work" timeout 60 "$shell" "$bin/get_plist" --archive "$arch" --verify <"$work/named" >"$work/out" 2>"$work/err"
+    status=$?
+    unwrap
+    check 'so is one that is hashed without end' grep -q '^bad odd 1 ' "$work/out"
+}
+
 check_hanging() {
+    check_strangers
     once_hashed 'a pipe that comes in the place of a file ends the hashing' '^bad odd 1 ' 'rm -f bin/tool; mkfifo -m 755 bin/tool'
     once_hashed 'so does a pipe that somebody keeps open' '^bad odd 1 ' \
         'rm -f bin/tool; mkfifo -m 755 bin/tool; sh -c "exec 3<>bin/tool; sleep 20" </dev/null >/dev/null 2>&1 & sleep 1'

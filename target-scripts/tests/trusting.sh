@@ -77,8 +77,40 @@ check_groups() {
     chgrp "$own" "$arch"
 }
 
+# A folder that everybody may write, with all that they like in it, may come to the place of an archive that is missing for a moment.
+check_open_archives() {
+    fresh
+    receive "$work/odd"
+    for mode in 1777 777 1757; do
+        chmod "$mode" "$arch"
+        run get_plist --archive "$arch" </dev/null
+        check "an archive that everybody may write is not listed: $mode" ended 1 'everybody may write it'
+        receive "$work/odd-replace"
+        check 'nor written' ended 1 'everybody may write it'
+    done
+    wrap mkdir 'case "$*" in "-m 700 ./.dpkg_archive-"*) shift 2; exec "$real" -m 777 "$@" ;; esac
+        exec "$real" "$@"'
+    run get_plist --archive "$arch" </dev/null
+    unwrap
+    check 'but on a file system without modes it is' [ "$status" -eq 0 ]
+    chmod 755 "$arch"
+    for room in .dpkg_archive .dpkg_archive/manifests .dpkg_archive/trash .dpkg_archive/stage; do
+        mode=$(stat -c %a "$arch/$room")
+        chmod 777 "$arch/$room"
+        receive "$work/odd-replace"
+        check "nor is one whose own rooms everybody may write: $room" ended 1 "everybody may write $room;"
+        chmod "$mode" "$arch/$room"
+        wrap stat '"$real" "$@" | sed "s,^[0-9]* \([^ ]* '"$room"'\)$,4711 \1,"'
+        receive "$work/odd-replace"
+        unwrap
+        check 'nor one where they are somebody elses' ended 1 "$room belongs to the account 4711"
+    done
+    check 'the package is as it was' arrived odd/1
+}
+
 check_trusting() {
     check_groups
+    check_open_archives
     fresh
     receive "$work/odd"
     check 'locks are closed to strangers' closed
@@ -146,4 +178,25 @@ check_trusting() {
     unwrap
     check 'nothing is already there before it is durable' ended 1 'making the renames .* durable failed'
     check 'and is not said to be' eval '! grep -q already "$work/out"'
+    # As where another process was told of the error: who syncs all hears nothing.
+    fresh
+    for kind in f d; do
+        wrap sync '[ "$1" != -f ] && [ "$1" != --help ] && [ -'"$kind"' "$1" ] && exit 1
+            exec "$real" "$@"'
+        receive "$work/odd"
+        check "an error of one file, or folder, that is told with it alone is heard: $kind" ended 1 'the disk reports an error'
+        printf 'odd 1\n# end 1\n' >"$work/list"
+        run receive_file --archive "$arch" --name PackageList.txt --bytes "$(wc -c <"$work/list")" --sha256 "$(sha256sum <"$work/list" | cut -d ' ' -f 1)" <"$work/list"
+        unwrap
+        check 'so is that of a list' ended 1 'the disk reports an error'
+    done
+    check 'nothing is published' [ ! -e "$arch/odd" -a ! -e "$arch/.dpkg_archive/PackageList.txt" ]
+
+    make_package lost+found 1 1600000000
+    make_package odd lost+found 1600000000
+    pack "$work/lost" new lost+found/1 odd/lost+found odd/1
+    receive "$work/lost"
+    check 'what would never be listed is not received' [ "$(grep -c '^failed .* foreign lost+found is a name of file systems' "$work/out")" -eq 2 ]
+    check 'all else is' grep -q '^published odd 1$' "$work/out"
+    check 'and nothing of that name is there' [ -z "$(find "$arch" -name 'lost+found')" ]
 }
