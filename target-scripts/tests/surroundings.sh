@@ -137,7 +137,7 @@ check_way() {
             check 'and is named again' ended 1 "a folder on the way belongs to user 4242, neither root nor this account, .*: $work/way/open; "
         done
     done
-    wrap stat 'case "$*" in "-c %u ."*) echo 4242 ;; "-c %u %A"*) exit 1 ;; *) exec "$real" "$@" ;; esac'
+    wrap stat 'case "$*" in "-c %u %A .") echo 4242 drwxr-xr-x ;; "-c %u %A"*) exit 1 ;; *) exec "$real" "$@" ;; esac'
     check 'a directory of somebody elses is no archive' eval '! by "$work/way/absolute"'
     check 'and says whose it is' ended 1 'it belongs to the account 4242, neither root nor this account; make it belong to one of the two'
     unwrap
@@ -220,7 +220,7 @@ check_folding() {
     mkdir "$arch/.DPKG_ARCHIVE"
     receive "$work/odd"
     check 'two directories are no sign that case does not count' said 'published odd 1'
-    wrap stat 'case "$*" in *.DPKG_ARCHIVE) echo >"$BLAT_TEST/folded"; exec "$real" -c %d:%i .dpkg_archive ;; *) exec "$real" "$@" ;; esac'
+    wrap stat 'case "$*" in *.DPKG_ARCHIVE*) echo >"$BLAT_TEST/folded"; exec "$real" -c %d:%i .dpkg_archive .dpkg_archive ;; *) exec "$real" "$@" ;; esac'
     receive "$work/both"
     check 'where it does not, what has its very name is published' said "already odd 1${line_end}published even 2.0~rc1+x"
     check 'having been asked' [ -e "$work/folded" ]
