@@ -2,7 +2,8 @@
 //!
 //! Whoever owns a folder on such a path can put anything in the place of what lies in it: a link of their own, or one of this account's that they
 //! may move, such as one that a package brought. Both lead to wherever this account may write. So a path is walked by handles, part by part, and a
-//! link on it counts only where root or this account made it, in a folder of root's or this account's that not everybody may write.
+//! link on it counts only where root or this account made it, in a folder of root's or this account's that not everybody may write. Nor may any
+//! folder before that be a stranger's: they can move a whole folder of this account's into it, with the link inside.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -20,6 +21,8 @@ use rustix::process::geteuid;
 pub const MOST_LINKS: usize = 40;
 /// Of a mode: everybody may write.
 const WRITABLE_BY_ALL: u32 = 0o002;
+/// Of a mode: everybody takes away only what is their own.
+const STICKY: u32 = 0o1000;
 const WALKING: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 /// What becomes of a directory that is missing on the way.
@@ -57,9 +60,9 @@ pub enum Astray {
 pub enum Doubt {
     /// This account made it.
     Maker(u32),
-    /// It lies in a folder of this account's.
+    /// It lies in a folder of this account's, or below one.
     Folder(u32),
-    /// It lies in a folder that everybody may write.
+    /// It lies in a folder that everybody may write, or below one.
     Open,
 }
 
@@ -67,32 +70,44 @@ impl fmt::Display for Doubt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Maker(owner) => write!(f, "that the account {owner} made"),
-            Self::Folder(owner) => write!(f, "in a folder of the account {owner}"),
-            Self::Open => f.write_str("in a folder that everybody may write"),
+            Self::Folder(owner) => write!(f, "in or below a folder of the account {owner}"),
+            Self::Open => f.write_str("in or below a folder that everybody may write"),
         }
     }
 }
 
-/// The directory that a path leads to, to look up names in.
+/// Where a path leads.
+#[derive(Debug)]
+pub struct Walked {
+    /// The directory, to look up names in.
+    pub directory: OwnedFd,
+    /// Why a folder of this account's on the way may be another one than before, if it may.
+    pub doubt: Option<Doubt>,
+}
+
+/// The directory that a path leads to. Nothing is made in a stranger's folder.
 ///
 /// # Errors
 /// What is wrong on the way, and with which part of it.
-pub fn walk(path: &Path, missing: Missing) -> Result<OwnedFd, Astray> {
+pub fn walk(path: &Path, missing: Missing) -> Result<Walked, Astray> {
     let path = path.as_os_str().as_bytes();
     // Where it is, without any link, and what is still to come, last part first.
     let (mut here, mut at) = begin(path).map_err(|errno| refused(path, errno))?;
-    let (mut rest, mut links) = (Vec::new(), 0);
+    let (mut rest, mut links, mut doubt) = (Vec::new(), 0, None);
     add(&mut rest, path);
     while let Some(part) = rest.pop() {
         let io = |errno| refused(&part, errno);
+        doubt = doubt.or(of_folder(&here).map_err(io)?);
+        let missing = if doubt.is_some() { Missing::Fail } else { missing };
         match step(&here, &part, missing).map_err(io)? {
             Some(directory) => {
+                doubt = doubt.or(of_open_child(&here, &directory).map_err(io)?);
                 here = directory;
                 at.extend_from_slice(&part);
                 at.push(b'/');
             }
             None => {
-                let to = link(&here, &part, &at)?;
+                let to = link(&here, &part, &at, doubt)?;
                 links += 1;
                 if links > MOST_LINKS {
                     return Err(io(Errno::LOOP));
@@ -104,7 +119,24 @@ pub fn walk(path: &Path, missing: Missing) -> Result<OwnedFd, Astray> {
             }
         }
     }
-    Ok(here)
+    Ok(Walked { directory: here, doubt })
+}
+
+/// Why what lies in a folder may have been moved there by a stranger, if it may. In a sticky folder nobody takes away what is another's.
+fn of_folder(folder: &OwnedFd) -> Result<Option<Doubt>, Errno> {
+    let stat = rustix::fs::fstat(folder)?;
+    Ok(match stat.st_mode & (WRITABLE_BY_ALL | STICKY) {
+        _ if !is_own(stat.st_uid) => Some(Doubt::Folder(stat.st_uid)),
+        WRITABLE_BY_ALL => Some(Doubt::Open),
+        _ => None,
+    })
+}
+
+/// As [`of_folder`], of a folder in a sticky one: where its name was free, a stranger may have moved it there. The system lets them move only
+/// what they may write.
+fn of_open_child(parent: &OwnedFd, child: &OwnedFd) -> Result<Option<Doubt>, Errno> {
+    let is_open = |folder| Ok::<_, Errno>(rustix::fs::fstat(folder)?.st_mode & WRITABLE_BY_ALL != 0);
+    Ok((is_open(parent)? && is_open(child)?).then_some(Doubt::Open))
 }
 
 /// Whether two handles are of one directory.
@@ -150,8 +182,8 @@ fn step(here: &OwnedFd, part: &[u8], missing: Missing) -> Result<Option<OwnedFd>
     }
 }
 
-/// Where a link leads that counts.
-fn link(here: &OwnedFd, part: &[u8], at: &[u8]) -> Result<Vec<u8>, Astray> {
+/// Where a link leads that counts. `before`: what speaks against all that lies here.
+fn link(here: &OwnedFd, part: &[u8], at: &[u8], before: Option<Doubt>) -> Result<Vec<u8>, Astray> {
     let look = || {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let link = rustix::fs::openat(here, part, flags, Mode::empty())?;
@@ -159,7 +191,10 @@ fn link(here: &OwnedFd, part: &[u8], at: &[u8]) -> Result<Vec<u8>, Astray> {
         if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
             return Err(Errno::NOTDIR);
         }
-        Ok((doubt(&stat, &rustix::fs::fstat(here)?), rustix::fs::readlinkat(&link, "", Vec::new())?.into_bytes()))
+        Ok((
+            doubt(&stat, &rustix::fs::fstat(here)?).or(before),
+            rustix::fs::readlinkat(&link, "", Vec::new())?.into_bytes(),
+        ))
     };
     match look().map_err(|errno| refused(part, errno))? {
         (None, to) => Ok(to),

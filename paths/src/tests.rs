@@ -8,7 +8,7 @@ use super::*;
 const STRANGER: u32 = 54_321;
 
 fn inode(path: &Path) -> Result<u64, Astray> {
-    Ok(rustix::fs::fstat(walk(path, Missing::Fail)?).expect("a directory").st_ino)
+    Ok(rustix::fs::fstat(walk(path, Missing::Fail)?.directory).expect("a directory").st_ino)
 }
 
 fn kind(path: &Path) -> io::ErrorKind {
@@ -64,9 +64,10 @@ fn what_is_missing_is_made_only_where_that_is_asked_for() {
     let (scratch, way) = scratch("../archive");
     let path = way.join("a/b");
     assert_eq!(kind(&path), io::ErrorKind::NotFound);
-    let made = walk(&path, Missing::Make).expect("made");
-    assert!(is_same(&made, walk(&scratch.path().join("archive/a/b"), Missing::Fail).expect("there")).expect("handles"));
-    assert!(!is_same(&made, walk(scratch.path(), Missing::Fail).expect("there")).expect("handles"));
+    let made = walk(&path, Missing::Make).expect("made").directory;
+    let there = |path: &Path| walk(path, Missing::Fail).expect("there").directory;
+    assert!(is_same(&made, there(&scratch.path().join("archive/a/b"))).expect("handles"));
+    assert!(!is_same(&made, there(scratch.path())).expect("handles"));
     fs::set_permissions(scratch.path().join("area"), fs::Permissions::from_mode(0o775)).expect("ours");
     walk(&path, Missing::Make).expect("a folder that a group may write is no hindrance, nor is what was made before");
 }
@@ -122,5 +123,63 @@ fn as_root_a_link_of_our_own_in_a_folder_of_another_account_leads_nowhere() {
         fs::set_permissions(&area, fs::Permissions::from_mode(mode)).expect("root may");
         refused_at(&way, &way, Doubt::Folder(STRANGER));
         inode(&area.join("other")).expect("a directory may lie there");
+    }
+}
+
+/// A package may bring a whole folder with a link in it, which anybody may move.
+#[test]
+fn as_root_a_link_counts_no_more_below_a_folder_of_another_account_however_deep_it_lies() {
+    if !geteuid().is_root() {
+        return;
+    }
+    let (scratch, _) = scratch("../archive");
+    let area = scratch.path().join("area");
+    fs::create_dir_all(area.join("box/site")).expect("directories");
+    let links = [("box/site/way", "../../../archive"), ("box/site/to", "/tmp"), ("box/up", "../box/site")];
+    for (link, to) in links {
+        symlink(to, area.join(link)).expect("a link");
+        inode(&area.join(link)).expect("all of it is ours");
+    }
+    chown(&area, Some(STRANGER), None).expect("root may");
+    for (link, _) in links {
+        let link = area.join(link);
+        refused_at(&link, &link, Doubt::Folder(STRANGER));
+        refused_at(
+            &area.join("other/..").join(link.strip_prefix(&area).expect("below")),
+            &area.join("other/..").join(link.strip_prefix(&area).expect("below")),
+            Doubt::Folder(STRANGER),
+        );
+    }
+    let walked = walk(&area.join("box/site"), Missing::Fail).expect("directories may lie there");
+    assert_eq!(walked.doubt, Some(Doubt::Folder(STRANGER)));
+    assert_eq!(kind(&area.join("box/none")), io::ErrorKind::NotFound);
+    assert!(walk(&area.join("box/none"), Missing::Make).is_err(), "nothing is made there");
+    // A link that counts and leads back to the root begins anew.
+    let own = scratch.path().join("own");
+    symlink(scratch.path().join("archive"), &own).expect("a link");
+    assert_eq!(walk(&own, Missing::Fail).expect("a way").doubt, None);
+}
+
+#[test]
+fn a_folder_that_everybody_may_write_puts_all_below_it_in_doubt_and_a_sticky_one_what_everybody_may_write() {
+    let (scratch, _) = scratch("../archive");
+    let (area, site) = (scratch.path().join("area"), scratch.path().join("area/other/site"));
+    fs::create_dir(&site).expect("a directory");
+    let way = site.join("way");
+    symlink("../../../archive", &way).expect("a link");
+    let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("ours");
+    for (outer, inner, doubt) in [
+        (0o755, 0o777, Some(Doubt::Open)),
+        (0o777, 0o755, Some(Doubt::Open)),
+        (0o1777, 0o755, None),
+        (0o1777, 0o1777, Some(Doubt::Open)),
+    ] {
+        mode(&area, outer);
+        mode(&area.join("other"), inner);
+        assert_eq!(walk(&site, Missing::Fail).expect("directories").doubt, doubt, "{outer:o} {inner:o}");
+        match doubt {
+            Some(doubt) => refused_at(&way, &way, doubt),
+            None => assert!(inode(&way).is_ok()),
+        }
     }
 }

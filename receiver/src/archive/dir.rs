@@ -31,14 +31,14 @@ impl Dir {
     /// The directory that a path of the operator's leads to.
     pub(crate) fn of_operator(path: &Path) -> Result<Self, Astray> {
         let walked = walk(path, Missing::Fail)?;
-        let opened = rustix::fs::openat(walked, ".", DIRECTORY, Mode::empty());
+        let opened = rustix::fs::openat(walked.directory, ".", DIRECTORY, Mode::empty());
         opened.map(Self).map_err(|errno| Astray::Io { part: ".".to_owned(), error: errno.into() })
     }
 
     /// Whether such a path leads to it now.
     pub(crate) fn is_at(&self, path: &Path) -> Result<bool, Astray> {
         let now = walk(path, Missing::Fail)?;
-        is_same(now, &self.0).map_err(|error| Astray::Io { part: ".".to_owned(), error })
+        is_same(now.directory, &self.0).map_err(|error| Astray::Io { part: ".".to_owned(), error })
     }
 
     /// The directory above, to look up names in.

@@ -5,8 +5,9 @@ use std::io::{self, ErrorKind, Read as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use blat_config::way::{self, Missing};
 use blat_domain::ownership::{FILE, LONGEST, MOST_ABOVE, Place, RandomId, Record};
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::process::geteuid;
 
 use super::HOUSE;
@@ -33,8 +34,7 @@ impl Around {
     pub(super) fn look(source: &Path) -> Result<Self, String> {
         let failed =
             |error: io::Error| format!("cannot look at the source {}: {error}; is it mounted?", source.display());
-        let directory = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let mut at = rustix::fs::openat(CWD, source, directory, Mode::empty()).map_err(|error| failed(error.into()))?;
+        let mut at = way::open(source, Missing::Fail, "source").map_err(failed)?;
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
         let mut around = Self { place: Place { boot, directories: Vec::new() }, ..Self::default() };
         let mut owners = vec![0, geteuid().as_raw()];
