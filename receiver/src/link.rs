@@ -63,6 +63,9 @@ fn decide(
 ) -> io::Result<String> {
     let PackageId { name, version } = package;
     let failed = |class: &str, text: &str| Ok(format!("failed {name} {version} {class} {text}\n"));
+    if let Some(why) = ownership::keeps_from_bringing(&scratch.rooms.house, owner)? {
+        return failed("unowned", why);
+    }
     let of_name = match archive.root.stat(name.as_str())? {
         Some(stat) if kind(&stat) != FileType::Directory => {
             return failed("foreign", &format!("{name} is not a directory; move it away"));

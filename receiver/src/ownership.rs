@@ -98,6 +98,18 @@ pub(crate) fn check(archive: &Archive, house: &Dir, owner: Option<&str>) -> Resu
     lost.map_or(Ok(()), |(now, advice)| Err(Failure::refused(what(), now, advice)))
 }
 
+/// Why nothing is brought for `owner` to an archive without a record; to be asked under the publish lock. At the first contact the owner's agent
+/// makes one before it sends anything, so another directory may be in the archive's place: a disk that is not mounted, or what somebody put there.
+pub(crate) fn keeps_from_bringing(house: &Dir, owner: Option<&str>) -> io::Result<Option<&'static str>> {
+    Ok(match owner {
+        Some(_) if told(house, FILE)?.is_none() => Some(
+            "the archive has no record of its owner (.dpkg_archive/archive) any more, so it may be another directory than before; a sync that \
+             finds it right writes the record anew, or `blat adopt` does",
+        ),
+        Some(_) | None => None,
+    })
+}
+
 /// Why `owner` does not replace what is there, if somebody else may own the archive; to be asked under the publish lock. Where there is no record,
 /// nobody else does.
 pub(crate) fn keeps_from_replacing(house: &Dir, owner: Option<&str>) -> io::Result<Option<String>> {

@@ -5,9 +5,10 @@ use std::io;
 
 use blat_domain::frames::{LANES, Rule};
 use blat_domain::name::PackageId;
+use blat_domain::ownership::FILE;
 
-use crate::archive::Archive;
 use crate::archive::dir::Dir;
+use crate::archive::{Archive, CHECK_MODES, HOUSE};
 use crate::failure::{Failure, Setback};
 use crate::inbox::Inbox;
 use crate::locks;
@@ -103,11 +104,12 @@ pub(crate) fn publish(
     inbox.get_on();
     let rooms = archive.rooms()?;
     let settled = locks::publishing(archive, &rooms, || {
-        let mut settling = Settling::new(archive, &rooms, owner, inbox);
+        let mut settling = Settling::new(archive, &rooms, owner, inbox)?;
         let settled: Vec<_> = packages.iter().map(|whole| settling.settle(whole)).collect();
-        (settled, settling.changed())
-    });
-    let (settled, changed) = settled?;
+        Ok((settled, settling.changed()))
+    })?;
+    let what = || format!("reading {HOUSE}/{FILE} in {}", archive.shown());
+    let (settled, changed) = settled.map_err(|error: io::Error| Failure::io(what(), &error, CHECK_MODES))?;
     lines.extend(settled);
     inbox.get_on();
     let durable = match one_by_one {

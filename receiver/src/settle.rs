@@ -23,6 +23,8 @@ pub(crate) struct Settling<'a> {
     rooms: &'a Rooms,
     /// Who may replace what is there, where it was named.
     owner: Option<&'a str>,
+    /// Why nothing is to be brought there at all.
+    unowned: Option<&'static str>,
     inbox: &'a Inbox,
     aged: Option<Dir>,
     spelling: Spelling,
@@ -43,11 +45,18 @@ enum There {
 }
 
 impl<'a> Settling<'a> {
-    pub(crate) fn new(archive: &'a Archive, rooms: &'a Rooms, owner: Option<&'a str>, inbox: &'a Inbox) -> Self {
+    /// Under the publish lock.
+    pub(crate) fn new(
+        archive: &'a Archive,
+        rooms: &'a Rooms,
+        owner: Option<&'a str>,
+        inbox: &'a Inbox,
+    ) -> io::Result<Self> {
         // Without marks there are none to take away.
         let aged = rooms.house.open("aged").ok();
         let spelling = Spelling::of(archive);
-        Self { archive, rooms, owner, inbox, aged, spelling, changed: Vec::new(), has_new_names: false }
+        let unowned = ownership::keeps_from_bringing(&rooms.house, owner)?;
+        Ok(Self { archive, rooms, owner, unowned, inbox, aged, spelling, changed: Vec::new(), has_new_names: false })
     }
 
     /// Directories that have to be made durable before anything is answered.
@@ -82,6 +91,9 @@ impl<'a> Settling<'a> {
     fn decide(&mut self, whole: &Whole) -> io::Result<String> {
         let PackageId { name, version } = &whole.package;
         let failed = |class: &str, text: &str| Ok(format!("failed {name} {version} {class} {text}\n"));
+        if let Some(why) = self.unowned {
+            return failed("unowned", why);
+        }
         match self.archive.root.stat(name.as_str())? {
             Some(stat) if kind(&stat) != FileType::Directory => {
                 return failed("foreign", &format!("{name} is not a directory; move it away"));

@@ -44,13 +44,46 @@ fn as_root_a_link_that_a_package_brought_leads_nowhere_in_the_archive_s_place() 
     lab.release(&[("core", "1"), ("lib", "1")]);
     let place = area.join("arch").display().to_string();
     for _ in 0..2 {
-        let why = format!("{place} is a link in a folder of the account {}", Account::Stranger.ids().0);
+        let why = format!("{place} is a link in or below a folder of the account {}", Account::Stranger.ids().0);
         lab.agent_once("perth").expect(1).says(&why).says("name the real path in `archive`");
         assert_eq!(fs::read_dir(&victim).expect("a folder").count(), 0);
     }
     does(&lab, Account::Stranger, &area, "rm arch; mv .arch arch");
     lab.agent_once("perth").expect_success();
     assert!(area.join("arch/lib/1/run").is_file());
+}
+
+/// A package may bring a whole folder with a link in it; whoever may write the folder may move all of it.
+#[test]
+fn as_root_a_link_in_a_folder_that_a_package_brought_leads_nowhere_on_the_way_to_the_archive() {
+    let lab = Lab::new("waybox");
+    let victim = lab.target_archive().with_file_name("victim");
+    lab.as_target_user(&["mkdir", &victim.display().to_string()]).expect_success();
+    lab.package("core", "1", |p| p.file("bin/a", "1"));
+    let open = lab.source().join("core/1/open");
+    fs::create_dir_all(open.join("box/site")).expect("a source");
+    symlink(&victim, open.join("box/site/arch")).expect("a source");
+    for folder in [&open, &open.join("box")] {
+        fs::set_permissions(folder, Permissions::from_mode(0o777)).expect("a source");
+    }
+    lab.release(&[("core", "1")]);
+    let area = lab.target_archive().with_file_name("area");
+    lab.as_target_user(&["mkdir", "-p", &area.join("site/arch").display().to_string()]).expect_success();
+    std::os::unix::fs::chown(&area, Some(Account::Stranger.ids().0), None).expect("root may");
+    lab.config("perth", &format!("archive: {}\nreceiver: auto", area.join("site/arch").display()));
+    lab.agent_once("perth").expect_success();
+
+    fs::set_permissions(area.join("site/arch/core/1"), Permissions::from_mode(0o755)).expect("root may");
+    does(&lab, Account::Stranger, &area, "mv site/arch/core/1/open/box .box");
+    // The stranger owns the folder alone, so what lies in it is exchanged as they like.
+    fs::rename(area.join("site"), area.join(".site"))
+        .and_then(|()| fs::rename(area.join(".box/site"), area.join("site")))
+        .expect("root may");
+    lab.package("lib", "1", |p| p.file("run", "1"));
+    lab.release(&[("core", "1"), ("lib", "1")]);
+    let why = format!("is a link in or below a folder of the account {}", Account::Stranger.ids().0);
+    lab.agent_once("perth").expect(1).says(&why);
+    assert_eq!(fs::read_dir(&victim).expect("a folder").count(), 0);
 }
 
 #[test]
@@ -92,6 +125,7 @@ fn as_root_another_directory_of_the_account_s_is_not_emptied_in_the_archive_s_pl
         lab.agent_once("perth").expect(1).says("the archive is another directory").says("blat adopt perth");
         assert!(area.join("arch/old/1/descpkg").is_file());
         assert!(!area.join("arch/.dpkg_archive/archive").exists(), "nobody claims it");
+        assert!(!area.join("arch/core").exists(), "and nothing is sent there");
     }
     lab.blat(&["plan", "perth"]).expect_success().says("the archive is another directory");
 
@@ -109,4 +143,27 @@ fn as_root_another_directory_of_the_account_s_is_not_emptied_in_the_archive_s_pl
     does(&lab, Account::Stranger, &area, "mv arch .arch; mv elsewhere arch");
     lab.agent_once("perth").expect_success().says("it holds no packages, and its record is gone");
     assert!(area.join("arch/core/1/bin/a").is_file());
+}
+
+/// The root of most file systems has the same inode, so the inode does not tell one disk from another.
+#[test]
+fn a_directory_with_the_same_inode_that_lacks_all_of_blat_s_own_is_not_emptied_nor_sent_to() {
+    let lab = Lab::new("waydisk");
+    lab.package("core", "1", |p| p.file("bin/a", "1"));
+    lab.release(&[("core", "1")]);
+    lab.config("perth", "aging: immediate\nmax_delete: 100%");
+    lab.agent_once("perth").expect_success();
+    let archive = lab.target_archive();
+    fs::remove_dir_all(archive.join(".dpkg_archive")).expect("root may");
+    lab.as_target_user(&["mkdir", "-p", &archive.join("old/1").display().to_string()]).expect_success();
+    lab.as_target_user(&["touch", &archive.join("old/1/descpkg").display().to_string()]).expect_success();
+    lab.package("lib", "1", |p| p.file("run", "1"));
+    lab.release(&[("core", "1"), ("lib", "1")]);
+    for _ in 0..2 {
+        lab.agent_once("perth").expect(1).says("the archive is another directory").says("blat adopt perth");
+        assert!(archive.join("old/1/descpkg").is_file() && !archive.join("lib").exists());
+    }
+    lab.blat(&["adopt", "perth"]).expect_success();
+    lab.agent_once("perth").expect_success();
+    assert!(archive.join("lib/1/run").is_file(), "the operator has seen to it");
 }

@@ -71,6 +71,9 @@ impl SyncContext {
         if results.iter().any(|(_, sent)| matches!(sent, Sent::Done)) {
             self.leave_visit_behind();
         }
+        if results.iter().any(|(_, sent)| matches!(sent, Sent::Failed(_))) {
+            self.look_again();
+        }
         results
     }
 

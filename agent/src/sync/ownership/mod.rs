@@ -22,6 +22,9 @@ use crate::model::problem::Problem;
 use crate::sync::context::SyncContext;
 use crate::sync::{Prepared, problem, unreached};
 
+/// Why an archive may be another one than before.
+const EXCHANGED: &str = "the archive is another directory than the one that had its record, with packages of its own: a wrong disk may be \
+                         mounted there, or somebody put it there";
 /// Where Blat keeps what is its own in an archive.
 const HOUSE: &str = ".dpkg_archive";
 
@@ -90,6 +93,13 @@ impl SyncContext {
     /// What we may do, once the archive has a record. The outer error is for an archive that is the source. `is_bare`: a listing showed no packages.
     async fn claimed(&self, title: &Title, is_bare: bool) -> Result<Result<Tenure, TargetError>, Problem> {
         let unsure = self.keep_off_the_source(title).await?;
+        if self.is_exchanged(title, is_bare) {
+            let (name, archive) = (&self.settings.name, &self.settings.archive);
+            let text = format!(
+                "nothing is sent to the archive {archive}: {EXCHANGED}; put the right one in its place, or take this one over by `blat adopt {name}`"
+            );
+            return Err(problem(None, text, Backoff::PACKAGE));
+        }
         let mut found = self.remembering(title, is_bare);
         let mut begins = self.is_new_to_memory(title);
         if found == Found::Nothing && unsure.is_none() {
@@ -139,11 +149,9 @@ impl SyncContext {
                 Some((place, record)) => found.clone().beside(&place, &record, &self.owner),
                 None => found.clone(),
             },
-            Ok(Some(_)) if *found == Found::Nothing && !is_bare && self.is_exchanged(title) => Found::Malformed(
-                "it is not there, and the archive is another directory than the one that had it, with packages of its own: a wrong disk may be \
-                 mounted there, or somebody put it there"
-                    .to_owned(),
-            ),
+            Ok(Some(_)) if self.is_exchanged(title, is_bare) => {
+                Found::Malformed(format!("it is not there, and {EXCHANGED}"))
+            }
             Ok(seen) => found.clone().after(seen.as_ref(), &self.owner, title.is_adopted()),
             Err(why) if *found == Found::Nothing => {
                 Found::Malformed(format!("it is gone, if it ever was there: {why}"))
@@ -152,10 +160,20 @@ impl SyncContext {
         }
     }
 
-    /// Whether the archive is not the directory any more in which this target saw its record last, as far as both are known.
-    fn is_exchanged(&self, title: &Title) -> bool {
+    /// Whether the archive is not the directory any more in which this target saw a record of its own last: it has packages and no record, and either
+    /// another inode or not even the number that was left beside the record. The root of most file systems has the same inode. One without packages
+    /// may be a new disk.
+    fn is_exchanged(&self, title: &Title, is_bare: bool) -> bool {
         let known = self.lasting.directory(&place(&self.settings));
-        known.zip(title.place.inode()).is_some_and(|(known, now)| known != now)
+        let is_another = || known.zip(title.place.inode()).is_some_and(|(known, now)| known != now);
+        let was_ours = || self.seen().is_some_and(|record| record.owner == self.owner);
+        let is_lacking = !is_bare && title.found == Found::Nothing && was_ours();
+        is_lacking && (title.visit == Found::Nothing || is_another())
+    }
+
+    /// Something was not brought there: the archive may not be the one any more that it was at the first contact.
+    pub(crate) fn look_again(&self) {
+        *self.contact.lock().unwrap_or_else(PoisonError::into_inner) = Contact::None;
     }
 
     /// What will keep us from listing and deleting, by what a listing shows: an archive that is free will be ours. `unsure`: why nobody knows
