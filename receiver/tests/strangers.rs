@@ -209,3 +209,40 @@ fn as_root_a_folder_of_root_in_a_stage_keeps_nobody_from_sending_that_package_an
         assert_eq!(Agent::start(&archive.path).remains(), Vec::<String>::new());
     }
 }
+
+#[test]
+fn an_archive_that_everybody_may_write_is_not_served_nor_one_whose_own_folder_is_a_stranger_s() {
+    for mode in [0o777, 0o1777] {
+        let archive = Archive::new();
+        fs::set_permissions(&archive.path, fs::Permissions::from_mode(mode)).expect("a mode");
+        assert_eq!(Agent::start(&archive.path).ended().code(), Some(1), "{mode:o}");
+        fs::set_permissions(&archive.path, fs::Permissions::from_mode(0o775)).expect("a mode");
+        let mut agent = Agent::start(&archive.path);
+        assert_eq!(Package::new("p", "1").deliver(&mut agent, &How::default()), "published p 1");
+        fs::set_permissions(archive.house("manifests"), fs::Permissions::from_mode(mode)).expect("a mode");
+        let failure = Package::new("q", "1").deliver(&mut agent, &How { number: 2, ..How::default() });
+        assert!(failure.contains("everybody may write it"), "{failure}");
+    }
+}
+
+/// It may be as large as they like, and hashing it would never end.
+#[test]
+fn as_root_a_file_of_a_stranger_in_a_package_is_bad_without_being_read() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let archive = Archive::new();
+    let mut agent = Agent::start(&archive.path);
+    for name in ["p", "q"] {
+        let number = if name == "p" { 1 } else { 2 };
+        let package = Package::new(name, "1").file("f", "x");
+        assert_eq!(package.deliver(&mut agent, &How { number, ..How::default() }), format!("published {name} 1"));
+    }
+    let file = archive.path.join("p/1/f");
+    fs::File::create(&file).and_then(|file| file.set_len(15 << 40)).expect("a sparse file");
+    chown(&file, Some(STRANGER), None).expect("root may");
+    let packages = ["p@1", "q@1"].map(|package| support::id(package)).to_vec();
+    let lines = agent.ask(Lane::CONTROL, &Request::Verify { packages }).expect("an answer");
+    assert!(lines.iter().any(|line| line.starts_with("bad p 1 ") && line.contains('f')), "{lines:?}");
+    assert!(lines.iter().any(|line| line.starts_with("good q 1 ")), "{lines:?}");
+}

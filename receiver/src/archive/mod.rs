@@ -28,6 +28,9 @@ pub(crate) const CHECK_MODES: &str = "check the owner and the modes in the archi
 /// The number that file servers and user namespaces show of accounts that they do not know.
 const UNKNOWN: u32 = 65_534;
 
+/// Of a mode: everybody may write.
+const WRITABLE_BY_ALL: u32 = 0o002;
+
 /// The archive that this receiver serves, and nothing else.
 #[derive(Debug)]
 pub(crate) struct Archive {
@@ -53,15 +56,23 @@ pub(crate) struct Rooms {
 
 impl Archive {
     /// Opens it. It has to be there: a missing one may be an unmounted one. And it has to be root's or this account's: any other directory was put
-    /// there by whoever owns it. Root serves everybody's.
+    /// there by whoever owns it. Root serves everybody's. One that everybody may write is nobody's: whoever may write a folder of this account's
+    /// may have moved it there.
     pub(crate) fn open(path: &Path) -> Result<Self, Failure> {
         let what = format!("entering the archive {}", printable(&path.to_string_lossy()));
         let advice = "create it or mount it, for nobody here makes it, and check its owner and mode";
         let root = Dir::of_operator(path).map_err(|astray| led_astray(&what, &astray, advice))?;
-        let owner = root.own_stat().map_err(|error| Failure::io(&what, &error, advice))?.st_uid;
+        let stat = root.own_stat().map_err(|error| Failure::io(&what, &error, advice))?;
+        let owner = stat.st_uid;
         if !is_own(owner) && owner != UNKNOWN && !geteuid().is_root() {
             let why = format_args!("it belongs to the account {owner}, neither root nor this account");
             return Err(Failure::refused(what, why, "make it belong to one of the two"));
+        }
+        // Nobody moves what is mounted, and some file systems show that mode for everything.
+        let is_mounted =
+            || root.above().and_then(|above| above.own_stat()).is_ok_and(|above| above.st_dev != stat.st_dev);
+        if stat.st_mode & WRITABLE_BY_ALL != 0 && !is_mounted() {
+            return Err(Failure::refused(what, "everybody may write it", "take that away by `chmod o-w`"));
         }
         Ok(Self { root, syncfs_reports: syncfs_reports(rustix::system::uname().release()), path: path.to_owned() })
     }
@@ -97,12 +108,28 @@ impl Archive {
             let ensured = if is_private { dir.ensure_private(name) } else { dir.ensure(name) };
             let room = ensured.and_then(|(room, made)| if made { dir.sync().map(|()| room) } else { Ok(room) });
             let what = || format!("making {name} for Blat in {}", self.shown());
-            room.map_err(|error| Failure::io(what(), &error, CHECK_MODES))
+            let room = room.map_err(|error| Failure::io(what(), &error, CHECK_MODES))?;
+            match self.is_safe(&room) {
+                Ok(true) => Ok(room),
+                Ok(false) => Err(Failure::refused(
+                    what(),
+                    "it is another account's, or everybody may write it",
+                    "remove it, or make it belong to the archive's owner, by `chmod o-w` to nobody else",
+                )),
+                Err(error) => Err(Failure::io(what(), &error, CHECK_MODES)),
+            }
         };
         let house = open(&self.root, HOUSE, false)?;
         let (stage, trash) = (open(&house, "stage", true)?, open(&house, "trash", true)?);
         let manifests = open(&house, "manifests", false)?;
         Ok(Rooms { house, stage, trash, manifests })
+    }
+
+    /// Whether nobody but root, this account and the archive's owner can exchange what lies in a directory of ours.
+    fn is_safe(&self, room: &Dir) -> io::Result<bool> {
+        let (room, owner) = (room.own_stat()?, self.root.own_stat()?.st_uid);
+        let is_ours = is_own(room.st_uid) || room.st_uid == UNKNOWN || room.st_uid == owner;
+        Ok(is_ours && room.st_mode & WRITABLE_BY_ALL == 0)
     }
 }
 

@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt as _;
 
 use blat_domain::frames::{MOST_SHARED, shared_cost};
 use blat_domain::manifest::{hex, parse};
+use blat_paths::is_own;
 use sha2::{Digest as _, Sha256};
 
 use crate::archive::dir::Dir;
@@ -31,7 +32,7 @@ pub(super) struct Files {
 pub(super) fn check(root: &Dir, manifest: File, inbox: &Inbox) -> io::Result<Result<Files, String>> {
     let mut lines = BufReader::new(manifest);
     let (mut whole, mut listed, mut line) = (Sha256::new(), 0, Vec::new());
-    let (mut closed, mut hashed) = (None, Hashed::default());
+    let (mut closed, mut hashed) = (None, Hashed { owner: root.own_stat()?.st_uid, known: HashMap::new() });
     loop {
         line.clear();
         if io::Read::take(&mut lines, LONGEST_LINE).read_until(b'\n', &mut line)? == 0 {
@@ -52,22 +53,29 @@ pub(super) fn check(root: &Dir, manifest: File, inbox: &Inbox) -> io::Result<Res
 }
 
 /// Digests of files with several names, by device and inode, so that none is hashed for each of its names.
-#[derive(Default)]
-struct Hashed(HashMap<(u64, u64), [u8; 32]>);
+struct Hashed {
+    /// Whose the package is.
+    owner: u32,
+    known: HashMap<(u64, u64), [u8; 32]>,
+}
 
 impl Hashed {
     /// The digest of what is in a file. No package that was sent has more files with several names than are remembered; of one that got them
     /// otherwise the rest are hashed for each name.
     fn digest(&mut self, mut file: File, inbox: &Inbox) -> io::Result<[u8; 32]> {
         let stat = file.metadata()?;
+        if !is_own(stat.uid()) && stat.uid() != self.owner {
+            // Whoever put it there may have made it as large as they like.
+            return Err(io::Error::other("it is another account's"));
+        }
         let identity = (stat.dev(), stat.ino());
-        if let Some(known) = self.0.get(&identity) {
+        if let Some(known) = self.known.get(&identity) {
             inbox.get_on();
             return Ok(*known);
         }
         let digest = digest(&mut file, inbox)?;
-        if stat.nlink() > 1 && self.0.len() < MOST_SHARED / shared_cost(b"") {
-            self.0.insert(identity, digest);
+        if stat.nlink() > 1 && self.known.len() < MOST_SHARED / shared_cost(b"") {
+            self.known.insert(identity, digest);
         }
         Ok(digest)
     }
