@@ -42,11 +42,16 @@ pub enum HomeError {
     },
 }
 
-/// Whether the directory at `root` came with a package: authors of packages call their folders as they like.
+/// Whether the directory at `root`, or its `config/`, came with a package: authors of packages call their packages and folders as they like.
 fn lies_in_archive(root: &Path) -> bool {
-    let root = fs::canonicalize(root).unwrap_or_else(|_| root.to_owned());
+    let config = fs::canonicalize(root.join("config")).unwrap_or_else(|_| root.join("config"));
     let is_package = |folder: &Path| fs::symlink_metadata(folder.join("descpkg")).is_ok();
-    root.ancestors().any(|folder| is_package(folder) || folder.join(".dpkg_archive").is_dir())
+    let is_archive = |folder: &Path| is_package(folder) || folder.join(".dpkg_archive").is_dir();
+    let root = fs::canonicalize(root).unwrap_or_else(|_| root.to_owned());
+    // `config` may be the name of a package with versions in it.
+    let has_versions =
+        || fs::read_dir(&config).is_ok_and(|entries| entries.flatten().any(|entry| is_package(&entry.path())));
+    root.ancestors().chain(config.ancestors()).any(is_archive) || has_versions()
 }
 
 /// A file in `config/` that should be a target's.
@@ -289,6 +294,22 @@ mod tests {
             assert!(matches!(Home::locate(Some(&home)), Err(HomeError::InArchive(_))), "{}", home.display());
         }
         Home::locate(Some(&scratch.path().join("home"))).expect("it lies beside the archive");
+    }
+
+    #[test]
+    fn a_package_or_a_version_called_config_makes_no_home() {
+        let scratch = tempfile::tempdir().expect("a scratch directory");
+        for descpkg in ["source/config/1.0", "other/core/config"] {
+            let package = scratch.path().join(descpkg);
+            fs::create_dir_all(&package).expect("a scratch directory");
+            fs::write(package.join("descpkg"), "").expect("a file");
+        }
+        fs::create_dir(scratch.path().join("linked")).expect("a scratch directory");
+        let link = scratch.path().join("linked/config");
+        std::os::unix::fs::symlink("../other/core/config", link).expect("a free name");
+        for home in ["source", "other/core", "linked"].map(|home| scratch.path().join(home)) {
+            assert!(matches!(Home::locate(Some(&home)), Err(HomeError::InArchive(_))), "{}", home.display());
+        }
     }
 
     #[test]

@@ -255,8 +255,12 @@ impl Walk {
                 self.path = path;
                 Ok(None)
             }
-            FileType::Symlink => self.follow(&handle, &found, &path).map(|()| None),
+            FileType::Symlink => {
+                self.judge_place(folder)?;
+                self.follow(&handle, &found, &path).map(|()| None)
+            }
             _ if self.ahead.is_empty() => {
+                self.judge_place(folder)?;
                 let folder = folder.try_clone()?;
                 Ok(Some(Found { folder, name, handle, path }))
             }
@@ -276,6 +280,13 @@ impl Walk {
             self.ahead.push_front(part);
         }
         if target.is_absolute() { self.begin_at(Path::new("/")) } else { Ok(()) }
+    }
+
+    /// The folder that a link or a file lies in. In one such as `/tmp` a free name is anybody's to give: to a file of ours too, which they may move.
+    fn judge_place(&self, folder: &OwnedFd) -> Result<(), Distrust> {
+        let found = fstat(folder).map_err(io::Error::from)?;
+        let is_sticky = Mode::from_raw_mode(found.st_mode).contains(Mode::SVTX);
+        if is_sticky && self.looks_at_modes { judge_mode(&found, &self.path) } else { Ok(()) }
     }
 
     /// A folder on the way. In one such as `/tmp` others can make files, but exchange none of ours.

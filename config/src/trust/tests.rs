@@ -49,7 +49,10 @@ fn what_others_may_write_is_not_read() {
         }
     }
     tree.set("home/config", 0o1777);
-    assert_eq!(tree.read("home/config/x.conf").as_deref(), Ok("here"), "nobody can exchange it there");
+    let why = tree
+        .read("home/config/x.conf")
+        .expect_err("where its name was free, anybody may have moved a file of ours there");
+    assert!(why.contains("config has mode 1777"), "{why}");
 }
 
 #[test]
@@ -62,6 +65,9 @@ fn a_link_is_followed_where_all_of_its_way_is_trusted() {
         tree.set("elsewhere", 0o777);
         assert!(tree.read(&link).expect_err("open").contains("elsewhere has mode 0777"));
         tree.set("elsewhere", 0o755);
+        tree.set("home/config", 0o1777);
+        assert!(tree.read(&link).expect_err("anybody may have moved it there").contains("config has mode 1777"));
+        tree.set("home/config", 0o755);
     }
     symlink("loop.conf", tree.at("home/config/loop.conf")).expect("a loop");
     assert!(tree.read("home/config/loop.conf").expect_err("a loop").contains("too many links"));
