@@ -83,7 +83,7 @@ fn is_secret(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     let is_whole = || SECRET_WHOLE.contains(&name.trim_start_matches('-'));
     let holds = SECRET.iter().any(|word| name.contains(word)) || SECRET_ENDS.iter().any(|end| name.ends_with(end));
-    (holds || is_whole()) && !name.ends_with("_file")
+    (holds || is_whole()) && !name.ends_with("_file") && !name.starts_with("kms_key")
 }
 
 /// The line with stars in place of all that it says.
@@ -126,6 +126,8 @@ fn without_passwords_in_text(chars: &[char]) -> Vec<char> {
     };
     if let Some(at) = chars.iter().rposition(|c| *c == '@')
         && let Some(colon) = (scheme.map_or(0, |scheme| scheme + 3)..at).find(is_colon)
+        // A list of addresses with ports, `["blat@a:22", blat@b]`, has no password.
+        && (scheme.is_some() || !(chars[..colon].contains(&'@') && chars[colon..at].contains(&'"')))
     {
         shown[colon + 1..at].fill('*');
     }
