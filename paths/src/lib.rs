@@ -19,6 +19,8 @@ use rustix::process::geteuid;
 
 /// The most links on one path: what the system itself follows.
 pub const MOST_LINKS: usize = 40;
+/// The owner that user namespaces and file servers show in the place of those whom they do not know.
+const UNKNOWN: u32 = 65_534;
 /// Of a mode: everybody may write.
 const WRITABLE_BY_ALL: u32 = 0o002;
 /// Of a mode: everybody takes away only what is their own.
@@ -122,11 +124,12 @@ pub fn walk(path: &Path, missing: Missing) -> Result<Walked, Astray> {
     Ok(Walked { directory: here, doubt })
 }
 
-/// Why what lies in a folder may have been moved there by a stranger, if it may. In a sticky folder nobody takes away what is another's.
+/// Why what lies in a folder may have been moved there by a stranger, if it may. In a sticky folder nobody takes away what is another's. Whose a
+/// folder is that a user namespace or a file server shows as nobody's, it does not say: root's, as a rule.
 fn of_folder(folder: &OwnedFd) -> Result<Option<Doubt>, Errno> {
     let stat = rustix::fs::fstat(folder)?;
     Ok(match stat.st_mode & (WRITABLE_BY_ALL | STICKY) {
-        _ if !is_own(stat.st_uid) => Some(Doubt::Folder(stat.st_uid)),
+        _ if !is_own(stat.st_uid) && stat.st_uid != UNKNOWN => Some(Doubt::Folder(stat.st_uid)),
         WRITABLE_BY_ALL => Some(Doubt::Open),
         _ => None,
     })

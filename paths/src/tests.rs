@@ -154,6 +154,10 @@ fn as_root_a_link_counts_no_more_below_a_folder_of_another_account_however_deep_
     assert_eq!(walked.doubt, Some(Doubt::Folder(STRANGER)));
     assert_eq!(kind(&area.join("box/none")), io::ErrorKind::NotFound);
     assert!(walk(&area.join("box/none"), Missing::Make).is_err(), "nothing is made there");
+    // Whose it is, neither a user namespace nor a file server says.
+    chown(&area, Some(UNKNOWN), None).expect("root may");
+    assert_eq!(walk(&area.join("box/site"), Missing::Fail).expect("a way").doubt, None);
+    inode(&area.join("box/up")).expect("what lies deeper counts as it did");
     // A link that counts and leads back to the root begins anew.
     let own = scratch.path().join("own");
     symlink(scratch.path().join("archive"), &own).expect("a link");

@@ -155,6 +155,7 @@ fn a_directory_with_the_same_inode_that_lacks_all_of_blat_s_own_is_not_emptied_n
     lab.agent_once("perth").expect_success();
     let archive = lab.target_archive();
     fs::remove_dir_all(archive.join(".dpkg_archive")).expect("root may");
+    blat_tests::tree::remove(&archive.join("core"));
     lab.as_target_user(&["mkdir", "-p", &archive.join("old/1").display().to_string()]).expect_success();
     lab.as_target_user(&["touch", &archive.join("old/1/descpkg").display().to_string()]).expect_success();
     lab.package("lib", "1", |p| p.file("run", "1"));

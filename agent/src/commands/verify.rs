@@ -8,6 +8,7 @@ use std::fmt;
 
 use blat_domain::name::PackageId;
 use blat_domain::ownership::Bar;
+use blat_domain::release::WantedSet;
 use blat_domain::text::printable;
 
 use crate::model::item::TransferItem;
@@ -16,6 +17,7 @@ use crate::model::problem::Problem;
 use crate::packing::walker::Root;
 use crate::session::Sent;
 use crate::sync::context::SyncContext;
+use crate::sync::ownership::Sight;
 use crate::sync::unreached;
 
 /// Packages looked at in one go: findings show up as they come, and a cut link costs little.
@@ -85,7 +87,8 @@ impl SyncContext {
         let inventory = self.target.inventory().await;
         let inventory = inventory.map_err(|error| unreached("cannot list the target's packages", error))?;
         let unsure = self.keep_off_the_source(&inventory.title).await?;
-        let bar = self.foreseen_bar(&inventory.title, inventory.is_bare(), unsure).filter(Bar::is_about_owner);
+        let sight = Sight::of(&inventory, &WantedSet::new());
+        let bar = self.foreseen_bar(&inventory.title, sight, unsure).filter(Bar::is_about_owner);
         let packages: Vec<(PackageId, i64)> =
             inventory.packages.iter().map(|(package, time)| (package.clone(), *time)).collect();
         let mut tally = Tally::default();

@@ -36,6 +36,7 @@ use context::SyncContext;
 use outcome::Dropped;
 use recheck::Facts;
 
+use self::ownership::Sight;
 use crate::model::error::TargetError;
 use crate::model::orders::Orders;
 use crate::model::problem::Problem;
@@ -125,7 +126,8 @@ impl SyncContext {
             began: began.filter(|began| is_newer(*began, known_for_sure)),
             forgotten,
         };
-        let bar = self.foreseen_bar(&inventory.title, inventory.is_bare(), unsure);
+        let sight = Sight::of(&inventory, &answer.resolution.wanted);
+        let bar = self.foreseen_bar(&inventory.title, sight, unsure);
         let surveying = tokio::task::spawn_blocking(move || {
             let resolution = &mut answer.resolution;
             source.check(!resolution.wanted.is_empty()).map_err(|error| error.to_string())?;

@@ -11,7 +11,9 @@ use std::sync::PoisonError;
 
 use blat_config::{Settings, Transport, home_id};
 use blat_domain::history::{Deed, Entry};
+use blat_domain::inventory::Inventory;
 use blat_domain::ownership::{Bar, Claim, FILE, Found, Likeness, RandomId, Record, Title, judge};
+use blat_domain::release::WantedSet;
 use blat_domain::retry::Backoff;
 use jiff::Timestamp;
 
@@ -38,6 +40,32 @@ pub(crate) enum Contact {
     Made(Option<Bar>),
 }
 
+/// What a listing showed of an archive's packages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sight {
+    /// There was no listing.
+    None,
+    /// There are no packages.
+    Bare,
+    /// There are packages, and none that is wanted.
+    Unwanted,
+    /// There is one that is wanted.
+    Wanted,
+}
+
+impl Sight {
+    /// What this listing shows.
+    pub(crate) fn of(inventory: &Inventory, wanted: &WantedSet) -> Self {
+        if inventory.is_bare() {
+            Self::Bare
+        } else if wanted.keys().any(|package| inventory.packages.contains_key(package)) {
+            Self::Wanted
+        } else {
+            Self::Unwanted
+        }
+    }
+}
+
 /// What a look at an archive's record came to.
 struct Tenure {
     /// What keeps us from listing and deleting.
@@ -56,7 +84,8 @@ impl SyncContext {
     /// It is the source itself, to which nothing at all may be done; it cannot be claimed; or it was adopted since the plan was made.
     pub(crate) async fn make_contact(&self, prepared: &mut Prepared) -> Result<(), Problem> {
         let _in_force = self.permit().await?;
-        let claimed = self.claimed(&prepared.inventory.title, prepared.inventory.is_bare()).await?;
+        let sight = Sight::of(&prepared.inventory, &prepared.wanted);
+        let claimed = self.claimed(&prepared.inventory.title, sight).await?;
         let Tenure { bar, owned, begins } = claimed.map_err(|error| unreached("cannot claim the archive", error))?;
         if owned.is_some() && begins && !prepared.begins {
             let text = "the archive was adopted or claimed while this sync was planned; it is planned again";
@@ -77,7 +106,7 @@ impl SyncContext {
             return Ok(bar);
         }
         let claimed = match self.target.claim(Claim::Look, &self.new_record()?).await {
-            Ok(title) => self.claimed(&title, false).await?.map(|tenure| tenure.bar),
+            Ok(title) => self.claimed(&title, Sight::None).await?.map(|tenure| tenure.bar),
             Err(error) => Err(error),
         };
         Ok(claimed.unwrap_or_else(|error| {
@@ -90,17 +119,17 @@ impl SyncContext {
         self.contact.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// What we may do, once the archive has a record. The outer error is for an archive that is the source. `is_bare`: a listing showed no packages.
-    async fn claimed(&self, title: &Title, is_bare: bool) -> Result<Result<Tenure, TargetError>, Problem> {
+    /// What we may do, once the archive has a record. The outer error is for an archive that is the source, or another one than before.
+    async fn claimed(&self, title: &Title, sight: Sight) -> Result<Result<Tenure, TargetError>, Problem> {
         let unsure = self.keep_off_the_source(title).await?;
-        if self.is_exchanged(title, is_bare) {
+        if self.is_exchanged(title, sight) {
             let (name, archive) = (&self.settings.name, &self.settings.archive);
             let text = format!(
                 "nothing is sent to the archive {archive}: {EXCHANGED}; put the right one in its place, or take this one over by `blat adopt {name}`"
             );
             return Err(problem(None, text, Backoff::PACKAGE));
         }
-        let mut found = self.remembering(title, is_bare);
+        let mut found = self.remembering(title, sight);
         let mut begins = self.is_new_to_memory(title);
         if found == Found::Nothing && unsure.is_none() {
             let record = self.new_record()?;
@@ -113,7 +142,7 @@ impl SyncContext {
                 return Err(problem);
             }
             if claimed.found == Found::Record(record) {
-                self.tell_of_claim(is_bare);
+                self.tell_of_claim(sight == Sight::Bare);
             } else {
                 begins |= self.is_new_to_memory(&claimed);
             }
@@ -124,7 +153,7 @@ impl SyncContext {
             self.lasting.note_archive(&place, title.place.inode(), record, begins.then_some(&title.visit));
         }
         if unsure.is_some() {
-            let bar = self.foreseen_bar(title, is_bare, unsure);
+            let bar = self.foreseen_bar(title, sight, unsure);
             return Ok(Ok(Tenure { bar, owned: None, begins: false }));
         }
         let bar = judge(&self.owner, &found);
@@ -140,16 +169,15 @@ impl SyncContext {
         Ok(Ok(Tenure { bar, owned, begins }))
     }
 
-    /// What was found in the record's place, in the light of what this target has seen before, there and elsewhere. `is_bare`: a listing showed no
-    /// packages.
-    fn remembering(&self, title: &Title, is_bare: bool) -> Found {
+    /// What was found in the record's place, in the light of what this target has seen before, there and elsewhere.
+    fn remembering(&self, title: &Title, sight: Sight) -> Found {
         let found = &title.found;
         match self.lasting.archive(&place(&self.settings)) {
-            Ok(None) if !is_bare => match self.lasting.archive_of_another(&self.owner) {
+            Ok(None) if sight != Sight::Bare => match self.lasting.archive_of_another(&self.owner) {
                 Some((place, record)) => found.clone().beside(&place, &record, &self.owner),
                 None => found.clone(),
             },
-            Ok(Some(_)) if self.is_exchanged(title, is_bare) => {
+            Ok(Some(_)) if self.is_exchanged(title, sight) => {
                 Found::Malformed(format!("it is not there, and {EXCHANGED}"))
             }
             Ok(seen) => found.clone().after(seen.as_ref(), &self.owner, title.is_adopted()),
@@ -161,14 +189,14 @@ impl SyncContext {
     }
 
     /// Whether the archive is not the directory any more in which this target saw a record of its own last: it has packages and no record, and either
-    /// another inode or not even the number that was left beside the record. The root of most file systems has the same inode. One without packages
-    /// may be a new disk.
-    fn is_exchanged(&self, title: &Title, is_bare: bool) -> bool {
+    /// another inode, or not even the number that was left beside the record and nothing that is wanted. The root of most file systems has the same
+    /// inode. One without packages may be a new disk.
+    fn is_exchanged(&self, title: &Title, sight: Sight) -> bool {
         let known = self.lasting.directory(&place(&self.settings));
-        let is_another = || known.zip(title.place.inode()).is_some_and(|(known, now)| known != now);
+        let is_another = known.zip(title.place.inode()).is_some_and(|(known, now)| known != now);
+        let is_strange = title.visit == Found::Nothing && sight != Sight::Wanted;
         let was_ours = || self.seen().is_some_and(|record| record.owner == self.owner);
-        let is_lacking = !is_bare && title.found == Found::Nothing && was_ours();
-        is_lacking && (title.visit == Found::Nothing || is_another())
+        title.found == Found::Nothing && sight != Sight::Bare && (is_another || is_strange) && was_ours()
     }
 
     /// Something was not brought there: the archive may not be the one any more that it was at the first contact.
@@ -178,8 +206,8 @@ impl SyncContext {
 
     /// What will keep us from listing and deleting, by what a listing shows: an archive that is free will be ours. `unsure`: why nobody knows
     /// whether it is the source.
-    pub(crate) fn foreseen_bar(&self, title: &Title, is_bare: bool, unsure: Option<String>) -> Option<Bar> {
-        let found = self.remembering(title, is_bare);
+    pub(crate) fn foreseen_bar(&self, title: &Title, sight: Sight, unsure: Option<String>) -> Option<Bar> {
+        let found = self.remembering(title, sight);
         let bar = if found == Found::Nothing { None } else { judge(&self.owner, &found) };
         bar.or(unsure.map(|why| Bar::Unsure { why }))
     }
@@ -265,7 +293,7 @@ impl SyncContext {
             let text = format!("cannot take the archive over: {}", Bar::Unsure { why }.cause());
             return Err(problem(None, text, Backoff::PACKAGE));
         }
-        let before = self.remembering(&looked, false);
+        let before = self.remembering(&looked, Sight::None);
         if before != Found::Nothing && judge(&self.owner, &before).is_none() {
             return Ok((before.clone(), before));
         }

@@ -43,6 +43,8 @@ struct Held {
     /// Whoever lists for a tag waits here once it has listed, where the test says so.
     listed: Option<(Notify, Notify)>,
     listings: Mutex<u32>,
+    /// Whose the archive is, once it was claimed.
+    found: Mutex<Found>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -71,7 +73,8 @@ impl Target for Held {
             listed.notify_one();
             go.notified().await;
         }
-        Ok(Arc::new(Inventory { packages, marks, clock: Some(CLOCK), ..Inventory::default() }))
+        let title = Title { found: lock(&self.found).clone(), ..Title::default() };
+        Ok(Arc::new(Inventory { packages, marks, clock: Some(CLOCK), title, ..Inventory::default() }))
     }
 
     async fn receive(
@@ -121,7 +124,11 @@ impl Target for Held {
     }
 
     async fn claim(&self, _: Claim, record: &Record) -> Result<Title, TargetError> {
-        Ok(Title { found: Found::Record(record.clone()), ..Title::default() })
+        let mut found = lock(&self.found);
+        if *found == Found::Nothing {
+            *found = Found::Record(record.clone());
+        }
+        Ok(Title { found: found.clone(), ..Title::default() })
     }
 }
 
@@ -219,9 +226,9 @@ async fn what_a_tagged_link_addresses_counts_as_brought_by_the_tag() {
 async fn deleted_when_tagged(ago: i64) -> bool {
     let scratch = tempfile::tempdir().expect("a scratch directory");
     let root = scratch.path();
-    let workplace_of = |held: &Arc<Held>| context(root, held, "");
+    let context_of = |held: &Arc<Held>| context(root, held, "");
     let held = Arc::new(Held::default());
-    let before = workplace_of(&held);
+    let before = context_of(&held);
     before.lasting.note_tags(&[package("b@1")].into(), &BTreeSet::new());
     // The archive is known from here on, and that what tags brought to it before is known as well.
     let Synced::Ended(..) = before.sync(None).await else { panic!("no other settings are there") };
@@ -231,8 +238,9 @@ async fn deleted_when_tagged(ago: i64) -> bool {
     let text = fs::read_to_string(&file).expect("a file");
     let at = CLOCK - ago;
     fs::write(&file, text.replace(&format!(r#""b@1":{noted}"#), &format!(r#""b@1":{at}"#))).expect("an own file");
-    let held = Arc::new(Held { listed: Some(Default::default()), ..Held::default() });
-    let after = workplace_of(&held);
+    let found = Mutex::new(lock(&held.found).clone());
+    let held = Arc::new(Held { listed: Some(Default::default()), found, ..Held::default() });
+    let after = context_of(&held);
     assert_eq!(after.lasting.tagged()[&package("b@1")], at);
     // Whoever stores the list waits for this.
     held.listed.as_ref().expect("set above").0.notify_one();
