@@ -681,13 +681,19 @@ check_owner() {
     [ -z "$1" ] || is_owned_by "$1" || fail 1 "changing what the archive $archive is to hold failed: $now"
 }
 
-# may_replace OWNER: OWNER owns the archive, else `$now` says why not; to be asked under the publish lock. Where there is no record, another directory may
-# stand in the archive's place, with the only copy of what lies in it. Whoever works here by hand names none.
-may_replace() {
-    [ -z "$1" ] || ! is_owned_by "$1" || return 0
-    [ -n "$1" ] || return 0
-    [ -n "$record" ] || exists "$house/archive" || now='the archive has no record of its owner, so nothing there is replaced'
+# may_bring OWNER: the archive has a record of its owner, else `$now` says what is wrong; to be asked under the publish lock. At the first contact the
+# owner's agent makes one before it sends anything, so another directory may be in the archive's place: a disk that is not mounted, or what somebody put
+# there. Whoever works here by hand names no owner.
+may_bring() {
+    [ -n "$1" ] && ! exists "$house/archive" || return 0
+    now="the archive has no record of its owner ($house/archive) any more, so it may be another directory than before; a sync that finds it right writes\
+ the record anew, or \`blat adopt\` does"
     return 1
+}
+
+# may_replace OWNER: OWNER owns the archive, else `$now` says why not; to be asked under the publish lock. Whoever works here by hand names none.
+may_replace() {
+    [ -z "$1" ] || is_owned_by "$1"
 }
 
 # is_owned_by OWNER: the record, which `$record` becomes, names OWNER or is OWNER; else `$now` says what it is.

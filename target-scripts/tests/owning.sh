@@ -178,10 +178,13 @@ check_replacing() {
     fresh
     receive "$work/odd"
     receive "$work/odd-replace" --owner "$home_a perth"
-    check 'nothing is replaced where no record says whose the archive is' said 'failed odd 1 conflict another one is there, and it is not replaced: the archive has no record of its owner, so nothing there is replaced'
+    check 'nothing is replaced where no record says whose the archive is' grep -q '^failed odd 1 unowned the archive has no record of its owner' "$work/out"
     check 'it stays' arrived odd/1
     receive "$work/even" --owner "$home_a perth"
-    check 'what is new comes all the same' said 'published even 2.0~rc1+x'
+    check 'nor does anything new come' grep -q '^failed even 2.0~rc1+x unowned ' "$work/out"
+    printf 'odd current 1\n' >"$work/links"
+    send_links "$home_a perth"
+    check 'nor a link' grep -q '^failed odd current unowned ' "$work/out"
     receive "$work/odd-replace"
     check 'whoever works by hand and names no owner replaces' said 'replaced odd 1'
 }
