@@ -16,8 +16,11 @@ named() {
 
 # stuck PATTERN: rm cannot remove what fits the pattern.
 stuck() {
-    wrap rm 'case "$*" in '"$1"') echo "rm: cannot remove $*: Operation not permitted" >&2; exit 1 ;; esac
-        exec "$real" "$@"'
+    # Where rm does not stay on a file system, find and rmdir remove.
+    for tool in rm rmdir; do
+        wrap "$tool" 'case "$*" in '"$1"') echo "rm: cannot remove $*: Operation not permitted" >&2; exit 1 ;; esac
+            exec "$real" "$@"'
+    done
 }
 
 # held_by_file_system SECOND: a file system that makes SECOND of every time after it.
