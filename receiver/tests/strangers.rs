@@ -241,7 +241,7 @@ fn as_root_a_file_of_a_stranger_in_a_package_is_bad_without_being_read() {
     let file = archive.path.join("p/1/f");
     fs::File::create(&file).and_then(|file| file.set_len(15 << 40)).expect("a sparse file");
     chown(&file, Some(STRANGER), None).expect("root may");
-    let packages = ["p@1", "q@1"].map(|package| support::id(package)).to_vec();
+    let packages = ["p@1", "q@1"].map(support::id).to_vec();
     let lines = agent.ask(Lane::CONTROL, &Request::Verify { packages }).expect("an answer");
     assert!(lines.iter().any(|line| line.starts_with("bad p 1 ") && line.contains('f')), "{lines:?}");
     assert!(lines.iter().any(|line| line.starts_with("good q 1 ")), "{lines:?}");

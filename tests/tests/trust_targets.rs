@@ -213,8 +213,10 @@ mod frames {
 /// The version of the protocol and of the receiver that agents carry.
 fn versions() -> (u8, String) {
     use std::io::Write as _;
-    let scratch = std::env::temp_dir();
-    let version = process::run(Command::new(process::carried_receiver()).arg("--version"), &scratch);
+    let carried = process::carried_receiver();
+    // Some folder that not everybody may write: nothing is asked of it.
+    let scratch = carried.parent().expect("a folder").to_owned();
+    let version = process::run(Command::new(&carried).arg("--version"), &scratch);
     let mut receiver = Command::new(process::carried_receiver());
     receiver.arg("--archive").arg(&scratch).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = receiver.spawn().expect("the carried receiver");

@@ -56,9 +56,10 @@ pub(crate) enum Sight {
 impl Sight {
     /// What this listing shows.
     pub(crate) fn of(inventory: &Inventory, wanted: &WantedSet) -> Self {
+        let is_there = |package| inventory.packages.contains_key(package) || inventory.links.contains_key(package);
         if inventory.is_bare() {
             Self::Bare
-        } else if wanted.keys().any(|package| inventory.packages.contains_key(package)) {
+        } else if wanted.keys().any(is_there) {
             Self::Wanted
         } else {
             Self::Unwanted
