@@ -20,7 +20,7 @@ use rustix::process::geteuid;
 /// The most links on one path: what the system itself follows.
 pub const MOST_LINKS: usize = 40;
 /// The owner that user namespaces and file servers show in the place of those whom they do not know.
-const UNKNOWN: u32 = 65_534;
+pub const UNKNOWN: u32 = 65_534;
 /// Of a mode: everybody may write.
 const WRITABLE_BY_ALL: u32 = 0o002;
 /// Of a mode: everybody takes away only what is their own.
@@ -138,7 +138,7 @@ fn of_folder(folder: &OwnedFd) -> Result<Option<Doubt>, Errno> {
 /// As [`of_folder`], of a folder in a sticky one: where its name was free, a stranger may have moved it there. The system lets them move only
 /// what they may write.
 fn of_open_child(parent: &OwnedFd, child: &OwnedFd) -> Result<Option<Doubt>, Errno> {
-    let is_open = |folder| Ok::<_, Errno>(rustix::fs::fstat(folder)?.st_mode & WRITABLE_BY_ALL != 0);
+    let is_open = |folder| Ok::<_, Errno>(is_open_to_all(&rustix::fs::fstat(folder)?));
     Ok((is_open(parent)? && is_open(child)?).then_some(Doubt::Open))
 }
 
@@ -154,6 +154,11 @@ pub fn is_same(one: impl AsFd, other: impl AsFd) -> io::Result<bool> {
 /// Whether an account is root, or the one that runs this.
 pub fn is_own(owner: u32) -> bool {
     owner == 0 || owner == geteuid().as_raw()
+}
+
+/// Whether everybody may write it, by its mode, sticky or not.
+pub fn is_open_to_all(stat: &Stat) -> bool {
+    stat.st_mode & WRITABLE_BY_ALL != 0
 }
 
 /// Where a path begins, and how that is written.
@@ -213,7 +218,7 @@ fn doubt(link: &Stat, folder: &Stat) -> Option<Doubt> {
     } else if !is_own(folder.st_uid) {
         Some(Doubt::Folder(folder.st_uid))
     } else {
-        (folder.st_mode & WRITABLE_BY_ALL != 0).then_some(Doubt::Open)
+        is_open_to_all(folder).then_some(Doubt::Open)
     }
 }
 

@@ -78,7 +78,7 @@ impl SourceArchive {
         }
     }
 
-    /// The times of what is wanted, as far as a quick_scan tells; what the target has needs not be known for that.
+    /// The times of what is wanted, as far as a quick scan tells; what the target has needs not be known for that.
     pub(crate) fn quick_scan(&self, wanted: &WantedSet) -> Vec<Option<i64>> {
         // An archive that cannot be opened takes a closer look, which says why.
         Archive::open(&self.root)
@@ -86,7 +86,7 @@ impl SourceArchive {
     }
 
     /// What is wanted, with all that its links address, as the source has it after a `quick_scan` at it. Only what the target lacks is
-    /// measured: for the rest the quick_scan is enough.
+    /// measured: for the rest the quick scan is enough.
     pub(crate) fn survey(&self, wanted: WantedSet, quick_scan: &[Option<i64>], inventory: &Inventory) -> Followed {
         let now = SystemTime::now();
         self.prints().clear();

@@ -151,7 +151,7 @@ impl SyncContext {
         self.settings.release_manager.as_ref().map(|manager| &manager.source)
     }
 
-    /// What the releases want, and a quick_scan at what the source has of it.
+    /// What the releases want, and a quick scan of what the source has of it.
     pub(crate) async fn ask(&self, purpose: Purpose) -> Result<(Answer, Vec<Option<i64>>), Problem> {
         let manager = self.settings.release_manager.as_ref();
         let known = self.lasting.releases(&origin(manager));

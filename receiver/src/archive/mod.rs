@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use blat_domain::name::PackageId;
 use blat_domain::text::printable;
-use blat_paths::{Astray, is_own};
+use blat_paths::{Astray, UNKNOWN, is_open_to_all, is_own};
 use rustix::process::geteuid;
 
 use crate::failure::Failure;
@@ -24,12 +24,6 @@ pub(crate) const HOUSE: &str = ".dpkg_archive";
 pub(crate) const DESCPKG: &str = "descpkg";
 /// What to look at when the archive refuses something.
 pub(crate) const CHECK_MODES: &str = "check the owner and the modes in the archive";
-
-/// The number that file servers and user namespaces show of accounts that they do not know.
-const UNKNOWN: u32 = 65_534;
-
-/// Of a mode: everybody may write.
-const WRITABLE_BY_ALL: u32 = 0o002;
 
 /// The archive that this receiver serves, and nothing else.
 #[derive(Debug)]
@@ -71,7 +65,7 @@ impl Archive {
         // Nobody moves what is mounted, and some file systems show that mode for everything.
         let is_mounted =
             || root.above().and_then(|above| above.own_stat()).is_ok_and(|above| above.st_dev != stat.st_dev);
-        if stat.st_mode & WRITABLE_BY_ALL != 0 && !is_mounted() {
+        if is_open_to_all(&stat) && !is_mounted() {
             return Err(Failure::refused(what, "everybody may write it", "take that away by `chmod o-w`"));
         }
         Ok(Self { root, syncfs_reports: syncfs_reports(rustix::system::uname().release()), path: path.to_owned() })
@@ -129,7 +123,7 @@ impl Archive {
     fn is_safe(&self, room: &Dir) -> io::Result<bool> {
         let (room, owner) = (room.own_stat()?, self.root.own_stat()?.st_uid);
         let is_ours = is_own(room.st_uid) || room.st_uid == UNKNOWN || room.st_uid == owner;
-        Ok(is_ours && room.st_mode & WRITABLE_BY_ALL == 0)
+        Ok(is_ours && !is_open_to_all(&room))
     }
 }
 

@@ -82,7 +82,8 @@ impl SyncContext {
     /// listing and deleting there.
     ///
     /// # Errors
-    /// It is the source itself, to which nothing at all may be done; it cannot be claimed; or it was adopted since the plan was made.
+    /// It is the source itself, or another archive than before, to which nothing at all may be done; it cannot be claimed; or it was adopted since the
+    /// plan was made.
     pub(crate) async fn make_contact(&self, prepared: &mut Prepared) -> Result<(), Problem> {
         let _in_force = self.permit().await?;
         let sight = Sight::of(&prepared.inventory, &prepared.wanted);
@@ -101,7 +102,7 @@ impl SyncContext {
     /// answer, or cannot be claimed, is not judged: sending to it goes on.
     ///
     /// # Errors
-    /// It is the source itself.
+    /// It is the source itself, or another archive than before.
     pub(crate) async fn make_first_contact(&self) -> Result<Option<Bar>, Problem> {
         if let Contact::Made(bar) = self.contact() {
             return Ok(bar);

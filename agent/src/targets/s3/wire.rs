@@ -1,4 +1,4 @@
-//! HTTP to the server: held back by the limiter, watched for standstill, tried again where that helps.
+//! HTTP to the server: held back by the limiter, watched for stalls, tried again where that helps.
 
 #[cfg(test)]
 mod tests;
@@ -418,7 +418,7 @@ pub(super) fn whole(error: &dyn std::error::Error) -> String {
 #[derive(Debug, Default)]
 struct Pulse {
     beats: AtomicU64,
-    /// It waits for the limiter, which is no standstill.
+    /// It waits for the limiter, which is no stall.
     is_held: AtomicBool,
 }
 
