@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use blat_domain::name::{PackageId, TargetName};
+use blat_domain::package::name::{PackageId, TargetName};
 use clap::{ArgGroup, Parser};
 
 use crate::targets::host::remote;

@@ -23,9 +23,9 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use blat_config::{Home, Settings, account, surroundings};
-use blat_domain::name::{PackageId, TargetName};
-use blat_domain::ownership::Owner;
-use blat_domain::text::{escaped, escaped_lines};
+use blat_domain::archive::record::Owner;
+use blat_domain::package::name::{PackageId, TargetName};
+use blat_domain::util::text::{escaped, escaped_lines};
 use clap::Parser;
 use rustix::process::Signal;
 

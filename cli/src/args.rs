@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use blat_domain::name::{NameError, PackageId, PackageName, TargetName, Version};
-use blat_domain::units::duration;
+use blat_domain::package::name::{NameError, PackageId, PackageName, TargetName, Version};
+use blat_domain::util::units::duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::failure::Failure;

@@ -6,7 +6,7 @@ use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitStatus;
 
-use blat_domain::text::escaped_lines;
+use blat_domain::util::text::escaped_lines;
 
 /// The exit codes of `blat`: a public table, read by scripts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

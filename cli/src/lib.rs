@@ -19,7 +19,7 @@ mod table;
 use std::ffi::OsString;
 use std::io::Write;
 
-use blat_domain::text::escaped;
+use blat_domain::util::text::escaped;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 

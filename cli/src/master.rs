@@ -8,9 +8,9 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use blat_config::{Home, socket};
-use blat_domain::messages::{Answer, LONGEST_LINE, Request};
-use blat_domain::status::Status;
-use blat_domain::text::printable;
+use blat_domain::protocol::messages::{Answer, LONGEST_LINE, MasterRequest};
+use blat_domain::protocol::status::Status;
+use blat_domain::util::text::printable;
 
 use crate::failure::{Exit, Failure};
 
@@ -46,8 +46,8 @@ impl Master {
     }
 
     /// Sends the request, and hands over the answers as they come, until the master closes the connection.
-    pub(crate) fn ask(mut self, request: &Request) -> Result<Answers, Failure> {
-        let awaited = matches!(request, Request::Sync { wait: true, .. });
+    pub(crate) fn ask(mut self, request: &MasterRequest) -> Result<Answers, Failure> {
+        let awaited = matches!(request, MasterRequest::Sync { wait: true, .. });
         let patience = if awaited { SILENCE } else { PROMPT };
         let mut line = serde_json::to_vec(request)
             .map_err(|error| Failure::failed(format!("cannot put the request to the master into words: {error}")))?;
@@ -62,7 +62,7 @@ impl Master {
 
     /// The present state.
     pub(crate) fn status(self) -> Result<Status, Failure> {
-        match self.ask(&Request::Status)?.only()? {
+        match self.ask(&MasterRequest::Status)?.only()? {
             Answer::Status(status) => Ok(status),
             other => Err(unexpected(&other)),
         }

@@ -6,9 +6,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use blat_config::Home;
-use blat_domain::history::{Entry, parse};
-use blat_domain::name::TargetName;
-use blat_domain::text::printable;
+use blat_domain::package::name::TargetName;
+use blat_domain::protocol::history::{HistoryEntry, parse};
+use blat_domain::util::text::printable;
 
 use crate::failure::Failure;
 
@@ -16,7 +16,7 @@ use crate::failure::Failure;
 const MOST: u64 = 64 << 20;
 
 /// All that is kept of one target, the oldest first; nothing where nothing was done yet. Torn lines are left out.
-pub(crate) fn of(home: &Home, target: &TargetName) -> Result<Vec<Entry>, Failure> {
+pub(crate) fn of(home: &Home, target: &TargetName) -> Result<Vec<HistoryEntry>, Failure> {
     read_all(&with_former(home.history(target)), &Mark(Vec::new()))
 }
 
@@ -36,7 +36,7 @@ impl Mark {
     ///
     /// # Errors
     /// Where its reports cannot be read.
-    pub(crate) fn since(&self, home: &Home, target: &TargetName) -> Result<Vec<Entry>, Failure> {
+    pub(crate) fn since(&self, home: &Home, target: &TargetName) -> Result<Vec<HistoryEntry>, Failure> {
         read_all(&reports(home, target), self)
     }
 
@@ -56,7 +56,7 @@ fn with_former(path: PathBuf) -> [PathBuf; 2] {
     [path.with_extension("jsonl.1"), path]
 }
 
-fn read_all(paths: &[PathBuf], mark: &Mark) -> Result<Vec<Entry>, Failure> {
+fn read_all(paths: &[PathBuf], mark: &Mark) -> Result<Vec<HistoryEntry>, Failure> {
     let mut entries = Vec::new();
     for path in paths {
         let text = match read(path, mark) {

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use blat_domain::name::{PackageId, TargetName};
-use blat_domain::status::{
+use blat_domain::package::name::{PackageId, TargetName};
+use blat_domain::protocol::status::{
     Current, FarEnd, LastError, Leftover, Queue, State, Status, SyncReport, SyncResult, TargetStatus,
 };
-use blat_domain::text::{escaped, printable};
-use blat_domain::units::{show_duration, show_size};
+use blat_domain::util::text::{escaped, printable};
+use blat_domain::util::units::{show_duration, show_size};
 use jiff::Timestamp;
 
 use crate::style::{Style, Tone};

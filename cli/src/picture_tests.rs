@@ -1,6 +1,6 @@
 //! How a status reads, as plain strings.
 
-use blat_domain::status::{ConfigStatus, SupervisorStatus};
+use blat_domain::protocol::status::{ConfigStatus, SupervisorStatus};
 
 use super::*;
 

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::time::Duration;
 
-use blat_domain::name::TargetName;
-use blat_domain::status::{Current, Queue, State};
-use blat_domain::text::printable;
+use blat_domain::package::name::TargetName;
+use blat_domain::protocol::status::{Current, Queue, State};
+use blat_domain::util::text::printable;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::failure::Failure;

@@ -1,6 +1,6 @@
 //! A status that fits a terminal: nothing scrolls away, and what somebody should look at stands first. Pure, as the picture is.
 
-use blat_domain::status::{State, Status, SyncResult, TargetStatus};
+use blat_domain::protocol::status::{State, Status, SyncResult, TargetStatus};
 use jiff::Timestamp;
 
 use crate::picture;

@@ -1,6 +1,6 @@
 //! What a terminal of 80 columns and 24 lines shows of many targets.
 
-use blat_domain::status::{LastError, SyncReport};
+use blat_domain::protocol::status::{LastError, SyncReport};
 
 use super::*;
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use blat_config::Home;
-use blat_domain::name::TargetName;
+use blat_domain::package::name::TargetName;
 
 use crate::failure::Failure;
 

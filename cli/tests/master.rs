@@ -7,8 +7,8 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 
-use blat_domain::messages::{Answer, Request};
-use blat_domain::status::{LastError, Queue, State, SyncResult};
+use blat_domain::protocol::messages::{Answer, MasterRequest};
+use blat_domain::protocol::status::{LastError, Queue, State, SyncResult};
 use serde_json::Value;
 use support::{FakeMaster, Scratch, eventually, report, status, time};
 
@@ -134,7 +134,7 @@ fn a_sync_that_is_not_awaited_is_only_asked_for() {
     let ran = scratch.blat(&["sync", "perth"]).exits(0);
     assert_eq!(ran.out, "sync of perth asked for\n");
     let targets = vec!["perth".parse().expect("a target name")];
-    assert_eq!(master.requests(), [Request::Sync { targets, wait: false, allow_delete: false }]);
+    assert_eq!(master.requests(), [MasterRequest::Sync { targets, wait: false, allow_delete: false }]);
 }
 
 #[test]
@@ -143,7 +143,7 @@ fn a_confirmed_deletion_is_passed_on() {
     let master = FakeMaster::start(&scratch.home(), |_| vec![Answer::Accepted { pid: 42 }]);
     scratch.blat(&["sync", "perth", "--allow-delete"]).exits(0);
     let targets = vec!["perth".parse().expect("a target name")];
-    assert_eq!(master.requests(), [Request::Sync { targets, wait: false, allow_delete: true }]);
+    assert_eq!(master.requests(), [MasterRequest::Sync { targets, wait: false, allow_delete: true }]);
 }
 
 #[test]
@@ -163,7 +163,7 @@ fn awaited_syncs_take_a_line_each_and_decide_the_exit_code() {
     let ran = scratch.blat(&["sync", "--wait"]).exits(0);
     let line = "ok · 512/512 · sent 3 · 1.0 KiB in 0ms";
     assert_eq!(ran.out, format!("perth: {line}\nsydney: {line}\n"));
-    assert_eq!(master.requests(), [Request::Sync { targets: vec![], wait: true, allow_delete: false }]);
+    assert_eq!(master.requests(), [MasterRequest::Sync { targets: vec![], wait: true, allow_delete: false }]);
     let ran = scratch.blat(&["sync", "--wait"]).exits(1);
     assert!(ran.out.contains("sydney: failed") && ran.out.ends_with("the target is full\\u{1b}\n"), "{}", ran.out);
     assert_eq!(ran.err, "blat: 1 of 2 syncs failed\n");
@@ -243,8 +243,8 @@ fn stopping_waits_until_the_master_and_its_agents_are_gone() {
     known.targets[0].pid = Some(pids[0]);
     let master = pids[1];
     let _fake = FakeMaster::start(&scratch.home(), move |request| match request {
-        Request::Stop => vec![Answer::Accepted { pid: master }],
-        Request::Status | Request::Sync { .. } => vec![Answer::Status(known.clone())],
+        MasterRequest::Stop => vec![Answer::Accepted { pid: master }],
+        MasterRequest::Status | MasterRequest::Sync { .. } => vec![Answer::Status(known.clone())],
     });
     let mut child = scratch.command(&["stop"]).stdout(Stdio::piped()).spawn().expect("blat runs");
     for (index, mut process) in processes.into_iter().enumerate() {

@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::Stdio;
 use std::thread;
 
-use blat_domain::messages::Answer;
+use blat_domain::protocol::messages::Answer;
 use support::{FakeMaster, Scratch, eventually, status};
 
 fn with_master(names: &[&str]) -> (Scratch, FakeMaster) {

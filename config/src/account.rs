@@ -10,7 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use blat_domain::text::printable;
+use blat_domain::util::text::printable;
 use rustix::process::geteuid;
 
 use crate::namespace;
@@ -112,12 +112,12 @@ pub(crate) fn own_home() -> Option<PathBuf> {
 #[derive(Debug)]
 struct Account {
     number: u32,
-    entry: Option<Entry>,
+    entry: Option<PasswdEntry>,
 }
 
 /// Its line in passwd(5).
 #[derive(Debug, PartialEq, Eq)]
-struct Entry {
+struct PasswdEntry {
     name: String,
     group: u32,
     home: PathBuf,
@@ -147,12 +147,14 @@ impl Account {
 }
 
 /// `name:password:number:group:comment:home:shell`
-fn entry(passwd: &str, number: u32) -> Option<Entry> {
+fn entry(passwd: &str, number: u32) -> Option<PasswdEntry> {
     passwd.lines().find_map(|line| {
         let fields: Vec<&str> = line.split(':').collect();
         let [name, _, uid, group, _, home, ..] = fields[..] else { return None };
         let is_it = uid.parse() == Ok(number) && !name.is_empty() && !name.starts_with(['-', '#', '+']);
-        is_it.then(|| Some(Entry { name: name.to_owned(), group: group.parse().ok()?, home: home.into() })).flatten()
+        is_it
+            .then(|| Some(PasswdEntry { name: name.to_owned(), group: group.parse().ok()?, home: home.into() }))
+            .flatten()
     })
 }
 
@@ -164,7 +166,7 @@ mod tests {
     fn an_account_is_found_by_its_number() {
         let passwd =
             "root:x:0:0:root:/root:/bin/sh\n+nis::12::::\nblat:x:12:34:,,,:/srv/blat:/bin/sh\nbad:x:12x:0::/:/\n";
-        let found = Entry { name: "blat".into(), group: 34, home: "/srv/blat".into() };
+        let found = PasswdEntry { name: "blat".into(), group: 34, home: "/srv/blat".into() };
         assert_eq!((entry(passwd, 12), entry(passwd, 13)), (Some(found), None));
     }
 

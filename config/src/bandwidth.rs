@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU64;
 
-use blat_domain::bandwidth::{Bandwidth, BandwidthError, Day, Rate, TimeOfDay, Window};
+use blat_domain::flow::bandwidth::{Bandwidth, BandwidthError, Day, Rate, RateWindow, TimeOfDay};
 
 use crate::document::Value;
 use crate::keys::{Found, Keys, Wrong};
@@ -35,7 +35,7 @@ pub(crate) fn read(keys: &mut Keys<'_>) -> Bandwidth {
     }
 }
 
-fn window(keys: &mut Keys<'_>, found: Found<'_>) -> Option<Window> {
+fn window(keys: &mut Keys<'_>, found: Found<'_>) -> Option<RateWindow> {
     let Value::Map(_) = found.node.value else {
         let complaint = found.document.complain(found.node.place, "this is no window".into(), Some(WINDOW.into()));
         keys.complaints.push(complaint);
@@ -58,7 +58,7 @@ fn window(keys: &mut Keys<'_>, found: Found<'_>) -> Option<Window> {
     inner.refuse_unknown(&[], |_| None);
     let is_well = inner.complaints.is_empty();
     keys.complaints.append(&mut inner.complaints);
-    match Window::new(from?, to?, days, rate?) {
+    match RateWindow::new(from?, to?, days, rate?) {
         Ok(window) => Some(window),
         // A day that is none was complained about already.
         Err(_) if !is_well => None,

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-use blat_domain::text::printable;
+use blat_domain::util::text::printable;
 
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use blat_domain::text::printable;
+use blat_domain::util::text::printable;
 use url::{Url, form_urlencoded};
 
 use crate::keys::Wrong;

@@ -4,8 +4,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use blat_domain::name::{NameError, TargetName};
-use blat_domain::text::printable;
+use blat_domain::package::name::{NameError, TargetName};
+use blat_domain::util::text::printable;
 
 use crate::private;
 

@@ -6,8 +6,8 @@ use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use blat_domain::ownership::RandomId;
-use blat_domain::text::printable;
+use blat_domain::util::random_id::RandomId;
+use blat_domain::util::text::printable;
 
 use crate::Home;
 use crate::trust::{self, Distrust};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use blat_domain::text::{nearest, printable};
+use blat_domain::util::text::{nearest, printable};
 
 use crate::complaint::{Complaint, Complaints, Place};
 use crate::document::{Document, Key, Node, Value};

@@ -2,10 +2,10 @@
 
 mod loose;
 
-use blat_domain::name::PackageId;
-use blat_domain::release::row::{Cell, Columns, ReleaseRow, odd_package};
-use blat_domain::release::{About, Catalog, OddRow, Project, Release};
-use blat_domain::text::{printable, unmarked};
+use blat_domain::package::name::PackageId;
+use blat_domain::policy::release::row::{Cell, Columns, ReleaseRow, odd_package};
+use blat_domain::policy::release::{About, Catalog, OddRow, Project, Release};
+use blat_domain::util::text::{printable, unmarked};
 use serde::Deserialize;
 use serde_yaml::Options;
 
@@ -201,7 +201,7 @@ impl Reading<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use blat_domain::release::{KnownReleases, ReleaseKey, ReleaseState, Selection, resolve};
+    use blat_domain::policy::release::{KnownReleases, ReleaseKey, ReleaseState, Selection, resolve};
 
     #[test]
     fn values_that_come_from_columns_are_read_as_from_a_database() {

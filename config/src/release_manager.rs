@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use blat_domain::text::printable;
+use blat_domain::util::text::printable;
 
 use crate::database::{Server, url};
 use crate::document::Value;

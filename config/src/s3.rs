@@ -1,6 +1,6 @@
 //! `type: s3Sync` and the block `s3`: a place in a bucket. Credentials are no part of the configuration, as no password is.
 
-use blat_domain::retention::{Aging, Deleter};
+use blat_domain::policy::retention::{Aging, Deleter};
 use url::Url;
 
 use crate::demands;

@@ -4,12 +4,12 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use blat_domain::bandwidth::Bandwidth;
-use blat_domain::guard::MaxDelete;
-use blat_domain::name::TargetName;
-use blat_domain::release::Selection;
-use blat_domain::retention::Aging;
-use blat_domain::text::printable;
+use blat_domain::flow::bandwidth::Bandwidth;
+use blat_domain::package::name::TargetName;
+use blat_domain::policy::guard::MaxDelete;
+use blat_domain::policy::release::Selection;
+use blat_domain::policy::retention::Aging;
+use blat_domain::util::text::printable;
 use serde::{Deserialize, Serialize};
 
 use crate::any_path;

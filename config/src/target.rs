@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use blat_domain::guard::MaxDelete;
-use blat_domain::name::{PackageId, TargetName};
-use blat_domain::release::{NameFilter, ReleaseKey, Selection};
-use blat_domain::retention::{Aging, Deleter};
-use blat_domain::units;
+use blat_domain::package::name::{PackageId, TargetName};
+use blat_domain::policy::guard::MaxDelete;
+use blat_domain::policy::release::{NameFilter, ReleaseKey, Selection};
+use blat_domain::policy::retention::{Aging, Deleter};
+use blat_domain::util::units;
 
 use crate::aws;
 use crate::bandwidth;
@@ -335,7 +335,7 @@ fn pinned(keys: &mut Keys<'_>) -> BTreeSet<PackageId> {
         return pinned;
     };
     for (Key { text: name, place }, versions) in entries {
-        if let Err(error) = name.parse::<blat_domain::name::PackageName>() {
+        if let Err(error) = name.parse::<blat_domain::package::name::PackageName>() {
             keys.complaints.push(found.document.complain(*place, error.to_string(), None));
             continue;
         }

@@ -14,7 +14,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
 
-use blat_domain::text::{printable, typed};
+use blat_domain::util::text::{printable, typed};
 use blat_paths::MOST_LINKS;
 use rustix::fs::{CWD, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat};
 use rustix::process::geteuid;
@@ -77,7 +77,7 @@ pub fn text(file: File, most: u64) -> Result<String, Distrust> {
 /// # Errors
 /// As [`read`].
 pub fn open(home: &Path, path: &Path) -> Result<File, Distrust> {
-    let Found { folder, name, path, .. } = Walk::to(home, path)?;
+    let Reached { folder, name, path, .. } = Walk::to(home, path)?;
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = openat(&folder, &name, flags, Mode::empty()).map_err(io::Error::from)?;
     // It may be another one by now.
@@ -91,7 +91,7 @@ pub fn open(home: &Path, path: &Path) -> Result<File, Distrust> {
 /// # Errors
 /// As [`read`].
 pub fn check(home: &Path, path: &Path) -> Result<(), Distrust> {
-    let Found { handle, path, .. } = Walk::to(home, path)?;
+    let Reached { handle, path, .. } = Walk::to(home, path)?;
     judge(&fstat(&handle).map_err(io::Error::from)?, &path)
 }
 
@@ -148,7 +148,7 @@ pub(crate) fn check_socket_folder(folder: &Path) -> Result<bool, Distrust> {
 }
 
 /// A file at the end of its way.
-struct Found {
+struct Reached {
     folder: OwnedFd,
     name: OsString,
     handle: OwnedFd,
@@ -210,7 +210,7 @@ impl Walk {
     }
 
     /// To a file at its end.
-    fn to(home: &Path, path: &Path) -> Result<Found, Distrust> {
+    fn to(home: &Path, path: &Path) -> Result<Reached, Distrust> {
         let mut walk = Self::begin(home, path)?;
         while let Some(name) = walk.ahead.pop_front() {
             if let Some(found) = walk.step(name)? {
@@ -232,7 +232,7 @@ impl Walk {
     }
 
     /// One part of the way; the file, where it is one.
-    fn step(&mut self, name: OsString) -> Result<Option<Found>, Distrust> {
+    fn step(&mut self, name: OsString) -> Result<Option<Reached>, Distrust> {
         if name == ".." {
             // Above the folder that the way began at its own path leads on.
             if self.entered.len() > 1 {
@@ -262,7 +262,7 @@ impl Walk {
             _ if self.ahead.is_empty() => {
                 self.judge_place(folder)?;
                 let folder = folder.try_clone()?;
-                Ok(Some(Found { folder, name, handle, path }))
+                Ok(Some(Reached { folder, name, handle, path }))
             }
             _ => Err(io::Error::from(io::ErrorKind::NotADirectory).into()),
         }

@@ -4,8 +4,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use blat_domain::text::{composed, hides_something, printable};
-use blat_domain::units;
+use blat_domain::util::text::{composed, hides_something, printable};
+use blat_domain::util::units;
 
 use crate::account;
 use crate::home::Home;
@@ -178,7 +178,7 @@ pub(crate) fn name(text: &str) -> Result<String, Wrong> {
 
 /// A glob on package names, checked here and compiled by whoever uses it.
 pub(crate) fn glob(text: &str) -> Result<String, Wrong> {
-    match blat_domain::release::NameFilter::new(vec![text.to_owned()], Vec::new()) {
+    match blat_domain::policy::release::NameFilter::new(vec![text.to_owned()], Vec::new()) {
         Ok(_) => Ok(text.to_owned()),
         Err(error) => Err(Wrong {
             message: format!("\"{}\" is not a glob: {}", printable(text), error.kind()),

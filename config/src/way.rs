@@ -4,7 +4,7 @@ use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use blat_domain::text::printable;
+use blat_domain::util::text::printable;
 pub use blat_paths::Missing;
 use blat_paths::{Astray, Doubt, Walked, is_same, walk};
 use rustix::fs::{Mode, OFlags, fstat};

@@ -11,9 +11,9 @@ use blat_config::{
     Database, Demands, Home, Mode, Queries, Receiver, ReleaseManager, ReleaseSource, S3Settings, Transport, conflicts,
     load_master, load_target, samples,
 };
-use blat_domain::bandwidth::{Bandwidth, Day, Window};
-use blat_domain::name::TargetName;
-use blat_domain::release::ReleaseKey;
+use blat_domain::flow::bandwidth::{Bandwidth, Day, RateWindow};
+use blat_domain::package::name::TargetName;
+use blat_domain::policy::release::ReleaseKey;
 use proptest::prelude::*;
 
 struct Tree {
@@ -240,7 +240,7 @@ fn a_bandwidth_is_a_size_a_second_or_windows() {
     assert_eq!(bandwidth("bandwidth: 2m"), Bandwidth::Always(NonZeroU64::new(2 << 20)));
     let time = |text: &str| text.parse().expect("a time");
     let window = |from, to, days: Vec<Day>, rate| {
-        Window::new(time(from), time(to), days, NonZeroU64::new(rate)).expect("a window")
+        RateWindow::new(time(from), time(to), days, NonZeroU64::new(rate)).expect("a window")
     };
     let windows =
         "bandwidth:\n- {from: 08:00, to: '18:00', days: [mon, sun], rate: 1}\n- {from: '22:00', to: '06:00', rate: 0}";

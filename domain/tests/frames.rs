@@ -2,13 +2,13 @@
 //!
 //! `domain/tests/frames/requests` and `replies` have a line `NAME HEX` for each sample, the hex being a whole frame.
 
-use blat_domain::frames::{
+use blat_domain::archive::record::Claim;
+use blat_domain::package::name::{PackageId, Version};
+use blat_domain::protocol::frames::{
     self, Base, Class, Copy, Entry, FrameError, HEADER, Kind, LANES, LONGEST_BODY, Lane, Leaving, MOST_DATA, PROTOCOL,
     Part, Piece, Reply, Request, Retirement, Rule, Time,
 };
-use blat_domain::identity::Identity;
-use blat_domain::name::{PackageId, Version};
-use blat_domain::ownership::Claim;
+use blat_domain::util::identity::Identity;
 use proptest::prelude::*;
 
 const REQUESTS: &str = include_str!("frames/requests");
@@ -113,7 +113,7 @@ fn replies() -> Vec<(&'static str, Reply<'static>)> {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    blat_domain::manifest::hex(bytes)
+    blat_domain::util::text::hex(bytes)
 }
 
 fn unhex(text: &str) -> Vec<u8> {

@@ -3,7 +3,7 @@
 
 mod seeds;
 
-use blat_domain::frames::{HEADER, Reply, append, decode, header};
+use blat_domain::protocol::frames::{HEADER, Reply, append, decode, header};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(

@@ -3,7 +3,7 @@
 
 mod seeds;
 
-use blat_domain::frames::{HEADER, Request, append, decode, header};
+use blat_domain::protocol::frames::{HEADER, Request, append, decode, header};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(

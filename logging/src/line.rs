@@ -5,7 +5,7 @@
 
 use std::fmt::{self, Write};
 
-use blat_domain::text::escaped;
+use blat_domain::util::text::escaped;
 use jiff::Timestamp;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};

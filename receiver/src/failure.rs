@@ -3,9 +3,9 @@
 use std::fmt::Display;
 use std::io;
 
-use blat_domain::frames::Class;
-use blat_domain::limits::Limit;
-use blat_domain::text::printable;
+use blat_domain::protocol::frames::{Class, FrameError, PROTOCOL};
+use blat_domain::util::limits::Limit;
+use blat_domain::util::text::printable;
 use rustix::io::Errno;
 
 /// Why a request came to nothing.
@@ -99,7 +99,7 @@ impl Setback {
     }
 
     /// The line of an answer.
-    pub(crate) fn line(&self, package: &blat_domain::name::PackageId) -> String {
+    pub(crate) fn line(&self, package: &blat_domain::package::name::PackageId) -> String {
         format!("failed {} {} {} {}\n", package.name, package.version, self.class, self.text)
     }
 }
@@ -133,4 +133,32 @@ mod tests {
             assert!(errno == Errno::NOSPC || failure.text.ends_with(words), "{failure}");
         }
     }
+}
+
+/// Why a conversation cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Ending {
+    /// The archive cannot be served.
+    #[error(transparent)]
+    Archive(#[from] Failure),
+    /// What came is no frame of ours.
+    #[error("reading the agent's frames failed: {0}; check that blat-agent and blat-receiver are of one version")]
+    Frame(#[from] FrameError),
+    /// A frame came that has no place there.
+    #[error("following the agent failed: {0}; check that blat-agent and blat-receiver are of one version")]
+    Violation(&'static str),
+    /// The agent speaks another protocol.
+    #[error(
+        "talking to the agent failed: it speaks version {0} of the protocol, and this is version {PROTOCOL}; install both of one version"
+    )]
+    Protocol(u16),
+    /// The way to the agent is gone.
+    #[error("talking to the agent failed: {0}; connect again")]
+    Link(#[from] io::Error),
+    /// The system makes no more threads.
+    #[error("starting a thread failed: {0}; {words}", words = Limit::Processes.words())]
+    Thread(#[source] io::Error),
+    /// The agent has ended it.
+    #[error("the agent has ended the conversation")]
+    Over,
 }

@@ -3,29 +3,17 @@
 //! The executable is all that is for use. What it does is a library so that tests can hold conversations without a process for each.
 
 mod archive;
-mod beside;
-mod conversation;
 mod failure;
-mod inbox;
 mod lane;
-mod leftovers;
-mod link;
 mod listing;
-mod locks;
-mod mandate;
-mod ownership;
+mod owner;
 mod package;
-mod pending;
+mod package_list;
 mod publish;
-mod replies;
 mod retire;
-mod room;
-mod scratch;
-mod settle;
-mod stage;
-mod store;
-mod urgent;
+mod session;
+mod staging;
 mod verify;
-mod written;
+mod wire;
 
-pub use conversation::serve;
+pub use crate::session::serve;

@@ -2,30 +2,28 @@
 //! minutes old. Each vanishes by one rename; its files are deleted after the answer. The words of the answer are `delete_package`'s.
 
 use std::collections::HashSet;
-use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::io::{self, Write as _};
 use std::os::unix::fs::PermissionsExt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use blat_domain::frames::{Leaving, Retirement};
-use blat_domain::identity::{Identity, SAME};
-use blat_domain::name::PackageId;
-use blat_domain::package_list::{self, Former};
-use blat_domain::tree::file_name;
+use blat_domain::archive::package_list::{self, Former};
+use blat_domain::package::name::PackageId;
+use blat_domain::package::tree::file_name;
+use blat_domain::protocol::frames::{Leaving, Retirement};
+use blat_domain::util::identity::{Identity, SAME};
 use rustix::fs::{FileType, Stat};
-use sha2::{Digest as _, Sha256};
 
 use crate::archive::dir::{Dir, kind};
+use crate::archive::locks;
 use crate::archive::{Archive, CHECK_MODES, DESCPKG, HOUSE, mark_name, tree};
 use crate::failure::Failure;
 use crate::listing::read_mark;
-use crate::locks;
-use crate::mandate::Mandate;
-use crate::scratch::{Scratch, flush, has_file};
+use crate::owner::mandate::Mandate;
+use crate::package_list::read_list;
+use crate::staging::scratch::{Scratch, flush};
 
 /// Seconds that a mark may lie ahead of the clock.
 const AHEAD: i64 = 600;
-/// The longest line of a PackageList, in bytes: two names and what is between them, twice over.
-const LONGEST_LINE: u64 = 1024;
 
 /// Retires versions; gives a line for each.
 pub(crate) fn retire(
@@ -257,44 +255,6 @@ impl Looked {
         });
         here.is_some_and(|here| leaving.source.iter().any(|theirs| theirs.is_same(&here)))
     }
-}
-
-/// How the PackageList is, those of the packages that it names, and its digest.
-pub(crate) fn read_list(
-    house: &Dir,
-    asked: &HashSet<&PackageId>,
-) -> io::Result<(Former, HashSet<PackageId>, [u8; 32])> {
-    let (mut wanted, mut digest) = (HashSet::new(), Sha256::new());
-    if !has_file(house, package_list::FILE)? {
-        return Ok((Former::Missing, wanted, [0; 32]));
-    }
-    let file = house.read(package_list::FILE)?;
-    if file.metadata()?.len() > package_list::LONGEST {
-        return Ok((Former::Damaged, wanted, [0; 32]));
-    }
-    let mut lines = BufReader::new(file);
-    let (mut named, mut line, mut whole) = (0u64, Vec::new(), false);
-    loop {
-        line.clear();
-        if io::Read::take(&mut lines, LONGEST_LINE).read_until(b'\n', &mut line)? == 0 {
-            break;
-        }
-        digest.update(&line);
-        let text = String::from_utf8_lossy(line.strip_suffix(b"\n").unwrap_or(&line));
-        if text.starts_with('#') {
-            whole = text == format!("# end {named}");
-            continue;
-        }
-        (whole, named) = (false, named + 1);
-        let mut words = text.split_ascii_whitespace();
-        if let (Some(name), Some(version)) = (words.next(), words.next())
-            && let Ok(package) = PackageId::new(name, version)
-            && asked.contains(&package)
-        {
-            wanted.insert(package);
-        }
-    }
-    Ok((if whole && named > 0 { Former::Whole } else { Former::Damaged }, wanted, digest.finalize().into()))
 }
 
 fn unmark(aged: Option<&Dir>, package: &PackageId) -> String {

@@ -7,14 +7,14 @@ mod files;
 use std::fs::File;
 use std::io;
 
-use blat_domain::manifest::hex;
-use blat_domain::name::PackageId;
-use blat_domain::tree as tree_file;
+use blat_domain::package::name::PackageId;
+use blat_domain::package::tree as tree_file;
+use blat_domain::util::text::hex;
 use rustix::fs::FileType;
 
 use crate::archive::dir::{Dir, is_absence, kind};
 use crate::archive::{Archive, DESCPKG, HOUSE, tree};
-use crate::inbox::Inbox;
+use crate::wire::inbox::Inbox;
 use files::Files;
 
 /// What is exchanged while it is hashed belongs to two packages: then it is hashed again, so often at most.

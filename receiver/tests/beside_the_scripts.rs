@@ -6,8 +6,8 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
-use blat_domain::frames::{Class, Lane, Leaving, MOST_DATA, Request, Retirement};
-use blat_domain::name::PackageId;
+use blat_domain::package::name::PackageId;
+use blat_domain::protocol::frames::{Class, Lane, Leaving, MOST_DATA, Request, Retirement};
 use sha2::{Digest as _, Sha256};
 use support::package::{How, Node, Package, noise};
 use support::{Agent, Archive, id};
@@ -155,7 +155,7 @@ fn linking_answers_and_leaves_behind_what_receive_file_does() {
         }
     });
     let list: String = links.iter().map(|(package, to)| format!("{} {to}\n", package.replace('@', " "))).collect();
-    let digest = blat_domain::manifest::hex(&Sha256::digest(&list));
+    let digest = blat_domain::util::text::hex(&Sha256::digest(&list));
     let arguments = ["--name", "links", "--bytes", &list.len().to_string(), "--sha256", &digest];
     let expected = scripts.script("receive_file", &arguments, &list);
     let mut agent = Agent::start(&ours.path);

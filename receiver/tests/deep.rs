@@ -7,7 +7,7 @@ use std::os::unix::fs::chown;
 use std::path::Path;
 use std::process::Command;
 
-use blat_domain::frames::{Lane, Leaving, Request, Retirement, Rule};
+use blat_domain::protocol::frames::{Lane, Leaving, Request, Retirement, Rule};
 use rustix::fs::{CWD, Mode, OFlags};
 use sha2::{Digest as _, Sha256};
 use support::package::{How, Package};

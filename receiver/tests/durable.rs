@@ -8,7 +8,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::Command;
 
-use blat_domain::frames::{Class, Lane, Request};
+use blat_domain::protocol::frames::{Class, Lane, Request};
 use support::package::{How, Node, Package, noise};
 use support::{Agent, Archive, Said, wait_for};
 
@@ -26,7 +26,7 @@ fn injected(archive: &Archive, is_old_kernel: bool, arguments: &[&str]) -> Agent
     command.args(["-f", "-y", "-o"]).arg(archive.beside("trace")).args(arguments);
     command.arg(env!("CARGO_BIN_EXE_blat-receiver")).arg("--archive").arg(&archive.path);
     let mut agent = Agent::start_command(command);
-    agent.send(Lane::CONTROL, &Request::Hello { protocol: blat_domain::frames::PROTOCOL });
+    agent.send(Lane::CONTROL, &Request::Hello { protocol: blat_domain::protocol::frames::PROTOCOL });
     agent
 }
 

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use blat_domain::frames::{Class, Lane, Request, Rule};
+use blat_domain::protocol::frames::{Class, Lane, Request, Rule};
 use sha2::{Digest as _, Sha256};
 use support::package::{How, Package, noise};
 use support::{Agent, Archive};
@@ -90,7 +90,7 @@ fn as_root_a_name_that_gets_no_hard_link_is_copied_only_if_there_is_room_beside_
         command.args(["-f", "-o"]).arg(archive.beside("trace")).arg("--inject=linkat:error=EMLINK");
         command.arg(env!("CARGO_BIN_EXE_blat-receiver")).arg("--archive").arg(&archive.path);
         let mut agent = Agent::start_command(command);
-        agent.send(Lane::CONTROL, &Request::Hello { protocol: blat_domain::frames::PROTOCOL });
+        agent.send(Lane::CONTROL, &Request::Hello { protocol: blat_domain::protocol::frames::PROTOCOL });
         let announced = Request::Begin { bytes: 2 << 20, entries: 6, reserve };
         assert_eq!(agent.ask(Lane::BULK, &announced), Ok(vec![]), "it fits where links are made: {reserve}");
         let line = package.deliver(&mut agent, &How::default());

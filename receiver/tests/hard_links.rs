@@ -8,7 +8,7 @@ use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::Path;
 use std::process::Command;
 
-use blat_domain::frames::{Entry, Kind, Lane, MOST_SHARED, Part, Piece, Request, Rule, Time};
+use blat_domain::protocol::frames::{Entry, Kind, Lane, MOST_SHARED, Part, Piece, Request, Rule, Time};
 use support::package::{How, Node, Package, noise};
 use support::{Agent, Archive, Said, id, wait_for};
 
@@ -111,7 +111,7 @@ fn where_the_file_system_makes_no_more_links_a_name_gets_a_copy() {
         command.args(["-f", "-o"]).arg(archive.beside("trace")).arg(format!("--inject=linkat:error={error}"));
         command.arg(env!("CARGO_BIN_EXE_blat-receiver")).arg("--archive").arg(&archive.path);
         let mut agent = Agent::start_command(command);
-        agent.send(Lane::CONTROL, &Request::Hello { protocol: blat_domain::frames::PROTOCOL });
+        agent.send(Lane::CONTROL, &Request::Hello { protocol: blat_domain::protocol::frames::PROTOCOL });
         let package = Package::new("p", "1").file("a", "bytes").name("b", "a").name("c/d", "a");
         assert_eq!(package.deliver(&mut agent, &How::default()), "published p 1", "{error}");
         for name in ["a", "b", "c/d"] {

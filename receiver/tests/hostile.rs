@@ -6,7 +6,7 @@
 #[allow(unreachable_pub, reason = "shared with the fuzz targets")]
 mod world;
 
-use blat_domain::frames::HEADER;
+use blat_domain::protocol::frames::HEADER;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use world::{World, conversation};

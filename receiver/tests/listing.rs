@@ -5,9 +5,9 @@ mod support;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 
-use blat_domain::buckets::{USUAL, bucket};
-use blat_domain::frames::{Class, Lane, Request};
-use blat_domain::inventory::Inventory;
+use blat_domain::archive::inventory::Inventory;
+use blat_domain::archive::listing_digest::{USUAL, bucket};
+use blat_domain::protocol::frames::{Class, Lane, Request};
 use support::{Agent, Archive, Said};
 
 fn sorted(mut lines: Vec<String>) -> Vec<String> {

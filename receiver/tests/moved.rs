@@ -6,8 +6,8 @@ use std::fs;
 use std::os::unix::fs::{chown, lchown, symlink};
 use std::path::{Path, PathBuf};
 
-use blat_domain::frames::{Lane, Leaving, Request, Retirement};
-use blat_domain::ownership::Claim;
+use blat_domain::archive::record::Claim;
+use blat_domain::protocol::frames::{Lane, Leaving, Request, Retirement};
 use sha2::{Digest as _, Sha256};
 use support::package::{How, Package};
 use support::{Agent, Archive, NOBODY, Said, id};

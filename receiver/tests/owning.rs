@@ -6,9 +6,9 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::Path;
 
-use blat_domain::frames::{Class, Lane, Leaving, MOST_DATA, Request, Retirement, Rule};
-use blat_domain::identity::Identity;
-use blat_domain::ownership::Claim;
+use blat_domain::archive::record::Claim;
+use blat_domain::protocol::frames::{Class, Lane, Leaving, MOST_DATA, Request, Retirement, Rule};
+use blat_domain::util::identity::Identity;
 use sha2::{Digest as _, Sha256};
 use support::package::{How, Node, Package};
 use support::{Agent, Archive, id};

@@ -5,7 +5,7 @@ mod support;
 use std::fs;
 use std::os::unix::fs::symlink;
 
-use blat_domain::frames::{
+use blat_domain::protocol::frames::{
     Class, Copy, Entry, FIRST_CREDIT, Kind, LONGEST_BODY, Lane, MOST_DATA, Part, Piece, Request, Rule, Time,
 };
 use support::package::{How, Package, compress, noise};
@@ -82,7 +82,7 @@ fn failure(agent: &mut Agent, class: &str) -> String {
 /// A frame on the control lane of entries that are packed so, and are said to unpack to so many bytes.
 fn entries_of(said: u32, packed: &[u8]) -> Vec<u8> {
     let mut frame = Vec::new();
-    blat_domain::frames::append(&mut frame, Lane::CONTROL, &(9u8, said, packed)).expect("a frame");
+    blat_domain::protocol::frames::append(&mut frame, Lane::CONTROL, &(9u8, said, packed)).expect("a frame");
     frame
 }
 
@@ -127,7 +127,7 @@ fn limited(archive: &Archive, bytes: u64) -> Agent {
 fn a_file_beyond_the_limit_of_the_account_fails_its_package_by_name_and_too_low_a_limit_serves_nobody() {
     let archive = Archive::new();
     let mut agent = limited(&archive, 64 << 20);
-    agent.send(Lane::CONTROL, &Request::Hello { protocol: blat_domain::frames::PROTOCOL });
+    agent.send(Lane::CONTROL, &Request::Hello { protocol: blat_domain::protocol::frames::PROTOCOL });
     begin(&mut agent, vec![directory(b""), file(b"lib/big", (64 << 20) + 1)]);
     let line = failure(&mut agent, "io");
     assert!(
@@ -198,7 +198,8 @@ fn a_lane_that_is_sent_more_than_its_credit_ends_the_conversation() {
     lock.lock().expect("a lock");
     agent.send(Lane::BULK, &Request::Link { links: vec![(id("p@1"), "2".parse().expect("a version"))] });
     let mut frame = Vec::new();
-    blat_domain::frames::append(&mut frame, Lane::BULK, &Request::Data(&vec![0; MOST_DATA])).expect("a frame");
+    blat_domain::protocol::frames::append(&mut frame, Lane::BULK, &Request::Data(&vec![0; MOST_DATA]))
+        .expect("a frame");
     for _ in 0..FIRST_CREDIT / (MOST_DATA as u64) + 1 {
         agent.send_bytes(&frame);
     }

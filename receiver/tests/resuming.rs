@@ -5,7 +5,7 @@ mod support;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
-use blat_domain::frames::{Lane, Request};
+use blat_domain::protocol::frames::{Lane, Request};
 use support::package::{How, Package, noise};
 use support::{Agent, Archive, Said, id, wait_for};
 

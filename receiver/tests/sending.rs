@@ -5,7 +5,7 @@ mod support;
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
-use blat_domain::frames::{Lane, Leaving, Request, Retirement, Rule};
+use blat_domain::protocol::frames::{Lane, Leaving, Request, Retirement, Rule};
 use support::package::{How, Node, Package, noise};
 use support::{Agent, Archive, Said};
 

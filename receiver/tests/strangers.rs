@@ -8,7 +8,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
 
-use blat_domain::frames::{Lane, Request};
+use blat_domain::protocol::frames::{Lane, Request};
 use sha2::{Digest as _, Sha256};
 use support::package::{How, Package};
 use support::{Agent, Archive, Said, wait_for};
@@ -163,7 +163,7 @@ fn as_root_a_folder_of_root_in_the_trash_is_named_and_left_and_everything_goes_o
     };
     named(store(&mut agent));
     named(agent.ask(Lane::CONTROL, &Request::Sweep { keep: vec![] }).expect("a sweep"));
-    let retire = Request::Retire { how: blat_domain::frames::Retirement::Unmark, packages: vec![] };
+    let retire = Request::Retire { how: blat_domain::protocol::frames::Retirement::Unmark, packages: vec![] };
     named(agent.ask(Lane::CONTROL, &retire).expect("an answer"));
     assert!(!dead.join("old@1/own").exists(), "what can go goes");
     // Once root has cleared it away nobody speaks of it any more.

@@ -1,20 +1,12 @@
 //! `blatd`: the master. It starts, restarts, stops and reports one agent process per target, and does nothing else.
 //!
-//! One loop waits ([`daemon`]), a pure [`fleet`] decides, and the loop performs. No target's business is done here.
+//! One loop waits ([`crate::event_loop`]), a pure [`fleet`] decides, and the loop performs. No target's business is done here.
 
 mod agent;
-mod daemon;
-mod ears;
-mod errands;
+mod event_loop;
 mod fleet;
-mod in_force;
-mod lines;
-mod mailbox;
-mod notices;
 mod server;
-mod settle;
-mod store;
-mod target;
+mod status_file;
 mod watching;
 
 use std::path::PathBuf;
@@ -24,8 +16,8 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use blat_config::pid_file::{PidFile, PidFileError};
 use blat_config::{Home, LogSettings, account, surroundings};
-use blat_domain::restart::Policy;
-use blat_domain::text::escaped_lines;
+use blat_domain::policy::restart::Policy;
+use blat_domain::util::text::escaped_lines;
 use blat_logging::Log;
 use clap::Parser;
 use rustix::process::Signal;
@@ -33,10 +25,10 @@ use signal_hook_tokio::Signals;
 use tokio::sync::mpsc;
 
 use crate::agent::Launcher;
-use crate::daemon::{Daemon, Desk, Sources};
+use crate::event_loop::{Daemon, LoopState, Sources};
 use crate::fleet::Fleet;
-use crate::notices::Notices;
 use crate::server::Server;
+use crate::watching::notices::Notices;
 
 /// Events that may wait for the loop; whoever brings more waits.
 const WAITING: usize = 1_024;
@@ -130,14 +122,14 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let policy = Policy { grace: Duration::from_secs(args.grace), ..Policy::default() };
     let notices = Notices::start();
     let daemon = Daemon {
-        fleet: Fleet::new(policy, store::remembered(&home.status_snapshot())),
+        fleet: Fleet::new(policy, crate::status_file::remembered(&home.status_snapshot())),
         launcher: Launcher { program: agent::program(args.agent), home: home.root().to_owned(), heard: heard_by },
         server: server.clone(),
         log,
         pid_file,
         socket,
         notices,
-        desk: Desk::new(),
+        state: LoopState::new(),
         home: home.clone(),
     };
     watching::start(home, found_by).context("cannot watch the configuration")?;

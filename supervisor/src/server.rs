@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use blat_domain::messages::{Answer, Request};
+use blat_domain::protocol::messages::{Answer, MasterRequest};
 use rustix::process::getuid;
 use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -15,8 +15,9 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, timeout};
 
-use crate::errands::Asker;
-use crate::lines::{self, Piece};
+use crate::agent::lines;
+use crate::agent::lines::Piece;
+use crate::fleet::sync_waiters::Asker;
 
 /// The most connections at a time.
 const MOST: usize = 64;
@@ -33,7 +34,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(crate) enum Call {
     /// Somebody asks for something.
-    Asked(Asker, Request, Reply),
+    Asked(Asker, MasterRequest, Reply),
     /// Whoever asked is gone or served.
     Left(Asker),
 }
@@ -130,12 +131,12 @@ impl Server {
     }
 
     /// Hands the request over, and answers back until all are out or the other end hangs up.
-    async fn ask(&self, request: Request, from: BufReader<OwnedReadHalf>, to: OwnedWriteHalf) -> io::Result<()> {
+    async fn ask(&self, request: MasterRequest, from: BufReader<OwnedReadHalf>, to: OwnedWriteHalf) -> io::Result<()> {
         let asker = Asker(self.askers.fetch_add(1, Ordering::Relaxed));
         let (answers, queue) = mpsc::unbounded_channel();
         let reply = Reply { answers, unsent: Arc::clone(&self.unsent) };
         // A short answer comes even to an end that said that it will say no more; a long wait would be for nobody.
-        let is_long = matches!(request, Request::Sync { wait: true, .. });
+        let is_long = matches!(request, MasterRequest::Sync { wait: true, .. });
         if self.calls.send(Call::Asked(asker, request, reply)).await.is_err() {
             return Ok(());
         }

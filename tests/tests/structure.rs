@@ -20,20 +20,36 @@ const CRATES: [(&str, &[&str]); 9] = [
 
 /// Folders of a crate from top to bottom: each imports only what stands in rows below its own. The files beside them, such as
 /// `main.rs`, may import everything.
-const FOLDERS: [(&str, &[&[&str]]); 1] = [(
-    "agent/src",
-    &[
-        &["commands", "daemon"],
-        &["sync"],
-        &["state"],
-        &["releases", "session"],
-        &["targets"],
-        &["source"],
-        &["packing", "transport"],
-        &["ui", "flow"],
-        &["model"],
-    ],
-)];
+const FOLDERS: [(&str, &[&[&str]]); 3] = [
+    ("domain/src", &[&["policy", "protocol"], &["archive"], &["package"], &["flow"], &["util"]]),
+    (
+        "receiver/src",
+        &[
+            &["lane"],
+            &["listing", "verify"],
+            &["package"],
+            &["publish"],
+            &["owner"],
+            &["staging"],
+            &["archive"],
+            &["wire"],
+        ],
+    ),
+    (
+        "agent/src",
+        &[
+            &["commands", "daemon"],
+            &["sync"],
+            &["state"],
+            &["releases", "session"],
+            &["targets"],
+            &["source"],
+            &["packing", "transport"],
+            &["ui", "flow"],
+            &["model"],
+        ],
+    ),
+];
 
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")

@@ -6,10 +6,10 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 
 use blat_config::{Home, Settings, Transport};
-use blat_domain::ownership::Owner;
-use blat_domain::release::KnownReleases;
-use blat_domain::text::{printable, typed};
-use blat_domain::units::show_size;
+use blat_domain::archive::record::Owner;
+use blat_domain::policy::release::KnownReleases;
+use blat_domain::util::text::{printable, typed};
+use blat_domain::util::units::show_size;
 
 use crate::flow::rate_limit::RateLimiter;
 use crate::packing::attributes;

@@ -6,10 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use blat_domain::name::PackageId;
-use blat_domain::ownership::Bar;
-use blat_domain::release::WantedSet;
-use blat_domain::text::printable;
+use blat_domain::package::name::PackageId;
+use blat_domain::policy::ownership::Bar;
+use blat_domain::policy::release::WantedSet;
+use blat_domain::util::text::printable;
 
 use crate::model::item::TransferItem;
 use crate::model::outcome::{Digests, Verdict};
@@ -137,7 +137,7 @@ impl SyncContext {
         let digests = digests.map_err(|error| Problem {
             package: None,
             text: format!("reading the source failed: {error}"),
-            retry: blat_domain::retry::Backoff::PACKAGE,
+            retry: blat_domain::policy::retry::Backoff::PACKAGE,
         })?;
         let mut verdicts: BTreeMap<PackageId, Verdict> = verdicts.into_iter().collect();
         let silent = || Verdict::Unknown("the target did not say how it is".to_owned());

@@ -7,8 +7,8 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use blat_config::notifications::Notifications;
-use blat_domain::messages::{AgentReport, Event, LONGEST_LINE, Order};
-use blat_domain::text::printable;
+use blat_domain::protocol::messages::{AgentMessage, AgentReport, LONGEST_LINE, Order};
+use blat_domain::util::text::printable;
 use rustix::fs::{FileType, fstat};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use tokio::sync::mpsc;
@@ -32,7 +32,7 @@ pub(super) enum Input {
 pub(super) struct Master {
     input: Option<mpsc::Receiver<Input>>,
     gives_instance: bool,
-    events: Option<mpsc::Sender<Event>>,
+    events: Option<mpsc::Sender<AgentMessage>>,
     told: Option<(AgentReport, Instant)>,
 }
 
@@ -78,19 +78,19 @@ impl Master {
                 return;
             }
         }
-        if events.try_send(Event::Report(report.clone())).is_ok() {
+        if events.try_send(AgentMessage::Report(report.clone())).is_ok() {
             self.told = Some((report, Instant::now()));
         }
     }
 
     /// Tells the agent's state before an event that speaks of it: the master never knows the one without the other.
     pub(super) async fn report_surely(&mut self, report: AgentReport) {
-        self.tell(Event::Report(report.clone())).await;
+        self.tell(AgentMessage::Report(report.clone())).await;
         self.told = Some((report, Instant::now()));
     }
 
     /// Tells an event that must not be lost.
-    pub(super) async fn tell(&self, event: Event) {
+    pub(super) async fn tell(&self, event: AgentMessage) {
         if let Some(events) = &self.events {
             // A writer that is gone means a master that is gone, which the orders' end will say.
             let _ = events.send(event).await;
@@ -165,8 +165,8 @@ fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<(
 }
 
 /// A thread of its own writes: a master that stands still must not hold up the loop.
-fn write_events() -> std::io::Result<mpsc::Sender<Event>> {
-    let (sender, mut events) = mpsc::channel::<Event>(WAITING);
+fn write_events() -> std::io::Result<mpsc::Sender<AgentMessage>> {
+    let (sender, mut events) = mpsc::channel::<AgentMessage>(WAITING);
     thread("events", move || {
         let mut output = std::io::stdout();
         while let Some(event) = events.blocking_recv() {

@@ -12,11 +12,11 @@ use anyhow::{Context, anyhow};
 use blat_config::notifications::Notifications;
 use blat_config::pid_file::{PidFile, PidFileError, Presence};
 use blat_config::{Home, Settings};
-use blat_domain::messages::{AgentReport, Event as Told, Order};
-use blat_domain::name::{PackageId, TargetName};
-use blat_domain::ownership::Owner;
-use blat_domain::retry::Backoff;
-use blat_domain::status::{LastError, Queue, SyncReport};
+use blat_domain::archive::record::Owner;
+use blat_domain::package::name::{PackageId, TargetName};
+use blat_domain::policy::retry::Backoff;
+use blat_domain::protocol::messages::{AgentMessage, AgentReport, Order};
+use blat_domain::protocol::status::{LastError, Queue, SyncReport};
 use blat_logging::{Log, LogHandle, Trouble};
 use futures_util::StreamExt;
 use jiff::{SignedDuration, Timestamp};
@@ -282,7 +282,7 @@ impl Daemon {
                     let error = failure.map(|failure| self.last_error(&failure));
                     // The state goes first: it says in one how the sync went and what went wrong, while this event is about the sync alone.
                     self.master.report_surely(self.report()).await;
-                    self.master.tell(Told::SyncFinished { tickets, report: *report, error }).await;
+                    self.master.tell(AgentMessage::SyncFinished { tickets, report: *report, error }).await;
                 }
             }
         }

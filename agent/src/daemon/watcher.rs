@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use blat_config::notifications::Notifications;
-use blat_domain::messages::Watch;
-use blat_domain::news::{News, Notice};
+use blat_domain::protocol::messages::Watch;
+use blat_domain::protocol::news::{News, Notice};
 use tokio::sync::Notify;
 
 /// That there are no notifications is said no more often than this, where it comes and goes.
@@ -238,7 +238,7 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use blat_domain::news::Heard;
+    use blat_domain::protocol::news::Heard;
     use std::fs;
     use std::os::unix::fs::MetadataExt as _;
     use std::path::PathBuf;

@@ -6,8 +6,8 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use blat_domain::bandwidth::{Bandwidth, Rate, WeekTime};
-use blat_domain::throttle::Throttle;
+use blat_domain::flow::bandwidth::{Bandwidth, Rate, WeekTime};
+use blat_domain::flow::throttle::Throttle;
 use jiff::Zoned;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -160,7 +160,7 @@ mod tests {
     use std::num::NonZeroU64;
     use std::sync::Arc;
 
-    use blat_domain::bandwidth::{Day, Window};
+    use blat_domain::flow::bandwidth::{Day, RateWindow};
 
     use super::*;
 
@@ -212,7 +212,8 @@ mod tests {
     #[test]
     fn windows_go_by_the_clock() {
         let time = |text: &str| text.parse().expect("a time");
-        let window = Window::new(time("08:00"), time("09:00"), Day::all(), NonZeroU64::new(80_000)).expect("a window");
+        let window =
+            RateWindow::new(time("08:00"), time("09:00"), Day::all(), NonZeroU64::new(80_000)).expect("a window");
         let windows = Bandwidth::Windows(vec![window]);
         let within = RateLimiter::by(windows.clone(), || WeekTime::new(3, 8 * 3_600));
         assert_eq!((within.rate(), within.portion()), (NonZeroU64::new(80_000), 10_000));

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use blat_domain::plan::Size;
+use blat_domain::policy::plan::Size;
 
 /// One stream's share of what is under way, as long as this lives.
 pub(crate) struct UnderWay<'a> {

@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use blat_domain::frames::Rule;
-use blat_domain::name::PackageId;
-use blat_domain::plan::Size;
+use blat_domain::package::name::PackageId;
+use blat_domain::policy::plan::Size;
+use blat_domain::protocol::frames::Rule;
 use jiff::Timestamp;
 
 use super::orders::Orders;

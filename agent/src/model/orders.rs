@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use blat_config::{Home, Settings, load_target};
-use blat_domain::retry::Backoff;
+use blat_domain::policy::retry::Backoff;
 use tokio::sync::{Notify, OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, watch};
 
 use self::unchanged::{LastRead, Stamps};
@@ -206,7 +206,7 @@ fn stopped(text: String) -> Problem {
 mod tests {
     use std::fs;
 
-    use blat_domain::retention::Aging;
+    use blat_domain::policy::retention::Aging;
 
     use super::*;
 

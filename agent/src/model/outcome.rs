@@ -1,6 +1,6 @@
 //! What became of packages at a target.
 
-use blat_domain::name::PackageId;
+use blat_domain::package::name::PackageId;
 
 /// What became of a item.
 #[derive(Debug, Clone, PartialEq, Eq)]

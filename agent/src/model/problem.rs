@@ -1,7 +1,7 @@
 //! What failed, in words for operators, and how soon trying again makes sense.
 
-use blat_domain::name::PackageId;
-use blat_domain::retry::Backoff;
+use blat_domain::package::name::PackageId;
+use blat_domain::policy::retry::Backoff;
 
 /// What went wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,9 +2,9 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use blat_domain::name::PackageId;
-use blat_domain::plan::Size;
-use blat_domain::status::Current;
+use blat_domain::package::name::PackageId;
+use blat_domain::policy::plan::Size;
+use blat_domain::protocol::status::Current;
 
 /// Shared by an agent's loop and its workers.
 #[derive(Debug, Default)]

@@ -7,8 +7,8 @@ use std::fmt;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use blat_domain::name::PackageId;
-use blat_domain::text::printable;
+use blat_domain::package::name::PackageId;
+use blat_domain::util::text::printable;
 use rustix::buffer::spare_capacity;
 use rustix::fs::flistxattr;
 use rustix::io::Errno;

@@ -6,9 +6,9 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-use blat_domain::ancestry::stem;
-use blat_domain::frames::{Base, Copy, MOST_BASE};
-use blat_domain::name::{PackageId, Version};
+use blat_domain::package::ancestry::stem;
+use blat_domain::package::name::{PackageId, Version};
+use blat_domain::protocol::frames::{Base, Copy, MOST_BASE};
 use sha2::{Digest, Sha256};
 
 use super::tree::Tree;

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use blat_domain::frames::{MOST_SHARED, shared_cost};
+use blat_domain::protocol::frames::{MOST_SHARED, shared_cost};
 
 use super::walker::{Node, Root, SourceError, Stat};
 
@@ -87,7 +87,7 @@ fn key(stat: &Stat) -> ((u32, u32), u64) {
 mod tests {
     use std::fs;
 
-    use blat_domain::name::PackageId;
+    use blat_domain::package::name::PackageId;
 
     use super::*;
     use crate::packing::tar;

@@ -1,6 +1,6 @@
 //! One walk over a package: how much it is, that all of it can be sent, and what tells it from any other state of itself.
 
-use blat_domain::plan::Size;
+use blat_domain::policy::plan::Size;
 use sha2::{Digest, Sha256};
 
 use super::names::{Meeting, Names};
@@ -105,7 +105,7 @@ mod tests {
     use std::fs::{self, File};
     use std::os::unix::fs::{PermissionsExt as _, symlink};
 
-    use blat_domain::name::PackageId;
+    use blat_domain::package::name::PackageId;
 
     use super::*;
 

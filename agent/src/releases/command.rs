@@ -5,8 +5,8 @@
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 
-use blat_domain::release::Catalog;
-use blat_domain::text::printable;
+use blat_domain::policy::release::Catalog;
+use blat_domain::util::text::printable;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt as _};
 
 use super::reader::Reader;
@@ -100,7 +100,7 @@ mod tests {
     use std::time::Duration;
 
     use blat_config::ReleaseSource;
-    use blat_domain::release::Selection;
+    use blat_domain::policy::release::Selection;
 
     use super::*;
     use crate::releases::Purpose;

@@ -3,7 +3,7 @@
 use std::fs::Metadata;
 use std::path::Path;
 
-use blat_domain::release::Catalog;
+use blat_domain::policy::release::Catalog;
 use tokio::fs::{File, OpenOptions};
 use tokio::io::AsyncReadExt;
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use blat_config::ReleaseSource;
-use blat_domain::clock::FileTime;
+use blat_domain::policy::clock::FileTime;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep_until, timeout};
 

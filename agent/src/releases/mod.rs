@@ -18,10 +18,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use blat_config::{Home, Mode, ReleaseManager, ReleaseSource};
-use blat_domain::name::TargetName;
-use blat_domain::release::{Catalog, KnownReleases, Resolution, Selection, resolve};
-use blat_domain::text::printable;
-use blat_domain::units::show_duration;
+use blat_domain::package::name::TargetName;
+use blat_domain::policy::release::{Catalog, KnownReleases, Resolution, Selection, resolve};
+use blat_domain::util::text::printable;
+use blat_domain::util::units::show_duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 

@@ -1,8 +1,8 @@
 //! `release_manager: {package_list: PATH}`: what another Blat shipped to its target is the wanted set of this one.
 
-use blat_domain::package_list::{Listed, parse};
-use blat_domain::release::{About, Catalog, OddRow};
-use blat_domain::text::unmarked;
+use blat_domain::archive::package_list::{Listed, parse};
+use blat_domain::policy::release::{About, Catalog, OddRow};
+use blat_domain::util::text::unmarked;
 
 /// What the list says, which must be whole. It may come from an editor that puts a byte order mark before text.
 pub(super) fn understood(text: &str) -> Result<Catalog, String> {

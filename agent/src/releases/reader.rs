@@ -12,8 +12,8 @@ use std::process::{ExitCode, ExitStatus, Stdio};
 use std::time::Duration;
 
 use blat_config::{ReleaseSource, any_path, release_file};
-use blat_domain::release::{Catalog, ReleaseKey, Selection};
-use blat_domain::text::printable;
+use blat_domain::policy::release::{Catalog, ReleaseKey, Selection};
+use blat_domain::util::text::printable;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

@@ -7,8 +7,8 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use blat_config::ReleaseSource;
-use blat_domain::release::{Catalog, Selection};
-use blat_domain::text::printable;
+use blat_domain::policy::release::{Catalog, Selection};
+use blat_domain::util::text::printable;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -91,7 +91,7 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use blat_domain::release::{Project, Release, ReleaseState};
+    use blat_domain::policy::release::{Project, Release, ReleaseState};
 
     fn snapshot() -> Snapshot {
         let release = Release {

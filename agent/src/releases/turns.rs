@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use blat_config::private;
-use blat_domain::units::show_duration;
+use blat_domain::util::units::show_duration;
 
 /// Long texts that are read at once.
 const AT_ONCE: usize = 2;

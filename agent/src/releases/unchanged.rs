@@ -7,7 +7,7 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use blat_domain::release::{Catalog, Selection};
+use blat_domain::policy::release::{Catalog, Selection};
 use tokio::time::Instant;
 
 use super::file;

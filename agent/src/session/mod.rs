@@ -10,11 +10,11 @@ mod tags;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use blat_domain::confirmation::HeldBack;
-use blat_domain::messages::Ticket;
-use blat_domain::name::PackageId;
-use blat_domain::retry::Backoff;
-use blat_domain::status::{State, SyncReport};
+use blat_domain::package::name::PackageId;
+use blat_domain::policy::confirmation::HeldBack;
+use blat_domain::policy::retry::Backoff;
+use blat_domain::protocol::messages::Ticket;
+use blat_domain::protocol::status::{State, SyncReport};
 
 use self::tags::TagLane;
 pub(crate) use self::tags::{Found, Leave, Look, Name, Removal, Removed, Tag, TagStamp};

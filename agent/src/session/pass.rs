@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use blat_domain::name::PackageId;
-use blat_domain::retry::Backoff;
-use blat_domain::tag::Packages;
+use blat_domain::package::name::PackageId;
+use blat_domain::package::tag::Packages;
+use blat_domain::policy::retry::Backoff;
 
 use super::tags::Leave;
 use super::{Failure, Moment, Sent};

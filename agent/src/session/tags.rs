@@ -9,9 +9,9 @@ use std::ffi::OsStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use blat_domain::name::PackageId;
-use blat_domain::retry::Backoff;
-use blat_domain::tag::{LONGEST, Packages};
+use blat_domain::package::name::PackageId;
+use blat_domain::package::tag::{LONGEST, Packages};
+use blat_domain::policy::retry::Backoff;
 
 use super::known::{AllKnown, First, Known, Queue, Stage};
 use super::pass::{AT_ONCE, Next, Outcome};

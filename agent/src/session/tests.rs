@@ -8,7 +8,7 @@ use std::ffi::OsStr;
 use super::tags::ROOM;
 use super::*;
 
-use blat_domain::status::SyncResult;
+use blat_domain::protocol::status::SyncResult;
 use jiff::Timestamp;
 use proptest::prelude::*;
 

@@ -8,13 +8,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use blat_config::way::{self, Missing};
-use blat_domain::frames::Leaving;
-use blat_domain::frames::Rule;
-use blat_domain::inventory::Inventory;
-use blat_domain::links::{Followed, addressee, follow};
-use blat_domain::name::PackageId;
-use blat_domain::plan::{Hold, Size, Source};
-use blat_domain::release::WantedSet;
+use blat_domain::archive::inventory::Inventory;
+use blat_domain::package::links::addressee;
+use blat_domain::package::name::PackageId;
+use blat_domain::policy::follow::{Followed, follow};
+use blat_domain::policy::plan::{Blocker, Size, Source};
+use blat_domain::policy::release::WantedSet;
+use blat_domain::protocol::frames::Leaving;
+use blat_domain::protocol::frames::Rule;
 use rustix::fs::{Dir, DirEntry};
 
 use crate::model::item::{Fingerprint, TransferItem};
@@ -191,15 +192,15 @@ impl SourceArchive {
     ) -> Source {
         let found = match archive {
             Ok(archive) => archive.find(package),
-            Err(error) => return Source::Held(Hold::Unusable { why: error.to_string() }),
+            Err(error) => return Source::Held(Blocker::Unusable { why: error.to_string() }),
         };
         match found {
-            Ok(Found::Missing) => Source::Held(Hold::Missing),
+            Ok(Found::Missing) => Source::Held(Blocker::Missing),
             Ok(Found::Link(to)) => linked(package, &String::from_utf8_lossy(&to)),
             Ok(Found::Package(root)) => self
                 .look_at(&root, package, on_target, now)
-                .unwrap_or_else(|error| Source::Held(Hold::Unusable { why: error.to_string() })),
-            Err(error) => Source::Held(Hold::Unusable { why: error.to_string() }),
+                .unwrap_or_else(|error| Source::Held(Blocker::Unusable { why: error.to_string() })),
+            Err(error) => Source::Held(Blocker::Unusable { why: error.to_string() }),
         }
     }
 
@@ -210,17 +211,17 @@ impl SourceArchive {
         on_target: Option<i64>,
         now: SystemTime,
     ) -> Result<Source, SourceError> {
-        let Some(descpkg) = root.stat_of(DESCPKG)? else { return Ok(Source::Held(Hold::Incomplete)) };
+        let Some(descpkg) = root.stat_of(DESCPKG)? else { return Ok(Source::Held(Blocker::Incomplete)) };
         if !descpkg.is_file() {
             let why = format!("{} is not a regular file", root.shown(DESCPKG.as_bytes()));
-            return Ok(Source::Held(Hold::Unusable { why }));
+            return Ok(Source::Held(Blocker::Unusable { why }));
         }
         let (time, _) = descpkg.modified;
         if on_target == Some(time) {
             return Ok(Source::Ready { time, size: Size::default() });
         }
         if let Some(ready_in) = self.still_writable(root.stat(), &descpkg, now) {
-            return Ok(Source::Held(Hold::Writable { ready_in }));
+            return Ok(Source::Held(Blocker::Writable { ready_in }));
         }
         let tree = Tree::look(root)?;
         self.prints().insert(package.clone(), tree.print);
@@ -244,7 +245,7 @@ impl SourceArchive {
 fn linked(package: &PackageId, to: &str) -> Source {
     match addressee(package, to) {
         Ok(to) => Source::Link { to },
-        Err(why) => Source::Held(Hold::BadLink { to: to.to_owned(), why }),
+        Err(why) => Source::Held(Blocker::BadLink { to: to.to_owned(), why }),
     }
 }
 
@@ -282,12 +283,12 @@ mod tests {
     fn a_writable_package_waits_and_a_read_only_one_does_not() {
         let scratch = Scratch::new();
         let package = scratch.package("core@1");
-        assert!(matches!(scratch.look(&package, 3600), Source::Held(Hold::Writable { ready_in: 3500..=3600 })));
+        assert!(matches!(scratch.look(&package, 3600), Source::Held(Blocker::Writable { ready_in: 3500..=3600 })));
         assert!(matches!(scratch.look(&package, 0), Source::Ready { .. }));
         let path = scratch.directory.path().join("core/1");
         fs::set_permissions(path.join(DESCPKG), fs::Permissions::from_mode(0o444)).expect("chmod");
         assert!(
-            matches!(scratch.look(&package, 3600), Source::Held(Hold::Writable { .. })),
+            matches!(scratch.look(&package, 3600), Source::Held(Blocker::Writable { .. })),
             "its directory is writable"
         );
         fs::set_permissions(&path, fs::Permissions::from_mode(0o555)).expect("chmod");
@@ -299,18 +300,17 @@ mod tests {
     fn what_is_not_a_finished_package_is_held_with_its_reason() {
         let scratch = Scratch::new();
         let missing: PackageId = "none@1".parse().expect("a package");
-        assert_eq!(scratch.look(&missing, 0), Source::Held(Hold::Missing));
+        assert_eq!(scratch.look(&missing, 0), Source::Held(Blocker::Missing));
 
         let late = scratch.package("late@1");
         fs::remove_file(scratch.directory.path().join("late/1").join(DESCPKG)).expect("no descpkg");
-        assert_eq!(scratch.look(&late, 0), Source::Held(Hold::Incomplete));
+        assert_eq!(scratch.look(&late, 0), Source::Held(Blocker::Incomplete));
 
         let odd = scratch.package("odd@1");
         let descpkg = scratch.directory.path().join("odd/1").join(DESCPKG);
         fs::remove_file(&descpkg).expect("no descpkg");
         symlink("/etc/passwd", &descpkg).expect("a link");
-        let is_unusable =
-            |found: Source| matches!(found, Source::Held(Hold::Unusable { why }) if why.contains("not a regular file"));
+        let is_unusable = |found: Source| matches!(found, Source::Held(Blocker::Unusable { why }) if why.contains("not a regular file"));
         assert!(is_unusable(scratch.look(&odd, 0)), "a link");
         fs::remove_file(&descpkg).and_then(|()| fs::create_dir(&descpkg)).expect("a directory");
         assert!(is_unusable(scratch.look(&odd, 0)), "a directory");
@@ -327,7 +327,7 @@ mod tests {
         let look = |id: &str| scratch.look(&id.parse().expect("a package"), 0);
         assert_eq!(look("core@current"), Source::Link { to: "1".parse().expect("a version") });
         for link in ["core@away", "core@foreign", "core@out"] {
-            assert!(matches!(look(link), Source::Held(Hold::BadLink { .. })), "{link}");
+            assert!(matches!(look(link), Source::Held(Blocker::BadLink { .. })), "{link}");
         }
     }
 
@@ -338,7 +338,7 @@ mod tests {
         let socket = scratch.directory.path().join("odd/1/socket");
         let _listener = std::os::unix::net::UnixListener::bind(socket).expect("a socket");
         assert!(
-            matches!(scratch.look(&package, 0), Source::Held(Hold::Unusable { why }) if why.contains("neither file"))
+            matches!(scratch.look(&package, 0), Source::Held(Blocker::Unusable { why }) if why.contains("neither file"))
         );
     }
 
@@ -356,7 +356,7 @@ mod tests {
             fs::create_dir_all(below(record)).expect("a folder");
             let held = scratch.look(&package, 0);
             assert!(
-                matches!(&held, Source::Held(Hold::Unusable { why }) if why.contains(record) && why.contains("remove the")),
+                matches!(&held, Source::Held(Blocker::Unusable { why }) if why.contains(record) && why.contains("remove the")),
                 "{held:?}"
             );
             fs::remove_dir(below(record)).expect("a folder");

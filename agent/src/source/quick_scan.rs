@@ -4,8 +4,8 @@ use std::os::fd::OwnedFd;
 use std::panic::resume_unwind;
 use std::thread;
 
-use blat_domain::name::PackageId;
-use blat_domain::release::WantedSet;
+use blat_domain::package::name::PackageId;
+use blat_domain::policy::release::WantedSet;
 use rustix::fs::{AtFlags, Dir, FileType, StatxFlags, statx};
 use rustix::io::Result;
 

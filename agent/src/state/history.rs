@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use blat_config::{Home, private};
-use blat_domain::history::Entry;
-use blat_domain::name::TargetName;
+use blat_domain::package::name::TargetName;
+use blat_domain::protocol::history::HistoryEntry;
 
 /// The file is rolled to `.1` at this size; one old one is kept.
 const LARGEST: u64 = 8 << 20;
@@ -39,7 +39,7 @@ impl History {
     }
 
     /// Adds what was done.
-    pub(crate) fn add(&self, entries: &[Entry]) {
+    pub(crate) fn add(&self, entries: &[HistoryEntry]) {
         if entries.is_empty() {
             return;
         }
@@ -48,7 +48,7 @@ impl History {
         }
     }
 
-    fn write(&self, entries: &[Entry]) -> io::Result<()> {
+    fn write(&self, entries: &[HistoryEntry]) -> io::Result<()> {
         let directory = self.path.parent().unwrap_or(Path::new("."));
         private::directory(directory)?;
         // An agent and somebody's repair may both have something to tell. The lock is not on the file itself, which is renamed.
@@ -99,12 +99,12 @@ fn is_torn(file: &mut File) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use blat_domain::history::{Deed, parse};
+    use blat_domain::protocol::history::{Operation, parse};
     use jiff::Timestamp;
 
-    fn entry(package: &str) -> Entry {
-        let (at, deed, package) = (Timestamp::UNIX_EPOCH, Deed::Sent, package.parse().ok());
-        Entry { at, deed, package, bytes: 1, after_tag_ms: None, detail: None }
+    fn entry(package: &str) -> HistoryEntry {
+        let (at, deed, package) = (Timestamp::UNIX_EPOCH, Operation::Sent, package.parse().ok());
+        HistoryEntry { at, deed, package, bytes: 1, after_tag_ms: None, detail: None }
     }
 
     fn packages(path: &Path) -> Vec<String> {

@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use blat_domain::clock::{Anchor, Doubt, Reading, doubt, earliest};
+use blat_domain::policy::clock::{Anchor, Doubt, Reading, doubt, earliest};
 use jiff::Timestamp;
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};

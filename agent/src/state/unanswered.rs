@@ -12,8 +12,8 @@ use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use blat_config::private;
-use blat_domain::history::Deed;
-use blat_domain::name::PackageId;
+use blat_domain::package::name::PackageId;
+use blat_domain::protocol::history::Operation;
 
 /// The file is written anew once it has so many bytes, and one that has more than twice as many is not read: that none of ours has.
 const LARGEST: u64 = 8 << 20;
@@ -36,7 +36,7 @@ pub(crate) struct Unanswered {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Asked {
-    deed: Deed,
+    deed: Operation,
     /// Somebody waits for the answer.
     is_awaited: bool,
     /// An earlier answer was lost.
@@ -71,7 +71,7 @@ impl Unanswered {
     }
 
     /// Notes down that these packages are to be sent, linked or deleted.
-    pub(crate) fn ask<'p>(&self, deed: Deed, packages: impl Iterator<Item = &'p PackageId>) -> Asking<'_> {
+    pub(crate) fn ask<'p>(&self, deed: Operation, packages: impl Iterator<Item = &'p PackageId>) -> Asking<'_> {
         let packages: Vec<PackageId> = packages.cloned().collect();
         let mut open = self.lock();
         for package in &packages {
@@ -95,15 +95,15 @@ impl Unanswered {
     }
 
     /// What nobody waits for any more and `is_done` finds done. What was to be deleted and is there still was not done; what was to come may come still.
-    pub(crate) fn found(&self, is_done: impl Fn(&PackageId, Deed) -> bool) -> Vec<(PackageId, Deed)> {
-        let lost: Vec<(PackageId, Deed)> = self
+    pub(crate) fn found(&self, is_done: impl Fn(&PackageId, Operation) -> bool) -> Vec<(PackageId, Operation)> {
+        let lost: Vec<(PackageId, Operation)> = self
             .lock()
             .iter()
             .filter(|(_, asked)| !asked.is_awaited)
             .map(|(package, asked)| (package.clone(), asked.deed))
             .collect();
         let (done, not_done): (Vec<_>, Vec<_>) = lost.into_iter().partition(|(package, deed)| is_done(package, *deed));
-        let given_up = not_done.iter().filter(|(_, deed)| *deed == Deed::Deleted);
+        let given_up = not_done.iter().filter(|(_, deed)| *deed == Operation::Deleted);
         self.answered(given_up.map(|(package, _)| package));
         done
     }
@@ -156,8 +156,8 @@ impl Unanswered {
 /// The word of a line about what was answered.
 const ANSWERED: &str = "answered";
 
-fn deed(word: &str) -> Option<Deed> {
-    [Deed::Sent, Deed::Linked, Deed::Deleted].into_iter().find(|deed| deed.word() == word)
+fn deed(word: &str) -> Option<Operation> {
+    [Operation::Sent, Operation::Linked, Operation::Deleted].into_iter().find(|deed| deed.word() == word)
 }
 
 impl Drop for Asking<'_> {
@@ -185,16 +185,16 @@ mod tests {
         let path = scratch.path().join("perth/unanswered");
         let [a, b, c] = ["a@1", "b@1", "c@1"].map(package);
         let unanswered = Unanswered::load(path.clone());
-        let asking = unanswered.ask(Deed::Sent, [&a, &b].into_iter());
+        let asking = unanswered.ask(Operation::Sent, [&a, &b].into_iter());
         unanswered.answered([&a].into_iter());
         assert_eq!(unanswered.found(|_, _| true), [], "somebody waits for it");
         drop(asking);
-        drop(unanswered.ask(Deed::Deleted, [&c].into_iter()));
+        drop(unanswered.ask(Operation::Deleted, [&c].into_iter()));
         for unanswered in [&unanswered, &Unanswered::load(path.clone())] {
-            assert_eq!(unanswered.found(|package, _| *package == b), [(b.clone(), Deed::Sent)]);
+            assert_eq!(unanswered.found(|package, _| *package == b), [(b.clone(), Operation::Sent)]);
             assert_eq!(
                 unanswered.found(|_, _| true),
-                [(b.clone(), Deed::Sent)],
+                [(b.clone(), Operation::Sent)],
                 "what is not deleted by then never was"
             );
         }
@@ -209,8 +209,8 @@ mod tests {
         let scratch = tempfile::tempdir().expect("a scratch directory");
         let unanswered = Unanswered::load(scratch.path().join("unanswered"));
         let a = package("a@1");
-        drop(unanswered.ask(Deed::Sent, [&a].into_iter()));
-        let _asking = unanswered.ask(Deed::Sent, [&a].into_iter());
+        drop(unanswered.ask(Operation::Sent, [&a].into_iter()));
+        let _asking = unanswered.ask(Operation::Sent, [&a].into_iter());
         assert!(unanswered.was_lost(&a));
         unanswered.answered([&a].into_iter());
         assert!(!unanswered.was_lost(&a));
@@ -222,19 +222,19 @@ mod tests {
         let path = scratch.path().join("unanswered");
         let [stays, comes] = ["stays@1", "comes@1"].map(package);
         let unanswered = Unanswered::load(path.clone());
-        drop(unanswered.ask(Deed::Sent, [&stays].into_iter()));
+        drop(unanswered.ask(Operation::Sent, [&stays].into_iter()));
         let filler = "answered comes@1\n".repeat(usize::try_from(LARGEST / 16).expect("a length"));
         File::options()
             .append(true)
             .open(&path)
             .and_then(|mut file| file.write_all(filler.as_bytes()))
             .expect("a file");
-        drop(unanswered.ask(Deed::Sent, [&comes].into_iter()));
+        drop(unanswered.ask(Operation::Sent, [&comes].into_iter()));
         assert_eq!(fs::read_to_string(&path).expect("a file"), "sent comes@1\nsent stays@1\n");
         assert_eq!(Unanswered::load(path.clone()).found(|_, _| true).len(), 2);
         unanswered.answered([&stays, &comes].into_iter());
         assert!(path.exists(), "a short one is kept");
-        let asking = unanswered.ask(Deed::Sent, [&comes].into_iter());
+        let asking = unanswered.ask(Operation::Sent, [&comes].into_iter());
         File::options()
             .append(true)
             .open(&path)

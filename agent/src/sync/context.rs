@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use blat_config::{Home, Kind, S3Settings, Settings, Transport as Way};
-use blat_domain::ownership::Owner;
-use blat_domain::room::MOST_IN_OBJECT;
+use blat_domain::archive::record::Owner;
+use blat_domain::policy::capacity::MOST_IN_OBJECT;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::peers;

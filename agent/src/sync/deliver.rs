@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-use blat_domain::history::Deed;
-use blat_domain::name::PackageId;
-use blat_domain::plan::{Link, Size, Step};
+use blat_domain::package::name::PackageId;
+use blat_domain::policy::plan::{Link, Size, Step};
+use blat_domain::protocol::history::Operation;
 use futures_util::StreamExt;
 
 use super::unreached;
@@ -37,7 +37,7 @@ impl SyncContext {
         if links.is_empty() {
             return Vec::new();
         }
-        let asking = self.unanswered.ask(Deed::Linked, links.iter().map(|link| &link.package));
+        let asking = self.unanswered.ask(Operation::Linked, links.iter().map(|link| &link.package));
         let deliveries = match self.target.link(links).await {
             Ok(deliveries) => deliveries,
             Err(error) => {
@@ -82,7 +82,7 @@ impl SyncContext {
                 continue;
             }
             let tracker = BatchTracker::new(self, &items);
-            let asking = self.unanswered.ask(Deed::Sent, items.iter().map(|item| &item.package));
+            let asking = self.unanswered.ask(Operation::Sent, items.iter().map(|item| &item.package));
             let received = self.target.receive(&items, &self.progress, &|news| tracker.hear(news)).await;
             let (settled, mut untold) = tracker.end();
             drop(asking);

@@ -17,19 +17,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use blat_config::ReleaseSource;
-use blat_domain::confirmation::HeldBack;
-use blat_domain::inventory::Inventory;
-use blat_domain::links::Followed;
-use blat_domain::name::PackageId;
-use blat_domain::ownership::Record;
-use blat_domain::package_list::{self, Former};
-use blat_domain::plan::{Action, Held, Hold, Plan, Step, plan};
-use blat_domain::release::{Reason, WantedSet};
-use blat_domain::retention::is_newer;
-use blat_domain::retry::Backoff;
-use blat_domain::room::Room;
-use blat_domain::status::{SyncReport, SyncResult};
-use blat_domain::why::{Why, why};
+use blat_domain::archive::inventory::Inventory;
+use blat_domain::archive::package_list::{self, Former};
+use blat_domain::archive::record::Record;
+use blat_domain::package::name::PackageId;
+use blat_domain::policy::capacity::Capacity;
+use blat_domain::policy::confirmation::HeldBack;
+use blat_domain::policy::follow::Followed;
+use blat_domain::policy::plan::{Action, Blocker, Held, Plan, Step, plan};
+use blat_domain::policy::release::{Reason, WantedSet};
+use blat_domain::policy::retention::is_newer;
+use blat_domain::policy::retry::Backoff;
+use blat_domain::policy::why::{Why, why};
+use blat_domain::protocol::status::{SyncReport, SyncResult};
 use jiff::Timestamp;
 
 use context::SyncContext;
@@ -137,7 +137,7 @@ impl SyncContext {
             plan.snapshot = resolution.snapshot;
             // What is not replaced takes no room.
             bar.iter().for_each(|bar| plan.leave_to_owner(bar));
-            plan.fit(Room { disk: inventory.free, archive: source.left_below(max_size, &inventory), package });
+            plan.fit(Capacity { disk: inventory.free, archive: source.left_below(max_size, &inventory), package });
             plan.upkeep = facts.upkeep(&wanted, &inventory, resolution, plan.is_complete());
             bar.into_iter().for_each(|bar| plan.bar(bar));
             Ok(Prepared { plan, answer, wanted, inventory, owned: None, begins, facts, asked })
@@ -347,27 +347,27 @@ impl SyncContext {
 }
 
 /// How soon it makes sense to look again whether a package can be sent: space may appear at any time.
-fn patience(hold: &Hold) -> Backoff {
+fn patience(hold: &Blocker) -> Backoff {
     match hold {
-        Hold::NoRoom { .. } => Backoff::LINK,
-        Hold::Missing
-        | Hold::Incomplete
-        | Hold::Writable { .. }
-        | Hold::BadLink { .. }
-        | Hold::Unaddressed { .. }
-        | Hold::Unusable { .. } => Backoff::PACKAGE,
-        Hold::Conflict { .. } => Backoff::PERSON,
+        Blocker::NoRoom { .. } => Backoff::LINK,
+        Blocker::Missing
+        | Blocker::Incomplete
+        | Blocker::Writable { .. }
+        | Blocker::BadLink { .. }
+        | Blocker::Unaddressed { .. }
+        | Blocker::Unusable { .. } => Backoff::PACKAGE,
+        Blocker::Conflict { .. } => Backoff::PERSON,
     }
 }
 
 /// What a hold means for a tag.
-fn sent_of(hold: &Hold) -> Sent {
+fn sent_of(hold: &Blocker) -> Sent {
     match hold {
-        Hold::Missing | Hold::Incomplete | Hold::Writable { .. } | Hold::Unaddressed { .. } => {
+        Blocker::Missing | Blocker::Incomplete | Blocker::Writable { .. } | Blocker::Unaddressed { .. } => {
             Sent::Waiting(hold.to_string())
         }
-        Hold::BadLink { .. } => Sent::Hopeless(hold.to_string()),
-        Hold::NoRoom { .. } | Hold::Conflict { .. } | Hold::Unusable { .. } => {
+        Blocker::BadLink { .. } => Sent::Hopeless(hold.to_string()),
+        Blocker::NoRoom { .. } | Blocker::Conflict { .. } | Blocker::Unusable { .. } => {
             Sent::Failed(problem(None, hold.to_string(), patience(hold)))
         }
     }

@@ -3,11 +3,11 @@
 use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
 
-use blat_domain::history::{Deed, Entry};
-use blat_domain::inventory::Inventory;
-use blat_domain::name::PackageId;
-use blat_domain::plan::{Link, Plan};
-use blat_domain::retry::Backoff;
+use blat_domain::archive::inventory::Inventory;
+use blat_domain::package::name::PackageId;
+use blat_domain::policy::plan::{Link, Plan};
+use blat_domain::policy::retry::Backoff;
+use blat_domain::protocol::history::{HistoryEntry, Operation};
 use jiff::Timestamp;
 
 use crate::model::item::TransferItem;
@@ -41,13 +41,13 @@ impl SyncContext {
                 continue;
             }
             let deed = self.deed(&item.package, item.size.bytes, &delivery);
-            let deed = deed.map(|deed| (deed, why(&delivery))).or_else(|| self.found(&item.package, Deed::Sent));
+            let deed = deed.map(|deed| (deed, why(&delivery))).or_else(|| self.found(&item.package, Operation::Sent));
             done.extend(deed.map(|(deed, detail)| {
                 let deed = match (deed, item.rule) {
-                    (Deed::Sent | Deed::Replaced, Rule::Repair) => Deed::Repaired,
+                    (Operation::Sent | Operation::Replaced, Rule::Repair) => Operation::Repaired,
                     (deed, Rule::New | Rule::Replace | Rule::Repair) => deed,
                 };
-                let bytes = if deed == Deed::Failed { 0 } else { item.size.bytes };
+                let bytes = if deed == Operation::Failed { 0 } else { item.size.bytes };
                 entry(deed, &item.package, bytes, item.tagged, detail)
             }));
             if let (Delivery::Already, Some(tagged)) = (&delivery, item.tagged) {
@@ -68,7 +68,7 @@ impl SyncContext {
     pub(crate) fn report_already<'a>(&self, packages: impl Iterator<Item = &'a PackageId>, dropped: &Dropped) {
         let kept = |package| {
             let tagged = *dropped.get(package)?;
-            Some(entry(Deed::Kept, package, 0, Some(tagged), None))
+            Some(entry(Operation::Kept, package, 0, Some(tagged), None))
         };
         self.already.add(&packages.filter_map(kept).collect::<Vec<_>>());
     }
@@ -84,7 +84,7 @@ impl SyncContext {
         for (package, delivery) in deliveries {
             let to = || links.iter().find(|link| link.package == package).map(|link| link.to.to_string());
             let deed = self.deed(&package, 0, &delivery).map(|deed| (deed, why(&delivery).or_else(to)));
-            if let Some((deed, detail)) = deed.or_else(|| self.found(&package, Deed::Linked)) {
+            if let Some((deed, detail)) = deed.or_else(|| self.found(&package, Operation::Linked)) {
                 done.push(entry(deed, &package, 0, dropped.get(&package).copied(), detail));
             }
             if delivery == Delivery::Already {
@@ -100,7 +100,7 @@ impl SyncContext {
     }
 
     /// What was done before its answer was lost, and there already when it was asked for again, with what the history says beside it.
-    fn found(&self, package: &PackageId, deed: Deed) -> Option<(Deed, Option<String>)> {
+    fn found(&self, package: &PackageId, deed: Operation) -> Option<(Operation, Option<String>)> {
         let is_found = self.unanswered.was_lost(package);
         is_found.then(|| tracing::info!(%package, "{deed}: {FOUND}")).map(|()| (deed, Some(FOUND.to_owned())))
     }
@@ -112,32 +112,32 @@ impl SyncContext {
         // Mostly nothing is asked of it.
         let to_send = LazyCell::new(|| plan.steps.iter().map(|step| &step.package).collect::<BTreeSet<_>>());
         let found = self.unanswered.found(|package, deed| match deed {
-            Deed::Deleted => !is_there(package),
+            Operation::Deleted => !is_there(package),
             _ => is_there(package) && !to_send.contains(package),
         });
-        let done = |(package, deed): &(PackageId, Deed)| {
+        let done = |(package, deed): &(PackageId, Operation)| {
             tracing::info!(%package, "{deed}: {FOUND}");
             let (at, package, detail) = (Timestamp::now(), Some(package.clone()), Some(FOUND.to_owned()));
-            Entry { at, deed: *deed, package, bytes: 0, after_tag_ms: None, detail }
+            HistoryEntry { at, deed: *deed, package, bytes: 0, after_tag_ms: None, detail }
         };
         self.history.add(&found.iter().map(done).collect::<Vec<_>>());
         self.unanswered.answered(found.iter().map(|(package, _)| package));
     }
 
     /// Logs what was done to one package; none where there was nothing to do.
-    fn deed(&self, package: &PackageId, bytes: u64, delivery: &Delivery) -> Option<Deed> {
+    fn deed(&self, package: &PackageId, bytes: u64, delivery: &Delivery) -> Option<Operation> {
         match delivery {
             Delivery::Published => {
                 tracing::info!(%package, bytes, "published");
-                Some(Deed::Sent)
+                Some(Operation::Sent)
             }
             Delivery::Replaced => {
                 tracing::info!(%package, bytes, "replaced");
-                Some(Deed::Replaced)
+                Some(Operation::Replaced)
             }
             Delivery::Linked => {
                 tracing::info!(%package, "linked");
-                Some(Deed::Linked)
+                Some(Operation::Linked)
             }
             Delivery::Already => {
                 tracing::debug!(%package, "already there");
@@ -145,7 +145,7 @@ impl SyncContext {
             }
             Delivery::Differs(why) | Delivery::Failed(why) => {
                 tracing::warn!(target_name = %self.settings.name, %package, "not sent: {why}");
-                Some(Deed::Failed)
+                Some(Operation::Failed)
             }
         }
     }
@@ -159,11 +159,17 @@ fn why(delivery: &Delivery) -> Option<String> {
     }
 }
 
-fn entry(deed: Deed, package: &PackageId, bytes: u64, tagged: Option<Timestamp>, detail: Option<String>) -> Entry {
+fn entry(
+    deed: Operation,
+    package: &PackageId,
+    bytes: u64,
+    tagged: Option<Timestamp>,
+    detail: Option<String>,
+) -> HistoryEntry {
     let at = Timestamp::now();
     // A clock that was set back in between makes it no time at all.
     let since = |dropped: Timestamp| u64::try_from(at.duration_since(dropped).as_millis()).unwrap_or(0);
-    Entry { at, deed, package: Some(package.clone()), bytes, after_tag_ms: tagged.map(since), detail }
+    HistoryEntry { at, deed, package: Some(package.clone()), bytes, after_tag_ms: tagged.map(since), detail }
 }
 
 fn sent(package: &PackageId, delivery: Delivery) -> Sent {
@@ -180,9 +186,10 @@ mod tests {
     use std::fs;
 
     use blat_config::{Home, load_target};
-    use blat_domain::ownership::{Owner, RandomId};
-    use blat_domain::plan::Size;
-    use blat_domain::release::Reasons;
+    use blat_domain::archive::record::Owner;
+    use blat_domain::policy::plan::Size;
+    use blat_domain::policy::release::Reasons;
+    use blat_domain::util::random_id::RandomId;
 
     use super::*;
 
@@ -198,7 +205,7 @@ mod tests {
         let context = SyncContext::new(&home, settings, Owner { home: RandomId::from_random([1; 16]), target });
         let [sent, link, other]: [PackageId; 3] =
             ["core@1", "core@now", "other@1"].map(|id| id.parse().expect("a package"));
-        for (deed, package) in [(Deed::Sent, &sent), (Deed::Linked, &link)] {
+        for (deed, package) in [(Operation::Sent, &sent), (Operation::Linked, &link)] {
             drop(context.unanswered.ask(deed, [package].into_iter()));
         }
         let item = |package: &PackageId| TransferItem {
@@ -220,10 +227,10 @@ mod tests {
         let mut said = Vec::new();
         for file in fs::read_dir(home.history_dir()).expect("a history") {
             let text = fs::read_to_string(file.expect("a file").path()).expect("text");
-            let entries = text.lines().map(|line| serde_json::from_str::<Entry>(line).expect("an entry"));
+            let entries = text.lines().map(|line| serde_json::from_str::<HistoryEntry>(line).expect("an entry"));
             said.extend(entries.map(|entry| (entry.deed, entry.package, entry.bytes, entry.detail)));
         }
         let found = || Some(FOUND.to_owned());
-        assert_eq!(said, [(Deed::Sent, Some(sent), 7, found()), (Deed::Linked, Some(link), 0, found())]);
+        assert_eq!(said, [(Operation::Sent, Some(sent), 7, found()), (Operation::Linked, Some(link), 0, found())]);
     }
 }

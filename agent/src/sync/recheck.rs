@@ -10,15 +10,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use blat_domain::clock::Doubt;
-use blat_domain::confirmation::HeldBack;
-use blat_domain::guard::{ANSWER_HOLDS, MaxDelete};
-use blat_domain::inventory::Inventory;
-use blat_domain::links::Followed;
-use blat_domain::name::PackageId;
-use blat_domain::release::{Resolution, WantedSet};
-use blat_domain::retention::{Action, Aging, Circumstances, Distrust, Step, Upkeep, decide};
-use blat_domain::retry::Backoff;
+use blat_domain::archive::inventory::Inventory;
+use blat_domain::package::name::PackageId;
+use blat_domain::policy::clock::Doubt;
+use blat_domain::policy::confirmation::HeldBack;
+use blat_domain::policy::follow::Followed;
+use blat_domain::policy::guard::{ANSWER_HOLDS, MaxDelete};
+use blat_domain::policy::release::{Resolution, WantedSet};
+use blat_domain::policy::retention::{Aging, AgingAction, AgingStep, Circumstances, Distrust, Upkeep, decide};
+use blat_domain::policy::retry::Backoff;
 use jiff::Timestamp;
 
 use crate::model::problem::Problem;
@@ -136,7 +136,7 @@ impl Recheck {
     }
 
     /// Whether this step holds by all answers.
-    pub(crate) fn lets_go(&self, step: &Step) -> bool {
+    pub(crate) fn lets_go(&self, step: &AgingStep) -> bool {
         self.goes.as_ref().is_none_or(|goes| goes.contains(&step.package))
     }
 
@@ -195,10 +195,10 @@ impl Recheck {
     }
 }
 
-fn is_taking(step: &Step) -> bool {
+fn is_taking(step: &AgingStep) -> bool {
     match step.action {
-        Action::Unmark => false,
-        Action::Mark { .. } | Action::Delete { .. } => true,
+        AgingAction::Unmark => false,
+        AgingAction::Mark { .. } | AgingAction::Delete { .. } => true,
     }
 }
 

@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use blat_domain::history::{Deed, Entry};
-use blat_domain::identity::SAME;
-use blat_domain::name::PackageId;
-use blat_domain::ownership::Record;
-use blat_domain::retention::{Action, Step, Upkeep, Why};
-use blat_domain::retry::Backoff;
+use blat_domain::archive::record::Record;
+use blat_domain::package::name::PackageId;
+use blat_domain::policy::retention::{AgingAction, AgingReason, AgingStep, Upkeep};
+use blat_domain::policy::retry::Backoff;
+use blat_domain::protocol::history::{HistoryEntry, Operation};
+use blat_domain::util::identity::SAME;
 use jiff::Timestamp;
 
 use crate::model::error::TargetError;
@@ -24,8 +24,8 @@ const AT_ONCE: usize = 200;
 impl SyncContext {
     /// Takes marks away. That is right whatever becomes of the sync, and what is wanted must not stay marked while it runs.
     pub(crate) async fn unmark(&self, prepared: &Prepared) -> Option<Problem> {
-        let steps: Vec<&Step> =
-            prepared.plan.upkeep.steps.iter().filter(|step| step.action == Action::Unmark).collect();
+        let steps: Vec<&AgingStep> =
+            prepared.plan.upkeep.steps.iter().filter(|step| step.action == AgingAction::Unmark).collect();
         let mut problem = None;
         for steps in steps.chunks(AT_ONCE) {
             match self.retire(prepared.owned.as_ref(), Retirement::Unmark, steps.to_vec()).await {
@@ -55,7 +55,7 @@ impl SyncContext {
                 // First of all: a tag that comes later waits, and what one has brought by now shows below.
                 let leaving = self.lasting.crossing.leave(steps.iter().map(|step| step.package.clone()));
                 let spared = self.lasting.tagged_after(known_up_to);
-                let goes = |step: &&Step| {
+                let goes = |step: &&AgingStep| {
                     recheck.lets_go(step) && leaving.has(&step.package) && !spared.contains(&step.package)
                 };
                 let steps = steps.iter().copied().filter(goes).collect();
@@ -84,12 +84,12 @@ impl SyncContext {
             tracing::warn!(target_name = %target, "nothing ages: {doubt}");
         }
         for package in &upkeep.spared {
-            tracing::debug!(%package, "spared: {}", Why::Tagged);
+            tracing::debug!(%package, "spared: {}", AgingReason::Tagged);
         }
     }
 
     /// One run of the target, and a line in the log for each package.
-    async fn retire(&self, owned: Option<&Record>, how: Retirement, steps: Vec<&Step>) -> Result<Done, Problem> {
+    async fn retire(&self, owned: Option<&Record>, how: Retirement, steps: Vec<&AgingStep>) -> Result<Done, Problem> {
         let mut done = Done::default();
         if steps.is_empty() {
             return Ok(done);
@@ -101,13 +101,13 @@ impl SyncContext {
         if how != Retirement::Unmark {
             packages = self.compared(how, packages, &mut done).await?;
         }
-        let goes = packages.iter().filter(|_| deed(how) == Deed::Deleted).map(|leaving| &leaving.package);
-        let _asking = self.unanswered.ask(Deed::Deleted, goes);
+        let goes = packages.iter().filter(|_| deed(how) == Operation::Deleted).map(|leaving| &leaving.package);
+        let _asking = self.unanswered.ask(Operation::Deleted, goes);
         let answers =
             if packages.is_empty() { Ok(Vec::new()) } else { self.target.retire(owned, how, &packages).await };
         drop(in_force);
         let answers = answers.map_err(|error| self.not_retired(how, error))?;
-        let whys: BTreeMap<&PackageId, Why> = steps.iter().map(|step| (&step.package, step.why)).collect();
+        let whys: BTreeMap<&PackageId, AgingReason> = steps.iter().map(|step| (&step.package, step.why)).collect();
         let heard: Vec<PackageId> = answers.iter().map(|(package, _)| package.clone()).collect();
         let mut told = Vec::new();
         for (package, retired) in answers {
@@ -187,14 +187,14 @@ struct Done {
 }
 
 /// Steps that the target can do in one run, marks first.
-fn groups(steps: &[Step]) -> Vec<(Retirement, Vec<&Step>)> {
-    let mut groups: Vec<(Retirement, Vec<&Step>)> = Vec::new();
+fn groups(steps: &[AgingStep]) -> Vec<(Retirement, Vec<&AgingStep>)> {
+    let mut groups: Vec<(Retirement, Vec<&AgingStep>)> = Vec::new();
     for step in steps {
         let how = match (step.action, step.why) {
-            (Action::Unmark, _) => continue,
-            (Action::Mark { wait }, _) => Retirement::Mark(wait),
-            (Action::Delete { .. }, Why::Waited { .. }) => Retirement::DeleteDue,
-            (Action::Delete { .. }, _) => Retirement::Delete,
+            (AgingAction::Unmark, _) => continue,
+            (AgingAction::Mark { wait }, _) => Retirement::Mark(wait),
+            (AgingAction::Delete { .. }, AgingReason::Waited { .. }) => Retirement::DeleteDue,
+            (AgingAction::Delete { .. }, _) => Retirement::Delete,
         };
         match groups.last_mut() {
             Some((last, group)) if *last == how => group.push(step),
@@ -204,10 +204,10 @@ fn groups(steps: &[Step]) -> Vec<(Retirement, Vec<&Step>)> {
     groups
 }
 
-fn listed_time(step: &Step) -> Option<i64> {
+fn listed_time(step: &AgingStep) -> Option<i64> {
     match step.action {
-        Action::Delete { time } => time,
-        Action::Mark { .. } | Action::Unmark => None,
+        AgingAction::Delete { time } => time,
+        AgingAction::Mark { .. } | AgingAction::Unmark => None,
     }
 }
 
@@ -219,16 +219,16 @@ fn order(how: Retirement) -> &'static str {
     }
 }
 
-fn entry(deed: Deed, package: &PackageId, why: &Why) -> Entry {
+fn entry(deed: Operation, package: &PackageId, why: &AgingReason) -> HistoryEntry {
     let (at, package, detail) = (Timestamp::now(), Some(package.clone()), Some(why.to_string()));
-    Entry { at, deed, package, bytes: 0, after_tag_ms: None, detail }
+    HistoryEntry { at, deed, package, bytes: 0, after_tag_ms: None, detail }
 }
 
-fn deed(how: Retirement) -> Deed {
+fn deed(how: Retirement) -> Operation {
     match how {
-        Retirement::Unmark => Deed::Unmarked,
-        Retirement::Mark(_) => Deed::Marked,
-        Retirement::DeleteDue | Retirement::Delete => Deed::Deleted,
+        Retirement::Unmark => Operation::Unmarked,
+        Retirement::Mark(_) => Operation::Marked,
+        Retirement::DeleteDue | Retirement::Delete => Operation::Deleted,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use blat_config::pid_file::PidFile;
 use blat_config::{Claim, Home, Settings, load_target};
-use blat_domain::name::TargetName;
+use blat_domain::package::name::TargetName;
 
 /// Why this target cannot be served now: an agent runs for another one with the same archive or tags.
 pub(crate) fn find(home: &Home, settings: &Settings) -> Option<String> {

@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use blat_domain::inventory::Inventory;
-use blat_domain::links::Followed;
-use blat_domain::name::PackageId;
-use blat_domain::ownership::Bar;
-use blat_domain::plan::{Hold, Plan, plan};
-use blat_domain::release::Reason;
-use blat_domain::retry::Backoff;
-use blat_domain::room::Room;
+use blat_domain::archive::inventory::Inventory;
+use blat_domain::package::name::PackageId;
+use blat_domain::policy::capacity::Capacity;
+use blat_domain::policy::follow::Followed;
+use blat_domain::policy::ownership::Bar;
+use blat_domain::policy::plan::{Blocker, Plan, plan};
+use blat_domain::policy::release::Reason;
+use blat_domain::policy::retry::Backoff;
 use jiff::Timestamp;
 
 use super::{problem, sent_of, unreached};
@@ -45,7 +45,7 @@ impl SyncContext {
         // A link is put only where its addressee is.
         let _addressed = crossing.arrive(&brought).await;
         // Before anything is sent: from then on it must not be taken for extra.
-        let missing = plan.held.iter().filter(|held| held.hold == Hold::Missing).map(|held| &held.package).collect();
+        let missing = plan.held.iter().filter(|held| held.hold == Blocker::Missing).map(|held| &held.package).collect();
         // And while the clock is what it is: it may be put right before the next sync looks at the releases.
         self.lasting.believed(written_at(self.source_of_releases()).await, Timestamp::now().as_second());
         self.lasting.note_tags(&brought, &missing);
@@ -102,7 +102,7 @@ impl SyncContext {
             let Followed { wanted, survey } = source.survey(wanted, &[], &inventory);
             let mut plan = plan(&wanted, &inventory, &survey, Vec::new());
             bar.iter().for_each(|bar| plan.leave_to_owner(bar));
-            plan.fit(Room { disk: None, archive: source.left_below(max_size, &inventory), package });
+            plan.fit(Capacity { disk: None, archive: source.left_below(max_size, &inventory), package });
             let rule = if bar.is_some() { Rule::New } else { Rule::Replace };
             Asked { plan, brought: wanted.into_keys().collect(), rule }
         });

@@ -3,11 +3,12 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use blat_domain::inventory::Inventory;
-use blat_domain::name::PackageId;
-use blat_domain::ownership::{Claim, Found, Record, Title};
-use blat_domain::package_list::Former;
-use blat_domain::plan::{Link, Size};
+use blat_domain::archive::inventory::Inventory;
+use blat_domain::archive::package_list::Former;
+use blat_domain::archive::record::{Claim, Found, Record};
+use blat_domain::archive::title::Title;
+use blat_domain::package::name::PackageId;
+use blat_domain::policy::plan::{Link, Size};
 
 use super::{Leaving, Retirement, Target};
 use crate::model::error::TargetError;

@@ -15,13 +15,14 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-pub(crate) use blat_domain::frames::{Leaving, Retirement, Rule};
-use blat_domain::inventory::Inventory;
-use blat_domain::name::PackageId;
-use blat_domain::ownership::{Claim, Record, Title};
-use blat_domain::package_list::Former;
-use blat_domain::plan::Link;
-use blat_domain::status::{FarEnd, Leftover};
+use blat_domain::archive::inventory::Inventory;
+use blat_domain::archive::package_list::Former;
+use blat_domain::archive::record::{Claim, Record};
+use blat_domain::archive::title::Title;
+use blat_domain::package::name::PackageId;
+use blat_domain::policy::plan::Link;
+pub(crate) use blat_domain::protocol::frames::{Leaving, Retirement, Rule};
+use blat_domain::protocol::status::{FarEnd, Leftover};
 
 use crate::model::error::TargetError;
 use crate::model::item::{BatchLimits, TransferItem};

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use blat_config::S3Settings;
-use blat_domain::inventory::Inventory;
-use blat_domain::name::PackageId;
-use blat_domain::ownership::{Claim, Owner, Record, Title};
-use blat_domain::package_list::Former;
-use blat_domain::plan::Link;
+use blat_domain::archive::inventory::Inventory;
+use blat_domain::archive::package_list::Former;
+use blat_domain::archive::record::{Claim, Owner, Record};
+use blat_domain::archive::title::Title;
+use blat_domain::package::name::PackageId;
+use blat_domain::policy::plan::Link;
 
 use super::{Leaving, Retirement, Target};
 use crate::flow::rate_limit::RateLimiter;

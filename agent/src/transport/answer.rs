@@ -5,8 +5,8 @@
 
 use std::sync::Arc;
 
-use blat_domain::limits::named;
-use blat_domain::reply::{GO, LONGEST_LINE, READY, ReplyError, ReplyReader};
+use blat_domain::protocol::reply::{GO, LONGEST_LINE, READY, ReplyError, ReplyReader};
+use blat_domain::util::limits::named;
 use tokio::io::{AsyncRead, AsyncWriteExt, BufReader};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;

@@ -6,9 +6,9 @@
 
 use std::io;
 
-use blat_domain::inventory::MOST_LISTED;
-use blat_domain::reply::LONGEST_LINE;
-use blat_domain::text::printable;
+use blat_domain::archive::inventory::MOST_LISTED;
+use blat_domain::protocol::reply::LONGEST_LINE;
+use blat_domain::util::text::printable;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _};
 
 /// Lines beside those about packages: leftovers that the target cannot remove.

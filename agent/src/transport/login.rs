@@ -3,7 +3,7 @@
 use std::process::ExitStatus;
 
 use blat_config::SshSettings;
-use blat_domain::text::{escaped, printable};
+use blat_domain::util::text::{escaped, printable};
 
 use super::known_hosts::{KnownHost, Verdict};
 use super::libssh2::shown_key;

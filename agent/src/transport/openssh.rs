@@ -14,7 +14,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use blat_config::{Home, SshSettings};
-use blat_domain::text::printable;
+use blat_domain::util::text::printable;
 use openssh::{Error as SshError, Session, Stdio as SshStdio};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};

@@ -4,9 +4,9 @@
 //! nothing is said to the far end before that, since each takes the other's words for nonsense.
 
 use blat_config::SshSettings;
-use blat_domain::frames::{self, Lane, PROTOCOL, Reply, Request};
-use blat_domain::reply;
-use blat_domain::text::printable;
+use blat_domain::protocol::frames::{self, Lane, PROTOCOL, Reply, Request};
+use blat_domain::protocol::reply;
+use blat_domain::util::text::printable;
 use serde::{Deserialize, Serialize};
 
 use super::place;

@@ -14,7 +14,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use blat_config::SshSettings;
 use blat_config::trust;
-use blat_domain::text::{printable, typed};
+use blat_domain::util::text::{printable, typed};
 use rustix::process::geteuid;
 use tokio::process::Command;
 use tokio::time::timeout;

@@ -4,8 +4,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use blat_domain::status::{SyncReport, SyncResult};
-use blat_domain::units::{show_duration, show_size};
+use blat_domain::protocol::status::{SyncReport, SyncResult};
+use blat_domain::util::units::{show_duration, show_size};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::model::progress::Progress;

@@ -7,8 +7,8 @@ use blat_config::{
     Complaint, Complaints, Home, ReleaseManager, Settings, TargetFile, conflicts, home_id, load_master, load_target,
 };
 
-use blat_domain::name::TargetName;
-use blat_domain::text::printable;
+use blat_domain::package::name::TargetName;
+use blat_domain::util::text::printable;
 
 use crate::args::CheckArgs;
 use crate::commands::{targets, unusable};

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use blat_config::{Home, account, home_id, samples};
-use blat_domain::text::{printable, typed};
+use blat_domain::util::text::{printable, typed};
 
 use crate::args::InitArgs;
 use crate::commands::expect_owner;

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use blat_config::Home;
 use blat_config::pid_file::PidFile;
-use blat_domain::name::TargetName;
-use blat_domain::text::{escaped, printable};
+use blat_domain::package::name::TargetName;
+use blat_domain::util::text::{escaped, printable};
 
 use crate::args::LogsArgs;
 use crate::commands::targets;

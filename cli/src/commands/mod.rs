@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use blat_config::{Home, HomeError, account};
-use blat_domain::text::{nearest, printable};
+use blat_domain::util::text::{nearest, printable};
 
 use crate::args::{Cli, Command};
 use crate::failure::{Failure, Outcome};

@@ -5,10 +5,10 @@ use std::io::{self, Write};
 use std::process::Stdio;
 
 use blat_config::Home;
-use blat_domain::plan::{Action, Link, Plan, Step};
-use blat_domain::retention::{self, Upkeep};
-use blat_domain::text::{escaped, printable};
-use blat_domain::units::show_size;
+use blat_domain::policy::plan::{Action, Link, Plan, Step};
+use blat_domain::policy::retention::{self, Upkeep};
+use blat_domain::util::text::{escaped, printable};
+use blat_domain::util::units::show_size;
 
 use crate::args::PlanArgs;
 use crate::commands::targets;
@@ -121,14 +121,14 @@ fn upkeep(upkeep: &Upkeep, style: Style) -> String {
     let mut text = String::new();
     for step in &upkeep.steps {
         let (word, tone) = match step.action {
-            retention::Action::Unmark => ("unmark", Tone::Good),
-            retention::Action::Mark { .. } => ("mark", Tone::Warn),
-            retention::Action::Delete { .. } => ("delete", Tone::Bad),
+            retention::AgingAction::Unmark => ("unmark", Tone::Good),
+            retention::AgingAction::Mark { .. } => ("mark", Tone::Warn),
+            retention::AgingAction::Delete { .. } => ("delete", Tone::Bad),
         };
         text += &format!("{}  {}  {}\n", style.paint(tone, word), step.package, step.why);
     }
     for package in &upkeep.spared {
-        text += &format!("{}  {package}  {}\n", style.paint(Tone::Good, "spare"), retention::Why::Tagged);
+        text += &format!("{}  {package}  {}\n", style.paint(Tone::Good, "spare"), retention::AgingReason::Tagged);
     }
     let reasons = [
         upkeep.distrust.as_ref().map(|distrust| format!("nothing is marked or deleted: {distrust}")),
@@ -145,10 +145,10 @@ fn upkeep(upkeep: &Upkeep, style: Style) -> String {
     text
 }
 
-fn is_taking(step: &retention::Step) -> bool {
+fn is_taking(step: &retention::AgingStep) -> bool {
     match step.action {
-        retention::Action::Unmark => false,
-        retention::Action::Mark { .. } | retention::Action::Delete { .. } => true,
+        retention::AgingAction::Unmark => false,
+        retention::AgingAction::Mark { .. } | retention::AgingAction::Delete { .. } => true,
     }
 }
 
@@ -161,11 +161,11 @@ fn word(action: Action) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use blat_domain::inventory::Foreign;
-    use blat_domain::name::PackageId;
-    use blat_domain::plan::{Held, Hold, Size};
-    use blat_domain::release::Reason;
-    use blat_domain::retention::{Distrust, Why};
+    use blat_domain::archive::inventory::Foreign;
+    use blat_domain::package::name::PackageId;
+    use blat_domain::policy::plan::{Blocker, Held, Size};
+    use blat_domain::policy::release::Reason;
+    use blat_domain::policy::retention::{AgingReason, Distrust};
 
     use super::*;
 
@@ -178,8 +178,8 @@ mod tests {
         Step { action, package: id(package), time: 0, size: Size { bytes, entries: 1 }, reasons }
     }
 
-    fn aging(action: retention::Action, package: &str, why: Why) -> retention::Step {
-        retention::Step { action, package: id(package), why }
+    fn aging(action: retention::AgingAction, package: &str, why: AgingReason) -> retention::AgingStep {
+        retention::AgingStep { action, package: id(package), why }
     }
 
     #[test]
@@ -198,14 +198,18 @@ mod tests {
                 instead_of: Some("1.2.2".into()),
                 reasons: [Reason::Pinned].into(),
             }],
-            held: vec![Held { package: id("late@1"), hold: Hold::Incomplete }],
+            held: vec![Held { package: id("late@1"), hold: Blocker::Incomplete }],
             excess: vec![id("old@0.9"), id("past@1"), id("young@1")],
             unknown: vec!["release 9 is not known".into()],
             snapshot: Some(jiff::Timestamp::UNIX_EPOCH),
             upkeep: Upkeep {
                 steps: vec![
-                    aging(retention::Action::Unmark, "tools@1.2.0", Why::Wanted),
-                    aging(retention::Action::Delete { time: Some(5) }, "past@1", Why::Waited { seconds: 2_592_000 }),
+                    aging(retention::AgingAction::Unmark, "tools@1.2.0", AgingReason::Wanted),
+                    aging(
+                        retention::AgingAction::Delete { time: Some(5) },
+                        "past@1",
+                        AgingReason::Waited { seconds: 2_592_000 },
+                    ),
                 ],
                 distrust: Some(Distrust::Snapshot),
                 spared: vec![id("young@1")],

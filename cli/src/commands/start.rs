@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use blat_config::{Home, private};
-use blat_domain::text::printable;
+use blat_domain::util::text::printable;
 
 use crate::args::DETACH;
 use crate::failure::{Exit, Failure, Outcome};

@@ -6,8 +6,8 @@ use std::thread;
 use std::time::Duration;
 
 use blat_config::Home;
-use blat_domain::status::{LastError, State, Status, TargetStatus};
-use blat_domain::text::printable;
+use blat_domain::protocol::status::{LastError, State, Status, TargetStatus};
+use blat_domain::util::text::printable;
 use jiff::Timestamp;
 
 use crate::args::StatusArgs;

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use blat_config::Home;
 use blat_config::pid_file::PidFile;
-use blat_domain::messages::{Answer, Request};
-use blat_domain::status::Status;
-use blat_domain::text::printable;
+use blat_domain::protocol::messages::{Answer, MasterRequest};
+use blat_domain::protocol::status::Status;
+use blat_domain::util::text::printable;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
@@ -57,7 +57,7 @@ fn order(home: &Home, master: Master) -> Result<Vec<Awaited>, Failure> {
     let mut awaited = agents(&master.status()?)?;
     // It may have ended between the two questions: then only its agents are left to wait for.
     let Some(master) = Master::find(home)? else { return Ok(awaited) };
-    match master.ask(&Request::Stop)?.only()? {
+    match master.ask(&MasterRequest::Stop)?.only()? {
         Answer::Accepted { pid } => awaited.extend(watch("the master", pid)?),
         other
         @ (Answer::Status(_) | Answer::Progress { .. } | Answer::SyncFinished { .. } | Answer::Refused { .. }) => {

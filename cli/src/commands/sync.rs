@@ -5,10 +5,10 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use blat_config::Home;
-use blat_domain::messages::{Answer, Request};
-use blat_domain::name::TargetName;
-use blat_domain::status::{LastError, SyncReport, SyncResult};
-use blat_domain::units::{show_duration, show_size};
+use blat_domain::package::name::TargetName;
+use blat_domain::protocol::messages::{Answer, MasterRequest};
+use blat_domain::protocol::status::{LastError, SyncReport, SyncResult};
+use blat_domain::util::units::{show_duration, show_size};
 
 use crate::args::SyncArgs;
 use crate::failure::{Exit, Failure, Outcome};
@@ -21,7 +21,7 @@ use crate::style::{Style, Tone};
 pub(crate) fn run(home: impl FnOnce() -> Result<Home, Failure>, args: &SyncArgs) -> Outcome {
     let master = Master::required(&home()?)?;
     let (targets, wait, allow_delete) = (args.targets.clone(), args.wait, args.allow_delete);
-    let mut answers = master.ask(&Request::Sync { targets, wait, allow_delete })?;
+    let mut answers = master.ask(&MasterRequest::Sync { targets, wait, allow_delete })?;
     if args.wait {
         return follow(&mut answers, &args.targets);
     }

@@ -5,10 +5,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use blat_config::{Home, load_target};
-use blat_domain::name::{PackageId, TargetName};
-use blat_domain::status::{Queue, State};
-use blat_domain::text::printable;
-use blat_domain::units::show_duration;
+use blat_domain::package::name::{PackageId, TargetName};
+use blat_domain::protocol::status::{Queue, State};
+use blat_domain::util::text::printable;
+use blat_domain::util::units::show_duration;
 
 use crate::args::TagArgs;
 use crate::commands::targets;

@@ -1,8 +1,8 @@
 //! Which targets there are, as far as commands need it without the master.
 
 use blat_config::Home;
-use blat_domain::name::TargetName;
-use blat_domain::text::nearest;
+use blat_domain::package::name::TargetName;
+use blat_domain::util::text::nearest;
 
 use crate::commands::unusable;
 use crate::failure::Failure;

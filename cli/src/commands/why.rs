@@ -5,13 +5,13 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use blat_config::Home;
-use blat_domain::history::Entry;
-use blat_domain::name::{PackageId, TargetName};
-use blat_domain::release::Reasons;
-use blat_domain::retention;
-use blat_domain::text::printable;
-use blat_domain::units::{show_duration, show_size};
-use blat_domain::why::{Next, There, Why};
+use blat_domain::package::name::{PackageId, TargetName};
+use blat_domain::policy::release::Reasons;
+use blat_domain::policy::retention;
+use blat_domain::policy::why::{Next, There, Why};
+use blat_domain::protocol::history::HistoryEntry;
+use blat_domain::util::text::printable;
+use blat_domain::util::units::{show_duration, show_size};
 
 use crate::args::WhyArgs;
 use crate::commands::{history, targets};
@@ -35,7 +35,7 @@ pub(crate) fn run(home: &Home, args: &WhyArgs) -> Outcome {
     let mut exit = Exit::DONE;
     for target in &names {
         let past = past::of(home, target)?;
-        let deeds: Vec<&Entry> = past.iter().filter(|entry| entry.package.as_ref() == Some(&package)).collect();
+        let deeds: Vec<&HistoryEntry> = past.iter().filter(|entry| entry.package.as_ref() == Some(&package)).collect();
         let text = match ask(home, target, &package)? {
             Ok(why) => answer(target, &why),
             Err(status) => {
@@ -103,11 +103,11 @@ fn next(next: &Next) -> Option<String> {
         Next::Link(to) => Some(format!("makes it a link to {to}")),
         Next::Hold(hold) => Some(format!("does not send it: {}", printable(&hold.to_string()))),
         Next::Age { action, why } => Some(match action {
-            retention::Action::Unmark => format!("takes its mark away: {why}"),
-            retention::Action::Mark { wait } => format!("marks it, to be deleted in {}: {why}", duration(*wait)),
-            retention::Action::Delete { .. } => format!("deletes it: {why}"),
+            retention::AgingAction::Unmark => format!("takes its mark away: {why}"),
+            retention::AgingAction::Mark { wait } => format!("marks it, to be deleted in {}: {why}", duration(*wait)),
+            retention::AgingAction::Delete { .. } => format!("deletes it: {why}"),
         }),
-        Next::Spare => Some(format!("leaves it there: {}", retention::Why::Tagged)),
+        Next::Spare => Some(format!("leaves it there: {}", retention::AgingReason::Tagged)),
         Next::Wait(mark) => {
             Some(format!("leaves it there: it is marked, to be deleted {} after that", duration(mark.wait)))
         }
@@ -120,15 +120,15 @@ fn duration(seconds: u64) -> String {
 }
 
 /// What was done to the package, the oldest first.
-fn told(deeds: &[&Entry]) -> String {
+fn told(deeds: &[&HistoryEntry]) -> String {
     let kept = deeds.iter().skip(deeds.len().saturating_sub(MOST_DEEDS));
     kept.map(|entry| format!("  {:.0}  {}{}\n", entry.at, entry.deed, history::rest(entry))).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use blat_domain::plan::Hold;
-    use blat_domain::release::Reason;
+    use blat_domain::policy::plan::Blocker;
+    use blat_domain::policy::release::Reason;
 
     use super::*;
 
@@ -140,7 +140,7 @@ mod tests {
             there: There::Nothing,
             reasons: [release.clone()].into(),
             kept_out: Reasons::default(),
-            next: Next::Hold(Hold::Incomplete),
+            next: Next::Hold(Blocker::Incomplete),
             unknown: vec![],
         };
         let target = "perth".parse().expect("a name");

@@ -12,8 +12,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use blat_config::{Home, socket};
-use blat_domain::messages::{Answer, Request};
-use blat_domain::status::{
+use blat_domain::protocol::messages::{Answer, MasterRequest};
+use blat_domain::protocol::status::{
     ConfigStatus, Current, FarEnd, HeldPackage, LastError, Leftover, Queue, State, Status, SupervisorStatus,
     SyncReport, SyncResult, TargetStatus,
 };
@@ -127,12 +127,12 @@ impl Scratch {
 
 /// Something that answers on a home tree's socket.
 pub(crate) struct FakeMaster {
-    requests: Arc<Mutex<Vec<Request>>>,
+    requests: Arc<Mutex<Vec<MasterRequest>>>,
 }
 
 impl FakeMaster {
     /// Answers each request with what `answers` makes of it, then closes the connection.
-    pub(crate) fn start(home: &Home, answers: impl Fn(&Request) -> Vec<Answer> + Send + 'static) -> Self {
+    pub(crate) fn start(home: &Home, answers: impl Fn(&MasterRequest) -> Vec<Answer> + Send + 'static) -> Self {
         let (listener, _) = socket::bind(home).expect("the socket is free");
         let requests = Arc::new(Mutex::new(Vec::new()));
         let heard = Arc::clone(&requests);
@@ -144,7 +144,7 @@ impl FakeMaster {
                 if BufReader::new(&stream).read_line(&mut line).expect("a request") == 0 {
                     continue;
                 }
-                let request: Request = serde_json::from_str(&line).expect("a request of ours");
+                let request: MasterRequest = serde_json::from_str(&line).expect("a request of ours");
                 let answers = answers(&request);
                 heard.lock().expect("no test panics here").push(request);
                 for answer in answers {
@@ -159,7 +159,7 @@ impl FakeMaster {
         Self { requests }
     }
 
-    pub(crate) fn requests(&self) -> Vec<Request> {
+    pub(crate) fn requests(&self) -> Vec<MasterRequest> {
         self.requests.lock().expect("no test panics here").clone()
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 
-use blat_domain::release::row::Cell;
+use blat_domain::policy::release::row::Cell;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_yaml::Spanned;

@@ -3,18 +3,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use blat_domain::clock::{Doubt, MOST_APART, MOST_GAINED, Reading, doubt};
-use blat_domain::guard::MaxDelete;
-use blat_domain::history::{Deed, Entry};
-use blat_domain::inventory::Inventory;
-use blat_domain::links::{Followed, follow};
-use blat_domain::name::PackageId;
-use blat_domain::package_list;
-use blat_domain::plan::{Action as Send, Plan, plan};
-use blat_domain::release::{Catalog, KnownReleases, Reason, Resolution, Selection, WantedSet, resolve};
-use blat_domain::retention::{Action, Aging, Circumstances, Deleter, Distrust, Step, Why, decide, is_newer};
-use blat_domain::room::Room;
-use blat_domain::why;
+use blat_domain::archive::inventory::Inventory;
+use blat_domain::archive::package_list;
+use blat_domain::package::name::PackageId;
+use blat_domain::policy::capacity::Capacity;
+use blat_domain::policy::clock::{Doubt, MOST_APART, MOST_GAINED, Reading, doubt};
+use blat_domain::policy::follow::{Followed, follow};
+use blat_domain::policy::guard::MaxDelete;
+use blat_domain::policy::plan::{Action as Send, Plan, plan};
+use blat_domain::policy::release::{Catalog, KnownReleases, Reason, Resolution, Selection, WantedSet, resolve};
+use blat_domain::policy::retention::{
+    Aging, AgingAction, AgingReason, AgingStep, Circumstances, Deleter, Distrust, decide, is_newer,
+};
+use blat_domain::policy::why;
+use blat_domain::protocol::history::{HistoryEntry, Operation};
 use blat_tests::Dice;
 use jiff::Timestamp;
 
@@ -33,7 +35,7 @@ pub(crate) struct Site {
     pub(crate) max_delete: MaxDelete,
     pub(crate) machine: Machine,
     /// What was done, as `blat history` shows it.
-    pub(crate) history: Vec<Entry>,
+    pub(crate) history: Vec<HistoryEntry>,
     /// Tags that wait, with the time at which they were dropped.
     pub(crate) tags: BTreeMap<PackageId, i64>,
     /// Whether the last cycle waits for an operator: the guard refused it, or it missed a release.
@@ -112,7 +114,7 @@ impl Site {
             follow(resolution.wanted.clone(), &[], &inventory, |package| manager.look(package));
         let mut plan = plan(&wanted, &inventory, &survey, resolution.unknown.clone());
         plan.snapshot = resolution.snapshot;
-        plan.fit(Room { disk: weather.room, ..Room::default() });
+        plan.fit(Capacity { disk: weather.room, ..Capacity::default() });
         let clock_doubt = match inventory.clock {
             None => Some(Doubt::Untold),
             Some(clock) => doubt(self.reading.as_ref(), &self.read(clock, now)),
@@ -177,14 +179,14 @@ impl Site {
 
     /// Marks go first. Only then the clock is believed: no mark is left that it made.
     fn unmark(&mut self, prepared: &Prepared, weather: &Weather, now: i64) -> bool {
-        let steps: Vec<&Step> =
-            prepared.plan.upkeep.steps.iter().filter(|step| step.action == Action::Unmark).collect();
+        let steps: Vec<&AgingStep> =
+            prepared.plan.upkeep.steps.iter().filter(|step| step.action == AgingAction::Unmark).collect();
         if weather.marking_fails && !steps.is_empty() {
             return false;
         }
         for step in steps {
             self.machine.marks.remove(&step.package);
-            self.note(Deed::Unmarked, &step.package, step.why.to_string(), now);
+            self.note(Operation::Unmarked, &step.package, step.why.to_string(), now);
         }
         let Some(clock) = prepared.inventory.clock else { return true };
         let reading = self.read(clock, now);
@@ -207,11 +209,11 @@ impl Site {
         for step in &plan.steps {
             if weather.spoils_a_transfer(dice) {
                 is_good = false;
-                self.note(Deed::Failed, &step.package, "the link broke".into(), now);
+                self.note(Operation::Failed, &step.package, "the link broke".into(), now);
                 continue;
             }
             self.machine.receive(&step.package, step.time);
-            let deed = if step.action == Send::Send { Deed::Sent } else { Deed::Replaced };
+            let deed = if step.action == Send::Send { Operation::Sent } else { Operation::Replaced };
             self.note(deed, &step.package, String::new(), now);
         }
         for link in &plan.links {
@@ -221,7 +223,7 @@ impl Site {
                 continue;
             }
             self.machine.link(link);
-            self.note(Deed::Linked, &link.package, link.to.to_string(), now);
+            self.note(Operation::Linked, &link.package, link.to.to_string(), now);
         }
         is_good
     }
@@ -249,21 +251,28 @@ impl Site {
                 continue;
             }
             match step.action {
-                Action::Unmark => {}
-                Action::Mark { wait } => {
+                AgingAction::Unmark => {}
+                AgingAction::Mark { wait } => {
                     self.may_go(step, prepared, truth);
                     if self.machine.mark(&step.package, wait, now) {
-                        self.note(Deed::Marked, &step.package, step.why.to_string(), now);
+                        self.note(Operation::Marked, &step.package, step.why.to_string(), now);
                     }
                 }
-                Action::Delete { time } => self.delete(step, time, prepared, truth, now),
+                AgingAction::Delete { time } => self.delete(step, time, prepared, truth, now),
             }
         }
         upkeep.refusal.is_none()
     }
 
-    fn delete(&mut self, step: &Step, time: Option<i64>, prepared: &Prepared, truth: &BTreeSet<PackageId>, now: i64) {
-        let is_due = matches!(step.why, Why::Waited { .. });
+    fn delete(
+        &mut self,
+        step: &AgingStep,
+        time: Option<i64>,
+        prepared: &Prepared,
+        truth: &BTreeSet<PackageId>,
+        now: i64,
+    ) {
+        let is_due = matches!(step.why, AgingReason::Waited { .. });
         let marked = self.machine.marks.get(&step.package).copied();
         if self.machine.delete(&step.package, time, is_due, now) {
             self.may_go(step, prepared, truth);
@@ -274,12 +283,12 @@ impl Site {
                 let slack = self.unnoticed + marked.offset.abs_diff(believed);
                 self.has_waited(&step.package, wait.as_secs(), now - marked.made, slack);
             }
-            self.note(Deed::Deleted, &step.package, step.why.to_string(), now);
+            self.note(Operation::Deleted, &step.package, step.why.to_string(), now);
         }
     }
 
     /// What must hold of every package that is marked or deleted, at that very moment.
-    fn may_go(&self, step: &Step, prepared: &Prepared, truth: &BTreeSet<PackageId>) {
+    fn may_go(&self, step: &AgingStep, prepared: &Prepared, truth: &BTreeSet<PackageId>) {
         let (site, package) = (self.name, &step.package);
         assert!(!truth.contains(package), "{site}: {package} is wanted, and {:?}", step.action);
         assert!(!self.selection.pinned.contains(package), "{site}: {package} is pinned");
@@ -364,9 +373,16 @@ impl Site {
         why::why(package, &prepared.plan, &prepared.wanted, &prepared.resolution.kept_out, &prepared.inventory)
     }
 
-    fn note(&mut self, deed: Deed, package: &PackageId, detail: String, now: i64) {
+    fn note(&mut self, deed: Operation, package: &PackageId, detail: String, now: i64) {
         let at = Timestamp::from_second(now).expect("a time");
         let detail = (!detail.is_empty()).then_some(detail);
-        self.history.push(Entry { at, deed, package: Some(package.clone()), bytes: 0, after_tag_ms: None, detail });
+        self.history.push(HistoryEntry {
+            at,
+            deed,
+            package: Some(package.clone()),
+            bytes: 0,
+            after_tag_ms: None,
+            detail,
+        });
     }
 }

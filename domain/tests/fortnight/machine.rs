@@ -3,9 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use blat_domain::inventory::{Inventory, Mark};
-use blat_domain::name::PackageId;
-use blat_domain::plan::Link;
+use blat_domain::archive::inventory::{Inventory, Mark};
+use blat_domain::package::name::PackageId;
+use blat_domain::policy::plan::Link;
 use blat_tests::Dice;
 
 /// By how many seconds `pkg_purge` lets its clock be wrong against the uptime.

@@ -14,13 +14,13 @@ use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
-use blat_domain::guard::MaxDelete;
-use blat_domain::history::Deed;
-use blat_domain::name::PackageId;
-use blat_domain::plan::Source;
-use blat_domain::release::{NameFilter, ReleaseKey, Selection};
-use blat_domain::retention::{Aging, Deleter};
-use blat_domain::why::{Next, There};
+use blat_domain::package::name::PackageId;
+use blat_domain::policy::guard::MaxDelete;
+use blat_domain::policy::plan::Source;
+use blat_domain::policy::release::{NameFilter, ReleaseKey, Selection};
+use blat_domain::policy::retention::{Aging, Deleter};
+use blat_domain::policy::why::{Next, There};
+use blat_domain::protocol::history::Operation;
 use blat_tests::Dice;
 
 use agent::Site;
@@ -134,20 +134,25 @@ fn history_is_explained(site: &mut Site, manager: &Manager, now: i64) {
     for entry in &site.history {
         let package = entry.package.as_ref().expect("nothing but packages changes");
         match entry.deed {
-            Deed::Marked => {
+            Operation::Marked => {
                 aged += 1;
                 marked.insert(package);
             }
-            Deed::Unmarked => drop(marked.remove(package)),
-            Deed::Deleted => {
+            Operation::Unmarked => drop(marked.remove(package)),
+            Operation::Deleted => {
                 deleted += 1;
                 let was_marked = marked.remove(package);
                 assert_eq!(was_marked, matches!(site.aging, Aging::After { .. }), "{}: {entry:?}", site.name);
                 let detail = entry.detail.as_deref().unwrap_or_default();
                 assert!(detail.starts_with("nothing wants it"), "{}: {entry:?}", site.name);
             }
-            Deed::Sent | Deed::Replaced | Deed::Repaired | Deed::Linked | Deed::Failed | Deed::Adopted | Deed::Kept => {
-            }
+            Operation::Sent
+            | Operation::Replaced
+            | Operation::Repaired
+            | Operation::Linked
+            | Operation::Failed
+            | Operation::Adopted
+            | Operation::Kept => {}
         }
         let answer = site.why(package, &prepared);
         let is_wanted = wanted.contains(package);

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use blat_domain::name::{PackageId, Version};
-use blat_domain::plan::{Hold, Size, Source};
-use blat_domain::release::{Catalog, Project, Release, ReleaseKey, ReleaseState, Selection};
+use blat_domain::package::name::{PackageId, Version};
+use blat_domain::policy::plan::{Blocker, Size, Source};
+use blat_domain::policy::release::{Catalog, Project, Release, ReleaseKey, ReleaseState, Selection};
 use blat_tests::Dice;
 
 /// The projects that there are.
@@ -158,9 +158,9 @@ impl Manager {
     /// The source as the agent sees it.
     pub(crate) fn look(&self, package: &PackageId) -> Source {
         match self.kept.get(package) {
-            None => Source::Held(Hold::Missing),
+            None => Source::Held(Blocker::Missing),
             Some(Kept::Link(to)) => Source::Link { to: to.clone() },
-            Some(Kept::Package { .. }) if self.unfinished.contains_key(package) => Source::Held(Hold::Incomplete),
+            Some(Kept::Package { .. }) if self.unfinished.contains_key(package) => Source::Held(Blocker::Incomplete),
             Some(Kept::Package { time, bytes }) => {
                 Source::Ready { time: *time, size: Size { bytes: *bytes, entries: 1 } }
             }

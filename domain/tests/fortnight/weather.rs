@@ -1,6 +1,6 @@
 //! What goes wrong in one cycle.
 
-use blat_domain::release::{About, Catalog, KnownReleases, OddRow, Release, ReleaseState};
+use blat_domain::policy::release::{About, Catalog, KnownReleases, OddRow, Release, ReleaseState};
 use blat_tests::Dice;
 
 /// How Release Manager feels.

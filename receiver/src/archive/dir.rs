@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use rustix::process::Gid;
 
 use super::resolve::{open_beneath, open_unmounted};
-use blat_domain::frames::Time;
+use blat_domain::protocol::frames::Time;
 use blat_paths::{Astray, Missing, is_same, walk};
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);

@@ -1,6 +1,8 @@
 //! One archive, by directory handles.
 
 pub(crate) mod dir;
+pub(crate) mod hash;
+pub(crate) mod locks;
 mod resolve;
 pub(crate) mod spelling;
 pub(crate) mod tree;
@@ -9,8 +11,8 @@ use std::ffi::CStr;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use blat_domain::name::PackageId;
-use blat_domain::text::printable;
+use blat_domain::package::name::PackageId;
+use blat_domain::util::text::printable;
 use blat_paths::{Astray, UNKNOWN, is_open_to_all, is_own};
 use rustix::process::geteuid;
 

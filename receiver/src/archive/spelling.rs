@@ -2,7 +2,7 @@
 
 use std::io;
 
-use blat_domain::text::printable;
+use blat_domain::util::text::printable;
 
 use super::dir::Dir;
 use super::{Archive, HOUSE};

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use blat_domain::ownership::FILE;
+use blat_domain::archive::record::FILE;
 use rustix::fs::FileType;
 use rustix::io::Errno;
 

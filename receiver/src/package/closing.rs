@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io;
 
-use blat_domain::frames::Time;
+use blat_domain::protocol::frames::Time;
 
 use super::place::Places;
 

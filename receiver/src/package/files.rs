@@ -4,17 +4,18 @@ use std::fs::{File, Permissions};
 use std::io::{self, Read as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
-use blat_domain::frames::{Copy, MOST_BASE, MOST_PIECE, Piece};
-use blat_domain::name::PackageId;
+use blat_domain::package::name::PackageId;
+use blat_domain::protocol::frames::{Copy, MOST_BASE, MOST_PIECE, Piece};
 use sha2::{Digest as _, Sha256};
 
 use super::sparse::Sparse;
-use super::{Content, Incoming, Outcome, Waiting, memory_of, place};
+use super::{Content, Incoming, Outcome, Waiting, memory_of};
 use crate::archive::DESCPKG;
 use crate::archive::dir::timestamps;
+use crate::archive::hash::digest;
 use crate::failure::{Setback, shown};
-use crate::inbox::Inbox;
-use crate::lane::Held;
+use crate::package::held::Held;
+use crate::wire::inbox::Inbox;
 
 /// Bytes that are copied at once.
 const COPIED: usize = 128 << 10;
@@ -86,7 +87,7 @@ impl Incoming {
     fn next_part(&mut self, held: &Held<'_>, inbox: &Inbox) -> Result<(), Outcome> {
         while let Some(part) = self.parts.front().copied() {
             while self.waiting.front().is_some_and(|file| file.number < part.entry) {
-                self.settle_first(held, inbox)?;
+                self.finish_first(held, inbox)?;
             }
             if self.writing.as_ref().is_none_or(|writing| writing.of.number != part.entry) {
                 self.open_first(part.entry)?;
@@ -135,26 +136,26 @@ impl Incoming {
         }
     }
 
-    /// Settles copies and other names that are next, so that they do not wait for the end of the package.
-    pub(crate) fn settle_copies(&mut self, held: &Held<'_>, inbox: &Inbox) -> Result<(), Outcome> {
+    /// Finishes copies and other names that are next, so that they do not wait for the end of the package.
+    pub(crate) fn finish_copies(&mut self, held: &Held<'_>, inbox: &Inbox) -> Result<(), Outcome> {
         while self.writing.is_none()
             && self.waiting.front().is_some_and(|file| matches!(file.content, Content::Copy(_) | Content::Name(_)))
         {
-            self.settle_first(held, inbox)?;
+            self.finish_first(held, inbox)?;
         }
         Ok(())
     }
 
-    /// Settles all files that wait: no more bytes come.
-    pub(super) fn settle_all(&mut self, held: &Held<'_>, inbox: &Inbox) -> Result<(), Outcome> {
+    /// Finishes all files that wait: no more bytes come.
+    pub(super) fn finish_waiting(&mut self, held: &Held<'_>, inbox: &Inbox) -> Result<(), Outcome> {
         while self.writing.is_none() && !self.waiting.is_empty() {
-            self.settle_first(held, inbox)?;
+            self.finish_first(held, inbox)?;
         }
         Ok(())
     }
 
-    /// Settles the first waiting file without bytes of its own.
-    fn settle_first(&mut self, held: &Held<'_>, inbox: &Inbox) -> Result<(), Outcome> {
+    /// Finishes the first waiting file without bytes of its own.
+    fn finish_first(&mut self, held: &Held<'_>, inbox: &Inbox) -> Result<(), Outcome> {
         if let Some(unfinished) = &self.writing {
             return Err(self.spoiled(format!("{} ends early", shown(unfinished.path()))));
         }
@@ -234,7 +235,7 @@ fn copy_bytes(from: &mut File, mut to: File, size: u64, inbox: &Inbox) -> io::Re
         return Ok(None);
     }
     if size > 0 && rustix::fs::ioctl_ficlone(&to, &*from).is_ok() {
-        let digest = place::digest(&mut to, inbox)?;
+        let digest = digest(&mut to, inbox)?;
         return Ok(Some((to, digest)));
     }
     let mut to = Sparse::new(to);

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use blat_domain::name::PackageName;
+use blat_domain::package::name::PackageName;
 use rustix::process::{Gid, getegid};
 
 use crate::archive::dir::Dir;
@@ -10,7 +10,7 @@ use crate::archive::{Archive, tree};
 
 /// Gives all of a staged package the group of its name's directory, or of the archive where the name is new, if that is setgid, and our own
 /// otherwise. Where that group is refused, all of it gets our own; what a setgid stage gave it already is never refused.
-pub(super) fn settle(archive: &Archive, name: &PackageName, root: &Dir) -> io::Result<()> {
+pub(super) fn inherit(archive: &Archive, name: &PackageName, root: &Dir) -> io::Result<()> {
     let of_name = archive.root.open_if_there(name.as_str())?;
     let place = of_name.as_ref().unwrap_or(&archive.root).own_stat()?;
     let own = getegid();

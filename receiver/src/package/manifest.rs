@@ -4,12 +4,12 @@ use std::fs::{File, Permissions};
 use std::io::{self, BufWriter, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 
-use blat_domain::manifest::line;
-use blat_domain::tree::{self, Node};
+use blat_domain::package::manifest::line;
+use blat_domain::package::tree::{self, Node};
 use sha2::{Digest as _, Sha256};
 
 use crate::archive::dir::Dir;
-use crate::stage::{MANIFEST, TREE};
+use crate::staging::{MANIFEST, TREE};
 
 /// A manifest and a tree file on their way to the disk.
 #[derive(Debug)]

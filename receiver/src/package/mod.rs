@@ -6,6 +6,7 @@
 mod closing;
 mod files;
 mod group;
+pub(crate) mod held;
 mod manifest;
 mod place;
 mod shared;
@@ -14,22 +15,22 @@ pub(crate) mod unpacking;
 
 use std::collections::VecDeque;
 
-use blat_domain::frames::{Copy, Entry, Kind, Part, Rule, Time};
-use blat_domain::name::PackageId;
-use blat_domain::tree::Node;
+use blat_domain::package::name::PackageId;
+use blat_domain::package::tree::Node;
+use blat_domain::protocol::frames::{Copy, Entry, Kind, Part, Rule, Time};
 
 use crate::archive::tree::{self, DEEPEST};
 use crate::archive::{Archive, DESCPKG, is_plain};
 use crate::failure::{Setback, file_limit, shown};
-use crate::inbox::Inbox;
-use crate::lane::Held;
+use crate::package::held::Held;
+use crate::publish::written::Written;
 use crate::publish::{Whole, weight};
-use crate::stage::{PACKAGE, Stage};
-use crate::written::Written;
+use crate::staging::{PACKAGE, Stage};
+use crate::wire::inbox::Inbox;
 use closing::Closing;
 use files::Writing;
 use manifest::Manifest;
-pub(crate) use place::{Places, digest};
+pub(crate) use place::Places;
 use shared::SharedFiles;
 
 /// Bytes of entries whose files have not come yet.
@@ -306,7 +307,7 @@ impl Incoming {
         held: &Held<'_>,
         inbox: &Inbox,
     ) -> Result<(), Outcome> {
-        self.settle_all(held, inbox)?;
+        self.finish_waiting(held, inbox)?;
         if let Some(file) = &self.writing {
             return Err(self.spoiled(format!("{} ends early", shown(file.path()))));
         }
@@ -326,7 +327,7 @@ impl Incoming {
         if self.resumed {
             self.nothing_else_is_staged()?;
         }
-        group::settle(held.archive, &self.announced.package.name, self.places.root())
+        group::inherit(held.archive, &self.announced.package.name, self.places.root())
             .map_err(|error| Setback::io("giving it its group", &error))?;
         let root_stays_open = self.announced.mode & 0o200 == 0;
         self.closing

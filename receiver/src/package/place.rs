@@ -1,19 +1,16 @@
 //! Where a package's entries are: below its root, by handles.
 
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 
-use blat_domain::frames::Time;
+use blat_domain::protocol::frames::Time;
 use rustix::fs::FileType;
 use rustix::io::Errno;
-use sha2::{Digest as _, Sha256};
 
 use crate::archive::dir::{Dir, is_absence, kind};
+use crate::archive::hash::digest;
 use crate::archive::tree;
-use crate::inbox::Inbox;
-
-/// Bytes that are hashed at once.
-const READ: usize = 128 << 10;
+use crate::wire::inbox::Inbox;
 
 /// A package's root, and the directory that the last entry was in: the next one mostly is in it too.
 #[derive(Debug)]
@@ -122,20 +119,5 @@ impl Places {
         dir.set_time(time)?;
         dir.set_mode(mode)?;
         Ok(dir.into_file())
-    }
-}
-
-/// The SHA-256 of the rest of a file.
-pub(crate) fn digest(file: &mut File, inbox: &Inbox) -> io::Result<[u8; 32]> {
-    let mut digest = Sha256::new();
-    let mut buffer = vec![0; READ];
-    loop {
-        match file.read(&mut buffer) {
-            Ok(0) => return Ok(digest.finalize().into()),
-            Ok(read) => digest.update(&buffer[..read]),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-        inbox.get_on();
     }
 }

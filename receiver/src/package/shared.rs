@@ -7,13 +7,13 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 
-use blat_domain::frames::{Class, MOST_SHARED, shared_cost};
+use blat_domain::protocol::frames::{Class, MOST_SHARED, shared_cost};
 use rustix::io::Errno;
 
 use super::{Incoming, Outcome, Waiting};
 use crate::failure::{Failure, Setback, shown};
-use crate::inbox::Inbox;
-use crate::lane::Held;
+use crate::package::held::Held;
+use crate::wire::inbox::Inbox;
 
 /// A file that may get other names.
 #[derive(Debug)]

@@ -2,14 +2,14 @@
 
 use std::os::unix::fs::FileExt as _;
 
-use blat_domain::frames::Piece;
-use blat_domain::name::PackageId;
+use blat_domain::package::name::PackageId;
+use blat_domain::protocol::frames::Piece;
 use zstd::stream::raw::{DParameter, Decoder, Operation as _};
 
 use super::{Incoming, Outcome};
 use crate::failure::Setback;
-use crate::inbox::Inbox;
-use crate::lane::Held;
+use crate::package::held::Held;
+use crate::wire::inbox::Inbox;
 
 /// Bytes that are unpacked at once.
 const UNPACKED: usize = 128 << 10;

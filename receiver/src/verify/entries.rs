@@ -4,14 +4,14 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader};
 
-use blat_domain::tree::{Node, parse, what, written};
+use blat_domain::package::tree::{Node, parse, what, written};
 use rustix::fs::FileType;
 use sha2::{Digest as _, Sha256};
 
 use crate::archive::dir::{Dir, is_absence, kind};
 use crate::archive::tree::{check_depth, shortened};
-use crate::inbox::Inbox;
 use crate::package::Places;
+use crate::wire::inbox::Inbox;
 
 /// The longest line of a tree file, in bytes: a path and a link's text, each byte of them escaped.
 const LONGEST_LINE: u64 = 32 << 10;

@@ -5,15 +5,16 @@ use std::fs::File;
 use std::io::{self, BufRead as _, BufReader};
 use std::os::unix::fs::MetadataExt as _;
 
-use blat_domain::frames::{MOST_SHARED, shared_cost};
-use blat_domain::manifest::{hex, parse};
+use blat_domain::package::manifest::parse;
+use blat_domain::protocol::frames::{MOST_SHARED, shared_cost};
+use blat_domain::util::text::hex;
 use blat_paths::is_own;
 use sha2::{Digest as _, Sha256};
 
 use crate::archive::dir::Dir;
+use crate::archive::hash::digest;
 use crate::failure::shown;
-use crate::inbox::Inbox;
-use crate::package::digest;
+use crate::wire::inbox::Inbox;
 
 /// The longest line of a manifest, in bytes: a path, each byte of it escaped, and its digest.
 const LONGEST_LINE: u64 = 16 << 10;

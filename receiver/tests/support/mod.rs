@@ -13,8 +13,8 @@ use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use blat_domain::frames::{self, Class, HEADER, Lane, MARKER, PROTOCOL, Reply, Request};
-use blat_domain::name::PackageId;
+use blat_domain::package::name::PackageId;
+use blat_domain::protocol::frames::{self, Class, HEADER, Lane, MARKER, PROTOCOL, Reply, Request};
 
 /// How long a test waits for anything.
 pub const PATIENCE: Duration = Duration::from_secs(30);

@@ -5,10 +5,10 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
-use blat_domain::frames::{Base, Copy, Entry, Kind, Lane, MOST_DATA, Part, Piece, Request, Rule, Time};
-use blat_domain::manifest;
-use blat_domain::name::PackageId;
-use blat_domain::tree;
+use blat_domain::package::manifest;
+use blat_domain::package::name::PackageId;
+use blat_domain::package::tree;
+use blat_domain::protocol::frames::{Base, Copy, Entry, Kind, Lane, MOST_DATA, Part, Piece, Request, Rule, Time};
 use sha2::{Digest as _, Sha256};
 
 use super::Agent;

@@ -9,12 +9,12 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use blat_domain::frames::{
+use blat_domain::package::manifest;
+use blat_domain::package::name::PackageId;
+use blat_domain::protocol::frames::{
     self, Copy, Entry, HEADER, Kind, Lane, Leaving, MARKER, PROTOCOL, Part, Piece, Reply, Request, Retirement, Rule,
     Time,
 };
-use blat_domain::manifest;
-use blat_domain::name::PackageId;
 use sha2::{Digest as _, Sha256};
 
 /// What is at each path: mode, time, and bytes or where a link leads.

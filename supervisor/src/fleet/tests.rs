@@ -4,16 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use blat_domain::messages::{AgentReport, Answer, Event as Told, Order, Ticket, Watch};
-use blat_domain::name::TargetName;
-use blat_domain::restart::{Exit, Policy};
-use blat_domain::status::{LastError, Queue, State, SyncReport, SyncResult};
+use blat_domain::package::name::TargetName;
+use blat_domain::policy::restart::{Exit, Policy};
+use blat_domain::protocol::messages::{AgentMessage, AgentReport, Answer, Order, Ticket, Watch};
+use blat_domain::protocol::status::{LastError, Queue, State, SyncReport, SyncResult};
 use jiff::Timestamp;
 use proptest::prelude::*;
 
 use super::{Action, Event, Fleet, Note, Passed};
-use crate::errands::Asker;
-use crate::target::{Moment, Seen};
+use crate::fleet::sync_waiters::Asker;
+use crate::fleet::target_status::{Moment, Seen};
 
 fn name(text: &str) -> TargetName {
     text.parse().expect("a name")
@@ -23,12 +23,12 @@ fn valid() -> Seen {
     Seen::Valid { kind: "dpkg_archive".to_owned() }
 }
 
-fn report(state: State) -> Box<Told> {
+fn report(state: State) -> Box<AgentMessage> {
     report_with(state, Queue::default())
 }
 
-fn report_with(state: State, queue: Queue) -> Box<Told> {
-    Box::new(Told::Report(AgentReport {
+fn report_with(state: State, queue: Queue) -> Box<AgentMessage> {
+    Box::new(AgentMessage::Report(AgentReport {
         state,
         last_sync: None,
         queue,
@@ -205,7 +205,7 @@ fn whoever_waits_hears_of_every_target_and_then_is_let_go() {
             other => panic!("{other:?}"),
         })
         .collect();
-    let told = |tickets| Box::new(Told::SyncFinished { tickets, report: sync_report(), error: None });
+    let told = |tickets| Box::new(AgentMessage::SyncFinished { tickets, report: sync_report(), error: None });
     let actions = desk.feed(Event::Said(name("oslo"), told(tickets[..1].to_vec())));
     let answer = |target, report| Answer::SyncFinished { target: name(target), report, error: None };
     assert_eq!(actions, [Action::Answer(Asker(1), answer("oslo", Some(sync_report())))]);
@@ -262,7 +262,7 @@ fn the_status_stays_one_line_of_the_protocol() {
         desk.config(&target, Seen::Invalid { verdict: "is not valid", error: "é".repeat(50_000) });
         let mut sync = SyncReport { held_back: Some("é".repeat(50_000)), ..sync_report() };
         (0..5).for_each(|_| sync.hold(&"core@1".parse().expect("a package"), &"é".repeat(1000)));
-        let told = Told::SyncFinished { tickets: Vec::new(), report: sync, error: None };
+        let told = AgentMessage::SyncFinished { tickets: Vec::new(), report: sync, error: None };
         desk.feed(Event::Said(name(&target), Box::new(told)));
     }
     let held =
@@ -375,7 +375,7 @@ impl World {
             Happening::FinishesSyncs(target) => {
                 let Some(tickets) = self.alive.get_mut(&name(TARGETS[target])) else { return Ok(()) };
                 let tickets = std::mem::take(tickets);
-                let told = Box::new(Told::SyncFinished { tickets, report: sync_report(), error: None });
+                let told = Box::new(AgentMessage::SyncFinished { tickets, report: sync_report(), error: None });
                 self.tell(Event::Said(name(TARGETS[target]), told))
             }
             Happening::Signal(signal) => self.tell(Event::SignalCame(signal)),

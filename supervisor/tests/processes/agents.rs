@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::process::ExitStatusExt;
 
 use crate::house::{House, lives, signal};
-use blat_domain::status::State;
+use blat_domain::protocol::status::State;
 use rustix::process::Signal;
 
 fn idle(house: &House, target: &str) -> bool {
@@ -29,7 +29,8 @@ fn one_agent_a_target_from_start_to_stop() {
         assert!(!lives(house.started(target)[0]));
     }
     assert!(!house.path("run/blatd.pid").exists() && !house.path("run/blatd.sock").exists());
-    let saved: blat_domain::status::Status = serde_json::from_str(&read(&house, "state/status.json")).expect("JSON");
+    let saved: blat_domain::protocol::status::Status =
+        serde_json::from_str(&read(&house, "state/status.json")).expect("JSON");
     assert!(saved.supervisor.is_none() && saved.targets.iter().all(|target| target.state == State::Stopped));
 }
 

@@ -7,8 +7,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use blat_config::{Home, socket};
-use blat_domain::messages::{Answer, Request};
-use blat_domain::status::{Status, TargetStatus};
+use blat_domain::protocol::messages::{Answer, MasterRequest};
+use blat_domain::protocol::status::{Status, TargetStatus};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// How long anything may take before the test calls it missing.
@@ -128,7 +128,7 @@ impl House {
     /// Starts the master and waits until it answers.
     pub(crate) fn start(&mut self, arguments: &[&str]) {
         self.master = Some(self.command(arguments).spawn().expect("the master starts"));
-        self.until("the master answers", |house| house.ask(&Request::Status).is_ok());
+        self.until("the master answers", |house| house.ask(&MasterRequest::Status).is_ok());
     }
 
     /// Signals the master.
@@ -156,7 +156,7 @@ impl House {
     }
 
     /// All answers to a request.
-    pub(crate) fn ask(&self, request: &Request) -> std::io::Result<Vec<Answer>> {
+    pub(crate) fn ask(&self, request: &MasterRequest) -> std::io::Result<Vec<Answer>> {
         let home = Home::at(&self.root).expect("an absolute path");
         let mut stream = socket::connect(&home)?;
         stream.set_read_timeout(Some(PATIENCE))?;
@@ -167,7 +167,7 @@ impl House {
 
     /// What the master shows.
     pub(crate) fn status(&self) -> Status {
-        match self.ask(&Request::Status).expect("an answer").as_slice() {
+        match self.ask(&MasterRequest::Status).expect("an answer").as_slice() {
             [Answer::Status(status)] => status.clone(),
             other => panic!("{other:?}"),
         }

@@ -6,16 +6,16 @@ use std::process::{Command, Stdio};
 
 use crate::house::{House, lives};
 use blat_config::{Home, socket};
-use blat_domain::messages::{Answer, Request};
-use blat_domain::status::State;
+use blat_domain::protocol::messages::{Answer, MasterRequest};
+use blat_domain::protocol::status::State;
 use rustix::process::Signal;
 
 fn idle(house: &House, target: &str) -> bool {
     house.target(target).is_some_and(|target| target.state == State::Idle)
 }
 
-fn sync(targets: &[&str], wait: bool) -> Request {
-    Request::Sync {
+fn sync(targets: &[&str], wait: bool) -> MasterRequest {
+    MasterRequest::Sync {
         targets: targets.iter().map(|target| target.parse().expect("a name")).collect(),
         wait,
         allow_delete: false,
@@ -208,7 +208,7 @@ fn stop_is_accepted_and_the_connection_ends_with_the_master() {
     house.targets(["perth"]);
     house.start(&[]);
     house.until("it is idle", |house| idle(house, "perth"));
-    let answers = house.ask(&Request::Stop).expect("an answer");
+    let answers = house.ask(&MasterRequest::Stop).expect("an answer");
     assert!(matches!(answers.as_slice(), [Answer::Accepted { .. }]), "{answers:?}");
     assert!(house.ended().success());
 }

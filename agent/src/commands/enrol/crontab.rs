@@ -1,7 +1,7 @@
 //! The two crontab lines on the target, between markers that name the archive: other lines, and other archives', stay.
 
 use blat_config::Settings;
-use blat_domain::text::printable;
+use blat_domain::util::text::printable;
 
 use super::AWAIT_LOCK;
 use crate::model::error::TargetError;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, bail};
-use blat_domain::text::printable;
+use blat_domain::util::text::printable;
 
 /// The public half of the identity, one line, as authorized_keys takes it. Makes an ed25519 key where there is none.
 pub(super) fn ensure(identity: &Path) -> anyhow::Result<String> {

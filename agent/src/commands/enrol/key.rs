@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, anyhow, bail};
 use blat_config::SshSettings;
-use blat_domain::text::printable;
+use blat_domain::util::text::printable;
 use ssh2::{Channel, KeyboardInteractivePrompt, Prompt, Session};
 
 use super::authorized_keys::{FREED, PublicKey, RESTORED};

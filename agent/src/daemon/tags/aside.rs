@@ -7,7 +7,7 @@
 use std::ffi::{OsStr, OsString};
 use std::io::{self, ErrorKind};
 
-use blat_domain::tag::{BAD, FAILED};
+use blat_domain::package::tag::{BAD, FAILED};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 

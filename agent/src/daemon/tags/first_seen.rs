@@ -8,7 +8,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use blat_domain::clock::Anchor;
+use blat_domain::policy::clock::Anchor;
 use jiff::Timestamp;
 use serde::Deserialize;
 

@@ -13,8 +13,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use blat_domain::news::Heard;
-use blat_domain::tag::{BAD, FAILED, LONGEST, Packages, TagError, is_ignored, parse};
+use blat_domain::package::tag::{BAD, FAILED, LONGEST, Packages, TagError, is_ignored, parse};
+use blat_domain::protocol::news::Heard;
 use jiff::Timestamp;
 
 use super::aside::{self, Refusal};

@@ -22,8 +22,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use blat_config::notifications::Notifications;
-use blat_domain::messages::Watch;
-use blat_domain::news::News;
+use blat_domain::protocol::messages::Watch;
+use blat_domain::protocol::news::News;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};

@@ -3,8 +3,8 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-use blat_domain::ownership::RandomId;
-use blat_domain::text::printable;
+use blat_domain::util::random_id::RandomId;
+use blat_domain::util::text::printable;
 
 /// The longest name of a file, in bytes.
 const LONGEST_NAME: usize = 255;
@@ -66,7 +66,7 @@ mod tests {
     #[test]
     fn served_tags_lie_in_directories_that_are_ignored_and_known_again() {
         let name = served(RandomId::from_random([7; 16]));
-        assert!(blat_domain::tag::is_ignored(name.as_bytes()) && is_served(&name));
+        assert!(blat_domain::package::tag::is_ignored(name.as_bytes()) && is_served(&name));
         for foreign in [".blat-served-", ".blat-served-1", ".blat-taken-1-a", "core@1"] {
             assert!(!is_served(OsStr::new(foreign)), "{foreign}");
         }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use blat_domain::tag::{BAD, FAILED};
+use blat_domain::package::tag::{BAD, FAILED};
 
 use super::first_seen::FirstSeen;
 use super::look::QUIET;

@@ -9,9 +9,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use blat_domain::news::Heard;
-use blat_domain::retry::Backoff;
-use blat_domain::tag::FAILED;
+use blat_domain::package::tag::FAILED;
+use blat_domain::policy::retry::Backoff;
+use blat_domain::protocol::news::Heard;
 use rustix::process::geteuid;
 
 use super::aside::{self, Refusal};

@@ -10,7 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use blat_domain::frames::{HEADER, Kind, Lane, MOST_PIECE, Request, decode, header};
+use blat_domain::protocol::frames::{HEADER, Kind, Lane, MOST_PIECE, Request, decode, header};
 
 /// One read of an entry.
 const READ: usize = 256 << 10;

@@ -2,9 +2,9 @@
 //!
 //! No file is read for that: a package's tree is known by its [`Fingerprint`], so a key costs far less than what it saves.
 
-use blat_domain::frames::PROTOCOL;
-use blat_domain::manifest::hex;
-use blat_domain::name::{PackageId, Version};
+use blat_domain::package::name::{PackageId, Version};
+use blat_domain::protocol::frames::PROTOCOL;
+use blat_domain::util::text::hex;
 use sha2::{Digest, Sha256};
 
 use crate::model::item::Fingerprint;

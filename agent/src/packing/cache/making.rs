@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use blat_config::private;
-use blat_domain::frames::Lane;
+use blat_domain::protocol::frames::Lane;
 
 use super::entry::{At, Entry, checksum, end, read_frame, taken};
 use super::{Key, PackCache};

@@ -7,8 +7,8 @@ use std::path::Path;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, SystemTime};
 
-use blat_domain::frames::{HEADER, Lane, Part, Piece, Request, append};
-use blat_domain::name::{PackageId, Version};
+use blat_domain::package::name::{PackageId, Version};
+use blat_domain::protocol::frames::{HEADER, Lane, Part, Piece, Request, append};
 
 use super::*;
 

@@ -1,6 +1,6 @@
 //! What is known of a package while it is packed: entries that gather until they are told, and the files among them.
 
-use blat_domain::frames::{Entry, Kind};
+use blat_domain::protocol::frames::{Entry, Kind};
 use sha2::{Digest, Sha256};
 
 use super::{Attempt, Held, Packed};

@@ -9,8 +9,8 @@ mod sharing;
 use std::fs::File;
 use std::io::{self, Read, Write};
 
-use blat_domain::frames::{Base, Entry, Kind, LONGEST_BODY, MOST_DATA, Part, Piece, Request, Time};
-use blat_domain::manifest::line as manifest_line;
+use blat_domain::package::manifest::line as manifest_line;
+use blat_domain::protocol::frames::{Base, Entry, Kind, LONGEST_BODY, MOST_DATA, Part, Piece, Request, Time};
 use sha2::{Digest, Sha256};
 use zstd::stream::raw::CParameter;
 

@@ -5,7 +5,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use blat_domain::frames::{HEADER, Lane, Request, append, decode};
+use blat_domain::protocol::frames::{HEADER, Lane, Request, append, decode};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 

@@ -1,6 +1,6 @@
 //! A package that was packed for another target comes from the pack cache; one that is packed first goes there.
 
-use blat_domain::frames::{MOST_DATA, Request};
+use blat_domain::protocol::frames::{MOST_DATA, Request};
 
 use super::entry_tracker::{EntryTracker, permissions};
 use super::{

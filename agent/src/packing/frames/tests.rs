@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, UNIX_EPOCH};
 
-use blat_domain::frames::{HEADER, Lane, MOST_BASE, MOST_PIECE, Rule, decode, header};
-use blat_domain::name::PackageId;
-use blat_domain::plan::Size;
+use blat_domain::package::name::PackageId;
+use blat_domain::policy::plan::Size;
+use blat_domain::protocol::frames::{HEADER, Lane, MOST_BASE, MOST_PIECE, Rule, decode, header};
 use tokio::sync::mpsc;
 
 use super::*;

@@ -10,9 +10,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use blat_domain::manifest::{hex, line as manifest_line};
-use blat_domain::name::PackageId;
-use blat_domain::tree;
+use blat_domain::package::manifest::line as manifest_line;
+use blat_domain::package::name::PackageId;
+use blat_domain::package::tree;
+use blat_domain::util::text::hex;
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;

@@ -20,9 +20,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use blat_config::way::{self, Missing};
-use blat_domain::identity::Identity;
-use blat_domain::name::PackageId;
-use blat_domain::text::printable;
+use blat_domain::package::name::PackageId;
+use blat_domain::util::identity::Identity;
+use blat_domain::util::text::printable;
 use rustix::fs::{AtFlags, Mode, OFlags, openat, readlinkat};
 use rustix::io::Errno;
 

@@ -13,7 +13,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
 
-use blat_domain::room::{MOST_IN_OBJECT, too_large};
+use blat_domain::policy::capacity::{MOST_IN_OBJECT, too_large};
 use flate2::Compression;
 use flate2::write::DeflateEncoder;
 

@@ -5,8 +5,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use blat_config::{ReleaseSource, ServerAddress};
-use blat_domain::release::row::Cell;
-use blat_domain::text::printable;
+use blat_domain::policy::release::row::Cell;
+use blat_domain::util::text::printable;
 use futures_util::TryStreamExt;
 use sqlx::mysql::MySqlConnectOptions;
 use sqlx::postgres::PgConnectOptions;

@@ -1,7 +1,7 @@
 //! `release_manager: {sqlite: PATH}`, `{postgres: URL}` and `{mysql: URL}`: the documented schema, or a site's own queries in its place.
 //!
 //! All three are read by the same queries, in one read-only transaction, and every value as the server writes it, with its type. What a
-//! value may be is one rule for all sources, and stands in [`blat_domain::release::row`].
+//! value may be is one rule for all sources, and stands in [`blat_domain::policy::release::row`].
 
 mod between;
 mod connection;
@@ -16,7 +16,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use blat_config::{Queries, ReleaseSource};
-use blat_domain::release::{Catalog, Selection};
+use blat_domain::policy::release::{Catalog, Selection};
 
 use between::Trouble;
 use connection::Connection;

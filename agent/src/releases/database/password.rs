@@ -3,7 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use blat_domain::text::unmarked;
+use blat_domain::util::text::unmarked;
 use rustix::process::geteuid;
 use tokio::io::AsyncReadExt;
 

@@ -1,7 +1,7 @@
 //! Settings by which an administrator gets what is left out of a damaged server: it leaves out what it cannot read then, and no query fails by that.
 //! To whoever only sees rows, what is left out is gone.
 
-use blat_domain::release::row::Cell;
+use blat_domain::policy::release::row::Cell;
 
 use super::between::Trouble;
 use super::connection::Connection;

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use blat_domain::name::PackageId;
-use blat_domain::release::row::{Cell, Columns, ReleaseRow, package, stray_package};
-use blat_domain::release::{About, Catalog, OddRow, Project, Release, Selection};
-use blat_domain::text::printable;
+use blat_domain::package::name::PackageId;
+use blat_domain::policy::release::row::{Cell, Columns, ReleaseRow, package, stray_package};
+use blat_domain::policy::release::{About, Catalog, OddRow, Project, Release, Selection};
+use blat_domain::util::text::printable;
 
 /// The values of one row.
 pub(super) type Cells<const N: usize> = [Cell; N];

@@ -38,7 +38,7 @@ mod tests {
     use std::time::Duration;
 
     use blat_config::{Queries, ReleaseSource};
-    use blat_domain::release::{Catalog, KnownReleases, ReleaseKey, Selection, resolve};
+    use blat_domain::policy::release::{Catalog, KnownReleases, ReleaseKey, Selection, resolve};
 
     use super::super::{Purpose, load};
     use super::*;

@@ -1,6 +1,6 @@
 //! Values as a server gives them: as text, with the type that says whether the text is what somebody wrote.
 
-use blat_domain::release::row::Cell;
+use blat_domain::policy::release::row::Cell;
 use sqlx::{Column as _, ColumnIndex, Database, Decode, Error, MySql, Postgres, Row, TypeInfo, ValueRef};
 
 /// What values of a type are for us.

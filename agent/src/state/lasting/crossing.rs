@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use blat_domain::name::PackageId;
+use blat_domain::package::name::PackageId;
 use tokio::sync::watch;
 
 /// Both lanes of one target, whatever settings they follow.

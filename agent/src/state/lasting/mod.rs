@@ -19,12 +19,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::UNIX_EPOCH;
 
 use blat_config::{Home, private, trust};
-use blat_domain::clock::{Anchor, SeenFiles};
-use blat_domain::confirmation::HeldBack;
-use blat_domain::name::{PackageId, TargetName};
-use blat_domain::ownership::{Found, Owner, Record};
-use blat_domain::release::KnownReleases;
-use blat_domain::text::printable;
+use blat_domain::archive::record::{Found, Owner, Record};
+use blat_domain::package::name::{PackageId, TargetName};
+use blat_domain::policy::clock::{Anchor, SeenFiles};
+use blat_domain::policy::confirmation::HeldBack;
+use blat_domain::policy::release::KnownReleases;
+use blat_domain::util::text::printable;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 

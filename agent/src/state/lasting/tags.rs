@@ -8,9 +8,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::MutexGuard;
 
-use blat_domain::clock::Anchor;
-use blat_domain::name::PackageId;
-use blat_domain::retention::is_newer;
+use blat_domain::package::name::PackageId;
+use blat_domain::policy::clock::Anchor;
+use blat_domain::policy::retention::is_newer;
 use jiff::Timestamp;
 
 use super::{Kept, LastingMemory, Now};

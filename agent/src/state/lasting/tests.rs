@@ -3,7 +3,7 @@
 use std::fs::Permissions;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
-use blat_domain::ownership::RandomId;
+use blat_domain::util::random_id::RandomId;
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! The numbers that this target's agents leave in its archives, see [`blat_domain::ownership::VISIT`]. One that is there and not known here was left
+//! The numbers that this target's agents leave in its archives, see [`blat_domain::archive::record::VISIT`]. One that is there and not known here was left
 //! by an agent whose memory is newer than this one: this one was put back, in whatever way, and lacks what tags brought since.
 //!
 //! A number is noted down here before it is left there, so that an agent that ends in between knows both. Nobody waits for it but a process that
@@ -7,7 +7,8 @@
 use std::time::{Duration, Instant};
 
 use blat_config::home_id;
-use blat_domain::ownership::{Found, RandomId};
+use blat_domain::archive::record::Found;
+use blat_domain::util::random_id::RandomId;
 
 use super::{Kept, LastingMemory};
 

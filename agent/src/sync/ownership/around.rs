@@ -6,7 +6,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use blat_config::way::{self, Missing};
-use blat_domain::ownership::{FILE, LONGEST, MOST_ABOVE, Place, RandomId, Record};
+use blat_domain::archive::record::{FILE, LONGEST, Record};
+use blat_domain::archive::title::{MOST_ABOVE, Place};
+use blat_domain::util::random_id::RandomId;
 use rustix::fs::{Mode, OFlags};
 use rustix::process::geteuid;
 

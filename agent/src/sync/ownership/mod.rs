@@ -1,6 +1,6 @@
 //! One archive, one owner: making the record at the first contact, keeping off an archive that is the source itself, and taking one over.
 //!
-//! Sending goes on whoever owns the archive. The PackageList, marks and deletions are for its owner alone: [`domain`](blat_domain::ownership)
+//! Sending goes on whoever owns the archive. The PackageList, marks and deletions are for its owner alone: [`domain`](blat_domain::policy::ownership)
 //! judges, and the target looks again, under its lock, whenever one of these is asked for.
 
 mod around;
@@ -10,11 +10,14 @@ use std::mem;
 use std::sync::PoisonError;
 
 use blat_config::{Settings, Transport, home_id};
-use blat_domain::history::{Deed, Entry};
-use blat_domain::inventory::Inventory;
-use blat_domain::ownership::{Bar, Claim, FILE, Found, Likeness, RandomId, Record, Title, judge};
-use blat_domain::release::WantedSet;
-use blat_domain::retry::Backoff;
+use blat_domain::archive::inventory::Inventory;
+use blat_domain::archive::record::{Claim, FILE, Found, Record};
+use blat_domain::archive::title::{Likeness, Title};
+use blat_domain::policy::ownership::{Bar, judge};
+use blat_domain::policy::release::WantedSet;
+use blat_domain::policy::retry::Backoff;
+use blat_domain::protocol::history::{HistoryEntry, Operation};
+use blat_domain::util::random_id::RandomId;
 use jiff::Timestamp;
 
 use around::{Around, record_above};
@@ -317,9 +320,9 @@ impl SyncContext {
             return Err(problem(None, bar.to_string(), Backoff::PACKAGE));
         }
         let detail = format!("the archive was adopted; before, {}", shown(&before));
-        self.history.add(&[Entry {
+        self.history.add(&[HistoryEntry {
             at: Timestamp::now(),
-            deed: Deed::Adopted,
+            deed: Operation::Adopted,
             package: None,
             bytes: 0,
             after_tag_ms: None,

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use blat_config::{Home, load_target};
-use blat_domain::confirmation::HeldBack;
-use blat_domain::name::PackageId;
-use blat_domain::ownership::Owner;
+use blat_domain::archive::record::Owner;
+use blat_domain::package::name::PackageId;
+use blat_domain::policy::confirmation::HeldBack;
 
 use super::*;
 use crate::session::Sent;

@@ -1,6 +1,7 @@
 //! Leaving a number in the archive by which a memory that is put back later is known, see [`crate::state::lasting`].
 
-use blat_domain::ownership::{Claim, Found, Record, Title};
+use blat_domain::archive::record::{Claim, Found, Record};
+use blat_domain::archive::title::Title;
 
 use super::Contact;
 use crate::sync::context::SyncContext;

@@ -7,8 +7,9 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use blat_config::{Home, load_target};
-use blat_domain::ownership::{Found, Owner, RandomId};
-use blat_domain::status::{SyncReport, SyncResult};
+use blat_domain::archive::record::{Found, Owner};
+use blat_domain::protocol::status::{SyncReport, SyncResult};
+use blat_domain::util::random_id::RandomId;
 
 use super::*;
 use crate::sync::Synced;

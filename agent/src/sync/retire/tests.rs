@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use blat_config::{Home, load_target};
-use blat_domain::inventory::{Inventory, Mark};
-use blat_domain::ownership::{Claim, Found, Owner, RandomId, Record, Title};
-use blat_domain::package_list::Former;
-use blat_domain::plan::{Link, Size};
+use blat_domain::archive::inventory::{Inventory, Mark};
+use blat_domain::archive::package_list::Former;
+use blat_domain::archive::record::{Claim, Found, Owner, Record};
+use blat_domain::archive::title::Title;
+use blat_domain::policy::plan::{Link, Size};
+use blat_domain::util::random_id::RandomId;
 use jiff::Timestamp;
 use tokio::sync::Notify;
 

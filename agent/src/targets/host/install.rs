@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::LazyLock;
 
-use blat_domain::manifest::hex;
-use blat_domain::text::printable;
+use blat_domain::util::text::hex;
+use blat_domain::util::text::printable;
 use sha2::{Digest, Sha256};
 
 use super::place::{self, Unsafe};

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
-use blat_domain::status::Leftover;
-use blat_domain::text::printable;
+use blat_domain::protocol::status::Leftover;
+use blat_domain::util::text::printable;
 
 /// The most that one sync logs and the status shows; a far end can say whatever it likes.
 const MOST: usize = 20;

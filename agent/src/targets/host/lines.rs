@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use blat_domain::limits::named;
-use blat_domain::name::PackageId;
-use blat_domain::text::printable;
+use blat_domain::package::name::PackageId;
+use blat_domain::util::limits::named;
+use blat_domain::util::text::printable;
 
 use super::leftovers::Leftovers;
 use crate::model::outcome::{Delivery, Digests, Retired, Verdict};

@@ -13,12 +13,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use blat_domain::inventory::Inventory;
-use blat_domain::name::PackageId;
-use blat_domain::ownership::{Claim, Owner, Record, Title};
-use blat_domain::package_list::Former;
-use blat_domain::plan::Link;
-use blat_domain::status::{FarEnd, Leftover};
+use blat_domain::archive::inventory::Inventory;
+use blat_domain::archive::package_list::Former;
+use blat_domain::archive::record::{Claim, Owner, Record};
+use blat_domain::archive::title::Title;
+use blat_domain::package::name::PackageId;
+use blat_domain::policy::plan::Link;
+use blat_domain::protocol::status::{FarEnd, Leftover};
 
 use receiver::ReceiverTarget;
 use remote::{RemoteState, Serves};

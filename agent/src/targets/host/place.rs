@@ -6,7 +6,7 @@
 //! which other members a group has, no portable command says. The number 65534 passes too: file servers and user namespaces show it in the
 //! place of owners whom they do not know.
 
-use blat_domain::text::{printable, typed};
+use blat_domain::util::text::{printable, typed};
 
 /// Looks at the directory in `$bin` as the user in `$me`; sets `unsafe` to what [`Unsafe::parse`] reads, and leaves it empty where all is well. What
 /// is missing is made later, and looked at then.

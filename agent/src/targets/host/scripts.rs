@@ -7,13 +7,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
-use blat_domain::inventory::{Inventory, Listing};
-use blat_domain::manifest::hex;
-use blat_domain::name::PackageId;
-use blat_domain::ownership::{self, Claim, Owner, Record, TITLE_LINES, Title};
-use blat_domain::package_list::{FILE, Former};
-use blat_domain::plan::{Link, Size};
-use blat_domain::status::Leftover;
+use blat_domain::archive::inventory::{Inventory, Listing};
+use blat_domain::archive::package_list::{FILE, Former};
+use blat_domain::archive::record;
+use blat_domain::archive::record::{Claim, Owner, Record};
+use blat_domain::archive::title::{TITLE_LINES, Title};
+use blat_domain::package::name::PackageId;
+use blat_domain::policy::plan::{Link, Size};
+use blat_domain::protocol::status::Leftover;
+use blat_domain::util::text::hex;
 use sha2::{Digest, Sha256};
 
 use super::install::shell_word;
@@ -277,7 +279,7 @@ impl Target for ScriptTarget {
         let (verb, arguments, input) = match how {
             Claim::Look => ("get_plist", " --title".to_owned(), Vec::new()),
             Claim::First | Claim::Adopt | Claim::Withdraw | Claim::Visit => {
-                let arguments = format!("{} --claim {}", Self::file_arguments(ownership::FILE, &record), how.word());
+                let arguments = format!("{} --claim {}", Self::file_arguments(record::FILE, &record), how.word());
                 ("receive_file", arguments, record.into_bytes())
             }
         };

@@ -1,7 +1,7 @@
 //! What to do about a request that the server will not do, by the reason that it gives: its code, and the sentence in which AWS says whose
 //! policy denied what. Where it gives none, nothing is made up.
 
-use blat_domain::text::printable;
+use blat_domain::util::text::printable;
 
 use super::fault::Answer;
 

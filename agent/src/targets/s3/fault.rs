@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::fmt;
 
-use blat_domain::text::{escaped, printable};
+use blat_domain::util::text::{escaped, printable};
 use serde::Deserialize;
 
 use super::body::xml;

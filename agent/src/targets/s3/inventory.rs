@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use blat_domain::inventory::{Inventory, Mark, Room};
-use blat_domain::links::LONGEST_CHAIN;
-use blat_domain::name::PackageId;
+use blat_domain::archive::inventory::{Inventory, ListingBudget, Mark};
+use blat_domain::package::links::LONGEST_CHAIN;
+use blat_domain::package::name::PackageId;
 use futures_util::TryStreamExt;
 use rustix::time::{ClockId, clock_gettime};
 
@@ -127,7 +127,7 @@ impl S3Target {
 
     /// Asks for the objects that nobody remembers, several at once.
     async fn look_at(&self, bucket: &Bucket, unknown: Vec<Unknown>) -> Result<Vec<(PackageId, What)>, TargetError> {
-        let room = &Mutex::new(Room::default());
+        let room = &Mutex::new(ListingBudget::default());
         let looking = unknown.into_iter().map(|unknown| async move {
             let package = &unknown.package;
             let Some(seen) = self.look(bucket, &self.keys.package(package)).await? else { return Ok(None) };

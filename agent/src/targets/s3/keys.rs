@@ -1,7 +1,7 @@
 //! Where things lie in a bucket, and what a key that is found there means.
 
-use blat_domain::inventory::Mark;
-use blat_domain::name::PackageId;
+use blat_domain::archive::inventory::Mark;
+use blat_domain::package::name::PackageId;
 use object_store::path::Path;
 
 use crate::model::error::TargetError;
@@ -63,17 +63,17 @@ impl Keys {
 
     /// The PackageList.
     pub(super) fn list(&self) -> String {
-        format!("{}{}", self.prefix, blat_domain::package_list::FILE)
+        format!("{}{}", self.prefix, blat_domain::archive::package_list::FILE)
     }
 
     /// The record of whose archive it is.
     pub(super) fn record(&self) -> String {
-        format!("{}{HOUSE}/{}", self.prefix, blat_domain::ownership::FILE)
+        format!("{}{HOUSE}/{}", self.prefix, blat_domain::archive::record::FILE)
     }
 
     /// The number of the last visit.
     pub(super) fn visit(&self) -> String {
-        format!("{}{HOUSE}/{}", self.prefix, blat_domain::ownership::VISIT)
+        format!("{}{HOUSE}/{}", self.prefix, blat_domain::archive::record::VISIT)
     }
 
     /// What `blat check --connect` writes and takes away again.
@@ -84,7 +84,7 @@ impl Keys {
     /// What a key in a listing means.
     pub(super) fn meaning(&self, key: &str) -> Meaning {
         let Some(rest) = key.strip_prefix(&self.prefix) else { return Meaning::Foreign };
-        if rest == blat_domain::package_list::FILE {
+        if rest == blat_domain::archive::package_list::FILE {
             return Meaning::List;
         }
         let parts: Vec<&str> = rest.split('/').collect();
@@ -94,8 +94,8 @@ impl Keys {
                 Some((package, mark)) if self.mark(&package, mark) == key => Meaning::Mark(package, mark),
                 Some(_) | None => Meaning::Foreign,
             },
-            [HOUSE, blat_domain::ownership::FILE] => Meaning::Record,
-            [HOUSE, blat_domain::ownership::VISIT] => Meaning::Visit,
+            [HOUSE, blat_domain::archive::record::FILE] => Meaning::Record,
+            [HOUSE, blat_domain::archive::record::VISIT] => Meaning::Visit,
             [HOUSE, ..] => Meaning::House,
             [name, file] => match file.strip_suffix(".zip").map(|version| PackageId::new(name, version)) {
                 Some(Ok(package)) => Meaning::Package(package),

@@ -10,9 +10,9 @@ use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use blat_domain::manifest::hex;
-use blat_domain::name::{PackageId, PackageName, Version};
-use blat_domain::ownership::Record;
+use blat_domain::archive::record::Record;
+use blat_domain::package::name::{PackageId, PackageName, Version};
+use blat_domain::util::text::hex;
 use sha2::{Digest as _, Sha256};
 
 use super::LONGEST_ETAG;

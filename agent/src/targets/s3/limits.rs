@@ -5,7 +5,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use blat_domain::inventory::Room;
+use blat_domain::archive::inventory::ListingBudget;
 use tokio::time::{Instant, timeout_at};
 
 use super::TargetError;
@@ -30,7 +30,7 @@ pub(super) struct Limits {
 
 struct Left {
     bounds: Bounds,
-    room: Room,
+    room: ListingBudget,
     keys: u32,
     empty: usize,
     /// What the places hash to where pages begin: the places themselves may be long.
@@ -40,8 +40,13 @@ struct Left {
 impl Limits {
     /// Those of a listing that begins now.
     pub(super) fn new() -> Self {
-        let left =
-            Left { bounds: Bounds::LISTING, room: Room::default(), keys: 0, empty: 0, pages: HashSet::default() };
+        let left = Left {
+            bounds: Bounds::LISTING,
+            room: ListingBudget::default(),
+            keys: 0,
+            empty: 0,
+            pages: HashSet::default(),
+        };
         Self { begun: Instant::now(), hasher: RandomState::new(), left: Mutex::new(left) }
     }
 

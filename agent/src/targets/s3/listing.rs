@@ -1,6 +1,6 @@
 //! What the server answers to "what is there": read strictly, since a short listing would look like packages that are gone.
 
-use blat_domain::reply::LONGEST_LINE;
+use blat_domain::protocol::reply::LONGEST_LINE;
 use serde::Deserialize;
 
 use super::body::xml;

@@ -1,7 +1,7 @@
 //! What an object says of itself: the metadata that tells a package of ours from anything else.
 
-use blat_domain::manifest::hex;
-use blat_domain::name::{PackageId, Version};
+use blat_domain::package::name::{PackageId, Version};
+use blat_domain::util::text::hex;
 use object_store::{Attribute, Attributes};
 
 use crate::packing::zip::Zipped;

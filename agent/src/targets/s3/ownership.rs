@@ -3,8 +3,9 @@
 
 use std::sync::PoisonError;
 
-use blat_domain::ownership::{Claim, Found, LONGEST, Record, Title};
-use blat_domain::package_list::{self, Former};
+use blat_domain::archive::package_list::{self, Former};
+use blat_domain::archive::record::{Claim, Found, LONGEST, Record};
+use blat_domain::archive::title::Title;
 use object_store::{GetOptions, PutMode, PutOptions, PutPayload};
 
 use super::bucket::Bucket;

@@ -1,6 +1,6 @@
 //! What `blat check --connect` finds out about a bucket: every right that serving it takes is tried, on an object of its own.
 
-use blat_domain::name::{PackageId, Version};
+use blat_domain::package::name::{PackageId, Version};
 use object_store::{PutMultipartOptions, PutOptions, PutPayload};
 
 use super::inventory::Range;

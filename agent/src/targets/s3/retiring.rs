@@ -3,11 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use blat_domain::clock::MOST_GAINED;
-use blat_domain::inventory::Mark;
-use blat_domain::name::PackageId;
-use blat_domain::ownership::Record;
-use blat_domain::package_list::Former;
+use blat_domain::archive::inventory::Mark;
+use blat_domain::archive::package_list::Former;
+use blat_domain::archive::record::Record;
+use blat_domain::package::name::PackageId;
+use blat_domain::policy::clock::MOST_GAINED;
 use futures_util::TryStreamExt;
 use object_store::{PutOptions, PutPayload};
 

@@ -9,10 +9,10 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use blat_domain::frames::Rule;
-use blat_domain::name::{PackageId, Version};
-use blat_domain::plan::Link;
-use blat_domain::release::Reasons;
+use blat_domain::package::name::{PackageId, Version};
+use blat_domain::policy::plan::Link;
+use blat_domain::policy::release::Reasons;
+use blat_domain::protocol::frames::Rule;
 use futures_util::{FutureExt as _, StreamExt};
 
 use super::bucket::Bucket;
@@ -353,7 +353,7 @@ fn in_the_way(key: &str) -> Delivery {
 
 #[cfg(test)]
 mod tests {
-    use blat_domain::plan::Size;
+    use blat_domain::policy::plan::Size;
 
     use super::*;
 

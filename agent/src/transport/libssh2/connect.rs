@@ -5,7 +5,7 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
 use blat_config::SshSettings;
-use blat_domain::text::printable;
+use blat_domain::util::text::printable;
 use ssh2::{Channel, MethodType, Session};
 
 use super::host_key::{self, HostKey};

@@ -7,7 +7,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use blat_config::{Jump, SshSettings};
-use blat_domain::name::TargetName;
+use blat_domain::package::name::TargetName;
 use rustix::cmsg_space;
 use rustix::io::Errno;
 use rustix::net::{

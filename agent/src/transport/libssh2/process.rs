@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use blat_config::SshSettings;
-use blat_domain::text::printable;
+use blat_domain::util::text::printable;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::process::{Child, ChildStderr, Command};

@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::time::Instant;
 
-use blat_domain::tag::{BAD, FAILED};
+use blat_domain::package::tag::{BAD, FAILED};
 use rustix::fs::{CWD, RenameFlags, XattrFlags, getxattr, mkfifoat, renameat_with, setxattr};
 use rustix::io::Errno;
 

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
-use blat_domain::frames::{Lane, Rule};
-use blat_domain::plan::Size;
+use blat_domain::policy::plan::Size;
+use blat_domain::protocol::frames::{Lane, Rule};
 use tokio::sync::mpsc;
 
 use super::*;

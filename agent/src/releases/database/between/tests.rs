@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use blat_config::{Database, Queries, ReleaseSource};
-use blat_domain::release::{Catalog, Selection};
+use blat_domain::policy::release::{Catalog, Selection};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 

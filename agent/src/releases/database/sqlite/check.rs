@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use blat_domain::text::printable;
+use blat_domain::util::text::printable;
 use sqlx::{AssertSqlSafe, Error, Row as _, SqliteConnection};
 
 use crate::releases::database::connection::said;

@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use blat_domain::text::printable;
+use blat_domain::util::text::printable;
 use rustix::fs::OFlags;
 
 /// The bytes that a header needs for its journal mode to be known.

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use blat_domain::clock::FileTime;
+use blat_domain::policy::clock::FileTime;
 
 use super::*;
 use crate::state::lasting::tests::{home, record};

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use blat_domain::ownership::Record;
+use blat_domain::archive::record::Record;
 
 use super::*;
 use crate::state::lasting::tests::{home, record};

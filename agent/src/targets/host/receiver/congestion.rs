@@ -4,10 +4,10 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use blat_domain::bandwidth::Rate;
-use blat_domain::frames::{FrameError, Lane, Request, append};
-use blat_domain::throughput::Throughput;
-use blat_domain::window::Window;
+use blat_domain::flow::bandwidth::Rate;
+use blat_domain::flow::congestion::CongestionWindow;
+use blat_domain::flow::throughput::Throughput;
+use blat_domain::protocol::frames::{FrameError, Lane, Request, append};
 use tokio::time::Instant;
 
 /// The number of the link's questions, which are answered in their order; no heartbeat has it.
@@ -23,7 +23,7 @@ const PADDING: [u8; 3000] = [0; 3000];
 /// What was written, what has arrived, and how much may be between.
 #[derive(Debug)]
 pub(super) struct Pacing {
-    window: Mutex<Window>,
+    window: Mutex<CongestionWindow>,
     /// What this link has delivered, over earlier connections too.
     throughput: Arc<Mutex<Throughput>>,
     begun: Instant,
@@ -99,7 +99,7 @@ fn lock<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use blat_domain::frames::HEADER;
+    use blat_domain::protocol::frames::HEADER;
 
     use super::*;
 

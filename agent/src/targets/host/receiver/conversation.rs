@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use blat_domain::buckets::USUAL;
-use blat_domain::frames::{FIRST_CREDIT, HEADER, LANES, Lane, PROTOCOL, Reply, Request, append, header};
-use blat_domain::name::PackageId;
-use blat_domain::text::printable;
-use blat_domain::throughput::{NEAR, Throughput};
+use blat_domain::archive::listing_digest::USUAL;
+use blat_domain::flow::throughput::{NEAR, Throughput};
+use blat_domain::package::name::PackageId;
+use blat_domain::protocol::frames::{FIRST_CREDIT, HEADER, LANES, Lane, PROTOCOL, Reply, Request, append, header};
+use blat_domain::util::text::printable;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::sync::{Mutex, MutexGuard, Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;

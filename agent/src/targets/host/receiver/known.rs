@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use blat_domain::buckets::USUAL;
-use blat_domain::inventory::{Inventory, MOST_MEMORY, TooLarge};
-use blat_domain::name::{PackageId, PackageName, Version};
+use blat_domain::archive::inventory::{Inventory, MOST_MEMORY, TooLarge};
+use blat_domain::archive::listing_digest::USUAL;
+use blat_domain::package::name::{PackageId, PackageName, Version};
 
 /// What the last listing said, and what was published since: the next one brings only what differs.
 #[derive(Debug, Default)]
@@ -55,8 +55,8 @@ impl Known {
 
 #[cfg(test)]
 mod tests {
-    use blat_domain::buckets::bucket;
-    use blat_domain::inventory::Listing;
+    use blat_domain::archive::inventory::Listing;
+    use blat_domain::archive::listing_digest::bucket;
 
     use super::*;
 

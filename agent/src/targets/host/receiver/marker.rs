@@ -1,8 +1,8 @@
 //! Finding the place where a receiver begins to speak.
 
-use blat_domain::frames::MARKER;
-use blat_domain::reply::MOST_NOISE;
-use blat_domain::text::printable;
+use blat_domain::protocol::frames::MARKER;
+use blat_domain::protocol::reply::MOST_NOISE;
+use blat_domain::util::text::printable;
 use tokio::io::AsyncBufRead;
 
 use super::broke;

@@ -15,16 +15,17 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use blat_domain::ancestry::natural_order;
-use blat_domain::frames::{Class, FrameError, Lane, MOST_DATA, Reply, Request, decode};
-use blat_domain::inventory::{Inventory, Listing};
-use blat_domain::name::PackageId;
-use blat_domain::ownership::{Claim, Owner, Record, TITLE_LINES, Title};
-use blat_domain::package_list::Former;
-use blat_domain::plan::{Link, Size};
-use blat_domain::status::Leftover;
-use blat_domain::text::printable;
-use blat_domain::throughput::Throughput;
+use blat_domain::archive::inventory::{Inventory, Listing};
+use blat_domain::archive::package_list::Former;
+use blat_domain::archive::record::{Claim, Owner, Record};
+use blat_domain::archive::title::{TITLE_LINES, Title};
+use blat_domain::flow::throughput::Throughput;
+use blat_domain::package::ancestry::natural_order;
+use blat_domain::package::name::PackageId;
+use blat_domain::policy::plan::{Link, Size};
+use blat_domain::protocol::frames::{Class, FrameError, Lane, MOST_DATA, Reply, Request, decode};
+use blat_domain::protocol::status::Leftover;
+use blat_domain::util::text::printable;
 use sha2::{Digest, Sha256};
 use tokio::sync::Mutex;
 

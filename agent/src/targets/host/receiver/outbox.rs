@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use blat_domain::frames::{LANES, Lane};
+use blat_domain::protocol::frames::{LANES, Lane};
 use tokio::sync::Notify;
 
 use crate::flow::rate_limit::RateLimiter;
@@ -142,7 +142,7 @@ mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
-    use blat_domain::bandwidth::Bandwidth;
+    use blat_domain::flow::bandwidth::Bandwidth;
     use tokio::time::Instant;
 
     use super::*;

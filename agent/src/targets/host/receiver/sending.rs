@@ -5,11 +5,11 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use blat_domain::ancestry::nearest;
-use blat_domain::frames::{Lane, Reply, Request, Rule};
-use blat_domain::name::{PackageId, PackageName, Version};
-use blat_domain::ownership::Owner;
-use blat_domain::plan::Size;
+use blat_domain::archive::record::Owner;
+use blat_domain::package::ancestry::nearest;
+use blat_domain::package::name::{PackageId, PackageName, Version};
+use blat_domain::policy::plan::Size;
+use blat_domain::protocol::frames::{Lane, Reply, Request, Rule};
 use tokio::sync::{mpsc, oneshot};
 
 use super::conversation::{Conversation, LaneGuard, take_lines};

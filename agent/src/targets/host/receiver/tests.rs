@@ -9,9 +9,11 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use blat_domain::bandwidth::Bandwidth;
-use blat_domain::frames::{FIRST_CREDIT, HEADER, Kind, LANES, LONGEST_BODY, MARKER, PROTOCOL, append, header};
-use blat_domain::ownership::RandomId;
+use blat_domain::flow::bandwidth::Bandwidth;
+use blat_domain::protocol::frames::{
+    FIRST_CREDIT, HEADER, Kind, LANES, LONGEST_BODY, MARKER, PROTOCOL, append, header,
+};
+use blat_domain::util::random_id::RandomId;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio::time::{Instant, timeout};
 

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use blat_domain::frames::{LANES, Lane, Request, append};
+use blat_domain::protocol::frames::{LANES, Lane, Request, append};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 

@@ -11,8 +11,8 @@ mod send;
 mod tests;
 
 use blat_config::Receiver;
-use blat_domain::limits::named;
-use blat_domain::status;
+use blat_domain::protocol::status;
+use blat_domain::util::limits::named;
 use tokio::sync::Mutex;
 
 use self::builds::Build;

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, PoisonError};
 
-use blat_domain::status;
+use blat_domain::protocol::status;
 use tokio::sync::Mutex;
 
 use super::{FarEnd, RemoteProbe, Serves};

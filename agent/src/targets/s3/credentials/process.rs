@@ -4,7 +4,7 @@ use std::io;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
-use blat_domain::text::printable;
+use blat_domain::util::text::printable;
 use jiff::Timestamp;
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncReadExt as _};

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use blat_config::aws;
-use blat_domain::text::unmarked;
+use blat_domain::util::text::unmarked;
 use ini::{Ini, ParseOption, Properties};
 use object_store::aws::AwsCredential;
 

@@ -10,10 +10,11 @@ use std::fs::{self, File};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
-use blat_domain::bandwidth::Bandwidth;
-use blat_domain::frames::Rule;
-use blat_domain::inventory::Mark;
-use blat_domain::ownership::{Found, RandomId};
+use blat_domain::archive::inventory::Mark;
+use blat_domain::archive::record::Found;
+use blat_domain::flow::bandwidth::Bandwidth;
+use blat_domain::protocol::frames::Rule;
+use blat_domain::util::random_id::RandomId;
 use object_store::multipart::MultipartStore as _;
 use object_store::{ObjectStore as _, ObjectStoreExt as _, PutMultipartOptions};
 

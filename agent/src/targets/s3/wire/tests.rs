@@ -3,7 +3,7 @@
 use std::num::NonZeroU64;
 use std::sync::atomic::AtomicUsize;
 
-use blat_domain::bandwidth::Bandwidth;
+use blat_domain::flow::bandwidth::Bandwidth;
 use http::Method;
 use object_store::PutPayload;
 use object_store::client::HttpRequestBody;

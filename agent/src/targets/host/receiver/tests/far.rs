@@ -1,6 +1,6 @@
 //! Roads with a length and a rate, simulated: what conversations learn of them, and whether deltas are made.
 
-use blat_domain::throughput::Throughput;
+use blat_domain::flow::throughput::Throughput;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, sleep_until};
 

@@ -1,0 +1,8 @@
+//! What our processes say to each other, and what operators read.
+
+pub mod frames;
+pub mod history;
+pub mod messages;
+pub mod news;
+pub mod reply;
+pub mod status;

@@ -1,0 +1,4 @@
+//! Whose archive it is, and what only its owner may do.
+
+pub(crate) mod mandate;
+pub(crate) mod record;

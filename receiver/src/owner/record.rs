@@ -1,0 +1,205 @@
+//! Whose archive it is: the record in it, and that only its owner lists, marks and deletes. What `receive_file --name archive` does.
+
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt;
+
+use blat_domain::archive::record::{Claim, FILE, LONGEST, Record, VISIT};
+use blat_domain::archive::title::{LAST_VISIT, MOST_ABOVE, Place, RECORD};
+use rustix::fs::Stat;
+
+use crate::archive::dir::{Dir, is_absence};
+use crate::archive::locks;
+use crate::archive::{Archive, CHECK_MODES, HOUSE};
+use crate::failure::Failure;
+use crate::staging::scratch::Scratch;
+
+/// The most of a record that is told, in bytes: a good one is shorter.
+const MOST_TOLD: usize = 300;
+/// What somebody can do who does not own the archive.
+const ADOPT: &str = "`blat adopt` takes it over";
+
+/// The lines of an answer: what record and visit say, where there are such, and which directory this is.
+pub(crate) fn lines(archive: &Archive) -> String {
+    let house = archive.root.open_if_there(HOUSE);
+    let line = |word: &str, file: &str| {
+        let told = match &house {
+            Ok(None) => Ok(None),
+            Ok(Some(house)) => told(house, file).map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        let told = told.unwrap_or_else(|why| Some(format!("? it cannot be read: {why}")));
+        told.map_or_else(String::new, |told| [word, &told, "\n"].concat())
+    };
+    line(RECORD, FILE) + &line(LAST_VISIT, VISIT) + &place(&archive.root).render()
+}
+
+/// Makes a record, changes its owner, takes it away or notes a visit, as far as that is right under the lock; then tells as [`lines`].
+pub(crate) fn claim(archive: &Archive, how: Claim, record: &str) -> Result<String, Failure> {
+    let what = || format!("claiming the archive {}", archive.shown());
+    if how != Claim::Look {
+        let Some(record) = Record::parse(record) else {
+            return Err(Failure::refused(what(), "no owner is named", "install both ends of one version"));
+        };
+        if how == Claim::First
+            && let Some(outer) = outer_record(&archive.root)
+        {
+            // Without a path, which may be long: this has to arrive whole.
+            return Err(Failure::refused("claiming it", outer, "choose a directory outside for it"));
+        }
+        let scratch = Scratch::take(archive, "claim")?;
+        let changed = locks::publishing(archive, &scratch.rooms, || change(&scratch, how, record));
+        scratch.clear_away();
+        changed?.map_err(|error| Failure::io(what(), &error, CHECK_MODES))?;
+    }
+    Ok(lines(archive))
+}
+
+fn change(scratch: &Scratch, how: Claim, record: Record) -> io::Result<()> {
+    let house = &scratch.rooms.house;
+    match (how, told(house, FILE)) {
+        (Claim::Adopt, _) | (Claim::First, Ok(None)) => {}
+        (Claim::Visit, Ok(Some(text))) if loss(&text, &record.owner.to_string()).is_none() => {}
+        (Claim::Withdraw, Ok(Some(text))) if Record::parse(&text).is_some_and(|there| there == record) => {
+            // An adoption has put it there.
+            if told(house, VISIT)?.is_some() {
+                house.unlink(VISIT)?;
+            }
+            house.unlink(FILE)?;
+            return house.sync();
+        }
+        (_, Err(error)) => return Err(error),
+        (Claim::Look | Claim::First | Claim::Withdraw | Claim::Visit, Ok(_)) => return Ok(()),
+    }
+    // The record before the visit: an adoption that is cut in between has to be asked for again.
+    let files: &[&str] = match how {
+        Claim::Adopt => &[FILE, VISIT],
+        Claim::Visit => &[VISIT],
+        Claim::Look | Claim::First | Claim::Withdraw => &[FILE],
+    };
+    for name in files {
+        let mut file = scratch.dir.create(name)?;
+        file.set_permissions(PermissionsExt::from_mode(0o644))?;
+        file.write_all(record.render().as_bytes())?;
+        file.sync_all()?;
+        match how {
+            Claim::First => scratch.dir.rename_new(name, house, name)?,
+            Claim::Look | Claim::Adopt | Claim::Withdraw | Claim::Visit => scratch.dir.rename(name, house, name)?,
+        }
+    }
+    house.sync()
+}
+
+/// Whether `owner` still owns the archive: to be asked under the publish lock, right before something is done that only its owner may do.
+pub(crate) fn check(archive: &Archive, house: &Dir, owner: Option<&str>) -> Result<(), Failure> {
+    let Some(owner) = owner else { return Ok(()) };
+    let what = || format!("changing what the archive {} is to hold", archive.shown());
+    let text = told(house, FILE).map_err(|error| Failure::io(what(), &error, CHECK_MODES))?;
+    let lost = loss(&text.unwrap_or_default(), owner);
+    lost.map_or(Ok(()), |(now, advice)| Err(Failure::refused(what(), now, advice)))
+}
+
+/// Why nothing is brought for `owner` to an archive without a record; to be asked under the publish lock. At the first contact the owner's agent
+/// makes one before it sends anything, so another directory may be in the archive's place: a disk that is not mounted, or what somebody put there.
+pub(crate) fn keeps_from_bringing(house: &Dir, owner: Option<&str>) -> io::Result<Option<&'static str>> {
+    Ok(match owner {
+        Some(_) if told(house, FILE)?.is_none() => Some(
+            "the archive has no record of its owner (.dpkg_archive/archive) any more, so it may be another directory than before; a sync that \
+             finds it right writes the record anew, or `blat adopt` does",
+        ),
+        Some(_) | None => None,
+    })
+}
+
+/// Why `owner` does not replace what is there, if somebody else may own the archive; to be asked under the publish lock. Where there is no record,
+/// nobody else does.
+pub(crate) fn keeps_from_replacing(house: &Dir, owner: Option<&str>) -> io::Result<Option<String>> {
+    let Some(owner) = owner else { return Ok(None) };
+    let lost = told(house, FILE)?.and_then(|text| loss(&text, owner));
+    Ok(lost.map(|(now, advice)| ["another one is there, and it is not replaced: ", &now, "; ", advice].concat()))
+}
+
+/// What a record says where it neither names `owner` nor is this one, and what to do.
+fn loss(text: &str, owner: &str) -> Option<(String, &'static str)> {
+    let Some(record) = Record::parse(text) else {
+        return Some((format!("{HOUSE}/{FILE} does not name its owner"), ADOPT));
+    };
+    let named = record.owner.to_string();
+    match owner.strip_suffix(&named) {
+        Some(id) if id.is_empty() || record.line() == owner => None,
+        Some(_) => Some(("it was adopted since this was planned".to_owned(), "sync it again")),
+        None => Some((format!("its owner is {named} now"), ADOPT)),
+    }
+}
+
+/// What the record, or the visit, says in one line; none where there is none.
+fn told(house: &Dir, name: &str) -> io::Result<Option<String>> {
+    let file: File = match house.read(name) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if is_absence(&error) => return Ok(Some("? it is no regular file".to_owned())),
+        Err(error) => return Err(error),
+    };
+    let mut bytes = Vec::new();
+    file.take(LONGEST).read_to_end(&mut bytes)?;
+    let plain = |byte: &u8| match byte {
+        b' '..=b'~' => char::from(*byte),
+        b'\n' => ' ',
+        _ => '?',
+    };
+    Ok(Some(bytes.iter().take(MOST_TOLD).map(plain).collect()))
+}
+
+/// The id of the system's present run; empty where it does not tell.
+pub(crate) fn boot_id() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
+
+/// Which directory this is, and which are above it.
+fn place(root: &Dir) -> Place {
+    let mut directories = Vec::new();
+    climb(root, &mut |_, stat| directories.push((stat.st_dev, stat.st_ino)));
+    Place { boot: boot_id(), directories }
+}
+
+/// What is wrong where this archive lies in another one, by that one's record. Only one that root or this archive's owner put there counts: anybody
+/// may leave a file in a directory that is everybody's.
+fn outer_record(root: &Dir) -> Option<String> {
+    let (mut up, mut found, mut mine) = (0, None, 0);
+    climb(root, &mut |here, stat| {
+        if up == 0 {
+            mine = stat.st_uid;
+        } else if found.is_none() {
+            found = record_of(here, mine).map(|record| {
+                let whose = Record::parse(&record).map_or("?".to_owned(), |record| record.owner.target.to_string());
+                format!("it lies in the archive of target {whose}, which may delete it: {up} directories above is that one's {HOUSE}/{FILE}")
+            });
+        }
+        up += 1;
+    });
+    found
+}
+
+/// What the record of a directory says, if it and its folder belong to root or `mine`. Where others keep us out, there is none for us.
+fn record_of(dir: &Dir, mine: u32) -> Option<String> {
+    let house = dir.open_if_there(HOUSE).ok()??;
+    let is_theirs = |stat: &Stat| stat.st_uid == 0 || stat.st_uid == mine;
+    (is_theirs(&house.own_stat().ok()?) && is_theirs(&house.stat(FILE).ok()??)).then(|| told(&house, FILE).ok()?)?
+}
+
+/// Calls `see` with a directory and all those above it, as far as others let us.
+fn climb(root: &Dir, see: &mut dyn FnMut(&Dir, &Stat)) {
+    let (mut at, mut last): (Option<Dir>, _) = (None, None);
+    for _ in 0..MOST_ABOVE {
+        let here = at.as_ref().unwrap_or(root);
+        let Ok(stat) = here.own_stat() else { return };
+        let this = Some((stat.st_dev, stat.st_ino));
+        if this == last {
+            return;
+        }
+        last = this;
+        see(here, &stat);
+        let Ok(above) = here.above() else { return };
+        at = Some(above);
+    }
+}
