@@ -23,6 +23,7 @@ pub mod pid_file;
 pub mod private;
 pub mod release_file;
 mod release_manager;
+pub mod replacement;
 mod s3;
 pub mod samples;
 mod settings;

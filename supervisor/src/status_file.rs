@@ -7,6 +7,7 @@ use std::fs;
 use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 
+use blat_config::replacement::{Outlives, replace};
 use blat_domain::package::name::TargetName;
 use blat_domain::protocol::status::{Status, SyncReport};
 
@@ -18,13 +19,10 @@ const LARGEST: u64 = 64 << 20;
 /// # Errors
 /// When the directory cannot be made or the file not written.
 pub(crate) fn save(path: &Path, status: &Status) -> io::Result<()> {
-    let directory = path.parent().ok_or_else(|| io::Error::other("the status file has no directory"))?;
-    fs::create_dir_all(directory)?;
-    let mut file = tempfile::NamedTempFile::new_in(directory)?;
-    serde_json::to_writer(file.as_file_mut(), status)?;
-    file.write_all(b"\n")?;
-    file.persist(path)?;
-    Ok(())
+    replace(path, Outlives::Process, |file| {
+        serde_json::to_writer(&mut *file, status)?;
+        file.write_all(b"\n")
+    })
 }
 
 /// The last sync of every target, from an earlier master; nothing where there is nothing readable.

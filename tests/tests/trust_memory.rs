@@ -1,7 +1,7 @@
 //! What tags brought outlives `state/`, a full disk, a damaged memory and an older backup: what no release lists yet is not deleted for want of
 //! memory.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use blat_tests::{Account, Disk, Lab, tree};
+use blat_tests::{Disk, Lab, tree};
 use rustix::process::Signal;
 
 /// What lets everything go that nothing wants.
@@ -166,10 +166,10 @@ fn a_lost_memory_holds_deletions_back_until_the_releases_are_written_anew() {
 #[test]
 fn a_tag_stays_until_what_it_brings_is_noted_down() {
     let mut lab = lab("tagunnoted");
-    // What lies there cannot be written over: as with a full disk.
-    let obstacle = known(&lab).with_extension("json.tmp");
-    fs::create_dir(&obstacle).expect("an own folder");
-    Account::Master.own(&obstacle);
+    // Nothing new can be written there: as with a full disk.
+    let folder = known(&lab).parent().expect("a folder").to_owned();
+    let closed = |mode| fs::set_permissions(&folder, Permissions::from_mode(mode)).expect("an own folder");
+    closed(0o500);
     lab.start_master();
     let tag = lab.drop_tag("perth", "fresh", "1");
     lab.wait_until_published("fresh", "1");
@@ -179,7 +179,7 @@ fn a_tag_stays_until_what_it_brings_is_noted_down() {
     lab.blat(&["sync", "perth", "--wait"]).expect(1).says("config/.known/perth.json");
     assert_kept(&lab, "nothing is deleted meanwhile");
 
-    fs::remove_dir(&obstacle).expect("an own folder");
+    closed(0o700);
     lab.wait_for("the tag to be consumed", || (!tag.exists()).then_some(()));
     lab.end_master(Signal::KILL);
     lab.wait_until_nothing_runs();

@@ -2,11 +2,11 @@
 //!
 //! It answers only the very question that it was the answer to, since a source is asked for the packages of selected releases alone.
 
-use std::fs;
-use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::io::Write as _;
+use std::path::PathBuf;
 
 use blat_config::ReleaseSource;
+use blat_config::replacement::{Outlives, replace};
 use blat_domain::policy::release::{Catalog, Selection};
 use blat_domain::util::text::printable;
 use jiff::Timestamp;
@@ -52,7 +52,7 @@ impl Snapshot {
             if bytes.len() as u64 > file::LARGEST {
                 return Err(format!("it is larger than {} MiB", file::LARGEST >> 20));
             }
-            replace(&path, &bytes).map_err(|error| error.to_string())
+            replace(&path, Outlives::PowerCut, |file| file.write_all(&bytes)).map_err(|error| error.to_string())
         });
         storing.await.map_err(|error| error.to_string())?
     }
@@ -77,19 +77,10 @@ impl Snapshot {
     }
 }
 
-/// Written aside, made durable, renamed.
-fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let directory = path.parent().unwrap_or(Path::new("/"));
-    fs::create_dir_all(directory)?;
-    let mut aside = tempfile::Builder::new().prefix(".catalog-").suffix(".tmp").tempfile_in(directory)?;
-    aside.write_all(bytes)?;
-    aside.as_file().sync_all()?;
-    aside.persist(path)?;
-    fs::File::open(directory)?.sync_all()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use blat_domain::policy::release::{Project, Release, ReleaseState};
 

@@ -2,10 +2,10 @@
 //! [`crate::state::lasting`].
 
 use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
+use blat_config::replacement::{Outlives, replace_json};
 use blat_domain::policy::clock::{Anchor, Doubt, Reading, doubt, earliest};
 use jiff::Timestamp;
 use rustix::time::{ClockId, clock_gettime};
@@ -64,7 +64,7 @@ impl Memory {
     }
 
     fn store(&self, kept: &Kept) {
-        if let Err(error) = store(&self.path, kept) {
+        if let Err(error) = replace_json(&self.path, Outlives::Process, kept) {
             let file = self.path.display();
             tracing::warn!(
                 %file,
@@ -78,16 +78,6 @@ impl Memory {
         // Each change is whole in itself: a panic elsewhere does not make it unusable.
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Puts a value at `path` as JSON, in one step.
-pub(crate) fn store(path: &Path, kept: &impl Serialize) -> io::Result<()> {
-    if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory)?;
-    }
-    let aside = path.with_extension("tmp");
-    fs::write(&aside, serde_json::to_vec(kept)?)?;
-    fs::rename(&aside, path)
 }
 
 /// The target's clock beside what this machine knows of the time. Uptime counts on while the machine sleeps.

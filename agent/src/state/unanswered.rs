@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use blat_config::private;
+use blat_config::replacement::{Outlives, replace};
 use blat_domain::package::name::PackageId;
 use blat_domain::protocol::history::Operation;
 
@@ -142,9 +143,7 @@ impl Unanswered {
             LARGEST.. => {}
         }
         let lines: String = asked.iter().map(|(package, asked)| format!("{} {package}\n", asked.deed.word())).collect();
-        let aside = self.path.with_extension("tmp");
-        fs::write(&aside, lines)?;
-        fs::rename(&aside, &self.path)
+        replace(&self.path, Outlives::Process, |file| file.write_all(lines.as_bytes()))
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<PackageId, Asked>> {

@@ -8,13 +8,13 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use blat_config::replacement::{Outlives, replace_json};
 use blat_domain::policy::clock::Anchor;
 use jiff::Timestamp;
 use serde::Deserialize;
 
 use crate::session::TagStamp;
 use crate::state::memory;
-use crate::state::memory::store;
 
 /// The file's name in the target's part of `state/`.
 pub(crate) const FILE: &str = "tags.json";
@@ -130,7 +130,7 @@ impl FirstSeen {
         if lines.is_empty() && !self.path.exists() {
             return;
         }
-        match store(&self.path, &(&self.clock, &lines)) {
+        match replace_json(&self.path, Outlives::Process, &(&self.clock, &lines)) {
             Ok(()) => self.complained = false,
             Err(error) if !self.complained => {
                 self.complained = true;

@@ -10,15 +10,16 @@ mod tags;
 mod visits;
 
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, ErrorKind, Write as _};
+use std::fs::{self, File};
+use std::io::{self, Write as _};
 use std::mem;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::UNIX_EPOCH;
 
-use blat_config::{Home, private, trust};
+use blat_config::replacement::{Outlives, replace};
+use blat_config::{Home, trust};
 use blat_domain::archive::record::{Found, Owner, Record};
 use blat_domain::package::name::{PackageId, TargetName};
 use blat_domain::policy::clock::{Anchor, SeenFiles};
@@ -352,7 +353,7 @@ impl LastingMemory {
             now.is_ahead = false;
             now.kept.clone()
         };
-        let trouble = replace(&self.home.known_file(&self.target), &mut kept).err().map(|error| {
+        let trouble = store(&self.home.known_file(&self.target), &mut kept).err().map(|error| {
             let (file, target) = (self.shown(), &self.target);
             Trouble::Unwritten(format!(
                 "cannot write {file}, which says what releases had, what tags brought and whom archives belonged to: {error}; give config/.known to \
@@ -379,29 +380,19 @@ impl LastingMemory {
     }
 }
 
-/// Written aside, made durable, renamed. Only one process writes it, so that what lies aside is a leftover.
-fn replace(path: &Path, kept: &mut Kept) -> io::Result<()> {
-    let folder = path.parent().ok_or(ErrorKind::InvalidInput)?;
-    match DirBuilder::new().mode(0o700).create(folder) {
-        Ok(()) => File::open(folder.parent().ok_or(ErrorKind::InvalidInput)?)?.sync_all()?,
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => private::directory(folder)?,
-        Err(error) => return Err(error),
-    }
-    let aside = path.with_extension("json.tmp");
-    match fs::remove_file(&aside) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-        Ok(()) | Err(_) => {}
-    }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside)?;
-    kept.born = Some(Born::of(&file)?);
-    let bytes = serde_json::to_vec(kept)?;
-    if bytes.len() as u64 > LARGEST {
-        return Err(io::Error::other(format!("it would be larger than {} MiB; select fewer releases", LARGEST >> 20)));
-    }
-    file.write_all(&bytes)?;
-    file.sync_all()?;
-    fs::rename(&aside, path)?;
-    File::open(folder)?.sync_all()
+/// Writes the memory down; the file itself stands in it, so that a copy is known as one.
+fn store(path: &Path, kept: &mut Kept) -> io::Result<()> {
+    replace(path, Outlives::PowerCut, |file| {
+        kept.born = Some(Born::of(file)?);
+        let bytes = serde_json::to_vec(kept)?;
+        if bytes.len() as u64 > LARGEST {
+            return Err(io::Error::other(format!(
+                "it would be larger than {} MiB; select fewer releases",
+                LARGEST >> 20
+            )));
+        }
+        file.write_all(&bytes)
+    })
 }
 
 #[cfg(test)]

@@ -3,10 +3,12 @@
 //! takes no space, and the bucket's lifecycle rule removes it.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use blat_config::replacement::{Outlives, replace};
 
 use super::listing::Upload;
 
@@ -140,22 +142,17 @@ fn read(path: &Path) -> String {
 }
 
 fn store(path: &Path, state: &State) -> io::Result<()> {
-    if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory)?;
-    }
     let mut text = format!("{TITLE}{}\n", state.place);
     for (key, id) in state.uploads.keys() {
         text.push_str(&format!("{key}\t{id}\n"));
     }
-    let aside = path.with_extension(format!("{}.tmp", std::process::id()));
-    let mut file = File::create(&aside)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&aside, path)
+    replace(path, Outlives::PowerCut, |file| file.write_all(text.as_bytes()))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -5,11 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use blat_config::replacement::{Outlives, replace};
 use blat_domain::archive::record::Record;
 use blat_domain::package::name::{PackageId, PackageName, Version};
 use blat_domain::util::text::hex;
@@ -241,14 +242,11 @@ fn is_plain(etag: &str) -> bool {
 }
 
 fn store(path: &Path, state: &State) -> io::Result<()> {
-    if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory)?;
-    }
-    let aside = path.with_extension(format!("{}.tmp", std::process::id()));
-    let mut file = BufWriter::new(File::create(&aside)?);
-    write(&mut file, state)?;
-    file.flush()?;
-    fs::rename(&aside, path)
+    replace(path, Outlives::Process, |file| {
+        let mut file = BufWriter::new(file);
+        write(&mut file, state)?;
+        file.flush()
+    })
 }
 
 fn write(file: &mut impl Write, state: &State) -> io::Result<()> {
@@ -324,6 +322,8 @@ fn read(from: impl BufRead, place: &str) -> Option<State> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn id(text: &str) -> PackageId {
