@@ -25,6 +25,7 @@ use anyhow::{Context, anyhow};
 use blat_config::{Home, Settings, account, surroundings};
 use blat_domain::archive::record::Owner;
 use blat_domain::package::name::{PackageId, TargetName};
+use blat_domain::protocol::exit_code::{BAD_CONFIG, BUSY, FAILED};
 use blat_domain::util::text::{escaped, escaped_lines};
 use clap::Parser;
 use rustix::process::Signal;
@@ -32,13 +33,6 @@ use rustix::process::Signal;
 use args::Args;
 use sync::Synced;
 use sync::context::SyncContext;
-
-/// A sync that left something undone, or anything else that failed.
-const FAILED: u8 = 1;
-/// Another agent serves this target (sysexits' EX_TEMPFAIL).
-const BUSY: u8 = 75;
-/// The config is not valid (sysexits' EX_CONFIG); the master waits until it changes.
-const BAD_CONFIG: u8 = 78;
 
 /// Why the agent ends other than well, with its exit status.
 struct Failure(u8, anyhow::Error);

@@ -6,25 +6,26 @@ use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitStatus;
 
+use blat_domain::protocol::exit_code;
 use blat_domain::util::text::escaped_lines;
 
-/// The exit codes of `blat`: a public table, read by scripts.
+/// How `blat` ends: one of [`exit_code`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Exit(pub u8);
 
 impl Exit {
     /// Done.
-    pub const DONE: Self = Self(0);
+    pub const DONE: Self = Self(exit_code::DONE);
     /// It was tried and failed.
-    pub const FAILED: Self = Self(1);
+    pub const FAILED: Self = Self(exit_code::FAILED);
     /// Wrong usage: nothing was tried.
-    pub const USAGE: Self = Self(2);
+    pub const USAGE: Self = Self(exit_code::USAGE);
     /// No master is running.
-    pub const NO_MASTER: Self = Self(69);
+    pub const NO_MASTER: Self = Self(exit_code::NO_MASTER);
     /// Busy: try later.
-    pub const BUSY: Self = Self(75);
+    pub const BUSY: Self = Self(exit_code::BUSY);
     /// The configuration is not valid.
-    pub const CONFIG: Self = Self(78);
+    pub const CONFIG: Self = Self(exit_code::BAD_CONFIG);
 }
 
 /// Why a command ended without doing what it was asked.

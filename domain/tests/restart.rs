@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use blat_domain::policy::restart::{AgentAction, AgentEvent, AgentPhase, BAD_CONFIG, Change, Exit, Policy, Restart};
+use blat_domain::policy::restart::{AgentAction, AgentEvent, AgentPhase, Change, Exit, Policy, Restart};
 use proptest::prelude::*;
 
 const CRASH: AgentEvent = AgentEvent::Exited(Exit::Signal(11));
 const CLEAN: AgentEvent = AgentEvent::Exited(Exit::Code(0));
-const REFUSED: AgentEvent = AgentEvent::Exited(Exit::Code(BAD_CONFIG));
+const REFUSED: AgentEvent = AgentEvent::Exited(Exit::Code(78));
 
 /// A target and its clock.
 struct Desk {
@@ -263,8 +263,7 @@ enum Happening {
 }
 
 fn happening() -> impl Strategy<Value = Happening> {
-    let exits =
-        prop_oneof![Just(Exit::Code(0)), Just(Exit::Code(1)), Just(Exit::Code(BAD_CONFIG)), Just(Exit::Signal(9))];
+    let exits = prop_oneof![Just(Exit::Code(0)), Just(Exit::Code(1)), Just(Exit::Code(78)), Just(Exit::Signal(9))];
     let changes = prop_oneof![3 => Just(Change::Valid), 1 => Just(Change::OtherType), 1 => Just(Change::Invalid),
         1 => Just(Change::Conflicting)];
     prop_oneof![

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use blat_domain::protocol::exit_code::FAILED;
 use blat_domain::protocol::messages::{Answer, MasterRequest};
 use rustix::process::getuid;
 use tokio::io::{AsyncWriteExt, BufReader};
@@ -181,7 +182,7 @@ impl Server {
 }
 
 async fn refuse(to: &mut OwnedWriteHalf, error: &str) -> io::Result<()> {
-    send(to, &Answer::Refused { error: error.to_owned(), exit_code: 1 }).await
+    send(to, &Answer::Refused { error: error.to_owned(), exit_code: FAILED }).await
 }
 
 /// Writes one answer, or gives up on an end that does not read.

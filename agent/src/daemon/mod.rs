@@ -15,6 +15,7 @@ use blat_config::{Home, Settings};
 use blat_domain::archive::record::Owner;
 use blat_domain::package::name::{PackageId, TargetName};
 use blat_domain::policy::retry::Backoff;
+use blat_domain::protocol::exit_code::BUSY;
 use blat_domain::protocol::messages::{AgentMessage, AgentReport, Order};
 use blat_domain::protocol::status::{LastError, Queue, SyncReport};
 use blat_logging::{Log, LogHandle, Trouble};
@@ -29,13 +30,13 @@ use tags::Tags;
 use watcher::Origin;
 
 use self::master::{Input, Master};
+use crate::Failure as Fatal;
 use crate::flow::idle_timer;
 use crate::model::orders::{Orders, Pause};
 use crate::session::{Action, Event, Failure, Moment, Pace, Session};
 use crate::sync::context::SyncContext;
 use crate::sync::outcome::Dropped;
 use crate::sync::{Synced, problem};
-use crate::{BUSY, Failure as Fatal};
 
 /// At how many of the moments of [`moments`] the pid file and the clock are looked at.
 const TICK: u32 = 1;

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use blat_domain::protocol::exit_code::{BUSY, NO_SPACE};
 use blat_domain::protocol::reply::{GO, LONGEST_LINE, READY, ReplyError, ReplyReader};
 use blat_domain::util::limits::named;
 use tokio::io::{AsyncRead, AsyncWriteExt, BufReader};
@@ -16,11 +17,6 @@ use super::{Exit, Remote};
 use crate::flow::STALL_TIMEOUT;
 use crate::flow::rate_limit::{RateLimiter, Urgency};
 use crate::model::error::TargetError;
-
-/// The exit status by which our scripts say that there is no space (the number of ENOSPC).
-const NO_SPACE: i32 = 28;
-/// The exit status by which our scripts say that somebody else holds the lock (sysexits' EX_TEMPFAIL).
-const BUSY: i32 = 75;
 
 /// What a command reads.
 pub(crate) enum Input {
@@ -173,8 +169,12 @@ fn judge(answer: Answer, complaint: &str, exit: Exit) -> Result<(), TargetError>
             Ok(Err(error)) => Err(TargetError::Link(error.to_string())),
             Err(error) => Err(TargetError::Link(format!("the target's answer cannot be read: {error}"))),
         },
-        Exit::Code(NO_SPACE) => Err(TargetError::Space(said("the target has no space left"))),
-        Exit::Code(BUSY) => Err(TargetError::Refused(said("the target's archive is locked by somebody else"))),
+        Exit::Code(code) if code == i32::from(NO_SPACE) => {
+            Err(TargetError::Space(said("the target has no space left")))
+        }
+        Exit::Code(code) if code == i32::from(BUSY) => {
+            Err(TargetError::Refused(said("the target's archive is locked by somebody else")))
+        }
         Exit::Code(255) => Err(TargetError::Link(said("the ssh link broke"))),
         Exit::NotFound => Err(TargetError::Refused(said("the target did not find the command"))),
         Exit::Code(code) => Err(TargetError::Refused(said(&format!("the command ended with status {code}")))),

@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::policy::retry::Backoff;
+use crate::protocol::exit_code::BAD_CONFIG;
 
 /// The numbers of the policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,9 +55,6 @@ pub enum Exit {
     /// This signal killed it.
     Signal(i32),
 }
-
-/// The exit code by which an agent says that its configuration cannot work.
-pub const BAD_CONFIG: i32 = 78;
 
 /// What became of a target's configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -338,7 +336,7 @@ impl Restart {
             return self.spawn(Start::Asked);
         }
         // What it refused may be what was there before the change, so a change since its start earns another try.
-        if exit == Exit::Code(BAD_CONFIG) && refusable {
+        if exit == Exit::Code(i32::from(BAD_CONFIG)) && refusable {
             self.is = Is::Refused { exited: now };
             return Vec::new();
         }

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use blat_domain::package::name::TargetName;
 use blat_domain::policy::restart::{AgentAction, AgentEvent, AgentPhase, Exit, Policy};
+use blat_domain::protocol::exit_code;
 use blat_domain::protocol::messages::{AgentMessage, Answer, LONGEST_LINE, Order};
 use blat_domain::protocol::status::{LastError, SyncReport, TargetStatus};
 
@@ -25,16 +26,6 @@ const ASLEEP: Duration = Duration::from_secs(5);
 const LONGEST_TEXT: usize = 16 << 10;
 /// The length to which a complaint is cut at most.
 const SHORTEST_TEXT: usize = 200;
-
-/// Exit codes that `blat` ends with when its request is refused.
-mod refusal {
-    /// The request names what is not there.
-    pub(super) const USAGE: u8 = 2;
-    /// Not now.
-    pub(super) const BUSY: u8 = 75;
-    /// The target's config is bad.
-    pub(super) const CONFIG: u8 = 78;
-}
 
 /// A signal that is passed on to every agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -309,7 +300,7 @@ impl Fleet {
     /// Why a sync cannot be asked for, with the exit code for `blat`.
     fn judge_sync(&self, names: &[TargetName], wish: Wish) -> Result<(), (String, u8)> {
         if self.is_stopping() {
-            return Err(("the master is stopping; start it again first".to_owned(), refusal::BUSY));
+            return Err(("the master is stopping; start it again first".to_owned(), exit_code::BUSY));
         }
         let is_asked = |name: &TargetName| names.is_empty() || names.contains(name);
         let mut starting =
@@ -319,15 +310,18 @@ impl Fleet {
             && !wish.wait
             && let Some((name, _)) = starting.next()
         {
-            return Err((format!("the agent of {name} is only starting; confirm again in a moment"), refusal::BUSY));
+            return Err((format!("the agent of {name} is only starting; confirm again in a moment"), exit_code::BUSY));
         }
         for name in names {
             let Some(target) = self.targets.get(name) else {
-                return Err((format!("there is no target {name}: config/{name}.conf does not exist"), refusal::USAGE));
+                return Err((
+                    format!("there is no target {name}: config/{name}.conf does not exist"),
+                    exit_code::USAGE,
+                ));
             };
             let code = match target.phase() {
-                AgentPhase::Misconfigured => refusal::CONFIG,
-                AgentPhase::Waiting { .. } | AgentPhase::Stopping | AgentPhase::Stopped => refusal::BUSY,
+                AgentPhase::Misconfigured => exit_code::BAD_CONFIG,
+                AgentPhase::Waiting { .. } | AgentPhase::Stopping | AgentPhase::Stopped => exit_code::BUSY,
                 // A new agent begins with a sync, which is what was asked for.
                 AgentPhase::Starting | AgentPhase::Running => continue,
             };
