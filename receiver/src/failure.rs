@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::io;
 
 use blat_domain::protocol::frames::{Class, FrameError, PROTOCOL};
+use blat_domain::protocol::outcome::{FailedFor, Outcome};
 use blat_domain::util::limits::Limit;
 use blat_domain::util::text::printable;
 use rustix::io::Errno;
@@ -66,16 +67,20 @@ pub(crate) fn file_limit() -> Option<u64> {
     rustix::process::getrlimit(rustix::process::Resource::Fsize).current
 }
 
+/// The class of what the system refused.
+pub(crate) fn refused_by_system(error: &io::Error) -> FailedFor {
+    if is_full(error) { FailedFor::Space } else { FailedFor::Io }
+}
+
 /// Whether space, inodes or quota ran out.
 pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-/// Why one package cannot be published: a word that says what can be done about it, and the rest of its line.
+/// Why one package cannot be published.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Setback {
-    /// One of the classes of `receive_package`'s answer.
-    pub(crate) class: &'static str,
+    pub(crate) class: FailedFor,
     /// The rest of the line.
     pub(crate) text: String,
 }
@@ -83,24 +88,24 @@ pub(crate) struct Setback {
 impl Setback {
     /// What was staged is not what it should be.
     pub(crate) fn digest(why: impl Display) -> Self {
-        Self { class: "digest", text: format!("{why}; send it again") }
+        Self { class: FailedFor::Digest, text: format!("{why}; send it again") }
     }
 
     /// The package holds what none may.
     pub(crate) fn foreign(why: impl Display) -> Self {
-        Self { class: "foreign", text: format!("{why}; remove it at the source") }
+        Self { class: FailedFor::Foreign, text: format!("{why}; remove it at the source") }
     }
 
     /// What the system refused.
     pub(crate) fn io(what: impl Display, error: &io::Error) -> Self {
-        let class = if is_full(error) { "space" } else { "io" };
+        let class = refused_by_system(error);
         let advice = better_advice(error).unwrap_or("check owners, modes and space there");
         Self { class, text: text(&what, error, advice) }
     }
 
-    /// The line of an answer.
-    pub(crate) fn line(&self, package: &blat_domain::package::name::PackageId) -> String {
-        format!("failed {} {} {} {}\n", package.name, package.version, self.class, self.text)
+    /// What it makes of a package.
+    pub(crate) fn into_outcome(self) -> Outcome {
+        Outcome::Failed(self.class, self.text)
     }
 }
 
@@ -127,7 +132,7 @@ mod tests {
         ] {
             let error = io::Error::from(errno);
             let setback = Setback::io("writing it", &error);
-            assert!(setback.class == class && setback.text.ends_with(words), "{errno}: {setback:?}");
+            assert!(setback.class.to_string() == class && setback.text.ends_with(words), "{errno}: {setback:?}");
             let failure = Failure::io("writing it", &error, "check owners, modes and space there");
             assert_eq!(failure.class == Class::Space, class == "space", "{failure}");
             assert!(errno == Errno::NOSPC || failure.text.ends_with(words), "{failure}");

@@ -10,6 +10,7 @@ use blat_domain::archive::package_list::{self, Former};
 use blat_domain::package::name::PackageId;
 use blat_domain::package::tree::file_name;
 use blat_domain::protocol::frames::{Leaving, Retirement};
+use blat_domain::protocol::outcome::{FailedFor, KeptFor, Outcome};
 use blat_domain::util::identity::{Identity, SAME};
 use rustix::fs::{FileType, Stat};
 
@@ -21,6 +22,7 @@ use crate::listing::read_mark;
 use crate::owner::mandate::Mandate;
 use crate::package_list::read_list;
 use crate::staging::scratch::{Scratch, flush};
+use crate::wire::replies::line;
 
 /// Seconds that a mark may lie ahead of the clock.
 const AHEAD: i64 = 600;
@@ -75,19 +77,16 @@ impl Retiring<'_> {
             Retirement::Unmark | Retirement::Mark(_) => HashSet::new(),
         };
         let aged = aged.as_ref();
-        let lines = packages.iter().map(|leaving| (leaving, &leaving.package)).map(|(leaving, package)| match how {
+        let outcomes = packages.iter().map(|leaving| (leaving, &leaving.package)).map(|(leaving, package)| match how {
             Retirement::Unmark => unmark(aged, package),
             Retirement::Mark(wait) => self.mark(aged, package, wait),
             Retirement::DeleteDue | Retirement::Delete if wanted.contains(package) => {
-                kept(package, "wanted the PackageList names it")
+                Outcome::Kept(KeptFor::Wanted, "the PackageList names it".into())
             }
             Retirement::Delete => self.take_out(aged, leaving),
-            Retirement::DeleteDue => match self.waits(aged, package) {
-                Some(why) => kept(package, &why),
-                None => self.take_out(aged, leaving),
-            },
+            Retirement::DeleteDue => self.waits(aged, package).unwrap_or_else(|| self.take_out(aged, leaving)),
         });
-        let lines = lines.collect();
+        let lines = packages.iter().zip(outcomes).map(|(leaving, outcome)| line(&leaving.package, outcome)).collect();
         if matches!(how, Retirement::DeleteDue | Retirement::Delete) {
             self.drop_empty_names(packages);
         }
@@ -130,7 +129,7 @@ impl Retiring<'_> {
     }
 
     /// A mark that is there keeps its time and gets another wait, unless its time lies ahead.
-    fn mark(&self, aged: Option<&Dir>, package: &PackageId, wait: u64) -> String {
+    fn mark(&self, aged: Option<&Dir>, package: &PackageId, wait: u64) -> Outcome {
         let PackageId { name, version } = package;
         let marked = || -> io::Result<bool> {
             let there =
@@ -147,37 +146,38 @@ impl Retiring<'_> {
             Ok(true)
         };
         match marked() {
-            Ok(true) => format!("marked {name} {version}\n"),
-            Ok(false) => format!("absent {name} {version}\n"),
-            Err(error) => {
-                format!("failed {name} {version} io marking it failed: {error}; check owners, modes and space there\n")
-            }
+            Ok(true) => Outcome::Marked,
+            Ok(false) => Outcome::Absent,
+            Err(error) => Outcome::Failed(
+                FailedFor::Io,
+                format!("marking it failed: {error}; check owners, modes and space there"),
+            ),
         }
     }
 
     /// Why a mark does not let a package go yet.
-    fn waits(&self, aged: Option<&Dir>, package: &PackageId) -> Option<String> {
+    fn waits(&self, aged: Option<&Dir>, package: &PackageId) -> Option<Outcome> {
+        let kept = |why, text: &str| Some(Outcome::Kept(why, text.to_owned()));
         let mark = aged.and_then(|aged| read_mark(aged, mark_name(package).as_bytes()).ok().flatten());
-        let Some(mark) = mark else { return Some("unmarked it has no mark that can be read".into()) };
+        let Some(mark) = mark else { return kept(KeptFor::Unmarked, "it has no mark that can be read") };
         if mark.at > self.now + AHEAD {
-            return Some("waiting its mark lies ahead of the clock".into());
+            return kept(KeptFor::Waiting, "its mark lies ahead of the clock");
         }
         // Both have at most 15 digits.
         let left = i64::try_from(mark.wait).unwrap_or(i64::MAX) - (self.now - mark.at);
-        (left > 0).then(|| format!("waiting it stays for {left} s more"))
+        (left > 0).then(|| Outcome::Kept(KeptFor::Waiting, format!("it stays for {left} s more")))
     }
 
-    fn take_out(&self, aged: Option<&Dir>, leaving: &Leaving) -> String {
-        let PackageId { name, version } = &leaving.package;
+    fn take_out(&self, aged: Option<&Dir>, leaving: &Leaving) -> Outcome {
         self.try_take_out(aged, leaving).unwrap_or_else(|error| {
-            format!("failed {name} {version} io taking it away failed: {error}; check owners and modes there\n")
+            Outcome::Failed(FailedFor::Io, format!("taking it away failed: {error}; check owners and modes there"))
         })
     }
 
-    fn try_take_out(&self, aged: Option<&Dir>, leaving: &Leaving) -> io::Result<String> {
+    fn try_take_out(&self, aged: Option<&Dir>, leaving: &Leaving) -> io::Result<Outcome> {
         let package = &leaving.package;
         let PackageId { name, version } = package;
-        let failed = |text: &str| Ok(format!("failed {name} {version} foreign {text}\n"));
+        let failed = |text: &str| Ok(Outcome::Failed(FailedFor::Foreign, text.to_owned()));
         let root = &self.archive.root;
         if root.stat(name.as_str())?.is_some_and(|stat| kind(&stat) != FileType::Directory) {
             return failed(&format!("{name} is not a directory; move it away"));
@@ -186,7 +186,7 @@ impl Retiring<'_> {
         let is_its_own = looked.is_its_own(leaving);
         let Looked { of_name: Some(of_name), there: Some(there), descpkg } = looked else {
             self.forget(aged, package)?;
-            return Ok(format!("absent {name} {version}\n"));
+            return Ok(Outcome::Absent);
         };
         let is_link = kind(&there) == FileType::Symlink;
         if !is_link && descpkg.is_none() {
@@ -196,7 +196,7 @@ impl Retiring<'_> {
             return failed("it is the source's own; correct archive or source");
         }
         if leaving.time.is_some_and(|time| descpkg.is_none_or(|stat| stat.st_mtime != time)) {
-            return Ok(kept(package, "changed its descpkg is not the one that was listed"));
+            return Ok(Outcome::Kept(KeptFor::Changed, "its descpkg is not the one that was listed".into()));
         }
         if tree::is_mount(root, name.as_str()) {
             return failed("its name is mounted from elsewhere, so it may be the source's own; unmount that first");
@@ -214,7 +214,7 @@ impl Retiring<'_> {
         }
         self.archive.sync_names(&of_name)?;
         self.forget(aged, package)?;
-        Ok(format!("deleted {name} {version}\n"))
+        Ok(Outcome::Deleted)
     }
 
     /// Manifest, tree file and mark of what is not there any more.
@@ -257,16 +257,12 @@ impl Looked {
     }
 }
 
-fn unmark(aged: Option<&Dir>, package: &PackageId) -> String {
-    let PackageId { name, version } = package;
+fn unmark(aged: Option<&Dir>, package: &PackageId) -> Outcome {
     match aged.map_or(Ok(()), |aged| aged.unlink(mark_name(package))) {
-        Ok(()) => format!("unmarked {name} {version}\n"),
-        Err(error) => {
-            format!("failed {name} {version} io taking its mark away failed: {error}; check owners and modes there\n")
-        }
+        Ok(()) => Outcome::Unmarked,
+        Err(error) => Outcome::Failed(
+            FailedFor::Io,
+            format!("taking its mark away failed: {error}; check owners and modes there"),
+        ),
     }
-}
-
-fn kept(package: &PackageId, why: &str) -> String {
-    format!("kept {} {} {why}\n", package.name, package.version)
 }

@@ -5,5 +5,6 @@ pub mod frames;
 pub mod history;
 pub mod messages;
 pub mod news;
+pub mod outcome;
 pub mod reply;
 pub mod status;

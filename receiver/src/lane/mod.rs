@@ -25,6 +25,7 @@ use crate::publish::{self, Whole};
 use crate::staging::reservation::Room;
 use crate::wire::inbox::Inbox;
 use crate::wire::replies::Replies;
+use crate::wire::replies::line;
 use crate::{listing, retire, verify};
 use urgent::Urgent;
 
@@ -290,7 +291,7 @@ impl Worker {
             Ok(incoming) => self.current = Current::Coming(Box::new(incoming)),
             Err(setback) => {
                 self.current = Current::Dropped { number, ask };
-                self.replies()?.send(self.lane, &[Reply::Lines(&setback.line(&package))])?;
+                self.replies()?.send(self.lane, &[Reply::Lines(&line(&package, setback.into_outcome()))])?;
             }
         }
         Ok(())
@@ -442,7 +443,7 @@ impl Worker {
         match outcome {
             Outcome::Lacks => self.replies()?.send(self.lane, &[Reply::Lacks { number }])?,
             Outcome::Setback(setback) => {
-                self.replies()?.send(self.lane, &[Reply::Lines(&setback.line(incoming.package()))])?;
+                self.replies()?.send(self.lane, &[Reply::Lines(&line(incoming.package(), setback.into_outcome()))])?;
             }
         }
         incoming.discard();

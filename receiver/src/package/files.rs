@@ -6,6 +6,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
 use blat_domain::package::name::PackageId;
 use blat_domain::protocol::frames::{Copy, MOST_BASE, MOST_PIECE, Piece};
+use blat_domain::protocol::outcome::FailedFor;
 use sha2::{Digest as _, Sha256};
 
 use super::sparse::Sparse;
@@ -221,7 +222,7 @@ impl Incoming {
 /// A package that shows another time than the source's would be replaced at each sync.
 fn unholdable(wanted: i64, got: i64) -> Setback {
     Setback {
-        class: "foreign",
+        class: FailedFor::Foreign,
         text: format!(
             "its {DESCPKG} cannot have the time {wanted} on this file system, which makes {got} of it; give it another time at the source"
         ),

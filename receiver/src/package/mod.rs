@@ -18,6 +18,7 @@ use std::collections::VecDeque;
 use blat_domain::package::name::PackageId;
 use blat_domain::package::tree::Node;
 use blat_domain::protocol::frames::{Copy, Entry, Kind, Part, Rule, Time};
+use blat_domain::protocol::outcome::FailedFor;
 
 use crate::archive::tree::{self, DEEPEST};
 use crate::archive::{Archive, DESCPKG, is_plain};
@@ -272,7 +273,7 @@ impl Incoming {
         if self.waiting_bytes > MOST_WAITING {
             let why = format!("more than {MOST_WAITING} bytes of entries came ahead of their files");
             return Err(Setback {
-                class: "io",
+                class: FailedFor::Io,
                 text: format!("{why}; install blat-agent and blat-receiver of one version"),
             }
             .into());

@@ -8,6 +8,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 
 use blat_domain::protocol::frames::{Class, MOST_SHARED, shared_cost};
+use blat_domain::protocol::outcome::FailedFor;
 use rustix::io::Errno;
 
 use super::{Incoming, Outcome, Waiting};
@@ -120,7 +121,7 @@ pub(super) fn no_file(path: &[u8], to: u32) -> Setback {
 
 /// Why a name that gets no link cannot have a copy: its bytes were announced once, with those of the file's first name.
 fn no_room(path: &[u8], refusal: &io::Error, Failure { class, text }: Failure) -> Setback {
-    let class = if class == Class::Space { "space" } else { "io" };
+    let class = if class == Class::Space { FailedFor::Space } else { FailedFor::Io };
     Setback { class, text: format!("{} gets no hard link ({refusal}), and for a copy {text}", shown(path)) }
 }
 

@@ -5,17 +5,19 @@ use std::io;
 use blat_domain::package::name::{PackageId, Version};
 use blat_domain::package::tree as tree_file;
 use blat_domain::protocol::frames::Rule;
+use blat_domain::protocol::outcome::{FailedFor, Outcome};
 use rustix::fs::FileType;
 
 use crate::archive::dir::{Dir, kind};
 use crate::archive::hash::digest;
 use crate::archive::spelling::Spelling;
 use crate::archive::{Archive, DESCPKG, Rooms, mark_name, tree};
-use crate::failure::is_full;
+use crate::failure::refused_by_system;
 use crate::owner::record;
 use crate::publish::Whole;
 use crate::staging::{MANIFEST, OLD, PACKAGE, TREE, hidden_of};
 use crate::wire::inbox::Inbox;
+use crate::wire::replies::line;
 
 /// Packages of one batch on their way to their places.
 pub(crate) struct Installer<'a> {
@@ -69,54 +71,48 @@ impl<'a> Installer<'a> {
 
     /// Puts one package in its place, if it may; gives the line for the answer.
     pub(crate) fn install(&mut self, whole: &Whole) -> String {
-        let PackageId { name, version } = &whole.package;
-        let line = match self.decide(whole) {
-            Ok(verdict) => verdict,
-            Err(error) => {
-                // Where it was to be the first of its name, nothing of the name stays.
-                self.archive.root.remove_empty(name.as_str());
-                let class = if is_full(&error) { "space" } else { "io" };
-                format!(
-                    "failed {name} {version} {class} moving it to its place failed: {error}; check owners, modes and space there\n"
-                )
-            }
-        };
+        let outcome = self.decide(whole).unwrap_or_else(|error| {
+            // Where it was to be the first of its name, nothing of the name stays.
+            self.archive.root.remove_empty(whole.package.name.as_str());
+            let text = format!("moving it to its place failed: {error}; check owners, modes and space there");
+            Outcome::Failed(refused_by_system(&error), text)
+        });
         if let Some(aged) = &self.aged {
             // Somebody wants it: no mark may outlive that. One that cannot be removed shows in the next listing.
             let _ = aged.unlink(mark_name(&whole.package));
         }
-        line
+        line(&whole.package, outcome)
     }
 
-    fn decide(&mut self, whole: &Whole) -> io::Result<String> {
+    fn decide(&mut self, whole: &Whole) -> io::Result<Outcome> {
         let PackageId { name, version } = &whole.package;
-        let failed = |class: &str, text: &str| Ok(format!("failed {name} {version} {class} {text}\n"));
+        let failed = |class, text: &str| Ok(Outcome::Failed(class, text.to_owned()));
         if let Some(why) = self.unowned {
-            return failed("unowned", why);
+            return failed(FailedFor::Unowned, why);
         }
         match self.archive.root.stat(name.as_str())? {
             Some(stat) if kind(&stat) != FileType::Directory => {
-                return failed("foreign", &format!("{name} is not a directory; move it away"));
+                return failed(FailedFor::Foreign, &format!("{name} is not a directory; move it away"));
             }
             Some(_) | None => {}
         }
         if let Some(why) = self.spelling.misleads(&self.archive.root, name.as_str())? {
-            return failed("conflict", &why);
+            return failed(FailedFor::Conflict, &why);
         }
         let (of_name, is_new) = self.archive.root.ensure(name.as_str())?;
         self.has_new_names |= is_new;
         if let Some(why) = self.spelling.misleads(&of_name, version.as_str())? {
-            return failed("conflict", &why);
+            return failed(FailedFor::Conflict, &why);
         }
         match self.look(&of_name, whole)? {
             There::Nothing => self.publish(whole, of_name),
-            There::Link => failed("foreign", "a symbolic link is in its place; remove it"),
-            There::Foreign => failed("foreign", "what is in its place is no package of ours; move it away"),
+            There::Link => failed(FailedFor::Foreign, "a symbolic link is in its place; remove it"),
+            There::Foreign => failed(FailedFor::Foreign, "what is in its place is no package of ours; move it away"),
             There::Package(time) if time == whole.time && whole.rule != Rule::Repair => {
                 let manifests = self.rooms.manifests.open_if_there(name.as_str())?;
                 if self.is_known_to_differ(manifests.as_ref(), whole)? {
                     return failed(
-                        "differs",
+                        FailedFor::Differs,
                         "the one there has the same time of descpkg and other bytes; it was not touched: blat verify --repair settles it, \
                          or a new time of descpkg at the source",
                     );
@@ -125,13 +121,13 @@ impl<'a> Installer<'a> {
                 self.has_new_names = true;
                 self.changed.push(of_name);
                 self.changed.extend(manifests);
-                Ok(format!("already {name} {version}\n"))
+                Ok(Outcome::Already)
             }
             There::Package(time) => match whole.rule {
                 Rule::New => {
                     let mine = whole.time;
                     failed(
-                        "conflict",
+                        FailedFor::Conflict,
                         &format!(
                             "another one is there, whose descpkg has the time {time}, not {mine}; compare the two"
                         ),
@@ -140,10 +136,10 @@ impl<'a> Installer<'a> {
                 Rule::Replace | Rule::Repair => {
                     // By now it may be somebody else's who adopted the archive a moment ago.
                     if let Some(why) = record::keeps_from_replacing(&self.rooms.house, self.owner)? {
-                        return failed("conflict", &why);
+                        return failed(FailedFor::Conflict, &why);
                     }
                     if let Some(why) = tree::foreign_part(&of_name, version.as_str().as_bytes())? {
-                        return failed("foreign", &why);
+                        return failed(FailedFor::Foreign, &why);
                     }
                     self.replace(whole, of_name)
                 }
@@ -171,7 +167,7 @@ impl<'a> Installer<'a> {
         Ok(digest(&mut manifest, self.inbox)? != whole.digest)
     }
 
-    fn publish(&mut self, whole: &Whole, of_name: Dir) -> io::Result<String> {
+    fn publish(&mut self, whole: &Whole, of_name: Dir) -> io::Result<Outcome> {
         let PackageId { name, version } = &whole.package;
         let (manifests, is_new) = self.rooms.manifests.ensure(name.as_str())?;
         self.has_new_names |= is_new;
@@ -193,10 +189,10 @@ impl<'a> Installer<'a> {
             return Err(error);
         }
         self.changed.extend([of_name, manifests]);
-        Ok(format!("published {name} {version}\n"))
+        Ok(Outcome::Published)
     }
 
-    fn replace(&mut self, whole: &Whole, of_name: Dir) -> io::Result<String> {
+    fn replace(&mut self, whole: &Whole, of_name: Dir) -> io::Result<Outcome> {
         let PackageId { name, version } = &whole.package;
         let (manifests, _) = self.rooms.manifests.ensure(name.as_str())?;
         let (near, aside) = hidden_of(&whole.package);
@@ -225,7 +221,7 @@ impl<'a> Installer<'a> {
             .and_then(|old| old.set_mode(0o700))
             .and_then(|()| of_name.rename(near.as_str(), stage, OLD));
         self.changed.extend([of_name, manifests]);
-        Ok(format!("replaced {name} {version}\n"))
+        Ok(Outcome::Replaced)
     }
 }
 

@@ -4,15 +4,17 @@
 use std::io;
 
 use blat_domain::package::name::{PackageId, Version};
+use blat_domain::protocol::outcome::{FailedFor, Outcome};
 use rustix::fs::FileType;
 
 use crate::archive::dir::kind;
 use crate::archive::locks;
 use crate::archive::spelling::Spelling;
 use crate::archive::{Archive, DESCPKG, mark_name};
-use crate::failure::{Failure, is_full};
+use crate::failure::{Failure, refused_by_system};
 use crate::owner::record;
 use crate::staging::scratch::{Scratch, flush};
+use crate::wire::replies::line;
 
 /// Makes links, in their order; where `owner` is named, only that one replaces other links. Gives a line for each.
 pub(crate) fn link(
@@ -27,10 +29,10 @@ pub(crate) fn link(
     let spelling = Spelling::of(archive);
     let lines = locks::publishing(archive, &scratch.rooms, || -> Vec<String> {
         let put = |(package, to): &(PackageId, Version)| {
-            let line = put_link(archive, &scratch, &spelling, owner, (package, to));
+            let outcome = put_link(archive, &scratch, &spelling, owner, (package, to));
             // Somebody wants it, as with a package.
             let _ = aged.as_ref().map(|aged| aged.unlink(mark_name(package)));
-            line
+            line(package, outcome)
         };
         links.iter().map(put).collect()
     })?;
@@ -44,14 +46,10 @@ fn put_link(
     spelling: &Spelling,
     owner: Option<&str>,
     link: (&PackageId, &Version),
-) -> String {
-    let (package, _) = link;
-    let PackageId { name, version } = package;
+) -> Outcome {
     decide(archive, scratch, spelling, owner, link).unwrap_or_else(|error| {
-        let class = if is_full(&error) { "space" } else { "io" };
-        format!(
-            "failed {name} {version} {class} making the link failed: {error}; check owners, modes and space there\n"
-        )
+        let text = format!("making the link failed: {error}; check owners, modes and space there");
+        Outcome::Failed(refused_by_system(&error), text)
     })
 }
 
@@ -61,24 +59,24 @@ fn decide(
     spelling: &Spelling,
     owner: Option<&str>,
     (package, to): (&PackageId, &Version),
-) -> io::Result<String> {
+) -> io::Result<Outcome> {
     let PackageId { name, version } = package;
-    let failed = |class: &str, text: &str| Ok(format!("failed {name} {version} {class} {text}\n"));
+    let failed = |class, text: &str| Ok(Outcome::Failed(class, text.to_owned()));
     if let Some(why) = record::keeps_from_bringing(&scratch.rooms.house, owner)? {
-        return failed("unowned", why);
+        return failed(FailedFor::Unowned, why);
     }
     let of_name = match archive.root.stat(name.as_str())? {
         Some(stat) if kind(&stat) != FileType::Directory => {
-            return failed("foreign", &format!("{name} is not a directory; move it away"));
+            return failed(FailedFor::Foreign, &format!("{name} is not a directory; move it away"));
         }
         Some(_) => archive.root.open_if_there(name.as_str())?,
         None => None,
     };
-    let absent = || failed("absent", &format!("{to}, which it shall address, is not there; send that first"));
+    let absent = || failed(FailedFor::Absent, &format!("{to}, which it shall address, is not there; send that first"));
     let Some(of_name) = of_name else { return absent() };
     for (dir, name) in [(&archive.root, name.as_str()), (&of_name, to.as_str()), (&of_name, version.as_str())] {
         if let Some(why) = spelling.misleads(dir, name)? {
-            return failed("conflict", &why);
+            return failed(FailedFor::Conflict, &why);
         }
     }
     match of_name.stat_as_readers_do(format!("{to}/{DESCPKG}"))? {
@@ -87,19 +85,19 @@ fn decide(
     }
     match of_name.stat(version.as_str())? {
         Some(stat) if kind(&stat) != FileType::Symlink => {
-            return failed("foreign", "what is in its place is no link; delete or move it first");
+            return failed(FailedFor::Foreign, "what is in its place is no link; delete or move it first");
         }
         Some(_) | None => {}
     }
     let there = of_name.link_target(version.as_str())?;
     if there.as_ref().is_some_and(|there| there == to.as_str().as_bytes()) {
         archive.sync_names(&of_name)?;
-        return Ok(format!("already {name} {version}\n"));
+        return Ok(Outcome::Already);
     }
     if there.is_some()
         && let Some(why) = record::keeps_from_replacing(&scratch.rooms.house, owner)?
     {
-        return failed("conflict", &why);
+        return failed(FailedFor::Conflict, &why);
     }
     let hidden = format!(".{version}.{}", scratch.id);
     of_name.link(to.as_str(), hidden.as_str())?;
@@ -108,5 +106,5 @@ fn decide(
         return Err(error);
     }
     archive.sync_names(&of_name)?;
-    Ok(format!("linked {name} {version}\n"))
+    Ok(Outcome::Linked)
 }

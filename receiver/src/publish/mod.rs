@@ -18,6 +18,7 @@ use crate::archive::{Archive, CHECK_MODES, HOUSE};
 use crate::failure::{Failure, Setback};
 use crate::staging::{PACKAGE, Stage};
 use crate::wire::inbox::Inbox;
+use crate::wire::replies::line;
 use install::Installer;
 use written::Written;
 
@@ -136,7 +137,7 @@ fn sync_each(packages: Vec<Whole>) -> (Vec<String>, Vec<Whole>) {
         match whole.sync() {
             Ok(()) => durable.push(whole),
             Err(error) => {
-                lines.push(Setback::io("making it durable", &error).line(&whole.package));
+                lines.push(line(&whole.package, Setback::io("making it durable", &error).into_outcome()));
                 whole.clear_away();
             }
         }

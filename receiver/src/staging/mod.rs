@@ -11,6 +11,7 @@ use std::io;
 use std::time::Duration;
 
 use blat_domain::package::name::PackageId;
+use blat_domain::protocol::outcome::FailedFor;
 use rustix::fs::FileType;
 
 use crate::archive::dir::Dir;
@@ -55,9 +56,9 @@ impl Stage {
         // Without its name, which the line has already: a long one would leave no room for why.
         let what = || format!("staging it in {}", archive.shown());
         let failed = |error: io::Error| Setback::io(what(), &error);
-        let rooms = archive.rooms().map_err(|failure| Setback { class: "io", text: failure.text })?;
+        let rooms = archive.rooms().map_err(|failure| Setback { class: FailedFor::Io, text: failure.text })?;
         let busy = || Setback {
-            class: "io",
+            class: FailedFor::Io,
             text: format!("{} failed: another process receives it; try again later", what()),
         };
         // Whoever sweeps, or whose link has just been cut, holds it no longer than a moment.

@@ -1,11 +1,14 @@
 //! What goes to the agent: frames of all lanes, whole ones, sent at the end of each group of them.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, PoisonError};
 
+use blat_domain::package::name::PackageId;
 use blat_domain::protocol::frames::{self, Class, Lane, MARKER, Reply};
+use blat_domain::protocol::outcome::Line;
 
 use crate::failure::Failure;
 
@@ -75,6 +78,14 @@ impl Replies {
     pub(crate) fn refuse(&self, lane: Lane, text: &str) -> io::Result<()> {
         self.send(lane, &[Reply::Failed { class: Class::Refused, text }])
     }
+}
+
+/// A line of an answer, with its end.
+pub(crate) fn line<T>(package: &PackageId, says: T) -> String
+where
+    Line<T>: fmt::Display,
+{
+    format!("{}\n", Line { package: package.clone(), says })
 }
 
 impl Output {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use blat_domain::package::name::PackageId;
+use blat_domain::protocol::outcome::{FailedFor, Finding, Line, Outcome};
 use blat_domain::util::limits::named;
 use blat_domain::util::text::printable;
 
@@ -20,57 +21,51 @@ pub(crate) fn with_silent_ones<'a>(
     deliveries
 }
 
-/// One line of an answer: `published NAME VERSION`, `replaced …`, `linked …`, `already …` or
-/// `failed NAME VERSION CLASS TEXT`.
+/// What a line says became of a package that was sent, or of a link.
 pub(crate) fn delivery(line: &str) -> Option<(PackageId, Delivery)> {
-    let mut words = line.splitn(5, ' ');
-    let (word, name, version) = (words.next()?, words.next()?, words.next()?);
-    let (class, text) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-    let what = match word {
-        "published" => Delivery::Published,
-        "replaced" => Delivery::Replaced,
-        "linked" => Delivery::Linked,
-        "already" => Delivery::Already,
-        "failed" if class == "differs" => Delivery::Differs(printable(text)),
-        "failed" => Delivery::Failed(format!("{} ({})", named(printable(text)), printable(class))),
-        _ => return None,
+    let Line { package, says } = line.parse().ok()?;
+    let what = match says {
+        Outcome::Published => Delivery::Published,
+        Outcome::Replaced => Delivery::Replaced,
+        Outcome::Linked => Delivery::Linked,
+        Outcome::Already => Delivery::Already,
+        Outcome::Failed(FailedFor::Differs, text) => Delivery::Differs(printable(&text)),
+        Outcome::Failed(class, text) => Delivery::Failed(failure(class, &text)),
+        Outcome::Marked | Outcome::Unmarked | Outcome::Deleted | Outcome::Absent | Outcome::Kept(..) => return None,
     };
-    PackageId::new(name, version).ok().map(|package| (package, what))
+    Some((package, what))
 }
 
-/// One line of what `get_plist --verify` says: `good NAME VERSION DIGEST [TREE_DIGEST]`, `bad NAME VERSION WHY`, `closed …`,
-/// `unknown …` or `absent …`.
-pub(crate) fn verdict(line: &str) -> Option<(PackageId, Verdict)> {
-    let mut words = line.splitn(4, ' ');
-    let (word, name, version) = (words.next()?, words.next()?, words.next()?);
-    let rest = printable(words.next().unwrap_or_default());
-    let verdict = match word {
-        "good" => {
-            let (bytes, tree) = rest.split_once(' ').map_or((&rest[..], None), |(bytes, tree)| (bytes, Some(tree)));
-            Verdict::Good(Digests { bytes: bytes.to_owned(), tree: tree.map(str::to_owned) })
-        }
-        "bad" => Verdict::Bad(rest),
-        "closed" => Verdict::Closed(rest),
-        "unknown" => Verdict::Unknown(rest),
-        "absent" => Verdict::Absent,
-        _ => return None,
-    };
-    PackageId::new(name, version).ok().map(|package| (package, verdict))
-}
-
-/// One line of `delete_package`'s answer: `WORD NAME VERSION [CLASS TEXT]`.
+/// What a line says became of a package that was marked, deleted, or freed of its mark.
 pub(crate) fn retired(line: &str) -> Option<(PackageId, Retired)> {
-    let mut words = line.splitn(5, ' ');
-    let (word, name, version) = (words.next()?, words.next()?, words.next()?);
-    let (class, text) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-    let what = match word {
-        "deleted" | "marked" | "unmarked" => Retired::Done,
-        "absent" => Retired::Absent,
-        "kept" => Retired::Kept(printable(text)),
-        "failed" => Retired::Failed(format!("{} ({})", named(printable(text)), printable(class))),
-        _ => return None,
+    let Line { package, says } = line.parse().ok()?;
+    let what = match says {
+        Outcome::Deleted | Outcome::Marked | Outcome::Unmarked => Retired::Done,
+        Outcome::Absent => Retired::Absent,
+        Outcome::Kept(_, text) => Retired::Kept(printable(&text)),
+        Outcome::Failed(class, text) => Retired::Failed(failure(class, &text)),
+        Outcome::Published | Outcome::Replaced | Outcome::Linked | Outcome::Already => return None,
     };
-    PackageId::new(name, version).ok().map(|package| (package, what))
+    Some((package, what))
+}
+
+fn failure(class: FailedFor, text: &str) -> String {
+    format!("{} ({class})", named(printable(text)))
+}
+
+/// What a line says was found when a package was hashed again.
+pub(crate) fn verdict(line: &str) -> Option<(PackageId, Verdict)> {
+    let Line { package, says } = line.parse().ok()?;
+    let verdict = match says {
+        Finding::Good { manifest, tree } => {
+            Verdict::Good(Digests { bytes: printable(&manifest), tree: tree.map(|tree| printable(&tree)) })
+        }
+        Finding::Bad(text) => Verdict::Bad(printable(&text)),
+        Finding::Closed(text) => Verdict::Closed(printable(&text)),
+        Finding::Unknown(text) => Verdict::Unknown(printable(&text)),
+        Finding::Absent(_) => Verdict::Absent,
+    };
+    Some((package, verdict))
 }
 
 /// What is to be heard of packages that were asked about: one outcome each, and of no others.
