@@ -178,6 +178,27 @@ fn every_link_between_documents_leads_somewhere() {
     }
 }
 
+/// The longest line of prose, in characters. Blocks and tables are as wide as they have to be, and so is a single word.
+const WIDEST: usize = 100;
+
+#[test]
+fn prose_is_wrapped() {
+    let mut wide = Vec::new();
+    for document in documents() {
+        let text = fs::read_to_string(repository().join(&document)).expect("a document");
+        let mut in_block = false;
+        for (number, line) in (1..).zip(text.lines()) {
+            in_block ^= line.trim_start().starts_with("```");
+            let may_be_wide =
+                in_block || line.starts_with(['|', '#']) || !line.trim_start().trim_start_matches("- ").contains(' ');
+            if line.chars().count() > WIDEST && !may_be_wide {
+                wide.push(format!("{document}:{number}"));
+            }
+        }
+    }
+    assert_eq!(wide, [String::new(); 0], "wrap these lines at {WIDEST} columns");
+}
+
 /// The documents that name a test for each thing they promise.
 const PROMISES: [&str; 4] =
     ["docs/requirements.md", "docs/requirements-trust.md", "docs/requirements-sites.md", "docs/security.md"];
