@@ -35,9 +35,9 @@ use sync::Synced;
 use sync::context::SyncContext;
 
 /// Why the agent ends other than well, with its exit status.
-struct Failure(u8, anyhow::Error);
+struct FatalError(u8, anyhow::Error);
 
-impl From<anyhow::Error> for Failure {
+impl From<anyhow::Error> for FatalError {
     fn from(error: anyhow::Error) -> Self {
         Self(FAILED, error)
     }
@@ -98,7 +98,7 @@ fn main() -> ExitCode {
     runtime.shutdown_timeout(WIND_UP);
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(Failure(code, error)) => {
+        Err(FatalError(code, error)) => {
             say(format_args!("blat-agent: {error:#}"));
             ExitCode::from(code)
         }
@@ -133,7 +133,7 @@ impl std::io::Write for ForPeople {
     }
 }
 
-async fn run(args: Args) -> Result<(), Failure> {
+async fn run(args: Args) -> Result<(), FatalError> {
     if let Some(path) = &args.create_database {
         return Ok(crate::releases::create_database(path).await.map_err(|why| anyhow!(why))?);
     }
@@ -167,8 +167,8 @@ async fn run(args: Args) -> Result<(), Failure> {
 }
 
 /// On whose behalf archives are listed and deleted from.
-fn owner(home: &Home, target: &TargetName) -> Result<Owner, Failure> {
-    let id = blat_config::home_id::ensure(home).map_err(|error| Failure(BAD_CONFIG, anyhow!(error)))?;
+fn owner(home: &Home, target: &TargetName) -> Result<Owner, FatalError> {
+    let id = blat_config::home_id::ensure(home).map_err(|error| FatalError(BAD_CONFIG, anyhow!(error)))?;
     Ok(Owner { home: id, target: target.clone() })
 }
 
@@ -183,21 +183,21 @@ fn warn_on_stderr() {
         .init();
 }
 
-fn load(home: &Home, target: &TargetName) -> Result<Settings, Failure> {
+fn load(home: &Home, target: &TargetName) -> Result<Settings, FatalError> {
     blat_config::load_target(home, target).map_err(|complaints| {
         // What the system refuses now it may give in a moment, though no file changes.
         let code = if complaints.is_unread() { FAILED } else { BAD_CONFIG };
-        Failure(code, anyhow!(complaints))
+        FatalError(code, anyhow!(complaints))
     })
 }
 
 /// What the master does for its agents: of two targets with one archive the later one is not served.
-fn refuse_rivals(home: &Home, settings: &Settings) -> Result<(), Failure> {
-    crate::sync::rival::find(home, settings).map_or(Ok(()), |why| Err(Failure(BAD_CONFIG, anyhow!(why))))
+fn refuse_rivals(home: &Home, settings: &Settings) -> Result<(), FatalError> {
+    crate::sync::rival::find(home, settings).map_or(Ok(()), |why| Err(FatalError(BAD_CONFIG, anyhow!(why))))
 }
 
 /// One sync in the foreground.
-async fn once(home: &Home, settings: Settings, owner: Owner, allow_delete: bool) -> Result<(), Failure> {
+async fn once(home: &Home, settings: Settings, owner: Owner, allow_delete: bool) -> Result<(), FatalError> {
     warn_on_stderr();
     let _lock = daemon::lock(home, &settings.name)?;
     refuse_rivals(home, &settings)?;
@@ -208,7 +208,7 @@ async fn once(home: &Home, settings: Settings, owner: Owner, allow_delete: bool)
         Synced::Ended(report, problem) => (report, problem),
         Synced::Superseded => {
             let name = &context.settings.name;
-            return Err(Failure(
+            return Err(FatalError(
                 BUSY,
                 anyhow!("{name}: the config changed during the sync, which ended early; run it again"),
             ));
@@ -226,7 +226,7 @@ async fn once(home: &Home, settings: Settings, owner: Owner, allow_delete: bool)
 }
 
 /// All that is missing on the way to the target and there, each on a line; well or worth knowing on standard output.
-async fn print_findings(home: &Home, settings: &Settings, owner: Owner) -> Result<(), Failure> {
+async fn print_findings(home: &Home, settings: &Settings, owner: Owner) -> Result<(), FatalError> {
     let found = crate::commands::check::run(home, settings, owner).await;
     let name = &settings.name;
     if found.wrong.is_empty() {
@@ -239,12 +239,12 @@ async fn print_findings(home: &Home, settings: &Settings, owner: Owner) -> Resul
 }
 
 /// A context that leaves a running agent's connection alone.
-fn visiting(home: &Home, settings: Settings, owner: Owner) -> Result<SyncContext, Failure> {
+fn visiting(home: &Home, settings: Settings, owner: Owner) -> Result<SyncContext, FatalError> {
     Ok(SyncContext::visiting(home, settings, owner).context("cannot make a temporary directory for the connection")?)
 }
 
 /// What a sync would do, as JSON on one line.
-async fn print_plan(context: SyncContext) -> Result<(), Failure> {
+async fn print_plan(context: SyncContext) -> Result<(), FatalError> {
     warn_on_stderr();
     let prepared = context.prepare(None).await.map_err(|problem| anyhow!("cannot plan: {}", problem.text))?;
     println!("{}", serde_json::to_string(&prepared.plan).context("cannot write the plan")?);
@@ -252,7 +252,7 @@ async fn print_plan(context: SyncContext) -> Result<(), Failure> {
 }
 
 /// Why a package is or is not there, as JSON on one line.
-async fn print_why(context: SyncContext, package: &PackageId) -> Result<(), Failure> {
+async fn print_why(context: SyncContext, package: &PackageId) -> Result<(), FatalError> {
     warn_on_stderr();
     let why = context.why(package).await.map_err(|problem| anyhow!("cannot tell why: {}", problem.text))?;
     println!("{}", serde_json::to_string(&why).context("cannot write the answer")?);
@@ -260,7 +260,7 @@ async fn print_why(context: SyncContext, package: &PackageId) -> Result<(), Fail
 }
 
 /// Looks at every byte on the target. Takes no lock: the target's own locks keep a repair and a running agent apart.
-async fn verify(context: SyncContext, repair: bool) -> Result<(), Failure> {
+async fn verify(context: SyncContext, repair: bool) -> Result<(), FatalError> {
     let tally = context.verify(repair).await.map_err(|problem| anyhow!("cannot verify: {}", problem.text))?;
     println!("{tally}");
     if tally.wrong > 0 {
@@ -272,7 +272,7 @@ async fn verify(context: SyncContext, repair: bool) -> Result<(), Failure> {
 }
 
 /// Takes an archive over. The agent that runs finds it out by itself, at its next sync.
-async fn adopt(context: SyncContext) -> Result<(), Failure> {
+async fn adopt(context: SyncContext) -> Result<(), FatalError> {
     warn_on_stderr();
     let name = &context.settings.name;
     let (before, after) = context.adopt().await.map_err(|problem| anyhow!("{name}: {}", problem.text))?;

@@ -36,14 +36,14 @@ impl fmt::Display for Store {
 
 /// Keys of an account.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Account {
+pub struct AccessKey {
     /// What it is called in requests.
     pub key: String,
     /// What it signs with.
     pub secret: String,
 }
 
-impl Account {
+impl AccessKey {
     /// One that may read and list only; [`Store::SeaweedFs`] knows it.
     pub fn reader() -> Self {
         Self { key: "READERKEY".into(), secret: "reader-secret".into() }
@@ -112,15 +112,15 @@ impl Bucket {
     }
 
     /// Who may do everything.
-    pub fn owner(&self) -> Account {
-        Account::read(&fs::read_to_string(self.dir.join("keys")).expect("a started server"))
+    pub fn owner(&self) -> AccessKey {
+        AccessKey::read(&fs::read_to_string(self.dir.join("keys")).expect("a started server"))
     }
 
     /// Makes an account; of its policies none says anything yet.
-    pub fn account(&self, name: &str) -> Account {
+    pub fn account(&self, name: &str) -> AccessKey {
         self.aws(&["iam", "create-user", "--user-name", name]);
         let query = "AccessKey.[AccessKeyId, SecretAccessKey]";
-        Account::read(&self.aws(&[
+        AccessKey::read(&self.aws(&[
             "iam",
             "create-access-key",
             "--user-name",

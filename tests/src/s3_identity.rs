@@ -6,7 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use crate::s3::Account;
+use crate::s3::AccessKey;
 
 /// Where the container's keys are.
 pub const CONTAINER: &str = "/v2/credentials/lab";
@@ -29,7 +29,7 @@ pub struct Identity {
 
 impl Identity {
     /// Hands out these keys to whoever asks as the documents of AWS say.
-    pub fn new(account: Account) -> Self {
+    pub fn new(account: AccessKey) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = listener.local_addr().expect("a bound port").port();
         let log: Arc<Mutex<Vec<String>>> = Arc::default();
@@ -54,7 +54,7 @@ impl Identity {
     }
 }
 
-fn serve(stream: TcpStream, account: &Account, log: &Mutex<Vec<String>>) -> io::Result<()> {
+fn serve(stream: TcpStream, account: &AccessKey, log: &Mutex<Vec<String>>) -> io::Result<()> {
     let mut from = BufReader::new(&stream);
     let (mut head, mut length) = (Vec::new(), 0);
     loop {
@@ -92,7 +92,7 @@ fn answer(
     method: &str,
     path: &str,
     query: &str,
-    Account { key, secret }: &Account,
+    AccessKey { key, secret }: &AccessKey,
     shows: impl Fn(&str, &str) -> bool,
 ) -> Option<String> {
     let keys = format!(

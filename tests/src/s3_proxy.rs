@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::Duration;
 
-use message::{Body, Head, Link};
+use message::{Body, Head, HttpEnd};
 
 /// What a request asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,7 +46,7 @@ pub enum Asks {
 
 /// What becomes of a request.
 #[derive(Debug, Clone, Copy)]
-pub enum Fault {
+pub enum RequestFault {
     /// It is refused with this status and S3 code, and never reaches the server.
     Refused(u16, &'static str),
     /// The connection is reset before an answer; the request never reaches the server whole.
@@ -69,11 +69,11 @@ pub enum Fault {
 pub struct Proxy {
     /// Where it listens, on 127.0.0.1.
     pub port: u16,
-    shared: Arc<Mutex<State>>,
+    shared: Arc<Mutex<ProxyState>>,
 }
 
 #[derive(Default)]
-struct State {
+struct ProxyState {
     counts: BTreeMap<Asks, usize>,
     orders: Vec<Order>,
     /// Requests in the order of their coming, as `METHOD TARGET`.
@@ -82,7 +82,7 @@ struct State {
 
 struct Order {
     asks: Asks,
-    fault: Fault,
+    fault: RequestFault,
     /// Requests of this kind that pass unharmed before.
     after: usize,
     times: usize,
@@ -93,7 +93,7 @@ impl Proxy {
     pub fn to(port: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let own = listener.local_addr().expect("a bound port").port();
-        let shared: Arc<Mutex<State>> = Arc::default();
+        let shared: Arc<Mutex<ProxyState>> = Arc::default();
         let state = shared.clone();
         thread::spawn(move || {
             for near in listener.incoming().flatten() {
@@ -108,12 +108,12 @@ impl Proxy {
     }
 
     /// The next requests of this kind are spoiled, so many of them.
-    pub fn spoils(&self, times: usize, asks: Asks, fault: Fault) {
+    pub fn spoils(&self, times: usize, asks: Asks, fault: RequestFault) {
         self.spoils_after(0, times, asks, fault);
     }
 
     /// As [`Self::spoils`], once so many of them passed.
-    pub fn spoils_after(&self, after: usize, times: usize, asks: Asks, fault: Fault) {
+    pub fn spoils_after(&self, after: usize, times: usize, asks: Asks, fault: RequestFault) {
         lock(&self.shared).orders.push(Order { asks, fault, after, times });
     }
 
@@ -150,9 +150,9 @@ impl Proxy {
     }
 }
 
-impl State {
+impl ProxyState {
     /// Counts a request, and says what is to become of it.
-    fn meet(&mut self, head: &Head) -> Option<Fault> {
+    fn meet(&mut self, head: &Head) -> Option<RequestFault> {
         let asks = head.asks();
         *self.counts.entry(asks).or_default() += 1;
         self.log.push(format!("{} {}", head.method(), head.target()));
@@ -167,9 +167,9 @@ impl State {
 }
 
 /// One connection, request after request, until an end hangs up.
-fn serve(near: TcpStream, port: u16, state: &Mutex<State>) -> io::Result<()> {
-    let mut near = Link::new(near)?;
-    let mut far = Link::new(TcpStream::connect(("127.0.0.1", port))?)?;
+fn serve(near: TcpStream, port: u16, state: &Mutex<ProxyState>) -> io::Result<()> {
+    let mut near = HttpEnd::new(near)?;
+    let mut far = HttpEnd::new(TcpStream::connect(("127.0.0.1", port))?)?;
     while let Some(request) = near.head()? {
         let fault = lock(state).meet(&request);
         if !exchange(&mut near, &mut far, &request, fault)? {
@@ -180,31 +180,31 @@ fn serve(near: TcpStream, port: u16, state: &Mutex<State>) -> io::Result<()> {
 }
 
 /// One request and its answer; false when the connection was spoiled with it.
-fn exchange(near: &mut Link, far: &mut Link, request: &Head, fault: Option<Fault>) -> io::Result<bool> {
+fn exchange(near: &mut HttpEnd, far: &mut HttpEnd, request: &Head, fault: Option<RequestFault>) -> io::Result<bool> {
     if request.expects_continue() {
         near.stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
     }
     let sent = request.request_body();
     match fault {
-        Some(Fault::Refused(status, code)) => {
+        Some(RequestFault::Refused(status, code)) => {
             near.skip(sent)?;
             near.stream.write_all(refusal(status, code).as_bytes())?;
             return Ok(true);
         }
-        Some(Fault::Reset) => return reset(near),
-        Some(Fault::Silence) => {
+        Some(RequestFault::Reset) => return reset(near),
+        Some(RequestFault::Silence) => {
             near.skip(Body::UntilEnd)?;
             return Ok(false);
         }
-        Some(Fault::Damaged) => {
+        Some(RequestFault::Damaged) => {
             far.stream.write_all(request.without_expect().as_bytes())?;
             near.pass(sent, far, |piece| piece[0] ^= 0x10)?;
         }
-        Some(Fault::Slow(rate)) => {
+        Some(RequestFault::Slow(rate)) => {
             far.stream.write_all(request.without_expect().as_bytes())?;
             near.pass(sent, far, |piece| thread::sleep(Duration::from_secs_f64(piece.len() as f64 / rate as f64)))?;
         }
-        Some(Fault::CutAnswer | Fault::LostAnswer | Fault::Answered(..)) | None => {
+        Some(RequestFault::CutAnswer | RequestFault::LostAnswer | RequestFault::Answered(..)) | None => {
             far.stream.write_all(request.without_expect().as_bytes())?;
             near.pass(sent, far, |_| {})?;
         }
@@ -212,27 +212,34 @@ fn exchange(near: &mut Link, far: &mut Link, request: &Head, fault: Option<Fault
     answer(near, far, request, fault)
 }
 
-fn answer(near: &mut Link, far: &mut Link, request: &Head, fault: Option<Fault>) -> io::Result<bool> {
+fn answer(near: &mut HttpEnd, far: &mut HttpEnd, request: &Head, fault: Option<RequestFault>) -> io::Result<bool> {
     let Some(answer) = far.head()? else { return Ok(false) };
     let body = answer.answer_body(request);
     match fault {
-        Some(Fault::LostAnswer) => {
+        Some(RequestFault::LostAnswer) => {
             far.skip(body)?;
             reset(near)
         }
-        Some(Fault::CutAnswer) => {
+        Some(RequestFault::CutAnswer) => {
             let text = far.text(body)?;
             near.stream.write_all(answer.with_length(text.len()).as_bytes())?;
             near.stream.write_all(&text.as_bytes()[..text.len() / 2])?;
             Ok(false)
         }
-        Some(Fault::Answered(status, change)) => {
+        Some(RequestFault::Answered(status, change)) => {
             let text = change(far.text(body)?);
             near.stream.write_all(answer.with_status(status).with_length(text.len()).as_bytes())?;
             near.stream.write_all(text.as_bytes())?;
             Ok(true)
         }
-        Some(Fault::Refused(..) | Fault::Reset | Fault::Silence | Fault::Damaged | Fault::Slow(_)) | None => {
+        Some(
+            RequestFault::Refused(..)
+            | RequestFault::Reset
+            | RequestFault::Silence
+            | RequestFault::Damaged
+            | RequestFault::Slow(_),
+        )
+        | None => {
             near.stream.write_all(answer.text().as_bytes())?;
             far.pass(body, near, |_| {})?;
             Ok(!matches!(body, Body::UntilEnd))
@@ -240,7 +247,7 @@ fn answer(near: &mut Link, far: &mut Link, request: &Head, fault: Option<Fault>)
     }
 }
 
-fn reset(near: &Link) -> io::Result<bool> {
+fn reset(near: &HttpEnd) -> io::Result<bool> {
     // Linux answers this with a reset at once.
     rustix::net::connect_unspec(&near.stream)?;
     Ok(false)

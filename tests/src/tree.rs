@@ -10,7 +10,7 @@ use std::{fmt, fs};
 /// What is at one path.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Entry {
-    kind: Kind,
+    kind: NodeKind,
     /// Permission bits; none of a symlink's, which has none of its own.
     mode: Option<u32>,
     /// Whole seconds; a package's times are kept to the second.
@@ -18,7 +18,7 @@ pub struct Entry {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Kind {
+enum NodeKind {
     File {
         bytes: u64,
         hash: u32,
@@ -34,10 +34,10 @@ enum Kind {
 impl fmt::Debug for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.kind {
-            Kind::File { bytes, hash } => write!(f, "file of {bytes} bytes (checksum {hash:08x})")?,
-            Kind::Folder => f.write_str("folder")?,
-            Kind::Link { to } => write!(f, "link to {to:?}")?,
-            Kind::Other => f.write_str("something that is no file, folder or link")?,
+            NodeKind::File { bytes, hash } => write!(f, "file of {bytes} bytes (checksum {hash:08x})")?,
+            NodeKind::Folder => f.write_str("folder")?,
+            NodeKind::Link { to } => write!(f, "link to {to:?}")?,
+            NodeKind::Other => f.write_str("something that is no file, folder or link")?,
         }
         if let Some(mode) = self.mode {
             write!(f, ", mode {mode:04o}")?;
@@ -64,13 +64,13 @@ fn add(tree: &mut Tree, root: &Path, below: &Path) -> io::Result<()> {
         for inner in fs::read_dir(&path)? {
             add(tree, root, &below.join(inner?.file_name()))?;
         }
-        Kind::Folder
+        NodeKind::Folder
     } else if found.is_symlink() {
-        Kind::Link { to: fs::read_link(&path)? }
+        NodeKind::Link { to: fs::read_link(&path)? }
     } else if found.is_file() {
-        Kind::File { bytes: found.size(), hash: hash(&path)? }
+        NodeKind::File { bytes: found.size(), hash: hash(&path)? }
     } else {
-        Kind::Other
+        NodeKind::Other
     };
     let mode = (!found.is_symlink()).then_some(found.mode() & 0o7777);
     tree.insert(below.to_owned(), Entry { kind, mode, mtime: found.mtime() });
@@ -120,7 +120,7 @@ pub fn assert_same_contents(source: &Path, unpacked: &Path) {
     let contents = |root: &Path| {
         let mut tree = read(root).unwrap_or_else(|error| panic!("could not read {}: {error}", root.display()));
         tree.remove(Path::new(""));
-        let links = tree.values_mut().filter(|entry| matches!(entry.kind, Kind::Link { .. }));
+        let links = tree.values_mut().filter(|entry| matches!(entry.kind, NodeKind::Link { .. }));
         links.for_each(|link| link.mtime = 0);
         tree
     };

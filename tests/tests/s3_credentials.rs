@@ -1,6 +1,6 @@
 //! Credentials, taken from everywhere the AWS tools take them from. The server is a real one that looks at every signature.
 
-use blat_tests::s3::Account;
+use blat_tests::s3::AccessKey;
 use blat_tests::s3_identity::{CONTAINER, CONTAINER_TOKEN, Identity, WEB_IDENTITY};
 use blat_tests::{Bucket, Lab, Store};
 
@@ -24,7 +24,7 @@ impl Nobody {
 }
 
 /// The lab's bucket, the owner's keys, and the way to become somebody.
-fn lab(name: &str) -> (Lab, Bucket, Account, Nobody) {
+fn lab(name: &str) -> (Lab, Bucket, AccessKey, Nobody) {
     let mut lab = Lab::new(name);
     let bucket = Bucket::new(&mut lab, Store::SeaweedFs);
     bucket.config(&lab, "cloud", &[], "");
@@ -37,7 +37,7 @@ fn lab(name: &str) -> (Lab, Bucket, Account, Nobody) {
 
 #[test]
 fn keys_are_found_in_files_and_printed_by_commands() {
-    let (mut lab, bucket, Account { key, secret }, nobody) = lab("s3files");
+    let (mut lab, bucket, AccessKey { key, secret }, nobody) = lab("s3files");
     let keys = format!("aws_access_key_id = {key}\naws_secret_access_key = {secret}\n");
     let named = nobody
         .file("credentials", &format!("[default]\naws_access_key_id = X\naws_secret_access_key = y\n[ci]\n{keys}"));

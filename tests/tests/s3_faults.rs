@@ -2,8 +2,8 @@
 //! whole, nothing is deleted on a listing that is not whole, and what only a person can mend is named.
 
 use blat_tests::process;
-use blat_tests::s3::{Account, BUCKET};
-use blat_tests::s3_proxy::{Asks, Fault, Proxy};
+use blat_tests::s3::{AccessKey, BUCKET};
+use blat_tests::s3_proxy::{Asks, Proxy, RequestFault};
 use blat_tests::{Bucket, Lab, Store};
 use rustix::process::Signal;
 
@@ -32,7 +32,7 @@ fn assert_objects_there(lab: &Lab, bucket: &Bucket) {
 }
 
 /// Spoils one request of each kind that a first sync makes; the same sync comes through.
-fn comes_through(name: &str, store: Store, fault: Fault, asked: &[Asks]) {
+fn comes_through(name: &str, store: Store, fault: RequestFault, asked: &[Asks]) {
     let (lab, bucket, proxy) = lab(name, store, "");
     asked.iter().for_each(|asks| proxy.spoils(1, *asks, fault));
     lab.agent_once("cloud").expect_success();
@@ -44,24 +44,24 @@ const FIRST_SYNC: [Asks; 5] = [Asks::List, Asks::Put, Asks::Begin, Asks::Part, A
 
 #[test]
 fn a_server_that_asks_to_slow_down_is_asked_again() {
-    comes_through("s3busy", Store::SeaweedFs, Fault::Refused(503, "SlowDown"), &FIRST_SYNC);
+    comes_through("s3busy", Store::SeaweedFs, RequestFault::Refused(503, "SlowDown"), &FIRST_SYNC);
 }
 
 #[test]
 fn an_internal_error_is_asked_again_on_another_server_too() {
-    comes_through("s3internal", Store::Moto, Fault::Refused(500, "InternalError"), &FIRST_SYNC);
+    comes_through("s3internal", Store::Moto, RequestFault::Refused(500, "InternalError"), &FIRST_SYNC);
 }
 
 #[test]
 fn a_reset_connection_costs_one_more_try() {
-    comes_through("s3reset", Store::SeaweedFs, Fault::Reset, &FIRST_SYNC);
+    comes_through("s3reset", Store::SeaweedFs, RequestFault::Reset, &FIRST_SYNC);
 }
 
 /// What the server did is found to be done, and neither an error nor a second object.
 #[test]
 fn an_answer_that_gets_lost_is_no_failure() {
     for store in [Store::SeaweedFs, Store::Moto] {
-        comes_through("s3lost", store, Fault::LostAnswer, &[Asks::Put, Asks::Part]);
+        comes_through("s3lost", store, RequestFault::LostAnswer, &[Asks::Put, Asks::Part]);
     }
 }
 
@@ -74,7 +74,7 @@ fn an_upload_whose_beginning_or_end_was_not_answered_is_whole_in_the_end() {
         (Store::Moto, Asks::Complete),
     ] {
         let (lab, bucket, proxy) = lab("s3end", store, "");
-        proxy.spoils(1, asks, Fault::LostAnswer);
+        proxy.spoils(1, asks, RequestFault::LostAnswer);
         let first = lab.agent_once("cloud");
         println!("{store}, {asks:?}: ended with {:?}", first.code);
         assert!(proxy.all_spoiled());
@@ -88,19 +88,19 @@ fn an_upload_whose_beginning_or_end_was_not_answered_is_whole_in_the_end() {
 
 #[test]
 fn bytes_that_are_damaged_on_the_way_are_noticed_by_the_server_and_sent_again() {
-    comes_through("s3damaged", Store::SeaweedFs, Fault::Damaged, &[Asks::Put, Asks::Part]);
+    comes_through("s3damaged", Store::SeaweedFs, RequestFault::Damaged, &[Asks::Put, Asks::Part]);
 }
 
 #[test]
 fn a_slow_link_is_slow_and_nothing_else() {
-    comes_through("s3slow", Store::SeaweedFs, Fault::Slow(2 << 20), &[Asks::Put, Asks::Part, Asks::Part]);
+    comes_through("s3slow", Store::SeaweedFs, RequestFault::Slow(2 << 20), &[Asks::Put, Asks::Part, Asks::Part]);
 }
 
 /// A day of refusals for one package: the others arrive, nothing lists it, and it comes once the server takes it.
 #[test]
 fn what_the_server_refuses_for_long_is_told_and_tried_again_by_the_daemon() {
     let (mut lab, bucket, proxy) = lab("s3long", Store::SeaweedFs, "");
-    proxy.spoils(usize::MAX, Asks::Begin, Fault::Refused(503, "SlowDown"));
+    proxy.spoils(usize::MAX, Asks::Begin, RequestFault::Refused(503, "SlowDown"));
     lab.start_master();
     let status = lab.wait_for_status("cloud", "failing to send", |s| s["last_error"]["text"].is_string());
     let text = status["last_error"]["text"].as_str().unwrap_or_default().to_owned();
@@ -124,14 +124,14 @@ fn what_only_a_person_can_mend_is_named() {
     let cases = [
         (
             Asks::List,
-            Fault::Answered(403, by_policy),
+            RequestFault::Answered(403, by_policy),
             ["AccessDenied", "; no VPC endpoint policy allows s3:ListBucket"],
         ),
-        (Asks::List, Fault::Refused(403, "AccessDenied"), ["AccessDenied", "s3:ListBucket"]),
-        (Asks::List, Fault::Refused(400, "ExpiredToken"), ["ExpiredToken", "expired"]),
-        (Asks::Begin, Fault::Refused(403, "AccessDenied"), ["AccessDenied", "s3:PutObject"]),
-        (Asks::Put, Fault::Refused(400, "ExpiredToken"), ["ExpiredToken", "expired"]),
-        (Asks::Put, Fault::Refused(403, "AccessDenied"), ["AccessDenied", "s3:PutObject"]),
+        (Asks::List, RequestFault::Refused(403, "AccessDenied"), ["AccessDenied", "s3:ListBucket"]),
+        (Asks::List, RequestFault::Refused(400, "ExpiredToken"), ["ExpiredToken", "expired"]),
+        (Asks::Begin, RequestFault::Refused(403, "AccessDenied"), ["AccessDenied", "s3:PutObject"]),
+        (Asks::Put, RequestFault::Refused(400, "ExpiredToken"), ["ExpiredToken", "expired"]),
+        (Asks::Put, RequestFault::Refused(403, "AccessDenied"), ["AccessDenied", "s3:PutObject"]),
     ];
     let (lab, bucket, proxy) = lab("s3denied", Store::SeaweedFs, "aging: immediate\nmax_delete: 100%");
     for (asks, fault, said) in cases {
@@ -148,7 +148,7 @@ fn what_only_a_person_can_mend_is_named() {
     assert_all_there(&lab, &bucket);
 
     lab.release_for_buckets(&[("small", "1")]);
-    proxy.spoils(usize::MAX, Asks::DeleteMany, Fault::Refused(403, "AccessDenied"));
+    proxy.spoils(usize::MAX, Asks::DeleteMany, RequestFault::Refused(403, "AccessDenied"));
     lab.agent_once("cloud").expect(1).says("s3:DeleteObject");
     assert!(bucket.keys().contains(&"archive/big/1.zip".to_owned()), "it is still there");
 }
@@ -159,9 +159,9 @@ fn a_wrong_key_a_missing_bucket_and_missing_rights_are_told_by_the_server_itself
     bucket.config(&lab, "cloud", &["bucket: no-such-bucket"], "");
     lab.agent_once("cloud").expect(1).says("NoSuchBucket").says("no such bucket");
     bucket.config(&lab, "cloud", &[], "");
-    lab.set_environment(Account::reader().environment());
+    lab.set_environment(AccessKey::reader().environment());
     lab.agent_once("cloud").expect(1).says("AccessDenied").says("s3:PutObject");
-    let mut wrong = Account::reader().environment();
+    let mut wrong = AccessKey::reader().environment();
     wrong[1].1 = "not-the-secret".into();
     lab.set_environment(wrong);
     let outcome = lab.agent_once("cloud");
@@ -179,7 +179,7 @@ fn a_bucket_in_another_region_is_told_with_the_region_to_say() {
          <Region>eu-west-1</Region></Error>"
             .to_owned()
     };
-    proxy.spoils(usize::MAX, Asks::List, Fault::Answered(400, elsewhere));
+    proxy.spoils(usize::MAX, Asks::List, RequestFault::Answered(400, elsewhere));
     lab.agent_once("cloud").expect(1).says("say region: eu-west-1");
 }
 
@@ -191,11 +191,11 @@ fn a_listing_that_is_not_whole_deletes_nothing() {
     let without_token =
         |text: String| text.replace("<IsTruncated>false</IsTruncated>", "<IsTruncated>true</IsTruncated>");
     let faults = [
-        Fault::CutAnswer,
-        Fault::Refused(503, "SlowDown"),
-        Fault::Answered(200, without_token),
-        Fault::Answered(200, |text| text[..text.len() / 2].to_owned()),
-        Fault::Answered(200, |_| "<html>please log in</html>".to_owned()),
+        RequestFault::CutAnswer,
+        RequestFault::Refused(503, "SlowDown"),
+        RequestFault::Answered(200, without_token),
+        RequestFault::Answered(200, |text| text[..text.len() / 2].to_owned()),
+        RequestFault::Answered(200, |_| "<html>please log in</html>".to_owned()),
     ];
     for fault in faults {
         proxy.spoils(usize::MAX, Asks::List, fault);
@@ -223,7 +223,7 @@ fn a_listing_that_fails_on_its_second_page_is_no_listing() {
     wanted.truncate(1_099);
     lab.release_for_buckets(&wanted);
 
-    proxy.spoils_after(1, usize::MAX, Asks::List, Fault::Refused(503, "SlowDown"));
+    proxy.spoils_after(1, usize::MAX, Asks::List, RequestFault::Refused(503, "SlowDown"));
     proxy.forget();
     lab.agent_once("cloud").expect(1);
 
@@ -236,7 +236,7 @@ fn a_listing_that_fails_on_its_second_page_is_no_listing() {
 fn an_agent_that_dies_in_the_midst_of_an_upload_leaves_nothing_for_long() {
     for store in [Store::SeaweedFs, Store::Moto] {
         let (lab, bucket, proxy) = lab("s3death", store, "");
-        proxy.spoils_after(1, usize::MAX, Asks::Part, Fault::Silence);
+        proxy.spoils_after(1, usize::MAX, Asks::Part, RequestFault::Silence);
         let agent = lab.start_agent_once("cloud");
         lab.wait_for("a part that does not get through", || (proxy.count(Asks::Part) > 1).then_some(()));
         process::signal(agent.pid(), Signal::KILL);

@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 
 use blat_tests::s3::BUCKET;
-use blat_tests::s3_proxy::{Asks, Fault, Proxy};
+use blat_tests::s3_proxy::{Asks, Proxy, RequestFault};
 use blat_tests::{Bucket, Lab, Store, process, tree};
 use rustix::process::Signal;
 
@@ -30,7 +30,7 @@ const LEFT: [&str; 2] = ["archive/PackageList.txt", "archive/stays/1.zip"];
 #[test]
 fn a_success_that_carries_an_error_deletes_nothing_and_says_so() {
     let (lab, bucket, proxy) = lab("s3never");
-    proxy.spoils(usize::MAX, Asks::DeleteMany, Fault::Refused(200, "InternalError"));
+    proxy.spoils(usize::MAX, Asks::DeleteMany, RequestFault::Refused(200, "InternalError"));
     let outcome = lab.agent_once("cloud");
 
     outcome.expect(1).says("InternalError");
@@ -83,13 +83,13 @@ fn an_error_in_a_success_and_a_key_without_an_answer_are_tried_again() {
         text.split_inclusive("</Deleted>").filter(deleted).collect::<String>()
     };
     for fault in [
-        Fault::Refused(200, "SlowDown"),
-        Fault::Answered(200, without_b),
-        Fault::Answered(200, |_| "<DeleteResult></DeleteResult>".to_owned()),
-        Fault::Answered(200, |_| {
+        RequestFault::Refused(200, "SlowDown"),
+        RequestFault::Answered(200, without_b),
+        RequestFault::Answered(200, |_| "<DeleteResult></DeleteResult>".to_owned()),
+        RequestFault::Answered(200, |_| {
             "<DeleteResult><Error><Code>InternalError</Code><Message>m</Message></Error></DeleteResult>".to_owned()
         }),
-        Fault::Answered(200, |_| {
+        RequestFault::Answered(200, |_| {
             "<DeleteResult><Deleted><Key>theirs</Key></Deleted><Error><Key>theirs</Key><Code>AccessDenied</Code>\
              <Message>m</Message></Error></DeleteResult>"
                 .to_owned()
@@ -109,7 +109,7 @@ fn an_upload_whose_end_is_a_success_with_an_error_is_ended_again() {
     let (lab, bucket, proxy) = lab("s3end");
     lab.package("big", "1", |p| p.noise("data", 20 << 20));
     lab.release_for_buckets(&[("big", "1")]);
-    proxy.spoils(1, Asks::Complete, Fault::Refused(200, "InternalError"));
+    proxy.spoils(1, Asks::Complete, RequestFault::Refused(200, "InternalError"));
     lab.agent_once("cloud").expect_success();
     assert!(proxy.all_spoiled());
     bucket.assert_published(&lab, "big", "1");
@@ -151,7 +151,7 @@ fn an_upload_of_somebody_else_is_left_alone_where_an_agent_died_while_it_began_o
     let (lab, bucket, proxy) = lab("s3begins");
     lab.package("big", "1", |p| p.noise("data", 20 << 20));
     lab.release_for_buckets(&[("big", "1"), ("stays", "1")]);
-    proxy.spoils(usize::MAX, Asks::Begin, Fault::Silence);
+    proxy.spoils(usize::MAX, Asks::Begin, RequestFault::Silence);
     let agent = lab.start_agent_once("cloud");
     lab.wait_for("an upload that begins", || (proxy.count(Asks::Begin) > 0).then_some(()));
     process::signal(agent.pid(), Signal::KILL);
@@ -170,7 +170,7 @@ fn packages_that_are_listed_with_another_size_are_sent_again() {
     lab.release_for_buckets(&["a", "b", "c", "stays"].map(|name| (name, "1")));
     lab.agent_once("cloud").expect_success();
     let otherwise = |text: String| text.replace("<Size>", "<Size>1");
-    proxy.spoils(1, Asks::List, Fault::Answered(200, otherwise));
+    proxy.spoils(1, Asks::List, RequestFault::Answered(200, otherwise));
     proxy.forget();
     lab.agent_once("cloud").expect_success().says("another size than was sent");
     let sent = |name: &str| {
@@ -188,7 +188,7 @@ fn a_write_that_replaces_is_made_again_only_after_a_look_at_the_record() {
     let (lab, _bucket, proxy) = lab("s3owner");
     let sync = |what: &str| {
         proxy.forget();
-        proxy.spoils(1, Asks::Put, Fault::Refused(503, "SlowDown"));
+        proxy.spoils(1, Asks::Put, RequestFault::Refused(503, "SlowDown"));
         lab.agent_once("cloud").expect_success();
         assert!(proxy.all_spoiled());
         let log = proxy.log();
@@ -210,14 +210,14 @@ fn a_package_whose_success_carries_an_error_is_sent_again_and_not_listed_before(
     let (lab, bucket, proxy) = lab("s3put");
     lab.package("new", "1", |p| p.file("a", "1"));
     lab.release_for_buckets(&[("new", "1"), ("stays", "1")]);
-    proxy.spoils(1, Asks::Put, Fault::Refused(200, "InternalError"));
+    proxy.spoils(1, Asks::Put, RequestFault::Refused(200, "InternalError"));
     lab.agent_once("cloud").expect_success();
     assert!(proxy.all_spoiled());
     bucket.assert_published(&lab, "new", "1");
 
     lab.package("newer", "1", |p| p.file("a", "1"));
     lab.release_for_buckets(&[("newer", "1"), ("stays", "1")]);
-    proxy.spoils(usize::MAX, Asks::Put, Fault::Refused(200, "InternalError"));
+    proxy.spoils(usize::MAX, Asks::Put, RequestFault::Refused(200, "InternalError"));
     lab.agent_once("cloud").expect(1).says("InternalError");
     assert_eq!(bucket.package_list(), ["new 1", "stays 1"]);
 }

@@ -1,4 +1,5 @@
-//! The structure of the code: which crate and which folder may import which. A new folder gets its place in a row here.
+//! The structure of the code: which crate and which folder may import which, and that a name of a type leads to one place. A new folder gets its
+//! place in a row here.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -55,17 +56,25 @@ fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-#[test]
-fn crates_know_only_what_stands_below_them() {
+/// What `cargo metadata` says of the workspace.
+fn packages() -> Vec<serde_json::Value> {
     let metadata = Command::new(env!("CARGO"))
         .args(["metadata", "--format-version", "1", "--no-deps", "--offline", "--locked"])
         .current_dir(repository())
         .output()
         .expect("cargo, which runs this test");
     assert!(metadata.status.success(), "{}", String::from_utf8_lossy(&metadata.stderr));
-    let metadata: serde_json::Value = serde_json::from_slice(&metadata.stdout).expect("JSON");
-    let mut found = BTreeMap::new();
-    for package in metadata["packages"].as_array().expect("packages") {
+    let mut metadata: serde_json::Value = serde_json::from_slice(&metadata.stdout).expect("JSON");
+    match metadata["packages"].take() {
+        serde_json::Value::Array(packages) => packages,
+        other => panic!("no packages: {other}"),
+    }
+}
+
+#[test]
+fn crates_know_only_what_stands_below_them() {
+    let (packages, mut found) = (packages(), BTreeMap::new());
+    for package in &packages {
         let imports = package["dependencies"].as_array().expect("dependencies").iter();
         let ours = imports.filter(|import| import["kind"].is_null() && import["path"].is_string());
         let mut ours: Vec<_> = ours.map(|import| import["name"].as_str().expect("a name")).collect();
@@ -106,6 +115,11 @@ fn modules(folder: &Path) -> Vec<(PathBuf, Vec<String>)> {
     found
 }
 
+/// Whether a module is there for tests alone.
+fn is_for_tests(path: &[String]) -> bool {
+    path.iter().any(|module| module == "tests" || module == "fake")
+}
+
 /// The folder that a line of code names by `crate::` or by enough `super::`.
 fn named(line: &str, depth: usize) -> Option<&str> {
     let line = line.split("//").next()?;
@@ -138,7 +152,7 @@ fn folders_import_only_what_stands_below_them() {
                 continue;
             };
             // What only tests import may come from anywhere.
-            if path.iter().any(|module| module == "tests" || module == "fake") {
+            if is_for_tests(&path) {
                 continue;
             }
             let text = fs::read_to_string(&file).expect("a file of the crate");
@@ -152,4 +166,41 @@ fn folders_import_only_what_stands_below_them() {
         }
         assert!(imports > 20, "{root}: only {imports} imports between folders were found, so the check sees none");
     }
+}
+
+/// The type that a line at the margin defines.
+fn defined(line: &str) -> Option<&str> {
+    let line = match line.strip_prefix("pub(") {
+        Some(rest) => rest.split_once(") ")?.1,
+        None => line.strip_prefix("pub ").unwrap_or(line),
+    };
+    let (keyword, rest) = line.strip_prefix("unsafe ").unwrap_or(line).split_once(' ')?;
+    let end = rest.find(|letter: char| !letter.is_alphanumeric() && letter != '_').unwrap_or(rest.len());
+    ["struct", "enum", "union", "trait", "type"].contains(&keyword).then(|| &rest[..end])
+}
+
+#[test]
+fn no_type_name_stands_twice_in_a_crate() {
+    let (mut twice, mut types) = (Vec::new(), 0);
+    for package in packages() {
+        let folder = Path::new(package["manifest_path"].as_str().expect("a path")).with_file_name("src");
+        if !folder.is_dir() {
+            continue;
+        }
+        let mut found = BTreeMap::<String, PathBuf>::new();
+        for (file, path) in modules(&folder) {
+            if is_for_tests(&path) {
+                continue;
+            }
+            let text = fs::read_to_string(&file).expect("a file of the crate");
+            for name in text.lines().filter_map(defined) {
+                types += 1;
+                if let Some(other) = found.insert(name.to_owned(), file.clone()) {
+                    twice.push(format!("{name}: {} and {}", other.display(), file.display()));
+                }
+            }
+        }
+    }
+    assert!(twice.is_empty(), "each type needs a name of its own:\n{}", twice.join("\n"));
+    assert!(types > 500, "only {types} types were found, so the check sees none");
 }

@@ -17,8 +17,8 @@ use crate::releases::{CatalogLoader, Purpose};
 use crate::sync::context;
 use crate::targets::host::install::shell_word;
 use crate::targets::host::remote::ProbeReport;
-use crate::transport::Transport as Way;
-use crate::transport::answer::{Input, ask};
+use crate::transport;
+use crate::transport::answer::{CommandInput, ask};
 use crate::transport::bounded::Bounds;
 
 /// What the scripts cannot do without.
@@ -104,7 +104,7 @@ async fn try_target(home: &Home, settings: &Settings, owner: Owner) -> Findings 
         Ok(())
     };
     let asked = match transport.exec("exec /bin/sh").await {
-        Ok(remote) => ask(remote, Input::Bytes(probe(settings).into_bytes()), Bounds::FEW, each).await,
+        Ok(remote) => ask(remote, CommandInput::Bytes(probe(settings).into_bytes()), Bounds::FEW, each).await,
         Err(error) => Err(error),
     };
     match asked {
@@ -145,7 +145,7 @@ fn here(settings: &Settings, findings: &mut Findings) {
 
 impl Findings {
     /// What serves the archive, and what the agent will install for that.
-    async fn and_receiver(mut self, transport: &Way, settings: &Settings) -> Self {
+    async fn and_receiver(mut self, transport: &transport::Transport, settings: &Settings) -> Self {
         let (outdated, bin) = match context::probe(settings).look(transport).await {
             Ok(ProbeReport { outdated, receiver }) => {
                 match receiver {

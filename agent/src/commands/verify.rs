@@ -73,13 +73,13 @@ struct Finding {
 
 /// How much of a good package was verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Seen {
+enum VerifiedScope {
     Everything,
     FilesOnly,
 }
 
 /// What is wrong with a package, or how much of it was verified.
-type Judgement = Result<Seen, Finding>;
+type Judgement = Result<VerifiedScope, Finding>;
 
 impl SyncContext {
     /// Looks at all packages on the target, prints what is wrong with which, and with `repair` sends those again.
@@ -97,9 +97,9 @@ impl SyncContext {
             for (package, finding) in self.look_closely(some).await? {
                 tally.looked_at += 1;
                 match finding {
-                    Ok(seen) => {
+                    Ok(scope) => {
                         tally.good += 1;
-                        tally.files_only += usize::from(seen == Seen::FilesOnly);
+                        tally.files_only += usize::from(scope == VerifiedScope::FilesOnly);
                     }
                     Err(Finding { kind, why }) => {
                         println!("{kind:<8}  {package}  {}", printable(&why));
@@ -195,7 +195,7 @@ fn judge(verdict: Verdict, source: Option<&Result<Digests, String>>) -> Option<J
         Verdict::Unknown(why) => return finding("unknown", &why),
         Verdict::Good(there) => there,
     };
-    let seen = if there.tree.is_some() { Seen::Everything } else { Seen::FilesOnly };
+    let scope = if there.tree.is_some() { VerifiedScope::Everything } else { VerifiedScope::FilesOnly };
     match source {
         Some(Err(why)) => finding("unread", why),
         Some(Ok(here)) if there.bytes != here.bytes => {
@@ -204,7 +204,7 @@ fn judge(verdict: Verdict, source: Option<&Result<Digests, String>>) -> Option<J
         Some(Ok(here)) if there.tree.is_some() && there.tree != here.tree => {
             finding("differs", "the source has other links, modes or directories under the same time of descpkg")
         }
-        Some(Ok(_)) | None => Some(Ok(seen)),
+        Some(Ok(_)) | None => Some(Ok(scope)),
     }
 }
 
@@ -223,8 +223,12 @@ mod tests {
             judge(verdict, source.as_ref()).map(|judgement| judgement.map_err(|finding| finding.kind))
         };
         let good = || Verdict::Good(digests("ab", Some("cd")));
-        assert_eq!(kind(good(), Some(Ok("cd"))), Some(Ok(Seen::Everything)));
-        assert_eq!(kind(good(), None), Some(Ok(Seen::Everything)), "the source need not keep what it has sent");
+        assert_eq!(kind(good(), Some(Ok("cd"))), Some(Ok(VerifiedScope::Everything)));
+        assert_eq!(
+            kind(good(), None),
+            Some(Ok(VerifiedScope::Everything)),
+            "the source need not keep what it has sent"
+        );
         assert_eq!(kind(good(), Some(Ok("ef"))), Some(Err("differs")), "other links, modes or directories");
         assert_eq!(kind(Verdict::Good(digests("x", Some("cd"))), Some(Ok("cd"))), Some(Err("differs")), "other bytes");
         assert_eq!(kind(good(), Some(Err("closed"))), Some(Err("unread")));
@@ -237,7 +241,7 @@ mod tests {
     #[test]
     fn a_package_that_was_published_without_a_tree_file_is_judged_by_its_files_and_counted() {
         let source = Ok(digests("ab", Some("cd")));
-        assert_eq!(judge(Verdict::Good(digests("ab", None)), Some(&source)), Some(Ok(Seen::FilesOnly)));
+        assert_eq!(judge(Verdict::Good(digests("ab", None)), Some(&source)), Some(Ok(VerifiedScope::FilesOnly)));
         let tally = Tally { looked_at: 3, good: 3, files_only: 2, ..Tally::default() };
         assert!(tally.to_string().contains("of 2 good packages only the files were verified"), "{tally}");
         assert!(!Tally::default().to_string().contains("only the files"));

@@ -21,7 +21,7 @@ use crate::daemon::watcher::Origin;
 const WAITING: usize = 64;
 
 /// What comes from the master.
-pub(super) enum Input {
+pub(super) enum MasterInput {
     /// An order.
     Order(Order),
     /// Its inotify instance, which every agent shares.
@@ -30,7 +30,7 @@ pub(super) enum Input {
 
 /// The agent's end of the line.
 pub(super) struct Master {
-    input: Option<mpsc::Receiver<Input>>,
+    input: Option<mpsc::Receiver<MasterInput>>,
     gives_instance: bool,
     events: Option<mpsc::Sender<AgentMessage>>,
     told: Option<(AgentReport, Instant)>,
@@ -55,7 +55,7 @@ impl Master {
     }
 
     /// What comes next; none when the master is gone. Without a master nothing ever comes.
-    pub(super) async fn input(&mut self) -> Option<Input> {
+    pub(super) async fn input(&mut self) -> Option<MasterInput> {
         match &mut self.input {
             Some(input) => input.recv().await,
             None => std::future::pending().await,
@@ -99,10 +99,10 @@ impl Master {
 }
 
 /// A thread of its own reads: the runtime's workers are for work that ends.
-fn read_input(carries_descriptors: bool) -> io::Result<mpsc::Receiver<Input>> {
+fn read_input(carries_descriptors: bool) -> io::Result<mpsc::Receiver<MasterInput>> {
     let (sender, input) = mpsc::channel(WAITING);
     thread("orders", move || {
-        let line = Line { carries_descriptors, to: sender.clone() };
+        let line = MasterLine { carries_descriptors, to: sender.clone() };
         let mut from = BufReader::new(line);
         let mut line = Vec::new();
         loop {
@@ -113,7 +113,7 @@ fn read_input(carries_descriptors: bool) -> io::Result<mpsc::Receiver<Input>> {
             }
             match serde_json::from_slice(&line) {
                 Ok(order) => {
-                    if sender.blocking_send(Input::Order(order)).is_err() {
+                    if sender.blocking_send(MasterInput::Order(order)).is_err() {
                         return;
                     }
                 }
@@ -128,12 +128,12 @@ fn read_input(carries_descriptors: bool) -> io::Result<mpsc::Receiver<Input>> {
 }
 
 /// Standard input, with the descriptors that come along.
-struct Line {
+struct MasterLine {
     carries_descriptors: bool,
-    to: mpsc::Sender<Input>,
+    to: mpsc::Sender<MasterInput>,
 }
 
-impl Read for Line {
+impl Read for MasterLine {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if !self.carries_descriptors {
             return io::stdin().read(buffer);
@@ -151,11 +151,11 @@ impl Read for Line {
     }
 }
 
-impl Line {
+impl MasterLine {
     fn hand_on(&self, descriptor: OwnedFd) {
         let instance = Arc::new(Notifications::from(descriptor));
         // The loop is gone only when the whole process is about to be.
-        let _ = self.to.blocking_send(Input::Instance(instance));
+        let _ = self.to.blocking_send(MasterInput::Instance(instance));
     }
 }
 

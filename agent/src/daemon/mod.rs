@@ -29,8 +29,8 @@ use tokio::time::Instant;
 use tags::Tags;
 use watcher::Origin;
 
-use self::master::{Input, Master};
-use crate::Failure as Fatal;
+use self::master::{Master, MasterInput};
+use crate::FatalError;
 use crate::flow::idle_timer;
 use crate::model::orders::{Orders, Pause};
 use crate::session::{Action, Event, Failure, Moment, Pace, Session};
@@ -52,26 +52,28 @@ const HANGING: Duration = Duration::from_secs(30);
 const FORMER_LEAVES: Duration = Duration::from_secs(10);
 
 /// Takes the target's lock: one agent per target.
-pub(crate) fn lock(home: &Home, target: &TargetName) -> Result<PidFile, Fatal> {
+pub(crate) fn lock(home: &Home, target: &TargetName) -> Result<PidFile, FatalError> {
     PidFile::acquire(&home.agent_pid(target)).map_err(|error| match error {
-        PidFileError::Busy { .. } => Fatal(BUSY, anyhow!(error).context(format!("another agent serves {target}"))),
-        PidFileError::Io { .. } => Fatal::from(anyhow!(error)),
+        PidFileError::Busy { .. } => FatalError(BUSY, anyhow!(error).context(format!("another agent serves {target}"))),
+        PidFileError::Io { .. } => FatalError::from(anyhow!(error)),
     })
 }
 
 /// As [`lock`], giving an agent whose master was just killed time to notice and leave.
-async fn lock_in_time(home: &Home, target: &TargetName) -> Result<PidFile, Fatal> {
+async fn lock_in_time(home: &Home, target: &TargetName) -> Result<PidFile, FatalError> {
     let deadline = Instant::now() + FORMER_LEAVES;
     loop {
         match lock(home, target) {
-            Err(Fatal(BUSY, _)) if Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(100)).await,
+            Err(FatalError(BUSY, _)) if Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(100)).await
+            }
             locked => return locked,
         }
     }
 }
 
 /// Serves the target until told to stop.
-pub(crate) async fn run(home: Home, settings: Settings, owner: Owner, supervised: bool) -> Result<(), Fatal> {
+pub(crate) async fn run(home: Home, settings: Settings, owner: Owner, supervised: bool) -> Result<(), FatalError> {
     // Before anything else: a signal that comes early must find its handler.
     let signals = [Signal::USR1, Signal::HUP, Signal::TERM, Signal::INT].map(Signal::as_raw);
     let signals = Signals::new(signals).context("cannot handle signals")?;
@@ -217,8 +219,8 @@ impl Daemon {
                 biased;
                 signal = signals.next() => return signal.map_or(Woken::Stop("signals ended"), woken_by_signal),
                 input = self.master.input() => return match input {
-                    Some(Input::Order(order)) => Woken::ByOrder(order),
-                    Some(Input::Instance(instance)) => Woken::ByInstance(instance),
+                    Some(MasterInput::Order(order)) => Woken::ByOrder(order),
+                    Some(MasterInput::Instance(instance)) => Woken::ByInstance(instance),
                     None => Woken::Stop("the master is gone"),
                 },
                 pause = self.context.orders.pause(), if self.coming.is_some() => return Woken::Pause(pause),

@@ -32,13 +32,13 @@ pub(crate) enum Origin {
 pub(crate) struct DirectoryWatch {
     is_own: bool,
     hint: Notify,
-    state: Mutex<State>,
+    state: Mutex<WatchState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct WatchState {
     instance: Option<Arc<Notifications>>,
-    watched: Option<Watched>,
+    watched: Option<WatchedDirectory>,
     /// Why the directory is not watched.
     refused: Option<String>,
     /// The directory is being watched, and its number is not known yet: what comes meanwhile is left where it is.
@@ -50,7 +50,7 @@ struct State {
 
 /// What is watched.
 #[derive(Debug, Clone, Copy)]
-struct Watched {
+struct WatchedDirectory {
     number: i32,
     inode: Inode,
 }
@@ -64,7 +64,8 @@ impl DirectoryWatch {
             Origin::Own => (true, None),
             Origin::Master(instance) => (false, instance),
         };
-        let watch = Self { is_own, hint: Notify::new(), state: Mutex::new(State { instance, ..State::default() }) };
+        let watch =
+            Self { is_own, hint: Notify::new(), state: Mutex::new(WatchState { instance, ..WatchState::default() }) };
         watch.make_instance();
         watch
     }
@@ -148,7 +149,8 @@ impl DirectoryWatch {
         state.is_renewing = true;
         drop(state);
         // The loop does not wait for a file system that hangs.
-        let watched = instance.as_ref().map(|instance| instance.watch(path).map(|number| Watched { number, inode }));
+        let watched =
+            instance.as_ref().map(|instance| instance.watch(path).map(|number| WatchedDirectory { number, inode }));
         let mut state = self.state();
         state.is_renewing = false;
         match watched {
@@ -163,7 +165,7 @@ impl DirectoryWatch {
         }
         if self.is_own {
             // The master does it for its agents: two of them may watch one directory.
-            let is_other = |former: &Watched| state.watched.is_none_or(|now| now.number != former.number);
+            let is_other = |former: &WatchedDirectory| state.watched.is_none_or(|now| now.number != former.number);
             if let (Some(instance), Some(former)) = (instance, former.filter(is_other)) {
                 instance.unwatch(former.number);
             }
@@ -183,13 +185,13 @@ impl DirectoryWatch {
         mem::replace(&mut state.news, News { is_gone, ..News::default() })
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, WatchState> {
         // Each notification is whole in itself: a panic elsewhere does not make them unusable.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl WatchState {
     fn watches(&self, inode: Inode) -> bool {
         self.watched.is_some_and(|watched| watched.inode == inode)
     }

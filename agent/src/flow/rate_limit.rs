@@ -105,7 +105,7 @@ impl RateLimiter {
     /// Waits until so many bytes may be sent, and counts them as sent. Given up in the middle, nothing is counted.
     pub(crate) async fn pass(&self, urgency: Urgency, bytes: usize) {
         let _goes_first = match urgency {
-            Urgency::Tag => Some(Waiting::with_a_tag(self)),
+            Urgency::Tag => Some(UrgentWaiter::with_a_tag(self)),
             Urgency::Bulk => None,
         };
         loop {
@@ -132,16 +132,16 @@ impl RateLimiter {
 }
 
 /// Somebody who waits with what a tag asks for.
-struct Waiting<'a>(&'a RateLimiter);
+struct UrgentWaiter<'a>(&'a RateLimiter);
 
-impl<'a> Waiting<'a> {
+impl<'a> UrgentWaiter<'a> {
     fn with_a_tag(limiter: &'a RateLimiter) -> Self {
         limiter.tags.send_modify(|tags| *tags += 1);
         Self(limiter)
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for UrgentWaiter<'_> {
     fn drop(&mut self) {
         self.0.tags.send_modify(|tags| *tags -= 1);
     }

@@ -9,12 +9,12 @@ use blat_domain::protocol::status::Current;
 /// Shared by an agent's loop and its workers.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
-    state: Mutex<State>,
+    state: Mutex<ProgressSnapshot>,
 }
 
 /// A moment of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct State {
+pub(crate) struct ProgressSnapshot {
     /// Packages still to be sent.
     pub(crate) packages: u64,
     /// Their bytes, unpacked, less what of the current ones is read already.
@@ -69,11 +69,11 @@ impl Progress {
     }
 
     /// How far it is now.
-    pub(crate) fn snapshot(&self) -> State {
+    pub(crate) fn snapshot(&self) -> ProgressSnapshot {
         self.lock().clone()
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, ProgressSnapshot> {
         // Numbers for people: a panic elsewhere does not make them unusable.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -13,7 +13,7 @@ use rustix::buffer::spare_capacity;
 use rustix::fs::flistxattr;
 use rustix::io::Errno;
 
-use super::walker::{Order, Root};
+use super::walker::{Root, WalkOrder};
 
 /// Entries that are looked at, of all packages together.
 const MOST_ENTRIES: usize = 100_000;
@@ -32,7 +32,7 @@ struct Lost {
 
 /// What was found in some packages.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Findings {
+pub(crate) struct LostAttributes {
     lost: Vec<Lost>,
     /// Packages with such attributes beside those.
     unnamed: usize,
@@ -41,7 +41,7 @@ pub(crate) struct Findings {
 }
 
 /// What a look at a package came to.
-enum Seen {
+enum AttributeScan {
     /// It has nothing of that kind.
     Nothing,
     /// The path of its first entry that has, and what that is.
@@ -51,48 +51,48 @@ enum Seen {
 }
 
 /// Looks through packages of this archive. What cannot be read is not looked at: what is wrong with it shows when it is sent.
-pub(crate) fn look<'a>(archive: &Path, packages: impl Iterator<Item = &'a PackageId>) -> Findings {
+pub(crate) fn look<'a>(archive: &Path, packages: impl Iterator<Item = &'a PackageId>) -> LostAttributes {
     look_at(archive, packages, MOST_ENTRIES)
 }
 
-fn look_at<'a>(archive: &Path, packages: impl Iterator<Item = &'a PackageId>, most: usize) -> Findings {
-    let (mut findings, mut left) = (Findings::default(), most);
+fn look_at<'a>(archive: &Path, packages: impl Iterator<Item = &'a PackageId>, most: usize) -> LostAttributes {
+    let (mut findings, mut left) = (LostAttributes::default(), most);
     for package in packages {
         let Ok(root) = Root::open(archive, package) else { continue };
         match first(&root, &mut left) {
-            Seen::Nothing => {}
-            Seen::Lost(path, attributes) if findings.lost.len() < MOST_NAMED => {
+            AttributeScan::Nothing => {}
+            AttributeScan::Lost(path, attributes) if findings.lost.len() < MOST_NAMED => {
                 findings.lost.push(Lost { package: package.clone(), path, attributes });
             }
-            Seen::Lost(..) => findings.unnamed += 1,
-            Seen::Cut => findings.unseen += 1,
+            AttributeScan::Lost(..) => findings.unnamed += 1,
+            AttributeScan::Cut => findings.unseen += 1,
         }
     }
     findings
 }
 
 /// Looks for the first entry of a package that has such attributes.
-fn first(root: &Root, left: &mut usize) -> Seen {
-    for node in root.walk(Order::Name) {
+fn first(root: &Root, left: &mut usize) -> AttributeScan {
+    for node in root.walk(WalkOrder::Name) {
         if *left == 0 {
-            return Seen::Cut;
+            return AttributeScan::Cut;
         }
         *left -= 1;
-        let Ok(node) = node else { return Seen::Nothing };
+        let Ok(node) = node else { return AttributeScan::Nothing };
         let Ok(Some(handle)) = root.open_for_a_look(&node) else { continue };
         let mut names = Vec::with_capacity(LONGEST_LIST);
         match flistxattr(&handle, spare_capacity(&mut names)) {
             Ok(_) => {}
             // There are none on this file system.
-            Err(Errno::NOTSUP) => return Seen::Nothing,
+            Err(Errno::NOTSUP) => return AttributeScan::Nothing,
             Err(_) => continue,
         }
         let lost: Vec<String> = names.split(|byte| *byte == 0).filter(|name| is_lost(name)).map(shown).collect();
         if !lost.is_empty() {
-            return Seen::Lost(node.path, lost);
+            return AttributeScan::Lost(node.path, lost);
         }
     }
-    Seen::Nothing
+    AttributeScan::Nothing
 }
 
 /// Whether an attribute is the package's, and no label that a host or a file server gives to every file.
@@ -104,14 +104,14 @@ fn shown(bytes: &[u8]) -> String {
     printable(&OsStr::from_bytes(bytes).to_string_lossy()).to_string()
 }
 
-impl Findings {
+impl LostAttributes {
     /// Whether there is nothing to say.
     pub(crate) fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 }
 
-impl fmt::Display for Findings {
+impl fmt::Display for LostAttributes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let lost = self.lost.iter().map(|Lost { package, path, attributes }| {
             let place = if path.is_empty() { "its own directory".to_owned() } else { shown(path) };

@@ -12,7 +12,7 @@ use blat_domain::protocol::frames::{Base, Copy, MOST_BASE};
 use sha2::{Digest, Sha256};
 
 use super::tree::Tree;
-use super::walker::{Node, Order, Root, SourceError};
+use super::walker::{Node, Root, SourceError, WalkOrder};
 use crate::model::item::Fingerprint;
 use crate::packing::DESCPKG;
 
@@ -104,7 +104,7 @@ impl DeltaBase {
     fn look_for_similar(&self) -> SimilarFiles {
         let mut similar = SimilarFiles::new();
         let Some(root) = self.root() else { return similar };
-        let files = root.walk(Order::Name).map_while(Result::ok).filter(|node| node.stat.is_file());
+        let files = root.walk(WalkOrder::Name).map_while(Result::ok).filter(|node| node.stat.is_file());
         let mut paths = 0;
         for node in files.take(MOST_KIN) {
             paths += node.path.len();

@@ -15,22 +15,22 @@ pub(crate) struct FileReader<'a, R> {
     left: u64,
     digest: Sha256,
     /// Why it was filled up; none where it was not.
-    pub(crate) fault: Option<Fault>,
+    pub(crate) fault: Option<ShortRead>,
     progress: &'a Progress,
 }
 
 /// Why a file gave fewer bytes than it should.
 #[derive(Debug)]
-pub(crate) enum Fault {
+pub(crate) enum ShortRead {
     Shrunk,
     Broken(io::Error),
 }
 
-impl From<Fault> for io::Error {
-    fn from(fault: Fault) -> Self {
+impl From<ShortRead> for io::Error {
+    fn from(fault: ShortRead) -> Self {
         match fault {
-            Fault::Shrunk => io::ErrorKind::UnexpectedEof.into(),
-            Fault::Broken(error) => error,
+            ShortRead::Shrunk => io::ErrorKind::UnexpectedEof.into(),
+            ShortRead::Broken(error) => error,
         }
     }
 }
@@ -46,8 +46,8 @@ impl FileReader<'_, &File> {
     /// The digest of what was read, if that was the whole file as the walk met it.
     pub(crate) fn finish(self, root: &Root, node: &Node) -> Result<[u8; 32], SourceError> {
         match self.fault {
-            Some(Fault::Shrunk) => Err(root.changed(&node.path)),
-            Some(Fault::Broken(error)) => Err(root.unreadable(&node.path, error)),
+            Some(ShortRead::Shrunk) => Err(root.changed(&node.path)),
+            Some(ShortRead::Broken(error)) => Err(root.unreadable(&node.path, error)),
             None => {
                 root.check_unchanged(node, self.file)?;
                 Ok(self.digest.finalize().into())
@@ -66,13 +66,13 @@ impl<R: Read> Read for FileReader<'_, R> {
             Some(_) => 0,
             None => match self.file.read(&mut buffer[..wanted]) {
                 Ok(0) => {
-                    self.fault = Some(Fault::Shrunk);
+                    self.fault = Some(ShortRead::Shrunk);
                     0
                 }
                 Ok(read) => read,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => return self.read(buffer),
                 Err(error) => {
-                    self.fault = Some(Fault::Broken(error));
+                    self.fault = Some(ShortRead::Broken(error));
                     0
                 }
             },

@@ -12,7 +12,7 @@ use super::walker::{Node, Root, SourceError, Stat};
 
 /// The first name of a file that may have others.
 #[derive(Debug)]
-pub(crate) struct First {
+pub(crate) struct FirstName {
     /// Below the package's root.
     pub(crate) path: Vec<u8>,
     /// The number of its entry.
@@ -29,14 +29,14 @@ pub(crate) enum Meeting<'a> {
     /// Nothing, but others may follow.
     First,
     /// This name of it.
-    Again(&'a First),
+    Again(&'a FirstName),
 }
 
 /// The files of one package that may have several names in it.
 #[derive(Debug, Default)]
 pub(crate) struct Names {
     /// By device and inode.
-    first: HashMap<((u32, u32), u64), First>,
+    first: HashMap<((u32, u32), u64), FirstName>,
     /// Bytes of memory that they take at the target.
     cost: usize,
 }
@@ -55,7 +55,7 @@ impl Names {
                 return Meeting::Alone;
             }
             self.cost = cost;
-            self.first.insert(key, First { path: path.clone(), entry, stat: *stat, digest: None });
+            self.first.insert(key, FirstName { path: path.clone(), entry, stat: *stat, digest: None });
             return Meeting::First;
         }
         // One that has changed since, or another file of the same number, as some file servers have them, comes by itself.
@@ -92,7 +92,7 @@ mod tests {
     use super::*;
     use crate::packing::tar;
     use crate::packing::tree::{Links, Tree};
-    use crate::packing::walker::Order;
+    use crate::packing::walker::WalkOrder;
 
     /// A package with three names of one file over folders, one that is a name of its descpkg, and two whose other names lie elsewhere.
     fn package() -> (tempfile::TempDir, PackageId) {
@@ -115,7 +115,7 @@ mod tests {
 
     /// How each file of a walk is met, by its path.
     fn met(root: &Root, names: &mut Names) -> Vec<(String, String)> {
-        let files = root.walk(Order::Name).map(|node| node.expect("an entry")).filter(|node| node.stat.is_file());
+        let files = root.walk(WalkOrder::Name).map(|node| node.expect("an entry")).filter(|node| node.stat.is_file());
         let meet = |(node, entry): (Node, u32)| {
             let met = match names.meet(&node, entry) {
                 Meeting::Alone => "alone".to_owned(),

@@ -4,7 +4,7 @@ use blat_domain::policy::plan::Size;
 use sha2::{Digest, Sha256};
 
 use super::names::{Meeting, Names};
-use super::walker::{FileType, Node, Order, Root, SourceError, Stat};
+use super::walker::{FileType, Node, Root, SourceError, Stat, WalkOrder};
 use crate::model::item::Fingerprint;
 
 /// A package's tree, as it was a moment ago.
@@ -25,7 +25,7 @@ impl Tree {
     pub(crate) fn look(root: &Root) -> Result<Self, SourceError> {
         let (mut size, mut linked, mut print) = (Size::default(), 0u64, Sha256::new());
         let mut names = Names::default();
-        for node in root.walk(Order::Name) {
+        for node in root.walk(WalkOrder::Name) {
             let node = node?;
             note(&mut print, &node);
             if is_record(&node.path) {

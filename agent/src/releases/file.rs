@@ -7,7 +7,7 @@ use blat_domain::policy::release::Catalog;
 use tokio::fs::{File, OpenOptions};
 use tokio::io::AsyncReadExt;
 
-use super::freshness::State;
+use super::freshness::FileState;
 use super::turns::LONG;
 
 /// A database, or what is kept of one, is not larger than this.
@@ -16,11 +16,11 @@ pub(super) const LARGEST: u64 = 256 << 20;
 pub(super) const LARGEST_TEXT: u64 = 64 << 20;
 
 /// Reads the whole catalog of an open file that was like this `before`, and gives how the file was then: nothing where it changed meanwhile.
-pub(super) async fn load((file, before): (File, Metadata)) -> Result<(Catalog, Option<State>), String> {
+pub(super) async fn load((file, before): (File, Metadata)) -> Result<(Catalog, Option<FileState>), String> {
     let (text, file) = text(file, &before).await?;
     let after = file.metadata().await.map_err(|error| error.to_string())?;
-    let state = State::of(&before);
-    let state = (state == State::of(&after)).then_some(state);
+    let state = FileState::of(&before);
+    let state = (state == FileState::of(&after)).then_some(state);
     Ok((blat_config::release_file::parse(&text)?, state))
 }
 

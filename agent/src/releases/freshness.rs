@@ -22,14 +22,14 @@ const LOOK: Duration = Duration::from_secs(2);
 
 /// When the content of a file changed that gives the releases, as its file system says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Written {
+pub(crate) struct ContentTime {
     /// The file's word.
     pub(crate) at: FileTime,
     /// Whether that is later than the last change of any kind, so that somebody set it.
     pub(crate) is_set_ahead: bool,
 }
 
-impl Written {
+impl ContentTime {
     /// Anybody may set the time of a file's content. That of its last change of any kind nobody sets, and every change makes it later: it says that
     /// the other one was set ahead, and not when the content changed.
     fn of(found: &Metadata) -> Self {
@@ -39,10 +39,10 @@ impl Written {
 
 /// When the file was written that gives the releases; nothing where they come from elsewhere. It knows what was known then, anything else may
 /// trail behind its tags for a day. So may a database in a file: its files also change when no row does, when somebody opens it or tidies up.
-pub(crate) async fn written_at(source: Option<&ReleaseSource>) -> Option<Written> {
+pub(crate) async fn written_at(source: Option<&ReleaseSource>) -> Option<ContentTime> {
     match source? {
         ReleaseSource::File { path } | ReleaseSource::PackageList { path } => {
-            timeout(LOOK, tokio::fs::metadata(path)).await.ok()?.ok().as_ref().map(Written::of)
+            timeout(LOOK, tokio::fs::metadata(path)).await.ok()?.ok().as_ref().map(ContentTime::of)
         }
         ReleaseSource::Sqlite { .. }
         | ReleaseSource::Postgres(_)
@@ -59,14 +59,14 @@ pub(crate) fn trailing(now: i64) -> i64 {
 /// What tells one state of a file from another: which file it is, its size, and when its content and its place last changed. These times are
 /// compared with each other only, never with a clock of this machine: they may be those of a file server, or anything that a program sets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct State {
+pub(super) struct FileState {
     file: (u64, u64),
     size: u64,
     modified: (i64, i64),
     changed: (i64, i64),
 }
 
-impl State {
+impl FileState {
     pub(super) fn of(found: &Metadata) -> Self {
         Self {
             file: (found.dev(), found.ino()),
@@ -79,22 +79,22 @@ impl State {
 
 /// A file of releases as it was when it was read.
 #[derive(Debug, Clone)]
-pub(crate) struct Reading {
+pub(crate) struct FileReading {
     path: PathBuf,
     /// None where it changed while it was read.
-    state: Option<State>,
+    state: Option<FileState>,
     /// When it was read, by a clock that nobody sets and that stands still while the machine sleeps, as writers do.
     at: Instant,
 }
 
-impl Reading {
+impl FileReading {
     /// What was read just now at `path`; `state` is that of the open file, none where it was another before than after.
-    pub(super) fn new(path: &Path, state: Option<State>) -> Self {
+    pub(super) fn new(path: &Path, state: Option<FileState>) -> Self {
         Self { path: path.to_owned(), state, at: Instant::now() }
     }
 
     /// How the file was; none where it changed while it was read.
-    pub(super) fn state(&self) -> Option<State> {
+    pub(super) fn state(&self) -> Option<FileState> {
         self.state
     }
 
@@ -109,7 +109,7 @@ impl Reading {
         sleep_until(self.at + QUIET).await;
         // It is opened, not only looked up: a network file system then asks its server instead of its cache.
         match (self.state, timeout(limit, file::open(&self.path)).await) {
-            (Some(state), Ok(Ok((_, now)))) => state == State::of(&now),
+            (Some(state), Ok(Ok((_, now)))) => state == FileState::of(&now),
             (None, _) | (_, Ok(Err(_)) | Err(_)) => false,
         }
     }
@@ -135,7 +135,7 @@ mod tests {
         let path = scratch.path().join("releases");
         touch(&path, 5_000);
         touch(&scratch.path().join("releases-wal"), 6_000);
-        let written = Some(Written { at: (5_000, 0), is_set_ahead: false });
+        let written = Some(ContentTime { at: (5_000, 0), is_set_ahead: false });
         assert_eq!(written_at(Some(&ReleaseSource::File { path: path.clone() })).await, written);
         assert_eq!(written_at(Some(&ReleaseSource::PackageList { path: path.clone() })).await, written);
         assert_eq!(written_at(Some(&ReleaseSource::Sqlite { path, queries: Queries::default() })).await, None);
@@ -151,7 +151,7 @@ mod tests {
         fs::hard_link(&path, scratch.path().join("other")).expect("a link");
         assert_eq!(
             written_at(Some(&ReleaseSource::PackageList { path })).await,
-            Some(Written { at: (at, 0), is_set_ahead: true })
+            Some(ContentTime { at: (at, 0), is_set_ahead: true })
         );
     }
 
@@ -180,7 +180,7 @@ mod tests {
             fs::write(&path, content).expect("written");
             touch_only(&path, 5_000);
             let (_, state) = file::load(file::open(&path).await.expect("a file")).await.expect("releases");
-            let reading = Reading::new(&path, state);
+            let reading = FileReading::new(&path, state);
             change(&path, content);
             assert_eq!(reading.has_stayed(limit).await, what == "nothing", "{what}");
             assert!(reading.at.elapsed() >= QUIET, "{what}");

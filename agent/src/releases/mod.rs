@@ -26,10 +26,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use database::create as create_database;
-pub(crate) use freshness::{Reading, Written, trailing, written_at};
+pub(crate) use freshness::{ContentTime, FileReading, trailing, written_at};
 pub(crate) use keeper::keep_instead;
 pub(crate) use reader::read_instead;
-use reader::{Read, Reader};
+use reader::{ReadCatalog, Reader};
 use snapshot::Snapshot;
 use unchanged::Unchanged;
 
@@ -94,17 +94,17 @@ impl Purpose {
 /// What Release Manager says, before it is known what that means.
 struct Loaded {
     catalog: Arc<Catalog>,
-    reading: Option<Reading>,
+    reading: Option<FileReading>,
     is_for_looking: bool,
 }
 
 /// What the target should hold.
-pub(crate) struct Answer {
+pub(crate) struct CatalogAnswer {
     pub(crate) resolution: Resolution,
     /// What is known of releases from now on; none where Release Manager was not asked.
     pub(crate) known: Option<Recollection>,
     /// The file that it was read from, where that may have been half-written: whatever else gives releases says by itself when it is whole.
-    pub(crate) reading: Option<Reading>,
+    pub(crate) reading: Option<FileReading>,
     /// Nothing may go by it: nothing was read for it, since its file looks as it did when it was read for an earlier one, or its database was not
     /// looked over for damage.
     pub(crate) is_for_looking: bool,
@@ -145,14 +145,14 @@ impl CatalogLoader {
         selection: &Selection,
         known: &KnownReleases,
         purpose: Purpose,
-    ) -> Result<Answer, ReleaseError> {
+    ) -> Result<CatalogAnswer, ReleaseError> {
         let Some(manager) = manager.filter(|manager| needs_catalog(manager, selection)) else {
             if selection.needs_catalog() {
                 return Err(ReleaseError::NoSource);
             }
             // The config selects nothing: no row says whether a release is still there.
             let resolution = resolve(&Catalog::default(), selection, &KnownReleases::default());
-            return Ok(Answer { resolution, known: None, reading: None, is_for_looking: false, fresh: None });
+            return Ok(CatalogAnswer { resolution, known: None, reading: None, is_for_looking: false, fresh: None });
         };
         match self.load(manager, selection, purpose).await {
             Ok(Loaded { catalog, reading, is_for_looking }) => {
@@ -160,7 +160,7 @@ impl CatalogLoader {
                 let understanding =
                     tokio::task::spawn_blocking(move || understood(&manager, &selection, &known, catalog));
                 let answer = understanding.await.map_err(|error| ReleaseError::NotUnderstood(error.to_string()))?;
-                Ok(Answer { reading, is_for_looking, ..answer })
+                Ok(CatalogAnswer { reading, is_for_looking, ..answer })
             }
             Err(unreadable) => match manager.mode {
                 Mode::Strict => Err(unreadable),
@@ -170,7 +170,7 @@ impl CatalogLoader {
     }
 
     /// Keeps an answer for when the next question finds nobody. Without it the sync is as good: a failure is only told.
-    pub(crate) async fn keep(&self, answer: &mut Answer) {
+    pub(crate) async fn keep(&self, answer: &mut CatalogAnswer) {
         let Some(snapshot) = answer.fresh.take() else { return };
         if let Err(why) = snapshot.store(self.snapshot.clone()).await {
             let path = self.snapshot.display();
@@ -207,8 +207,8 @@ impl CatalogLoader {
             let reader = Reader::start(source, selection, *timeout, purpose, &self.place).await?;
             match source {
                 ReleaseSource::File { path } => {
-                    let Read { catalog, state } = reader.finish().await?;
-                    let (catalog, reading) = (Arc::new(catalog), Reading::new(path, state));
+                    let ReadCatalog { catalog, state } = reader.finish().await?;
+                    let (catalog, reading) = (Arc::new(catalog), FileReading::new(path, state));
                     self.unchanged.keep(path, selection, &catalog, &reading);
                     Ok(read(catalog, Some(reading)))
                 }
@@ -217,9 +217,9 @@ impl CatalogLoader {
                     Ok(read(Arc::new(catalog), None))
                 }
                 ReleaseSource::Sqlite { path, .. } => {
-                    let Read { catalog, state } = reader.finish().await?;
+                    let ReadCatalog { catalog, state } = reader.finish().await?;
                     // Without a state, its writers change it in a file beside it, or were kept from that.
-                    let reading = state.map(|state| Reading::new(path, Some(state)));
+                    let reading = state.map(|state| FileReading::new(path, Some(state)));
                     Ok(Loaded { catalog: Arc::new(catalog), reading, is_for_looking: !purpose.is_taking() })
                 }
                 ReleaseSource::PackageList { .. } | ReleaseSource::Postgres(_) | ReleaseSource::MySql(_) => {
@@ -238,14 +238,14 @@ impl CatalogLoader {
         manager: &ReleaseManager,
         selection: &Selection,
         unreadable: ReleaseError,
-    ) -> Result<Answer, ReleaseError> {
+    ) -> Result<CatalogAnswer, ReleaseError> {
         let question = snapshot::question(&manager.source, selection);
         match Snapshot::read(self.snapshot.clone(), question).await {
             Ok(Snapshot { taken, catalog, .. }) => {
                 tracing::warn!("{unreadable}; going by its answer of {taken:.0}: nothing is deleted or marked");
                 let nothing = KnownReleases::default();
                 let resolution = Resolution { snapshot: Some(taken), ..resolve(&catalog, selection, &nothing) };
-                Ok(Answer { resolution, known: None, reading: None, is_for_looking: false, fresh: None })
+                Ok(CatalogAnswer { resolution, known: None, reading: None, is_for_looking: false, fresh: None })
             }
             Err(why) => Err(ReleaseError::NoFallback { unreadable: Box::new(unreadable), why }),
         }
@@ -269,7 +269,12 @@ fn needs_catalog(manager: &ReleaseManager, selection: &Selection) -> bool {
 }
 
 /// What a catalog means for this target, and whether it is good enough to be kept.
-fn understood(manager: &ReleaseManager, selection: &Selection, known: &KnownReleases, catalog: Arc<Catalog>) -> Answer {
+fn understood(
+    manager: &ReleaseManager,
+    selection: &Selection,
+    known: &KnownReleases,
+    catalog: Arc<Catalog>,
+) -> CatalogAnswer {
     let resolution = resolve(&catalog, selection, known);
     for row in resolution.odd.iter().take(MOST_LOGGED) {
         tracing::warn!(entry = printable(&row.text), "Release Manager lists something that is not valid");
@@ -293,7 +298,7 @@ fn understood(manager: &ReleaseManager, selection: &Selection, known: &KnownRele
         let question = snapshot::question(&manager.source, selection);
         Snapshot::new(Timestamp::now(), question, Arc::unwrap_or_clone(catalog))
     });
-    Answer { resolution, known: Some(recollection), reading: None, is_for_looking: false, fresh }
+    CatalogAnswer { resolution, known: Some(recollection), reading: None, is_for_looking: false, fresh }
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout};
 
 use super::command::end_of;
-use super::freshness::State;
+use super::freshness::FileState;
 use super::{Purpose, database, file, package_list, turns};
 use crate::transport::tied;
 
@@ -37,7 +37,7 @@ const LONGEST_QUESTION: u64 = 8 << 20;
 
 /// What is asked. The password is no part of it.
 #[derive(Serialize, Deserialize)]
-struct Question {
+struct ReadRequest {
     source: ReleaseSource,
     releases: Vec<ReleaseKey>,
     projects: Vec<String>,
@@ -51,10 +51,10 @@ struct Question {
 
 /// What was read.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Read {
+pub(super) struct ReadCatalog {
     pub(super) catalog: Catalog,
     /// How the file was from before that until after it; none where there is no file, or it changed, or it says by itself when it is whole.
-    pub(super) state: Option<State>,
+    pub(super) state: Option<FileState>,
 }
 
 /// A process that reads, which ends when nobody waits for it any longer.
@@ -78,7 +78,7 @@ impl Reader {
     ) -> Result<Self, String> {
         let Selection { releases, projects, only_s3sync, .. } = selection;
         let (releases, projects) = (releases.clone(), projects.clone());
-        let question = Question {
+        let question = ReadRequest {
             source: source.clone(),
             releases,
             projects,
@@ -112,7 +112,7 @@ impl Reader {
     }
 
     /// What it read, once it has been given all.
-    pub(super) async fn finish(self) -> Result<Read, String> {
+    pub(super) async fn finish(self) -> Result<ReadCatalog, String> {
         let Self { mut process, input, output, said, most } = self;
         drop(input);
         let mut answer = Vec::new();
@@ -125,7 +125,7 @@ impl Reader {
             return Err(why_it_failed(status, &said?, most));
         }
         let understanding =
-            tokio::task::spawn_blocking(move || serde_json::from_slice::<Result<Read, String>>(&answer));
+            tokio::task::spawn_blocking(move || serde_json::from_slice::<Result<ReadCatalog, String>>(&answer));
         match understanding.await.map_err(|error| error.to_string()) {
             Ok(Ok(read)) => read,
             Ok(Err(why)) => {
@@ -182,8 +182,8 @@ fn read_one() -> io::Result<()> {
     let (mut length, mut question) = ([0; 8], Vec::new());
     io::stdin().read_exact(&mut length)?;
     io::stdin().take(u64::from_be_bytes(length).min(LONGEST_QUESTION)).read_to_end(&mut question)?;
-    let question: Question = serde_json::from_slice(&question)?;
-    let Question { source, releases, projects, only_s3sync, limit: within, purpose, place } = question;
+    let question: ReadRequest = serde_json::from_slice(&question)?;
+    let ReadRequest { source, releases, projects, only_s3sync, limit: within, purpose, place } = question;
     tied::confine(most_memory(&source))?;
     let selection = Selection { releases, projects, only_s3sync, ..Selection::default() };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -194,7 +194,7 @@ fn read_one() -> io::Result<()> {
     if serde_json::to_writer(&mut answer, &read).is_err() {
         let most = LONGEST_ANSWER >> 20;
         let why = format!("the packages of the selected releases take more than {most} MiB; select fewer releases");
-        answer = Bounded(serde_json::to_vec(&Err::<Read, String>(why))?);
+        answer = Bounded(serde_json::to_vec(&Err::<ReadCatalog, String>(why))?);
     }
     io::stdout().write_all(&answer.0)
 }
@@ -206,7 +206,7 @@ async fn read_all(
     limit: Duration,
     purpose: Purpose,
     place: &Path,
-) -> Result<Read, String> {
+) -> Result<ReadCatalog, String> {
     // Whoever waits for its turn holds a short text at most.
     let turn = |bytes| turns::turn(place, bytes, limit);
     let (mut catalog, state, _turn) = match source {
@@ -237,7 +237,7 @@ async fn read_all(
     let chosen: BTreeSet<i64> = catalog.chosen(selection).map(|release| release.id).collect();
     let releases = catalog.projects.iter_mut().flat_map(|project| &mut project.releases);
     releases.filter(|release| !chosen.contains(&release.id)).for_each(|release| release.packages = Vec::new());
-    Ok(Read { catalog, state })
+    Ok(ReadCatalog { catalog, state })
 }
 
 /// What a command prints next, up to so many bytes.

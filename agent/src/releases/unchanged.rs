@@ -11,28 +11,28 @@ use blat_domain::policy::release::{Catalog, Selection};
 use tokio::time::Instant;
 
 use super::file;
-use super::freshness::{QUIET, Reading, State};
+use super::freshness::{FileReading, FileState, QUIET};
 
 /// What was read last, and of which file.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Unchanged(Arc<Mutex<Option<Kept>>>);
+pub(super) struct Unchanged(Arc<Mutex<Option<CachedCatalog>>>);
 
 /// What is known of the file.
 #[derive(Debug)]
-struct Kept {
-    question: Question,
-    state: State,
+struct CachedCatalog {
+    key: SelectionKey,
+    state: FileState,
     /// When it was first found to be like that.
     since: Instant,
     /// What it says, where it was read long enough after that.
-    said: Option<(Arc<Catalog>, Reading)>,
+    said: Option<(Arc<Catalog>, FileReading)>,
 }
 
 /// What decides, beside the file, what is read of it: packages of other releases are left out.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Question(String);
+struct SelectionKey(String);
 
-impl Question {
+impl SelectionKey {
     fn of(path: &Path, selection: &Selection) -> Self {
         let Selection { releases, projects, only_s3sync, .. } = selection;
         Self(format!("{path:?} {releases:?} {projects:?} {only_s3sync}"))
@@ -41,12 +41,12 @@ impl Question {
 
 impl Unchanged {
     /// What the file says, and when it was read, where nobody has changed it since.
-    pub(super) async fn look(&self, path: &Path, selection: &Selection) -> Option<(Arc<Catalog>, Reading)> {
+    pub(super) async fn look(&self, path: &Path, selection: &Selection) -> Option<(Arc<Catalog>, FileReading)> {
         // A file that cannot be opened is an error for whoever reads it.
         let (_, found) = file::open(path).await.ok()?;
-        let question = Question::of(path, selection);
+        let key = SelectionKey::of(path, selection);
         let mut kept = self.lock();
-        let is_same = |kept: &&Kept| kept.question == question && kept.state == State::of(&found);
+        let is_same = |kept: &&CachedCatalog| kept.key == key && kept.state == FileState::of(&found);
         let Some(same) = kept.as_ref().filter(is_same) else {
             // It is read now, and there need not be room for both.
             *kept = None;
@@ -56,14 +56,14 @@ impl Unchanged {
     }
 
     /// Remembers what was read just now.
-    pub(super) fn keep(&self, path: &Path, selection: &Selection, catalog: &Arc<Catalog>, reading: &Reading) {
+    pub(super) fn keep(&self, path: &Path, selection: &Selection, catalog: &Arc<Catalog>, reading: &FileReading) {
         let mut kept = self.lock();
         *kept = reading.state().map(|state| {
-            let question = Question::of(path, selection);
-            let before = kept.take().filter(|kept| kept.question == question && kept.state == state);
+            let key = SelectionKey::of(path, selection);
+            let before = kept.take().filter(|kept| kept.key == key && kept.state == state);
             let since = before.map_or(reading.at(), |before| before.since);
             let said = (reading.at() >= since + QUIET).then(|| (catalog.clone(), reading.clone()));
-            Kept { question, state, since, said }
+            CachedCatalog { key, state, since, said }
         });
     }
 
@@ -72,7 +72,7 @@ impl Unchanged {
         *self.lock() = None;
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Kept>> {
+    fn lock(&self) -> MutexGuard<'_, Option<CachedCatalog>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -84,9 +84,9 @@ mod tests {
 
     use super::*;
 
-    async fn read(path: &Path) -> Reading {
+    async fn read(path: &Path) -> FileReading {
         let (_, found) = file::open(path).await.expect("a file");
-        Reading::new(path, Some(State::of(&found)))
+        FileReading::new(path, Some(FileState::of(&found)))
     }
 
     #[tokio::test(start_paused = true)]
@@ -125,7 +125,7 @@ mod tests {
             .and_then(|file| file.set_modified(UNIX_EPOCH))
             .expect("an own file");
         assert!(look().await.is_none(), "its times changed");
-        unchanged.keep(&path, &selection, &catalog, &Reading::new(&path, None));
+        unchanged.keep(&path, &selection, &catalog, &FileReading::new(&path, None));
         assert!(look().await.is_none(), "it changed while it was read");
     }
 }

@@ -10,7 +10,7 @@ use super::tags::{Leave, Name, Tag, TagStamp};
 
 /// What a tag waits for.
 #[derive(Debug)]
-pub(super) enum Stage {
+pub(super) enum TagStage {
     /// Its packages are not in memory.
     Unread,
     /// Its packages are being sent.
@@ -21,13 +21,13 @@ pub(super) enum Stage {
 
 /// A tag that lies in the directory.
 #[derive(Debug)]
-pub(super) struct Known {
+pub(super) struct KnownTag {
     pub(super) stamp: TagStamp,
     /// When it was read, and how long before an agent had seen it, and it had been dropped.
     pub(super) read_at: Moment,
     pub(super) seen_ago: Duration,
     pub(super) dropped_ago: Duration,
-    pub(super) stage: Stage,
+    pub(super) stage: TagStage,
     pub(super) failures: u32,
     pub(super) not_before: Moment,
     /// Nothing was tried for it yet.
@@ -36,27 +36,27 @@ pub(super) struct Known {
     look: u64,
 }
 
-impl Known {
+impl KnownTag {
     fn new(tag: &Tag, now: Moment) -> Self {
         let Tag { stamp, dropped_ago, seen_ago, .. } = *tag;
-        let (stage, failures, not_before, is_new) = (Stage::Unread, 0, now, true);
+        let (stage, failures, not_before, is_new) = (TagStage::Unread, 0, now, true);
         Self { stamp, read_at: now, seen_ago, dropped_ago, stage, failures, not_before, is_new, look: 0 }
     }
 
     fn weight(&self) -> usize {
-        if let Stage::Sending(pass) = &self.stage { pass.weight() } else { 0 }
+        if let TagStage::Sending(pass) = &self.stage { pass.weight() } else { 0 }
     }
 
     /// One that is served waits for nothing, unless it cannot be removed.
     fn is_served(&self) -> bool {
-        self.failures == 0 && matches!(self.stage, Stage::Leaving { how: Leave::Consumed, .. })
+        self.failures == 0 && matches!(self.stage, TagStage::Leaving { how: Leave::Consumed, .. })
     }
 
     fn queue(&self) -> Option<Queue> {
         match &self.stage {
-            Stage::Unread => Some(Queue::Unread),
-            Stage::Sending(_) => Some(Queue::Sending),
-            Stage::Leaving { is_asked, .. } => (!is_asked).then_some(Queue::Leaving),
+            TagStage::Unread => Some(Queue::Unread),
+            TagStage::Sending(_) => Some(Queue::Sending),
+            TagStage::Leaving { is_asked, .. } => (!is_asked).then_some(Queue::Leaving),
         }
     }
 }
@@ -74,7 +74,7 @@ pub(super) enum Queue {
 
 /// Which of those that are due comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum First {
+pub(super) enum DueOrder {
     /// The one that has been due for longest.
     Oldest,
     /// The one that was dropped last and not tried yet; after all of these, as above.
@@ -82,7 +82,7 @@ pub(super) enum First {
 }
 
 #[derive(Debug, Default)]
-struct Line {
+struct QueueIndex {
     by_time: BTreeSet<(Moment, Name)>,
     /// Those of them that were not tried yet, by the time of their last change.
     new: BTreeSet<((i64, i64), Name)>,
@@ -91,8 +91,8 @@ struct Line {
 /// All of them. Each change goes through [`Self::change`], so that the queues are always right.
 #[derive(Debug, Default)]
 pub(super) struct AllKnown {
-    by_name: BTreeMap<Name, Known>,
-    lines: [Line; 3],
+    by_name: BTreeMap<Name, KnownTag>,
+    queues: [QueueIndex; 3],
     /// What the packages of those that are sent weigh.
     weight: usize,
     served: usize,
@@ -100,7 +100,7 @@ pub(super) struct AllKnown {
 }
 
 impl AllKnown {
-    pub(super) fn get(&self, name: &OsStr) -> Option<&Known> {
+    pub(super) fn get(&self, name: &OsStr) -> Option<&KnownTag> {
         self.by_name.get(name)
     }
 
@@ -119,20 +119,20 @@ impl AllKnown {
     }
 
     pub(super) fn is_empty(&self, queue: Queue) -> bool {
-        self.lines[queue as usize].by_time.is_empty()
+        self.queues[queue as usize].by_time.is_empty()
     }
 
     /// When the next one is due.
     pub(super) fn soonest(&self, queue: Queue) -> Moment {
-        self.lines[queue as usize].by_time.first().map_or(Moment::MAX, |(at, _)| *at)
+        self.queues[queue as usize].by_time.first().map_or(Moment::MAX, |(at, _)| *at)
     }
 
     /// Those that are due.
-    pub(super) fn due(&self, queue: Queue, first: First, now: Moment) -> impl Iterator<Item = (&Name, &Known)> {
-        let line = &self.lines[queue as usize];
-        let is_newest = first == First::Newest;
-        let new = line.new.iter().rev().map(|(_, name)| name).filter(move |_| is_newest);
-        let others = line.by_time.iter().take_while(move |(at, _)| *at <= now).map(|(_, name)| name);
+    pub(super) fn due(&self, queue: Queue, first: DueOrder, now: Moment) -> impl Iterator<Item = (&Name, &KnownTag)> {
+        let index = &self.queues[queue as usize];
+        let is_newest = first == DueOrder::Newest;
+        let new = index.new.iter().rev().map(|(_, name)| name).filter(move |_| is_newest);
+        let others = index.by_time.iter().take_while(move |(at, _)| *at <= now).map(|(_, name)| name);
         let known = |name| self.by_name.get_key_value::<Name>(name);
         let new = new.filter_map(known).filter(move |(_, tag)| tag.not_before <= now);
         new.chain(others.filter_map(known).filter(move |(_, tag)| !is_newest || !tag.is_new))
@@ -140,8 +140,8 @@ impl AllKnown {
 
     /// Those that are not due yet.
     pub(super) fn later(&self, queue: Queue, now: Moment) -> Vec<Name> {
-        let line = self.lines[queue as usize].by_time.iter().rev();
-        line.take_while(|(at, _)| *at > now).map(|(_, name)| name.clone()).collect()
+        let index = self.queues[queue as usize].by_time.iter().rev();
+        index.take_while(|(at, _)| *at > now).map(|(_, name)| name.clone()).collect()
     }
 
     /// Takes in what a look found: what it did not find is forgotten, and what has changed is new.
@@ -151,7 +151,7 @@ impl AllKnown {
         for tag in tags {
             if self.get(&tag.name).is_none_or(|known| known.stamp != tag.stamp) {
                 self.forget(&tag.name);
-                let known = Known::new(&tag, now);
+                let known = KnownTag::new(&tag, now);
                 self.enter(&tag.name, &known);
                 self.by_name.insert(tag.name.clone(), known);
             }
@@ -160,19 +160,19 @@ impl AllKnown {
             }
             if let Some(packages) = tag.packages {
                 self.change(&tag.name, |known| {
-                    if let Stage::Unread = known.stage {
-                        known.stage = Stage::Sending(Pass::new(packages, now));
+                    if let TagStage::Unread = known.stage {
+                        known.stage = TagStage::Sending(Pass::new(packages, now));
                     }
                 });
             }
         }
-        let is_gone = |(name, known): (&Name, &Known)| (known.look != look).then(|| name.clone());
+        let is_gone = |(name, known): (&Name, &KnownTag)| (known.look != look).then(|| name.clone());
         let gone: Vec<Name> = self.by_name.iter().filter_map(is_gone).collect();
         gone.iter().for_each(|name| self.forget(name));
     }
 
     /// Changes a tag, if it is known.
-    pub(super) fn change<T>(&mut self, name: &OsStr, change: impl FnOnce(&mut Known) -> T) -> Option<T> {
+    pub(super) fn change<T>(&mut self, name: &OsStr, change: impl FnOnce(&mut KnownTag) -> T) -> Option<T> {
         let (name, mut known) = self.by_name.remove_entry(name)?;
         self.leave(&name, &known);
         let changed = change(&mut known);
@@ -187,25 +187,25 @@ impl AllKnown {
         }
     }
 
-    fn enter(&mut self, name: &Name, known: &Known) {
+    fn enter(&mut self, name: &Name, known: &KnownTag) {
         self.weight += known.weight();
         self.served += usize::from(known.is_served());
         if let Some(queue) = known.queue() {
-            let line = &mut self.lines[queue as usize];
-            line.by_time.insert((known.not_before, name.clone()));
+            let index = &mut self.queues[queue as usize];
+            index.by_time.insert((known.not_before, name.clone()));
             if known.is_new {
-                line.new.insert((known.stamp.changed, name.clone()));
+                index.new.insert((known.stamp.changed, name.clone()));
             }
         }
     }
 
-    fn leave(&mut self, name: &Name, known: &Known) {
+    fn leave(&mut self, name: &Name, known: &KnownTag) {
         self.weight -= known.weight();
         self.served -= usize::from(known.is_served());
         if let Some(queue) = known.queue() {
-            let line = &mut self.lines[queue as usize];
-            line.by_time.remove(&(known.not_before, name.clone()));
-            line.new.remove(&(known.stamp.changed, name.clone()));
+            let index = &mut self.queues[queue as usize];
+            index.by_time.remove(&(known.not_before, name.clone()));
+            index.new.remove(&(known.stamp.changed, name.clone()));
         }
     }
 }

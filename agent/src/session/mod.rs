@@ -17,7 +17,7 @@ use blat_domain::protocol::messages::Ticket;
 use blat_domain::protocol::status::{State, SyncReport};
 
 use self::tags::TagLane;
-pub(crate) use self::tags::{Found, Leave, Look, Name, Removal, Removed, Tag, TagStamp};
+pub(crate) use self::tags::{FoundTags, Leave, LookLimits, Name, Removal, Removed, Tag, TagStamp};
 use crate::model::problem::Problem;
 
 /// Time since the start of the process.
@@ -31,7 +31,7 @@ pub(crate) enum Event {
     /// Something may have changed in the tag directory.
     TagsHinted,
     /// The tag directory was looked at.
-    TagsFound(Found),
+    TagsFound(FoundTags),
     /// What was to be done in the tag directory takes too long, since then, and will be asked about again at `retry_at`.
     TagsHang { since: Moment, retry_at: Moment },
     /// Tags were removed from it, or could not be.
@@ -65,7 +65,7 @@ pub(crate) enum Sent {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Action {
     /// Look at the tag directory; answer with [`Event::TagsFound`].
-    LookAtTags(Look),
+    LookAtTags(LookLimits),
     /// Run a full sync, which may take away what was held back where that is confirmed; answer with [`Event::SyncEnded`].
     Sync { confirmed: Option<HeldBack> },
     /// Send these packages; answer with [`Event::TagsSent`].
@@ -98,20 +98,20 @@ pub(crate) struct Pace {
 #[derive(Debug)]
 enum SyncLane {
     /// None runs; the next begins at `due`, for those who asked.
-    Resting { due: Moment, asked: Asked },
+    Resting { due: Moment, asked: PendingSync },
     /// One runs since `since` for those with `tickets`; `again` is what was asked after it had begun.
-    Running { since: Moment, tickets: Vec<Ticket>, again: Option<Asked> },
+    Running { since: Moment, tickets: Vec<Ticket>, again: Option<PendingSync> },
 }
 
 /// What a sync that has not begun is to be, from all who asked for it.
 #[derive(Debug, Default)]
-struct Asked {
+struct PendingSync {
     tickets: Vec<Ticket>,
     /// The newest confirmation.
     confirmed: Option<HeldBack>,
 }
 
-impl Asked {
+impl PendingSync {
     fn add(&mut self, ticket: Option<Ticket>, confirmed: Option<HeldBack>) {
         self.tickets.extend(ticket);
         self.confirmed = confirmed.or(self.confirmed.take());
@@ -134,7 +134,7 @@ impl Session {
     pub(crate) fn new(pace: Pace) -> Self {
         Self {
             pace,
-            sync: SyncLane::Resting { due: Moment::ZERO, asked: Asked::default() },
+            sync: SyncLane::Resting { due: Moment::ZERO, asked: PendingSync::default() },
             sync_failures: 0,
             sync_failure: None,
             last_sync: None,
@@ -228,7 +228,7 @@ impl Session {
         self.last_sync = Some(report.clone());
         self.sync = match again {
             Some(asked) => SyncLane::Resting { due: now, asked },
-            None => SyncLane::Resting { due, asked: Asked::default() },
+            None => SyncLane::Resting { due, asked: PendingSync::default() },
         };
         Some(Action::Answer(tickets, Box::new(report), self.sync_failure.clone()))
     }
@@ -238,7 +238,7 @@ impl Session {
         let SyncLane::Running { tickets, again, .. } = &mut self.sync else { return };
         let (mut tickets, again) = (std::mem::take(tickets), again.take().unwrap_or_default());
         tickets.extend(again.tickets);
-        self.sync = SyncLane::Resting { due: now, asked: Asked { tickets, confirmed: again.confirmed } };
+        self.sync = SyncLane::Resting { due: now, asked: PendingSync { tickets, confirmed: again.confirmed } };
     }
 
     /// A sync by the new settings is due. What was confirmed before, was confirmed for the former ones; and what is sent elsewhere is not
@@ -258,7 +258,7 @@ impl Session {
         if let SyncLane::Resting { due, asked } = &mut self.sync
             && *due <= now
         {
-            let Asked { tickets, confirmed } = std::mem::take(asked);
+            let PendingSync { tickets, confirmed } = std::mem::take(asked);
             self.sync = SyncLane::Running { since: now, tickets, again: None };
             actions.push(Action::Sync { confirmed });
         }

@@ -44,13 +44,13 @@ pub(super) struct Pass {
     /// Where the way goes on, and when it began.
     next: usize,
     since: Moment,
-    trouble: Option<Trouble>,
+    unsent: Option<UnsentPackage>,
     hopeless: Option<String>,
 }
 
 /// Why a package was not sent.
 #[derive(Debug)]
-struct Trouble {
+struct UnsentPackage {
     package: PackageId,
     text: String,
     /// None where the source may get it at any time.
@@ -60,7 +60,7 @@ struct Trouble {
 impl Pass {
     pub(super) fn new(packages: Packages, now: Moment) -> Self {
         let done = vec![false; packages.len()];
-        Self { packages, done, next: 0, since: now, trouble: None, hopeless: None }
+        Self { packages, done, next: 0, since: now, unsent: None, hopeless: None }
     }
 
     /// Nothing of it is done.
@@ -92,15 +92,15 @@ impl Pass {
                 Some(Sent::Waiting(why)) if !is_patient => {
                     self.hopeless.get_or_insert(format!("{package}: {why}, for more than a day"));
                 }
-                Some(Sent::Waiting(why)) => self.note(Trouble { package, text: why.clone(), retry: None }),
+                Some(Sent::Waiting(why)) => self.note(UnsentPackage { package, text: why.clone(), retry: None }),
                 Some(Sent::Failed(problem)) => {
                     stop |= problem.package.is_none();
-                    self.note(Trouble { package, text: problem.text.clone(), retry: Some(problem.retry) });
+                    self.note(UnsentPackage { package, text: problem.text.clone(), retry: Some(problem.retry) });
                 }
                 None => {
                     stop = true;
                     let text = "the attempt to send it ended without a result; the log says more".to_owned();
-                    self.note(Trouble { package, text, retry: Some(Backoff::PACKAGE) });
+                    self.note(UnsentPackage { package, text, retry: Some(Backoff::PACKAGE) });
                 }
             }
         }
@@ -115,7 +115,7 @@ impl Pass {
         if !stop && !at_end {
             return Next::More;
         }
-        let (trouble, took) = (self.trouble.take(), sent.now.saturating_sub(self.since));
+        let (unsent, took) = (self.unsent.take(), sent.now.saturating_sub(self.since));
         self.since = sent.now;
         if at_end {
             self.next = 0;
@@ -126,16 +126,16 @@ impl Pass {
                 return Next::Leave(Leave::Failed(why));
             }
         }
-        let Some(Trouble { package, text, retry }) = trouble else { return Next::More };
+        let Some(UnsentPackage { package, text, retry }) = unsent else { return Next::More };
         let rest = took.saturating_mul(REST).min(Backoff::TAG.longest);
         let wait = retry.map_or(rest.max(sent.tag_poll), |retry| retry.wait(failures.saturating_add(1), sent.chance));
         Next::Later(Failure { at: sent.now, package: Some(package), text, retry_at: sent.now + wait })
     }
 
     /// What failed says more than what only waits.
-    fn note(&mut self, trouble: Trouble) {
-        if self.trouble.as_ref().is_none_or(|known| known.retry.is_none() && trouble.retry.is_some()) {
-            self.trouble = Some(trouble);
+    fn note(&mut self, unsent: UnsentPackage) {
+        if self.unsent.as_ref().is_none_or(|known| known.retry.is_none() && unsent.retry.is_some()) {
+            self.unsent = Some(unsent);
         }
     }
 }

@@ -13,7 +13,7 @@ use blat_domain::package::name::PackageId;
 use blat_domain::package::tag::{LONGEST, Packages};
 use blat_domain::policy::retry::Backoff;
 
-use super::known::{AllKnown, First, Known, Queue, Stage};
+use super::known::{AllKnown, DueOrder, KnownTag, Queue, TagStage};
 use super::pass::{AT_ONCE, Next, Outcome};
 use super::{Failure, Moment, Sent};
 
@@ -62,7 +62,7 @@ pub(crate) struct Tag {
 
 /// What one look at the tag directory may read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Look {
+pub(crate) struct LookLimits {
     /// Bytes of packages that there is room for beside the tags below, by [`TagStamp::weight`].
     pub(crate) room: usize,
     /// Tags that were seen before and whose turn it is.
@@ -73,7 +73,7 @@ pub(crate) struct Look {
 
 /// What one look found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Found {
+pub(crate) struct FoundTags {
     /// All tags that count; none where the directory could not be looked at.
     pub(crate) tags: Option<Vec<Tag>>,
     /// In which time a file may count that does not yet; the directory is looked at again then.
@@ -118,7 +118,7 @@ pub(super) struct TagLane {
     busy: Option<BTreeMap<Name, (TagStamp, usize)>>,
     /// Which tags come first in what is read or sent next. It changes each time: a new tag does not wait behind however many others, and
     /// none of these waits behind ever newer ones.
-    first: First,
+    first: DueOrder,
     /// The latest failure of a tag, with its name.
     failure: Option<(Name, Failure)>,
     /// What is wrong with the directory.
@@ -134,7 +134,7 @@ pub(super) struct TagLane {
 
 impl TagLane {
     pub(super) fn new() -> Self {
-        let (known, first) = (AllKnown::default(), First::Newest);
+        let (known, first) = (AllKnown::default(), DueOrder::Newest);
         let (busy, failure, directory, hanging) = (None, None, None, None);
         let (next_look, is_looking, has_no_turn) = (Moment::ZERO, false, false);
         Self { known, busy, first, failure, directory, is_looking, hanging, has_no_turn, next_look }
@@ -157,8 +157,8 @@ impl TagLane {
     pub(super) fn asked_for_since(&self, package: &PackageId, now: Moment) -> Option<Duration> {
         let sending = self.busy.iter().flatten().filter_map(|(name, _)| self.known.get(name));
         let asks = sending.filter(|tag| match &tag.stage {
-            Stage::Sending(pass) => pass.packages.position(package).is_some(),
-            Stage::Unread | Stage::Leaving { .. } => false,
+            TagStage::Sending(pass) => pass.packages.position(package).is_some(),
+            TagStage::Unread | TagStage::Leaving { .. } => false,
         });
         asks.map(|tag| tag.dropped_ago + now.saturating_sub(tag.read_at)).max()
     }
@@ -173,7 +173,7 @@ impl TagLane {
     }
 
     /// The directory was looked at.
-    pub(super) fn take(&mut self, found: Found, now: Moment) {
+    pub(super) fn take(&mut self, found: FoundTags, now: Moment) {
         (self.is_looking, self.hanging) = (false, None);
         let since = |text: &str| self.directory.as_ref().filter(|known| known.text == text).map(|known| known.at);
         self.directory = found.trouble.map(|(text, retry)| Failure {
@@ -218,9 +218,9 @@ impl TagLane {
         for name in self.known.names() {
             self.known.change(&name, |tag| {
                 match &mut tag.stage {
-                    Stage::Unread => {}
-                    Stage::Sending(pass) => pass.begin_again(now),
-                    Stage::Leaving { .. } => tag.stage = Stage::Unread,
+                    TagStage::Unread => {}
+                    TagStage::Sending(pass) => pass.begin_again(now),
+                    TagStage::Leaving { .. } => tag.stage = TagStage::Unread,
                 }
                 (tag.failures, tag.not_before) = (0, now);
             });
@@ -245,7 +245,7 @@ impl TagLane {
                     let retry_at = self.known.change(&name, |tag| {
                         tag.failures = tag.failures.saturating_add(1);
                         tag.not_before = now + Backoff::TAG.wait(tag.failures, chance);
-                        if let Stage::Leaving { is_asked, .. } = &mut tag.stage {
+                        if let TagStage::Leaving { is_asked, .. } = &mut tag.stage {
                             *is_asked = false;
                         }
                         tag.not_before
@@ -276,14 +276,14 @@ impl TagLane {
     }
 
     /// The look that is due, if one is.
-    pub(super) fn look(&mut self, now: Moment, tag_poll: Duration) -> Option<Look> {
+    pub(super) fn look(&mut self, now: Moment, tag_poll: Duration) -> Option<LookLimits> {
         if self.is_looking {
             return None;
         }
         let is_due = self.next_look <= now;
         let look = match self.known.is_empty(Queue::Unread) {
             true if !is_due => return None,
-            true => Look { room: self.room(), ..Look::default() },
+            true => LookLimits { room: self.room(), ..LookLimits::default() },
             false if !is_due && self.has_no_turn => return None,
             false => self.take_turns(now),
         };
@@ -292,7 +292,7 @@ impl TagLane {
         }
         // From then on it is looked at again without being asked for.
         (self.is_looking, self.next_look) = (true, Moment::MAX);
-        Some(Look { poll: tag_poll, ..look })
+        Some(LookLimits { poll: tag_poll, ..look })
     }
 
     fn room(&self) -> usize {
@@ -300,7 +300,7 @@ impl TagLane {
     }
 
     /// Chooses which tags are read next. Those that wait longest give way to them when there is no room.
-    fn take_turns(&mut self, now: Moment) -> Look {
+    fn take_turns(&mut self, now: Moment) -> LookLimits {
         let (mut room, mut lightest) = (self.room(), None::<usize>);
         let mut turn = BTreeSet::new();
         for (name, tag) in self.known.due(Queue::Unread, self.first, now) {
@@ -312,10 +312,10 @@ impl TagLane {
             }
         }
         let Some(lightest) = lightest.filter(|_| turn.is_empty()) else {
-            return Look { room, turn, ..Look::default() };
+            return LookLimits { room, turn, ..LookLimits::default() };
         };
         for name in self.known.later(Queue::Sending, now) {
-            self.known.change(&name, |tag| tag.stage = Stage::Unread);
+            self.known.change(&name, |tag| tag.stage = TagStage::Unread);
         }
         if self.room() >= lightest {
             // What they held is free.
@@ -323,7 +323,7 @@ impl TagLane {
         }
         // Room appears when packages were sent, which clears this.
         self.has_no_turn = true;
-        Look { room, turn, ..Look::default() }
+        LookLimits { room, turn, ..LookLimits::default() }
     }
 
     /// The packages that are due, unless some are being sent.
@@ -337,7 +337,7 @@ impl TagLane {
             if packages.len() >= AT_ONCE {
                 break;
             }
-            if let Stage::Sending(pass) = &tag.stage {
+            if let TagStage::Sending(pass) = &tag.stage {
                 let (portion, upto) = pass.portion();
                 packages.extend(portion);
                 busy.insert(name.clone(), (tag.stamp, upto));
@@ -347,17 +347,17 @@ impl TagLane {
             return None;
         }
         self.busy = Some(busy);
-        self.first = if self.first == First::Newest { First::Oldest } else { First::Newest };
+        self.first = if self.first == DueOrder::Newest { DueOrder::Oldest } else { DueOrder::Newest };
         Some(packages)
     }
 
     /// The tags that are to leave now.
     pub(super) fn removals(&mut self, now: Moment) -> Vec<Removal> {
-        let due = self.known.due(Queue::Leaving, First::Oldest, now).take(REMOVED_AT_ONCE);
+        let due = self.known.due(Queue::Leaving, DueOrder::Oldest, now).take(REMOVED_AT_ONCE);
         let names: Vec<Name> = due.map(|(name, _)| name.clone()).collect();
         let asked = names.into_iter().filter_map(|name| {
-            let removal = |tag: &mut Known| {
-                let Stage::Leaving { how, is_asked } = &mut tag.stage else { return None };
+            let removal = |tag: &mut KnownTag| {
+                let TagStage::Leaving { how, is_asked } = &mut tag.stage else { return None };
                 *is_asked = true;
                 Some(Removal { name: name.clone(), stamp: tag.stamp, how: how.clone() })
             };
@@ -368,8 +368,8 @@ impl TagLane {
 }
 
 /// Takes in what became of a tag's packages before `upto`. Why it has to wait, if it has.
-fn settle(tag: &mut Known, upto: usize, outcome: &Outcome<'_>) -> Option<Failure> {
-    let Stage::Sending(pass) = &mut tag.stage else { return None };
+fn settle(tag: &mut KnownTag, upto: usize, outcome: &Outcome<'_>) -> Option<Failure> {
+    let TagStage::Sending(pass) = &mut tag.stage else { return None };
     (tag.not_before, tag.is_new) = (outcome.now, false);
     match pass.settle(upto, outcome, tag.failures) {
         Next::More => None,
@@ -379,7 +379,7 @@ fn settle(tag: &mut Known, upto: usize, outcome: &Outcome<'_>) -> Option<Failure
             Some(failure)
         }
         Next::Leave(how) => {
-            (tag.stage, tag.failures) = (Stage::Leaving { how, is_asked: false }, 0);
+            (tag.stage, tag.failures) = (TagStage::Leaving { how, is_asked: false }, 0);
             None
         }
     }

@@ -39,7 +39,7 @@ impl Tag {
 }
 
 fn found(tags: Vec<Tag>) -> Event {
-    Event::TagsFound(Found { tags: Some(tags), ..Found::default() })
+    Event::TagsFound(FoundTags { tags: Some(tags), ..FoundTags::default() })
 }
 
 /// What is sent, if anything is.
@@ -83,7 +83,10 @@ fn at(seconds: u64) -> Moment {
 fn started() -> Session {
     let mut session = Session::new(PACE);
     let actions = session.step(Event::Ticked, at(0), CHANCE);
-    assert_eq!(actions, [Action::LookAtTags(Look { room: ROOM, poll: PACE.tag_poll, ..Look::default() }), SYNC]);
+    assert_eq!(
+        actions,
+        [Action::LookAtTags(LookLimits { room: ROOM, poll: PACE.tag_poll, ..LookLimits::default() }), SYNC]
+    );
     session
 }
 

@@ -22,7 +22,7 @@ use crate::model::item::{Fingerprint, TransferItem};
 use crate::model::outcome::Digests;
 use crate::packing::DESCPKG;
 use crate::packing::tree::{Links, Tree};
-use crate::packing::walker::{Archive, Found, Root, SourceError, Stat};
+use crate::packing::walker::{Archive, FoundVersion, Root, SourceError, Stat};
 
 /// A version that is to leave a target, with what the source has of it now; or why nobody can say what it has.
 type Compared = Result<Leaving, (PackageId, SourceError)>;
@@ -195,9 +195,9 @@ impl SourceArchive {
             Err(error) => return Source::Held(Blocker::Unusable { why: error.to_string() }),
         };
         match found {
-            Ok(Found::Missing) => Source::Held(Blocker::Missing),
-            Ok(Found::Link(to)) => linked(package, &String::from_utf8_lossy(&to)),
-            Ok(Found::Package(root)) => self
+            Ok(FoundVersion::Missing) => Source::Held(Blocker::Missing),
+            Ok(FoundVersion::Link(to)) => linked(package, &String::from_utf8_lossy(&to)),
+            Ok(FoundVersion::Package(root)) => self
                 .look_at(&root, package, on_target, now)
                 .unwrap_or_else(|error| Source::Held(Blocker::Unusable { why: error.to_string() })),
             Err(error) => Source::Held(Blocker::Unusable { why: error.to_string() }),

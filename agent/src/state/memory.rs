@@ -18,13 +18,13 @@ pub(crate) const FILE: &str = "memory.json";
 #[derive(Debug)]
 pub(crate) struct Memory {
     path: PathBuf,
-    kept: Mutex<Kept>,
+    kept: Mutex<MemoryFile>,
 }
 
 /// What lies in the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-struct Kept {
+struct MemoryFile {
     /// The last look at the target's clock.
     clock: Option<Reading>,
 }
@@ -54,7 +54,7 @@ impl Memory {
         self.change(|kept| kept.clock = Some(reading(target)));
     }
 
-    fn change(&self, change: impl FnOnce(&mut Kept)) {
+    fn change(&self, change: impl FnOnce(&mut MemoryFile)) {
         let mut kept = self.lock();
         let before = kept.clone();
         change(&mut kept);
@@ -63,7 +63,7 @@ impl Memory {
         }
     }
 
-    fn store(&self, kept: &Kept) {
+    fn store(&self, kept: &MemoryFile) {
         if let Err(error) = replace_json(&self.path, Outlives::Process, kept) {
             let file = self.path.display();
             tracing::warn!(
@@ -74,7 +74,7 @@ impl Memory {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Kept> {
+    fn lock(&self) -> MutexGuard<'_, MemoryFile> {
         // Each change is whole in itself: a panic elsewhere does not make it unusable.
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -32,11 +32,11 @@ pub(crate) const FOUND: &str = "its answer was lost, and it was found done";
 #[derive(Debug)]
 pub(crate) struct Unanswered {
     path: PathBuf,
-    open: Mutex<BTreeMap<PackageId, Asked>>,
+    open: Mutex<BTreeMap<PackageId, PendingOperation>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Asked {
+struct PendingOperation {
     deed: Operation,
     /// Somebody waits for the answer.
     is_awaited: bool,
@@ -64,7 +64,7 @@ impl Unanswered {
             let Some((word, package)) = line.split_once(' ') else { continue };
             let Ok(package) = package.parse() else { continue };
             match deed(word) {
-                Some(deed) => open.insert(package, Asked { deed, is_awaited: false, was_lost: true }),
+                Some(deed) => open.insert(package, PendingOperation { deed, is_awaited: false, was_lost: true }),
                 None => open.remove(&package),
             };
         }
@@ -77,7 +77,7 @@ impl Unanswered {
         let mut open = self.lock();
         for package in &packages {
             let was_lost = open.get(package).is_some_and(|asked| asked.deed == deed && asked.was_lost);
-            open.insert(package.clone(), Asked { deed, is_awaited: true, was_lost });
+            open.insert(package.clone(), PendingOperation { deed, is_awaited: true, was_lost });
         }
         self.note(&open, &packages, deed.word());
         Asking { unanswered: self, packages }
@@ -120,7 +120,7 @@ impl Unanswered {
         self.note(&open, &lost, ANSWERED);
     }
 
-    fn note(&self, open: &BTreeMap<PackageId, Asked>, packages: &[PackageId], word: &str) {
+    fn note(&self, open: &BTreeMap<PackageId, PendingOperation>, packages: &[PackageId], word: &str) {
         if packages.is_empty() {
             return;
         }
@@ -129,7 +129,12 @@ impl Unanswered {
         }
     }
 
-    fn write(&self, asked: &BTreeMap<PackageId, Asked>, packages: &[PackageId], word: &str) -> io::Result<()> {
+    fn write(
+        &self,
+        asked: &BTreeMap<PackageId, PendingOperation>,
+        packages: &[PackageId],
+        word: &str,
+    ) -> io::Result<()> {
         let lines: String = packages.iter().map(|package| format!("{word} {package}\n")).collect();
         let open = || File::options().append(true).create(true).open(&self.path);
         let opened = open().or_else(|_| {
@@ -146,7 +151,7 @@ impl Unanswered {
         replace(&self.path, Outlives::Process, |file| file.write_all(lines.as_bytes()))
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<PackageId, Asked>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<PackageId, PendingOperation>> {
         // Each change is whole in itself: a panic elsewhere does not make it unusable.
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }

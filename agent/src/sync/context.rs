@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use blat_config::{Home, Kind, S3Settings, Settings, Transport as Way};
+use blat_config::{Home, Kind, S3Settings, Settings};
 use blat_domain::archive::record::Owner;
 use blat_domain::policy::capacity::MOST_IN_OBJECT;
 use rustix::time::{ClockId, clock_gettime};
@@ -27,10 +27,11 @@ use crate::targets::Target;
 use crate::targets::host::ServedTarget;
 use crate::targets::host::remote::{RemoteProbe, RemoteState};
 use crate::targets::s3::S3Target;
+use crate::transport::Transport;
+use crate::transport::libssh2::Libssh2Link;
 use crate::transport::local::Shell;
 use crate::transport::login_limit::LoginLimit;
-use crate::transport::openssh::{Link, SocketDirectory};
-use crate::transport::{Transport, libssh2};
+use crate::transport::openssh::{OpensshLink, SocketDirectory};
 
 /// Everything of one target under one version of its settings.
 #[derive(Clone)]
@@ -244,17 +245,21 @@ enum Leads<'a> {
 /// What the target makes of hard links.
 fn links(settings: &Settings) -> Links {
     match settings.transport {
-        Way::Openssh(_) | Way::Libssh2(_) | Way::Local => Links::Kept,
-        Way::S3(_) => Links::Copied,
+        blat_config::Transport::Openssh(_) | blat_config::Transport::Libssh2(_) | blat_config::Transport::Local => {
+            Links::Kept
+        }
+        blat_config::Transport::S3(_) => Links::Copied,
     }
 }
 
 /// The configured way to the target; it connects when it is first used.
 fn transport<'a>(home: &Home, settings: &'a Settings, sockets: SocketDirectory, logins: LoginLimit) -> Leads<'a> {
     Leads::ToHost(match &settings.transport {
-        Way::Local => Transport::Local(Shell::running(home.root(), settings.local_bin())),
-        Way::Openssh(ssh) => Transport::Openssh(Box::new(Link::new(ssh.clone(), sockets, logins))),
-        Way::Libssh2(ssh) => Transport::Libssh2(Box::new(libssh2::Link::new(ssh.clone(), logins))),
-        Way::S3(s3) => return Leads::ToBucket(s3),
+        blat_config::Transport::Local => Transport::Local(Shell::running(home.root(), settings.local_bin())),
+        blat_config::Transport::Openssh(ssh) => {
+            Transport::Openssh(Box::new(OpensshLink::new(ssh.clone(), sockets, logins)))
+        }
+        blat_config::Transport::Libssh2(ssh) => Transport::Libssh2(Box::new(Libssh2Link::new(ssh.clone(), logins))),
+        blat_config::Transport::S3(s3) => return Leads::ToBucket(s3),
     })
 }

@@ -113,10 +113,10 @@ impl SyncContext {
 /// What is known of one stream while it is under way.
 struct BatchTracker<'a> {
     context: &'a SyncContext,
-    known: Mutex<Known>,
+    known: Mutex<BatchState>,
 }
 
-struct Known {
+struct BatchState {
     settled: Vec<(TransferItem, Sent)>,
     untold: BTreeMap<PackageId, TransferItem>,
 }
@@ -124,7 +124,7 @@ struct Known {
 impl<'a> BatchTracker<'a> {
     fn new(context: &'a SyncContext, items: &[TransferItem]) -> Self {
         let untold = items.iter().map(|item| (item.package.clone(), item.clone())).collect();
-        Self { context, known: Mutex::new(Known { settled: Vec::new(), untold }) }
+        Self { context, known: Mutex::new(BatchState { settled: Vec::new(), untold }) }
     }
 
     /// Settles what has become known; what nobody asked about is not heard.
@@ -138,7 +138,7 @@ impl<'a> BatchTracker<'a> {
 
     /// What is settled, and those of which nothing was heard.
     fn end(self) -> (Vec<(TransferItem, Sent)>, Vec<TransferItem>) {
-        let Known { settled, untold } = self.known.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let BatchState { settled, untold } = self.known.into_inner().unwrap_or_else(PoisonError::into_inner);
         (settled, untold.into_values().collect())
     }
 }

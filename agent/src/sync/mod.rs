@@ -40,7 +40,7 @@ use self::ownership::Sight;
 use crate::model::error::TargetError;
 use crate::model::orders::Orders;
 use crate::model::problem::Problem;
-use crate::releases::{Answer, MOST_LOGGED, Purpose, origin, trailing, written_at};
+use crate::releases::{CatalogAnswer, MOST_LOGGED, Purpose, origin, trailing, written_at};
 use crate::session::Sent;
 use crate::state::lasting::TagNotes;
 use crate::targets::Rule;
@@ -65,7 +65,7 @@ pub(crate) struct SyncOutcome {
 pub(crate) struct Prepared {
     pub(crate) plan: Plan,
     /// Without what it wants, which is below.
-    pub(crate) answer: Answer,
+    pub(crate) answer: CatalogAnswer,
     /// What the answer wants, with all that its links address.
     wanted: WantedSet,
     pub(crate) inventory: Arc<Inventory>,
@@ -152,7 +152,7 @@ impl SyncContext {
     }
 
     /// What the releases want, and a quick scan of what the source has of it.
-    pub(crate) async fn ask(&self, purpose: Purpose) -> Result<(Answer, Vec<Option<i64>>), Problem> {
+    pub(crate) async fn ask(&self, purpose: Purpose) -> Result<(CatalogAnswer, Vec<Option<i64>>), Problem> {
         let manager = self.settings.release_manager.as_ref();
         let known = self.lasting.releases(&origin(manager));
         let answer = self.catalog.ask(manager, &self.settings.selection, &known, purpose).await;

@@ -22,7 +22,7 @@ use blat_domain::policy::retry::Backoff;
 use jiff::Timestamp;
 
 use crate::model::problem::Problem;
-use crate::releases::{Purpose, Reading};
+use crate::releases::{FileReading, Purpose};
 use crate::state::lasting::Noted;
 use crate::sync::context::SyncContext;
 use crate::sync::{Prepared, SyncOutcome, problem};
@@ -123,7 +123,7 @@ pub(crate) struct Recheck {
     /// When Release Manager was asked last; none where it was not asked for this sync.
     asked: Option<Duration>,
     /// The file that gave the last answer, until it has stayed the same for long enough.
-    unsettled: Option<Reading>,
+    unsettled: Option<FileReading>,
     /// What goes by the later answers too; none before there was one.
     goes: Option<BTreeSet<PackageId>>,
 }
@@ -221,7 +221,7 @@ impl SyncContext {
     }
 
     /// Whether this file is still as it was when it was read, long enough after that.
-    async fn has_stayed(&self, reading: &Reading) -> bool {
+    async fn has_stayed(&self, reading: &FileReading) -> bool {
         let manager = self.settings.release_manager.as_ref();
         reading.has_stayed(manager.map_or(Duration::ZERO, |manager| manager.timeout)).await
     }
@@ -231,7 +231,7 @@ impl SyncContext {
         &self,
         prepared: &Prepared,
         purpose: Purpose,
-    ) -> Result<(Upkeep, Resolution, Option<Reading>), Problem> {
+    ) -> Result<(Upkeep, Resolution, Option<FileReading>), Problem> {
         self.catalog.forget();
         let (mut answer, quick_scan) = self.ask(purpose).await?;
         let (source, inventory, facts) = (self.source.clone(), prepared.inventory.clone(), prepared.facts.clone());

@@ -22,7 +22,7 @@ use crate::sync::outcome::Dropped;
 use crate::targets::Rule;
 
 /// What tags ask for, and what becomes of it.
-struct Asked {
+struct TagPlan {
     plan: Plan,
     /// With all that links among it address.
     brought: BTreeSet<PackageId>,
@@ -36,7 +36,7 @@ impl SyncContext {
         let crossing = &self.lasting.crossing;
         // Before the target is asked what it has: that stays there from now on.
         let _arriving = crossing.arrive(&packages).await;
-        let Asked { plan, brought, rule } = match self.plan_for_tags(&packages).await {
+        let TagPlan { plan, brought, rule } = match self.plan_for_tags(&packages).await {
             Ok(asked) => asked,
             Err(problem) => {
                 return packages.into_iter().map(|package| (package, Sent::Failed(problem.clone()))).collect();
@@ -77,7 +77,7 @@ impl SyncContext {
         results
     }
 
-    async fn plan_for_tags(&self, packages: &BTreeSet<PackageId>) -> Result<Asked, Problem> {
+    async fn plan_for_tags(&self, packages: &BTreeSet<PackageId>) -> Result<TagPlan, Problem> {
         // What only the owner replaces.
         let bar = self.make_first_contact().await?.filter(Bar::is_about_owner);
         let (source, max_size, package) = (self.source.clone(), self.settings.max_size, self.most_of_a_package());
@@ -104,7 +104,7 @@ impl SyncContext {
             bar.iter().for_each(|bar| plan.leave_to_owner(bar));
             plan.fit(Capacity { disk: None, archive: source.left_below(max_size, &inventory), package });
             let rule = if bar.is_some() { Rule::New } else { Rule::Replace };
-            Asked { plan, brought: wanted.into_keys().collect(), rule }
+            TagPlan { plan, brought: wanted.into_keys().collect(), rule }
         });
         let failed = |error| format!("looking at the source failed: {error}; report this as a bug");
         looking.await.map_err(|error| problem(None, failed(error), Backoff::PACKAGE))

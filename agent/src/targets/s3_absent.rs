@@ -19,10 +19,13 @@ use crate::model::item::{BatchLimits, TransferItem};
 use crate::model::outcome::{Delivery, OutcomeSink, Retired, Verdict};
 use crate::model::progress::Progress;
 
-/// A bucket that cannot be served.
-pub(crate) struct S3Target;
+// Callers name the real one.
+pub(crate) use self::UnservedBucket as S3Target;
 
-impl S3Target {
+/// A bucket that cannot be served.
+pub(crate) struct UnservedBucket;
+
+impl UnservedBucket {
     /// Takes what the real one takes.
     pub(crate) fn new(_settings: S3Settings, _state: &Path, _valve: Arc<RateLimiter>, _owner: Owner) -> Self {
         Self
@@ -41,7 +44,7 @@ fn absent() -> TargetError {
 }
 
 #[async_trait]
-impl Target for S3Target {
+impl Target for UnservedBucket {
     async fn batch_limits(&self) -> Result<BatchLimits, TargetError> {
         Err(absent())
     }

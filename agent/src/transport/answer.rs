@@ -12,14 +12,14 @@ use tokio::io::{AsyncRead, AsyncWriteExt, BufReader};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
-use super::bounded::{Bounds, Complaints, read_line};
+use super::bounded::{Bounds, StderrExcerpt, read_line};
 use super::{Exit, Remote};
 use crate::flow::STALL_TIMEOUT;
 use crate::flow::rate_limit::{RateLimiter, Urgency};
 use crate::model::error::TargetError;
 
 /// What a command reads.
-pub(crate) enum Input {
+pub(crate) enum CommandInput {
     /// These bytes.
     Bytes(Vec<u8>),
     /// These bytes, and that it is still wanted, once the command asks. A command that outlives us hears the end instead, and leaves it undone.
@@ -39,7 +39,7 @@ pub(crate) enum Input {
 /// a line.
 pub(crate) async fn ask(
     remote: Remote,
-    input: Input,
+    input: CommandInput,
     bounds: Bounds,
     mut each: impl FnMut(&str) -> Result<(), String>,
 ) -> Result<(), TargetError> {
@@ -52,7 +52,7 @@ pub(crate) async fn ask(
     };
     let reading = read(stdout, bounds, asks, &mut each, &moved);
     let complaining = async {
-        let mut complaints = Complaints::default();
+        let mut complaints = StderrExcerpt::default();
         complaints.read(stderr).await.map_err(|why| TargetError::Refused(format!("the command is ended: {why}")))?;
         Ok(complaints.all())
     };
@@ -73,16 +73,16 @@ pub(crate) async fn ask(
 
 async fn feed(
     mut stdin: std::pin::Pin<Box<dyn tokio::io::AsyncWrite + Send>>,
-    input: Input,
+    input: CommandInput,
     asked: oneshot::Receiver<()>,
     moved: &watch::Sender<()>,
 ) {
     // A command that stops reading has its reason, and says it in its answer or its exit status: that is what counts.
     match input {
-        Input::Bytes(bytes) => {
+        CommandInput::Bytes(bytes) => {
             let _ = stdin.write_all(&bytes).await;
         }
-        Input::Confirmed(bytes) => {
+        CommandInput::Confirmed(bytes) => {
             let _ = stdin.write_all(&bytes).await;
             let _ = stdin.flush().await;
             moved.send_replace(());
@@ -91,7 +91,7 @@ async fn feed(
                 let _ = stdin.write_all(format!("{GO}\n").as_bytes()).await;
             }
         }
-        Input::Stream { mut chunks, limiter, urgency } => {
+        CommandInput::Stream { mut chunks, limiter, urgency } => {
             while let Some(chunk) = chunks.recv().await {
                 let mut rest = &chunk[..];
                 while !rest.is_empty() {
@@ -116,7 +116,7 @@ async fn feed(
 }
 
 /// How the answer ended: whole, cut, or because it could not be read.
-type Answer = Result<Result<(), ReplyError>, std::io::Error>;
+type ReplyEnd = Result<Result<(), ReplyError>, std::io::Error>;
 
 /// Reads an answer to its end. An error says that it is none, whatever may still come. `asks` hears when the command asks whether to go on.
 async fn read(
@@ -125,7 +125,7 @@ async fn read(
     asks: oneshot::Sender<()>,
     each: &mut impl FnMut(&str) -> Result<(), String>,
     moved: &watch::Sender<()>,
-) -> Result<Answer, TargetError> {
+) -> Result<ReplyEnd, TargetError> {
     let mut lines = BufReader::with_capacity(64 << 10, stdout);
     let mut reply = ReplyReader::default();
     let (mut line, mut asks) = (Vec::new(), Some(asks));
@@ -161,7 +161,7 @@ async fn read(
 }
 
 /// What a command's end means.
-fn judge(answer: Answer, complaint: &str, exit: Exit) -> Result<(), TargetError> {
+fn judge(answer: ReplyEnd, complaint: &str, exit: Exit) -> Result<(), TargetError> {
     let said = |otherwise: &str| if complaint.is_empty() { otherwise.to_owned() } else { named(complaint.to_owned()) };
     match exit {
         Exit::Code(0) => match answer {
@@ -187,10 +187,10 @@ mod tests {
     use super::*;
 
     async fn run(script: &str, input: &[u8]) -> (Vec<String>, Result<(), TargetError>) {
-        run_on(script, Input::Bytes(input.to_vec()), 2).await
+        run_on(script, CommandInput::Bytes(input.to_vec()), 2).await
     }
 
-    async fn run_on(script: &str, input: Input, packages: usize) -> (Vec<String>, Result<(), TargetError>) {
+    async fn run_on(script: &str, input: CommandInput, packages: usize) -> (Vec<String>, Result<(), TargetError>) {
         let shell = crate::transport::Transport::Local(crate::transport::local::Shell::new());
         let remote = shell.exec(script).await.expect("a shell");
         let mut lines = Vec::new();
@@ -210,7 +210,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_command_that_asks_hears_that_it_is_wanted_and_one_that_does_not_ask_hears_the_end() {
-        let confirm = async |script: &str| run_on(script, Input::Confirmed(b"list\n".to_vec()), 3).await;
+        let confirm = async |script: &str| run_on(script, CommandInput::Confirmed(b"list\n".to_vec()), 3).await;
         let asking = "read -r list; echo ready; echo '# blat 1'; echo ready; read -r word; echo $list $word; cat; echo '# end 1'";
         assert_eq!(confirm(asking).await, (vec!["list go".into()], Ok(())), "noise is no question");
         let (lines, result) = confirm("echo '# blat 1'; read -r list; echo $list; echo '# end 1'").await;

@@ -77,13 +77,13 @@ pub(crate) async fn read_line(
 
 /// What a command or a client complained of: as much of it as helps.
 #[derive(Debug, Default)]
-pub(crate) struct Complaints {
+pub(crate) struct StderrExcerpt {
     first: Vec<u8>,
     last: Vec<u8>,
     read: u64,
 }
 
-impl Complaints {
+impl StderrExcerpt {
     /// Reads on to the end of the stream, so that nobody blocks on it.
     ///
     /// # Errors
@@ -149,17 +149,17 @@ mod tests {
 
     #[tokio::test]
     async fn of_complaints_the_beginning_and_the_end_are_kept_and_no_endless_ones_are_heard_to_their_end() {
-        let mut complaints = Complaints::default();
+        let mut complaints = StderrExcerpt::default();
         let text = format!("first\u{1b}\n\n{}\nlast \n", "x".repeat(1 << 20));
         complaints.read(text.as_bytes()).await.expect("an end");
         assert!(complaints.all().starts_with("first\\u{1b}; x") && complaints.all().len() < 300);
         assert_eq!(complaints.last().as_deref(), Some("last"));
         let ends = complaints.both_ends();
         assert!(ends.starts_with("first\u{1b}\n\nx") && ends.ends_with("x\nlast \n"), "{ends}");
-        let mut complaints = Complaints::default();
+        let mut complaints = StderrExcerpt::default();
         complaints.read("all of it\n".as_bytes()).await.expect("an end");
         assert_eq!(complaints.both_ends(), "all of it\n");
-        let endless = Complaints::default().read(tokio::io::repeat(b'x')).await;
+        let endless = StderrExcerpt::default().read(tokio::io::repeat(b'x')).await;
         assert!(endless.is_err_and(|why| why.contains("without end") && why.len() < 400));
     }
 }

@@ -14,11 +14,11 @@ use tokio::io::AsyncReadExt as _;
 use tokio::time::timeout;
 
 use super::known_hosts::KnownHost;
-use super::login::{Cause, End, Exited, Printed, report, words_of_both};
+use super::login::{Cause, End, Exited, LoginOutput, report, words_of_both};
 use super::policy::{Policy, onward};
 use super::{place, tied};
 use crate::model::error::TargetError;
-use crate::transport::bounded::Complaints;
+use crate::transport::bounded::StderrExcerpt;
 
 /// What each host on the way may take to let us through, beside what the client itself waits.
 pub(super) const EACH: Duration = Duration::from_secs(10);
@@ -65,7 +65,7 @@ impl Through {
             }
             std::thread::sleep(LOOK);
         }
-        let (mut text, mut printed) = (Vec::new(), Printed::default());
+        let (mut text, mut printed) = (Vec::new(), LoginOutput::default());
         // What is there by now; clients of its own may hold the pipe longer, and their end is not waited for.
         let _ = self.complaints.take()?.take(MOST_SAID).read_to_end(&mut text);
         printed.add(&text);
@@ -124,7 +124,7 @@ async fn look(way: &SshSettings, next: &SshSettings, directory: &Path) -> Result
             return Err(failed(format!("{} does not answer through it within {waited} s", place(next))));
         }
     }
-    let mut said = Complaints::default();
+    let mut said = StderrExcerpt::default();
     // What it has said by then is all that helps.
     let _ = timeout(LAST_WORDS, said.read(complaints)).await;
     let exit = timeout(LAST_WORDS, client.wait()).await.ok().map(Exited::of);
@@ -133,7 +133,7 @@ async fn look(way: &SshSettings, next: &SshSettings, directory: &Path) -> Result
 
 /// Why this host on the way does not let us through.
 async fn explain(way: &SshSettings, next: &SshSettings, known: &KnownHost, end: End, said: &str) -> TargetError {
-    let mut printed = Printed::default();
+    let mut printed = LoginOutput::default();
     let (of_the_host, last) = words_of_both(said);
     printed.add(of_the_host.as_bytes());
     if last == NOT_PASSED_ON {

@@ -32,7 +32,7 @@ const AUTHORITY: &str = "@cert-authority";
 
 /// What a file says of a host's key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Verdict {
+pub(crate) enum HostKeyVerdict {
     /// It is this host's.
     Trusted,
     /// Nothing is known of this host.
@@ -57,10 +57,10 @@ pub(crate) fn removal(name: &str, known_hosts: &Path) -> String {
 /// All that a file says of one host.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct KnownHost {
-    trusted: Vec<Key>,
-    revoked: Vec<Key>,
+    trusted: Vec<WireKey>,
+    revoked: Vec<WireKey>,
     /// Those of authorities that may sign its key.
-    authorities: Vec<Key>,
+    authorities: Vec<WireKey>,
 }
 
 /// How well a file knows a host.
@@ -105,17 +105,19 @@ impl KnownHost {
         for (number, line) in (1..).zip(text.split(|byte| *byte == b'\n')) {
             let entry = entry(line).map_err(|why| format!("line {number} {why}; correct or remove it"))?;
             match entry {
-                Some(Entry { marker: Marker::Revoked, hosts, key }) if matches(&hosts, &name) => {
+                Some(HostLine { marker: Marker::Revoked, hosts, key }) if matches(&hosts, &name) => {
                     known.revoked.push(key)
                 }
-                Some(Entry { marker: Marker::Revoked, hosts, key })
+                Some(HostLine { marker: Marker::Revoked, hosts, key })
                     if !excludes(&hosts, &name) && matches(&hosts, &bare) =>
                 {
                     unheeded.push((number, key))
                 }
-                Some(Entry { marker: Marker::None, hosts, key }) if matches(&hosts, &name) => known.trusted.push(key),
+                Some(HostLine { marker: Marker::None, hosts, key }) if matches(&hosts, &name) => {
+                    known.trusted.push(key)
+                }
                 // As the ssh client does, which asks an authority about a host by its bare name too.
-                Some(Entry { marker: Marker::Authority, hosts, key })
+                Some(HostLine { marker: Marker::Authority, hosts, key })
                     if matches(&hosts, &name) || matches(&hosts, &bare) =>
                 {
                     known.authorities.push(key)
@@ -138,25 +140,25 @@ impl KnownHost {
 
     /// Whether whatever was trusted by this is trusted by what the file says `now`, which may trust more.
     fn holds_in(&self, now: &Self) -> bool {
-        let are_in = |some: &[Key], others: &[Key]| some.iter().all(|key| others.contains(key));
+        let are_in = |some: &[WireKey], others: &[WireKey]| some.iter().all(|key| others.contains(key));
         are_in(&self.trusted, &now.trusted)
             && are_in(&self.authorities, &now.authorities)
             && are_in(&now.revoked, &self.revoked)
     }
 
     /// Whether the key with these bytes, as they go over the wire, is to be trusted.
-    pub(crate) fn judge(&self, blob: &[u8]) -> Verdict {
-        let Some(key) = Key::parse(blob) else {
-            return if self.trusted.is_empty() { Verdict::Unknown } else { Verdict::Changed };
+    pub(crate) fn judge(&self, blob: &[u8]) -> HostKeyVerdict {
+        let Some(key) = WireKey::parse(blob) else {
+            return if self.trusted.is_empty() { HostKeyVerdict::Unknown } else { HostKeyVerdict::Changed };
         };
         if self.revoked.contains(&key) {
-            Verdict::Revoked
+            HostKeyVerdict::Revoked
         } else if self.trusted.contains(&key) {
-            Verdict::Trusted
+            HostKeyVerdict::Trusted
         } else if self.trusted.is_empty() {
-            Verdict::Unknown
+            HostKeyVerdict::Unknown
         } else {
-            Verdict::Changed
+            HostKeyVerdict::Changed
         }
     }
 
@@ -211,14 +213,14 @@ enum Marker {
 
 /// A line that says something.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Entry {
+struct HostLine {
     marker: Marker,
     hosts: String,
-    key: Key,
+    key: WireKey,
 }
 
 /// What a line says; none for a comment, and for one without a marker that cannot be understood. The error says what is wrong with the line.
-fn entry(line: &[u8]) -> Result<Option<Entry>, String> {
+fn entry(line: &[u8]) -> Result<Option<HostLine>, String> {
     let text = String::from_utf8_lossy(line);
     let line = text.trim_end_matches('\r').trim_start_matches(BLANK);
     if line.is_empty() || line.starts_with('#') {
@@ -234,7 +236,8 @@ fn entry(line: &[u8]) -> Result<Option<Entry>, String> {
     if kind.starts_with('@') {
         return Err(format!("has the marker {:?} in the place of its key", printable(kind)));
     }
-    let key = STANDARD.decode(key).ok().and_then(|blob| Key::parse(&blob)).filter(|key| key.kind() == kind.as_bytes());
+    let key =
+        STANDARD.decode(key).ok().and_then(|blob| WireKey::parse(&blob)).filter(|key| key.kind() == kind.as_bytes());
     match (marker, key) {
         (Marker::Revoked, None) => {
             Err(format!("revokes a key that is none, or of a kind that cannot be read here: {:?}", printable(kind)))
@@ -242,7 +245,7 @@ fn entry(line: &[u8]) -> Result<Option<Entry>, String> {
         (Marker::Revoked, Some(_)) if !is_understood(hosts) => {
             Err(format!("revokes a key for hosts that cannot be read: {:?}", printable(hosts)))
         }
-        (_, Some(key)) => Ok(Some(Entry { marker, hosts: hosts.to_owned(), key })),
+        (_, Some(key)) => Ok(Some(HostLine { marker, hosts: hosts.to_owned(), key })),
         (Marker::None | Marker::Authority, None) => Ok(None),
     }
 }
@@ -285,9 +288,9 @@ fn marker(line: &str) -> Result<(Marker, &str), String> {
 
 /// A public key: its type and numbers, each as it goes over the wire.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Key(Vec<Vec<u8>>);
+struct WireKey(Vec<Vec<u8>>);
 
-impl Key {
+impl WireKey {
     /// The key in these bytes; none where they are no whole key of a type that hosts have.
     fn parse(blob: &[u8]) -> Option<Self> {
         let (mut parts, mut rest) = (Vec::new(), blob);

@@ -5,7 +5,7 @@ use std::process::ExitStatus;
 use blat_config::SshSettings;
 use blat_domain::util::text::{escaped, printable};
 
-use super::known_hosts::{KnownHost, Verdict};
+use super::known_hosts::{HostKeyVerdict, KnownHost};
 use super::libssh2::shown_key;
 use super::{key_refused, place, private_key, revoked_host_key, untrusted_host_key};
 use crate::model::error::TargetError;
@@ -17,12 +17,12 @@ const OF_THE_CLIENT: i32 = 255;
 
 /// The end of what a login printed.
 #[derive(Debug, Default)]
-pub(super) struct Printed {
+pub(super) struct LoginOutput {
     last: Vec<u8>,
     count: usize,
 }
 
-impl Printed {
+impl LoginOutput {
     /// Takes in what was printed.
     pub(super) fn add(&mut self, some: &[u8]) {
         self.count += some.len();
@@ -162,7 +162,7 @@ pub(super) async fn report(
     known: &KnownHost,
     cause: Cause,
     said: &str,
-    printed: &Printed,
+    printed: &LoginOutput,
 ) -> TargetError {
     let with_words = |words: String| format!("{words}{}", said_before(printed));
     let no_connection = |words: String| {
@@ -170,11 +170,11 @@ pub(super) async fn report(
     };
     match cause {
         Cause::HostKey(words) => match shown_key(settings).await {
-            Some((Verdict::Revoked, _)) => revoked_host_key(settings),
-            Some((Verdict::Unknown | Verdict::Changed, shown)) => {
+            Some((HostKeyVerdict::Revoked, _)) => revoked_host_key(settings),
+            Some((HostKeyVerdict::Unknown | HostKeyVerdict::Changed, shown)) => {
                 untrusted_host_key(settings, known.acquaintance(), Some(&shown))
             }
-            Some((Verdict::Trusted, _)) | None => no_connection(words),
+            Some((HostKeyVerdict::Trusted, _)) | None => no_connection(words),
         },
         Cause::Denied(words) => match private_key::trouble(settings, said).await {
             Some(trouble) => trouble,
@@ -185,7 +185,7 @@ pub(super) async fn report(
 }
 
 /// What a person must know when we were logged in and nothing came of it. `how` says how it ended, fit for printing.
-pub(super) fn in_vain(ssh: &SshSettings, how: &str, printed: &Printed) -> TargetError {
+pub(super) fn in_vain(ssh: &SshSettings, how: &str, printed: &LoginOutput) -> TargetError {
     let printed = printed.shown().map_or_else(|| "it printed nothing".into(), |text| format!("it printed \"{text}\""));
     TargetError::Operator(format!(
         "logged in to {}, but the login runs no commands of ours: {how}; {printed}; that account needs a shell that runs commands: look there at its \
@@ -195,7 +195,7 @@ pub(super) fn in_vain(ssh: &SshSettings, how: &str, printed: &Printed) -> Target
 }
 
 /// What a host said before a login failed, as an addition to a message; empty where it said nothing.
-pub(super) fn said_before(printed: &Printed) -> String {
+pub(super) fn said_before(printed: &LoginOutput) -> String {
     printed.shown().map(|text| format!("; before that the host said \"{text}\"")).unwrap_or_default()
 }
 
@@ -207,7 +207,7 @@ mod tests {
 
     #[test]
     fn what_a_login_printed_is_shown_from_its_end_in_256_bytes() {
-        let mut printed = Printed::default();
+        let mut printed = LoginOutput::default();
         assert_eq!(printed.shown(), None);
         printed.add(b"Welcome\r\n\x1b[31mThis account is\xff locked.\n\n");
         assert_eq!(printed.shown().as_deref(), Some("Welcome; \\u{1b}[31mThis account is\u{fffd} locked."));

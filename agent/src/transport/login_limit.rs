@@ -85,7 +85,7 @@ impl LoginLimit {
 
     /// Waits for a free slot.
     pub(crate) async fn slot(&self) -> Result<Slot, NoSlot> {
-        let waiting = Waiting(&self.is_waiting);
+        let waiting = SlotWaiter(&self.is_waiting);
         let begun = Instant::now();
         let mut is_told = false;
         loop {
@@ -139,9 +139,9 @@ impl LoginLimit {
 }
 
 /// Takes back that a slot is waited for, however the wait ends.
-struct Waiting<'a>(&'a AtomicBool);
+struct SlotWaiter<'a>(&'a AtomicBool);
 
-impl Drop for Waiting<'_> {
+impl Drop for SlotWaiter<'_> {
     fn drop(&mut self) {
         self.0.store(false, Ordering::Relaxed);
     }

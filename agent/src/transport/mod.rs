@@ -52,9 +52,9 @@ pub(crate) enum Exit {
 #[derive(Debug)]
 pub(crate) enum Transport {
     /// Over the system's ssh client, one connection for all commands.
-    Openssh(Box<openssh::Link>),
+    Openssh(Box<openssh::OpensshLink>),
     /// Over an ssh client of ours in a process of its own, one connection for all commands.
-    Libssh2(Box<libssh2::Link>),
+    Libssh2(Box<libssh2::Libssh2Link>),
     /// On this machine, without ssh.
     Local(local::Shell),
 }

@@ -22,13 +22,13 @@ use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::known_hosts::KnownHost;
-use super::login::{Cause, End, Exited, Printed, in_vain, report, words_of_both};
+use super::login::{Cause, End, Exited, LoginOutput, in_vain, report, words_of_both};
 use super::policy::Policy;
-use super::sessions::{Connection, Live, Opening, Seat, Sessions, Standing, broken};
+use super::sessions::{Live, Opening, Seat, Sessions, SshLink, Standing, broken};
 use super::{Exit, Remote, jumps, peer_detection, place, scratch, tied};
 use crate::flow::{STALL_TIMEOUT, idle_timer};
 use crate::model::error::TargetError;
-use crate::transport::bounded::{Complaints, read_line};
+use crate::transport::bounded::{StderrExcerpt, read_line};
 use crate::transport::login_limit::LoginLimit;
 use crate::transport::peer_detection::Listener;
 
@@ -51,11 +51,11 @@ const MOST_NOISE: usize = 64 << 10;
 
 /// One target's connection.
 #[derive(Debug)]
-pub(crate) struct Link {
+pub(crate) struct OpensshLink {
     settings: SshSettings,
     directory: SocketDirectory,
     logins: LoginLimit,
-    standing: Standing<Connected>,
+    standing: Standing<OpensshConnection>,
     sessions: Sessions,
     /// Who answered last.
     listener: std::sync::Mutex<Listener>,
@@ -94,7 +94,7 @@ impl SocketDirectory {
 
 /// A connection that stands, as far as we know.
 #[derive(Debug)]
-pub(super) struct Connected {
+pub(super) struct OpensshConnection {
     session: Arc<Session>,
     alive: Arc<AtomicBool>,
     listener: Listener,
@@ -103,7 +103,7 @@ pub(super) struct Connected {
     watch: tokio::task::JoinHandle<()>,
 }
 
-impl Live for Connected {
+impl Live for OpensshConnection {
     fn stands(&self) -> bool {
         self.alive.load(Ordering::Acquire)
     }
@@ -118,13 +118,13 @@ impl Live for Connected {
     }
 }
 
-impl Drop for Connected {
+impl Drop for OpensshConnection {
     fn drop(&mut self) {
         self.end();
     }
 }
 
-impl Link {
+impl OpensshLink {
     /// A link that connects when it is first used.
     pub(crate) fn new(settings: SshSettings, directory: SocketDirectory, logins: LoginLimit) -> Self {
         let listener = std::sync::Mutex::new(Listener::Shell);
@@ -196,7 +196,7 @@ impl Link {
         before: Option<(i64, i64)>,
     ) -> TargetError {
         let settings = &self.settings;
-        let mut said = Complaints::default();
+        let mut said = StderrExcerpt::default();
         // What it has said by now is all that helps; when it says nothing, that is the answer.
         let _ = timeout(LAST_WORDS, said.read(stderr)).await;
         let exit = timeout(LAST_WORDS, client.wait()).await.ok().map(Exited::of);
@@ -230,8 +230,8 @@ impl Link {
     }
 }
 
-impl Connection for Link {
-    type Live = Connected;
+impl SshLink for OpensshLink {
+    type Live = OpensshConnection;
 
     fn settings(&self) -> &SshSettings {
         &self.settings
@@ -241,11 +241,11 @@ impl Connection for Link {
         &self.sessions
     }
 
-    fn standing(&self) -> &Standing<Connected> {
+    fn standing(&self) -> &Standing<OpensshConnection> {
         &self.standing
     }
 
-    async fn connect(&self) -> Result<Connected, TargetError> {
+    async fn connect(&self) -> Result<OpensshConnection, TargetError> {
         let failed = |what: String| TargetError::Link(format!("cannot connect to {}: {what}", self.place()));
         std::fs::create_dir_all(self.directory.path())
             .map_err(|error| failed(format!("cannot make {}: {error}", self.directory.path().display())))?;
@@ -294,10 +294,10 @@ impl Connection for Link {
         let heartbeat = (!is_single).then_some(echo);
         let watch = tokio::spawn(watch(client, stderr, heartbeat, alive.clone(), self.place()));
         tracing::debug!(target = %self.place(), "connected");
-        Ok(Connected { session, alive, listener, _directory: directory, watch })
+        Ok(OpensshConnection { session, alive, listener, _directory: directory, watch })
     }
 
-    async fn open(&self, connected: Arc<Connected>, command: &str, seat: Seat) -> Result<Opening, TargetError> {
+    async fn open(&self, connected: Arc<OpensshConnection>, command: &str, seat: Seat) -> Result<Opening, TargetError> {
         let mut remote = connected.session.clone().arc_raw_command(command);
         // Whoever leaves the connection ends it now, and not once this has been answered.
         drop(connected);
@@ -346,7 +346,7 @@ struct Echo {
     listener: Listener,
     count: u64,
     /// What a login shell printed before our first echo: whole lines, and the one that is on its way in.
-    noise: Printed,
+    noise: LoginOutput,
     line: Vec<u8>,
 }
 
@@ -366,7 +366,7 @@ impl From<std::io::Error> for Silence {
 
 impl Echo {
     fn new(stdin: ChildStdin, stdout: ChildStdout) -> Self {
-        let (noise, line) = (Printed::default(), Vec::new());
+        let (noise, line) = (LoginOutput::default(), Vec::new());
         Self { stdin, stdout: BufReader::new(stdout), listener: Listener::Shell, count: 0, noise, line }
     }
 
@@ -390,7 +390,7 @@ impl Echo {
     }
 
     /// All that a login shell has printed by now.
-    fn printed(self) -> Printed {
+    fn printed(self) -> LoginOutput {
         let Self { mut noise, line, .. } = self;
         noise.add(&line);
         noise
@@ -405,7 +405,7 @@ impl Echo {
         let question = peer_detection::question(self.listener, self.count);
         self.stdin.write_all(&question).await?;
         self.stdin.flush().await?;
-        let mut answer = peer_detection::Answer::default();
+        let mut answer = peer_detection::HeartbeatAnswer::default();
         let mut some = [0; 256];
         loop {
             let count = self.stdout.read(&mut some).await?;
@@ -437,7 +437,7 @@ async fn watch(mut client: Child, stderr: ChildStderr, echo: Option<Echo>, alive
     };
     // Whatever the client says while it runs is read, so that it never blocks on it; the last line tells why it ended.
     let sayings = async {
-        let mut complaints = Complaints::default();
+        let mut complaints = StderrExcerpt::default();
         let read = complaints.read(stderr).await;
         read.err().or_else(|| complaints.last()).unwrap_or_else(|| "the ssh client ended".into())
     };

@@ -83,9 +83,9 @@ const LONGEST_ANSWER: usize = 1 << 10;
 
 /// The answer to one question, on its way in: exactly that and nothing more.
 #[derive(Debug, Default)]
-pub(super) struct Answer(Vec<u8>);
+pub(super) struct HeartbeatAnswer(Vec<u8>);
 
-impl Answer {
+impl HeartbeatAnswer {
     /// Takes in what has come; tells whether the `count`th question is answered. The error says what is wrong, fit for printing.
     pub(super) fn take(&mut self, listener: Listener, count: u64, bytes: &[u8]) -> Result<bool, String> {
         self.0.extend_from_slice(bytes);
@@ -137,26 +137,30 @@ mod tests {
 
     #[test]
     fn an_answer_may_come_in_parts_and_nothing_may_follow_it() {
-        let mut answer = Answer::default();
+        let mut answer = HeartbeatAnswer::default();
         assert_eq!(answer.take(Listener::Shell, 7, b"blat heart"), Ok(false));
         assert_eq!(answer.take(Listener::Shell, 7, b"beat 7\n"), Ok(true));
         assert!(answer.take(Listener::Shell, 7, b"more").is_err());
-        assert!(Answer::default().take(Listener::Shell, 7, b"anything\n").is_err());
+        assert!(HeartbeatAnswer::default().take(Listener::Shell, 7, b"anything\n").is_err());
 
         let pong = |beat, lanes| {
             let mut frame = Vec::new();
             frames::append(&mut frame, Lane::CONTROL, &Reply::Pong { beat, work: vec![0; lanes] }).expect("a frame");
             frame
         };
-        let (mut answer, frame) = (Answer::default(), pong(7, 8));
+        let (mut answer, frame) = (HeartbeatAnswer::default(), pong(7, 8));
         for byte in &frame[..frame.len() - 1] {
             assert_eq!(answer.take(Listener::Receiver, 7, &[*byte]), Ok(false));
         }
         assert_eq!(answer.take(Listener::Receiver, 7, &frame[frame.len() - 1..]), Ok(true));
         assert!(answer.take(Listener::Receiver, 7, &frame).is_err());
-        assert!(Answer::default().take(Listener::Receiver, 7, &pong(6, 8)).is_err());
-        assert!(Answer::default().take(Listener::Receiver, 7, &pong(7, 5000)).is_err());
-        assert!(Answer::default().take(Listener::Receiver, 7, &[9, 0, 0, 0, 0, 99]).is_ok_and(|is_whole| !is_whole));
+        assert!(HeartbeatAnswer::default().take(Listener::Receiver, 7, &pong(6, 8)).is_err());
+        assert!(HeartbeatAnswer::default().take(Listener::Receiver, 7, &pong(7, 5000)).is_err());
+        assert!(
+            HeartbeatAnswer::default()
+                .take(Listener::Receiver, 7, &[9, 0, 0, 0, 0, 99])
+                .is_ok_and(|is_whole| !is_whole)
+        );
     }
 
     #[test]

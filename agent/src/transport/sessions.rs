@@ -66,7 +66,7 @@ pub(super) struct Search {
 
 /// What to do about a session that was refused.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Refusal {
+pub(super) enum AfterRefusal {
     /// Ask again.
     Again,
     /// Connect anew without a heartbeat, then ask again.
@@ -119,7 +119,7 @@ pub(super) trait Live: Send + Sync + 'static {
 }
 
 /// One target's connection, whoever speaks ssh on it.
-pub(super) trait Connection {
+pub(super) trait SshLink {
     /// A connection that stands.
     type Live: Live;
 
@@ -143,12 +143,12 @@ pub(super) trait Connection {
 ///
 /// # Errors
 /// There is no connection.
-pub(super) async fn connected(link: &impl Connection) -> Result<(u64, Listener), TargetError> {
+pub(super) async fn connected(link: &impl SshLink) -> Result<(u64, Listener), TargetError> {
     live(link).await.map(|(number, live)| (number, live.listener()))
 }
 
 /// Connects unless connected.
-async fn live<C: Connection>(link: &C) -> Result<(u64, Arc<C::Live>), TargetError> {
+async fn live<C: SshLink>(link: &C) -> Result<(u64, Arc<C::Live>), TargetError> {
     let Standing { present, made } = link.standing();
     let mut present = present.lock().await;
     if let Some(Present { number, live, basis }) = present.as_ref()
@@ -194,7 +194,7 @@ async fn keep_watch(live: Weak<impl Live>, basis: Arc<Basis>, settings: SshSetti
 }
 
 /// Leaves the connection of this number, unless that has been left; none stands for whichever there is.
-async fn leave(link: &impl Connection, number: Option<u64>) {
+async fn leave(link: &impl SshLink, number: Option<u64>) {
     let mut present = link.standing().present.lock().await;
     present.take_if(|present| number.is_none_or(|number| present.number == number));
 }
@@ -203,7 +203,7 @@ async fn leave(link: &impl Connection, number: Option<u64>) {
 ///
 /// # Errors
 /// There is no connection, or it broke, or the host has no session for us.
-pub(super) async fn run(link: &impl Connection, command: &str) -> Result<Remote, TargetError> {
+pub(super) async fn run(link: &impl SshLink, command: &str) -> Result<Remote, TargetError> {
     let mut search = Search::default();
     loop {
         let (number, live) = live(link).await?;
@@ -218,9 +218,9 @@ pub(super) async fn run(link: &impl Connection, command: &str) -> Result<Remote,
             }
         };
         match link.sessions().refused(seat, &mut search).await {
-            Refusal::Again => {}
-            Refusal::Single => leave(link, Some(number)).await,
-            Refusal::Hopeless => return Err(too_few(link.settings(), &why)),
+            AfterRefusal::Again => {}
+            AfterRefusal::Single => leave(link, Some(number)).await,
+            AfterRefusal::Hopeless => return Err(too_few(link.settings(), &why)),
         }
     }
 }
@@ -229,7 +229,7 @@ pub(super) async fn run(link: &impl Connection, command: &str) -> Result<Remote,
 ///
 /// # Errors
 /// It has not; the next one is to be tried anew.
-pub(super) async fn check(link: &impl Connection) -> Result<(), TargetError> {
+pub(super) async fn check(link: &impl SshLink) -> Result<(), TargetError> {
     if !link.sessions().is_single() {
         return Ok(());
     }
@@ -285,23 +285,23 @@ impl Sessions {
     }
 
     /// What to do about a refusal of the session for this seat. Waits where that helps.
-    pub(super) async fn refused(&self, seat: Seat, search: &mut Search) -> Refusal {
+    pub(super) async fn refused(&self, seat: Seat, search: &mut Search) -> AfterRefusal {
         let others = self.has_others();
         drop(seat);
         let since = search.refused.get_or_insert_with(Instant::now);
         let is_young = since.elapsed() < if others { TURN } else { SETTLE };
         if is_young {
             sleep(AGAIN).await;
-            return Refusal::Again;
+            return AfterRefusal::Again;
         }
         // Without this, a host that ends each connection without a heartbeat would be asked without end.
         if others || self.is_single() || search.has_moved {
-            return Refusal::Hopeless;
+            return AfterRefusal::Hopeless;
         }
         // The next connection may have to settle as well: the heartbeat's session has just ended there.
         *search = Search { refused: None, has_moved: true };
         self.next_is_single.store(true, Ordering::Relaxed);
-        Refusal::Single
+        AfterRefusal::Single
     }
 }
 
@@ -341,9 +341,9 @@ mod tests {
         loop {
             let seat = sessions.enter(&ssh).await.expect("a seat");
             match sessions.refused(seat, &mut search).await {
-                Refusal::Again => {}
-                Refusal::Single => break,
-                Refusal::Hopeless => panic!("nothing else is open"),
+                AfterRefusal::Again => {}
+                AfterRefusal::Single => break,
+                AfterRefusal::Hopeless => panic!("nothing else is open"),
             }
         }
         assert!(since.elapsed() >= SETTLE && sessions.begin() && sessions.is_single());
@@ -358,14 +358,14 @@ mod tests {
         loop {
             let seat = sessions.enter(&ssh).await.expect("its turn");
             match sessions.refused(seat, &mut search).await {
-                Refusal::Again => {}
-                Refusal::Hopeless => break,
-                Refusal::Single => panic!("it is single"),
+                AfterRefusal::Again => {}
+                AfterRefusal::Hopeless => break,
+                AfterRefusal::Single => panic!("it is single"),
             }
         }
         assert!(moved.elapsed() >= SETTLE && !sessions.begin());
         let seat = sessions.enter(&ssh).await.expect("its turn");
-        assert_eq!(sessions.refused(seat, &mut search).await, Refusal::Hopeless);
+        assert_eq!(sessions.refused(seat, &mut search).await, AfterRefusal::Hopeless);
     }
 
     #[tokio::test(start_paused = true)]
@@ -376,9 +376,9 @@ mod tests {
         loop {
             let seat = sessions.enter(&ssh).await.expect("a seat");
             match sessions.refused(seat, &mut search).await {
-                Refusal::Again => {}
-                Refusal::Hopeless => break,
-                Refusal::Single => panic!("the other one would end"),
+                AfterRefusal::Again => {}
+                AfterRefusal::Hopeless => break,
+                AfterRefusal::Single => panic!("the other one would end"),
             }
         }
         assert!(since.elapsed() >= TURN && !sessions.begin());

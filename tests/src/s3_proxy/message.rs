@@ -108,12 +108,12 @@ impl Head {
 }
 
 /// One end of a connection.
-pub(super) struct Link {
+pub(super) struct HttpEnd {
     pub(super) stream: TcpStream,
     reader: BufReader<TcpStream>,
 }
 
-impl Link {
+impl HttpEnd {
     pub(super) fn new(stream: TcpStream) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         let reader = BufReader::with_capacity(64 << 10, stream.try_clone()?);
@@ -142,7 +142,7 @@ impl Link {
     }
 
     /// Hands a body on as it comes, its framing included; `touch` sees each piece on its way.
-    pub(super) fn pass(&mut self, body: Body, to: &mut Link, touch: impl FnMut(&mut [u8])) -> io::Result<()> {
+    pub(super) fn pass(&mut self, body: Body, to: &mut HttpEnd, touch: impl FnMut(&mut [u8])) -> io::Result<()> {
         self.copy(body, &mut to.stream, true, touch)
     }
 

@@ -62,11 +62,11 @@ pub(crate) fn swallow(world: &mut World, _: &mut Dice) {
 
 pub(crate) fn spoil_requests(world: &mut World, dice: &mut Dice) {
     let faults = [
-        s3_proxy::Fault::Refused(503, "SlowDown"),
-        s3_proxy::Fault::Refused(500, "InternalError"),
-        s3_proxy::Fault::Reset,
-        s3_proxy::Fault::CutAnswer,
-        s3_proxy::Fault::LostAnswer,
+        s3_proxy::RequestFault::Refused(503, "SlowDown"),
+        s3_proxy::RequestFault::Refused(500, "InternalError"),
+        s3_proxy::RequestFault::Reset,
+        s3_proxy::RequestFault::CutAnswer,
+        s3_proxy::RequestFault::LostAnswer,
     ];
     let kinds = [Asks::List, Asks::Get, Asks::Put, Asks::Part, Asks::Complete, Asks::Delete, Asks::DeleteMany];
     let fault = faults[dice.below(faults.len() as u64) as usize];

@@ -7,7 +7,7 @@ use super::AWAIT_LOCK;
 use crate::model::error::TargetError;
 use crate::targets::host::install::shell_word;
 use crate::transport::Transport;
-use crate::transport::answer::{Input, ask};
+use crate::transport::answer::{CommandInput, ask};
 use crate::transport::bounded::Bounds;
 
 /// What is run, and when.
@@ -21,7 +21,7 @@ pub(super) async fn install(transport: &Transport, settings: &Settings) -> Resul
         outcome = printable(line);
         Ok(())
     };
-    ask(transport.exec("exec /bin/sh").await?, Input::Bytes(script.into_bytes()), Bounds::FEW, each).await?;
+    ask(transport.exec("exec /bin/sh").await?, CommandInput::Bytes(script.into_bytes()), Bounds::FEW, each).await?;
     Ok(outcome)
 }
 

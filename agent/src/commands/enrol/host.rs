@@ -9,7 +9,7 @@ use anyhow::{Context as _, anyhow, bail};
 use blat_config::SshSettings;
 
 use super::authority;
-use crate::transport::known_hosts::{Acquaintance, Verdict, entry_name, removal};
+use crate::transport::known_hosts::{Acquaintance, HostKeyVerdict, entry_name, removal};
 use crate::transport::libssh2::connect::Greeted;
 use crate::transport::libssh2::host_key::HostKey;
 use crate::transport::place;
@@ -30,17 +30,17 @@ pub(super) fn approve(ssh: &SshSettings, greeted: &Greeted, expected: Option<&st
         );
     }
     match greeted.verdict {
-        Verdict::Trusted => {
+        HostKeyVerdict::Trusted => {
             println!("           already trusted in {known_hosts}");
             return Ok(());
         }
-        Verdict::Revoked => bail!("the host key {fingerprint} is revoked in {known_hosts}; nothing is done"),
-        Verdict::Changed => bail!(
+        HostKeyVerdict::Revoked => bail!("the host key {fingerprint} is revoked in {known_hosts}; nothing is done"),
+        HostKeyVerdict::Changed => bail!(
             "{known_hosts} has another key for {name} than {fingerprint}; if its owner confirms the change, remove the old \
              one with `{}`, then enrol again",
             removal(&name, &ssh.known_hosts)
         ),
-        Verdict::Unknown => {}
+        HostKeyVerdict::Unknown => {}
     }
     if expected.is_none() && !is_vouched_for(ssh, greeted)? {
         ask(ssh, &fingerprint)?;

@@ -19,7 +19,7 @@ use crate::model::error::TargetError;
 use crate::sync::context;
 use crate::targets::host::install::EXECUTABLE;
 use crate::targets::host::remote::Serves;
-use crate::transport::libssh2::connect::{BY_HAND, Denied, authenticate, greet, greet_trusted};
+use crate::transport::libssh2::connect::{AuthError, BY_HAND, authenticate, greet, greet_trusted};
 use crate::transport::{Transport, place};
 
 /// The shell function `await_lock WHAT`: takes the lock on descriptor 9, for which it waits 15 s at most. Where another run has it for longer,
@@ -159,8 +159,8 @@ fn let_in_at(ssh: &SshSettings, expected: Option<&str>, password_file: Option<&P
             return Ok(public);
         }
         // Refused: that is what is to be changed now. A key that cannot be used here would only be let in in vain.
-        Err(Denied::There(_)) => {}
-        Err(Denied::Here(error) | Denied::Link(error)) => return Err(error.into()),
+        Err(AuthError::There(_)) => {}
+        Err(AuthError::Here(error) | AuthError::Link(error)) => return Err(error.into()),
     }
     // A server counts failed logins, so the password has a connection of its own.
     drop(greeted);

@@ -11,7 +11,7 @@ use crate::model::error::TargetError;
 use crate::sync::context;
 use crate::targets::host::install::EXECUTABLE;
 use crate::targets::host::remote::start;
-use crate::transport::answer::{Input, ask};
+use crate::transport::answer::{CommandInput, ask};
 use crate::transport::bounded::Bounds;
 use crate::transport::{Transport, place};
 
@@ -57,7 +57,7 @@ fn options(bin: &str, archive: &str) -> String {
 }
 
 async fn run(transport: &Transport, script: String) -> Result<(), TargetError> {
-    ask(transport.exec("exec /bin/sh").await?, Input::Bytes(script.into_bytes()), Bounds::NONE, |_| Ok(())).await
+    ask(transport.exec("exec /bin/sh").await?, CommandInput::Bytes(script.into_bytes()), Bounds::NONE, |_| Ok(())).await
 }
 
 #[cfg(test)]

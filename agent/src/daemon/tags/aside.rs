@@ -11,7 +11,7 @@ use blat_domain::package::tag::{BAD, FAILED};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
-use super::handle::{Handle, Seen};
+use super::handle::{EntryStat, Handle};
 use super::names::{self, REASON, beside, shown, unfinished};
 use crate::session::TagStamp;
 
@@ -20,7 +20,7 @@ const MOST_OF_A_NAME: u32 = 1_000;
 
 /// Why a file could not be set aside.
 #[derive(Debug)]
-pub(super) enum Refusal {
+pub(super) enum AsideError {
     /// It is not the file that was meant any more.
     Changed,
     /// The place cannot be used, for no file: why, and what to do.
@@ -70,10 +70,10 @@ pub(super) fn set_aside(
     (name, stamp): (&OsStr, TagStamp),
     into: &str,
     why: &str,
-) -> Result<OsString, Refusal> {
-    let place = place(tags, into).map_err(Refusal::Place)?;
+) -> Result<OsString, AsideError> {
+    let place = place(tags, into).map_err(AsideError::Place)?;
     let seen = tags.see(name).map_err(|error| cannot_move(tags, name, None, into, &error))?;
-    let seen = seen.filter(|seen| seen.stamp == stamp).ok_or(Refusal::Changed)?;
+    let seen = seen.filter(|seen| seen.stamp == stamp).ok_or(AsideError::Changed)?;
     let cannot = |error: io::Error| cannot_move(tags, name, Some(&seen), into, &error);
     hidden
         .remove(unfinished())
@@ -83,7 +83,7 @@ pub(super) fn set_aside(
     // It has another name by now, unless something failed.
     let kept = match (moved, hidden.remove(unfinished())) {
         (Err(error), _) | (Ok(_), Err(error)) => return Err(cannot(error)),
-        (Ok(None), Ok(())) => return Err(Refusal::Changed),
+        (Ok(None), Ok(())) => return Err(AsideError::Changed),
         (Ok(Some(kept)), Ok(())) => kept,
     };
     if is_unchanged(&place, &kept, &seen).map_err(cannot)? {
@@ -92,14 +92,20 @@ pub(super) fn set_aside(
     // Another one took its name in the last moment, or it has grown: it is looked at again.
     place.move_to_free(&kept, tags, name).map_err(cannot)?;
     place.remove(&names::reason(&kept)).map_err(cannot)?;
-    Err(Refusal::Changed)
+    Err(AsideError::Changed)
 }
 
 /// Says what keeps a file where it is.
-pub(super) fn cannot_move(tags: &Handle, name: &OsStr, seen: Option<&Seen>, into: &str, error: &io::Error) -> Refusal {
+pub(super) fn cannot_move(
+    tags: &Handle,
+    name: &OsStr,
+    seen: Option<&EntryStat>,
+    into: &str,
+    error: &io::Error,
+) -> AsideError {
     let uid = geteuid().as_raw();
     let what = format!("cannot move \"{}\" from {tags} to {into}/: {error}", shown(name));
-    Refusal::File(match seen {
+    AsideError::File(match seen {
         // Who moves a directory writes into it as well.
         Some(seen) if seen.is_directory && seen.owner != uid => {
             format!("{what}; it is a directory of the account {}: remove it yourself", seen.owner)
@@ -112,7 +118,7 @@ pub(super) fn cannot_move(tags: &Handle, name: &OsStr, seen: Option<&Seen>, into
     })
 }
 
-fn is_unchanged(place: &Handle, kept: &OsStr, seen: &Seen) -> io::Result<bool> {
+fn is_unchanged(place: &Handle, kept: &OsStr, seen: &EntryStat) -> io::Result<bool> {
     Ok(place
         .see(kept)?
         .is_some_and(|now| now.is_same_content(seen) || !seen.is_file && now.stamp.inode == seen.stamp.inode))

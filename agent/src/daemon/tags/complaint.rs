@@ -4,12 +4,12 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// In which time [`Kind::most`] lines of a kind are written.
+/// In which time [`ComplaintKind::most`] lines of a kind are written.
 pub(super) const INTERVAL: Duration = Duration::from_secs(60);
 
 /// What a line is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Kind {
+pub(super) enum ComplaintKind {
     /// The directory cannot be used, or is another one each time.
     Directory,
     /// `bad/` or `failed/` cannot be used.
@@ -24,7 +24,7 @@ pub(super) enum Kind {
     Doubtful,
 }
 
-impl Kind {
+impl ComplaintKind {
     /// The most lines of this kind within [`INTERVAL`].
     fn most(self) -> u32 {
         match self {
@@ -48,7 +48,7 @@ impl Kind {
 
 /// What was written of one kind since then.
 #[derive(Debug)]
-struct Written {
+struct ComplaintCount {
     since: Instant,
     lines: u32,
     left_out: u64,
@@ -56,22 +56,22 @@ struct Written {
 
 /// What was written of each kind.
 #[derive(Debug, Default)]
-pub(super) struct Complaints {
-    written: HashMap<Kind, Written>,
+pub(super) struct TagComplaints {
+    written: HashMap<ComplaintKind, ComplaintCount>,
 }
 
-impl Complaints {
+impl TagComplaints {
     /// Writes a line, unless there were enough of its kind.
-    pub(super) fn say(&mut self, kind: Kind, now: Instant, text: &str) {
+    pub(super) fn say(&mut self, kind: ComplaintKind, now: Instant, text: &str) {
         if self.admits(kind, now) {
             tracing::warn!("{text}");
         }
     }
 
     /// Whether one more line of this kind may be written; else it is counted.
-    fn admits(&mut self, kind: Kind, now: Instant) -> bool {
+    fn admits(&mut self, kind: ComplaintKind, now: Instant) -> bool {
         self.flush(now);
-        let written = self.written.entry(kind).or_insert(Written { since: now, lines: 0, left_out: 0 });
+        let written = self.written.entry(kind).or_insert(ComplaintCount { since: now, lines: 0, left_out: 0 });
         let admits = written.lines < kind.most();
         if admits {
             written.lines += 1;
@@ -105,15 +105,16 @@ mod tests {
 
     #[test]
     fn what_comes_and_goes_costs_some_lines_an_interval_and_is_counted() {
-        let (mut complaints, start) = (Complaints::default(), Instant::now());
-        let admitted =
-            |complaints: &mut Complaints, kind, now, times| (0..times).filter(|_| complaints.admits(kind, now)).count();
-        assert_eq!(admitted(&mut complaints, Kind::Directory, start, 28_200), 10);
-        assert_eq!(admitted(&mut complaints, Kind::Moved, start, 28_200), 100, "each kind has its own");
+        let (mut complaints, start) = (TagComplaints::default(), Instant::now());
+        let admitted = |complaints: &mut TagComplaints, kind, now, times| {
+            (0..times).filter(|_| complaints.admits(kind, now)).count()
+        };
+        assert_eq!(admitted(&mut complaints, ComplaintKind::Directory, start, 28_200), 10);
+        assert_eq!(admitted(&mut complaints, ComplaintKind::Moved, start, 28_200), 100, "each kind has its own");
         assert_eq!(complaints.due(), Some(start + INTERVAL));
-        assert_eq!(complaints.written[&Kind::Directory].left_out, 28_190);
+        assert_eq!(complaints.written[&ComplaintKind::Directory].left_out, 28_190);
         let later = start + INTERVAL;
-        assert_eq!(admitted(&mut complaints, Kind::Directory, later, 5), 5);
+        assert_eq!(admitted(&mut complaints, ComplaintKind::Directory, later, 5), 5);
         assert_eq!(complaints.due(), None, "what was left out was said");
         complaints.flush(later + INTERVAL);
         assert!(complaints.written.is_empty());

@@ -39,14 +39,14 @@ pub(super) struct FirstSeen {
 }
 
 /// A line of the file: the stamp's parts and the epoch second.
-type Line = (u64, u64, (i64, i64), (i64, i64), i64);
+type FirstSeenLine = (u64, u64, (i64, i64), (i64, i64), i64);
 
 /// What lies in the file; one of a former version has the lines alone.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Read {
-    By(Anchor, Vec<Line>),
-    Former(Vec<Line>),
+enum FirstSeenFile {
+    By(Anchor, Vec<FirstSeenLine>),
+    Former(Vec<FirstSeenLine>),
 }
 
 impl FirstSeen {
@@ -56,12 +56,13 @@ impl FirstSeen {
         let bytes = is_small.then(|| fs::read(&path).ok()).flatten();
         let now = memory::anchor();
         let (clock, lines) = match bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()) {
-            Some(Read::By(clock, lines)) => (clock, lines),
-            Some(Read::Former(lines)) => (now.clone(), lines),
+            Some(FirstSeenFile::By(clock, lines)) => (clock, lines),
+            Some(FirstSeenFile::Former(lines)) => (now.clone(), lines),
             None => (now.clone(), Vec::new()),
         };
-        let entry =
-            |(inode, size, modified, changed, at): Line| (TagStamp { inode, size, modified, changed }, (at, false));
+        let entry = |(inode, size, modified, changed, at): FirstSeenLine| {
+            (TagStamp { inode, size, modified, changed }, (at, false))
+        };
         let seen = lines.into_iter().take(MOST).map(entry).collect();
         let mut first_seen = Self { path, seen, clock, changed: None, complained: false };
         first_seen.follow(now);
@@ -126,7 +127,7 @@ impl FirstSeen {
         }
         let line =
             |(stamp, (at, _)): (&TagStamp, &(i64, bool))| (stamp.inode, stamp.size, stamp.modified, stamp.changed, *at);
-        let lines: Vec<Line> = self.seen.iter().map(line).collect();
+        let lines: Vec<FirstSeenLine> = self.seen.iter().map(line).collect();
         if lines.is_empty() && !self.path.exists() {
             return;
         }

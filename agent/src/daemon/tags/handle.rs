@@ -32,7 +32,7 @@ pub(super) struct Handle {
 
 /// What a name leads to, without following it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Seen {
+pub(super) struct EntryStat {
     pub(super) stamp: TagStamp,
     pub(super) is_file: bool,
     pub(super) is_directory: bool,
@@ -43,7 +43,7 @@ pub(super) struct Seen {
     device: u64,
 }
 
-impl Seen {
+impl EntryStat {
     fn new(stat: &Stat) -> Self {
         let nanoseconds = |part| i64::try_from(part).unwrap_or(0);
         let stamp = TagStamp {
@@ -176,23 +176,23 @@ impl Handle {
     }
 
     /// What is at a name; none where nothing is.
-    pub(super) fn see(&self, name: &OsStr) -> io::Result<Option<Seen>> {
+    pub(super) fn see(&self, name: &OsStr) -> io::Result<Option<EntryStat>> {
         match rustix::fs::statat(&self.fd, name, NO_LINK) {
-            Ok(stat) => Ok(Some(Seen::new(&stat))),
+            Ok(stat) => Ok(Some(EntryStat::new(&stat))),
             Err(Errno::NOENT) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
 
     /// The content of a file that was seen so, up to one byte more than a tag may have; none where it is not that any more.
-    pub(super) fn read(&self, name: &OsStr, seen: &Seen) -> io::Result<Option<Vec<u8>>> {
+    pub(super) fn read(&self, name: &OsStr, seen: &EntryStat) -> io::Result<Option<Vec<u8>>> {
         let Some(file) = self.open_seen(name, seen)? else { return Ok(None) };
         let mut content = Vec::with_capacity(usize::try_from(seen.stamp.size.min(LONGEST) + 1).unwrap_or(0));
         (&file).take(LONGEST + 1).read_to_end(&mut content)?;
         Ok(is_as_seen(&file, seen)?.then_some(content))
     }
 
-    fn open_seen(&self, name: &OsStr, seen: &Seen) -> io::Result<Option<File>> {
+    fn open_seen(&self, name: &OsStr, seen: &EntryStat) -> io::Result<Option<File>> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let file = File::from(match rustix::fs::openat(&self.fd, name, flags, Mode::empty()) {
             Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => return Ok(None),
@@ -248,8 +248,8 @@ impl Handle {
     }
 }
 
-fn is_as_seen(file: &File, seen: &Seen) -> io::Result<bool> {
-    Ok(Seen::new(&rustix::fs::fstat(file)?) == *seen)
+fn is_as_seen(file: &File, seen: &EntryStat) -> io::Result<bool> {
+    Ok(EntryStat::new(&rustix::fs::fstat(file)?) == *seen)
 }
 
 impl fmt::Display for Handle {

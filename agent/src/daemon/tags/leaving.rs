@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 use blat_config::home_id::random;
 use rustix::process::geteuid;
 
-use super::complaint::Kind;
-use super::handle::{Handle, Seen};
+use super::complaint::ComplaintKind;
+use super::handle::{EntryStat, Handle};
 use super::names::{beside, is_served, served, shown, unfinished};
-use super::worker::{Tries, Worker};
+use super::worker::{RepeatedFailure, Worker};
 use crate::session::{Removed, TagStamp};
 
 /// How long a tag stays in a hidden directory that was closed before it was read.
@@ -43,15 +43,15 @@ pub(super) struct Hidden {
 
 /// A tag in a hidden directory.
 #[derive(Debug)]
-pub(super) struct Taken {
+pub(super) struct TakenTag {
     hidden: Rc<Hidden>,
     name: OsString,
     /// How it was when it had got there; none where it has to move back in any case.
-    as_taken: Option<Seen>,
+    as_taken: Option<EntryStat>,
     /// Whether it was closed before it was read.
     is_whole: bool,
     pub(super) due: Instant,
-    tries: Option<Tries>,
+    failure: Option<RepeatedFailure>,
 }
 
 /// The tag directory in which leftovers of a former agent were looked for last, when, and whether all were found.
@@ -74,7 +74,7 @@ impl Worker {
         let as_taken = now.filter(|now| now.is_same_content(&seen));
         let is_whole = self.reported.get(name).is_some_and(|tag| tag.stamp == stamp && tag.is_whole);
         let due = Instant::now() + if is_whole { LINGERS } else { LINGERS_LONGER };
-        let mut taken = Taken { hidden, name: name.to_owned(), as_taken, is_whole, due, tries: None };
+        let mut taken = TakenTag { hidden, name: name.to_owned(), as_taken, is_whole, due, failure: None };
         if as_taken.is_some() || !self.put_back(&taken)? {
             if as_taken.is_none() {
                 taken.due = Instant::now();
@@ -120,13 +120,13 @@ impl Worker {
             // What was left in it moves back at the next start.
             if let Err(error) = hidden.tags.remove_directory(&hidden.name) {
                 let text = format!("cannot remove the empty directory {}: {error}; remove it yourself", hidden.handle);
-                self.complaints.say(Kind::Removal, Instant::now(), &text);
+                self.complaints.say(ComplaintKind::Removal, Instant::now(), &text);
             }
         }
     }
 
     /// Moves a tag back. Where its name is taken again it gets another, unless its name is all that it says. Whether it moved.
-    fn put_back(&mut self, taken: &Taken) -> io::Result<bool> {
+    fn put_back(&mut self, taken: &TakenTag) -> io::Result<bool> {
         let Hidden { tags, handle, .. } = &*taken.hidden;
         let Some(seen) = handle.see(&taken.name)? else { return Ok(true) };
         let others = beside(&taken.name, MOST_NAMES).skip(1).filter(|_| seen.stamp.size > 0);
@@ -150,7 +150,7 @@ impl Worker {
         if self.taken.iter().all(|taken| taken.due > now) {
             return;
         }
-        let (due, mut later): (Vec<Taken>, Vec<Taken>) =
+        let (due, mut later): (Vec<TakenTag>, Vec<TakenTag>) =
             std::mem::take(&mut self.taken).into_iter().partition(|taken| taken.due <= now);
         for mut taken in due {
             match self.settle_one(&taken) {
@@ -164,10 +164,10 @@ impl Worker {
                     let text = format!(
                         "cannot delete the served tag \"{name}\", now in {hidden}: {error}; delete it yourself"
                     );
-                    let tries = Tries::after(taken.tries.as_ref(), text, now);
-                    self.complaints.say(Kind::Removal, now, &tries.text);
-                    taken.due = now + tries.rest(now).unwrap_or(LINGERS_LONGER);
-                    taken.tries = Some(tries);
+                    let failure = RepeatedFailure::after(taken.failure.as_ref(), text, now);
+                    self.complaints.say(ComplaintKind::Removal, now, &failure.text);
+                    taken.due = now + failure.rest(now).unwrap_or(LINGERS_LONGER);
+                    taken.failure = Some(failure);
                     later.push(taken);
                 }
             }
@@ -177,7 +177,7 @@ impl Worker {
     }
 
     /// Whether this one is settled; else it has to move back and its name is taken.
-    fn settle_one(&mut self, taken: &Taken) -> io::Result<bool> {
+    fn settle_one(&mut self, taken: &TakenTag) -> io::Result<bool> {
         match taken.hidden.handle.see(&taken.name)? {
             None => Ok(true),
             Some(seen) if Some(seen) == taken.as_taken => taken.hidden.handle.remove(&taken.name).map(|()| true),
@@ -226,15 +226,15 @@ impl Worker {
         let is_all = names.len() <= MOST_LEFTOVERS;
         names.truncate(MOST_LEFTOVERS);
         for name in names {
-            let is_here = |taken: &Taken| taken.hidden.handle.id() == hidden.handle.id() && taken.name == name;
+            let is_here = |taken: &TakenTag| taken.hidden.handle.id() == hidden.handle.id() && taken.name == name;
             if self.taken.iter().any(is_here) {
                 continue;
             }
             let text =
                 format!("a former agent was stopped while it removed the tag \"{}\"; it is served again", shown(&name));
             let due = Instant::now();
-            self.complaints.say(Kind::Doubtful, due, &text);
-            let taken = Taken { hidden: hidden.clone(), name, as_taken: None, is_whole: false, due, tries: None };
+            self.complaints.say(ComplaintKind::Doubtful, due, &text);
+            let taken = TakenTag { hidden: hidden.clone(), name, as_taken: None, is_whole: false, due, failure: None };
             if !self.put_back(&taken)? {
                 self.taken.push(taken);
             }

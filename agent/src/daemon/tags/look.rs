@@ -17,13 +17,13 @@ use blat_domain::package::tag::{BAD, FAILED, LONGEST, Packages, TagError, is_ign
 use blat_domain::protocol::news::Heard;
 use jiff::Timestamp;
 
-use super::aside::{self, Refusal};
-use super::complaint::Kind;
-use super::handle::{Handle, Seen};
+use super::aside::{self, AsideError};
+use super::complaint::ComplaintKind;
+use super::handle::{EntryStat, Handle};
 use super::names::shown;
 use super::turns::{TURN, cost};
-use super::worker::{Reported, Tries, Worker, bug};
-use crate::session::{Found, Look, Name, Tag, TagStamp};
+use super::worker::{RepeatedFailure, Reported, Worker, bug};
+use crate::session::{FoundTags, LookLimits, Name, Tag, TagStamp};
 use crate::state::memory;
 
 /// So long a file must not have changed to count where no notification said that it is whole.
@@ -36,7 +36,7 @@ const SHORTEST_REST: Duration = Duration::from_millis(100);
 pub(super) const MANY_IGNORED: u64 = 10_000;
 
 /// What is at a name.
-enum Verdict {
+enum TagCheck {
     Tag(Tag),
     /// It is no tag, for this reason.
     Bad(TagStamp, String),
@@ -47,7 +47,7 @@ enum Verdict {
 
 /// What is gathered during one look.
 struct Round<'a> {
-    ask: &'a Look,
+    ask: &'a LookLimits,
     room: usize,
     now: Instant,
     /// The same by the wall clock.
@@ -55,7 +55,7 @@ struct Round<'a> {
     tags: Vec<Tag>,
     again_in: Option<Duration>,
     trouble: Option<(String, Duration)>,
-    former: Former,
+    former: EarlierLooks,
     /// What all files that may be tags would take in memory, and those that were looked at in their turn, in bytes.
     weight: u64,
     taken: usize,
@@ -65,15 +65,15 @@ struct Round<'a> {
 
 /// What earlier looks found, less what this one has found again.
 #[derive(Default)]
-struct Former {
+struct EarlierLooks {
     reported: HashMap<Name, Reported>,
     heard: HashMap<Name, Heard>,
     quiet: HashMap<Name, (TagStamp, Instant)>,
-    refused: HashMap<Name, Tries>,
+    refused: HashMap<Name, RepeatedFailure>,
     no_tags: HashMap<Name, (TagStamp, String)>,
 }
 
-impl Former {
+impl EarlierLooks {
     /// The name as it is known already, so that it is in memory once.
     fn name(&self, name: OsString) -> Name {
         self.reported.get_key_value(name.as_os_str()).map_or_else(|| name.into(), |(known, _)| known.clone())
@@ -86,18 +86,18 @@ impl Round<'_> {
     }
 
     /// Something is refused until its time comes.
-    fn refuse(&mut self, tries: &Tries) {
-        let rest = tries.rest(self.now).unwrap_or(Duration::ZERO);
+    fn refuse(&mut self, failure: &RepeatedFailure) {
+        let rest = failure.rest(self.now).unwrap_or(Duration::ZERO);
         self.again_in(rest);
-        self.trouble.get_or_insert_with(|| (tries.text.clone(), rest));
+        self.trouble.get_or_insert_with(|| (failure.text.clone(), rest));
     }
 }
 
 impl Worker {
     /// Looks at the whole directory, and says when the next look is due.
-    pub(super) fn look(&mut self, ask: &Look) -> Found {
+    pub(super) fn look(&mut self, ask: &LookLimits) -> FoundTags {
         let began = Instant::now();
-        self.ask = Look { turn: BTreeSet::new(), ..ask.clone() };
+        self.ask = LookLimits { turn: BTreeSet::new(), ..ask.clone() };
         let found = self.look_now(ask);
         let rest = found.again_in.map_or(ask.poll, |again| again.min(ask.poll)).max(SHORTEST_REST);
         // A poll may be so rare that no clock counts so far.
@@ -117,7 +117,7 @@ impl Worker {
         found
     }
 
-    fn look_now(&mut self, ask: &Look) -> Found {
+    fn look_now(&mut self, ask: &LookLimits) -> FoundTags {
         let now = Instant::now();
         let tags = match self.open() {
             Ok(tags) => tags,
@@ -135,7 +135,7 @@ impl Worker {
             Ok(mut found) => {
                 self.lost = None;
                 if let Some(text) = self.unsteadiness(now) {
-                    self.complaints.say(Kind::Directory, now, &text);
+                    self.complaints.say(ComplaintKind::Directory, now, &text);
                     found.trouble.get_or_insert((text, QUIET));
                 }
                 found
@@ -145,14 +145,14 @@ impl Worker {
     }
 
     /// The directory cannot be looked at. That is said once, and again less and less often.
-    fn lose(&mut self, error: &io::Error, poll: Duration, now: Instant) -> Found {
+    fn lose(&mut self, error: &io::Error, poll: Duration, now: Instant) -> FoundTags {
         let text = self.cannot_open(error);
         let is_news = self.lost.as_ref().is_none_or(|lost| lost.text != text || lost.rest(now).is_none());
         if is_news {
-            self.complaints.say(Kind::Directory, now, &format!("{text}; trying again at the next poll"));
-            self.lost = Some(Tries::after(self.lost.as_ref(), text.clone(), now));
+            self.complaints.say(ComplaintKind::Directory, now, &format!("{text}; trying again at the next poll"));
+            self.lost = Some(RepeatedFailure::after(self.lost.as_ref(), text.clone(), now));
         }
-        Found { tags: None, again_in: None, trouble: Some((text, poll)) }
+        FoundTags { tags: None, again_in: None, trouble: Some((text, poll)) }
     }
 
     fn hear(&mut self) {
@@ -169,8 +169,8 @@ impl Worker {
         }
     }
 
-    fn list(&mut self, tags: &Handle, ask: &Look, now: Instant) -> io::Result<Found> {
-        let former = Former {
+    fn list(&mut self, tags: &Handle, ask: &LookLimits, now: Instant) -> io::Result<FoundTags> {
+        let former = EarlierLooks {
             reported: mem::take(&mut self.reported),
             heard: mem::take(&mut self.heard),
             quiet: mem::take(&mut self.quiet),
@@ -184,7 +184,7 @@ impl Worker {
             Round { ask, room, now, at, tags: found, again_in, trouble, former, weight: 0, taken: 0, ignored };
         if let Err(error) = self.list_names(tags, &mut round) {
             // What was not reached this time is not forgotten.
-            let Former { reported, heard, quiet, refused, no_tags } = mem::take(&mut round.former);
+            let EarlierLooks { reported, heard, quiet, refused, no_tags } = mem::take(&mut round.former);
             self.reported.extend(reported);
             self.heard.extend(heard);
             self.quiet.extend(quiet);
@@ -195,7 +195,7 @@ impl Worker {
         self.returned.retain(|name| self.quiet.contains_key(name));
         self.report_crowd(tags, &mut round);
         self.ask.room = round.room;
-        Ok(Found { tags: Some(round.tags), again_in: round.again_in, trouble: round.trouble })
+        Ok(FoundTags { tags: Some(round.tags), again_in: round.again_in, trouble: round.trouble })
     }
 
     /// Says where more lies in the directory than makes sense, and takes turns where there are too many tags.
@@ -225,7 +225,7 @@ impl Worker {
         let crowd = (!crowds.is_empty()).then(|| crowds.join(". "));
         if let Some(text) = &crowd {
             if self.crowd != crowd {
-                self.complaints.say(Kind::Directory, round.now, text);
+                self.complaints.say(ComplaintKind::Directory, round.now, text);
             }
             round.trouble.get_or_insert_with(|| (text.clone(), QUIET));
         }
@@ -255,14 +255,14 @@ impl Worker {
             let name = round.former.name(name);
             let judged = catch_unwind(AssertUnwindSafe(|| self.judge(tags, &name, round)));
             match judged {
-                Ok(Ok(Verdict::Tag(tag))) => round.tags.push(tag),
-                Ok(Ok(Verdict::Bad(stamp, why))) => {
+                Ok(Ok(TagCheck::Tag(tag))) => round.tags.push(tag),
+                Ok(Ok(TagCheck::Bad(stamp, why))) => {
                     needs_bad = true;
                     self.refuse_as_bad(tags, &name, stamp, &why, round);
                 }
-                Ok(Ok(Verdict::NotYet(Some(rest)))) => round.again_in(rest),
+                Ok(Ok(TagCheck::NotYet(Some(rest)))) => round.again_in(rest),
                 // Whoever dropped it may take it back at any moment: what is gone was never there.
-                Ok(Ok(Verdict::NotYet(None) | Verdict::Nothing)) => {}
+                Ok(Ok(TagCheck::NotYet(None) | TagCheck::Nothing)) => {}
                 Ok(Err(error)) if error.kind() == ErrorKind::NotFound => {}
                 Ok(Err(error)) => {
                     let text = format!("cannot read the tag \"{}\" in {tags}: {error}", shown(&name));
@@ -282,15 +282,15 @@ impl Worker {
     /// The memory that the reasons take why this file is no tag, or stays where it is, in bytes.
     fn reasons(&self, name: &Name) -> usize {
         let no_tag = self.no_tags.get(name).map_or(0, |(_, why)| why.len());
-        no_tag + self.refused.get(name).map_or(0, |tries| tries.text.len())
+        no_tag + self.refused.get(name).map_or(0, |failure| failure.text.len())
     }
 
     /// This file is left alone for a while.
     fn refuse(&mut self, name: Name, text: String, round: &mut Round<'_>) {
-        let tries = Tries::after(round.former.refused.get(&name), text, round.now);
-        self.complaints.say(Kind::File, round.now, &tries.text);
-        round.refuse(&tries);
-        self.refused.insert(name, tries);
+        let failure = RepeatedFailure::after(round.former.refused.get(&name), text, round.now);
+        self.complaints.say(ComplaintKind::File, round.now, &failure.text);
+        round.refuse(&failure);
+        self.refused.insert(name, failure);
     }
 
     /// Moves what is no tag to `bad/`, unless that failed a short while ago.
@@ -304,31 +304,36 @@ impl Worker {
                 self.bad = None;
                 self.first_seen.forget(stamp);
             }
-            Err(Refusal::Changed) => round.again_in(QUIET),
-            Err(Refusal::Place(text)) => {
-                let tries =
-                    Tries::after(self.bad.as_ref(), format!("{text}. \"{}\" is no tag: {why}", shown(name)), round.now);
-                self.complaints.say(Kind::Place, round.now, &tries.text);
-                round.refuse(&tries);
-                self.bad = Some(tries);
+            Err(AsideError::Changed) => round.again_in(QUIET),
+            Err(AsideError::Place(text)) => {
+                let failure = RepeatedFailure::after(
+                    self.bad.as_ref(),
+                    format!("{text}. \"{}\" is no tag: {why}", shown(name)),
+                    round.now,
+                );
+                self.complaints.say(ComplaintKind::Place, round.now, &failure.text);
+                round.refuse(&failure);
+                self.bad = Some(failure);
             }
-            Err(Refusal::File(text)) => self.refuse(name.to_owned(), format!("{text}. It is no tag: {why}"), round),
+            Err(AsideError::File(text)) => self.refuse(name.to_owned(), format!("{text}. It is no tag: {why}"), round),
         }
     }
 
     /// What is at this name, and whether it counts.
-    fn judge(&mut self, tags: &Handle, name: &Name, round: &mut Round<'_>) -> io::Result<Verdict> {
-        if let Some(tries) = round.former.refused.get(name).filter(|tries| tries.rest(round.now).is_some()).cloned() {
-            round.refuse(&tries);
-            self.refused.insert(name.to_owned(), tries);
+    fn judge(&mut self, tags: &Handle, name: &Name, round: &mut Round<'_>) -> io::Result<TagCheck> {
+        if let Some(failure) =
+            round.former.refused.get(name).filter(|failure| failure.rest(round.now).is_some()).cloned()
+        {
+            round.refuse(&failure);
+            self.refused.insert(name.to_owned(), failure);
             self.heard.extend(round.former.heard.remove_entry(name));
             self.quiet.extend(round.former.quiet.remove_entry(name));
             self.no_tags.extend(round.former.no_tags.remove_entry(name));
-            return Ok(Verdict::Nothing);
+            return Ok(TagCheck::Nothing);
         }
-        let Some(seen) = tags.see(name)? else { return Ok(Verdict::Nothing) };
+        let Some(seen) = tags.see(name)? else { return Ok(TagCheck::Nothing) };
         if !seen.is_file {
-            return Ok(Verdict::Bad(seen.stamp, "it is not a regular file".to_owned()));
+            return Ok(TagCheck::Bad(seen.stamp, "it is not a regular file".to_owned()));
         }
         self.first_seen.keep(seen.stamp);
         let heard = round.former.heard.remove(name);
@@ -338,7 +343,7 @@ impl Worker {
             self.heard.extend(heard.map(|heard| (name.to_owned(), heard)));
             if !is_turn {
                 self.reported.insert(name.to_owned(), reported);
-                return Ok(Verdict::Tag(self.tag(name, &seen, round)));
+                return Ok(TagCheck::Tag(self.tag(name, &seen, round)));
             }
         }
         let is_returned = self.returned.contains(name);
@@ -347,14 +352,14 @@ impl Worker {
         if reported.is_none() && !is_whole {
             self.heard.extend(heard.map(|heard| (name.to_owned(), heard)));
             if heard == Some(Heard::Writing) && !is_returned {
-                return Ok(Verdict::NotYet(None));
+                return Ok(TagCheck::NotYet(None));
             }
             if still_for < QUIET {
-                return Ok(Verdict::NotYet(Some(QUIET - still_for)));
+                return Ok(TagCheck::NotYet(Some(QUIET - still_for)));
             }
         }
         let verdict = self.read(tags, name, &seen, is_whole, still_for, round)?;
-        if let (Verdict::NotYet(_) | Verdict::Bad(..), Some(Heard::Whole)) = (&verdict, heard) {
+        if let (TagCheck::NotYet(_) | TagCheck::Bad(..), Some(Heard::Whole)) = (&verdict, heard) {
             self.heard.insert(name.to_owned(), Heard::Whole);
         }
         Ok(verdict)
@@ -371,26 +376,26 @@ impl Worker {
         &mut self,
         tags: &Handle,
         name: &Name,
-        seen: &Seen,
+        seen: &EntryStat,
         is_whole: bool,
         still_for: Duration,
         round: &mut Round<'_>,
-    ) -> io::Result<Verdict> {
+    ) -> io::Result<TagCheck> {
         let is_turn = round.ask.turn.contains(name);
         let packages = if !is_turn && seen.stamp.weight() > round.room {
             None
         } else {
             match self.parse(tags, name, seen, round)? {
-                None => return Ok(Verdict::NotYet(Some(QUIET))),
+                None => return Ok(TagCheck::NotYet(Some(QUIET))),
                 Some(Ok(packages)) => Some(packages),
                 Some(Err(why)) => {
                     self.no_tags.insert(name.to_owned(), (seen.stamp, why.clone()));
                     let needed = if is_whole { QUIET } else { LONG_QUIET };
                     let rest = needed.saturating_sub(still_for);
                     return Ok(if rest.is_zero() {
-                        Verdict::Bad(seen.stamp, why)
+                        TagCheck::Bad(seen.stamp, why)
                     } else {
-                        Verdict::NotYet(Some(rest))
+                        TagCheck::NotYet(Some(rest))
                     });
                 }
             }
@@ -402,12 +407,12 @@ impl Worker {
         if self.reported.insert(name.to_owned(), Reported { stamp: seen.stamp, is_whole }).is_none() && !is_turn {
             // One that was moved back from `bad/` or `failed/` leaves its reason there.
             if let Err(text) = aside::tidy(tags, name) {
-                self.complaints.say(Kind::Place, round.now, &text);
+                self.complaints.say(ComplaintKind::Place, round.now, &text);
             }
         }
         let mut tag = self.tag(name, seen, round);
         tag.packages = packages;
-        Ok(Verdict::Tag(tag))
+        Ok(TagCheck::Tag(tag))
     }
 
     /// What a file asks for, or why it is no tag; none where it is not what was seen any more.
@@ -415,7 +420,7 @@ impl Worker {
         &self,
         tags: &Handle,
         name: &OsStr,
-        seen: &Seen,
+        seen: &EntryStat,
         round: &mut Round<'_>,
     ) -> io::Result<Option<Result<Packages, String>>> {
         // What is no tag may lie there for long when `bad/` cannot be used: it is read once.
@@ -440,7 +445,7 @@ impl Worker {
         }
     }
 
-    fn tag(&mut self, name: &Name, seen: &Seen, round: &Round<'_>) -> Tag {
+    fn tag(&mut self, name: &Name, seen: &EntryStat, round: &Round<'_>) -> Tag {
         let stamp = seen.stamp;
         let (second, nanosecond) = stamp.changed;
         let dropped = i128::from(second) * 1_000_000_000 + i128::from(nanosecond);

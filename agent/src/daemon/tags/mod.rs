@@ -32,14 +32,14 @@ pub(crate) use self::first_seen::FILE;
 use self::first_seen::FirstSeen;
 use self::worker::Worker;
 use crate::daemon::watcher::{DirectoryWatch, Origin};
-use crate::session::{Event, Look, Removal};
+use crate::session::{Event, LookLimits, Removal};
 
 /// How long the thread may take to end what it does.
 const WIND_UP: Duration = Duration::from_secs(1);
 
 /// What the thread is to do.
 enum Job {
-    Look(Look),
+    Look(LookLimits),
     Remove(Vec<Removal>),
 }
 
@@ -83,7 +83,7 @@ impl Tags {
     }
 
     /// Looks at the directory; the answer is an [`Event::TagsFound`].
-    pub(crate) fn look(&self, look: Look) {
+    pub(crate) fn look(&self, look: LookLimits) {
         self.order(Job::Look(look));
     }
 

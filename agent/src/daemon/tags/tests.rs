@@ -17,7 +17,7 @@ use super::first_seen::FirstSeen;
 use super::look::QUIET;
 use super::worker::Worker;
 use crate::daemon::watcher::{DirectoryWatch, Origin};
-use crate::session::{Found, Leave, Look, Removal, Removed, Tag, TagStamp};
+use crate::session::{FoundTags, Leave, LookLimits, Removal, Removed, Tag, TagStamp};
 
 const ROOM: usize = 16 << 20;
 const POLL: std::time::Duration = std::time::Duration::from_secs(5);
@@ -38,12 +38,12 @@ impl Scratch {
         self.directory.path().join("tags")
     }
 
-    fn look(&mut self) -> Found {
-        self.worker.look(&Look { room: ROOM, poll: POLL, ..Look::default() })
+    fn look(&mut self) -> FoundTags {
+        self.worker.look(&LookLimits { room: ROOM, poll: POLL, ..LookLimits::default() })
     }
 
     /// Looks, as the session does, until this is so.
-    fn look_until(&mut self, what: &str, is: impl Fn(&Found, &Path) -> bool) -> Found {
+    fn look_until(&mut self, what: &str, is: impl Fn(&FoundTags, &Path) -> bool) -> FoundTags {
         let (start, path) = (Instant::now(), self.path());
         loop {
             let found = self.look();
@@ -98,7 +98,7 @@ fn worker(directory: &Path) -> Worker {
     )
 }
 
-fn tags(found: &Found) -> &[Tag] {
+fn tags(found: &FoundTags) -> &[Tag] {
     found.tags.as_deref().expect("a directory that can be looked at")
 }
 
@@ -172,7 +172,7 @@ fn a_place_that_is_a_link_is_refused_by_name_and_good_tags_go_on() {
             let Removed::Stuck(text) = scratch.fail(&tag) else { panic!("it must be refused") };
             assert!(text.contains("/tags/failed: it is a link"), "{text}");
         } else {
-            let refused = |found: &Found, _: &Path| found.trouble.is_some();
+            let refused = |found: &FoundTags, _: &Path| found.trouble.is_some();
             let found = scratch.look_until("refused", refused);
             let (text, _) = found.trouble.clone().expect("just seen");
             assert!(text.contains("/tags/bad: it is a link") && text.contains("evil.conf"), "{text}");
@@ -386,7 +386,7 @@ fn tags_for_which_there_is_no_room_are_known_and_read_in_their_turn() {
     }
     let start = Instant::now();
     let found = loop {
-        let found = scratch.worker.look(&Look { room, poll: POLL, ..Look::default() });
+        let found = scratch.worker.look(&LookLimits { room, poll: POLL, ..LookLimits::default() });
         if tags(&found).len() == 3 {
             break found;
         }
@@ -394,8 +394,11 @@ fn tags_for_which_there_is_no_room_are_known_and_read_in_their_turn() {
         std::thread::sleep(QUIET / 20);
     };
     assert!(tags(&found).iter().filter(|tag| tag.packages.is_some()).count() <= 1, "{found:?}");
-    let found =
-        scratch.worker.look(&Look { room: 0, turn: ["b", "c"].map(|name| OsStr::new(name).into()).into(), poll: POLL });
+    let found = scratch.worker.look(&LookLimits {
+        room: 0,
+        turn: ["b", "c"].map(|name| OsStr::new(name).into()).into(),
+        poll: POLL,
+    });
     let read: Vec<&Tag> = tags(&found).iter().filter(|tag| tag.packages.is_some()).collect();
     assert_eq!(read.iter().map(|tag| tag.name.to_str()).collect::<Vec<_>>(), [Some("b"), Some("c")]);
 }

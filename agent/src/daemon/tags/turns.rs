@@ -24,7 +24,7 @@ pub(super) struct Turns {
     keys: RandomState,
     /// The memory for tags that are known by turns, in bytes.
     room: usize,
-    turn: Option<Turn>,
+    turn: Option<TurnRange>,
     /// Where the next turn begins.
     next: u64,
     preferred: Preferred,
@@ -32,7 +32,7 @@ pub(super) struct Turns {
 
 /// Those whose number is `start` or one of the `width` that follow it, round the circle of all numbers.
 #[derive(Debug)]
-struct Turn {
+struct TurnRange {
     start: u64,
     width: u64,
     since: Instant,
@@ -103,7 +103,7 @@ impl Turns {
         // Chance gives one turn more than another.
         let width = (u64::MAX / weight).saturating_mul(room - room / 4);
         let Some(turn) = &mut self.turn else {
-            self.turn = Some(Turn { start: self.next, width, since: now, gone: 0 });
+            self.turn = Some(TurnRange { start: self.next, width, since: now, gone: 0 });
             self.next = self.next.wrapping_add(width);
             return false;
         };
@@ -111,7 +111,7 @@ impl Turns {
             return false;
         }
         let gone = turn.gone.checked_add(turn.width);
-        *turn = Turn { start: self.next, width, since: now, gone: gone.unwrap_or(0) };
+        *turn = TurnRange { start: self.next, width, since: now, gone: gone.unwrap_or(0) };
         self.next = self.next.wrapping_add(width);
         gone.is_none()
     }

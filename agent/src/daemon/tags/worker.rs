@@ -14,15 +14,15 @@ use blat_domain::policy::retry::Backoff;
 use blat_domain::protocol::news::Heard;
 use rustix::process::geteuid;
 
-use super::aside::{self, Refusal};
-use super::complaint::{Complaints, INTERVAL, Kind};
+use super::aside::{self, AsideError};
+use super::complaint::{ComplaintKind, INTERVAL, TagComplaints};
 use super::first_seen::FirstSeen;
 use super::handle::Handle;
-use super::leaving::{Hidden, Taken, Tidied};
+use super::leaving::{Hidden, TakenTag, Tidied};
 use super::names::shown;
 use super::turns::Turns;
 use crate::daemon::watcher::DirectoryWatch;
-use crate::session::{Found, Leave, Look, Name, Removal, Removed, TagStamp};
+use crate::session::{FoundTags, Leave, LookLimits, Name, Removal, Removed, TagStamp};
 
 /// After a look that took so long the session is answered in any case: it may have reported that the directory hangs.
 const LONG: Duration = Duration::from_secs(5);
@@ -56,26 +56,26 @@ pub(super) struct Worker {
     /// Files that are no tags, and why.
     pub(super) no_tags: HashMap<Name, (TagStamp, String)>,
     /// Files that can be neither read nor moved.
-    pub(super) refused: HashMap<Name, Tries>,
+    pub(super) refused: HashMap<Name, RepeatedFailure>,
     /// The same of `bad/` as a whole, and of the directory.
-    pub(super) bad: Option<Tries>,
-    pub(super) lost: Option<Tries>,
+    pub(super) bad: Option<RepeatedFailure>,
+    pub(super) lost: Option<RepeatedFailure>,
     /// What was said of too many files in the directory.
     pub(super) crowd: Option<String>,
     /// The hidden directories, and the tags in them.
     pub(super) hidden: Vec<Rc<Hidden>>,
-    pub(super) taken: Vec<Taken>,
+    pub(super) taken: Vec<TakenTag>,
     pub(super) first_seen: FirstSeen,
     pub(super) turns: Turns,
-    pub(super) complaints: Complaints,
+    pub(super) complaints: TagComplaints,
     /// What the session wants of looks, of which it has used some of the room.
-    pub(super) ask: Look,
+    pub(super) ask: LookLimits,
     /// When the directory is looked at without being asked to, and what was found last.
     pub(super) next_look: Option<Instant>,
     pub(super) told: Option<u64>,
     /// The directory is not looked at before then, and the look that was asked for meanwhile.
     rests_until: Option<Instant>,
-    asked: Option<Look>,
+    asked: Option<LookLimits>,
     pub(super) tidied: Option<Tidied>,
 }
 
@@ -89,16 +89,16 @@ pub(super) struct Reported {
 
 /// Something that fails each time, and is tried less and less often.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Tries {
+pub(super) struct RepeatedFailure {
     pub(super) text: String,
     failures: u32,
     due: Instant,
 }
 
-impl Tries {
+impl RepeatedFailure {
     /// One more failure after those before.
     pub(super) fn after(before: Option<&Self>, text: String, now: Instant) -> Self {
-        let failures = before.map_or(0, |tries| tries.failures).saturating_add(1);
+        let failures = before.map_or(0, |failure| failure.failures).saturating_add(1);
         // Half of the chance is none: what one agent does in its own directory needs no spreading.
         Self { text, failures, due: now + Backoff::TAG.wait(failures, 0.5) }
     }
@@ -129,8 +129,8 @@ impl Worker {
             taken: Vec::new(),
             first_seen,
             turns: Turns::new(ROOM),
-            complaints: Complaints::default(),
-            ask: Look::default(),
+            complaints: TagComplaints::default(),
+            ask: LookLimits::default(),
             next_look: None,
             told: None,
             rests_until: None,
@@ -182,7 +182,7 @@ impl Worker {
     }
 
     /// Looks as the session wants; none where the directory has to be left alone for a while, after which [`Self::do_what_is_due`] does it.
-    pub(super) fn look_for(&mut self, look: Look) -> Option<Found> {
+    pub(super) fn look_for(&mut self, look: LookLimits) -> Option<FoundTags> {
         if self.rests_until.is_some_and(|until| until > Instant::now()) {
             self.asked = Some(look);
             return None;
@@ -200,7 +200,7 @@ impl Worker {
     }
 
     /// Does what its time has come for. Gives what a look has found that the session wants or does not know.
-    pub(super) fn do_what_is_due(&mut self) -> Option<Found> {
+    pub(super) fn do_what_is_due(&mut self) -> Option<FoundTags> {
         let now = Instant::now();
         self.settle_taken(now);
         self.remove_unused();
@@ -214,7 +214,7 @@ impl Worker {
         if self.next_look.is_none_or(|due| due > now) {
             return None;
         }
-        let (told, ask) = (self.told, Look { turn: BTreeSet::new(), ..self.ask.clone() });
+        let (told, ask) = (self.told, LookLimits { turn: BTreeSet::new(), ..self.ask.clone() });
         let found = self.look(&ask);
         let is_news = self.told.is_none() || self.told != told || now.elapsed() >= LONG;
         is_news.then_some(found)
@@ -254,7 +254,7 @@ impl Worker {
         let text =
             stuck.1.map(|why| if stuck.0 == 1 { why } else { format!("{} tags stay; the first: {why}", stuck.0) });
         if let Some(text) = text {
-            self.complaints.say(Kind::Removal, Instant::now(), &text);
+            self.complaints.say(ComplaintKind::Removal, Instant::now(), &text);
         }
         self.remove_unused();
         results
@@ -271,8 +271,10 @@ impl Worker {
         };
         match self.set_aside(tags, (name, stamp), FAILED, why) {
             Ok(()) => Removed::Gone,
-            Err(Refusal::Changed) => Removed::Changed,
-            Err(Refusal::Place(text) | Refusal::File(text)) => Removed::Stuck(format!("{text}. The tag failed: {why}")),
+            Err(AsideError::Changed) => Removed::Changed,
+            Err(AsideError::Place(text) | AsideError::File(text)) => {
+                Removed::Stuck(format!("{text}. The tag failed: {why}"))
+            }
         }
     }
 
@@ -283,13 +285,13 @@ impl Worker {
         (name, stamp): (&OsStr, TagStamp),
         into: &str,
         why: &str,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), AsideError> {
         // A place that is refused is reported for what it is, also where nothing can be made.
-        aside::place(tags, into).map_err(Refusal::Place)?;
+        aside::place(tags, into).map_err(AsideError::Place)?;
         let hidden = self.hidden(tags, 0).map_err(|error| aside::cannot_move(tags, name, None, into, &error))?;
         let kept = aside::set_aside(tags, &hidden.handle, (name, stamp), into, why)?;
         let text = format!("the tag file \"{}\" is now {into}/{}: {why}", shown(name), shown(&kept));
-        self.complaints.say(Kind::Moved, Instant::now(), &text);
+        self.complaints.say(ComplaintKind::Moved, Instant::now(), &text);
         Ok(())
     }
 

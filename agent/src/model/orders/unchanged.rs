@@ -12,11 +12,11 @@ const STEADY: Duration = Duration::from_secs(2);
 
 /// What tells each of some files from any later state of it, in their order; none for a file that is not there.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Stamps(Vec<Option<Stamp>>);
+pub(super) struct Stamps(Vec<Option<FileStamp>>);
 
 /// Device, inode, size, mode and owner, time of modification, time of change.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Stamp {
+struct FileStamp {
     file: (u64, u64, u64),
     mode: (u32, u32, u32),
     modified: (i64, i64),
@@ -27,7 +27,7 @@ impl Stamps {
     /// Looks at these files; none where one of them cannot be looked at.
     pub(super) fn of(paths: &[&Path]) -> Option<Self> {
         let stamp = |path: &&Path| match fs::metadata(path) {
-            Ok(found) => Some(Some(Stamp {
+            Ok(found) => Some(Some(FileStamp {
                 file: (found.dev(), found.ino(), found.size()),
                 mode: (found.mode(), found.uid(), found.gid()),
                 modified: (found.mtime(), found.mtime_nsec()),

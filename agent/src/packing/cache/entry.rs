@@ -25,7 +25,7 @@ const USED: Duration = Duration::from_secs(60);
 
 /// A whole entry, opened for reading. It can be read to its end even if it is deleted meanwhile.
 #[derive(Debug)]
-pub(in crate::packing) struct Entry {
+pub(in crate::packing) struct CacheEntry {
     reader: BufReader<File>,
     path: PathBuf,
 }
@@ -39,7 +39,7 @@ pub(in crate::packing) struct Stretch {
     pub(in crate::packing) bytes: u64,
 }
 
-impl Entry {
+impl CacheEntry {
     /// Opens the entry at `path` if its end is there; none where there is no such entry.
     pub(super) fn open(path: &Path) -> io::Result<Option<Self>> {
         let file = match File::open(path) {

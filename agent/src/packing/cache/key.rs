@@ -30,9 +30,9 @@ pub(in crate::packing) struct Ingredients<'a> {
 
 /// The name of an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::packing) struct Key(pub(super) String);
+pub(in crate::packing) struct CacheKey(pub(super) String);
 
-impl Key {
+impl CacheKey {
     /// The name of the entry that is made from these.
     pub(in crate::packing) fn of(ingredients: &Ingredients<'_>) -> Self {
         let Ingredients { package, time, tree, form, base } = ingredients;

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use blat_config::private;
 use blat_domain::protocol::frames::Lane;
 
-use super::entry::{At, Entry, checksum, end, read_frame, taken};
-use super::{Key, PackCache};
+use super::entry::{At, CacheEntry, checksum, end, read_frame, taken};
+use super::{CacheKey, PackCache};
 
 /// Whoever makes an entry and writes nothing for so long is stopped, or reads from something that hangs: it is not waited for. Packing one
 /// piece on a busy machine may well take a second.
@@ -24,9 +24,9 @@ const ASK_AGAIN: (Duration, Duration) = (Duration::from_micros(500), Duration::f
 
 /// What is to be done for a package.
 #[derive(Debug)]
-pub(in crate::packing) enum Turn {
+pub(in crate::packing) enum CacheLookup {
     /// Take it from here.
-    Ready(Entry),
+    Ready(CacheEntry),
     /// Make it, and put it there.
     Make(Making),
     /// Make it for yourself alone: the pack cache is of no use now, or the lane is given up.
@@ -46,8 +46,8 @@ pub(in crate::packing) struct Making {
 }
 
 /// What one look comes to.
-enum Look {
-    Turn(Turn),
+enum LookupStep {
+    Done(CacheLookup),
     /// Somebody else makes it, in this file.
     Taken(File),
     /// What was seen has just changed.
@@ -56,37 +56,37 @@ enum Look {
 
 impl PackCache {
     /// Waits until the entry is there, or it falls to us to make it. `is_given_up` tells that nobody wants it any more.
-    pub(in crate::packing) fn turn(&self, key: &Key, is_given_up: impl Fn() -> bool) -> Turn {
+    pub(in crate::packing) fn look_up(&self, key: &CacheKey, is_given_up: impl Fn() -> bool) -> CacheLookup {
         while !is_given_up() {
             match self.look(key) {
-                Ok(Look::Turn(turn)) => return turn,
-                Ok(Look::Taken(by)) if !wait(&by, &is_given_up) => return Turn::Alone,
-                Ok(Look::Taken(_) | Look::Again) => {}
+                Ok(LookupStep::Done(lookup)) => return lookup,
+                Ok(LookupStep::Taken(by)) if !wait(&by, &is_given_up) => return CacheLookup::Alone,
+                Ok(LookupStep::Taken(_) | LookupStep::Again) => {}
                 Err(error) => {
                     let directory = self.directory.display();
                     tracing::warn!(%directory, %error, "the store cannot be used; it is done without");
-                    return Turn::Alone;
+                    return CacheLookup::Alone;
                 }
             }
         }
-        Turn::Alone
+        CacheLookup::Alone
     }
 
     /// The entry if it is there, or will be as soon as whoever makes it now has finished. It never falls to us to make it.
-    pub(in crate::packing) fn made(&self, key: &Key, is_given_up: impl Fn() -> bool) -> Option<Entry> {
+    pub(in crate::packing) fn made(&self, key: &CacheKey, is_given_up: impl Fn() -> bool) -> Option<CacheEntry> {
         let entry = self.directory.join(&key.0);
         // Whatever is wrong with the pack cache is told when our own entry is looked up.
-        let open = || Entry::open(&entry).ok().flatten();
+        let open = || CacheEntry::open(&entry).ok().flatten();
         open().or_else(|| {
             wait(&File::open(entry.with_extension("part")).ok()?, is_given_up);
             open()
         })
     }
 
-    fn look(&self, key: &Key) -> io::Result<Look> {
+    fn look(&self, key: &CacheKey) -> io::Result<LookupStep> {
         let entry = self.directory.join(&key.0);
-        match Entry::open(&entry) {
-            Ok(Some(entry)) => return Ok(Look::Turn(Turn::Ready(entry))),
+        match CacheEntry::open(&entry) {
+            Ok(Some(entry)) => return Ok(LookupStep::Done(CacheLookup::Ready(entry))),
             Ok(None) => {}
             Err(error) if error.kind() == ErrorKind::InvalidData => {
                 tracing::warn!(entry = %entry.display(), %error, "a damaged entry of the store is deleted and made anew");
@@ -98,20 +98,20 @@ impl PackCache {
         let file = self.open(&part)?;
         match file.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Ok(Look::Taken(file)),
+            Err(TryLockError::WouldBlock) => return Ok(LookupStep::Taken(file)),
             Err(TryLockError::Error(error)) => return Err(error),
         }
         if !is_at(&file, &part)? {
-            return Ok(Look::Again);
+            return Ok(LookupStep::Again);
         }
         // Whoever made it may have finished between our two looks.
         if entry.try_exists()? {
             remove(&part)?;
-            return Ok(Look::Again);
+            return Ok(LookupStep::Again);
         }
         // What a killed one left.
         file.set_len(0)?;
-        Ok(Look::Turn(Turn::Make(Making { file, part, entry, written: 0, is_open: true })))
+        Ok(LookupStep::Done(CacheLookup::Make(Making { file, part, entry, written: 0, is_open: true })))
     }
 
     /// Opens or makes an unfinished entry. The directory may be deleted at any time.

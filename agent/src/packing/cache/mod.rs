@@ -15,9 +15,9 @@ mod tidying;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-pub(in crate::packing) use self::entry::Entry;
-pub(in crate::packing) use self::key::{Ingredients, Key};
-pub(in crate::packing) use self::making::{Making, Turn};
+pub(in crate::packing) use self::entry::CacheEntry;
+pub(in crate::packing) use self::key::{CacheKey, Ingredients};
+pub(in crate::packing) use self::making::{CacheLookup, Making};
 
 /// The most that all entries together take on the disk, in bytes.
 const MOST: u64 = 1 << 30;

@@ -22,8 +22,8 @@ fn cache(scratch: &tempfile::TempDir) -> PackCache {
     PackCache::new(scratch.path().join("store"))
 }
 
-fn key(name: &str) -> Key {
-    Key(name.to_owned())
+fn key(name: &str) -> CacheKey {
+    CacheKey(name.to_owned())
 }
 
 fn frame(request: &Request<'_>) -> Vec<u8> {
@@ -48,12 +48,12 @@ fn make(mut making: Making, cache: &PackCache, bytes: u32) {
 }
 
 fn made(cache: &PackCache, name: &str, bytes: u32) {
-    let Turn::Make(making) = cache.turn(&key(name), || false) else { panic!("{name} is there already") };
+    let CacheLookup::Make(making) = cache.look_up(&key(name), || false) else { panic!("{name} is there already") };
     make(making, cache, bytes);
 }
 
 /// All frames of an entry, or what is wrong with it.
-fn read(mut entry: Entry) -> std::io::Result<Vec<Vec<u8>>> {
+fn read(mut entry: CacheEntry) -> std::io::Result<Vec<Vec<u8>>> {
     let mut frames = Vec::new();
     while let Some(stretch) = entry.next(LANE)? {
         frames.extend(stretch.frames);
@@ -85,10 +85,10 @@ fn an_entry_is_found_by_the_same_ingredients_and_by_no_others() {
         Ingredients { base: Some((&version, 3, &base)), ..first },
         Ingredients { base: Some((&package.version, 4, &base)), ..first },
     ]
-    .map(|ingredients| Key::of(&ingredients).0)
+    .map(|ingredients| CacheKey::of(&ingredients).0)
     .to_vec();
-    keys.push(Key::of(&first).0);
-    assert!(keys.contains(&Key::of(&first).0), "the same again");
+    keys.push(CacheKey::of(&first).0);
+    assert!(keys.contains(&CacheKey::of(&first).0), "the same again");
     keys.sort();
     keys.dedup();
     assert_eq!(keys.len(), 9, "every one is another");
@@ -103,11 +103,11 @@ fn what_was_made_is_read_for_any_lane_and_by_its_owner_alone() {
     let mode = |path: &Path| fs::metadata(path).expect("it is there").mode() & 0o777;
     assert_eq!((mode(&cache.directory), mode(&cache.directory.join("one"))), (0o700, 0o600));
 
-    let Turn::Ready(mut entry) = cache.turn(&key("one"), || false) else { panic!("it is not there") };
+    let CacheLookup::Ready(mut entry) = cache.look_up(&key("one"), || false) else { panic!("it is not there") };
     let piece = entry.next(Lane(5)).expect("a good entry").expect("a piece");
     assert_eq!((piece.frames.len(), piece.bytes), (4, 2500), "with all its data");
     assert!(piece.frames.iter().all(|frame| frame[HEADER - 1] == 5));
-    let Turn::Ready(entry) = cache.turn(&key("one"), || false) else { panic!("it is not there") };
+    let CacheLookup::Ready(entry) = cache.look_up(&key("one"), || false) else { panic!("it is not there") };
     assert!(read(entry).expect("a good entry") == frames(2500));
 }
 
@@ -122,12 +122,14 @@ fn whatever_is_damaged_is_noticed_before_it_is_used() {
         let mut bytes = whole.clone();
         bytes[place] ^= 0x40;
         fs::write(&path, &bytes).expect("an own file");
-        let is_good = Entry::open(&path).is_ok_and(|entry| entry.is_some_and(|entry| read(entry).is_ok()));
+        let is_good = CacheEntry::open(&path).is_ok_and(|entry| entry.is_some_and(|entry| read(entry).is_ok()));
         assert!(!is_good, "byte {place} of {}", whole.len());
     }
     for length in [0, 5, whole.len() / 2, whole.len() - 1] {
         fs::write(&path, &whole[..length]).expect("an own file");
-        let Turn::Make(making) = cache.turn(&key("one"), || false) else { panic!("{length} bytes are no entry") };
+        let CacheLookup::Make(making) = cache.look_up(&key("one"), || false) else {
+            panic!("{length} bytes are no entry")
+        };
         make(making, &cache, 2500);
         assert!(fs::read(&path).expect("an entry") == whole, "it is made anew");
     }
@@ -139,11 +141,11 @@ fn one_makes_it_while_the_others_wait() {
     let (cache, makers) = (cache(&scratch), AtomicUsize::new(0));
     std::thread::scope(|scope| {
         for _ in 0..8 {
-            scope.spawn(|| match cache.turn(&key("one"), || false) {
-                Turn::Make(making) if makers.fetch_add(1, Ordering::SeqCst) < 2 => drop(making),
-                Turn::Make(making) => make(making, &cache, 2500),
-                Turn::Ready(entry) => assert!(read(entry).expect("a good entry") == frames(2500)),
-                Turn::Alone => panic!("nobody stands still"),
+            scope.spawn(|| match cache.look_up(&key("one"), || false) {
+                CacheLookup::Make(making) if makers.fetch_add(1, Ordering::SeqCst) < 2 => drop(making),
+                CacheLookup::Make(making) => make(making, &cache, 2500),
+                CacheLookup::Ready(entry) => assert!(read(entry).expect("a good entry") == frames(2500)),
+                CacheLookup::Alone => panic!("nobody stands still"),
             });
         }
     });
@@ -161,7 +163,7 @@ fn whoever_looks_while_it_is_finished_does_not_make_it_again() {
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
-                    if let Turn::Make(making) = cache.turn(&key, || false) {
+                    if let CacheLookup::Make(making) = cache.look_up(&key, || false) {
                         makers.fetch_add(1, Ordering::SeqCst);
                         make(making, &cache, 1);
                     }
@@ -182,13 +184,13 @@ fn what_a_killed_one_left_is_made_by_the_next() {
     killed.try_lock().expect("a lock");
     killed.write_all(&[9; 5000]).expect("a write");
     std::thread::scope(|scope| {
-        let next = scope.spawn(|| cache.turn(&key("one"), || false));
+        let next = scope.spawn(|| cache.look_up(&key("one"), || false));
         // The kernel does the same to one that is killed.
         drop(killed);
-        let Turn::Make(making) = next.join().expect("a turn") else { panic!("it falls to nobody") };
+        let CacheLookup::Make(making) = next.join().expect("a turn") else { panic!("it falls to nobody") };
         make(making, &cache, 100);
     });
-    let Turn::Ready(entry) = cache.turn(&key("one"), || false) else { panic!("it is not there") };
+    let CacheLookup::Ready(entry) = cache.look_up(&key("one"), || false) else { panic!("it is not there") };
     assert!(read(entry).expect("a good entry") == frames(100));
 }
 
@@ -196,24 +198,24 @@ fn what_a_killed_one_left_is_made_by_the_next() {
 fn whoever_stands_still_is_not_waited_for() {
     let scratch = scratch();
     let cache = cache(&scratch);
-    let Turn::Make(_stopped) = cache.turn(&key("one"), || false) else { panic!("it is there already") };
-    assert!(matches!(cache.turn(&key("one"), || false), Turn::Alone));
+    let CacheLookup::Make(_stopped) = cache.look_up(&key("one"), || false) else { panic!("it is there already") };
+    assert!(matches!(cache.look_up(&key("one"), || false), CacheLookup::Alone));
 }
 
 #[test]
 fn waiting_ends_when_the_lane_is_given_up() {
     let scratch = scratch();
     let cache = cache(&scratch);
-    let Turn::Make(mut making) = cache.turn(&key("one"), || false) else { panic!("it is there already") };
+    let CacheLookup::Make(mut making) = cache.look_up(&key("one"), || false) else { panic!("it is there already") };
     let asked = AtomicUsize::new(0);
     // The one who makes it goes on and on.
     let is_given_up = || asked.fetch_add(1, Ordering::SeqCst) >= 10;
     std::thread::scope(|scope| {
-        let waiting = scope.spawn(|| cache.turn(&key("one"), is_given_up));
+        let waiting = scope.spawn(|| cache.look_up(&key("one"), is_given_up));
         while !waiting.is_finished() {
             making.append(&mut frame(&Request::Data(&[1]))).expect("a write");
         }
-        assert!(matches!(waiting.join().expect("a turn"), Turn::Alone));
+        assert!(matches!(waiting.join().expect("a turn"), CacheLookup::Alone));
     });
 }
 
@@ -221,13 +223,13 @@ fn waiting_ends_when_the_lane_is_given_up() {
 fn the_directory_may_be_deleted_while_an_entry_is_made() {
     let scratch = scratch();
     let cache = cache(&scratch);
-    let Turn::Make(mut making) = cache.turn(&key("one"), || false) else { panic!("it is there already") };
+    let CacheLookup::Make(mut making) = cache.look_up(&key("one"), || false) else { panic!("it is there already") };
     let mut one = frames(100).remove(0);
     making.append(&mut one).expect("a write");
     fs::remove_dir_all(&cache.directory).expect("an own directory");
     assert!(making.seal(&cache).is_err());
     // Another makes the same meanwhile, and is not disturbed.
-    let Turn::Make(mut second) = cache.turn(&key("one"), || false) else { panic!("nobody has made it") };
+    let CacheLookup::Make(mut second) = cache.look_up(&key("one"), || false) else { panic!("nobody has made it") };
     assert!(making.seal(&cache).is_err());
     assert!(making.frame_at(0, LANE).expect("what was written").0 == one, "what was packed is there for its own lane");
     drop(making);
@@ -243,7 +245,7 @@ fn what_is_only_looked_for_is_waited_for_where_it_is_being_made_and_never_begun(
     assert!(cache.made(&key("one"), || false).is_none());
     assert!(!cache.directory.exists(), "nothing is begun");
 
-    let Turn::Make(mut making) = cache.turn(&key("one"), || false) else { panic!("nobody has made it") };
+    let CacheLookup::Make(mut making) = cache.look_up(&key("one"), || false) else { panic!("nobody has made it") };
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| cache.made(&key("one"), || false).is_some());
         frames(100).iter_mut().for_each(|frame| making.append(frame).expect("a write"));
@@ -265,9 +267,9 @@ fn what_was_used_least_recently_goes_and_so_do_leftovers() {
         let file = File::options().write(true).open(cache.directory.join(name)).expect("an entry");
         file.set_modified(SystemTime::now() - Duration::from_secs(age)).expect("a time");
     }
-    drop(cache.turn(&key("used"), || false));
+    drop(cache.look_up(&key("used"), || false));
     fs::write(cache.directory.join("dead.part"), "x").expect("a leftover");
-    let Turn::Make(_making) = cache.turn(&key("busy"), || false) else { panic!("it is there already") };
+    let CacheLookup::Make(_making) = cache.look_up(&key("busy"), || false) else { panic!("it is there already") };
     made(&cache, "last", 250_000);
     assert_eq!(names(&cache), ["busy.part", "last", "new", "used"]);
 }
@@ -286,5 +288,5 @@ fn without_peers_or_for_a_quarter_of_it_all_nothing_is_kept() {
 fn where_the_store_cannot_be_used_it_is_done_without() {
     let scratch = scratch();
     fs::write(scratch.path().join("store"), "a file").expect("a file");
-    assert!(matches!(cache(&scratch).turn(&key("one"), || false), Turn::Alone));
+    assert!(matches!(cache(&scratch).look_up(&key("one"), || false), CacheLookup::Alone));
 }

@@ -3,14 +3,14 @@
 use blat_domain::protocol::frames::{Entry, Kind};
 use sha2::{Digest, Sha256};
 
-use super::{Attempt, Held, Packed};
+use super::{Attempt, Packed, PartialFiles};
 use crate::model::progress::Progress;
 use crate::packing::delta_base::{BaseFile, DeltaBase};
 use crate::packing::names::{Meeting, Names};
 use crate::packing::walker::{Node, Root, Stat};
 
 /// A file that has been told of, or will be next.
-pub(super) struct Waiting {
+pub(super) struct PendingFile {
     pub(super) number: u32,
     pub(super) node: Node,
     /// Its digest, where the target copies it from what it holds.
@@ -27,10 +27,10 @@ pub(super) struct EntryTracker<'a> {
     pub(super) attempt: &'a Attempt,
     pub(super) delta_base: Option<&'a DeltaBase>,
     pub(super) progress: &'a Progress,
-    pub(super) held: &'a std::sync::mpsc::Receiver<Held>,
+    pub(super) held: &'a std::sync::mpsc::Receiver<PartialFiles>,
     /// Entries not told of yet, with the files among them.
     pub(super) entries: Vec<Entry>,
-    pub(super) files: Vec<Waiting>,
+    pub(super) files: Vec<PendingFile>,
     pub(super) waiting_bytes: u64,
     pub(super) told_bytes: usize,
     pub(super) count: u32,
@@ -45,7 +45,7 @@ impl<'a> EntryTracker<'a> {
         attempt: &'a Attempt,
         delta_base: Option<&'a DeltaBase>,
         progress: &'a Progress,
-        held: &'a std::sync::mpsc::Receiver<Held>,
+        held: &'a std::sync::mpsc::Receiver<PartialFiles>,
     ) -> Self {
         Self {
             root,
@@ -71,7 +71,7 @@ impl<'a> EntryTracker<'a> {
             let to = first.entry;
             // It must be ours to send under this name too, and still the same file.
             self.root.file(node)?;
-            self.files.push(Waiting {
+            self.files.push(PendingFile {
                 number: self.count,
                 node: node.clone(),
                 copied: None,
@@ -88,7 +88,7 @@ impl<'a> EntryTracker<'a> {
             None => self.waiting_bytes += size,
         }
         let (copy, copied) = copy.unzip();
-        self.files.push(Waiting { number: self.count, node: node.clone(), copied, base_file, is_again: false });
+        self.files.push(PendingFile { number: self.count, node: node.clone(), copied, base_file, is_again: false });
         Ok(Kind::File { mode: permissions(&node.stat), size, copy, shared })
     }
 }

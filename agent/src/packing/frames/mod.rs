@@ -15,9 +15,9 @@ use sha2::{Digest, Sha256};
 use zstd::stream::raw::CParameter;
 
 pub(in crate::packing) use self::entry_tracker::permissions;
-use self::entry_tracker::{EntryTracker, Waiting, path_of};
+use self::entry_tracker::{EntryTracker, PendingFile, path_of};
 pub(crate) use self::outlet::Outlet;
-use super::walker::{FileType, Node, Order, SourceError};
+use super::walker::{FileType, Node, SourceError, WalkOrder};
 use crate::model::item::TransferItem;
 use crate::model::orders::Orders;
 use crate::model::progress::Progress;
@@ -72,7 +72,7 @@ pub(crate) struct Attempt {
 
 /// Files that an interrupted try left: by entry, with the digest of what is there.
 #[derive(Debug)]
-pub(crate) struct Held {
+pub(crate) struct PartialFiles {
     /// The number of the attempt.
     pub(crate) number: u32,
     /// Which files.
@@ -87,7 +87,7 @@ pub(crate) fn pack(
     outlet: Outlet<'_>,
     cache: &PackCache,
     progress: &Progress,
-    held: &std::sync::mpsc::Receiver<Held>,
+    held: &std::sync::mpsc::Receiver<PartialFiles>,
 ) -> GivenUp {
     let mut given_up = GivenUp::new();
     let mut packer = match Packer::new(codec, outlet, cache) {
@@ -105,25 +105,25 @@ pub(crate) fn pack(
         progress.begin(&attempt.item.package, attempt.item.size);
         match packer.package(&attempt, progress, held) {
             Ok(()) => {}
-            Err(Trouble::Package(why)) => {
+            Err(PackAborted::Package(why)) => {
                 given_up.push((attempt.item.package, why));
                 if packer.say(&Request::Forget).is_err() {
                     break;
                 }
             }
             // Whoever drives the lane knows why, and says so. A package that was begun is ended all the same.
-            Err(Trouble::InVain) => {
+            Err(PackAborted::InVain) => {
                 let _ = packer.say(&Request::Forget);
                 break;
             }
-            Err(Trouble::HungUp) => break,
+            Err(PackAborted::HungUp) => break,
         }
     }
     given_up
 }
 
 /// Why packing a package came to an end.
-enum Trouble {
+enum PackAborted {
     /// It cannot be sent, and why.
     Package(String),
     /// The target has said that it will take none of it.
@@ -132,9 +132,9 @@ enum Trouble {
     HungUp,
 }
 
-type Packed<T> = Result<T, Trouble>;
+type Packed<T> = Result<T, PackAborted>;
 
-impl From<SourceError> for Trouble {
+impl From<SourceError> for PackAborted {
     fn from(error: SourceError) -> Self {
         Self::Package(error.to_string())
     }
@@ -170,10 +170,10 @@ impl<'a> Packer<'a> {
         let TransferItem { size, .. } = &tracker.attempt.item;
         let is_hard = self.codec == Codec::Referring || self.cache.takes(size.bytes);
         let level = if is_hard { REFERRING_LEVEL } else { ZSTD_LEVEL };
-        let zstd_trouble = |error: io::Error| Trouble::Package(format!("zstd cannot be set up: {error}"));
+        let zstd_trouble = |error: io::Error| PackAborted::Package(format!("zstd cannot be set up: {error}"));
         self.zstd.set_compression_level(level).map_err(zstd_trouble)?;
         let mut descpkg = None;
-        for node in tracker.root.walk(Order::Name) {
+        for node in tracker.root.walk(WalkOrder::Name) {
             let node = node?;
             if node.is_descpkg() {
                 descpkg = Some(node);
@@ -181,7 +181,7 @@ impl<'a> Packer<'a> {
                 self.entry(&mut tracker, node)?;
             }
         }
-        let descpkg = descpkg.ok_or_else(|| Trouble::Package("its descpkg vanished from the source".into()))?;
+        let descpkg = descpkg.ok_or_else(|| PackAborted::Package("its descpkg vanished from the source".into()))?;
         self.entry(&mut tracker, descpkg)?;
         self.tell(&mut tracker)?;
         self.say(&Request::Whole { entries: tracker.count.into(), manifest: tracker.lines.finalize().into() })
@@ -234,15 +234,15 @@ impl<'a> Packer<'a> {
     }
 
     fn hear_held(&self, tracker: &EntryTracker<'_>) -> Packed<Vec<(u32, [u8; 32])>> {
-        let held = tracker.held.recv().map_err(|_| Trouble::HungUp)?;
+        let held = tracker.held.recv().map_err(|_| PackAborted::HungUp)?;
         if held.number == tracker.attempt.number {
             return Ok(held.files);
         }
-        Err(Trouble::Package("protocol error: the target tells what it holds of another package".into()))
+        Err(PackAborted::Package("protocol error: the target tells what it holds of another package".into()))
     }
 
     /// A file of which the target has something: sent only if it is not the same.
-    fn held_file(&mut self, tracker: &EntryTracker<'_>, file: &Waiting, there: &[u8; 32]) -> Packed<[u8; 32]> {
+    fn held_file(&mut self, tracker: &EntryTracker<'_>, file: &PendingFile, there: &[u8; 32]) -> Packed<[u8; 32]> {
         let mut opened = tracker.root.file(&file.node)?;
         let digest = digest_of(&mut opened).map_err(|error| tracker.root.unreadable(&file.node.path, error))?;
         tracker.root.check_unchanged(&file.node, &opened)?;
@@ -254,8 +254,8 @@ impl<'a> Packer<'a> {
     }
 
     /// Puts a file's bytes into pieces.
-    fn file(&mut self, tracker: &EntryTracker<'_>, waiting: &Waiting) -> Packed<[u8; 32]> {
-        let Waiting { number, node, base_file, .. } = waiting;
+    fn file(&mut self, tracker: &EntryTracker<'_>, waiting: &PendingFile) -> Packed<[u8; 32]> {
+        let PendingFile { number, node, base_file, .. } = waiting;
         let (size, mut file) = (&node.stat.size, tracker.root.file(node)?);
         let base_file = base_file.as_ref().filter(|_| self.codec == Codec::Referring && *size >= WORTH_REFERRING);
         let most = if base_file.is_some() { REFERRING_PIECE } else { PIECE };
@@ -300,7 +300,7 @@ impl<'a> Packer<'a> {
         if self.parts.is_empty() {
             return Ok(());
         }
-        let packed = self.packed().map_err(|error| Trouble::Package(format!("packing it failed: {error}")))?;
+        let packed = self.packed().map_err(|error| PackAborted::Package(format!("packing it failed: {error}")))?;
         let packed = packed.filter(|packed| packed.len() < self.raw.len());
         let (zstd, bytes) = (packed.is_some(), packed.as_ref().unwrap_or(&self.raw));
         let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);

@@ -9,9 +9,9 @@ use blat_domain::protocol::frames::{HEADER, Lane, Request, append, decode};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
-use super::{Packed, Trouble};
+use super::{PackAborted, Packed};
 use crate::model::progress::Progress;
-use crate::packing::cache::{Entry, Making, PackCache};
+use crate::packing::cache::{CacheEntry, Making, PackCache};
 
 /// The way to one lane of a target.
 #[derive(Debug)]
@@ -48,14 +48,14 @@ impl<'a> Outlet<'a> {
 
     /// Fails where the target has said that it takes nothing.
     pub(super) fn check_use(&self) -> Packed<()> {
-        if self.in_vain.load(Ordering::Acquire) { Err(Trouble::InVain) } else { Ok(()) }
+        if self.in_vain.load(Ordering::Acquire) { Err(PackAborted::InVain) } else { Ok(()) }
     }
 
     /// Says something on the lane, and to whoever takes it from the pack cache later.
     pub(super) fn say(&mut self, request: &Request<'_>) -> Packed<()> {
         let data = if let Request::Data(data) = request { data.len() } else { 0 };
         let mut frame = Vec::with_capacity(HEADER + data + 16);
-        append(&mut frame, self.lane, request).map_err(|error| Trouble::Package(error.to_string()))?;
+        append(&mut frame, self.lane, request).map_err(|error| PackAborted::Package(error.to_string()))?;
         let Some(recording) = &mut self.recording else { return self.send(frame) };
         if let Err(error) = recording.making.append(&mut frame) {
             tracing::warn!(%error, "cannot write to the store; the package is packed for one target alone");
@@ -66,7 +66,7 @@ impl<'a> Outlet<'a> {
     }
 
     fn send(&self, frame: Vec<u8>) -> Packed<()> {
-        self.frames.blocking_send(frame).map_err(|_| Trouble::HungUp)
+        self.frames.blocking_send(frame).map_err(|_| PackAborted::HungUp)
     }
 
     /// From now on what is said is also written there.
@@ -84,14 +84,14 @@ impl<'a> Outlet<'a> {
                     Ok(())
                 }
                 Err(TrySendError::Full(_)) => Ok(()),
-                Err(TrySendError::Closed(_)) => Err(Trouble::HungUp),
+                Err(TrySendError::Closed(_)) => Err(PackAborted::HungUp),
             };
         }
         while *passed_on < making.written() {
             let place = match self.frames.try_reserve() {
                 Ok(place) => place,
                 Err(TrySendError::Full(())) => return Ok(()),
-                Err(TrySendError::Closed(())) => return Err(Trouble::HungUp),
+                Err(TrySendError::Closed(())) => return Err(PackAborted::HungUp),
             };
             let (frame, next) = read_back(making, *passed_on, self.lane)?;
             *passed_on = next;
@@ -102,7 +102,7 @@ impl<'a> Outlet<'a> {
 
     /// Ends the entry, which is only kept where all was `made`, and gives the lane what it has not got of it.
     pub(super) fn settle(&mut self, made: Packed<()>, cache: &PackCache) -> Packed<()> {
-        if matches!(made, Err(Trouble::HungUp)) {
+        if matches!(made, Err(PackAborted::HungUp)) {
             self.recording = None;
             return made;
         }
@@ -134,7 +134,7 @@ impl<'a> Outlet<'a> {
     }
 
     /// Gives the lane an entry of the pack cache. Tells the damage where it could not be read to its end: then what was given of it is to be forgotten.
-    pub(super) fn pass_on(&self, entry: &mut Entry, progress: &Progress) -> Packed<Option<std::io::Error>> {
+    pub(super) fn pass_on(&self, entry: &mut CacheEntry, progress: &Progress) -> Packed<Option<std::io::Error>> {
         loop {
             self.check_use()?;
             let stretch = match entry.next(self.lane) {
@@ -152,7 +152,7 @@ impl<'a> Outlet<'a> {
 
 fn read_back(making: &Making, offset: u64, lane: Lane) -> Packed<(Vec<u8>, u64)> {
     let read = making.frame_at(offset, lane);
-    read.map_err(|error| Trouble::Package(format!("what was packed of it could not be read again: {error}")))
+    read.map_err(|error| PackAborted::Package(format!("what was packed of it could not be read again: {error}")))
 }
 
 fn is_piece(frame: &[u8]) -> bool {

@@ -4,21 +4,21 @@ use blat_domain::protocol::frames::{MOST_DATA, Request};
 
 use super::entry_tracker::{EntryTracker, permissions};
 use super::{
-    Attempt, Codec, ENTRIES, Held, PIECE, Packed, Packer, REFERRING_LEVEL, REFERRING_PIECE, TABLE, THOROUGH_LEVEL,
-    THOROUGH_WINDOW, TOLD, WORTH_REFERRING,
+    Attempt, Codec, ENTRIES, PIECE, Packed, Packer, PartialFiles, REFERRING_LEVEL, REFERRING_PIECE, TABLE,
+    THOROUGH_LEVEL, THOROUGH_WINDOW, TOLD, WORTH_REFERRING,
 };
 use crate::model::progress::Progress;
-use crate::packing::cache::{Ingredients, Key, Turn};
+use crate::packing::cache::{CacheKey, CacheLookup, Ingredients};
 use crate::packing::delta_base::DeltaBase;
 use crate::packing::tree::Tree;
 use crate::packing::walker::Root;
 
 /// The names of a package's frames in the pack cache.
-struct Keys {
+struct CacheKeys {
     /// As this lane packs them.
-    own: Key,
+    own: CacheKey,
     /// As they are packed for a slower link, where there is such a way: what has been made so suits a fast one as well.
-    harder: Option<Key>,
+    harder: Option<CacheKey>,
 }
 
 impl Packer<'_> {
@@ -27,7 +27,7 @@ impl Packer<'_> {
         &mut self,
         attempt: &Attempt,
         progress: &Progress,
-        held: &std::sync::mpsc::Receiver<Held>,
+        held: &std::sync::mpsc::Receiver<PartialFiles>,
     ) -> Packed<()> {
         let Attempt { number, item, ask, delta_base } = attempt;
         let root = Root::open(&item.archive, &item.package)?;
@@ -44,8 +44,8 @@ impl Packer<'_> {
         let mut keys = self.keys(&root, attempt, delta_base);
         loop {
             self.say(&begin)?;
-            match keys.as_ref().map(|keys| self.turn(keys)) {
-                Some(Turn::Ready(mut entry)) => {
+            match keys.as_ref().map(|keys| self.look_up(keys)) {
+                Some(CacheLookup::Ready(mut entry)) => {
                     tracing::debug!(package = %item.package, "taken from the store");
                     let Some(damage) = self.outlet.pass_on(&mut entry, progress)? else { return Ok(()) };
                     let package = &item.package;
@@ -54,13 +54,13 @@ impl Packer<'_> {
                     keys = keys.filter(|_| entry.discard().is_ok());
                     self.say(&Request::Forget)?;
                 }
-                Some(Turn::Make(making)) => {
+                Some(CacheLookup::Make(making)) => {
                     tracing::debug!(package = %item.package, "packed for the store as well");
                     self.outlet.record(making);
                     let made = self.make(EntryTracker::new(&root, attempt, delta_base, progress, held));
                     return self.outlet.settle(made, self.cache);
                 }
-                Some(Turn::Alone) | None => {
+                Some(CacheLookup::Alone) | None => {
                     return self.make(EntryTracker::new(&root, attempt, delta_base, progress, held));
                 }
             }
@@ -68,15 +68,15 @@ impl Packer<'_> {
     }
 
     /// What is to be done for this package.
-    fn turn(&self, keys: &Keys) -> Turn {
+    fn look_up(&self, keys: &CacheKeys) -> CacheLookup {
         let is_given_up = || self.outlet.is_given_up();
         let harder = keys.harder.as_ref().and_then(|key| self.cache.made(key, is_given_up));
-        harder.map_or_else(|| self.cache.turn(&keys.own, is_given_up), Turn::Ready)
+        harder.map_or_else(|| self.cache.look_up(&keys.own, is_given_up), CacheLookup::Ready)
     }
 
     /// The names that the frames of this package have in the pack cache; none where they do not belong there. What an interrupted try left concerns one
     /// target alone, and bytes that are sent as they are cost nothing to make.
-    fn keys(&self, root: &Root, attempt: &Attempt, delta_base: Option<&DeltaBase>) -> Option<Keys> {
+    fn keys(&self, root: &Root, attempt: &Attempt, delta_base: Option<&DeltaBase>) -> Option<CacheKeys> {
         let Attempt { item, ask, .. } = attempt;
         if *ask || self.codec == Codec::Plain || !self.cache.takes(item.size.bytes) {
             return None;
@@ -91,7 +91,7 @@ impl Packer<'_> {
             }
         };
         let key = |codec: Codec| {
-            Key::of(&Ingredients {
+            CacheKey::of(&Ingredients {
                 package: &item.package,
                 time: item.time,
                 tree: &tree,
@@ -100,7 +100,7 @@ impl Packer<'_> {
             })
         };
         let is_lighter = self.codec == Codec::Zstd && base.is_some();
-        Some(Keys { own: key(self.codec), harder: is_lighter.then(|| key(Codec::Referring)) })
+        Some(CacheKeys { own: key(self.codec), harder: is_lighter.then(|| key(Codec::Referring)) })
     }
 }
 

@@ -24,7 +24,7 @@ use tarball::Tarball;
 use super::file_reader::FileReader;
 use super::names::{Meeting, Names};
 use super::spool::{Spool, SpoolError};
-use super::walker::{FileType, Node, Order, Root, SourceError};
+use super::walker::{FileType, Node, Root, SourceError, WalkOrder};
 use crate::model::item::TransferItem;
 use crate::model::orders::Orders;
 use crate::model::outcome::Digests;
@@ -129,7 +129,7 @@ impl Paper {
 }
 
 /// Why a package does not get into the stream.
-enum Trouble {
+enum TarError {
     /// It cannot be sent; the stream goes on without it.
     Package(SourceError),
     /// Its descpkg is not there.
@@ -140,19 +140,19 @@ enum Trouble {
     Stream(io::Error),
 }
 
-impl From<SourceError> for Trouble {
+impl From<SourceError> for TarError {
     fn from(error: SourceError) -> Self {
         Self::Package(error)
     }
 }
 
-impl From<SpoolError> for Trouble {
+impl From<SpoolError> for TarError {
     fn from(error: SpoolError) -> Self {
         Self::Paper(error)
     }
 }
 
-impl From<io::Error> for Trouble {
+impl From<io::Error> for TarError {
     fn from(error: io::Error) -> Self {
         Self::Stream(error)
     }
@@ -163,14 +163,14 @@ impl Stream<'_> {
     fn package(&mut self, item: &TransferItem, progress: &Progress) -> io::Result<Result<String, String>> {
         match self.read(item, progress) {
             Ok(line) => Ok(Ok(line)),
-            Err(Trouble::Package(error)) => Ok(Err(error.to_string())),
-            Err(Trouble::Paper(error)) => Ok(Err(error.to_string())),
-            Err(Trouble::NoDescpkg) => Ok(Err("its descpkg vanished from the source".to_owned())),
-            Err(Trouble::Stream(error)) => Err(error),
+            Err(TarError::Package(error)) => Ok(Err(error.to_string())),
+            Err(TarError::Paper(error)) => Ok(Err(error.to_string())),
+            Err(TarError::NoDescpkg) => Ok(Err("its descpkg vanished from the source".to_owned())),
+            Err(TarError::Stream(error)) => Err(error),
         }
     }
 
-    fn read(&mut self, item: &TransferItem, progress: &Progress) -> Result<String, Trouble> {
+    fn read(&mut self, item: &TransferItem, progress: &Progress) -> Result<String, TarError> {
         let root = Root::open(&item.archive, &item.package)?;
         let [manifest, tree] = [(); 2].map(|()| Paper::new(self.place));
         let mut papers = Papers { manifest, tree, names: Names::default() };
@@ -179,7 +179,7 @@ impl Stream<'_> {
         // The directories that the walk is in, and the likenesses of those that it has left.
         let (mut around, mut left): (Vec<Node>, _) = (Vec::new(), Spool::new(self.place));
         let (mut descpkg, mut entries) = (None, 0u64);
-        for node in root.walk(Order::Name) {
+        for node in root.walk(WalkOrder::Name) {
             let node = node?;
             entries += u64::from(!node.path.is_empty());
             while let Some(directory) = around.pop_if(|around| !is_in(around, &node)) {
@@ -196,7 +196,7 @@ impl Stream<'_> {
                 self.leaf(&prefix, &root, &node, progress, &mut papers)?;
             }
         }
-        self.leaf(&prefix, &root, &descpkg.ok_or(Trouble::NoDescpkg)?, progress, &mut papers)?;
+        self.leaf(&prefix, &root, &descpkg.ok_or(TarError::NoDescpkg)?, progress, &mut papers)?;
         while let Some(directory) = around.pop() {
             left.add(&likeness(&directory, &path)?)?;
         }
@@ -209,7 +209,7 @@ impl Stream<'_> {
     }
 
     /// Writes a paper, and gives its digest.
-    fn paper(&mut self, path: &str, Paper { mut lines, digest }: Paper) -> Result<String, Trouble> {
+    fn paper(&mut self, path: &str, Paper { mut lines, digest }: Paper) -> Result<String, TarError> {
         let bytes = lines.bytes();
         self.spooled(&mut lines, |tar, text| tar.text(path, bytes, text))?;
         Ok(hex(&digest.finalize()))
@@ -220,7 +220,7 @@ impl Stream<'_> {
         &mut self,
         kept: &mut Spool,
         write: impl FnOnce(&mut Tarball<Encoder>, &mut dyn io::Read) -> io::Result<()>,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), TarError> {
         let (bytes, unwatched) = (kept.bytes(), Progress::default());
         let mut reader = FileReader::new(kept.reader()?, bytes, &unwatched);
         write(&mut self.tar, &mut reader)?;
@@ -241,7 +241,7 @@ impl Stream<'_> {
         node: &Node,
         progress: &Progress,
         papers: &mut Papers,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), TarError> {
         let path = path_in(prefix, &node.path);
         if node.stat.kind() == FileType::Symlink {
             let to = root.link(node)?;
@@ -316,7 +316,7 @@ pub(crate) fn digests(root: &Root) -> Result<Digests, SourceError> {
     };
     // In the order of the stream: descpkg last.
     let mut descpkg = None;
-    for node in root.walk(Order::Name) {
+    for node in root.walk(WalkOrder::Name) {
         let node = node?;
         if node.is_descpkg() { descpkg = Some(node) } else { add(&node)? }
     }

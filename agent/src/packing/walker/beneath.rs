@@ -11,17 +11,17 @@ const TRIES: usize = 8;
 
 /// How the system finds its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::packing) enum Way {
+pub(in crate::packing) enum PathResolution {
     /// By one call, in which the kernel itself refuses every link and every way out.
     AtOnce,
     /// Part by part, where the kernel, or what guards us, does not know that call.
     ByParts,
 }
 
-impl Way {
+impl PathResolution {
     /// What this system knows, found out once.
     pub(in crate::packing) fn of_this_system() -> Self {
-        static WAY: OnceLock<Way> = OnceLock::new();
+        static WAY: OnceLock<PathResolution> = OnceLock::new();
         *WAY.get_or_init(|| {
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
             let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;

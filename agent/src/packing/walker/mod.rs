@@ -26,9 +26,9 @@ use blat_domain::util::text::printable;
 use rustix::fs::{AtFlags, Mode, OFlags, openat, readlinkat};
 use rustix::io::Errno;
 
-pub(in crate::packing) use self::beneath::Way;
+pub(in crate::packing) use self::beneath::PathResolution;
 pub(crate) use self::stat::Stat;
-pub(crate) use self::walk::{Order, Walk};
+pub(crate) use self::walk::{Walk, WalkOrder};
 
 pub(crate) use rustix::fs::FileType;
 
@@ -100,7 +100,7 @@ pub(crate) struct Archive {
 
 /// What lies where a package should.
 #[derive(Debug)]
-pub(crate) enum Found {
+pub(crate) enum FoundVersion {
     /// Nothing.
     Missing,
     /// A symbolic link, with the bytes of its target.
@@ -153,23 +153,27 @@ impl Archive {
     }
 
     /// What lies where `package` should.
-    pub(crate) fn find(&self, package: &PackageId) -> Result<Found, SourceError> {
-        let Some(versions) = self.versions(package.name.as_str())? else { return Ok(Found::Missing) };
+    pub(crate) fn find(&self, package: &PackageId) -> Result<FoundVersion, SourceError> {
+        let Some(versions) = self.versions(package.name.as_str())? else { return Ok(FoundVersion::Missing) };
         let (path, version) = (self.path.join(package.path()), package.version.as_str().as_bytes());
         let stat = match Stat::of(&versions, version) {
             Ok(stat) => stat,
-            Err(Errno::NOENT) => return Ok(Found::Missing),
+            Err(Errno::NOENT) => return Ok(FoundVersion::Missing),
             Err(error) => return Err(unreadable(&path, error)),
         };
         match stat.kind() {
             FileType::Symlink => match readlinkat(&versions, version, Vec::new()) {
-                Ok(to) => Ok(Found::Link(to.into_bytes())),
+                Ok(to) => Ok(FoundVersion::Link(to.into_bytes())),
                 Err(error) => Err(unreadable(&path, error)),
             },
             FileType::Directory => {
                 let handle = openat(&versions, version, DIRECTORY, Mode::empty());
-                let root = Root::new(handle, path, Way::of_this_system())?;
-                if root.stat == stat { Ok(Found::Package(root)) } else { Err(SourceError::Changed(shown(&root.path))) }
+                let root = Root::new(handle, path, PathResolution::of_this_system())?;
+                if root.stat == stat {
+                    Ok(FoundVersion::Package(root))
+                } else {
+                    Err(SourceError::Changed(shown(&root.path)))
+                }
             }
             FileType::RegularFile
             | FileType::Fifo
@@ -188,7 +192,7 @@ pub(crate) struct Root {
     stat: Stat,
     /// Where it was opened, for messages alone.
     path: PathBuf,
-    way: Way,
+    way: PathResolution,
 }
 
 impl Root {
@@ -197,17 +201,17 @@ impl Root {
     /// # Errors
     /// It is not there, cannot be opened, or a part of the way below the archive is no directory of its own.
     pub(crate) fn open(archive: &Path, package: &PackageId) -> Result<Self, SourceError> {
-        Self::open_by(Way::of_this_system(), archive, package)
+        Self::open_by(PathResolution::of_this_system(), archive, package)
     }
 
     /// The same this way.
-    fn open_by(way: Way, archive: &Path, package: &PackageId) -> Result<Self, SourceError> {
+    fn open_by(way: PathResolution, archive: &Path, package: &PackageId) -> Result<Self, SourceError> {
         let archive = Archive::open(archive)?;
         let below = format!("{}/{}", package.name, package.version);
         Self::new(way.open(&archive.handle, below.as_bytes(), DIRECTORY), archive.path.join(below), way)
     }
 
-    fn new(handle: rustix::io::Result<OwnedFd>, path: PathBuf, way: Way) -> Result<Self, SourceError> {
+    fn new(handle: rustix::io::Result<OwnedFd>, path: PathBuf, way: PathResolution) -> Result<Self, SourceError> {
         match handle.and_then(|handle| Ok((Stat::of_handle(&handle)?, handle))) {
             Ok((stat, handle)) => Ok(Self { handle, stat, path, way }),
             Err(Errno::LOOP | Errno::NOTDIR) => Err(SourceError::NoDirectory(shown(&path))),
@@ -221,7 +225,7 @@ impl Root {
     }
 
     /// All of the package, the root first, each directory before what is in it.
-    pub(crate) fn walk(&self, order: Order) -> Walk<'_> {
+    pub(crate) fn walk(&self, order: WalkOrder) -> Walk<'_> {
         Walk::new(self, order)
     }
 

@@ -12,7 +12,7 @@ use super::*;
 mod attack;
 mod batches;
 
-const WAYS: [Way; 2] = [Way::AtOnce, Way::ByParts];
+const WAYS: [PathResolution; 2] = [PathResolution::AtOnce, PathResolution::ByParts];
 
 /// An archive with the package core@1, and beside it a directory of secrets.
 struct Scratch(tempfile::TempDir);
@@ -39,7 +39,7 @@ impl Scratch {
         fs::write(path, text).expect("a file");
     }
 
-    fn open_by(&self, way: Way) -> Result<Root, SourceError> {
+    fn open_by(&self, way: PathResolution) -> Result<Root, SourceError> {
         Root::open_by(way, &self.path("archive"), &core())
     }
 
@@ -57,12 +57,12 @@ fn core() -> PackageId {
     "core@1".parse().expect("a package")
 }
 
-fn names(root: &Root, order: Order) -> Vec<String> {
+fn names(root: &Root, order: WalkOrder) -> Vec<String> {
     root.walk(order).map(|node| String::from_utf8_lossy(&node.expect("an entry").path).into_owned()).collect()
 }
 
 fn node(root: &Root, path: &str) -> Node {
-    let found = root.walk(Order::Name).map(|node| node.expect("an entry"));
+    let found = root.walk(WalkOrder::Name).map(|node| node.expect("an entry"));
     found.into_iter().find(|node| node.path == path.as_bytes()).expect("such an entry")
 }
 
@@ -72,8 +72,8 @@ fn a_walk_gives_each_directory_before_what_is_in_it_in_either_order() {
     scratch.file("archive/core/1/a.txt", "");
     for way in WAYS {
         let root = scratch.open_by(way).expect("a package");
-        assert_eq!(names(&root, Order::Name), ["", "a", "a/b", "a/b/file", "a.txt", "descpkg", "link"], "{way:?}");
-        assert_eq!(names(&root, Order::Path), ["", "a.txt", "a", "a/b", "a/b/file", "descpkg", "link"], "{way:?}");
+        assert_eq!(names(&root, WalkOrder::Name), ["", "a", "a/b", "a/b/file", "a.txt", "descpkg", "link"], "{way:?}");
+        assert_eq!(names(&root, WalkOrder::Path), ["", "a.txt", "a", "a/b", "a/b/file", "descpkg", "link"], "{way:?}");
         assert_eq!(root.link(&node(&root, "link")).expect("a link"), b"a", "it is read and not followed");
         let mut text = String::new();
         root.file(&node(&root, "a/b/file")).expect("a file").read_to_string(&mut text).expect("text");
@@ -98,7 +98,7 @@ fn what_became_a_link_before_it_was_opened_is_not_followed() {
         for (what, to) in [("a", "secret"), ("a/b", "secret/b")] {
             let scratch = Scratch::new();
             let root = scratch.open_by(way).expect("a package");
-            let mut walk = root.walk(Order::Name);
+            let mut walk = root.walk(WalkOrder::Name);
             let met = |node: &Result<Node, SourceError>| node.as_ref().is_ok_and(|node| node.path == what.as_bytes());
             assert!(walk.by_ref().any(|node| met(&node)));
             scratch.swap(&format!("archive/core/1/{what}"), to);
@@ -132,9 +132,9 @@ fn a_version_that_is_a_link_is_told_by_its_text_and_a_name_is_never_one() {
     scratch.file("archive/core/file", "");
     let archive = Archive::open(&scratch.path("archive")).expect("an archive");
     let find = |id: &str| archive.find(&id.parse().expect("a package"));
-    assert!(matches!(find("core@now"), Ok(Found::Link(to)) if to == b"1"));
-    assert!(matches!(find("core@1"), Ok(Found::Package(root)) if root.stat().is_directory()));
-    assert!(matches!(find("core@2"), Ok(Found::Missing)) && matches!(find("none@1"), Ok(Found::Missing)));
+    assert!(matches!(find("core@now"), Ok(FoundVersion::Link(to)) if to == b"1"));
+    assert!(matches!(find("core@1"), Ok(FoundVersion::Package(root)) if root.stat().is_directory()));
+    assert!(matches!(find("core@2"), Ok(FoundVersion::Missing)) && matches!(find("none@1"), Ok(FoundVersion::Missing)));
     for id in ["alias@1", "file@1", "core@file"] {
         assert!(matches!(find(id), Err(SourceError::NoDirectory(_))), "{id}");
     }
@@ -170,7 +170,7 @@ fn another_file_and_other_bytes_under_the_same_name_are_noticed() {
             assert!(matches!(root.file(&met), Err(SourceError::Changed(_))), "{what}");
         }
     }
-    let root = scratch.open_by(Way::AtOnce).expect("a package");
+    let root = scratch.open_by(PathResolution::AtOnce).expect("a package");
     let met = node(&root, "a/b/file");
     changes[2].1();
     assert!(matches!(root.file(&met), Err(SourceError::Changed(_))));
@@ -194,7 +194,7 @@ fn a_tree_of_2000_levels_takes_no_more_handles_than_a_flat_one_and_a_deeper_one_
         let before = count();
         let mut most = before;
         let mut deepest = 0;
-        for (number, node) in root.walk(Order::Path).enumerate() {
+        for (number, node) in root.walk(WalkOrder::Path).enumerate() {
             let node = node.expect("an entry");
             if number % 100 == 0 {
                 most = most.max(count());
@@ -211,8 +211,8 @@ fn a_tree_of_2000_levels_takes_no_more_handles_than_a_flat_one_and_a_deeper_one_
         assert!(most < before + 100, "{way:?}: {most} handles after {before}");
     }
     (0..100).for_each(|_| at = deeper(&at));
-    let root = scratch.open_by(Way::AtOnce).expect("a package");
-    let walked: Result<Vec<Node>, SourceError> = root.walk(Order::Name).collect();
+    let root = scratch.open_by(PathResolution::AtOnce).expect("a package");
+    let walked: Result<Vec<Node>, SourceError> = root.walk(WalkOrder::Name).collect();
     assert!(matches!(&walked, Err(SourceError::TooDeep(_))), "{:?}", walked.map(|nodes| nodes.len()));
 }
 

@@ -31,7 +31,7 @@ const ROOM: Room = Room { batch: 8 << 20, looked_at: 1024 };
 
 /// In which order a directory's entries come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Order {
+pub(crate) enum WalkOrder {
     /// By their names, bytewise.
     Name,
     /// By their paths, bytewise, where a directory's ends in a slash.
@@ -39,10 +39,10 @@ pub(crate) enum Order {
 }
 
 /// What an entry is sorted by: its name, with a slash behind it where the order wants one.
-type Key = Box<[u8]>;
+type SortKey = Box<[u8]>;
 
 /// An entry of a directory.
-type Named = (Key, Stat);
+type KeyedEntry = (SortKey, Stat);
 
 /// A directory on the way to the present entry.
 #[derive(Debug)]
@@ -51,19 +51,19 @@ struct Folder {
     /// The length of its path.
     length: usize,
     /// What comes next, looked at.
-    entries: vec::IntoIter<Named>,
+    entries: vec::IntoIter<KeyedEntry>,
     /// What comes after that, in order.
-    names: vec::IntoIter<Key>,
+    names: vec::IntoIter<SortKey>,
     /// What these two took at first, in bytes.
     taken: usize,
     /// What comes after those is still to be listed, if anything does: all that is greater than this.
-    rest: Option<Key>,
+    rest: Option<SortKey>,
 }
 
 impl Folder {
     fn new(stat: Stat, length: usize) -> Self {
         let (entries, names) = Default::default();
-        Self { stat, length, entries, names, taken: 0, rest: Some(Key::default()) }
+        Self { stat, length, entries, names, taken: 0, rest: Some(SortKey::default()) }
     }
 }
 
@@ -71,7 +71,7 @@ impl Folder {
 #[derive(Debug)]
 pub(crate) struct Walk<'a> {
     root: &'a Root,
-    order: Order,
+    order: WalkOrder,
     room: Room,
     folders: Vec<Folder>,
     /// What the names of all of them took at first, in bytes.
@@ -122,7 +122,7 @@ impl Iterator for Walk<'_> {
 
 impl<'a> Walk<'a> {
     /// A walk that has not begun.
-    pub(super) fn new(root: &'a Root, order: Order) -> Self {
+    pub(super) fn new(root: &'a Root, order: WalkOrder) -> Self {
         Self {
             root,
             order,
@@ -173,7 +173,7 @@ impl<'a> Walk<'a> {
             self.taken -= folder.taken;
             (folder.names, folder.rest) = self.list(&node, &handle, &after)?;
             let names = folder.names.as_slice();
-            folder.taken = size_of::<Named>() * names.len().min(self.room.looked_at)
+            folder.taken = size_of::<KeyedEntry>() * names.len().min(self.room.looked_at)
                 + names.iter().map(|key| cost(key)).sum::<usize>();
             self.taken += folder.taken;
             self.make_room(path);
@@ -206,7 +206,7 @@ impl<'a> Walk<'a> {
         folder: &Node,
         handle: &OwnedFd,
         after: &[u8],
-    ) -> Result<(vec::IntoIter<Key>, Option<Key>), SourceError> {
+    ) -> Result<(vec::IntoIter<SortKey>, Option<SortKey>), SourceError> {
         #[cfg(test)]
         {
             self.listings += 1;
@@ -224,13 +224,13 @@ impl<'a> Walk<'a> {
                 continue;
             }
             let key = match (self.order, entry.file_type()) {
-                (Order::Path, FileType::Directory) => [name, b"/"].concat().into(),
+                (WalkOrder::Path, FileType::Directory) => [name, b"/"].concat().into(),
                 // Some file systems do not say it here.
-                (Order::Path, FileType::Unknown) => {
+                (WalkOrder::Path, FileType::Unknown) => {
                     let slash: &[u8] = if self.root.stat_in(folder, handle, name)?.is_directory() { b"/" } else { b"" };
                     [name, slash].concat().into()
                 }
-                _ => Key::from(name),
+                _ => SortKey::from(name),
             };
             if *key <= *after || many.peek().is_some_and(|last| key > *last) {
                 continue;
@@ -267,16 +267,16 @@ impl<'a> Walk<'a> {
             let below = &path[folder.length..];
             let below = below.strip_prefix(b"/").unwrap_or(below);
             let name = below.split(|byte| *byte == b'/').next().unwrap_or_default();
-            let slash: &[u8] = if self.order == Order::Path { b"/" } else { b"" };
+            let slash: &[u8] = if self.order == WalkOrder::Path { b"/" } else { b"" };
             self.taken -= folder.taken;
             *folder = Folder { rest: Some([name, slash].concat().into()), ..Folder::new(folder.stat, folder.length) };
         }
     }
 
-    fn look_at(&self, folder: &Node, handle: &OwnedFd, key: Key) -> Result<Named, SourceError> {
+    fn look_at(&self, folder: &Node, handle: &OwnedFd, key: SortKey) -> Result<KeyedEntry, SourceError> {
         let stat = self.root.stat_in(folder, handle, name(&key))?;
         // It comes at the place of what was listed.
-        if self.order == Order::Path && stat.is_directory() != key.ends_with(b"/") {
+        if self.order == WalkOrder::Path && stat.is_directory() != key.ends_with(b"/") {
             return Err(self.root.changed(&below(folder, name(&key))));
         }
         Ok((key, stat))

@@ -18,12 +18,12 @@ use flate2::Compression;
 use flate2::write::DeflateEncoder;
 
 use sink::Sink;
-use stamp::Stamp;
-use writer::{Head, Kind, Writer};
+use stamp::ZipTime;
+use writer::{Writer, ZipHeader, ZipKind};
 
 use crate::model::progress::Progress;
 use crate::packing::spool::{Spool, SpoolError};
-use crate::packing::walker::{FileType, Node, Order, Root, SourceError};
+use crate::packing::walker::{FileType, Node, Root, SourceError, WalkOrder};
 
 /// One read of a file.
 const READ: usize = 128 << 10;
@@ -94,18 +94,19 @@ impl<W: Write> Packing<'_, W> {
     /// All of a package; gives the number of its files.
     fn package(&mut self, root: &Root) -> Result<u64, ZipError> {
         let (mut files, mut described) = (0, false);
-        for node in root.walk(Order::Path).skip_while(|node| node.as_ref().is_ok_and(|node| node.path.is_empty())) {
+        for node in root.walk(WalkOrder::Path).skip_while(|node| node.as_ref().is_ok_and(|node| node.path.is_empty())) {
             let node = node?;
-            let (name, stamp) = (text(root, &node, &node.path)?, Stamp::of(&node.stat));
+            let (name, stamp) = (text(root, &node, &node.path)?, ZipTime::of(&node.stat));
             match node.stat.kind() {
                 FileType::Directory => {
                     let permissions = node.stat.permissions();
-                    let entry = self.zip.begin(Head { name, kind: Kind::Directory, permissions, stamp })?;
+                    let entry = self.zip.begin(ZipHeader { name, kind: ZipKind::Directory, permissions, stamp })?;
                     self.zip.end(entry)?;
                 }
                 FileType::Symlink => {
                     let to = root.link(&node)?;
-                    let mut entry = self.zip.begin(Head { name, kind: Kind::Link, permissions: 0o777, stamp })?;
+                    let mut entry =
+                        self.zip.begin(ZipHeader { name, kind: ZipKind::Link, permissions: 0o777, stamp })?;
                     self.zip.add(&mut entry, text(root, &node, &to)?.as_bytes())?;
                     self.zip.end(entry)?;
                 }
@@ -130,8 +131,8 @@ impl<W: Write> Packing<'_, W> {
         self.left = self.left.checked_sub(left).ok_or_else(most)?;
         let mut filled = self.fill(&mut file, root, node, left)?;
         let (deflated, large) = (self.shrinks(filled.min(SAMPLE))?, left >= LARGE);
-        let (kind, permissions) = (Kind::File { deflated, large }, node.stat.permissions());
-        let mut entry = self.zip.begin(Head { name, kind, permissions, stamp: Stamp::of(&node.stat) })?;
+        let (kind, permissions) = (ZipKind::File { deflated, large }, node.stat.permissions());
+        let mut entry = self.zip.begin(ZipHeader { name, kind, permissions, stamp: ZipTime::of(&node.stat) })?;
         while filled > 0 {
             self.zip.add(&mut entry, &self.buffer[..filled])?;
             self.progress.advance(filled as u64);

@@ -17,7 +17,7 @@ const LATEST: Civil = Civil { year: 2107, month: 12, day: 31, hour: 23, minute: 
 /// An entry's time: in the old form, which counts two seconds each from 1980 to 2107, here in UTC, and where seconds since 1970 fit into 32 bits
 /// also exactly.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Stamp {
+pub(super) struct ZipTime {
     pub(super) time: u16,
     pub(super) date: u16,
     exact: Option<i32>,
@@ -33,7 +33,7 @@ struct Civil {
     second: u16,
 }
 
-impl Stamp {
+impl ZipTime {
     pub(super) fn of(stat: &Stat) -> Self {
         let (seconds, _) = stat.modified;
         let Civil { year, month, day, hour, minute, second } = civil(seconds);

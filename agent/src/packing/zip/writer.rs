@@ -11,7 +11,7 @@ use flate2::write::DeflateEncoder;
 
 use super::ZipError;
 use super::sink::Sink;
-use super::stamp::Stamp;
+use super::stamp::ZipTime;
 use crate::packing::spool::Spool;
 
 /// A fast link waits for the packing, a slow one for the bytes: of the levels that do not hold up the first, the one that saves most.
@@ -29,7 +29,7 @@ const ZIP64: u16 = 1;
 
 /// What an entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum ZipKind {
     Directory,
     Link,
     File {
@@ -42,19 +42,19 @@ pub(super) enum Kind {
 
 /// An entry, before its bytes.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Head<'a> {
+pub(super) struct ZipHeader<'a> {
     /// Its path, without a slash at its end.
     pub(super) name: &'a str,
-    pub(super) kind: Kind,
+    pub(super) kind: ZipKind,
     /// The nine bits of its mode.
     pub(super) permissions: u32,
-    pub(super) stamp: Stamp,
+    pub(super) stamp: ZipTime,
 }
 
 /// An entry whose bytes are being written.
 #[derive(Debug)]
-pub(super) struct Entry<'a> {
-    head: Head<'a>,
+pub(super) struct ZipEntry<'a> {
+    head: ZipHeader<'a>,
     offset: u64,
     checksum: crc32fast::Hasher,
     bytes: u64,
@@ -99,40 +99,40 @@ impl Fields {
     }
 }
 
-impl Head<'_> {
+impl ZipHeader<'_> {
     fn is_large(&self) -> bool {
-        matches!(self.kind, Kind::File { large: true, .. })
+        matches!(self.kind, ZipKind::File { large: true, .. })
     }
 
     fn mode(&self) -> u32 {
         let kind = match self.kind {
-            Kind::Directory => 0o040_000,
-            Kind::Link => 0o120_000,
-            Kind::File { .. } => 0o100_000,
+            ZipKind::Directory => 0o040_000,
+            ZipKind::Link => 0o120_000,
+            ZipKind::File { .. } => 0o100_000,
         };
         kind | self.permissions
     }
 
     fn version(&self) -> u16 {
         match self.kind {
-            Kind::File { large: true, .. } => 45,
-            Kind::Directory | Kind::File { deflated: true, .. } => 20,
-            Kind::Link | Kind::File { .. } => 10,
+            ZipKind::File { large: true, .. } => 45,
+            ZipKind::Directory | ZipKind::File { deflated: true, .. } => 20,
+            ZipKind::Link | ZipKind::File { .. } => 10,
         }
     }
 
     /// What both headers say of it first.
     fn begin(&self, magic: u32, made_by: &[u16]) -> Fields {
         let utf8 = if self.name.is_ascii() { 0 } else { UTF8 };
-        let behind = if self.kind == Kind::Directory { 0 } else { BEHIND };
-        let method = if matches!(self.kind, Kind::File { deflated: true, .. }) { 8 } else { 0 };
-        let Stamp { time, date, .. } = self.stamp;
+        let behind = if self.kind == ZipKind::Directory { 0 } else { BEHIND };
+        let method = if matches!(self.kind, ZipKind::File { deflated: true, .. }) { 8 } else { 0 };
+        let ZipTime { time, date, .. } = self.stamp;
         Fields::default().four(&[magic]).two(made_by).two(&[self.version(), utf8 | behind, method, time, date])
     }
 
     /// Its path as both headers have it.
     fn name(&self) -> Vec<u8> {
-        let slash: &[u8] = if self.kind == Kind::Directory { b"/" } else { b"" };
+        let slash: &[u8] = if self.kind == ZipKind::Directory { b"/" } else { b"" };
         [self.name.as_bytes(), slash].concat()
     }
 
@@ -164,20 +164,20 @@ impl<W: Write> Writer<W> {
     }
 
     /// Begins an entry.
-    pub(super) fn begin<'a>(&mut self, head: Head<'a>) -> io::Result<Entry<'a>> {
+    pub(super) fn begin<'a>(&mut self, head: ZipHeader<'a>) -> io::Result<ZipEntry<'a>> {
         let offset = self.out.written();
         // Its lengths are not known yet.
         let (name, extra) = (head.name(), head.extra(if head.is_large() { &[0, 0] } else { &[] }));
         let header = head.begin(0x0403_4b50, &[]).four(&[0; 3]).two(&[short(name.len()), short(extra.len())]);
         self.out.write_all(&header.bytes(&name).bytes(&extra).0)?;
-        Ok(Entry { head, offset, checksum: crc32fast::Hasher::new(), bytes: 0, written: 0 })
+        Ok(ZipEntry { head, offset, checksum: crc32fast::Hasher::new(), bytes: 0, written: 0 })
     }
 
     /// Writes some of an entry's bytes.
-    pub(super) fn add(&mut self, entry: &mut Entry<'_>, bytes: &[u8]) -> io::Result<()> {
+    pub(super) fn add(&mut self, entry: &mut ZipEntry<'_>, bytes: &[u8]) -> io::Result<()> {
         entry.checksum.update(bytes);
         entry.bytes += bytes.len() as u64;
-        if !matches!(entry.head.kind, Kind::File { deflated: true, .. }) {
+        if !matches!(entry.head.kind, ZipKind::File { deflated: true, .. }) {
             entry.written += bytes.len() as u64;
             return self.out.write_all(bytes);
         }
@@ -190,15 +190,15 @@ impl<W: Write> Writer<W> {
     }
 
     /// Ends an entry.
-    pub(super) fn end(&mut self, mut entry: Entry<'_>) -> Result<(), ZipError> {
-        if matches!(entry.head.kind, Kind::File { deflated: true, .. }) {
+    pub(super) fn end(&mut self, mut entry: ZipEntry<'_>) -> Result<(), ZipError> {
+        if matches!(entry.head.kind, ZipKind::File { deflated: true, .. }) {
             let rest = self.deflate.reset(Vec::new())?;
             entry.written += rest.len() as u64;
             self.out.write_all(&rest)?;
         }
-        let Entry { head, offset, checksum, bytes, written } = entry;
+        let ZipEntry { head, offset, checksum, bytes, written } = entry;
         let (checksum, is_large) = (checksum.finalize(), head.is_large());
-        if head.kind != Kind::Directory {
+        if head.kind != ZipKind::Directory {
             let behind = Fields::default().four(&[0x0807_4b50, checksum]);
             let behind = match is_large {
                 true => behind.eight(&[written, bytes]),

@@ -14,14 +14,14 @@ mod tests;
 
 /// Why something could not be read.
 #[derive(Debug)]
-pub(super) struct Trouble {
+pub(super) struct DatabaseError {
     /// What went wrong, fit for printing.
     pub(super) text: String,
     /// Whether it is gone when all is read anew.
     pub(super) is_passing: bool,
 }
 
-impl From<String> for Trouble {
+impl From<String> for DatabaseError {
     fn from(text: String) -> Self {
         Self { text, is_passing: false }
     }

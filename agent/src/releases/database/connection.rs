@@ -15,7 +15,7 @@ use sqlx::{
     PgConnection, Postgres, Sqlite,
 };
 
-use super::between::{CUT_SHORT, Trouble, is_passing, remedy};
+use super::between::{CUT_SHORT, DatabaseError, is_passing, remedy};
 use super::rows::Cells;
 use super::sqlite::{self, Opened};
 use super::{password, value};
@@ -27,13 +27,13 @@ const MOST_ROWS: u64 = 20_000_000;
 const MOST_BYTES: usize = 256 << 20;
 
 /// A connection, by the kind of its database.
-pub(super) enum Connection {
+pub(super) enum DatabaseConnection {
     Sqlite(Box<Opened>),
     Postgres(PgConnection),
     MySql(MySqlConnection),
 }
 
-impl Connection {
+impl DatabaseConnection {
     /// Connects. A query of SQLite's gives up by itself after `limit`; servers are told when the transaction begins. `place` is for a private
     /// copy of a SQLite database that needs one.
     pub(super) async fn open(source: &ReleaseSource, limit: Duration, place: &Path) -> Result<Self, String> {
@@ -144,7 +144,7 @@ impl Connection {
         is_counted: bool,
         columns: &[&str; N],
         each: impl FnMut(Cells<N>) + Send,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), DatabaseError> {
         let given = self.read(what, query, columns, each).await?;
         // Nobody stands between us and a file.
         if !is_counted || matches!(self, Self::Sqlite(_)) {
@@ -169,13 +169,13 @@ impl Connection {
         query: &str,
         columns: &[&str; N],
         each: impl FnMut(Cells<N>) + Send,
-    ) -> Result<u64, Trouble> {
+    ) -> Result<u64, DatabaseError> {
         let read = match self {
             Self::Sqlite(opened) => read::<Sqlite, N>(&mut opened.connection, query, columns, each).await,
             Self::Postgres(connection) => read::<Postgres, N>(connection, query, columns, each).await,
             Self::MySql(connection) => read::<MySql, N>(connection, query, columns, each).await,
         };
-        read.map_err(|Trouble { text, is_passing }| Trouble {
+        read.map_err(|DatabaseError { text, is_passing }| DatabaseError {
             text: format!("the query for {what} failed: {text}"),
             is_passing,
         })
@@ -231,7 +231,7 @@ async fn read<DB: Database, const N: usize>(
     query: &str,
     columns: &[&str; N],
     mut each: impl FnMut(Cells<N>) + Send,
-) -> Result<u64, Trouble>
+) -> Result<u64, DatabaseError>
 where
     for<'c> &'c mut DB::Connection: Executor<'c, Database = DB>,
     for<'i> &'i str: ColumnIndex<DB::Row>,
@@ -240,7 +240,7 @@ where
     let mut rows = sqlx::raw_sql(AssertSqlSafe(query.to_owned())).fetch(connection);
     let (mut count, mut bytes) = (0, 0);
     while let Some(row) =
-        rows.try_next().await.map_err(|error| Trouble { text: said(&error), is_passing: is_passing(&error) })?
+        rows.try_next().await.map_err(|error| DatabaseError { text: said(&error), is_passing: is_passing(&error) })?
     {
         count += 1;
         if count > MOST_ROWS {

@@ -18,13 +18,13 @@ use std::time::Duration;
 use blat_config::{Queries, ReleaseSource};
 use blat_domain::policy::release::{Catalog, Selection};
 
-use between::Trouble;
-use connection::Connection;
-use rows::Reading;
+use between::DatabaseError;
+use connection::DatabaseConnection;
+use rows::CatalogBuilder;
 pub(crate) use schema::create;
 
 use super::Purpose;
-use super::freshness::State;
+use super::freshness::FileState;
 
 /// So often all is read anew where a replica gave way to its primary.
 const MOST_CONFLICTS: usize = 5;
@@ -40,15 +40,15 @@ pub(super) async fn load(
     limit: Duration,
     place: &Path,
     purpose: Purpose,
-) -> Result<(Catalog, Option<State>), String> {
+) -> Result<(Catalog, Option<FileState>), String> {
     let mut conflicts = 0;
     for _ in 0..sqlite::TRIES {
-        let mut connection = Connection::open(source, limit, place).await?;
+        let mut connection = DatabaseConnection::open(source, limit, place).await?;
         connection.begin(limit).await?;
-        let asked = Asked::of(&connection, source);
-        let begun = connection.begin_reading(purpose, &asked).await;
+        let statements = Statements::of(&connection, source);
+        let begun = connection.begin_reading(purpose, &statements).await;
         let catalog = match begun {
-            Ok(()) => read(&mut connection, &asked, selection).await,
+            Ok(()) => read(&mut connection, &statements, selection).await,
             Err(trouble) => Err(trouble),
         };
         let was_still = purpose == Purpose::TakingHeld && catalog.is_ok() && connection.hold_still().await;
@@ -56,9 +56,9 @@ pub(super) async fn load(
         let is_whole = connection.is_whole()?;
         let closed = connection.close(catalog.is_ok()).await;
         match catalog {
-            Err(Trouble { is_passing: true, .. }) if conflicts < MOST_CONFLICTS => conflicts += 1,
+            Err(DatabaseError { is_passing: true, .. }) if conflicts < MOST_CONFLICTS => conflicts += 1,
             // Why it failed says more than how the connection ended after that.
-            Err(Trouble { text, .. }) if is_whole => return Err(text),
+            Err(DatabaseError { text, .. }) if is_whole => return Err(text),
             Ok(catalog) if is_whole => return closed.map(|()| (catalog, state)),
             Ok(_) | Err(_) => {}
         }
@@ -66,13 +66,13 @@ pub(super) async fn load(
     Err(sqlite::CHANGES.into())
 }
 
-impl Connection {
+impl DatabaseConnection {
     /// See [`sqlite::Opened::begin_reading`]. Servers see to their files themselves, unless they were told not to.
-    async fn begin_reading(&mut self, purpose: Purpose, asked: &Asked) -> Result<(), Trouble> {
+    async fn begin_reading(&mut self, purpose: Purpose, statements: &Statements) -> Result<(), DatabaseError> {
         match self {
             Self::Sqlite(opened) => {
-                let queries = [&*asked.projects, &*asked.releases, &*asked.packages];
-                opened.begin_reading(purpose.is_taking(), &queries).await.map_err(Trouble::from)
+                let queries = [&*statements.projects, &*statements.releases, &*statements.packages];
+                opened.begin_reading(purpose.is_taking(), &queries).await.map_err(DatabaseError::from)
             }
             Self::Postgres(_) | Self::MySql(_) => self.expect_no_rescue().await,
         }
@@ -86,7 +86,7 @@ impl Connection {
         }
     }
 
-    fn state(&self) -> Option<State> {
+    fn state(&self) -> Option<FileState> {
         match self {
             Self::Sqlite(opened) => opened.locked(),
             Self::Postgres(_) | Self::MySql(_) => None,
@@ -95,7 +95,7 @@ impl Connection {
 }
 
 /// What is asked of a database.
-struct Asked {
+struct Statements {
     projects: String,
     releases: String,
     packages: String,
@@ -104,8 +104,8 @@ struct Asked {
     are_ours: [bool; 2],
 }
 
-impl Asked {
-    fn of(connection: &Connection, source: &ReleaseSource) -> Self {
+impl Statements {
+    fn of(connection: &DatabaseConnection, source: &ReleaseSource) -> Self {
         let queries = queries(source);
         // A word that MySQL keeps for itself.
         let release = connection.quoted("release");
@@ -132,18 +132,22 @@ fn queries(source: &ReleaseSource) -> Queries {
     }
 }
 
-async fn read(connection: &mut Connection, asked: &Asked, selection: &Selection) -> Result<Catalog, Trouble> {
-    let Asked { projects, releases, packages, are_ours } = asked;
-    let mut reading = Reading::default();
-    connection.rows("projects", projects, are_ours[0], &rows::PROJECT, |row| reading.project(row)).await?;
-    connection.rows("releases", releases, are_ours[1], &rows::RELEASE, |row| reading.release(row)).await?;
-    for chosen in reading.chosen(selection).chunks(AT_ONCE) {
+async fn read(
+    connection: &mut DatabaseConnection,
+    statements: &Statements,
+    selection: &Selection,
+) -> Result<Catalog, DatabaseError> {
+    let Statements { projects, releases, packages, are_ours } = statements;
+    let mut builder = CatalogBuilder::default();
+    connection.rows("projects", projects, are_ours[0], &rows::PROJECT, |row| builder.project(row)).await?;
+    connection.rows("releases", releases, are_ours[1], &rows::RELEASE, |row| builder.release(row)).await?;
+    for chosen in builder.chosen(selection).chunks(AT_ONCE) {
         // The line's end keeps a comment that ends the site's query from swallowing the parenthesis.
         let query = format!(
             "SELECT release_id, package_name, package_version FROM ({packages}\n) AS blat_packages WHERE {}",
             connection.is_among("release_id", chosen)
         );
-        connection.rows("packages", &query, true, &rows::PACKAGE, |row| reading.package(chosen, row)).await?;
+        connection.rows("packages", &query, true, &rows::PACKAGE, |row| builder.package(chosen, row)).await?;
     }
-    Ok(reading.catalog())
+    Ok(builder.catalog())
 }

@@ -3,8 +3,8 @@
 
 use blat_domain::policy::release::row::Cell;
 
-use super::between::Trouble;
-use super::connection::Connection;
+use super::between::DatabaseError;
+use super::connection::DatabaseConnection;
 use super::rows::Cells;
 
 /// What the queries below give.
@@ -18,9 +18,9 @@ const POSTGRES: &str = "\
 const MYSQL: &str =
     "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('innodb_force_recovery', 'innodb_corrupt_table_action')";
 
-impl Connection {
+impl DatabaseConnection {
     /// Fails where the server leaves out what is damaged. It is asked within the transaction: an administrator may change this at any time.
-    pub(super) async fn expect_no_rescue(&mut self) -> Result<(), Trouble> {
+    pub(super) async fn expect_no_rescue(&mut self) -> Result<(), DatabaseError> {
         let query = match self {
             Self::Sqlite(_) => return Ok(()),
             Self::Postgres(_) => POSTGRES,

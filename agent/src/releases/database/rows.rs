@@ -21,7 +21,7 @@ const MOST_ODD: usize = 100_000;
 
 /// A catalog that is being read: first the projects, then the releases, then packages.
 #[derive(Default)]
-pub(super) struct Reading {
+pub(super) struct CatalogBuilder {
     /// All names that rows give a project: one, unless they contradict each other.
     projects: BTreeMap<i64, BTreeSet<String>>,
     /// What each row of a release says, with its project. It has no packages there.
@@ -55,7 +55,7 @@ impl Odd {
     }
 }
 
-impl Reading {
+impl CatalogBuilder {
     pub(super) fn project(&mut self, [id, name]: Cells<2>) {
         let subject = format!("project {name}");
         match (id.id(), name.name()) {
@@ -168,9 +168,9 @@ mod tests {
 
     #[test]
     fn rows_that_make_no_sense_are_told_and_not_used() {
-        let mut reading = Reading::default();
+        let mut builder = CatalogBuilder::default();
         for row in [["1", "P"], ["NULL", "Q"], ["x", "R"], ["2", "NULL"]] {
-            reading.project(cells(row));
+            builder.project(cells(row));
         }
         for row in [
             ["1", "10", "good", "open", "t"],
@@ -182,14 +182,14 @@ mod tests {
             ["1", "15", "odd flag", "open", "2"],
             ["1", "99999999999999999999", "huge id", "open", "0"],
         ] {
-            reading.release(cells(row));
+            builder.release(cells(row));
         }
         let selection = Selection { projects: vec!["P".into()], ..Selection::default() };
-        assert_eq!(reading.chosen(&selection), [10]);
+        assert_eq!(builder.chosen(&selection), [10]);
         for row in [["10", "a", "1"], ["10", "../a", "1"], ["10", "a", "NULL"], ["11", "b", "1"], ["NULL", "c", "1"]] {
-            reading.package(&[10, 11], cells(row));
+            builder.package(&[10, 11], cells(row));
         }
-        let catalog = reading.catalog();
+        let catalog = builder.catalog();
         // The package of release 11 concerns those whom the odd row of that release concerns.
         assert_eq!(catalog.rejected.len(), 3 + 7 + 3, "{:#?}", catalog.rejected);
         assert!(!catalog.rejected.iter().any(|row| row.text.contains('\u{1b}')));

@@ -4,7 +4,7 @@ use blat_domain::policy::release::row::Cell;
 use sqlx::{Column as _, ColumnIndex, Database, Decode, Error, MySql, Postgres, Row, TypeInfo, ValueRef};
 
 /// What values of a type are for us.
-enum Kind {
+enum ColumnType {
     /// Kept as written.
     Text,
     /// Padded with blanks that do not count.
@@ -21,20 +21,20 @@ enum Kind {
 }
 
 /// By the names that the drivers give to the types of all three kinds of database.
-fn kind(name: &str) -> Kind {
+fn kind(name: &str) -> ColumnType {
     match name {
         // An enumeration, or another type that the site has made, has the name "?". Bytes are as they were written, whatever they mean.
         "TEXT" | "VARCHAR" | "NAME" | "UNKNOWN" | "\"CHAR\"" | "?" | "ENUM" | "TINYTEXT" | "MEDIUMTEXT" | "LONGTEXT"
-        | "VARBINARY" | "BINARY" | "BLOB" | "TINYBLOB" | "MEDIUMBLOB" | "LONGBLOB" => Kind::Text,
-        "CHAR" => Kind::Padded,
+        | "VARBINARY" | "BINARY" | "BLOB" | "TINYBLOB" | "MEDIUMBLOB" | "LONGBLOB" => ColumnType::Text,
+        "CHAR" => ColumnType::Padded,
         "INTEGER" | "INT2" | "INT4" | "INT8" | "OID" | "TINYINT" | "SMALLINT" | "MEDIUMINT" | "INT" | "BIGINT"
         | "TINYINT UNSIGNED" | "SMALLINT UNSIGNED" | "MEDIUMINT UNSIGNED" | "INT UNSIGNED" | "BIGINT UNSIGNED"
         // MySQL's is a number with one digit.
-        | "BOOLEAN" => Kind::Whole,
-        "NUMERIC" | "DECIMAL" => Kind::Decimal,
-        "BOOL" => Kind::Flag,
-        "BIT" => Kind::Bits,
-        _ => Kind::Other,
+        | "BOOLEAN" => ColumnType::Whole,
+        "NUMERIC" | "DECIMAL" => ColumnType::Decimal,
+        "BOOL" => ColumnType::Flag,
+        "BIT" => ColumnType::Bits,
+        _ => ColumnType::Other,
     }
 }
 
@@ -76,17 +76,17 @@ where
     let other = |text: String| Cell::other(format!("a value of type {name}"), text);
     let length = text.len();
     let cell = match kind(&name) {
-        Kind::Text => Cell::Text(text),
-        Kind::Padded => Cell::Text(text.trim_end_matches(' ').to_owned()),
-        Kind::Whole => Cell::Number(text.parse::<i128>().map_or(text, |number| number.to_string())),
-        Kind::Decimal => Cell::Number(whole(text)),
-        Kind::Flag | Kind::Bits => match (DB::NAME, text.as_str()) {
+        ColumnType::Text => Cell::Text(text),
+        ColumnType::Padded => Cell::Text(text.trim_end_matches(' ').to_owned()),
+        ColumnType::Whole => Cell::Number(text.parse::<i128>().map_or(text, |number| number.to_string())),
+        ColumnType::Decimal => Cell::Number(whole(text)),
+        ColumnType::Flag | ColumnType::Bits => match (DB::NAME, text.as_str()) {
             (Postgres::NAME, "t" | "1") | (MySql::NAME, "\u{1}") => Cell::Flag(true),
             (Postgres::NAME, "f" | "0") | (MySql::NAME, "\0") => Cell::Flag(false),
             // MySQL gives the bits themselves, and the number 49 looks like the digit 1.
             _ => other(text),
         },
-        Kind::Other => other(text),
+        ColumnType::Other => other(text),
     };
     Ok((cell, length))
 }

@@ -310,7 +310,7 @@ fn what_is_wrong_with_the_directory_is_shown_as_long_as_it_stands() {
     let mut session = started();
     session.step(ok(), at(1), CHANCE);
     let trouble =
-        |tags| Event::TagsFound(Found { tags, again_in: None, trouble: Some(("bad/ is a link".into(), at(60))) });
+        |tags| Event::TagsFound(FoundTags { tags, again_in: None, trouble: Some(("bad/ is a link".into(), at(60))) });
     let actions = session.step(trouble(Some(vec![tag("a@1", 1)])), at(2), CHANCE);
     assert!(sending(&actions).is_some(), "tags that are good go on");
     session.step(Event::Ticked, at(7), CHANCE);

@@ -60,20 +60,20 @@ struct Now {
     kept: Kept,
     /// Whether the file is yet to say so.
     is_ahead: bool,
-    trouble: Option<Trouble>,
+    trouble: Option<LastingError>,
     visits: Visits,
 }
 
 /// Why the file is of no use.
 #[derive(Debug)]
-enum Trouble {
+enum LastingError {
     /// What it says is not known, so that nothing may be written in its place.
     Unreadable(String),
     /// It says something older.
     Unwritten(String),
 }
 
-impl Trouble {
+impl LastingError {
     fn text(&self) -> String {
         match self {
             Self::Unreadable(why) | Self::Unwritten(why) => why.clone(),
@@ -155,7 +155,7 @@ impl Kept {
 /// What a former version kept of it in `state/TARGET/memory.json`.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Former {
+struct FormerMemory {
     releases: Releases,
     archives: Vec<SeenRecord>,
     tagged: BTreeMap<PackageId, i64>,
@@ -175,7 +175,7 @@ impl LastingMemory {
     pub(crate) fn trouble(&self) -> Option<String> {
         let _file = self.lock_file();
         self.settle();
-        self.lock().trouble.as_ref().map(Trouble::text)
+        self.lock().trouble.as_ref().map(LastingError::text)
     }
 
     /// The releases of this source that brought packages when its answer was good.
@@ -211,7 +211,7 @@ impl LastingMemory {
     pub(crate) fn archive(&self, place: &str) -> Result<Option<Record>, String> {
         let now = self.lock();
         match (now.kept.archive_at(place), &now.trouble) {
-            (None, Some(Trouble::Unreadable(why))) => Err(why.clone()),
+            (None, Some(LastingError::Unreadable(why))) => Err(why.clone()),
             (seen, _) => Ok(seen.and_then(|seen| Record::parse(&seen.record))),
         }
     }
@@ -270,7 +270,7 @@ impl LastingMemory {
 
     /// Reads the file again where it could not be read, and writes what it does not say. The file is locked.
     fn settle(&self) {
-        let is_unreadable = matches!(self.lock().trouble, Some(Trouble::Unreadable(_)));
+        let is_unreadable = matches!(self.lock().trouble, Some(LastingError::Unreadable(_)));
         if is_unreadable {
             self.load_again();
         }
@@ -299,7 +299,7 @@ impl LastingMemory {
                      archives belonged to; once it is removed, target {} counts as new, and releases that are missing or empty by then are not missed",
                     self.target
                 );
-                now.trouble = Some(Trouble::Unreadable(text));
+                now.trouble = Some(LastingError::Unreadable(text));
             }
         }
         drop(now);
@@ -311,7 +311,7 @@ impl LastingMemory {
         let file = match trust::open(self.home.root(), &self.home.known_file(&self.target)) {
             Ok(file) => file,
             Err(distrust) if distrust.is_absence() => {
-                let Former { releases, archives, tagged } = self.former();
+                let FormerMemory { releases, archives, tagged } = self.former();
                 let is_new = tagged.is_empty() && archives.is_empty() && releases == Releases::default();
                 return Ok((Kept { releases, archives, tags: Some(tagged), ..Kept::default() }, is_new));
             }
@@ -336,9 +336,9 @@ impl LastingMemory {
     }
 
     /// What a former version noted down elsewhere; nothing where that is missing or another program's.
-    fn former(&self) -> Former {
+    fn former(&self) -> FormerMemory {
         let bytes = fs::read(self.home.target_state_dir(&self.target).join(memory::FILE)).unwrap_or_default();
-        let mut former: Former = serde_json::from_slice(&bytes).unwrap_or_default();
+        let mut former: FormerMemory = serde_json::from_slice(&bytes).unwrap_or_default();
         former.archives.retain(|seen| Record::parse(&seen.record).is_some());
         former
     }
@@ -347,7 +347,7 @@ impl LastingMemory {
     fn store(&self) {
         let mut kept = {
             let mut now = self.lock();
-            if !self.serves || !now.is_ahead || matches!(now.trouble, Some(Trouble::Unreadable(_))) {
+            if !self.serves || !now.is_ahead || matches!(now.trouble, Some(LastingError::Unreadable(_))) {
                 return;
             }
             now.is_ahead = false;
@@ -355,7 +355,7 @@ impl LastingMemory {
         };
         let trouble = store(&self.home.known_file(&self.target), &mut kept).err().map(|error| {
             let (file, target) = (self.shown(), &self.target);
-            Trouble::Unwritten(format!(
+            LastingError::Unwritten(format!(
                 "cannot write {file}, which says what releases had, what tags brought and whom archives belonged to: {error}; give config/.known to \
                  the account that runs Blat, with room on its disk; target {target} deletes nothing until then, and its tags stay"
             ))

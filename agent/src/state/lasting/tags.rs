@@ -14,7 +14,7 @@ use blat_domain::policy::retention::is_newer;
 use jiff::Timestamp;
 
 use super::{Kept, LastingMemory, Now};
-use crate::releases::Written;
+use crate::releases::ContentTime;
 use crate::state::memory;
 
 /// Packages that tags asked for and the source lacks are noted while fewer than this are.
@@ -120,8 +120,8 @@ impl LastingMemory {
     /// The moment at which a file of releases was `written`, as far as that is to be believed `now`. A time that lies ahead of the clock, or
     /// that somebody set ahead, says nothing, else every tag would count as older; nor does it later, when the clock has reached it or the file
     /// changed in another way. It says something again once it is another time. A file that was seen before was written by the clock as it was then.
-    pub(crate) fn believed(&self, written: Option<Written>, now: i64) -> Option<Noted> {
-        let Written { at: time, is_set_ahead } = written?;
+    pub(crate) fn believed(&self, written: Option<ContentTime>, now: i64) -> Option<Noted> {
+        let ContentTime { at: time, is_set_ahead } = written?;
         let mut state = self.lock_by_clock();
         let (second, at) = (time.0, state.kept.files.at(time));
         if (is_set_ahead || at > now) && state.kept.ahead != Some(second) {

@@ -21,7 +21,7 @@ use super::*;
 use crate::model::item::{BatchLimits, TransferItem};
 use crate::model::outcome::{Delivery, OutcomeSink, Verdict};
 use crate::model::progress::Progress;
-use crate::releases::Written;
+use crate::releases::ContentTime;
 use crate::session::Sent;
 use crate::state::lasting::LastingMemory;
 use crate::sync::Synced;
@@ -267,6 +267,6 @@ async fn releases_that_lie_ahead_of_the_clock_when_a_tag_comes_never_count_as_ne
     releases.set_modified(ahead).expect("an own file");
     let sent = context.send_tagged([package("b@1")].into(), &Dropped::new()).await;
     assert_eq!(sent, [(package("b@1"), Sent::Done)]);
-    let written = Some(Written { at: (at, 0), is_set_ahead: false });
+    let written = Some(ContentTime { at: (at, 0), is_set_ahead: false });
     assert!(context.lasting.believed(written, at + 1).is_none(), "the clock was put right");
 }

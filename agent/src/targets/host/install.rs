@@ -14,7 +14,7 @@ use super::place::{self, Unsafe};
 use crate::model::error::TargetError;
 use crate::packing::tar::encoder::Compression;
 use crate::transport::Transport;
-use crate::transport::answer::{Input, ask};
+use crate::transport::answer::{CommandInput, ask};
 use crate::transport::bounded::Bounds;
 
 /// The scripts, as they were when this executable was built. The libraries are first: the others read them.
@@ -54,12 +54,12 @@ pub(crate) struct Probe {
     /// The system and the machine type, as `uname -s -m` says them; fit for printing.
     pub(crate) system: String,
     /// The `blat-receiver` that is there.
-    pub(crate) receiver: Option<Held>,
+    pub(crate) receiver: Option<InstalledReceiver>,
 }
 
 /// A `blat-receiver` that is on a target.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Held {
+pub(crate) struct InstalledReceiver {
     /// Its digest.
     pub(crate) digest: String,
     /// What came of running it with `--version`; only one of ours is run.
@@ -94,7 +94,7 @@ impl Probe {
             }
             ["system", ref words @ ..] => self.system = printable(&words.join(" ")),
             ["receiver", digest, ref words @ ..] => {
-                self.receiver = Some(Held { digest: digest.to_owned(), ran: Ran::parse(words) });
+                self.receiver = Some(InstalledReceiver { digest: digest.to_owned(), ran: Ran::parse(words) });
             }
             _ => tracing::debug!(line = printable(line), "the target's probe says something unknown"),
         }
@@ -267,7 +267,7 @@ async fn run(
         each(line);
         Ok(())
     };
-    ask(transport.exec("exec /bin/sh").await?, Input::Bytes(script.into_bytes()), bounds, each).await
+    ask(transport.exec("exec /bin/sh").await?, CommandInput::Bytes(script.into_bytes()), bounds, each).await
 }
 
 /// `text` as one word of a shell's command line.

@@ -13,10 +13,10 @@ const LONGEST: usize = 500;
 
 /// What a target named.
 #[derive(Debug, Default)]
-pub(crate) struct Leftovers(Mutex<Named>);
+pub(crate) struct Leftovers(Mutex<NamedLeftovers>);
 
 #[derive(Debug, Default)]
-struct Named {
+struct NamedLeftovers {
     /// Since the sync began.
     logged: BTreeSet<String>,
     shown: Vec<Leftover>,
@@ -24,7 +24,7 @@ struct Named {
     is_of_former_sync: bool,
 }
 
-impl Named {
+impl NamedLeftovers {
     /// The first who looked in this sync has answered: what was named before may be gone.
     fn renew(&mut self) {
         if std::mem::take(&mut self.is_of_former_sync) {
@@ -94,7 +94,7 @@ impl Leftovers {
         Some(leftover)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Named> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, NamedLeftovers> {
         // Only a memory of what was said.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

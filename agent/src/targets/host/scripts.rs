@@ -32,7 +32,7 @@ use crate::packing::tar::encoder::Compression;
 use crate::targets::host::lines::Awaited;
 use crate::targets::host::remote::RemoteState;
 use crate::targets::{Leaving, Retirement, Target};
-use crate::transport::answer::{Input, ask};
+use crate::transport::answer::{CommandInput, ask};
 use crate::transport::bounded::Bounds;
 
 /// A stream is closed at 64 MiB or 8,000 files, so that what it brought becomes visible and a cut link costs little. Two are under way at
@@ -84,12 +84,12 @@ impl ScriptTarget {
         &self,
         verb: &str,
         arguments: &str,
-        input: Input,
+        input: CommandInput,
         bounds: Bounds,
         each: impl FnMut(&str) -> Result<(), String>,
     ) -> Result<(), TargetError> {
         let script = shell_word(&format!("{}/{verb}", self.bin));
-        if let Input::Bytes(bytes) | Input::Confirmed(bytes) = &input {
+        if let CommandInput::Bytes(bytes) | CommandInput::Confirmed(bytes) = &input {
             self.remote_state.limiter().spend(bytes.len());
         }
         let command = format!("exec /bin/sh {script} --archive {}{arguments}", shell_word(&self.archive));
@@ -106,7 +106,7 @@ impl ScriptTarget {
         &self,
         verb: &str,
         arguments: &str,
-        input: Input,
+        input: CommandInput,
         packages: &[&PackageId],
         read: impl Fn(&str) -> Option<(PackageId, T)>,
     ) -> Result<Vec<(PackageId, T)>, TargetError> {
@@ -153,7 +153,7 @@ impl Target for ScriptTarget {
         self.compression().await?;
         let mut listing = Listing::default();
         let each = |line: &str| listing.add_line(line).map_err(|error| error.to_string());
-        self.run("get_plist", "", Input::Bytes(Vec::new()), Bounds::LISTING, each).await?;
+        self.run("get_plist", "", CommandInput::Bytes(Vec::new()), Bounds::LISTING, each).await?;
         let mut inventory = listing.finish();
         let taken = self.reserve.saturating_add(UnderWay::total(&self.under_way));
         inventory.free = inventory.free.map(|free| free.saturating_sub(taken));
@@ -182,7 +182,7 @@ impl Target for ScriptTarget {
         let (chunks, packing) = tar::start(items.to_vec(), compression, progress.clone(), self.place.clone());
         let tagged = items.iter().any(|item| item.tagged.is_some());
         let urgency = if tagged { Urgency::Tag } else { Urgency::Bulk };
-        let input = Input::Stream { chunks, limiter: self.remote_state.limiter().clone(), urgency };
+        let input = CommandInput::Stream { chunks, limiter: self.remote_state.limiter().clone(), urgency };
         let packages: Vec<&PackageId> = items.iter().map(|item| &item.package).collect();
         let asked = self.outcomes("receive_package", &arguments, input, &packages, delivery).await;
         let given_up = packing.await.map_err(|error| TargetError::Refused(format!("packing failed: {error}")))?;
@@ -197,7 +197,7 @@ impl Target for ScriptTarget {
         let lines: String = links.iter().map(line).collect();
         self.compression().await?;
         let arguments = Self::file_arguments("links", &lines) + &self.owner();
-        let input = Input::Bytes(lines.into_bytes());
+        let input = CommandInput::Bytes(lines.into_bytes());
         let packages: Vec<&PackageId> = links.iter().map(|link| &link.package).collect();
         let deliveries = self.outcomes("receive_file", &arguments, input, &packages, delivery).await?;
         Ok(with_silent_ones(deliveries, links.iter().map(|link| &link.package)))
@@ -207,7 +207,7 @@ impl Target for ScriptTarget {
         self.compression().await?;
         let lines: String = packages.iter().map(|package| format!("{} {}\n", package.name, package.version)).collect();
         let packages: Vec<&PackageId> = packages.iter().collect();
-        self.outcomes("get_plist", " --verify", Input::Bytes(lines.into_bytes()), &packages, verdict).await
+        self.outcomes("get_plist", " --verify", CommandInput::Bytes(lines.into_bytes()), &packages, verdict).await
     }
 
     async fn retire(
@@ -240,7 +240,8 @@ impl Target for ScriptTarget {
         let _ = writeln!(list, "# end {}", packages.len());
         let arguments = format!("{}{CONFIRM} --bytes {}{how}", named(&owned.line()), list.len());
         let packages: Vec<&PackageId> = packages.iter().map(|leaving| &leaving.package).collect();
-        self.outcomes("delete_package", &arguments, Input::Confirmed(list.into_bytes()), &packages, retired).await
+        self.outcomes("delete_package", &arguments, CommandInput::Confirmed(list.into_bytes()), &packages, retired)
+            .await
     }
 
     /// Scripts clear up whatever else they do: so they need to do nothing but that, and only where they must say again what is stuck.
@@ -258,7 +259,7 @@ impl Target for ScriptTarget {
     async fn store_list(&self, owned: &Record, list: &str) -> Result<Former, TargetError> {
         self.compression().await?;
         let arguments = Self::file_arguments(FILE, list) + &named(&owned.line()) + CONFIRM;
-        let input = Input::Confirmed(list.as_bytes().to_vec());
+        let input = CommandInput::Confirmed(list.as_bytes().to_vec());
         let mut former = None;
         let each = |line: &str| match Former::read(line).filter(|_| former.is_none()) {
             Some(read) => {
@@ -285,7 +286,7 @@ impl Target for ScriptTarget {
         };
         let mut title = Title::default();
         let each = |line: &str| if title.add_line(line) { Ok(()) } else { self.leftovers.take(line) };
-        self.run(verb, &arguments, Input::Bytes(input), Bounds::packages(TITLE_LINES), each).await?;
+        self.run(verb, &arguments, CommandInput::Bytes(input), Bounds::packages(TITLE_LINES), each).await?;
         Ok(title)
     }
 }

@@ -30,21 +30,21 @@ pub(super) fn is_id(id: &str) -> bool {
 
 /// The notes, in memory and in a file.
 #[derive(Debug)]
-pub(super) struct Begun {
+pub(super) struct BegunUploads {
     path: PathBuf,
-    state: Mutex<State>,
+    state: Mutex<UploadNotes>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct UploadNotes {
     place: String,
     /// Keys with the number that the server gave the upload. Each with its turn.
     uploads: BTreeMap<(String, String), u64>,
     turn: u64,
 }
 
-impl Begun {
-    /// What the file at `path` has, once [`Begun::load`] is called.
+impl BegunUploads {
+    /// What the file at `path` has, once [`BegunUploads::load`] is called.
     pub(super) fn at(path: PathBuf) -> Self {
         Self { path, state: Mutex::default() }
     }
@@ -53,7 +53,7 @@ impl Begun {
     pub(super) fn load(&self, place: &str) {
         let mut state = self.lock();
         if state.place != place {
-            *state = State { place: place.to_owned(), ..State::default() };
+            *state = UploadNotes { place: place.to_owned(), ..UploadNotes::default() };
             let text = read(&self.path);
             let mut lines = text.lines();
             if lines.next().and_then(|title| title.strip_prefix(TITLE)) == Some(place) {
@@ -95,7 +95,7 @@ impl Begun {
         });
     }
 
-    fn change(&self, change: impl FnOnce(&mut State)) {
+    fn change(&self, change: impl FnOnce(&mut UploadNotes)) {
         let mut state = self.lock();
         let before = state.uploads.clone();
         change(&mut state);
@@ -108,13 +108,13 @@ impl Begun {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, UploadNotes> {
         // Each change is whole in itself.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl UploadNotes {
     fn note(&mut self, key: &str, id: &str) {
         self.turn += 1;
         self.uploads.insert((key.to_owned(), id.to_owned()), self.turn);
@@ -141,7 +141,7 @@ fn read(path: &Path) -> String {
     text
 }
 
-fn store(path: &Path, state: &State) -> io::Result<()> {
+fn store(path: &Path, state: &UploadNotes) -> io::Result<()> {
     let mut text = format!("{TITLE}{}\n", state.place);
     for (key, id) in state.uploads.keys() {
         text.push_str(&format!("{key}\t{id}\n"));
@@ -159,7 +159,7 @@ mod tests {
     fn the_next_agent_knows_what_this_one_began_and_nothing_else_is_ours() {
         let scratch = tempfile::tempdir().expect("a scratch directory");
         let open = |place: &str| {
-            let begun = Begun::at(scratch.path().join("state").join(FILE));
+            let begun = BegunUploads::at(scratch.path().join("state").join(FILE));
             begun.load(place);
             begun
         };
@@ -191,7 +191,7 @@ mod tests {
         let path = scratch.path().join(FILE);
         let (long, longest) = ("x".repeat(LONGEST_ID + 1), "x".repeat(LONGEST_ID));
         fs::write(&path, format!("{TITLE}here\nk\t{long}\nk\t{longest}\nk\ta b\nk\tplain\n")).expect("the notes");
-        let begun = Begun::at(path.clone());
+        let begun = BegunUploads::at(path.clone());
         begun.load("here");
         let ids: Vec<String> = begun.lock().uploads.keys().map(|(_, id)| id.clone()).collect();
         assert_eq!(ids, ["plain".to_owned(), longest]);
@@ -201,7 +201,7 @@ mod tests {
         assert!(begun.is_ours(&Upload { key: "k".into(), id: "last".into() }), "the oldest goes");
 
         fs::write(&path, format!("{TITLE}here\n{}", "k\tplain\n".repeat(1 << 20))).expect("the notes");
-        let begun = Begun::at(path);
+        let begun = BegunUploads::at(path);
         begun.load("here");
         assert!(begun.lock().uploads.is_empty(), "nobody writes so many");
     }

@@ -106,7 +106,7 @@ fn weigh(text: &str) -> Result<(), String> {
 }
 
 /// A response's body that fails where nothing comes any more, or so little that its end would never come.
-pub(super) struct Watched {
+pub(super) struct WatchedBody {
     body: reqwest::Body,
     begun: Instant,
     bytes: u64,
@@ -114,7 +114,7 @@ pub(super) struct Watched {
     patience: Pin<Box<tokio::time::Sleep>>,
 }
 
-impl Watched {
+impl WatchedBody {
     pub(super) fn new(body: reqwest::Body) -> Self {
         Self { body, begun: Instant::now(), bytes: 0, patience: Box::pin(tokio::time::sleep(STALL_TIMEOUT)) }
     }
@@ -125,7 +125,7 @@ impl Watched {
     }
 }
 
-impl Body for Watched {
+impl Body for WatchedBody {
     type Data = Bytes;
     type Error = HttpError;
 

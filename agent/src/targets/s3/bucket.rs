@@ -26,7 +26,7 @@ use super::credentials::profile::Profile;
 use super::credentials::{Credentials, variable};
 use super::deleting;
 use super::demands::Demands;
-use super::fault::{Answer, Fault};
+use super::fault::{ErrorResponse, Fault};
 use super::listing::{self, Page, Uploads};
 use super::wire::Wire;
 use crate::flow::rate_limit::{RateLimiter, Urgency};
@@ -59,7 +59,7 @@ pub(super) trait Ask: Send + Sync {
 
     /// Deletes objects, at most [`deleting::MOST`], by one request that is sent once: whoever sends it again looks first whether that is still
     /// right. Gives those that are not known to be gone, each with what the server says of it.
-    async fn delete(&self, keys: &[String]) -> Result<BTreeMap<String, Answer>, TargetError>;
+    async fn delete(&self, keys: &[String]) -> Result<BTreeMap<String, ErrorResponse>, TargetError>;
 
     /// A page of the unfinished uploads to such keys.
     async fn uploads(&self, prefix: &str, after: Option<&(String, String)>) -> Result<Uploads, TargetError>;
@@ -220,7 +220,7 @@ impl Server {
         }
         let (status, action) = (response.status().as_u16(), super::wire::action(&request));
         let body = limited(response.into_body(), SHORT).await.unwrap_or_default();
-        Err(Fault::Answered(Answer::read(status, &body, None, action)))
+        Err(Fault::Answered(ErrorResponse::read(status, &body, None, action)))
     }
 
     async fn list(&self, query: &[(&str, &str)]) -> Result<(Vec<u8>, Option<i64>), TargetError> {
@@ -257,7 +257,7 @@ impl Ask for Server {
         self.wire.set_condition(upload, is_conditional);
     }
 
-    async fn delete(&self, keys: &[String]) -> Result<BTreeMap<String, Answer>, TargetError> {
+    async fn delete(&self, keys: &[String]) -> Result<BTreeMap<String, ErrorResponse>, TargetError> {
         let body = deleting::request(keys);
         let digest = |digest: &[u8]| base64::engine::general_purpose::STANDARD.encode(digest);
         let headers = [
@@ -306,7 +306,7 @@ impl Ask for Server {
         // It may say 200 first and that it failed afterwards.
         match xml::<Copied>(&body) {
             Ok(Copied { etag }) => Ok(Some(listing::bare(&etag).to_owned())),
-            Err(_) => Err(Fault::Answered(Answer::read(200, &body, None, "s3:PutObject")).into()),
+            Err(_) => Err(Fault::Answered(ErrorResponse::read(200, &body, None, "s3:PutObject")).into()),
         }
     }
 }

@@ -6,7 +6,7 @@ use quick_xml::escape::escape;
 use serde::Deserialize;
 
 use super::body::xml;
-use super::fault::Answer;
+use super::fault::ErrorResponse;
 
 /// The most keys that one request names.
 pub(super) const MOST: usize = 1000;
@@ -21,7 +21,7 @@ struct Result {
 
 #[derive(Deserialize)]
 enum Item {
-    Deleted(Named),
+    Deleted(DeletedObject),
     Error(Refused),
     #[serde(other)]
     Other,
@@ -29,7 +29,7 @@ enum Item {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Named {
+struct DeletedObject {
     key: Option<String>,
 }
 
@@ -55,14 +55,18 @@ pub(super) fn request(keys: &[String]) -> String {
 ///
 /// # Errors
 /// It is no such answer.
-pub(super) fn not_deleted(keys: &[String], body: &[u8]) -> std::result::Result<BTreeMap<String, Answer>, String> {
+pub(super) fn not_deleted(
+    keys: &[String],
+    body: &[u8],
+) -> std::result::Result<BTreeMap<String, ErrorResponse>, String> {
     let result: Result = xml(body)?;
-    let failed = |code: String, message: String| Answer { status: 200, code, message, action: ACTION, region: None };
+    let failed =
+        |code: String, message: String| ErrorResponse { status: 200, code, message, action: ACTION, region: None };
     let silent = || failed(String::new(), "it says nothing of this key".to_owned());
-    let (mut gone, mut refused): (Vec<String>, BTreeMap<String, Answer>) = Default::default();
+    let (mut gone, mut refused): (Vec<String>, BTreeMap<String, ErrorResponse>) = Default::default();
     for item in result.items {
         match item {
-            Item::Deleted(Named { key }) => gone.extend(key),
+            Item::Deleted(DeletedObject { key }) => gone.extend(key),
             Item::Error(Refused { key: Some(key), code, .. }) if code == "NoSuchKey" => gone.push(key),
             Item::Error(Refused { key: Some(key), code, message }) => {
                 refused.insert(key, failed(code, message));

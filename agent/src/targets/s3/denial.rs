@@ -3,14 +3,14 @@
 
 use blat_domain::util::text::printable;
 
-use super::fault::Answer;
+use super::fault::ErrorResponse;
 
 /// What makes a bucket's policy refuse a write, as the block `s3` calls it.
 const OF_WRITES: &str = "sse, kms_key_id, storage_class and acl";
 
 /// What to do where the server names what is wrong beyond that it denies it.
-pub(super) fn named(answer: &Answer) -> Option<String> {
-    let Answer { code, message, action, .. } = answer;
+pub(super) fn named(answer: &ErrorResponse) -> Option<String> {
+    let ErrorResponse { code, message, action, .. } = answer;
     let message = message.to_ascii_lowercase();
     let has = |words: &[&str]| words.iter().any(|word| message.contains(word));
     let advice = match &**code {
@@ -57,8 +57,8 @@ pub(super) fn named(answer: &Answer) -> Option<String> {
 }
 
 /// What to do about a denial.
-pub(super) fn reason(answer: &Answer) -> String {
-    let denied = Denied::read(&answer.message);
+pub(super) fn reason(answer: &ErrorResponse) -> String {
+    let denied = AccessDenied::read(&answer.message);
     let named = denied.as_ref().map(|denied| denied.action).filter(|action| action.contains(':'));
     let action = printable(named.unwrap_or(answer.action));
     let allow = match &*action {
@@ -69,12 +69,14 @@ pub(super) fn reason(answer: &Answer) -> String {
         _ => "let it allow that".to_owned(),
     };
     match denied {
-        Some(Denied { by: By::Deny(policy), .. }) if action == "s3:PutObject" => {
+        Some(AccessDenied { by: By::Deny(policy), .. }) if action == "s3:PutObject" => {
             format!("{} denies {action}: change it, or say what it demands below s3: ({OF_WRITES})", printable(policy))
         }
-        Some(Denied { by: By::Deny(policy), .. }) => format!("{} denies {action}: change it", printable(policy)),
-        Some(Denied { by: By::Silence(policy), .. }) => format!("no {} allows {action}: {allow}", printable(policy)),
-        Some(Denied { by: By::Unknown, .. }) if named.is_some() => {
+        Some(AccessDenied { by: By::Deny(policy), .. }) => format!("{} denies {action}: change it", printable(policy)),
+        Some(AccessDenied { by: By::Silence(policy), .. }) => {
+            format!("no {} allows {action}: {allow}", printable(policy))
+        }
+        Some(AccessDenied { by: By::Unknown, .. }) if named.is_some() => {
             format!("the credentials are not allowed {action}: let their policy allow it")
         }
         Some(_) | None => {
@@ -91,7 +93,7 @@ pub(super) fn reason(answer: &Answer) -> String {
 
 /// What AWS says of a denial: `User: … is not authorized to perform: ACTION on resource: … with an explicit deny in a POLICY`, or `because no
 /// POLICY allows the ACTION action`.
-struct Denied<'a> {
+struct AccessDenied<'a> {
     action: &'a str,
     by: By<'a>,
 }
@@ -105,7 +107,7 @@ enum By<'a> {
     Unknown,
 }
 
-impl<'a> Denied<'a> {
+impl<'a> AccessDenied<'a> {
     fn read(message: &'a str) -> Option<Self> {
         let (_, rest) = message.split_once("is not authorized to perform: ")?;
         let action = rest.split_whitespace().next()?.trim_end_matches(['.', ',']);
@@ -131,8 +133,8 @@ mod tests {
     const WHO: &str = "User: arn:aws:iam::111122223333:user/blat is not authorized to perform:";
     const OBJECT: &str = "on resource: \"arn:aws:s3:::example-packages/dpkg_archive/core/1.zip\"";
 
-    fn answer(status: u16, code: &str, message: &str, action: &'static str) -> Answer {
-        Answer { status, code: code.into(), message: message.into(), action, region: None }
+    fn answer(status: u16, code: &str, message: &str, action: &'static str) -> ErrorResponse {
+        ErrorResponse { status, code: code.into(), message: message.into(), action, region: None }
     }
 
     fn advice(status: u16, code: &str, message: &str, action: &'static str) -> String {

@@ -18,7 +18,7 @@ pub(super) enum Fault {
     /// There are no credentials to sign with.
     NoCredentials(String),
     /// The server answered, and not with what was asked for.
-    Answered(Answer),
+    Answered(ErrorResponse),
     /// What the server sent makes no sense.
     Nonsense(String),
     /// The request was not made: what was looked at right before it speaks against it, or could not be had.
@@ -27,7 +27,7 @@ pub(super) enum Fault {
 
 /// A server's answer that is no success.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Answer {
+pub(super) struct ErrorResponse {
     /// The HTTP status.
     pub(super) status: u16,
     /// The server's word for it; empty where the answer had no body, as those to HEAD.
@@ -57,7 +57,7 @@ struct Wrapped {
     error: Body,
 }
 
-impl Answer {
+impl ErrorResponse {
     /// What a body and a header say beside the status.
     pub(super) fn read(status: u16, body: &[u8], region: Option<String>, action: &'static str) -> Self {
         let wrapped = || xml::<Wrapped>(body).map(|wrapped| wrapped.error);
@@ -131,7 +131,7 @@ impl Answer {
     }
 }
 
-impl fmt::Display for Answer {
+impl fmt::Display for ErrorResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { status, code, message, action, .. } = self;
         write!(f, "the server answers {status}")?;
@@ -196,7 +196,7 @@ mod tests {
     fn read(status: u16, code: &str, extra: &str) -> TargetError {
         let body =
             format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>No \u{1b}way.</Message>{extra}</Error>");
-        Answer::read(status, body.as_bytes(), None, "s3:PutObject").sorted()
+        ErrorResponse::read(status, body.as_bytes(), None, "s3:PutObject").sorted()
     }
 
     #[test]
@@ -226,13 +226,13 @@ mod tests {
 
     #[test]
     fn an_answer_without_a_body_is_told_by_its_status_and_its_action() {
-        let answer = Answer::read(403, b"", None, "s3:GetObject");
+        let answer = ErrorResponse::read(403, b"", None, "s3:GetObject");
         assert_eq!(answer.to_string(), "the server answers 403 to s3:GetObject");
         assert!(matches!(answer.sorted(), TargetError::Operator(text) if text.contains("s3:GetObject")));
         let wrapped =
             b"<ErrorResponse><Error><Type>Sender</Type><Code>InvalidIdentityToken</Code></Error></ErrorResponse>";
-        assert_eq!(Answer::read(400, wrapped, None, "sts").code, "InvalidIdentityToken");
-        let page = Answer::read(502, b"<html>bad gateway</html>", None, "s3:ListBucket");
+        assert_eq!(ErrorResponse::read(400, wrapped, None, "sts").code, "InvalidIdentityToken");
+        let page = ErrorResponse::read(502, b"<html>bad gateway</html>", None, "s3:ListBucket");
         assert!(page.code.is_empty() && page.will_pass());
     }
 }

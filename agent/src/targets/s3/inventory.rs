@@ -12,9 +12,9 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::bucket::{Begin, Bucket};
 use super::keys::Meaning;
-use super::known::{Known, Tag, What};
+use super::known::{BucketMemory, EtagDigest, What};
 use super::limits::Limits;
-use super::{LOOKS, S3Target, Seen, TargetError, listing, several};
+use super::{LOOKS, ObjectHead, S3Target, TargetError, listing, several};
 
 /// Parts of a listing that are asked for at once.
 const LISTINGS: usize = 8;
@@ -151,7 +151,7 @@ impl S3Target {
 
     /// What an object is that was looked at since it was listed, with the size under which that is remembered. One that has another size than
     /// was sent is damaged: by what it says itself, or by what was noted when it was sent.
-    fn judged(&self, unknown: &Unknown, seen: &Seen) -> (What, u64) {
+    fn judged(&self, unknown: &Unknown, seen: &ObjectHead) -> (What, u64) {
         let &Unknown { ref package, tag, size } = unknown;
         let what = What::of(seen.card.as_ref());
         if what == What::Foreign {
@@ -159,7 +159,7 @@ impl S3Target {
         }
         let fits = |size| seen.card.as_ref().is_none_or(|card| card.fits(size));
         // What was put there meanwhile was never listed.
-        let is_listed = tag == Tag::of(&seen.etag);
+        let is_listed = tag == EtagDigest::of(&seen.etag);
         let noted = self.known.entry(package).filter(|noted| noted.tag == tag);
         let is_as_noted = noted.is_none_or(|noted| noted.size == size || noted.what == What::Damaged);
         if !fits(seen.size) || is_listed && !(fits(size) && is_as_noted) {
@@ -205,7 +205,7 @@ impl Range<'_> {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Unknown {
     package: PackageId,
-    tag: Tag,
+    tag: EtagDigest,
     size: u64,
 }
 
@@ -222,11 +222,11 @@ pub(super) struct Listed {
 }
 
 impl Listed {
-    fn add(&mut self, object: listing::Object, meaning: Meaning, known: &Known) {
+    fn add(&mut self, object: listing::Object, meaning: Meaning, known: &BucketMemory) {
         match meaning {
             Meaning::Package(package) => match known.get(&package, &object.etag, object.size) {
                 Some(what) => drop(self.objects.insert(package, what)),
-                None => self.unknown.push(Unknown { package, tag: Tag::of(&object.etag), size: object.size }),
+                None => self.unknown.push(Unknown { package, tag: EtagDigest::of(&object.etag), size: object.size }),
             },
             Meaning::Mark(package, mark) => {
                 // Of several, the one that lets it stay longest.

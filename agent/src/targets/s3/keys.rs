@@ -11,7 +11,7 @@ const HOUSE: &str = ".blat";
 
 /// The keys of one target: all begin with its prefix.
 #[derive(Debug, Clone)]
-pub(super) struct Keys {
+pub(super) struct ObjectKeys {
     /// The prefix with its slash; empty where there is none.
     prefix: String,
 }
@@ -35,7 +35,7 @@ pub(super) enum Meaning {
     Foreign,
 }
 
-impl Keys {
+impl ObjectKeys {
     /// The keys below a prefix without slashes at its ends.
     pub(super) fn below(prefix: &str) -> Self {
         Self { prefix: if prefix.is_empty() { String::new() } else { format!("{prefix}/") } }
@@ -128,7 +128,7 @@ mod tests {
     fn what_is_written_is_read_back_and_all_else_is_somebody_elses() {
         let package: PackageId = "core_devl@2.1.0~rc+1.zip".parse().expect("a package");
         let mark = Mark { at: -5, wait: 2_592_000 };
-        for keys in [Keys::below(""), Keys::below("a/b")] {
+        for keys in [ObjectKeys::below(""), ObjectKeys::below("a/b")] {
             assert_eq!(keys.meaning(&keys.package(&package)), Meaning::Package(package.clone()));
             assert_eq!(keys.meaning(&keys.mark(&package, mark)), Meaning::Mark(package.clone(), mark));
             assert_eq!((keys.meaning(&keys.list()), keys.meaning(&keys.probe())), (Meaning::List, Meaning::House));
@@ -152,7 +152,7 @@ mod tests {
                 assert_eq!(keys.meaning(&format!("{}core/1/{odd}", keys.marks())), Meaning::Foreign, "{odd}");
             }
         }
-        assert_eq!(Keys::below("a").meaning("ab/core/1.zip"), Meaning::Foreign);
+        assert_eq!(ObjectKeys::below("a").meaning("ab/core/1.zip"), Meaning::Foreign);
     }
     /// Two targets of one bucket may have a prefix within the other's: neither takes what the other wrote for a package, a mark, a list or a
     /// record of its own, and no two write the same key.
@@ -161,7 +161,7 @@ mod tests {
         let names = ["b", "core", "marks", "archive", "PackageList.txt", "1", "5+5", "check"];
         let versions = ["1", "5+5", "b", "PackageList.txt", "1.zip"];
         let mark = Mark { at: 5, wait: 5 };
-        let all = |keys: &Keys| {
+        let all = |keys: &ObjectKeys| {
             let packages = names.iter().flat_map(|name| versions.iter().map(move |version| (name, version)));
             let packages = packages.map(|(name, version)| PackageId::new(name, version).expect("a package"));
             let of_packages = packages.flat_map(|package| [keys.package(&package), keys.mark(&package, mark)]);
@@ -178,8 +178,8 @@ mod tests {
                 ".blat/marks/core/1",
                 ".blat/archive",
             ] {
-                let inner = Keys::below(format!("{outer}/{inner}").trim_start_matches('/'));
-                let outer = Keys::below(outer);
+                let inner = ObjectKeys::below(format!("{outer}/{inner}").trim_start_matches('/'));
+                let outer = ObjectKeys::below(outer);
                 let (of_outer, of_inner) = (all(&outer), all(&inner));
                 assert!(of_outer.iter().all(|key| !of_inner.contains(key)), "{inner:?} in {outer:?}");
                 for (keys, others) in [(&outer, &of_inner), (&inner, &of_outer)] {

@@ -29,9 +29,9 @@ const FORMER: &str = "# blat bucket 1 ";
 
 /// What stands for an entity tag: it is short, whatever the server takes for one. The beginning of its SHA-256.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Tag([u8; 16]);
+pub(super) struct EtagDigest([u8; 16]);
 
-impl Tag {
+impl EtagDigest {
     /// That of an entity tag without its quotes.
     pub(super) fn of(etag: &str) -> Self {
         let mut tag = [0; 16];
@@ -44,7 +44,7 @@ impl Tag {
     }
 }
 
-impl fmt::Display for Tag {
+impl fmt::Display for EtagDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&hex(&self.0))
     }
@@ -76,8 +76,8 @@ impl What {
 
 /// An object under the tag and the size that it had.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Entry {
-    pub(super) tag: Tag,
+pub(super) struct KnownObject {
+    pub(super) tag: EtagDigest,
     pub(super) size: u64,
     pub(super) what: What,
 }
@@ -101,23 +101,23 @@ pub(super) struct Owned {
 
 /// Memory and file.
 #[derive(Debug)]
-pub(super) struct Known {
+pub(super) struct BucketMemory {
     path: PathBuf,
-    state: Mutex<State>,
+    state: Mutex<Remembered>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct Remembered {
     /// Where the bucket is: what is known of another one does not count.
     place: String,
-    entries: BTreeMap<PackageId, Entry>,
+    entries: BTreeMap<PackageId, KnownObject>,
     list: Option<List>,
     record: Option<Owned>,
     visit: Option<Owned>,
     is_changed: bool,
 }
 
-impl Known {
+impl BucketMemory {
     /// What the file at `path` has, once it is asked for.
     pub(super) fn at(path: PathBuf) -> Self {
         Self { path, state: Mutex::default() }
@@ -136,12 +136,13 @@ impl Known {
     /// What is known of an object that has this tag and size.
     pub(super) fn get(&self, package: &PackageId, etag: &str, size: u64) -> Option<What> {
         let state = self.lock();
-        let entry = state.entries.get(package).filter(|entry| entry.size == size && entry.tag == Tag::of(etag))?;
+        let entry =
+            state.entries.get(package).filter(|entry| entry.size == size && entry.tag == EtagDigest::of(etag))?;
         Some(entry.what.clone())
     }
 
     /// What is known of the object in a package's place, as it was last listed or put there.
-    pub(super) fn entry(&self, package: &PackageId) -> Option<Entry> {
+    pub(super) fn entry(&self, package: &PackageId) -> Option<KnownObject> {
         self.lock().entries.get(package).cloned()
     }
 
@@ -153,7 +154,7 @@ impl Known {
     /// The versions of a package that are links, with what each addresses.
     pub(super) fn links(&self, name: &PackageName) -> Vec<(Version, Version)> {
         let state = self.lock();
-        let link = |(package, entry): (&PackageId, &Entry)| match &entry.what {
+        let link = |(package, entry): (&PackageId, &KnownObject)| match &entry.what {
             What::Link { to, .. } if package.name == *name => Some((package.version.clone(), to.clone())),
             What::Link { .. } | What::Package { .. } | What::Foreign | What::Damaged => None,
         };
@@ -161,7 +162,7 @@ impl Known {
     }
 
     /// An object was looked at, or put there.
-    pub(super) fn note(&self, package: &PackageId, entry: Entry) {
+    pub(super) fn note(&self, package: &PackageId, entry: KnownObject) {
         let mut state = self.lock();
         let neighbour = state.entries.range(..package).next_back().map(|(neighbour, _)| neighbour);
         let key = package.clone().beside(neighbour);
@@ -230,7 +231,7 @@ impl Known {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, Remembered> {
         // Each change is whole in itself.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -241,7 +242,7 @@ fn is_plain(etag: &str) -> bool {
     (1..=LONGEST_ETAG).contains(&etag.len()) && etag.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
-fn store(path: &Path, state: &State) -> io::Result<()> {
+fn store(path: &Path, state: &Remembered) -> io::Result<()> {
     replace(path, Outlives::Process, |file| {
         let mut file = BufWriter::new(file);
         write(&mut file, state)?;
@@ -249,10 +250,10 @@ fn store(path: &Path, state: &State) -> io::Result<()> {
     })
 }
 
-fn write(file: &mut impl Write, state: &State) -> io::Result<()> {
+fn write(file: &mut impl Write, state: &Remembered) -> io::Result<()> {
     writeln!(file, "{TITLE}{}", state.place)?;
     let mut lines = 0u64;
-    for (PackageId { name, version }, Entry { tag, size, what }) in &state.entries {
+    for (PackageId { name, version }, KnownObject { tag, size, what }) in &state.entries {
         match what {
             What::Package { time } => writeln!(file, "package {name} {version} {size} {tag} {time}"),
             What::Link { time, to } => writeln!(file, "link {name} {version} {size} {tag} {time} {to}"),
@@ -275,7 +276,7 @@ fn write(file: &mut impl Write, state: &State) -> io::Result<()> {
 }
 
 /// All of it or nothing.
-fn read(from: impl BufRead, place: &str) -> Option<State> {
+fn read(from: impl BufRead, place: &str) -> Option<Remembered> {
     let mut lines = from.lines();
     let title = lines.next()?.ok()?;
     let of_former = || title.strip_prefix(FORMER);
@@ -283,8 +284,8 @@ fn read(from: impl BufRead, place: &str) -> Option<State> {
     if title.strip_prefix(TITLE).or_else(of_former)? != place {
         return None;
     }
-    let tag_of = |text: &str| if is_former { Some(Tag::of(text)) } else { Tag::parse(text) };
-    let (mut state, mut count) = (State::default(), 0u64);
+    let tag_of = |text: &str| if is_former { Some(EtagDigest::of(text)) } else { EtagDigest::parse(text) };
+    let (mut state, mut count) = (Remembered::default(), 0u64);
     for line in lines {
         let line = line.ok()?;
         if let Some(end) = line.strip_prefix("# end ") {
@@ -311,7 +312,7 @@ fn read(from: impl BufRead, place: &str) -> Option<State> {
                 };
                 let package = PackageId::new(name, version).ok()?;
                 let neighbour = state.entries.last_key_value().map(|(neighbour, _)| neighbour);
-                let entry = Entry { tag: tag_of(tag)?, size: size.parse().ok()?, what };
+                let entry = KnownObject { tag: tag_of(tag)?, size: size.parse().ok()?, what };
                 state.entries.insert(package.beside(neighbour), entry);
             }
             _ => return None,
@@ -330,10 +331,10 @@ mod tests {
         text.parse().expect("a package")
     }
 
-    fn filled(path: &Path) -> Known {
-        let known = Known::at(path.to_owned());
+    fn filled(path: &Path) -> BucketMemory {
+        let known = BucketMemory::at(path.to_owned());
         known.load("http://h/b/p");
-        let entry = |what| Entry { tag: Tag::of("e-1"), size: 5, what };
+        let entry = |what| KnownObject { tag: EtagDigest::of("e-1"), size: 5, what };
         known.note(&id("core@1"), entry(What::Package { time: -3 }));
         known.note(&id("core@current"), entry(What::Link { time: -3, to: "1".parse().expect("a version") }));
         known.note(&id("odd@1"), entry(What::Foreign));
@@ -348,7 +349,7 @@ mod tests {
         let scratch = tempfile::tempdir().expect("a scratch directory");
         let path = scratch.path().join("perth/bucket.txt");
         filled(&path);
-        let known = Known::at(path.clone());
+        let known = BucketMemory::at(path.clone());
         known.load("http://h/b/p");
         assert_eq!(known.get(&id("core@1"), "e-1", 5), Some(What::Package { time: -3 }));
         assert!(matches!(known.get(&id("core@current"), "e-1", 5), Some(What::Link { .. })));
@@ -359,7 +360,7 @@ mod tests {
         assert_eq!(known.get(&id("core@1"), "e-1", 6), None);
         known.keep(|package| *package == id("core@1"));
         known.save();
-        let again = Known::at(path.clone());
+        let again = BucketMemory::at(path.clone());
         again.load("http://h/b/p");
         assert!(again.entry(&id("odd@1")).is_none() && again.get(&id("core@1"), "e-1", 5).is_some());
         again.load("http://h/other/p");
@@ -385,21 +386,21 @@ mod tests {
         let scratch = tempfile::tempdir().expect("a scratch directory");
         let path = scratch.path().join("bucket.txt");
         let long = "e".repeat(16 << 10);
-        let known = Known::at(path.clone());
+        let known = BucketMemory::at(path.clone());
         known.load("here");
-        known.note(&id("core@1"), Entry { tag: Tag::of(&long), size: 5, what: What::Foreign });
+        known.note(&id("core@1"), KnownObject { tag: EtagDigest::of(&long), size: 5, what: What::Foreign });
         known.note_list(List { etag: long.clone(), size: 9, digest: "ab".into() });
         known.note_record(Owned { etag: long.clone(), size: 9, record: record() });
         known.save();
         assert!(fs::metadata(&path).expect("a file").len() < 200, "neither memory nor file has it");
-        let again = Known::at(path.clone());
+        let again = BucketMemory::at(path.clone());
         again.load("here");
         assert_eq!(again.get(&id("core@1"), &long, 5), Some(What::Foreign));
         assert_eq!(again.get(&id("core@1"), &long[1..], 5), None);
         assert!(again.list().is_none() && again.record().is_none());
 
         fs::write(&path, "# blat bucket 1 here\npackage core 1 5 e-1 -3\nlist 9 l ab\n# end 2\n").expect("a file");
-        let former = Known::at(path);
+        let former = BucketMemory::at(path);
         former.load("here");
         assert_eq!(former.get(&id("core@1"), "e-1", 5), Some(What::Package { time: -3 }));
         assert!(former.list().is_some());

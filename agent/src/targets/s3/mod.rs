@@ -46,12 +46,12 @@ use object_store::{GetOptions, PutMode, PutOptions, PutPayload};
 use sha2::{Digest, Sha256};
 use tokio::sync::{OnceCell, RwLock, Semaphore};
 
-use begun::Begun;
+use begun::BegunUploads;
 use bucket::Bucket;
-use keys::{Keys, Meaning};
-use known::{Entry, Known, List, Tag, What};
+use keys::{Meaning, ObjectKeys};
+use known::{BucketMemory, EtagDigest, KnownObject, List, What};
 use object_metadata::ObjectMetadata;
-use tries::Tries;
+use tries::RetryBudget;
 
 use super::{Leaving, Retirement, Target};
 use crate::flow::rate_limit::{RateLimiter, Urgency};
@@ -79,12 +79,12 @@ const LONGEST_LIST: usize = 16 << 20;
 /// A place in a bucket.
 pub(crate) struct S3Target {
     settings: S3Settings,
-    keys: Keys,
+    keys: ObjectKeys,
     /// On whose behalf it lists and deletes.
     owner: Owner,
     limiter: Arc<RateLimiter>,
     bucket: OnceCell<Bucket>,
-    known: Known,
+    known: BucketMemory,
     /// Where a ZIP lies while it is sent, below `state/`.
     spool: PathBuf,
     packages: Semaphore,
@@ -93,7 +93,7 @@ pub(crate) struct S3Target {
     uploads: RwLock<()>,
     own: Mutex<HashSet<String>>,
     /// All uploads that were begun here and are not over, by this agent or an earlier one.
-    begun: Begun,
+    begun: BegunUploads,
     /// Whether nobody looked for left-over uploads yet.
     is_unswept: AtomicBool,
     /// Whether somebody was told of what is not ours.
@@ -113,17 +113,17 @@ impl S3Target {
     pub(crate) fn new(settings: S3Settings, state: &Path, limiter: Arc<RateLimiter>, owner: Owner) -> Self {
         Self {
             owner,
-            keys: Keys::below(&settings.prefix),
+            keys: ObjectKeys::below(&settings.prefix),
             settings,
             limiter,
             bucket: OnceCell::new(),
-            known: Known::at(state.join(known::FILE)),
+            known: BucketMemory::at(state.join(known::FILE)),
             spool: state.join("zip"),
             packages: Semaphore::new(PACKAGES),
             mebibytes: MEBIBYTES.map(Semaphore::new),
             uploads: RwLock::default(),
             own: Mutex::default(),
-            begun: Begun::at(state.join(begun::FILE)),
+            begun: BegunUploads::at(state.join(begun::FILE)),
             is_unswept: AtomicBool::new(true),
             has_warned: AtomicBool::new(false),
             knows_conditions: AtomicBool::new(true),
@@ -141,24 +141,24 @@ impl S3Target {
     }
 
     /// An object's card, its tag and its size; none where there is no object, and no card where it is not ours.
-    async fn look(&self, bucket: &Bucket, key: &str) -> Result<Option<Seen>, TargetError> {
+    async fn look(&self, bucket: &Bucket, key: &str) -> Result<Option<ObjectHead>, TargetError> {
         let seen = head(bucket, &keys::path(key)?).await.map_err(|error| fault::sorted(&error))?;
         let Meaning::Package(package) = self.keys.meaning(key) else { return Ok(seen) };
         // What says that it is another package is a copy that somebody made.
-        let ours = |seen: Seen| Seen { card: seen.card.filter(|card| card.is_of(&package)), ..seen };
+        let ours = |seen: ObjectHead| ObjectHead { card: seen.card.filter(|card| card.is_of(&package)), ..seen };
         Ok(seen.map(ours))
     }
 
     /// Remembers an object that has a tag.
     fn note(&self, package: &PackageId, etag: &str, size: u64, what: What) {
         if !etag.is_empty() {
-            self.known.note(package, Entry { tag: Tag::of(etag), size, what });
+            self.known.note(package, KnownObject { tag: EtagDigest::of(etag), size, what });
         }
     }
 }
 
 /// An object that was looked at.
-struct Seen {
+struct ObjectHead {
     card: Option<ObjectMetadata>,
     etag: String,
     size: u64,
@@ -249,7 +249,7 @@ impl S3Target {
         let options = PutOptions { mode: PutMode::Overwrite, attributes, ..PutOptions::default() };
         let payload = PutPayload::from(list.as_bytes().to_vec());
         let (path, store) = (keys::path(&self.keys.list())?, bucket.once(Urgency::Tag));
-        let mut tries = Tries::new();
+        let mut tries = RetryBudget::new();
         let put = loop {
             let put = store.put_opts(&path, payload.clone(), options.clone()).await;
             match put.map_err(|error| fault::sorted(&error)) {
@@ -275,7 +275,7 @@ impl S3Target {
             return Ok(Verdict::Unknown("its object does not say what it should hold".to_owned()));
         };
         // Only the listing bounds how long an object may be: what the server says with its bytes need not have an end.
-        let tag = found.meta.e_tag.as_deref().map(|etag| Tag::of(listing::bare(etag)));
+        let tag = found.meta.e_tag.as_deref().map(|etag| EtagDigest::of(listing::bare(etag)));
         let Some(size) = self.known.entry(package).filter(|known| Some(known.tag) == tag).map(|known| known.size)
         else {
             return Ok(Verdict::Unknown("its object is not the one that was listed; verify it again".to_owned()));
@@ -302,12 +302,12 @@ fn of_zip(digest: String) -> Digests {
 }
 
 /// As [`S3Target::look`], with the library's own error.
-async fn head(bucket: &Bucket, path: &object_store::path::Path) -> Result<Option<Seen>, object_store::Error> {
+async fn head(bucket: &Bucket, path: &object_store::path::Path) -> Result<Option<ObjectHead>, object_store::Error> {
     let options = GetOptions { head: true, ..GetOptions::default() };
     match bucket.store(Urgency::Tag).get_opts(path, options).await {
         Ok(found) => {
             let etag = found.meta.e_tag.as_deref().map(listing::bare).unwrap_or_default().to_owned();
-            Ok(Some(Seen { card: ObjectMetadata::read(&found.attributes), etag, size: found.meta.size }))
+            Ok(Some(ObjectHead { card: ObjectMetadata::read(&found.attributes), etag, size: found.meta.size }))
         }
         Err(object_store::Error::NotFound { .. }) => Ok(None),
         Err(error) => Err(error),

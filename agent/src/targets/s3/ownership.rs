@@ -10,7 +10,7 @@ use object_store::{GetOptions, PutMode, PutOptions, PutPayload};
 
 use super::bucket::Bucket;
 use super::known::Owned;
-use super::tries::Tries;
+use super::tries::RetryBudget;
 use super::upload::is_not_known;
 use super::{LONGEST_LIST, S3Target, TargetError, body, fault, keys, listing, retiring};
 use crate::flow::rate_limit::Urgency;
@@ -74,7 +74,7 @@ impl S3Target {
             let store = if mode == PutMode::Create { bucket.store(Urgency::Bulk) } else { bucket.once(Urgency::Bulk) };
             store.put_opts(&path, PutPayload::from(record.render().into_bytes()), plain_text(mode))
         };
-        let mut tries = Tries::new();
+        let mut tries = RetryBudget::new();
         let mut done = match put(mode.clone()).await {
             // An answer that says that there is none may be an old one, and this server cannot look itself. What else is there speaks for a record.
             Err(error) if is_not_known(&error) => {

@@ -5,7 +5,7 @@ use object_store::{PutMultipartOptions, PutOptions, PutPayload};
 
 use super::inventory::Range;
 use super::limits::Limits;
-use super::tries::Tries;
+use super::tries::RetryBudget;
 use super::{S3Target, TargetError, fault, keys};
 use crate::flow::rate_limit::Urgency;
 use crate::targets::s3::object_metadata::ObjectMetadata;
@@ -56,7 +56,7 @@ impl S3Target {
             .await
             .map_err(|error| fault::sorted(&error))?;
         let seen = self.look(bucket, &key).await;
-        let mut tries = Tries::new();
+        let mut tries = RetryBudget::new();
         let copied = loop {
             match bucket.ask.copy(&key, &copy, &card, false).await {
                 Err(error) if tries.again(&error).await => {}

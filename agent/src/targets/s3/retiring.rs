@@ -12,11 +12,11 @@ use futures_util::TryStreamExt;
 use object_store::{PutOptions, PutPayload};
 
 use super::bucket::Bucket;
-use super::fault::Answer;
+use super::fault::ErrorResponse;
 use super::inventory::Range;
 use super::keys::Meaning;
 use super::limits::Limits;
-use super::tries::{FIRST_WAIT, MOST as TRIES, Tries};
+use super::tries::{FIRST_WAIT, MOST as TRIES, RetryBudget};
 use super::{LOOKS, Retired, Retirement, S3Target, TargetError, deleting, fault, keys, several};
 use crate::flow::rate_limit::Urgency;
 
@@ -120,7 +120,7 @@ impl S3Target {
             // A mark that is there keeps its time, unless that has not come yet.
             let at = marks.latest(package).map(|mark| mark.at).filter(|at| *at <= now).unwrap_or(now);
             let key = self.keys.mark(package, Mark { at, wait });
-            let (path, mut tries) = (keys::path(&key)?, Tries::new());
+            let (path, mut tries) = (keys::path(&key)?, RetryBudget::new());
             loop {
                 let store = bucket.once(Urgency::Bulk);
                 let put = store.put_opts(&path, PutPayload::default(), PutOptions::default()).await;
@@ -248,7 +248,7 @@ async fn remove_batch(
         match bucket.ask.delete(&left).await {
             Ok(answers) => {
                 left.iter().for_each(|key| drop(failed.remove(key)));
-                let may_pass = |answer: &Answer| answer.code.is_empty() || answer.will_pass();
+                let may_pass = |answer: &ErrorResponse| answer.code.is_empty() || answer.will_pass();
                 left = answers.iter().filter(|(_, answer)| may_pass(answer)).map(|(key, _)| key.clone()).collect();
                 failed.extend(answers.into_iter().map(|(key, answer)| (key, answer.explained())));
             }

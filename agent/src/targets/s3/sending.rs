@@ -16,8 +16,8 @@ use blat_domain::protocol::frames::Rule;
 use futures_util::{FutureExt as _, StreamExt};
 
 use super::bucket::Bucket;
-use super::known::{Entry, Tag, What};
-use super::tries::Tries;
+use super::known::{EtagDigest, KnownObject, What};
+use super::tries::RetryBudget;
 use super::upload::{Shipment, Spooled};
 use super::{Delivery, OutcomeSink, PACKAGES, S3Target, TargetError, TransferItem, fault, keys, listing, several};
 use crate::flow::rate_limit::Urgency;
@@ -126,22 +126,22 @@ impl S3Target {
         let etag = match self.put(&shipment, is_new).await {
             Ok(etag) => etag,
             Err(error) => match self.against(bucket, &key, &card, &error).await? {
-                Found::Same(etag) => etag,
-                Found::Other(Some(there)) if there.time == card.time && there.link.is_none() => {
+                ExistingObject::Same(etag) => etag,
+                ExistingObject::Other(Some(there)) if there.time == card.time && there.link.is_none() => {
                     let why = format!(
                         "{key} has the SHA-256 {}, and the source's package comes to {}",
                         there.digest, card.digest
                     );
                     return Ok(Delivery::Differs(why));
                 }
-                Found::Other(None) => return Ok(in_the_way(&key)),
-                Found::Other(Some(ObjectMetadata { time, link: None, .. })) if item.rule == Rule::New => {
+                ExistingObject::Other(None) => return Ok(in_the_way(&key)),
+                ExistingObject::Other(Some(ObjectMetadata { time, link: None, .. })) if item.rule == Rule::New => {
                     let why = format!(
                         "a package with descpkg time {time} came to {key} meanwhile; the next sync compares them"
                     );
                     return Ok(Delivery::Failed(why));
                 }
-                Found::Damaged | Found::Other(Some(_)) => {
+                ExistingObject::Damaged | ExistingObject::Other(Some(_)) => {
                     is_new = false;
                     let again = self.put(&shipment, false).await;
                     again.map_err(|error| fault::sorted(&error))?
@@ -164,7 +164,7 @@ impl S3Target {
         }
         let Some(seen) = self.look(bucket, key).await? else { return Ok(Place::Free) };
         let Some(card) = &seen.card else { return Ok(Place::Settled(in_the_way(key))) };
-        let is_listed = |known: &Entry| known.tag == Tag::of(&seen.etag);
+        let is_listed = |known: &KnownObject| known.tag == EtagDigest::of(&seen.etag);
         let is_damaged =
             !card.fits(seen.size) || known.is_some_and(|known| known.what == What::Damaged && is_listed(&known));
         if is_damaged || item.rule == Rule::Repair || card.time != item.time || card.link.is_some() {
@@ -205,7 +205,7 @@ impl S3Target {
         key: &str,
         card: &ObjectMetadata,
         error: &object_store::Error,
-    ) -> Result<Found, TargetError> {
+    ) -> Result<ExistingObject, TargetError> {
         let is_taken =
             matches!(error, object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. });
         // An upload that the server has finished is not known any more: its answer got lost.
@@ -216,9 +216,9 @@ impl S3Target {
         match self.look(bucket, key).await? {
             Some(seen) if seen.card.as_ref().is_some_and(|there| there.is_same(card)) => {
                 // What was sent says its own size.
-                Ok(if card.fits(seen.size) { Found::Same(seen.etag) } else { Found::Damaged })
+                Ok(if card.fits(seen.size) { ExistingObject::Same(seen.etag) } else { ExistingObject::Damaged })
             }
-            Some(seen) if is_taken => Ok(Found::Other(seen.card)),
+            Some(seen) if is_taken => Ok(ExistingObject::Other(seen.card)),
             Some(_) | None => {
                 Err(TargetError::Link(format!("{key} did not become what was sent: {}", fault::sorted(error))))
             }
@@ -273,7 +273,7 @@ impl S3Target {
             return Ok(Delivery::Failed(format!("{addressee}, which it addresses, is not there")));
         };
         let card = ObjectMetadata { link: Some(link.to.clone()), package: Some(link.package.clone()), ..card };
-        let mut tries = Tries::new();
+        let mut tries = RetryBudget::new();
         let copied = loop {
             let is_new = match self.place_of_link(bucket, &key).await? {
                 Place::Free => true,
@@ -329,7 +329,7 @@ enum Place {
 }
 
 /// What stands in a package's place.
-enum Found {
+enum ExistingObject {
     /// What was to be put there, under this tag.
     Same(String),
     /// What says that it is that, and has another size.

@@ -11,12 +11,12 @@ pub(super) const MOST: u32 = 4;
 pub(super) const FIRST_WAIT: Duration = Duration::from_millis(300);
 
 /// The tries that one write has left.
-pub(super) struct Tries {
+pub(super) struct RetryBudget {
     left: u32,
     wait: Duration,
 }
 
-impl Tries {
+impl RetryBudget {
     /// Those of a write that is made for the first time.
     pub(super) fn new() -> Self {
         Self { left: MOST - 1, wait: FIRST_WAIT }

@@ -14,7 +14,7 @@ use super::bucket::{Bucket, Store};
 use super::fault::{self, Fault};
 use super::keys::{self, Meaning};
 use super::limits::Limits;
-use super::tries::Tries;
+use super::tries::RetryBudget;
 use super::{MEBIBYTES, S3Target, TargetError, head};
 use crate::flow::rate_limit::Urgency;
 use crate::targets::s3::object_metadata::ObjectMetadata;
@@ -76,7 +76,7 @@ impl S3Target {
         is_new: bool,
         write: impl Fn() -> F,
     ) -> Result<PutResult, object_store::Error> {
-        let mut tries = Tries::new();
+        let mut tries = RetryBudget::new();
         loop {
             self.look_before_writing(shipment.bucket, shipment.path, is_new).await?;
             match write().await {

@@ -25,10 +25,10 @@ use serde::Deserialize;
 
 use super::LONGEST_ETAG;
 use super::begun::is_id;
-use super::body::{LONGEST, SHORT, Watched, limited, xml};
+use super::body::{LONGEST, SHORT, WatchedBody, limited, xml};
 use super::credentials::obeyed;
 use super::demands::Demands;
-use super::fault::{Answer, Fault, fault};
+use super::fault::{ErrorResponse, Fault, fault};
 use super::tries::{FIRST_WAIT, MOST as TRIES};
 use crate::flow::STALL_TIMEOUT;
 use crate::flow::rate_limit::{RateLimiter, Urgency};
@@ -161,19 +161,19 @@ impl Wire {
         let action = action(request);
         let url = request.uri().to_string();
         let url = url.parse().map_err(|error| Fault::Nonsense(format!("{url} is no URL: {error}")))?;
-        let pulse = Arc::new(Pulse::default());
+        let progress = Arc::new(BodyProgress::default());
         let mut wired = reqwest::Request::new(request.method().clone(), url);
         *wired.headers_mut() = request.headers().clone();
         if self.is_conditional(request) {
             // As the library does where it asks that itself, beside what is signed.
             wired.headers_mut().insert(http::header::IF_NONE_MATCH, http::HeaderValue::from_static("*"));
         }
-        *wired.body_mut() = self.body(request, &pulse);
+        *wired.body_mut() = self.body(request, &progress);
         let unreached = |error: reqwest::Error| Fault::Unreached(format!("cannot reach the server: {}", whole(&error)));
-        let response = watched(&pulse, self.client.execute(wired)).await?.map_err(unreached)?;
+        let response = watched(&progress, self.client.execute(wired)).await?.map_err(unreached)?;
         let (parts, body) = http::Response::<reqwest::Body>::from(response).into_parts();
         refuse_long_headers(request, &parts.headers, action)?;
-        let body = HttpResponseBody::new(Watched::new(body));
+        let body = HttpResponseBody::new(WatchedBody::new(body));
         if parts.status.is_success() && is_answered_by_document(request) {
             let body = document(request, limited(body, LONGEST).await?, action)?;
             return Ok(HttpResponse::from_parts(parts, body.into()));
@@ -193,7 +193,7 @@ impl Wire {
         let region = parts.headers.get("x-amz-bucket-region").and_then(|region| region.to_str().ok());
         // An explanation that breaks off or has no end is none.
         let body = limited(body, SHORT).await.unwrap_or_default();
-        let answer = Answer::read(parts.status.as_u16(), &body, region.map(str::to_owned), action);
+        let answer = ErrorResponse::read(parts.status.as_u16(), &body, region.map(str::to_owned), action);
         match parts.status {
             StatusCode::NOT_FOUND | StatusCode::PRECONDITION_FAILED | StatusCode::CONFLICT
                 if answer.code != "NoSuchBucket" =>
@@ -219,7 +219,7 @@ impl Wire {
     }
 
     /// A request's body, in portions that go through the limiter.
-    fn body(&self, request: &HttpRequest, pulse: &Arc<Pulse>) -> Option<reqwest::Body> {
+    fn body(&self, request: &HttpRequest, progress: &Arc<BodyProgress>) -> Option<reqwest::Body> {
         let body = request.body();
         if body.content_length() == 0 {
             return None;
@@ -229,10 +229,10 @@ impl Wire {
             self.limiter.spend(bytes.len());
             return Some(reqwest::Body::from(bytes.clone()));
         }
-        let (limiter, urgency, pulse) = (self.limiter.clone(), self.urgency, pulse.clone());
-        let state = (body.clone().into_data_stream(), Bytes::new(), limiter, pulse);
+        let (limiter, urgency, progress) = (self.limiter.clone(), self.urgency, progress.clone());
+        let state = (body.clone().into_data_stream(), Bytes::new(), limiter, progress);
         let portions =
-            futures_util::stream::try_unfold(state, move |(mut rest, mut chunk, limiter, pulse)| async move {
+            futures_util::stream::try_unfold(state, move |(mut rest, mut chunk, limiter, progress)| async move {
                 while chunk.is_empty() {
                     match rest.next().await {
                         Some(next) => chunk = next?,
@@ -240,10 +240,10 @@ impl Wire {
                     }
                 }
                 let portion = chunk.split_to(limiter.portion().min(PORTION).min(chunk.len()));
-                pulse.held(true);
+                progress.held(true);
                 limiter.pass(urgency, portion.len()).await;
-                pulse.held(false);
-                Ok(Some((portion, (rest, chunk, limiter, pulse))))
+                progress.held(false);
+                Ok(Some((portion, (rest, chunk, limiter, progress))))
             });
         Some(reqwest::Body::wrap_stream(portions))
     }
@@ -298,7 +298,7 @@ fn document(request: &HttpRequest, body: Vec<u8>, action: &'static str) -> Resul
         return Ok(body);
     }
     if asks(request, "uploads") {
-        let Begun { id } = xml(&body).map_err(unusable)?;
+        let InitiatedUpload { id } = xml(&body).map_err(unusable)?;
         // It is noted down, and becomes part of URLs.
         if !is_id(&id) {
             let length = id.len();
@@ -326,7 +326,7 @@ fn document(request: &HttpRequest, body: Vec<u8>, action: &'static str) -> Resul
 /// Fails where what comes with a success is an error: the server began to answer before it was done.
 fn refuse_error(body: &[u8], action: &'static str) -> Result<(), Fault> {
     if root(body).as_deref() == Some(b"Error") {
-        return Err(Fault::Answered(Answer::read(StatusCode::OK.as_u16(), body, None, action)));
+        return Err(Fault::Answered(ErrorResponse::read(StatusCode::OK.as_u16(), body, None, action)));
     }
     Ok(())
 }
@@ -352,7 +352,7 @@ fn refuse_long_headers(request: &HttpRequest, headers: &http::HeaderMap, action:
 
 /// The beginning of an upload in parts.
 #[derive(Deserialize)]
-struct Begun {
+struct InitiatedUpload {
     #[serde(rename = "UploadId")]
     id: String,
 }
@@ -416,13 +416,13 @@ pub(super) fn whole(error: &dyn std::error::Error) -> String {
 
 /// Shows that a request's body moves.
 #[derive(Debug, Default)]
-struct Pulse {
+struct BodyProgress {
     beats: AtomicU64,
     /// It waits for the limiter, which is no stall.
     is_held: AtomicBool,
 }
 
-impl Pulse {
+impl BodyProgress {
     fn held(&self, is_held: bool) {
         self.is_held.store(is_held, Ordering::Relaxed);
         self.beats.fetch_add(1, Ordering::Relaxed);
@@ -430,14 +430,14 @@ impl Pulse {
 }
 
 /// The outcome of `work`, unless nothing of its request moves.
-async fn watched<T>(pulse: &Pulse, work: impl Future<Output = T>) -> Result<T, Fault> {
+async fn watched<T>(progress: &BodyProgress, work: impl Future<Output = T>) -> Result<T, Fault> {
     tokio::pin!(work);
     loop {
-        let before = pulse.beats.load(Ordering::Relaxed);
+        let before = progress.beats.load(Ordering::Relaxed);
         tokio::select! {
             done = &mut work => return Ok(done),
             () = tokio::time::sleep(STALL_TIMEOUT) => {
-                if pulse.beats.load(Ordering::Relaxed) == before && !pulse.is_held.load(Ordering::Relaxed) {
+                if progress.beats.load(Ordering::Relaxed) == before && !progress.is_held.load(Ordering::Relaxed) {
                     return Err(stalled());
                 }
             }

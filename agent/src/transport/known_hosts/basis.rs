@@ -21,13 +21,13 @@ pub(in super::super) struct Basis {
 /// What was found at the last look.
 #[derive(Debug)]
 struct Looked {
-    stamp: Option<Stamp>,
+    stamp: Option<KnownHostsStamp>,
     /// That of each host on the way, in their order, and at last the host.
     known: Vec<KnownHost>,
 }
 
 /// What tells a state of a file from any other without reading it: device, inode, length, and when bytes and inode changed last.
-type Stamp = (u64, u64, u64, (i64, i64), (i64, i64));
+type KnownHostsStamp = (u64, u64, u64, (i64, i64), (i64, i64));
 
 impl Basis {
     /// As the settings' file is now. To be read before the login, so that a change after that is noticed.
@@ -67,7 +67,7 @@ impl Basis {
 }
 
 /// None where there is no such file.
-fn stamp(settings: &SshSettings) -> io::Result<Option<Stamp>> {
+fn stamp(settings: &SshSettings) -> io::Result<Option<KnownHostsStamp>> {
     match std::fs::metadata(&settings.known_hosts) {
         Ok(file) => {
             let (bytes, inode) = ((file.mtime(), file.mtime_nsec()), (file.ctime(), file.ctime_nsec()));

@@ -3,26 +3,29 @@ use super::*;
 const ONE: &str = "AAAAC3NzaC1lZDI1NTE5AAAAIKtQoI0yVXDCsnEYvXsFhMWcFhvWJGHvS2eyFhrlTbJb";
 const TWO: &str = "AAAAC3NzaC1lZDI1NTE5AAAAIF7YFGSyeZmwyWXpN1tq0s0tnEItGXq4w1TnZyX3kqWT";
 
-fn judged(known_hosts: &str, host: &str, port: u16, key: &str) -> Result<Verdict, String> {
+fn judged(known_hosts: &str, host: &str, port: u16, key: &str) -> Result<HostKeyVerdict, String> {
     let known = KnownHost::parse(known_hosts.as_bytes(), host, port)?;
     Ok(known.judge(&STANDARD.decode(key).expect("base64")))
 }
 
 /// The verdict on the key `ONE` of perth, at the usual port.
-fn of_perth(known_hosts: &str) -> Result<Verdict, String> {
+fn of_perth(known_hosts: &str) -> Result<HostKeyVerdict, String> {
     judged(known_hosts, "perth", 22, ONE)
 }
 
 #[test]
 fn a_key_counts_for_its_host_and_its_port_only() {
     let known = format!("# ours\nperth ssh-ed25519 {ONE}\n[perth]:2222,[10.0.0.1]:2222 ssh-ed25519 {TWO} comment\n");
-    assert_eq!(judged(&known, "Perth", 22, ONE), Ok(Verdict::Trusted));
-    assert_eq!(judged(&known, "perth", 2222, TWO), Ok(Verdict::Trusted));
-    assert_eq!(judged(&known, "10.0.0.1", 2222, TWO), Ok(Verdict::Trusted));
-    assert_eq!(judged(&known, "perth", 2222, ONE), Ok(Verdict::Changed), "that is another port's key");
-    assert_eq!(judged(&known, "perth", 23, ONE), Ok(Verdict::Unknown));
-    assert_eq!(of_perth(""), Ok(Verdict::Unknown));
-    assert_eq!(of_perth("nonsense\n\u{1b}[31m x\nperth ssh-ed25519\nperth ssh-ed25519 !!\n"), Ok(Verdict::Unknown));
+    assert_eq!(judged(&known, "Perth", 22, ONE), Ok(HostKeyVerdict::Trusted));
+    assert_eq!(judged(&known, "perth", 2222, TWO), Ok(HostKeyVerdict::Trusted));
+    assert_eq!(judged(&known, "10.0.0.1", 2222, TWO), Ok(HostKeyVerdict::Trusted));
+    assert_eq!(judged(&known, "perth", 2222, ONE), Ok(HostKeyVerdict::Changed), "that is another port's key");
+    assert_eq!(judged(&known, "perth", 23, ONE), Ok(HostKeyVerdict::Unknown));
+    assert_eq!(of_perth(""), Ok(HostKeyVerdict::Unknown));
+    assert_eq!(
+        of_perth("nonsense\n\u{1b}[31m x\nperth ssh-ed25519\nperth ssh-ed25519 !!\n"),
+        Ok(HostKeyVerdict::Unknown)
+    );
 }
 
 #[test]
@@ -42,7 +45,7 @@ fn hosts_are_matched_as_the_ssh_client_does() {
         ("[perth]:22", false),
         ("", false),
     ] {
-        let trusted = if is_perth { Verdict::Trusted } else { Verdict::Unknown };
+        let trusted = if is_perth { HostKeyVerdict::Trusted } else { HostKeyVerdict::Unknown };
         assert_eq!(of_perth(&format!("{hosts}\t ssh-ed25519 \t{ONE} me@here\r\n")), Ok(trusted), "{hosts}");
     }
     assert!(is_like(&"a".repeat(60), &"*a".repeat(40)), "many stars take no time to speak of");
@@ -58,13 +61,13 @@ fn hashed_names_are_found() {
     assert!(hashed.expect("ssh-keygen, of OpenSSH's client").status.success());
     let known = String::from_utf8(text(&path).expect("a file")).expect("text");
     assert!(!known.contains("perth"), "{known}");
-    assert_eq!(of_perth(&known), Ok(Verdict::Trusted));
-    assert_eq!(judged(&known, "perth", 2222, TWO), Ok(Verdict::Trusted));
-    assert_eq!(judged(&known, "perth", 22, TWO), Ok(Verdict::Changed));
-    assert_eq!(judged(&known, "sydney", 22, ONE), Ok(Verdict::Unknown));
+    assert_eq!(of_perth(&known), Ok(HostKeyVerdict::Trusted));
+    assert_eq!(judged(&known, "perth", 2222, TWO), Ok(HostKeyVerdict::Trusted));
+    assert_eq!(judged(&known, "perth", 22, TWO), Ok(HostKeyVerdict::Changed));
+    assert_eq!(judged(&known, "sydney", 22, ONE), Ok(HostKeyVerdict::Unknown));
 
     let name = known.split(' ').next().expect("a hashed name");
-    assert_eq!(of_perth(&format!("{known}@revoked {name} ssh-ed25519 {ONE}\n")), Ok(Verdict::Revoked));
+    assert_eq!(of_perth(&format!("{known}@revoked {name} ssh-ed25519 {ONE}\n")), Ok(HostKeyVerdict::Revoked));
     assert!(of_perth(&format!("{known}@revoked |1|nonsense| ssh-ed25519 {ONE}\n")).is_err());
 }
 
@@ -79,9 +82,9 @@ fn a_revocation_counts_wherever_it_stands_and_however_its_hosts_are_written() {
         format!("@revoked sydney,PER?H ssh-ed25519 {ONE}\r"),
         format!("@revoked *,!sydney ssh-ed25519 {ONE}"),
     ] {
-        assert_eq!(of_perth(&format!("{trusted}{line}\n")), Ok(Verdict::Revoked), "{line:?}");
-        assert_eq!(of_perth(&format!("{line}\n{trusted}")), Ok(Verdict::Revoked), "{line:?}");
-        assert_eq!(of_perth(&line), Ok(Verdict::Revoked), "no other line speaks of the host: {line:?}");
+        assert_eq!(of_perth(&format!("{trusted}{line}\n")), Ok(HostKeyVerdict::Revoked), "{line:?}");
+        assert_eq!(of_perth(&format!("{line}\n{trusted}")), Ok(HostKeyVerdict::Revoked), "{line:?}");
+        assert_eq!(of_perth(&line), Ok(HostKeyVerdict::Revoked), "no other line speaks of the host: {line:?}");
     }
     for line in [
         format!("@revoked sydney ssh-ed25519 {ONE}"),
@@ -90,11 +93,11 @@ fn a_revocation_counts_wherever_it_stands_and_however_its_hosts_are_written() {
         format!("#@revoked perth ssh-ed25519 {ONE}"),
         format!("@cert-authority * ssh-ed25519 {TWO}"),
     ] {
-        assert_eq!(of_perth(&format!("{trusted}{line}\n")), Ok(Verdict::Trusted), "{line:?}");
+        assert_eq!(of_perth(&format!("{trusted}{line}\n")), Ok(HostKeyVerdict::Trusted), "{line:?}");
     }
     let authority = format!("@cert-authority perth ssh-ed25519 {ONE}\n");
-    assert_eq!(of_perth(&authority), Ok(Verdict::Unknown), "an authority's key is no host's");
-    assert_eq!(of_perth(&format!("{authority}{trusted}@revoked * ssh-ed25519 {ONE}\n")), Ok(Verdict::Revoked));
+    assert_eq!(of_perth(&authority), Ok(HostKeyVerdict::Unknown), "an authority's key is no host's");
+    assert_eq!(of_perth(&format!("{authority}{trusted}@revoked * ssh-ed25519 {ONE}\n")), Ok(HostKeyVerdict::Revoked));
 }
 
 #[test]
@@ -136,19 +139,22 @@ fn a_revocation_by_the_bare_name_is_not_passed_over_at_another_port() {
         judged(&signed, "perth", 2222, TWO).is_err_and(|why| why.contains("line 1")),
         "nor is that of an authority"
     );
-    assert_eq!(judged(&signed, "sydney", 2222, TWO), Ok(Verdict::Unknown));
+    assert_eq!(judged(&signed, "sydney", 2222, TWO), Ok(HostKeyVerdict::Unknown));
     assert_eq!(
         judged(&revoked, "perth", 2222, ONE),
-        Ok(Verdict::Revoked),
+        Ok(HostKeyVerdict::Revoked),
         "a key that nobody trusts yet is not stored"
     );
     let but_this_port = format!("@revoked *,![perth]:2222 ssh-ed25519 {ONE}\n[perth]:2222 ssh-ed25519 {ONE}\n");
-    assert_eq!(judged(&but_this_port, "perth", 2222, ONE), Ok(Verdict::Trusted), "that is said, not forgotten");
+    assert_eq!(judged(&but_this_port, "perth", 2222, ONE), Ok(HostKeyVerdict::Trusted), "that is said, not forgotten");
     // The same key under another name, and another key of the host, are none of its business.
-    assert_eq!(judged(&format!("{revoked}[perth]:2222 ssh-ed25519 {TWO}\n"), "perth", 2222, TWO), Ok(Verdict::Trusted));
+    assert_eq!(
+        judged(&format!("{revoked}[perth]:2222 ssh-ed25519 {TWO}\n"), "perth", 2222, TWO),
+        Ok(HostKeyVerdict::Trusted)
+    );
     assert_eq!(
         judged(&format!("{revoked}[sydney]:2222 ssh-ed25519 {ONE}\n"), "sydney", 2222, ONE),
-        Ok(Verdict::Trusted)
+        Ok(HostKeyVerdict::Trusted)
     );
 }
 
@@ -163,8 +169,8 @@ fn the_same_number_with_zeros_before_it_is_the_same_key() {
         STANDARD.encode(blob)
     };
     let known = format!("perth ssh-rsa {}\n@revoked perth ssh-rsa {}\n", rsa(1), rsa(2));
-    assert_eq!(judged(&known, "perth", 22, &rsa(1)), Ok(Verdict::Revoked));
-    assert_eq!(judged(&known, "perth", 22, &rsa(5)), Ok(Verdict::Revoked));
+    assert_eq!(judged(&known, "perth", 22, &rsa(1)), Ok(HostKeyVerdict::Revoked));
+    assert_eq!(judged(&known, "perth", 22, &rsa(5)), Ok(HostKeyVerdict::Revoked));
 }
 
 #[test]

@@ -12,8 +12,8 @@ use super::host_key::{self, HostKey};
 use super::relay::{Pump, Relay};
 use crate::model::error::TargetError;
 use crate::transport::jumps::Through;
-use crate::transport::known_hosts::{Acquaintance, KnownHost, Verdict};
-use crate::transport::login::{Printed, in_vain, said_before};
+use crate::transport::known_hosts::{Acquaintance, HostKeyVerdict, KnownHost};
+use crate::transport::login::{LoginOutput, in_vain, said_before};
 use crate::transport::peer_detection::Listener;
 use crate::transport::private_key::Flaw;
 use crate::transport::{key_refused, peer_detection, place, private_key, revoked_host_key, untrusted_host_key};
@@ -43,7 +43,7 @@ pub(crate) struct Greeted {
     /// The key that the host proved to have.
     pub(crate) key: HostKey,
     /// What known_hosts says of it.
-    pub(crate) verdict: Verdict,
+    pub(crate) verdict: HostKeyVerdict,
     known: KnownHost,
     relay: Relay,
     /// What carries the connection, where that goes through other hosts.
@@ -71,7 +71,7 @@ impl Greeted {
 }
 
 /// A connection that is logged in, its calls no longer blocking.
-pub(super) struct Line {
+pub(super) struct AuthenticatedSession {
     pub(super) session: Session,
     /// What passes on what goes back and forth.
     pub(super) pump: Pump,
@@ -137,17 +137,17 @@ fn dial(settings: &SshSettings) -> std::io::Result<TcpStream> {
 pub(crate) fn greet_trusted(settings: &SshSettings, patience: Duration) -> Result<Greeted, TargetError> {
     let greeted = greet(settings, patience)?;
     match greeted.verdict {
-        Verdict::Trusted => Ok(greeted),
-        Verdict::Unknown | Verdict::Changed => {
+        HostKeyVerdict::Trusted => Ok(greeted),
+        HostKeyVerdict::Unknown | HostKeyVerdict::Changed => {
             let offered = greeted.key.fingerprint();
             Err(untrusted_host_key(settings, greeted.known.acquaintance(), Some(&offered)))
         }
-        Verdict::Revoked => Err(revoked_host_key(settings)),
+        HostKeyVerdict::Revoked => Err(revoked_host_key(settings)),
     }
 }
 
 /// Logs in with the identity, at a host whose key is trusted. With `is_single` the heartbeat's session ends once it has said who answers.
-pub(super) fn login(settings: &SshSettings, is_single: bool) -> Result<Line, TargetError> {
+pub(super) fn login(settings: &SshSettings, is_single: bool) -> Result<AuthenticatedSession, TargetError> {
     let mut greeted = greet_trusted(settings, LOGIN)?;
     match first_command(&greeted.session, settings) {
         Ok((heartbeat, listener)) => {
@@ -157,7 +157,7 @@ pub(super) fn login(settings: &SshSettings, is_single: bool) -> Result<Line, Tar
             session.set_blocking(false);
             let cut = |why| TargetError::Link(format!("cannot log in to {}: {why}", place(settings)));
             let pump = relay.hand_over().map_err(cut)?;
-            Ok(Line { session, pump, heartbeat, listener })
+            Ok(AuthenticatedSession { session, pump, heartbeat, listener })
         }
         Err(error @ TargetError::Link(_)) => Err(match greeted.cut() {
             Some(why) => TargetError::Link(format!("{error} ({why})")),
@@ -181,10 +181,10 @@ fn end(settings: &SshSettings, mut heartbeat: Channel) -> Result<Option<Channel>
 /// Logs in and starts what the heartbeat goes to.
 fn first_command(session: &Session, settings: &SshSettings) -> Result<(Channel, Listener), TargetError> {
     authenticate(session, settings)?;
-    let mut printed = Printed::default();
+    let mut printed = LoginOutput::default();
     let refused = |error: ssh2::Error| {
         let how = format!("it takes no command ({})", printable(error.message()));
-        in_vain(settings, &how, &Printed::default())
+        in_vain(settings, &how, &LoginOutput::default())
     };
     let mut heartbeat = session.channel_session().map_err(refused)?;
     heartbeat.exec(peer_detection::COMMAND).map_err(refused)?;
@@ -204,7 +204,7 @@ fn without_answer(
     session: &Session,
     settings: &SshSettings,
     heartbeat: &mut Channel,
-    mut printed: Printed,
+    mut printed: LoginOutput,
     error: &std::io::Error,
 ) -> TargetError {
     // Errors of the connection itself are of no kind of their own.
@@ -238,7 +238,7 @@ fn without_answer(
 }
 
 /// Why a login with the identity came to nothing.
-pub(crate) enum Denied {
+pub(crate) enum AuthError {
     /// The key cannot be used here, whatever the server thinks of it.
     Here(TargetError),
     /// The server refuses it.
@@ -247,10 +247,10 @@ pub(crate) enum Denied {
     Link(TargetError),
 }
 
-impl From<Denied> for TargetError {
-    fn from(denied: Denied) -> Self {
+impl From<AuthError> for TargetError {
+    fn from(denied: AuthError) -> Self {
         match denied {
-            Denied::Here(error) | Denied::There(error) | Denied::Link(error) => error,
+            AuthError::Here(error) | AuthError::There(error) | AuthError::Link(error) => error,
         }
     }
 }
@@ -259,11 +259,11 @@ impl From<Denied> for TargetError {
 ///
 /// # Errors
 /// Where the key cannot be used or is refused, or the link broke.
-pub(crate) fn authenticate(session: &Session, settings: &SshSettings) -> Result<(), Denied> {
+pub(crate) fn authenticate(session: &Session, settings: &SshSettings) -> Result<(), AuthError> {
     let flaw = private_key::flaw(settings);
     // As the system's client does: what others may read is no secret.
     if let Some(flaw) = flaw.clone().filter(Flaw::is_open_to_others) {
-        return Err(Denied::Here(private_key::unusable(settings, Some(flaw), None)));
+        return Err(AuthError::Here(private_key::unusable(settings, Some(flaw), None)));
     }
     let Err(error) = session.userauth_pubkey_file(&settings.user, None, &settings.identity, None) else {
         return Ok(());
@@ -271,14 +271,14 @@ pub(crate) fn authenticate(session: &Session, settings: &SshSettings) -> Result<
     let words = printable(error.message());
     let has_failed_here = error.code() == UNREADABLE || (flaw.is_some() && error.code() != REFUSED);
     if has_failed_here && !is_broken(&error) {
-        return Err(Denied::Here(private_key::unusable(settings, flaw, Some(("libssh2", &words)))));
+        return Err(AuthError::Here(private_key::unusable(settings, flaw, Some(("libssh2", &words)))));
     }
     if is_refusal(&error) {
         let words = format!("{words}{}", refused_by(session, settings));
-        return Err(Denied::There(key_refused(settings, &words)));
+        return Err(AuthError::There(key_refused(settings, &words)));
     }
     // What a host says of an account before it hangs up, libssh2 keeps to itself.
-    Err(Denied::Link(TargetError::Link(format!(
+    Err(AuthError::Link(TargetError::Link(format!(
         "not logged in: cannot log in to {}: {words}; if that goes on, the account may be expired or locked: the server's log says which",
         place(settings)
     ))))
@@ -287,7 +287,7 @@ pub(crate) fn authenticate(session: &Session, settings: &SshSettings) -> Result<
 /// What more is to be known of a server that refused a key; empty where there is nothing. It says more only when it is asked how one can log in.
 fn refused_by(session: &Session, settings: &SshSettings) -> String {
     let methods = session.auth_methods(&settings.user).map(printable).unwrap_or_default();
-    let mut printed = Printed::default();
+    let mut printed = LoginOutput::default();
     if let Ok(Some(banner)) = session.userauth_banner() {
         printed.add(banner.as_bytes());
     }
@@ -314,7 +314,7 @@ pub(crate) fn is_refusal(error: &ssh2::Error) -> bool {
 }
 
 /// Past whatever a login shell prints, to the line that says who answers. The inner error is for the operator.
-fn first_line(heartbeat: &mut Channel, printed: &mut Printed) -> std::io::Result<Result<Listener, String>> {
+fn first_line(heartbeat: &mut Channel, printed: &mut LoginOutput) -> std::io::Result<Result<Listener, String>> {
     let (mut line, mut byte) = (Vec::new(), [0]);
     loop {
         // Byte by byte: what follows the line is for others to read.
@@ -340,7 +340,7 @@ fn first_line(heartbeat: &mut Channel, printed: &mut Printed) -> std::io::Result
 fn first_answer(heartbeat: &mut Channel, listener: Listener) -> std::io::Result<Result<(), String>> {
     let question = peer_detection::question(listener, 0);
     heartbeat.write_all(&question)?;
-    let (mut answer, mut byte) = (peer_detection::Answer::default(), [0]);
+    let (mut answer, mut byte) = (peer_detection::HeartbeatAnswer::default(), [0]);
     loop {
         // Byte by byte: what follows the answer is for others to read.
         if heartbeat.read(&mut byte)? == 0 {

@@ -6,8 +6,8 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use rustix::event::{PollFd, PollFlags};
 use ssh2::{Channel, Session};
 
-use super::driver::Turn;
-use super::messages::{Event, STREAMS};
+use super::driver::LoopTurn;
+use super::messages::{STREAMS, SshEvent};
 use crate::transport::Exit;
 
 /// How much of a stream is in hand at once, in bytes; libssh2 sends no more in a packet.
@@ -16,19 +16,19 @@ const IN_HAND: usize = 32 << 10;
 const TURNS: usize = 8;
 
 /// A command from the request to its end.
-pub(super) struct Conversation {
+pub(super) struct RemoteCommand {
     /// What the agent calls it.
     number: u64,
     command: String,
-    stage: Stage,
-    input: Inlet,
-    output: Outlet,
-    complaints: Outlet,
+    stage: CommandStage,
+    input: InputPipe,
+    output: OutputPipe,
+    complaints: OutputPipe,
     /// Nobody waits for it any more.
     is_forgotten: bool,
 }
 
-enum Stage {
+enum CommandStage {
     /// The channel is asked for.
     Opening,
     /// The command is asked for.
@@ -42,7 +42,7 @@ enum Stage {
 }
 
 /// From a pipe to the channel.
-struct Inlet {
+struct InputPipe {
     pipe: Option<OwnedFd>,
     buffer: Vec<u8>,
     sent: usize,
@@ -50,7 +50,7 @@ struct Inlet {
 }
 
 /// From the channel to a pipe.
-struct Outlet {
+struct OutputPipe {
     pipe: Option<OwnedFd>,
     stream: i32,
     buffer: Vec<u8>,
@@ -59,16 +59,16 @@ struct Outlet {
     dry: bool,
 }
 
-impl Conversation {
+impl RemoteCommand {
     /// A command with the far ends of its input, its output and its complaints; none of them blocks.
     pub(super) fn new(number: u64, command: String, [stdin, stdout, stderr]: [OwnedFd; STREAMS]) -> Self {
         Self {
             number,
             command,
-            stage: Stage::Opening,
-            input: Inlet { pipe: Some(stdin), buffer: Vec::with_capacity(IN_HAND), sent: 0, end_sent: false },
-            output: Outlet::new(stdout, 0),
-            complaints: Outlet::new(stderr, ssh2::EXTENDED_DATA_STDERR),
+            stage: CommandStage::Opening,
+            input: InputPipe { pipe: Some(stdin), buffer: Vec::with_capacity(IN_HAND), sent: 0, end_sent: false },
+            output: OutputPipe::new(stdout, 0),
+            complaints: OutputPipe::new(stderr, ssh2::EXTENDED_DATA_STDERR),
             is_forgotten: false,
         }
     }
@@ -79,35 +79,39 @@ impl Conversation {
     }
 
     /// Goes on as far as it can without waiting. An error breaks the whole connection.
-    pub(super) fn advance(&mut self, session: &Session, turn: &mut Turn) -> Result<(), String> {
-        self.stage = match std::mem::replace(&mut self.stage, Stage::Done(None)) {
-            Stage::Opening => self.open(session, turn),
-            Stage::Starting(channel) => self.start(channel, session, turn),
-            Stage::Talking(channel) => self.talk(channel, session, turn)?,
-            Stage::Closing(channel, exit) => close(channel, exit, session, turn)?,
-            Stage::Done(exit) => Stage::Done(exit),
+    pub(super) fn advance(&mut self, session: &Session, turn: &mut LoopTurn) -> Result<(), String> {
+        self.stage = match std::mem::replace(&mut self.stage, CommandStage::Done(None)) {
+            CommandStage::Opening => self.open(session, turn),
+            CommandStage::Starting(channel) => self.start(channel, session, turn),
+            CommandStage::Talking(channel) => self.talk(channel, session, turn)?,
+            CommandStage::Closing(channel, exit) => close(channel, exit, session, turn)?,
+            CommandStage::Done(exit) => CommandStage::Done(exit),
         };
         Ok(())
     }
 
     /// Whether nothing is left to do.
     pub(super) fn is_done(&self) -> bool {
-        matches!(self.stage, Stage::Done(_))
+        matches!(self.stage, CommandStage::Done(_))
     }
 
     /// How the command ended; none where it was refused, nobody waits for it, or it is not known.
-    pub(super) fn end(&self) -> Option<Event> {
+    pub(super) fn end(&self) -> Option<SshEvent> {
         match self.stage {
-            Stage::Done(Some(exit)) | Stage::Closing(_, Some(exit)) => Some(Event::Ended { number: self.number, exit }),
-            Stage::Done(None) | Stage::Closing(_, None) | Stage::Opening | Stage::Starting(_) | Stage::Talking(_) => {
-                None
+            CommandStage::Done(Some(exit)) | CommandStage::Closing(_, Some(exit)) => {
+                Some(SshEvent::Ended { number: self.number, exit })
             }
+            CommandStage::Done(None)
+            | CommandStage::Closing(_, None)
+            | CommandStage::Opening
+            | CommandStage::Starting(_)
+            | CommandStage::Talking(_) => None,
         }
     }
 
     /// Adds what it waits for besides the connection.
     pub(super) fn waits_for<'s>(&'s self, polled: &mut Vec<PollFd<'s>>) {
-        if !matches!(self.stage, Stage::Talking(_)) {
+        if !matches!(self.stage, CommandStage::Talking(_)) {
             return;
         }
         if let Some(pipe) = self.input.pipe.as_ref().filter(|_| self.input.buffer.is_empty()) {
@@ -121,42 +125,42 @@ impl Conversation {
     }
 
     /// A session opens one channel at a time, and one that is asked for must be waited for.
-    fn open(&mut self, session: &Session, turn: &mut Turn) -> Stage {
+    fn open(&mut self, session: &Session, turn: &mut LoopTurn) -> CommandStage {
         if !turn.take_door() {
-            return Stage::Opening;
+            return CommandStage::Opening;
         }
         match turn.later(session, session.channel_session()) {
             Ok(Some(channel)) => self.start(channel, session, turn),
-            Ok(None) => Stage::Opening,
+            Ok(None) => CommandStage::Opening,
             Err(why) => {
                 self.refused(why, turn);
-                Stage::Done(None)
+                CommandStage::Done(None)
             }
         }
     }
 
-    fn start(&mut self, mut channel: Channel, session: &Session, turn: &mut Turn) -> Stage {
+    fn start(&mut self, mut channel: Channel, session: &Session, turn: &mut LoopTurn) -> CommandStage {
         match turn.later(session, channel.exec(&self.command)) {
             Ok(Some(())) => {
-                turn.report(Event::Opened { number: self.number });
+                turn.report(SshEvent::Opened { number: self.number });
                 turn.again = true;
-                Stage::Talking(channel)
+                CommandStage::Talking(channel)
             }
-            Ok(None) => Stage::Starting(channel),
+            Ok(None) => CommandStage::Starting(channel),
             Err(why) => {
                 self.refused(why, turn);
-                Stage::Closing(channel, None)
+                CommandStage::Closing(channel, None)
             }
         }
     }
 
-    fn refused(&self, why: String, turn: &mut Turn) {
-        turn.report(Event::Refused { number: self.number, why });
+    fn refused(&self, why: String, turn: &mut LoopTurn) {
+        turn.report(SshEvent::Refused { number: self.number, why });
         // Others may wait for the door.
         turn.again = true;
     }
 
-    fn talk(&mut self, mut channel: Channel, session: &Session, turn: &mut Turn) -> Result<Stage, String> {
+    fn talk(&mut self, mut channel: Channel, session: &Session, turn: &mut LoopTurn) -> Result<CommandStage, String> {
         self.input.advance(&mut channel, session, turn)?;
         self.output.advance(&mut channel, session, turn)?;
         self.complaints.advance(&mut channel, session, turn)?;
@@ -173,7 +177,7 @@ impl Conversation {
         if self.is_forgotten {
             return Ok(leave(channel, None, turn));
         }
-        Ok(Stage::Talking(channel))
+        Ok(CommandStage::Talking(channel))
     }
 }
 
@@ -189,28 +193,33 @@ fn exit_of(channel: &Channel) -> Result<Exit, String> {
 }
 
 /// Stops talking, as soon as nothing is half sent: such a packet is finished by whoever began it, or nothing else is ever sent.
-fn leave(channel: Channel, exit: Option<Exit>, turn: &mut Turn) -> Stage {
+fn leave(channel: Channel, exit: Option<Exit>, turn: &mut LoopTurn) -> CommandStage {
     if turn.is_calm() {
         turn.again = true;
-        return Stage::Closing(channel, exit);
+        return CommandStage::Closing(channel, exit);
     }
     turn.postponed = true;
-    Stage::Talking(channel)
+    CommandStage::Talking(channel)
 }
 
-fn close(mut channel: Channel, exit: Option<Exit>, session: &Session, turn: &mut Turn) -> Result<Stage, String> {
+fn close(
+    mut channel: Channel,
+    exit: Option<Exit>,
+    session: &Session,
+    turn: &mut LoopTurn,
+) -> Result<CommandStage, String> {
     if !turn.is_calm() {
         turn.postponed = true;
-        return Ok(Stage::Closing(channel, exit));
+        return Ok(CommandStage::Closing(channel, exit));
     }
     Ok(match turn.later(session, channel.close())? {
-        Some(()) => Stage::Done(exit),
-        None => Stage::Closing(channel, exit),
+        Some(()) => CommandStage::Done(exit),
+        None => CommandStage::Closing(channel, exit),
     })
 }
 
-impl Inlet {
-    fn advance(&mut self, channel: &mut Channel, session: &Session, turn: &mut Turn) -> Result<(), String> {
+impl InputPipe {
+    fn advance(&mut self, channel: &mut Channel, session: &Session, turn: &mut LoopTurn) -> Result<(), String> {
         for _ in 0..TURNS {
             if self.buffer.is_empty() && !self.fill() {
                 return self.end(channel, session, turn);
@@ -249,7 +258,7 @@ impl Inlet {
         false
     }
 
-    fn end(&mut self, channel: &mut Channel, session: &Session, turn: &mut Turn) -> Result<(), String> {
+    fn end(&mut self, channel: &mut Channel, session: &Session, turn: &mut LoopTurn) -> Result<(), String> {
         if self.pipe.is_some() || self.end_sent || channel.eof() {
             return Ok(());
         }
@@ -262,12 +271,12 @@ impl Inlet {
     }
 }
 
-impl Outlet {
+impl OutputPipe {
     fn new(pipe: OwnedFd, stream: i32) -> Self {
         Self { pipe: Some(pipe), stream, buffer: Vec::with_capacity(IN_HAND), passed: 0, dry: false }
     }
 
-    fn advance(&mut self, channel: &mut Channel, session: &Session, turn: &mut Turn) -> Result<(), String> {
+    fn advance(&mut self, channel: &mut Channel, session: &Session, turn: &mut LoopTurn) -> Result<(), String> {
         for _ in 0..TURNS {
             if !self.pass_on() {
                 return Ok(());

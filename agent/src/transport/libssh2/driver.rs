@@ -17,15 +17,15 @@ use blat_domain::util::text::printable;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use ssh2::{BlockDirections, Channel, Session};
 
-use super::connect::Line;
-use super::conversation::Conversation;
+use super::connect::AuthenticatedSession;
+use super::conversation::RemoteCommand;
 use super::entry::report;
-use super::messages::{Event, Order, Wait, receive};
+use super::messages::{SshEvent, SshOrder, Wait, receive};
 use super::process::too_much_memory;
-use super::relay::{Pump, Taken, has_room};
+use super::relay::{Pump, ReadOutcome, has_room};
 use crate::flow::STALL_TIMEOUT;
 use crate::transport::peer_detection;
-use crate::transport::peer_detection::{Answer, Listener};
+use crate::transport::peer_detection::{HeartbeatAnswer, Listener};
 
 /// How often the far end is asked for an echo.
 const BEAT: Duration = Duration::from_secs(10);
@@ -33,7 +33,7 @@ const BEAT: Duration = Duration::from_secs(10);
 const SILENCE: Duration = Duration::from_secs(30);
 
 /// What the calls of one turn found out.
-pub(super) struct Turn {
+pub(super) struct LoopTurn {
     /// There is more to do without waiting for anything.
     pub(super) again: bool,
     /// Something was left for a turn in which nothing is half sent.
@@ -46,17 +46,21 @@ pub(super) struct Turn {
     near: Arc<UnixStream>,
     door_taken: bool,
     /// What the agent is to know.
-    events: Vec<Event>,
+    events: Vec<SshEvent>,
 }
 
-impl Turn {
+impl LoopTurn {
     fn new(half_sent: bool, near: Arc<UnixStream>) -> Self {
         let events = Vec::new();
         Self { again: false, postponed: false, half_sent, wants_out: false, near, door_taken: false, events }
     }
 
     /// What a call gave; none when it has to be repeated later. The text of any other failure is fit for printing.
-    pub(super) fn later<T, E: Fault>(&mut self, session: &Session, result: Result<T, E>) -> Result<Option<T>, String> {
+    pub(super) fn later<T, E: TryAgain>(
+        &mut self,
+        session: &Session,
+        result: Result<T, E>,
+    ) -> Result<Option<T>, String> {
         match result {
             Ok(value) => Ok(Some(value)),
             Err(error) if error.is_later() => {
@@ -71,7 +75,7 @@ impl Turn {
     }
 
     /// The agent is to know this.
-    pub(super) fn report(&mut self, event: Event) {
+    pub(super) fn report(&mut self, event: SshEvent) {
         self.events.push(event);
     }
 
@@ -94,12 +98,12 @@ fn is_short_of_memory(session: &Session) -> bool {
 }
 
 /// An error that may only mean "not now".
-pub(super) trait Fault {
+pub(super) trait TryAgain {
     fn is_later(&self) -> bool;
     fn text(&self) -> String;
 }
 
-impl Fault for ssh2::Error {
+impl TryAgain for ssh2::Error {
     fn is_later(&self) -> bool {
         // LIBSSH2_ERROR_EAGAIN
         self.code() == ssh2::ErrorCode::Session(-37)
@@ -110,7 +114,7 @@ impl Fault for ssh2::Error {
     }
 }
 
-impl Fault for io::Error {
+impl TryAgain for io::Error {
     fn is_later(&self) -> bool {
         self.kind() == io::ErrorKind::WouldBlock
     }
@@ -125,15 +129,15 @@ pub(super) struct Driver {
     session: Session,
     pump: Pump,
     heartbeat: Heartbeat,
-    conversations: Vec<Conversation>,
+    commands: Vec<RemoteCommand>,
     agent: OwnedFd,
 }
 
 impl Driver {
     /// A connection that is logged in, for the agent at the other end of this socket.
-    pub(super) fn new(line: Line, agent: OwnedFd) -> Self {
-        let Line { session, pump, heartbeat, listener } = line;
-        Self { session, pump, heartbeat: Heartbeat::new(heartbeat, listener), conversations: Vec::new(), agent }
+    pub(super) fn new(login: AuthenticatedSession, agent: OwnedFd) -> Self {
+        let AuthenticatedSession { session, pump, heartbeat, listener } = login;
+        Self { session, pump, heartbeat: Heartbeat::new(heartbeat, listener), commands: Vec::new(), agent }
     }
 
     /// Serves until the connection breaks, which the agent learns, or the agent does not need it any more.
@@ -145,8 +149,8 @@ impl Driver {
         // Only now may libssh2 free what it holds without waiting for the far end. It may be shut already.
         let _ = self.pump.host().shutdown(Shutdown::Both);
         // Where they have ended, that is known to be so.
-        self.conversations.iter().filter_map(Conversation::end).try_for_each(|end| report(&self.agent, &end))?;
-        report(&self.agent, &Event::Broken { why })
+        self.commands.iter().filter_map(RemoteCommand::end).try_for_each(|end| report(&self.agent, &end))?;
+        report(&self.agent, &SshEvent::Broken { why })
     }
 
     /// Why it ended.
@@ -156,7 +160,7 @@ impl Driver {
             if is_called {
                 self.take_orders()?;
             }
-            let mut turn = Turn::new(half_sent, self.pump.near());
+            let mut turn = LoopTurn::new(half_sent, self.pump.near());
             self.hear(&mut turn)?;
             self.take_turn(&mut turn)?;
             half_sent = turn.wants_out;
@@ -167,12 +171,12 @@ impl Driver {
 
     /// Whether no call takes in what arrives: then it waits, and only the end of the connection matters.
     fn is_deaf(&self) -> bool {
-        self.heartbeat.channel.is_none() && self.conversations.is_empty()
+        self.heartbeat.channel.is_none() && self.commands.is_empty()
     }
 
     /// Puts a portion of what the host says before libssh2.
-    fn hear(&mut self, turn: &mut Turn) -> Result<(), String> {
-        if !self.is_deaf() && self.pump.pass_in()? == Taken::Some {
+    fn hear(&mut self, turn: &mut LoopTurn) -> Result<(), String> {
+        if !self.is_deaf() && self.pump.pass_in()? == ReadOutcome::Some {
             self.heartbeat.heard = Instant::now();
             // A call for one conversation takes in what has arrived for any, after their turn perhaps.
             turn.again = true;
@@ -183,12 +187,12 @@ impl Driver {
     fn take_orders(&mut self) -> Result<(), String> {
         loop {
             match receive(&self.agent, Wait::No) {
-                Ok(Some((Order::Run { number, command }, streams))) => {
+                Ok(Some((SshOrder::Run { number, command }, streams))) => {
                     let streams = streams.try_into().map_err(|_| "a command came without its streams")?;
-                    self.conversations.push(Conversation::new(number, command, streams));
+                    self.commands.push(RemoteCommand::new(number, command, streams));
                 }
-                Ok(Some((Order::Forget { number }, _))) => {
-                    self.conversations.iter_mut().for_each(|conversation| conversation.forget(number));
+                Ok(Some((SshOrder::Forget { number }, _))) => {
+                    self.commands.iter_mut().for_each(|command| command.forget(number));
                 }
                 Ok(Some((order, _))) => return Err(format!("it is asked for what it is not for: {order:?}")),
                 Ok(None) => return Err("nobody needs it".into()),
@@ -198,19 +202,19 @@ impl Driver {
         }
     }
 
-    fn take_turn(&mut self, turn: &mut Turn) -> Result<(), String> {
+    fn take_turn(&mut self, turn: &mut LoopTurn) -> Result<(), String> {
         self.heartbeat.beat(&self.session, turn, Instant::now())?;
-        for conversation in &mut self.conversations {
-            conversation.advance(&self.session, turn)?;
+        for command in &mut self.commands {
+            command.advance(&self.session, turn)?;
         }
-        let done = self.conversations.extract_if(.., |conversation| conversation.is_done());
-        turn.events.extend(done.filter_map(|conversation| conversation.end()));
+        let done = self.commands.extract_if(.., |command| command.is_done());
+        turn.events.extend(done.filter_map(|command| command.end()));
         let gone = |error| format!("the agent is gone: {error}");
         turn.events.drain(..).try_for_each(|event| report(&self.agent, &event)).map_err(gone)
     }
 
     /// Waits until something can be done; says whether the agent is one that wants something.
-    fn wait(&mut self, turn: &Turn, all_out: bool) -> Result<bool, String> {
+    fn wait(&mut self, turn: &LoopTurn, all_out: bool) -> Result<bool, String> {
         let now = Instant::now();
         // What was put off until the host takes more can be done where it has taken all.
         let at_once = turn.again || (all_out && (turn.postponed || turn.wants_out));
@@ -223,7 +227,7 @@ impl Driver {
             false => self.pump.waits_for(),
         };
         let mut polled = vec![PollFd::new(self.pump.host(), flags), PollFd::new(&self.agent, PollFlags::IN)];
-        self.conversations.iter().for_each(|conversation| conversation.waits_for(&mut polled));
+        self.commands.iter().for_each(|command| command.waits_for(&mut polled));
         match poll(&mut polled, Some(&longest)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(format!("cannot wait for it: {error}")),
@@ -245,7 +249,7 @@ struct Heartbeat {
     question: Vec<u8>,
     asked: Option<Instant>,
     /// What has come of the answer.
-    answer: Answer,
+    answer: HeartbeatAnswer,
     next: Instant,
     /// When anything arrived on the connection.
     heard: Instant,
@@ -255,7 +259,7 @@ struct Heartbeat {
 impl Heartbeat {
     fn new(channel: Option<Channel>, listener: Listener) -> Self {
         let now = Instant::now();
-        let (question, answer) = (Vec::new(), Answer::default());
+        let (question, answer) = (Vec::new(), HeartbeatAnswer::default());
         Self { channel, listener, question, asked: None, answer, next: now + BEAT, heard: now, count: 0 }
     }
 
@@ -267,7 +271,7 @@ impl Heartbeat {
         }
     }
 
-    fn beat(&mut self, session: &Session, turn: &mut Turn, now: Instant) -> Result<(), String> {
+    fn beat(&mut self, session: &Session, turn: &mut LoopTurn, now: Instant) -> Result<(), String> {
         let Some(channel) = &mut self.channel else {
             self.next = now + BEAT;
             return Ok(());
@@ -281,7 +285,7 @@ impl Heartbeat {
                 return Err("the far end of its heartbeat speaks without being asked".into());
             }
             if count > 0 && self.answer.take(self.listener, self.count, &echo[..count])? {
-                (self.asked, self.answer) = (None, Answer::default());
+                (self.asked, self.answer) = (None, HeartbeatAnswer::default());
             }
         }
         match self.asked {

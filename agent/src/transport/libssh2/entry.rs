@@ -12,7 +12,7 @@ use rustix::process::Signal;
 
 use super::connect::{self, greet};
 use super::driver::Driver;
-use super::messages::{Event, Order, Wait, encoded, receive, send};
+use super::messages::{SshEvent, SshOrder, Wait, encoded, receive, send};
 use super::process::{MOST_MEMORY, SHOW_KEY, SPEAK};
 use crate::model::error::TargetError;
 use crate::transport::tied;
@@ -40,15 +40,15 @@ fn speak() -> io::Result<()> {
     }
     let agent = io::stdin().as_fd().try_clone_to_owned()?;
     match receive(&agent, Wait::Yes)? {
-        Some((Order::Login { to, is_single }, _)) => match connect::login(&to.into(), is_single) {
-            Ok(line) => {
-                report(&agent, &Event::LoggedIn(line.listener))?;
-                Driver::new(line, agent).run()
+        Some((SshOrder::Login { to, is_single }, _)) => match connect::login(&to.into(), is_single) {
+            Ok(login) => {
+                report(&agent, &SshEvent::LoggedIn(login.listener))?;
+                Driver::new(login, agent).run()
             }
-            Err(error) => report(&agent, &Event::Failed(error)),
+            Err(error) => report(&agent, &SshEvent::Failed(error)),
         },
-        Some((Order::ShowKey { to }, _)) => report(&agent, &shown_key(&to.into())),
-        Some((order @ (Order::Run { .. } | Order::Forget { .. }), _)) => {
+        Some((SshOrder::ShowKey { to }, _)) => report(&agent, &shown_key(&to.into())),
+        Some((order @ (SshOrder::Run { .. } | SshOrder::Forget { .. }), _)) => {
             Err(io::Error::other(format!("there is no connection for {order:?}")))
         }
         // Nobody needs it any more.
@@ -56,10 +56,10 @@ fn speak() -> io::Result<()> {
     }
 }
 
-fn shown_key(settings: &SshSettings) -> Event {
+fn shown_key(settings: &SshSettings) -> SshEvent {
     match greet(settings, SHOW_KEY) {
-        Ok(greeted) => Event::Shown { verdict: greeted.verdict, fingerprint: greeted.key.fingerprint() },
-        Err(error) => Event::Failed(error),
+        Ok(greeted) => SshEvent::Shown { verdict: greeted.verdict, fingerprint: greeted.key.fingerprint() },
+        Err(error) => SshEvent::Failed(error),
     }
 }
 
@@ -67,9 +67,9 @@ fn shown_key(settings: &SshSettings) -> Event {
 ///
 /// # Errors
 /// The agent is gone.
-pub(super) fn report(agent: &OwnedFd, event: &Event) -> io::Result<()> {
+pub(super) fn report(agent: &OwnedFd, event: &SshEvent) -> io::Result<()> {
     let text = encoded(event).or_else(|why| {
-        encoded(&Event::Failed(TargetError::Link(format!("what the host says cannot be reported: {why}"))))
+        encoded(&SshEvent::Failed(TargetError::Link(format!("what the host says cannot be reported: {why}"))))
     });
     send(agent, &text.map_err(io::Error::other)?, &[])
 }

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::error::TargetError;
 use crate::transport::Exit;
-use crate::transport::known_hosts::Verdict;
+use crate::transport::known_hosts::HostKeyVerdict;
 use crate::transport::peer_detection::Listener;
 
 /// The longest message, in bytes: a command with the longest paths for its archive and its scripts takes a fourth of it.
@@ -29,7 +29,7 @@ pub(super) const STREAMS: usize = 3;
 
 /// What the agent asks for. The first one says what the process is for: [`Self::Login`] or [`Self::ShowKey`].
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) enum Order {
+pub(super) enum SshOrder {
     /// Log in and serve the connection. With `is_single` the heartbeat's session ends once it has said who answers.
     Login { to: Destination, is_single: bool },
     /// Find out the host's key, without a login.
@@ -42,11 +42,11 @@ pub(super) enum Order {
 
 /// What the process reports. Its texts are fit for printing.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) enum Event {
+pub(super) enum SshEvent {
     /// It is logged in, and who answers.
     LoggedIn(Listener),
     /// The host has this key, and what known_hosts says of it.
-    Shown { verdict: Verdict, fingerprint: String },
+    Shown { verdict: HostKeyVerdict, fingerprint: String },
     /// There is no connection, and why.
     Failed(TargetError),
     /// A command runs.
@@ -178,29 +178,29 @@ mod tests {
         let (mut end, stream) = io::pipe().expect("a pipe");
         // Of the longest command that fits, all arrives at once.
         let command = "x".repeat(LONGEST - 100);
-        let text = encoded(&Order::Run { number: 7, command: command.clone() }).expect("it fits");
+        let text = encoded(&SshOrder::Run { number: 7, command: command.clone() }).expect("it fits");
         send(&one, &text, &[stream.as_fd()]).expect("room");
         drop((one, stream));
         let received = receive(&other, Wait::Yes).expect("a message").expect("no end yet");
-        let (Order::Run { number: 7, command: arrived }, mut streams) = received else { panic!("{received:?}") };
+        let (SshOrder::Run { number: 7, command: arrived }, mut streams) = received else { panic!("{received:?}") };
         assert_eq!(arrived, command);
         File::from(streams.pop().expect("a stream")).write_all(b"it is the same").expect("a reader");
         let mut said = String::new();
         end.read_to_string(&mut said).expect("it ends with the other");
         assert_eq!((said.as_str(), streams.len()), ("it is the same", 0));
-        assert!(receive::<Order>(&other, Wait::Yes).expect("an end").is_none());
+        assert!(receive::<SshOrder>(&other, Wait::Yes).expect("an end").is_none());
     }
 
     #[test]
     fn what_does_not_fit_is_not_sent_and_what_makes_no_sense_is_an_error() {
-        let long = encoded(&Order::Run { number: 7, command: "x".repeat(LONGEST) }).expect_err("too long");
+        let long = encoded(&SshOrder::Run { number: 7, command: "x".repeat(LONGEST) }).expect_err("too long");
         assert!(long.ends_with("65536 are the most"), "{long}");
         let (one, other) = pair().expect("sockets");
         for text in [&vec![b' '; LONGEST + 1][..], b"{\"Run\": {}}", b"\xff"] {
             send(&one, text, &[]).expect("room");
-            receive::<Order>(&other, Wait::Yes).expect_err("nonsense");
+            receive::<SshOrder>(&other, Wait::Yes).expect_err("nonsense");
         }
-        let none = receive::<Order>(&other, Wait::No).expect_err("nothing");
+        let none = receive::<SshOrder>(&other, Wait::No).expect_err("nothing");
         assert_eq!(none.kind(), io::ErrorKind::WouldBlock);
     }
 

@@ -22,10 +22,10 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::timeout;
 
 pub(crate) use self::entry::speak_instead;
-use self::messages::{Order, encoded};
+use self::messages::{SshOrder, encoded};
 pub(super) use self::process::shown_key;
 use self::process::{Attendant, Request, Wish, login};
-use super::sessions::{Connection, Live, Opening, Seat, Sessions, Standing, broken};
+use super::sessions::{Live, Opening, Seat, Sessions, SshLink, Standing, broken};
 use super::{Remote, place};
 use crate::model::error::TargetError;
 use crate::transport::login_limit::LoginLimit;
@@ -38,10 +38,10 @@ const OPEN_CHANNEL: Duration = Duration::from_secs(30);
 
 /// One target's connection.
 #[derive(Debug)]
-pub(crate) struct Link {
+pub(crate) struct Libssh2Link {
     settings: SshSettings,
     logins: LoginLimit,
-    standing: Standing<Connected>,
+    standing: Standing<Libssh2Connection>,
     sessions: Sessions,
 }
 
@@ -50,7 +50,7 @@ const REFUSED: &str = "Channel open failure";
 
 /// A connection. Dropping it ends its process.
 #[derive(Debug)]
-pub(super) struct Connected {
+pub(super) struct Libssh2Connection {
     wishes: mpsc::UnboundedSender<Wish>,
     /// Whether it stands, as far as we know.
     stands: Arc<AtomicBool>,
@@ -61,7 +61,7 @@ pub(super) struct Connected {
     asked: AtomicU64,
 }
 
-impl Live for Connected {
+impl Live for Libssh2Connection {
     fn stands(&self) -> bool {
         self.stands.load(Ordering::Acquire)
     }
@@ -79,7 +79,7 @@ impl Live for Connected {
 /// A command that is waited for. Dropping it tells the process that it is not any more.
 struct Wanted {
     number: u64,
-    connected: Arc<Connected>,
+    connected: Arc<Libssh2Connection>,
 }
 
 impl Drop for Wanted {
@@ -89,15 +89,15 @@ impl Drop for Wanted {
     }
 }
 
-impl Link {
+impl Libssh2Link {
     /// A link that connects when it is first used.
     pub(crate) fn new(settings: SshSettings, logins: LoginLimit) -> Self {
         Self { settings, logins, standing: Standing::default(), sessions: Sessions::default() }
     }
 }
 
-impl Connection for Link {
-    type Live = Connected;
+impl SshLink for Libssh2Link {
+    type Live = Libssh2Connection;
 
     fn settings(&self) -> &SshSettings {
         &self.settings
@@ -107,11 +107,11 @@ impl Connection for Link {
         &self.sessions
     }
 
-    fn standing(&self) -> &Standing<Connected> {
+    fn standing(&self) -> &Standing<Libssh2Connection> {
         &self.standing
     }
 
-    async fn connect(&self) -> Result<Connected, TargetError> {
+    async fn connect(&self) -> Result<Libssh2Connection, TargetError> {
         let place = place(&self.settings);
         let failed = |what: String| TargetError::Link(format!("cannot connect to {place}: {what}"));
         let slot = self.logins.slot().await.map_err(|error| failed(error.to_string()))?;
@@ -124,13 +124,13 @@ impl Connection for Link {
         tracing::debug!(target = %place, "connected");
         let ending = Arc::new(Notify::new());
         tokio::spawn(Attendant::new(process, wished).run(stands.clone(), ending.clone(), place));
-        Ok(Connected { wishes, stands, listener, ending, asked: AtomicU64::new(0) })
+        Ok(Libssh2Connection { wishes, stands, listener, ending, asked: AtomicU64::new(0) })
     }
 
-    async fn open(&self, connected: Arc<Connected>, command: &str, seat: Seat) -> Result<Opening, TargetError> {
+    async fn open(&self, connected: Arc<Libssh2Connection>, command: &str, seat: Seat) -> Result<Opening, TargetError> {
         let number = connected.asked.fetch_add(1, Ordering::Relaxed);
         let too_long = |why| TargetError::Refused(format!("cannot run a command at {}: {why}", place(&self.settings)));
-        let text = encoded(&Order::Run { number, command: command.to_owned() }).map_err(too_long)?;
+        let text = encoded(&SshOrder::Run { number, command: command.to_owned() }).map_err(too_long)?;
         let no_pipe = |error: std::io::Error| TargetError::Link(format!("cannot make a pipe: {error}"));
         let (stdin, input) = pipe::pipe().map_err(no_pipe)?;
         let (output, stdout) = pipe::pipe().map_err(no_pipe)?;

@@ -18,10 +18,10 @@ use tokio::process::{Child, ChildStderr, Command};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::timeout;
 
-use super::messages::{Event, Order, Wait, encoded, pair, receive, send};
+use super::messages::{SshEvent, SshOrder, Wait, encoded, pair, receive, send};
 use crate::model::error::TargetError;
-use crate::transport::bounded::Complaints;
-use crate::transport::known_hosts::Verdict;
+use crate::transport::bounded::StderrExcerpt;
+use crate::transport::known_hosts::HostKeyVerdict;
 use crate::transport::peer_detection::Listener;
 use crate::transport::{Exit, place, tied};
 
@@ -53,7 +53,7 @@ pub(super) struct Process {
 
 impl Process {
     /// Starts one for this purpose.
-    async fn start(purpose: &Order) -> Result<Self, String> {
+    async fn start(purpose: &SshOrder) -> Result<Self, String> {
         let failed = |error: io::Error| format!("cannot start the process that speaks ssh: {error}");
         let text = encoded(purpose).map_err(|why| failed(io::Error::other(why)))?;
         let process = Self::begin(tied::command(tied::ourselves()).arg(SPEAK)).map_err(failed)?;
@@ -84,13 +84,13 @@ impl Process {
     }
 
     /// What it reports next; none once it has closed its end.
-    async fn next(&self) -> io::Result<Option<Event>> {
+    async fn next(&self) -> io::Result<Option<SshEvent>> {
         let received = self.socket.async_io(Interest::READABLE, || receive(&self.socket, Wait::No)).await?;
         Ok(received.map(|(event, _)| event))
     }
 
     /// All that it reports before it ends, or how it ended; that is fit for printing.
-    async fn only_answer(mut self) -> Result<Event, String> {
+    async fn only_answer(mut self) -> Result<SshEvent, String> {
         let next = self.next().await;
         match next {
             Ok(Some(event)) => {
@@ -109,7 +109,7 @@ impl Process {
         }
         let waited = timeout(LAST_WORDS, self.child.wait()).await;
         self.kill().await;
-        let mut said = Complaints::default();
+        let mut said = StderrExcerpt::default();
         // All of it is there by now.
         let _ = timeout(LAST_WORDS, said.read(&mut self.said)).await;
         match waited {
@@ -144,10 +144,10 @@ fn how_it_ended(status: ExitStatus, said: &str) -> String {
 
 /// What known_hosts says of the key that a host proves to have, and its fingerprint: the words of the system's client are no proof. None where
 /// there is no connection.
-pub(crate) async fn shown_key(settings: &SshSettings) -> Option<(Verdict, String)> {
-    let shown = async { Process::start(&Order::ShowKey { to: settings.into() }).await?.only_answer().await };
+pub(crate) async fn shown_key(settings: &SshSettings) -> Option<(HostKeyVerdict, String)> {
+    let shown = async { Process::start(&SshOrder::ShowKey { to: settings.into() }).await?.only_answer().await };
     match timeout(SHOW_KEY, shown).await {
-        Ok(Ok(Event::Shown { verdict, fingerprint })) => Some((verdict, fingerprint)),
+        Ok(Ok(SshEvent::Shown { verdict, fingerprint })) => Some((verdict, fingerprint)),
         // It was there a moment ago: the next try says more.
         Ok(Ok(_) | Err(_)) | Err(_) => None,
     }
@@ -159,10 +159,10 @@ pub(crate) async fn shown_key(settings: &SshSettings) -> Option<(Verdict, String
 /// Those of the login, or [`TargetError::Link`] where the process cannot be started or does not report.
 pub(super) async fn login(settings: &SshSettings, is_single: bool) -> Result<(Process, Listener), TargetError> {
     let failed = |why: String| TargetError::Link(format!("cannot connect to {}: {why}", place(settings)));
-    let mut process = Process::start(&Order::Login { to: settings.into(), is_single }).await.map_err(failed)?;
+    let mut process = Process::start(&SshOrder::Login { to: settings.into(), is_single }).await.map_err(failed)?;
     let other = match process.next().await {
-        Ok(Some(Event::LoggedIn(listener))) => return Ok((process, listener)),
-        Ok(Some(Event::Failed(error))) => error,
+        Ok(Some(SshEvent::LoggedIn(listener))) => return Ok((process, listener)),
+        Ok(Some(SshEvent::Failed(error))) => error,
         Ok(Some(event)) => failed(unexpected(&event)),
         ended => failed(process.ended(ended.err()).await),
     };
@@ -170,7 +170,7 @@ pub(super) async fn login(settings: &SshSettings, is_single: bool) -> Result<(Pr
     Err(other)
 }
 
-fn unexpected(event: &Event) -> String {
+fn unexpected(event: &SshEvent) -> String {
     format!("the process that speaks ssh reports what it was not asked for: {event:?}")
 }
 
@@ -193,7 +193,7 @@ pub(super) enum Wish {
 }
 
 /// Whoever waits for a command.
-struct Waiting {
+struct CommandWaiter {
     opened: Option<oneshot::Sender<Result<(), String>>>,
     ended: oneshot::Sender<Result<Exit, String>>,
 }
@@ -204,7 +204,7 @@ pub(super) struct Attendant {
     wishes: mpsc::UnboundedReceiver<Wish>,
     /// What the process has not taken yet.
     unsent: VecDeque<(Vec<u8>, Vec<OwnedFd>)>,
-    waiting: HashMap<u64, Waiting>,
+    waiting: HashMap<u64, CommandWaiter>,
 }
 
 impl Attendant {
@@ -223,7 +223,7 @@ impl Attendant {
         tracing::debug!(target = %place, %why, "the connection is gone");
         self.process.kill().await;
         // Whoever does not listen any more has gone on without the answer.
-        for Waiting { opened, ended } in self.waiting.into_values() {
+        for CommandWaiter { opened, ended } in self.waiting.into_values() {
             opened.map(|opened| opened.send(Err(why.clone())));
             let _ = ended.send(Err(why.clone()));
         }
@@ -235,7 +235,7 @@ impl Attendant {
             let Self { process, wishes, unsent, .. } = self;
             tokio::select! {
                 next = process.next() => match next {
-                    Ok(Some(Event::Broken { why })) => return why,
+                    Ok(Some(SshEvent::Broken { why })) => return why,
                     Ok(Some(event)) => if let Err(why) = self.take(event) { return why },
                     ended => return process.ended(ended.err()).await,
                 },
@@ -255,11 +255,11 @@ impl Attendant {
     fn pass_on(&mut self, wish: Wish) {
         match wish {
             Wish::Run(Request { number, text, streams, opened, ended }) => {
-                self.waiting.insert(number, Waiting { opened: Some(opened), ended });
+                self.waiting.insert(number, CommandWaiter { opened: Some(opened), ended });
                 self.unsent.push_back((text, streams));
             }
             Wish::Forget(number) if self.waiting.remove(&number).is_some() => {
-                let text = encoded(&Order::Forget { number }).expect("a number fits");
+                let text = encoded(&SshOrder::Forget { number }).expect("a number fits");
                 self.unsent.push_back((text, Vec::new()));
             }
             // It has ended.
@@ -268,21 +268,22 @@ impl Attendant {
     }
 
     /// Takes in what is reported of a command. The error says what is wrong with it.
-    fn take(&mut self, event: Event) -> Result<(), String> {
+    fn take(&mut self, event: SshEvent) -> Result<(), String> {
         // Whoever is not found, or does not listen any more, has gone on without it.
         match event {
-            Event::Opened { number } => {
+            SshEvent::Opened { number } => {
                 let opened = self.waiting.get_mut(&number).and_then(|waiting| waiting.opened.take());
                 opened.map(|opened| opened.send(Ok(())));
             }
-            Event::Refused { number, why } => {
+            SshEvent::Refused { number, why } => {
                 let opened = self.waiting.remove(&number).and_then(|waiting| waiting.opened);
                 opened.map(|opened| opened.send(Err(why)));
             }
-            Event::Ended { number, exit } => {
+            SshEvent::Ended { number, exit } => {
                 self.waiting.remove(&number).map(|waiting| waiting.ended.send(Ok(exit)));
             }
-            event @ (Event::LoggedIn(_) | Event::Shown { .. } | Event::Failed(_) | Event::Broken { .. }) => {
+            event
+            @ (SshEvent::LoggedIn(_) | SshEvent::Shown { .. } | SshEvent::Failed(_) | SshEvent::Broken { .. }) => {
                 return Err(unexpected(&event));
             }
         }

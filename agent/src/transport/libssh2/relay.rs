@@ -78,7 +78,7 @@ impl Drop for Relay {
 
 /// What reading came to.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Taken {
+pub(super) enum ReadOutcome {
     /// There is something.
     Some,
     /// There is nothing now.
@@ -88,15 +88,15 @@ pub(super) enum Taken {
 }
 
 /// Takes in what there is, where nothing waits to be passed on.
-fn take(from: impl AsFd, into: &mut Vec<u8>) -> io::Result<Taken> {
+fn take(from: impl AsFd, into: &mut Vec<u8>) -> io::Result<ReadOutcome> {
     if !into.is_empty() {
-        return Ok(Taken::Some);
+        return Ok(ReadOutcome::Some);
     }
     into.reserve(PORTION);
     match rustix::io::read(from, spare_capacity(into)) {
-        Ok(0) => Ok(Taken::End),
-        Ok(_) => Ok(Taken::Some),
-        Err(Errno::AGAIN | Errno::INTR) => Ok(Taken::Nothing),
+        Ok(0) => Ok(ReadOutcome::End),
+        Ok(_) => Ok(ReadOutcome::Some),
+        Err(Errno::AGAIN | Errno::INTR) => Ok(ReadOutcome::Nothing),
         Err(error) => Err(error.into()),
     }
 }
@@ -169,21 +169,21 @@ impl Pump {
     ///
     /// # Errors
     /// The connection broke; fit for printing.
-    pub(super) fn pass_in(&mut self) -> Result<Taken, String> {
+    pub(super) fn pass_in(&mut self) -> Result<ReadOutcome, String> {
         if self.has_ended {
-            return Ok(Taken::End);
+            return Ok(ReadOutcome::End);
         }
         let had = self.inward.len();
         let taken = take(&self.host, &mut self.inward).map_err(broke)?;
         let waits = self.inward.len();
         self.heard += (waits - had) as u64;
         give(&mut self.inner, &mut self.inward).map_err(broke)?;
-        if taken == Taken::End {
+        if taken == ReadOutcome::End {
             self.has_ended = true;
             self.inner.shutdown(Shutdown::Write).map_err(broke)?;
-            return Ok(Taken::End);
+            return Ok(ReadOutcome::End);
         }
-        Ok(if self.inward.len() < waits { Taken::Some } else { Taken::Nothing })
+        Ok(if self.inward.len() < waits { ReadOutcome::Some } else { ReadOutcome::Nothing })
     }
 
     /// Tells the host what libssh2 says, as much as the connection takes now. Says whether that is all.
@@ -193,8 +193,8 @@ impl Pump {
     pub(super) fn pass_out(&mut self) -> Result<bool, String> {
         loop {
             match take(&self.inner, &mut self.outward).map_err(broke)? {
-                Taken::Some => {}
-                Taken::Nothing | Taken::End => return Ok(true),
+                ReadOutcome::Some => {}
+                ReadOutcome::Nothing | ReadOutcome::End => return Ok(true),
             }
             give(&mut self.host, &mut self.outward).map_err(broke)?;
             if !self.outward.is_empty() {
@@ -247,7 +247,7 @@ impl Pump {
         if self.heard > MOST {
             return Err(format!("it says more than {} KiB before the login is done", MOST >> 10));
         }
-        if taken == Taken::End {
+        if taken == ReadOutcome::End {
             return Err("the host closed the connection".to_owned());
         }
         self.pass_out().map(|_| ())
@@ -286,7 +286,7 @@ mod tests {
         let mut said = [0; 7];
         host.read_exact(&mut said).expect("all of it");
         assert_eq!(&said, b"one two");
-        while pump.pass_in().expect("a connection") != Taken::End {}
+        while pump.pass_in().expect("a connection") != ReadOutcome::End {}
         let mut rest = String::new();
         end.read_to_string(&mut rest).expect("the rest, and its end");
         assert_eq!(rest, "late later");
@@ -302,7 +302,7 @@ mod tests {
         while pump.inward.is_empty() {
             pump.pass_in().expect("a connection");
         }
-        assert_eq!(pump.pass_in().expect("a connection"), Taken::Nothing);
+        assert_eq!(pump.pass_in().expect("a connection"), ReadOutcome::Nothing);
         assert!(!pump.waits_for().contains(PollFlags::IN));
         let waits = pump.inward.len();
         while pump.inward.len() == waits {

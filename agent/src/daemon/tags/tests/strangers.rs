@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use super::super::look::{MANY_IGNORED, QUIET};
 use super::super::turns::{TURN, Turns, cost};
 use super::{POLL, ROOM, Scratch, age, tags};
-use crate::session::{Look, Removed};
+use crate::session::{LookLimits, Removed};
 
 /// Only what an agent put away comes back: names that somebody else took beforehand are neither moved, opened nor looked at again.
 #[test]
@@ -174,7 +174,9 @@ fn a_directory_that_is_exchanged_again_and_again_is_looked_at_now_and_then_and_r
     for _ in 0..100 {
         let flags = RenameFlags::EXCHANGE;
         renameat_with(CWD, &path, CWD, &other, flags).expect("exchanged");
-        answered += usize::from(scratch.worker.look_for(Look { room: ROOM, poll: POLL, ..Look::default() }).is_some());
+        answered += usize::from(
+            scratch.worker.look_for(LookLimits { room: ROOM, poll: POLL, ..LookLimits::default() }).is_some(),
+        );
     }
     assert!(answered < 50, "{answered} looks at once");
     for _ in 0..10 {
@@ -185,7 +187,7 @@ fn a_directory_that_is_exchanged_again_and_again_is_looked_at_now_and_then_and_r
     let (text, _) = scratch.look().trouble.expect("what is wrong");
     assert!(text.contains("was exchanged for another one 5 times"), "{text}");
     let start = Instant::now();
-    let asked = Look { room: ROOM, poll: POLL, ..Look::default() };
+    let asked = LookLimits { room: ROOM, poll: POLL, ..LookLimits::default() };
     let mut found = scratch.worker.look_for(asked);
     while found.is_none() {
         assert!(start.elapsed().as_secs() < 60, "the look that was asked for is done later");

@@ -133,7 +133,7 @@ fn what_cannot_be_packed_is_asked_for_plain_or_resumed_leaves_no_entry() {
     let attempt = Attempt { number: 1, item, ask: true, delta_base: None };
     let (frames, _taken) = mpsc::channel(1000);
     let (answers, held) = std::sync::mpsc::channel();
-    answers.send(Held { number: 1, files: Vec::new() }).expect("it is heard");
+    answers.send(PartialFiles { number: 1, files: Vec::new() }).expect("it is heard");
     assert!(pack(vec![attempt], Codec::Zstd, outlet(&frames), &cache, &Progress::default(), &held).is_empty());
     assert!(entries(&directory).is_empty());
 }

@@ -6,7 +6,7 @@ use super::*;
 use crate::packing::walker::walk::Room;
 
 /// Walks with no more room than that. Gives the paths, the most bytes that names took, and how often a directory was listed.
-fn walked(root: &Root, order: Order, room: Room) -> (Vec<Vec<u8>>, usize, usize) {
+fn walked(root: &Root, order: WalkOrder, room: Room) -> (Vec<Vec<u8>>, usize, usize) {
     let mut walk = root.walk(order).with_room(room);
     let (mut paths, mut most) = (Vec::new(), 0);
     while let Some(node) = walk.next() {
@@ -37,8 +37,8 @@ impl Scratch {
 #[test]
 fn a_walk_with_little_room_gives_what_one_with_much_room_gives() {
     let scratch = Scratch::crowded(120);
-    let root = scratch.open_by(Way::AtOnce).expect("a package");
-    for order in [Order::Name, Order::Path] {
+    let root = scratch.open_by(PathResolution::AtOnce).expect("a package");
+    for order in [WalkOrder::Name, WalkOrder::Path] {
         let (all, most, listings) = walked(&root, order, Room { batch: 1 << 20, looked_at: 1024 });
         assert_eq!(all.len(), all.iter().collect::<BTreeSet<_>>().len());
         let directories = 1 + 4 + 3 * 24;
@@ -58,8 +58,8 @@ fn a_walk_with_little_room_gives_what_one_with_much_room_gives() {
 fn a_directory_that_changes_between_two_looks_at_it_is_noticed() {
     for (looked_at, name) in [(1, "0000.f"), (100, "m")] {
         let scratch = Scratch::crowded(30);
-        let root = scratch.open_by(Way::AtOnce).expect("a package");
-        let mut walk = root.walk(Order::Name).with_room(Room { batch: 400, looked_at });
+        let root = scratch.open_by(PathResolution::AtOnce).expect("a package");
+        let mut walk = root.walk(WalkOrder::Name).with_room(Room { batch: 400, looked_at });
         let met = |node: &Result<Node, SourceError>| node.as_ref().is_ok_and(|node| node.path == name.as_bytes());
         assert!(walk.by_ref().any(|node| met(&node)));
         scratch.file("archive/core/1/zz", "");

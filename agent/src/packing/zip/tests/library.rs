@@ -25,11 +25,11 @@ fn options(seconds: i64, mode: u32) -> FullFileOptions<'static, 'static> {
     options
 }
 
-fn stamp(seconds: i64) -> Stamp {
+fn stamp(seconds: i64) -> ZipTime {
     let scratch = tempfile::tempdir().expect("a scratch directory");
     fs::create_dir_all(scratch.path().join("p/1")).expect("a folder");
     let root = Root::open(scratch.path(), &"p@1".parse().expect("a package")).expect("a package");
-    Stamp::of(&crate::packing::walker::Stat { modified: (seconds, 5), ..*root.stat() })
+    ZipTime::of(&crate::packing::walker::Stat { modified: (seconds, 5), ..*root.stat() })
 }
 
 fn by_us(fill: impl FnOnce(&mut writer::Writer<&mut Vec<u8>>)) -> Vec<u8> {
@@ -59,16 +59,18 @@ fn every_kind_of_entry_is_written_as_the_library_writes_it() {
             for (number, content) in contents.iter().enumerate() {
                 for (deflated, large) in [(false, false), (true, false), (false, true), (true, true)] {
                     let name = format!("{name}{number}{deflated}{large}");
-                    let kind = Kind::File { deflated, large };
-                    let mut entry = zip.begin(Head { name: &name, kind, permissions: mode, stamp }).expect("memory");
+                    let kind = ZipKind::File { deflated, large };
+                    let mut entry =
+                        zip.begin(ZipHeader { name: &name, kind, permissions: mode, stamp }).expect("memory");
                     content.chunks(READ).for_each(|some| zip.add(&mut entry, some).expect("memory"));
                     zip.end(entry).expect("memory");
                 }
             }
-            let directory = zip.begin(Head { name, kind: Kind::Directory, permissions: mode, stamp }).expect("memory");
+            let directory =
+                zip.begin(ZipHeader { name, kind: ZipKind::Directory, permissions: mode, stamp }).expect("memory");
             zip.end(directory).expect("memory");
             let mut link =
-                zip.begin(Head { name: "link", kind: Kind::Link, permissions: 0o777, stamp }).expect("memory");
+                zip.begin(ZipHeader { name: "link", kind: ZipKind::Link, permissions: 0o777, stamp }).expect("memory");
             zip.add(&mut link, name.as_bytes()).expect("memory");
             zip.end(link).expect("memory");
         });
@@ -98,7 +100,7 @@ fn more_entries_than_the_old_form_counts_are_written_as_the_library_writes_them(
         let ours = by_us(|zip| {
             for number in 0..entries {
                 let name = &number.to_string();
-                let entry = zip.begin(Head { name, kind: Kind::Directory, permissions: 0o755, stamp });
+                let entry = zip.begin(ZipHeader { name, kind: ZipKind::Directory, permissions: 0o755, stamp });
                 zip.end(entry.expect("memory")).expect("memory");
             }
         });

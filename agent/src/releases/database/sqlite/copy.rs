@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use blat_config::private;
 
-use super::look::{Database, Look, PERMISSIONS, State, open, shown, state_of};
+use super::look::{Database, DatabaseFiles, PERMISSIONS, SqliteFileState, open, shown, state_of};
 use super::{BUSY, PAUSE};
 use crate::releases::file::LARGEST;
 
@@ -34,7 +34,7 @@ pub(super) struct PrivateCopy {
 
 impl PrivateCopy {
     /// Copies all that recovery needs; none where somebody changed it meanwhile.
-    pub(super) async fn of(database: &Database, look: &Look, place: &Path) -> Result<Option<Self>, String> {
+    pub(super) async fn of(database: &Database, look: &DatabaseFiles, place: &Path) -> Result<Option<Self>, String> {
         let folder = place.join(FOLDER);
         let failed = |error: io::Error| format!("cannot copy it to {}: {error}", shown(&folder));
         let lock = lock(place).await?;
@@ -81,7 +81,7 @@ impl PrivateCopy {
     }
 
     /// Copies one of the files beside the database; false where it is not the one that was seen.
-    fn take(&self, from: &Path, suffix: &str, seen: State) -> Result<bool, String> {
+    fn take(&self, from: &Path, suffix: &str, seen: SqliteFileState) -> Result<bool, String> {
         let file = match open(from) {
             Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),

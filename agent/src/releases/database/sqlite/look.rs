@@ -23,7 +23,7 @@ pub(super) struct Database {
 
 /// What tells one state of a file from another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct State {
+pub(super) struct SqliteFileState {
     place: (u64, u64),
     pub(super) size: u64,
     modified: (i64, i64),
@@ -32,12 +32,12 @@ pub(super) struct State {
 
 /// All files of a database.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Look {
+pub(super) struct DatabaseFiles {
     /// None where another file took its place since it was opened.
-    pub(super) database: Option<State>,
-    pub(super) wal: Option<State>,
-    pub(super) shm: Option<State>,
-    pub(super) journal: Option<State>,
+    pub(super) database: Option<SqliteFileState>,
+    pub(super) wal: Option<SqliteFileState>,
+    pub(super) shm: Option<SqliteFileState>,
+    pub(super) journal: Option<SqliteFileState>,
 }
 
 impl Database {
@@ -60,11 +60,11 @@ impl Database {
     }
 
     /// Looks at all files as they are now.
-    pub(super) fn look(&self) -> Result<Look, String> {
+    pub(super) fn look(&self) -> Result<DatabaseFiles, String> {
         let handle = self.file.metadata().map_err(|error| format!("cannot look at it: {error}"))?;
         let database = state(&self.path)?.filter(|found| found.place == (handle.dev(), handle.ino()));
         let [wal, shm, journal] = ["-wal", "-shm", "-journal"].map(|suffix| state(&self.beside(suffix)));
-        Ok(Look { database, wal: wal?, shm: shm?, journal: journal? })
+        Ok(DatabaseFiles { database, wal: wal?, shm: shm?, journal: journal? })
     }
 
     /// Whether changes are kept in the file `-wal`, by the header.
@@ -79,7 +79,7 @@ impl Database {
     }
 
     /// Whether a rollback journal lies beside it that says more than that its transaction is over.
-    pub(super) fn has_journal(&self, look: &Look) -> Result<bool, String> {
+    pub(super) fn has_journal(&self, look: &DatabaseFiles) -> Result<bool, String> {
         if look.journal.is_none_or(|journal| journal.size == 0) {
             return Ok(false);
         }
@@ -106,8 +106,8 @@ pub(super) fn open(path: &Path) -> io::Result<File> {
 }
 
 /// The state that an open file is in.
-pub(super) fn state_of(found: &Metadata) -> State {
-    State {
+pub(super) fn state_of(found: &Metadata) -> SqliteFileState {
+    SqliteFileState {
         place: (found.dev(), found.ino()),
         size: found.len(),
         modified: (found.mtime(), found.mtime_nsec()),
@@ -116,7 +116,7 @@ pub(super) fn state_of(found: &Metadata) -> State {
 }
 
 /// SQLite waits without end for the other end of a pipe.
-fn state(path: &Path) -> Result<Option<State>, String> {
+fn state(path: &Path) -> Result<Option<SqliteFileState>, String> {
     match fs::symlink_metadata(path) {
         Ok(found) if found.is_file() => Ok(Some(state_of(&found))),
         Ok(_) => Err(format!("{} is not a regular file", shown(path))),

@@ -30,10 +30,10 @@ use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Error, SqliteConnection};
 
 use copy::{PrivateCopy, RECOVER};
-use look::{Database, Look, PERMISSIONS};
+use look::{Database, DatabaseFiles, PERMISSIONS};
 
 use super::connection::said;
-use crate::releases::freshness::{QUIET, State};
+use crate::releases::freshness::{FileState, QUIET};
 
 /// How long a writer may hold a database before the sync fails and is tried again later.
 const BUSY: Duration = Duration::from_secs(10);
@@ -52,7 +52,7 @@ const READONLY_ROLLBACK: &str = "776";
 
 /// How the files' state has them read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
+enum SqliteMode {
     Ordinary,
     Alone,
     Shared,
@@ -64,10 +64,10 @@ pub(super) struct Opened {
     pub(super) connection: SqliteConnection,
     /// Goes after the connection: closing it gives up the lock.
     database: Database,
-    way: Way,
-    unchanged: Option<Look>,
+    mode: SqliteMode,
+    unchanged: Option<DatabaseFiles>,
     /// How the file was since SQLite's lock keeps its writers off; none where they write all the same, into a `-wal`.
-    locked: Option<State>,
+    locked: Option<FileState>,
     _copy: Option<PrivateCopy>,
 }
 
@@ -77,7 +77,7 @@ impl Opened {
     pub(super) async fn begin_reading(&mut self, is_checked: bool, queries: &[&str]) -> Result<(), String> {
         // SQLite takes its lock with the first thing that is read.
         sqlx::raw_sql(READS).execute(&mut self.connection).await.map_err(|error| said(&error))?;
-        if self.way == Way::Ordinary {
+        if self.mode == SqliteMode::Ordinary {
             self.locked = Some(self.state()?);
         }
         if is_checked { check::expect_undamaged(&mut self.connection, queries).await } else { Ok(()) }
@@ -103,19 +103,19 @@ impl Opened {
     }
 
     /// How the file was while it was read, where that says whether anybody but SQLite was writing it.
-    pub(super) fn locked(&self) -> Option<State> {
+    pub(super) fn locked(&self) -> Option<FileState> {
         self.locked
     }
 
-    fn state(&self) -> Result<State, String> {
+    fn state(&self) -> Result<FileState, String> {
         // The handle stays open: closing any of a file gives up all locks that the process has on it.
         let found = self.database.file.metadata().map_err(|error| format!("cannot look at it: {error}"))?;
-        Ok(State::of(&found))
+        Ok(FileState::of(&found))
     }
 
     /// Takes leave, before the lock is given up and the copy goes.
     pub(super) async fn close(self) -> Result<(), Error> {
-        let Self { connection, database: _held, way: _, unchanged: _, locked: _, _copy } = self;
+        let Self { connection, database: _held, mode: _, unchanged: _, locked: _, _copy } = self;
         connection.close().await
     }
 }
@@ -149,10 +149,10 @@ async fn try_open(path: &Path, limit: Duration, place: &Path) -> Result<Option<O
     }
     let is_wal = database.is_wal()?;
     let has_journal = is_wal && database.has_journal(&look)?;
-    let way = way(is_wal, has_journal, &look);
+    let mode = mode(is_wal, has_journal, &look);
     let real = &database.path;
-    let connection = match way {
-        Way::Ordinary => match connect(read_only(real), limit).await {
+    let connection = match mode {
+        SqliteMode::Ordinary => match connect(read_only(real), limit).await {
             // Run by root, SQLite gives the journal to the database's owner again, so that its time changes.
             Err(error) if is_rollback(&error) => {
                 let look = database.look()?;
@@ -160,31 +160,36 @@ async fn try_open(path: &Path, limit: Duration, place: &Path) -> Result<Option<O
             }
             other => other.map_err(|error| said(&error))?,
         },
-        Way::Alone => match connect(read_only(real).immutable(true), limit).await {
+        SqliteMode::Alone => match connect(read_only(real).immutable(true), limit).await {
             Err(_) if database.look()? != look => return Ok(None),
             other => other.map_err(|error| said(&error))?,
         },
-        Way::Shared => connect(read_only(&without_writing_shm(real)?), limit)
+        SqliteMode::Shared => connect(read_only(&without_writing_shm(real)?), limit)
             .await
             .map_err(|error| format!("it is in WAL mode and has a -wal and a -shm: {}; {PERMISSIONS}", said(&error)))?,
-        Way::Copied => return copied(database, look, limit, place).await,
+        SqliteMode::Copied => return copied(database, look, limit, place).await,
     };
-    let unchanged = (way == Way::Alone).then_some(look);
-    Ok(Some(Opened { connection, database, way, unchanged, locked: None, _copy: None }))
+    let unchanged = (mode == SqliteMode::Alone).then_some(look);
+    Ok(Some(Opened { connection, database, mode, unchanged, locked: None, _copy: None }))
 }
 
-fn way(is_wal: bool, has_journal: bool, look: &Look) -> Way {
+fn mode(is_wal: bool, has_journal: bool, look: &DatabaseFiles) -> SqliteMode {
     match (is_wal, look.wal, look.shm) {
         // Without WAL mode, SQLite itself knows whether a journal's writer is alive.
-        (false, _, _) => Way::Ordinary,
-        (true, _, _) if has_journal => Way::Copied,
-        (true, Some(_), Some(_)) => Way::Shared,
-        (true, Some(wal), None) if wal.size > 0 => Way::Copied,
-        (true, _, _) => Way::Alone,
+        (false, _, _) => SqliteMode::Ordinary,
+        (true, _, _) if has_journal => SqliteMode::Copied,
+        (true, Some(_), Some(_)) => SqliteMode::Shared,
+        (true, Some(wal), None) if wal.size > 0 => SqliteMode::Copied,
+        (true, _, _) => SqliteMode::Alone,
     }
 }
 
-async fn copied(database: Database, look: Look, limit: Duration, place: &Path) -> Result<Option<Opened>, String> {
+async fn copied(
+    database: Database,
+    look: DatabaseFiles,
+    limit: Duration,
+    place: &Path,
+) -> Result<Option<Opened>, String> {
     let Some(copy) = PrivateCopy::of(&database, &look, place).await? else { return Ok(None) };
     let failed = |error: &Error| format!("a writer left it in the middle of a change: {}; {RECOVER}", said(error));
     if copy.has_journal() {
@@ -193,7 +198,14 @@ async fn copied(database: Database, look: Look, limit: Duration, place: &Path) -
         recovered.close().await.map_err(|error| failed(&error))?;
     }
     let connection = connect(read_only(&copy.database()), limit).await.map_err(|error| failed(&error))?;
-    Ok(Some(Opened { connection, database, way: Way::Copied, unchanged: None, locked: None, _copy: Some(copy) }))
+    Ok(Some(Opened {
+        connection,
+        database,
+        mode: SqliteMode::Copied,
+        unchanged: None,
+        locked: None,
+        _copy: Some(copy),
+    }))
 }
 
 /// Keeps the writers of a database in WAL mode from removing what lies beside it.

@@ -94,7 +94,7 @@ fn a_memory_that_begins_later_than_now_begins_now() {
 
 /// The epoch second of a file with this time, as far as it is believed.
 fn believed(memory: &LastingMemory, time: FileTime, is_set_ahead: bool, now: i64) -> Option<i64> {
-    memory.believed(Some(Written { at: time, is_set_ahead }), now).map(|noted| noted.at)
+    memory.believed(Some(ContentTime { at: time, is_set_ahead }), now).map(|noted| noted.at)
 }
 
 #[test]
@@ -133,7 +133,7 @@ fn releases_that_were_there_when_a_tag_came_never_count_as_newer_whatever_clock_
         let memory = LastingMemory::load(&home, &name, true);
         let brought = packages(&["a@1"]);
         let written = (Timestamp::now().as_second() - 1, 5);
-        let known_up_to = memory.believed(Some(Written { at: written, is_set_ahead: false }), written.0 + 1);
+        let known_up_to = memory.believed(Some(ContentTime { at: written, is_set_ahead: false }), written.0 + 1);
         let mut known_up_to = known_up_to.expect("it does not lie ahead");
         memory.note_tags(&brought, &BTreeSet::new());
         assert_eq!(memory.trouble(), None);
@@ -148,13 +148,13 @@ fn releases_that_were_there_when_a_tag_came_never_count_as_newer_whatever_clock_
             for memory in [&memory, &later] {
                 // The next sync, once the clock has passed the file's time.
                 let now = memory.notes(i64::MAX);
-                let known_up_to = memory.believed(Some(Written { at: written, is_set_ahead: false }), i64::MAX);
+                let known_up_to = memory.believed(Some(ContentTime { at: written, is_set_ahead: false }), i64::MAX);
                 let known_up_to = known_up_to.expect("it did not lie ahead when it was seen").beside(&now.clock).at;
                 assert!(now.tagged.values().all(|at| is_newer(*at, known_up_to)) && now.tagged.len() == 1, "{by}");
             }
         }
         let anew = (Timestamp::now().as_second() + 401 * DAY, 5);
-        let anew = memory.believed(Some(Written { at: anew, is_set_ahead: false }), anew.0).expect("it is new");
+        let anew = memory.believed(Some(ContentTime { at: anew, is_set_ahead: false }), anew.0).expect("it is new");
         assert!(memory.tagged_after(&anew).is_empty(), "{by}: what was written later knows more");
     }
 }
@@ -164,7 +164,7 @@ fn a_tag_is_no_older_than_releases_that_were_seen_before_although_the_clock_was_
     let (_scratch, home, name) = home();
     let memory = LastingMemory::load(&home, &name, true);
     let ahead = Timestamp::now().as_second() + 30;
-    let known_up_to = memory.believed(Some(Written { at: (ahead, 0), is_set_ahead: false }), ahead);
+    let known_up_to = memory.believed(Some(ContentTime { at: (ahead, 0), is_set_ahead: false }), ahead);
     let known_up_to = known_up_to.expect("the clock said so at that moment");
     memory.note_tags(&packages(&["a@1"]), &BTreeSet::new());
     assert_eq!(memory.tagged_after(&known_up_to), packages(&["a@1"]));

@@ -26,7 +26,7 @@ use crate::flow::rate_limit::RateLimiter;
 use crate::model::error::TargetError;
 use crate::targets::host::receiver::congestion::Pacing;
 use crate::targets::host::receiver::watchdog::{Duty, Watchdog};
-use crate::transport::bounded::{Bounds, Complaints};
+use crate::transport::bounded::{Bounds, StderrExcerpt};
 use crate::transport::{Exit, Remote};
 
 /// From starting the receiver to its greeting.
@@ -372,7 +372,7 @@ async fn talk(remote: Remote, shared: Arc<Shared>, lanes: Vec<mpsc::Sender<Vec<u
     let watchdog = Watchdog::default();
     // Read all the time, so that it never blocks on them.
     let mut complaining = tokio::spawn(async move {
-        let mut complaints = Complaints::default();
+        let mut complaints = StderrExcerpt::default();
         complaints.read(stderr).await.map(|()| complaints.all())
     });
     let mut said = None;

@@ -9,13 +9,13 @@ use blat_domain::package::name::{PackageId, PackageName, Version};
 
 /// What the last listing said, and what was published since: the next one brings only what differs.
 #[derive(Debug, Default)]
-pub(super) struct Known {
+pub(super) struct KnownListing {
     inventory: Arc<Inventory>,
     /// Of the inventory, unless it has changed since: they are asked for at each listing, and mostly nothing has changed.
     digests: Option<Vec<[u8; 16]>>,
 }
 
-impl Known {
+impl KnownListing {
     /// The digests that a listing is compared with.
     pub(super) fn digests(&mut self) -> Vec<[u8; 16]> {
         self.digests.get_or_insert_with(|| self.inventory.digests(USUAL)).clone()
@@ -68,18 +68,18 @@ mod tests {
 
     #[test]
     fn a_target_that_lists_ever_more_is_refused_and_forgotten() {
-        let mut known = Known::default();
+        let mut known = KnownListing::default();
         let refused = (0..100).find(|part| {
             let lines: String = (0..20_000).map(|n| format!("package p{part}_{n} 1 5\n")).collect();
             known.renew(&[], listing(&lines), 0).is_err()
         });
         assert!((5..20).contains(&refused.expect("an end")), "{refused:?}");
-        assert_eq!(known.digests(), Known::default().digests());
+        assert_eq!(known.digests(), KnownListing::default().digests());
     }
 
     #[test]
     fn the_digests_are_always_those_of_what_is_known() {
-        let mut known = Known::default();
+        let mut known = KnownListing::default();
         let empty = known.digests();
         let number = |name| u16::try_from(bucket(name, USUAL).expect("a bucket")).expect("a number");
 

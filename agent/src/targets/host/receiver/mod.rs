@@ -30,8 +30,8 @@ use sha2::{Digest, Sha256};
 use tokio::sync::Mutex;
 
 use self::conversation::Conversation;
-use self::known::Known;
-use self::sending::{Held, LaneTransfer};
+use self::known::KnownListing;
+use self::sending::{HeldVersions, LaneTransfer};
 use super::install::{EXECUTABLE, digests};
 use super::leftovers::Leftovers;
 use super::lines::{delivery, retired, verdict, with_silent_ones};
@@ -65,7 +65,7 @@ pub(crate) struct ReceiverTarget {
     is_outdated: AtomicBool,
     /// What the link there has delivered, over all conversations.
     throughput: Arc<std::sync::Mutex<Throughput>>,
-    known: std::sync::Mutex<Known>,
+    known: std::sync::Mutex<KnownListing>,
     numbers: AtomicU32,
     leftovers: Leftovers,
 }
@@ -143,9 +143,9 @@ impl ReceiverTarget {
     }
 
     /// What the target holds, as far as is known, of the packages of these items.
-    fn held(&self, items: &[TransferItem]) -> Held {
+    fn held(&self, items: &[TransferItem]) -> HeldVersions {
         let known = self.known();
-        let mut held = Held::new();
+        let mut held = HeldVersions::new();
         for PackageId { name, .. } in items.iter().map(|item| &item.package) {
             held.entry(name.clone()).or_insert_with(|| known.versions(name));
         }
@@ -163,7 +163,7 @@ impl ReceiverTarget {
         self.known().note(published);
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
+    fn known(&self) -> MutexGuard<'_, KnownListing> {
         // It is a memory only: the next listing corrects whatever is wrong with it.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }

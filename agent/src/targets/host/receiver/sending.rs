@@ -41,7 +41,7 @@ pub(super) struct LaneTransfer<'a> {
     /// How the bytes are packed.
     pub(super) codec: Codec,
     /// Versions that the target holds of these packages, with the times of their `descpkg`.
-    pub(super) held: &'a Held,
+    pub(super) held: &'a HeldVersions,
     /// What was packed for other targets, and what is packed for them to find.
     pub(super) cache: &'a Arc<PackCache>,
     /// What the target cannot remove.
@@ -51,7 +51,7 @@ pub(super) struct LaneTransfer<'a> {
 }
 
 /// Versions that a target holds, with the times of their `descpkg`.
-pub(super) type Held = BTreeMap<PackageName, BTreeMap<Version, i64>>;
+pub(super) type HeldVersions = BTreeMap<PackageName, BTreeMap<Version, i64>>;
 
 impl LaneTransfer<'_> {
     /// Sends all of them and tells what became of each. After an error nothing is known of those that were not told of.
@@ -141,7 +141,11 @@ impl LaneTransfer<'_> {
 }
 
 /// The version that a item may make use of. What was sent before on this lane is held, by then.
-fn delta_base(item: &TransferItem, held: &mut Held, prints: &HashMap<PackageId, Fingerprint>) -> Option<DeltaBase> {
+fn delta_base(
+    item: &TransferItem,
+    held: &mut HeldVersions,
+    prints: &HashMap<PackageId, Fingerprint>,
+) -> Option<DeltaBase> {
     let PackageId { name, version } = &item.package;
     let versions = held.entry(name.clone()).or_default();
     let nearest = nearest(version, versions.keys()).and_then(|nearest| versions.get_key_value(nearest));
@@ -203,7 +207,7 @@ struct Heard {
 async fn hear(
     guard: &mut LaneGuard<'_>,
     expected: BTreeMap<u32, PackageId>,
-    held: std::sync::mpsc::SyncSender<frames::Held>,
+    held: std::sync::mpsc::SyncSender<frames::PartialFiles>,
     (in_vain, leftovers): (&AtomicBool, &Leftovers),
     told: &OutcomeSink<'_>,
 ) -> Result<Heard, TargetError> {
@@ -225,7 +229,7 @@ async fn hear(
                 taken?;
             }
             Reply::Held { number, files } if expected.contains_key(&number) => {
-                held.try_send(frames::Held { number, files }).map_err(|_| out_of_turn())?;
+                held.try_send(frames::PartialFiles { number, files }).map_err(|_| out_of_turn())?;
             }
             Reply::Lacks { number } if expected.get(&number).is_some_and(|package| awaited.take_package(package)) => {
                 heard.lacking.push(number);

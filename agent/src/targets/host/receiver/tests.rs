@@ -346,7 +346,7 @@ async fn sent(answer: impl AsyncFnOnce(&mut FarEnd)) -> (Result<(), TargetError>
     item(scratch.path(), "p@1", b"the same in both");
     let item = item(scratch.path(), "p@2", b"the same in both");
     let (conversation, mut far) = begun(1 << 20).await;
-    let held = Held::from([(item.package.name.clone(), BTreeMap::from([(id("p@1").version, TIME as i64)]))]);
+    let held = HeldVersions::from([(item.package.name.clone(), BTreeMap::from([(id("p@1").version, TIME as i64)]))]);
     let cache = Arc::new(PackCache::new(scratch.path().join("store")));
     let transfer = LaneTransfer {
         conversation: &conversation,

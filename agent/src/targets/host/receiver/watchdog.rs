@@ -35,7 +35,7 @@ pub(super) enum Duty {
 
 /// What was seen of a lane.
 #[derive(Debug, Clone, Copy)]
-struct Pulse {
+struct LaneProgress {
     /// Its number.
     work: u64,
     /// The frames that had been written when the number changed: it has got on with those.
@@ -46,7 +46,7 @@ struct Pulse {
     given: (u64, Instant),
 }
 
-impl Pulse {
+impl LaneProgress {
     fn new(now: Instant) -> Self {
         Self { work: 0, answered: 0, since: now, given: (0, now) }
     }
@@ -102,15 +102,15 @@ impl Watchdog {
 
     /// Asks for signs of life until there is none.
     pub(super) async fn beat(&self, outbox: &Outbox, duty: impl Fn(usize) -> Duty) -> TargetError {
-        let mut lanes = [Pulse::new(Instant::now()); LANES as usize];
+        let mut lanes = [LaneProgress::new(Instant::now()); LANES as usize];
         loop {
             let (last, work) = self.felt.borrow().clone();
             if last.elapsed() > DEAD {
                 return broke(&format!("no sign of life for {} s", DEAD.as_secs()));
             }
-            for (number, pulse) in lanes.iter_mut().enumerate() {
+            for (number, progress) in lanes.iter_mut().enumerate() {
                 let work = work.get(number).copied().unwrap_or_default();
-                if pulse.stands_still(work, duty(number), Instant::now()) {
+                if progress.stands_still(work, duty(number), Instant::now()) {
                     return broke(&format!("no progress for {} s; given up", STALL_TIMEOUT.as_secs()));
                 }
             }
@@ -132,11 +132,11 @@ mod tests {
     /// Looks at a lane at each heartbeat; gives after how many seconds it stands still, if within 28 hours.
     fn standstill(look: impl Fn(u64) -> (u64, Duty)) -> Option<u64> {
         let begin = Instant::now();
-        let mut pulse = Pulse::new(begin);
+        let mut progress = LaneProgress::new(begin);
         let mut beats = (0..100_000).step_by(10);
         beats.find(|seconds| {
             let (work, duty) = look(*seconds);
-            pulse.stands_still(work, duty, begin + Duration::from_secs(*seconds))
+            progress.stands_still(work, duty, begin + Duration::from_secs(*seconds))
         })
     }
 

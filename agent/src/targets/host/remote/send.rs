@@ -5,7 +5,7 @@ use super::{VERSION, why_not};
 use crate::model::error::TargetError;
 use crate::targets::host::install::{EXECUTABLE, Ran, shell_word};
 use crate::transport::Transport;
-use crate::transport::answer::{Input, ask};
+use crate::transport::answer::{CommandInput, ask};
 use crate::transport::bounded::Bounds;
 
 /// One line in single quotes, since the script's standard input is the build: no login shell has anything to expand in it. Its arguments
@@ -35,7 +35,7 @@ pub(super) async fn send(transport: &Transport, bin: &str, build: Build) -> Resu
         }
         Ok(())
     };
-    let asked = ask(transport.exec(&command).await?, Input::Bytes(build.bytes), Bounds::FEW, each).await;
+    let asked = ask(transport.exec(&command).await?, CommandInput::Bytes(build.bytes), Bounds::FEW, each).await;
     match (asked, ran) {
         (Ok(()), Some(ran)) => Ok(why_not(&ran, bin).map_or(Ok(()), Err)),
         (Ok(()), None) => Ok(Err(format!("whether {EXECUTABLE} runs in {bin} was not said"))),

@@ -16,7 +16,7 @@ use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, AwsCredential, AwsCr
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use profile::{Kept, Profile};
+use profile::{CredentialSource, Profile};
 
 use super::fault::Fault;
 use super::wire::Wire;
@@ -39,12 +39,12 @@ pub(super) struct Credentials {
     metadata_name: &'static str,
     region: String,
     wire: Wire,
-    found: Mutex<Option<Found>>,
+    cached: Mutex<Option<CachedCredential>>,
 }
 
 /// What the files said, for a while.
 #[derive(Debug)]
-struct Found {
+struct CachedCredential {
     credential: Arc<AwsCredential>,
     until: Instant,
 }
@@ -86,15 +86,15 @@ impl Credentials {
             (Some(provider(&next_door, region, &[], endpoint)?), "the instance's metadata")
         };
         let (region, wire) = (region.to_owned(), wire.clone());
-        Ok(Self { environment, metadata, metadata_name, region, wire, found: Mutex::default() })
+        Ok(Self { environment, metadata, metadata_name, region, wire, cached: Mutex::default() })
     }
 
     async fn find(&self) -> Result<Arc<AwsCredential>, Fault> {
         if let Some(environment) = &self.environment {
             return environment.get_credential().await.map_err(|error| unusable("the environment's", &error));
         }
-        let mut found = self.found.lock().await;
-        if let Some(Found { credential, until }) = &*found
+        let mut cached = self.cached.lock().await;
+        if let Some(CachedCredential { credential, until }) = &*cached
             && Instant::now() < *until
         {
             return Ok(credential.clone());
@@ -102,13 +102,15 @@ impl Credentials {
         let profile = Profile::load()?;
         if let Some(kept) = &profile.kept {
             let new = match kept {
-                Kept::Keys(keys) => Found { credential: keys.credential(), until: Instant::now() + LOOK_AGAIN },
-                Kept::Process(command) => {
+                CredentialSource::Keys(keys) => {
+                    CachedCredential { credential: keys.credential(), until: Instant::now() + LOOK_AGAIN }
+                }
+                CredentialSource::Process(command) => {
                     let (keys, lasting) = process::run(command, &profile.name).await?;
                     let lasting = lasting.map_or(LOOK_AGAIN * 15, |lasting| lasting.saturating_sub(EARLY));
-                    Found { credential: keys.credential(), until: Instant::now() + lasting }
+                    CachedCredential { credential: keys.credential(), until: Instant::now() + lasting }
                 }
-                Kept::WebIdentity { token_file, role, session } => {
+                CredentialSource::WebIdentity { token_file, role, session } => {
                     let pairs = [
                         (AmazonS3ConfigKey::WebIdentityTokenFile, Some(token_file)),
                         (AmazonS3ConfigKey::RoleArn, Some(role)),
@@ -119,11 +121,11 @@ impl Credentials {
                     let credential =
                         provider.get_credential().await.map_err(|error| unusable("the web identity's", &error))?;
                     // The library asks for an hour.
-                    Found { credential, until: Instant::now() + LOOK_AGAIN * 45 }
+                    CachedCredential { credential, until: Instant::now() + LOOK_AGAIN * 45 }
                 }
             };
             let credential = new.credential.clone();
-            *found = Some(new);
+            *cached = Some(new);
             return Ok(credential);
         }
         let Some(metadata) = &self.metadata else { return Err(profile.nothing("")) };

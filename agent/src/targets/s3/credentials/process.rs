@@ -22,7 +22,7 @@ const MOST: usize = 64 << 10;
 /// What it prints.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Printed {
+struct PrintedCredentials {
     version: u32,
     access_key_id: String,
     secret_access_key: String,
@@ -52,7 +52,7 @@ pub(super) async fn run(command: &str, profile: &str) -> Result<(Secret, Option<
         return Err(failed(format!("failed ({}): {}", output.status, printable(said))));
     }
     // Without the parser's words: they could quote what was printed.
-    let printed: Printed = serde_json::from_slice(&output.stdout).map_err(|error| {
+    let printed: PrintedCredentials = serde_json::from_slice(&output.stdout).map_err(|error| {
         failed(format!("prints no credentials: line {}, column {} is not as expected", error.line(), error.column()))
     })?;
     if printed.version != 1 {
@@ -63,7 +63,7 @@ pub(super) async fn run(command: &str, profile: &str) -> Result<(Secret, Option<
     if lasting == Some(Duration::ZERO) {
         return Err(failed("prints credentials that have expired".to_owned()));
     }
-    let Printed { access_key_id: id, secret_access_key: secret, session_token: token, .. } = printed;
+    let PrintedCredentials { access_key_id: id, secret_access_key: secret, session_token: token, .. } = printed;
     Ok((Secret { id, secret, token }, lasting))
 }
 

@@ -19,7 +19,7 @@ const LARGEST: u64 = 1 << 20;
 pub(in super::super) struct Profile {
     pub(super) name: String,
     /// What it says of credentials, if anything.
-    pub(super) kept: Option<Kept>,
+    pub(super) kept: Option<CredentialSource>,
     /// The region it names.
     pub(in super::super) region: Option<String>,
     /// The server it names.
@@ -31,7 +31,7 @@ pub(in super::super) struct Profile {
 
 /// Where a profile keeps its credentials.
 #[derive(Debug)]
-pub(super) enum Kept {
+pub(super) enum CredentialSource {
     /// In the file.
     Keys(Secret),
     /// A command prints them.
@@ -92,13 +92,13 @@ impl Profile {
         let either = |key: &str| say(own, key).or_else(|| say(shared, key));
         let secret = |from| {
             let (id, secret) = (say(from, "aws_access_key_id")?, say(from, "aws_secret_access_key")?);
-            Some(Kept::Keys(Secret { id, secret, token: say(from, "aws_session_token") }))
+            Some(CredentialSource::Keys(Secret { id, secret, token: say(from, "aws_session_token") }))
         };
         let web_identity = || {
             let (token_file, role) = (either("web_identity_token_file")?, either("role_arn")?);
-            Some(Kept::WebIdentity { token_file, role, session: either("role_session_name") })
+            Some(CredentialSource::WebIdentity { token_file, role, session: either("role_session_name") })
         };
-        let process = || either("credential_process").map(Kept::Process);
+        let process = || either("credential_process").map(CredentialSource::Process);
         // The order of the AWS tools.
         let kept = web_identity().or_else(|| secret(own)).or_else(process).or_else(|| secret(shared));
         let is_beyond_us =
@@ -160,15 +160,18 @@ mod tests {
     fn a_profile_is_read_as_the_aws_tools_read_it() {
         let config = "[default]\nregion = eu-west-1\ns3 =\n  max_concurrent_requests = 20\n[profile ci]\nregion=us-west-2\nendpoint_url = http://h:1\n";
         let profile = read(None, KEYS, config).expect("a profile");
-        let Some(Kept::Keys(keys)) = profile.kept else { panic!("keys in the file") };
+        let Some(CredentialSource::Keys(keys)) = profile.kept else { panic!("keys in the file") };
         assert_eq!((keys.id.as_str(), keys.secret.as_str(), keys.token.as_deref()), ("A", "s/e+c\\r=", None));
         assert_eq!(profile.region.as_deref(), Some("eu-west-1"));
         let marked =
             read(None, "\u{feff}[default]\naws_access_key_id=A\naws_secret_access_key=s\n", "").expect("a profile");
-        assert!(matches!(marked.kept, Some(Kept::Keys(keys)) if keys.id == "A"), "an editor's mark is no name");
+        assert!(
+            matches!(marked.kept, Some(CredentialSource::Keys(keys)) if keys.id == "A"),
+            "an editor's mark is no name"
+        );
         let ci = read(Some("ci"), KEYS, config).expect("a profile");
         assert_eq!((ci.region.as_deref(), ci.endpoint.as_deref()), (Some("us-west-2"), Some("http://h:1")));
-        assert!(matches!(ci.kept, Some(Kept::Keys(keys)) if keys.token.as_deref() == Some("x")));
+        assert!(matches!(ci.kept, Some(CredentialSource::Keys(keys)) if keys.token.as_deref() == Some("x")));
     }
 
     #[test]
@@ -176,12 +179,12 @@ mod tests {
         let process =
             "[profile p]\ncredential_process = /bin/x --a \"b c\"\naws_access_key_id = C\naws_secret_access_key = u\n";
         let profile = read(Some("p"), "", process).expect("a profile");
-        assert!(matches!(profile.kept, Some(Kept::Process(command)) if command == "/bin/x --a \"b c\""));
+        assert!(matches!(profile.kept, Some(CredentialSource::Process(command)) if command == "/bin/x --a \"b c\""));
         let both =
             read(Some("p"), "[p]\naws_access_key_id = D\naws_secret_access_key = v\n", process).expect("a profile");
-        assert!(matches!(both.kept, Some(Kept::Keys(keys)) if keys.id == "D"));
+        assert!(matches!(both.kept, Some(CredentialSource::Keys(keys)) if keys.id == "D"));
         let web = read(None, "", "[default]\nrole_arn = r\nweb_identity_token_file = /t\n").expect("a profile");
-        assert!(matches!(web.kept, Some(Kept::WebIdentity { session: None, .. })));
+        assert!(matches!(web.kept, Some(CredentialSource::WebIdentity { session: None, .. })));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use object_store::{
 
 use super::super::TargetError;
 use super::super::bucket::{Ask, Begin};
-use super::super::fault::{Answer, Fault, sorted};
+use super::super::fault::{ErrorResponse, Fault, sorted};
 use super::super::listing::{self, Object, Page, Upload, Uploads};
 use crate::targets::s3::object_metadata::ObjectMetadata;
 
@@ -110,7 +110,7 @@ impl InMemoryBucket {
     fn judge_condition(&self) -> Result<()> {
         let less = |left: usize| left.checked_sub(1);
         if self.refused_conditions.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok() {
-            let answer = Answer { status: 501, code: "NotImplemented".into(), ..Answer::default() };
+            let answer = ErrorResponse { status: 501, code: "NotImplemented".into(), ..ErrorResponse::default() };
             return Err(object_store::Error::Generic { store: "shelf", source: Fault::Answered(answer).into() });
         }
         self.conditions.fetch_add(1, Ordering::Relaxed);
@@ -277,7 +277,7 @@ impl Ask for InMemoryBucket {
         conditional.extend(is_conditional.then(|| upload.to_owned()));
     }
 
-    async fn delete(&self, keys: &[String]) -> std::result::Result<BTreeMap<String, Answer>, TargetError> {
+    async fn delete(&self, keys: &[String]) -> std::result::Result<BTreeMap<String, ErrorResponse>, TargetError> {
         self.deletes.fetch_add(1, Ordering::Relaxed);
         if self.usurp(&self.put_at_next_delete).await {
             return Err(TargetError::Link("the answer got lost".into()));
@@ -290,7 +290,7 @@ impl Ask for InMemoryBucket {
                 Err(error) => panic!("memory: {error}"),
             }
         }
-        let denied = || Answer { status: 200, code: "AccessDenied".into(), ..Answer::default() };
+        let denied = || ErrorResponse { status: 200, code: "AccessDenied".into(), ..ErrorResponse::default() };
         Ok(stuck.into_iter().map(|key| (key, denied())).collect())
     }
 

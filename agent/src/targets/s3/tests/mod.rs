@@ -114,7 +114,7 @@ fn link(package: &str, to: &str) -> Link {
     Link { package: id(package), to: to.parse().expect("a version"), instead_of: None, reasons: Default::default() }
 }
 
-async fn seen(target: &S3Target, key: &str) -> Seen {
+async fn seen(target: &S3Target, key: &str) -> ObjectHead {
     let bucket = target.bucket().await.expect("memory");
     target.look(bucket, key).await.expect("memory").expect("an object")
 }

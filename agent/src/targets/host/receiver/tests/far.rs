@@ -114,7 +114,7 @@ async fn send_next(conversation: &Conversation) {
     item(scratch.path(), "p@1", &library);
     library[1_000] ^= 1;
     let item = item(scratch.path(), "p@2", &library);
-    let held = Held::from([(item.package.name.clone(), BTreeMap::from([(id("p@1").version, TIME as i64)]))]);
+    let held = HeldVersions::from([(item.package.name.clone(), BTreeMap::from([(id("p@1").version, TIME as i64)]))]);
     let transfer = LaneTransfer {
         conversation,
         lane: Lane::TAGS,
