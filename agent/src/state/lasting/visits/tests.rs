@@ -39,7 +39,8 @@ fn no_number_is_left_that_is_not_noted_down() {
     let (_scratch, home, name) = home();
     let memory = LastingMemory::load(&home, &name, true);
     memory.new_visit().expect("a number");
-    fs::create_dir(home.known_file(&name).with_extension("json.tmp")).expect("an obstacle");
+    let file = home.known_file(&name);
+    fs::remove_file(&file).and_then(|()| fs::create_dir(&file)).expect("an obstacle");
     assert!(memory.new_visit().is_err() && memory.visit_is_due());
 }
 
