@@ -681,14 +681,25 @@ check_owner() {
     [ -z "$1" ] || is_owned_by "$1" || fail 1 "changing what the archive $archive is to hold failed: $now"
 }
 
-# may_bring OWNER: the archive has a record of its owner, else `$now` says what is wrong; to be asked under the publish lock. At the first contact the
-# owner's agent makes one before it sends anything, so another directory may be in the archive's place: a disk that is not mounted, or what somebody put
-# there. Whoever works here by hand names no owner.
+# may_bring OWNER: the archive has a record, and it does not name somebody else, else `$now` says what is wrong; to be asked under the publish lock, before
+# anything is moved. At the first contact the owner's agent makes one before it sends anything, so another directory may be in the archive's place: a disk
+# that is not mounted, or what somebody put there. Whoever works here by hand names no owner, nor does who knows that somebody else owns the archive.
 may_bring() {
-    [ -n "$1" ] && ! exists "$house/archive" || return 0
-    now="the archive has no record of its owner ($house/archive) any more, so it may be another directory than before; a sync that finds it right writes\
+    [ -n "$1" ] || return 0
+    if ! exists "$house/archive"; then
+        now="the archive has no record of its owner ($house/archive) any more, so it may be another directory than before; a sync that finds it right writes\
  the record anew, or \`blat adopt\` does"
-    return 1
+        return 1
+    fi
+    read_record
+    if is_record "$record"; then
+        case " $1" in *" ${record#* }") return 0 ;; esac
+        now="the archive has the record of another owner by now (${record#* }), so nothing is brought; the next sync looks again"
+        return 1
+    elif [ -z "$record" ] && ! is_small "$house/archive" 0; then
+        now="its record of its owner ($house/archive) could not be read, so nothing is brought; the next sync looks again"
+        return 1
+    fi
 }
 
 # may_replace OWNER: OWNER owns the archive, else `$now` says why not; to be asked under the publish lock. Whoever works here by hand names none.

@@ -151,21 +151,42 @@ kept() {
         cmp -s "$work/before" "$work/found" && nothing_staged
 }
 
+# shown: all that the archive has, beside what comes and goes with each run.
+shown() { (cd "$arch" && find . ! -name '*.lock' -printf '%y %m %T@ %i %l %p\n' | grep -v -e ' \./\.dpkg_archive\(/stage\|/trash\)\?$' | sort); }
+
+# unowned OWNER PATTERN COMMAND...: it sends in OWNER's name, all that it sends fails by PATTERN, and nothing in the archive is made, moved or removed.
+unowned() {
+    sent_by=$1
+    pattern=$2
+    shift 2
+    shown >"$work/before"
+    "$@" --owner "$sent_by"
+    shown >"$work/found"
+    ended 0 && [ "$(grep -c "^failed [^ ]* [^ ]* unowned $pattern" "$work/out")" -eq "$(($(wc -l <"$work/out") - 2))" ] &&
+        cmp -s "$work/before" "$work/found" && nothing_staged
+}
+
 check_replacing() {
     fresh
     receive "$work/odd"
     claim first "$id_a $home_a perth"
-    check 'whoever does not own the archive replaces nothing' kept "$home_b oslo" "its owner is $home_a perth now"
-    receive "$work/even" --owner "$home_b oslo"
-    check 'and sends what is not there' said 'published even 2.0~rc1+x'
+    other="the archive has the record of another owner by now ($home_a perth), so nothing is brought; the next sync looks again"
+    mkdir -p "$arch/.dpkg_archive/aged"
+    for mark in odd@1 even@2.0~rc1+x; do printf '1\n2\n' >"$arch/.dpkg_archive/aged/$mark"; done
+    check 'whoever does not own the archive replaces nothing' unowned "$home_b oslo" "$other" receive "$work/odd-replace"
+    check 'nor brings anything new' unowned "$home_b oslo" "$other" receive "$work/both"
+    check 'nor does a former owner of the same name' unowned "$home_b perth" "$other" receive "$work/both"
     mkdir -p "$arch/odd/3"
     : >"$arch/odd/3/descpkg"
+    printf 'odd current 1\neven current 1\n' >"$work/links"
+    check 'nor a link' unowned "$home_b oslo" "$other" send_links_as
+    receive "$work/even"
+    check 'who knows that somebody else owns it names no owner, and sends what is not there' said 'published even 2.0~rc1+x'
     printf 'odd current 1\n' >"$work/links"
-    send_links "$home_b oslo"
+    send_links_as
     check 'also a link' said 'linked odd current'
     printf 'odd current 3\n' >"$work/links"
-    send_links "$home_b oslo"
-    check 'but replaces none' grep -q "^failed odd current conflict .*its owner is $home_a perth now" "$work/out"
+    check 'but in its own name replaces none' unowned "$home_b oslo" "$other" send_links_as
     check 'which stays' [ "$(readlink "$arch/odd/current")" = 1 ]
     send_links "$home_a perth"
     check 'its owner does' said 'linked odd current'
@@ -177,21 +198,24 @@ check_replacing() {
     check 'its owner replaces' said 'replaced odd 1'
     fresh
     receive "$work/odd"
-    receive "$work/odd-replace" --owner "$home_a perth"
-    check 'nothing is replaced where no record says whose the archive is' grep -q '^failed odd 1 unowned the archive has no record of its owner' "$work/out"
+    none='the archive has no record of its owner'
+    check 'nothing is replaced where no record says whose the archive is' unowned "$home_a perth" "$none" receive "$work/odd-replace"
     check 'it stays' arrived odd/1
-    receive "$work/even" --owner "$home_a perth"
-    check 'nor does anything new come' grep -q '^failed even 2.0~rc1+x unowned ' "$work/out"
+    check 'nor does anything new come' unowned "$home_a perth" "$none" receive "$work/even"
+    check 'nor where all of its manifests have a place' eval 'mkdir "$arch/even" "$arch/.dpkg_archive/manifests/even" && unowned "$home_a perth" "$none" receive "$work/both"'
     printf 'odd current 1\n' >"$work/links"
-    send_links "$home_a perth"
-    check 'nor a link' grep -q '^failed odd current unowned ' "$work/out"
+    check 'nor a link' unowned "$home_a perth" "$none" send_links_as
+    rmdir "$arch/even" "$arch/.dpkg_archive/manifests/even"
     receive "$work/odd-replace"
     check 'whoever works by hand and names no owner replaces' said 'replaced odd 1'
 }
 
 # send_links OWNER
-send_links() {
-    run receive_file --archive "$arch" --name links --owner "$1" --bytes "$(wc -c <"$work/links")" \
+send_links() { send_links_as --owner "$1"; }
+
+# send_links_as [ARGUMENT...]
+send_links_as() {
+    run receive_file --archive "$arch" --name links "$@" --bytes "$(wc -c <"$work/links")" \
         --sha256 "$(sha256sum <"$work/links" | cut -d ' ' -f 1)" <"$work/links"
 }
 
