@@ -4,6 +4,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use blat_domain::archive::CONTROL;
+use blat_domain::package::DESCPKG;
 use blat_domain::package::name::{NameError, TargetName};
 use blat_domain::util::text::printable;
 
@@ -45,8 +47,8 @@ pub enum HomeError {
 /// Whether the directory at `root`, or its `config/`, came with a package: authors of packages call their packages and folders as they like.
 fn lies_in_archive(root: &Path) -> bool {
     let config = fs::canonicalize(root.join("config")).unwrap_or_else(|_| root.join("config"));
-    let is_package = |folder: &Path| fs::symlink_metadata(folder.join("descpkg")).is_ok();
-    let is_archive = |folder: &Path| is_package(folder) || folder.join(".dpkg_archive").is_dir();
+    let is_package = |folder: &Path| fs::symlink_metadata(folder.join(DESCPKG)).is_ok();
+    let is_archive = |folder: &Path| is_package(folder) || folder.join(CONTROL).is_dir();
     let root = fs::canonicalize(root).unwrap_or_else(|_| root.to_owned());
     // `config` may be the name of a package with versions in it.
     let has_versions =

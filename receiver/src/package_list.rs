@@ -7,13 +7,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use blat_domain::archive::package_list::{self, Former};
+use blat_domain::package::DESCPKG;
 use blat_domain::package::name::PackageId;
 use rustix::fs::FileType;
 use sha2::{Digest as _, Sha256};
 
+use crate::archive::Archive;
 use crate::archive::dir::{Dir, kind};
 use crate::archive::locks;
-use crate::archive::{Archive, DESCPKG};
 use crate::failure::Failure;
 use crate::owner::mandate::Mandate;
 use crate::owner::record;
@@ -95,12 +96,12 @@ fn publish(
     scratch: &Scratch,
     announced: &[u8; 32],
 ) -> Result<Former, Failure> {
-    let house = &scratch.rooms.house;
-    mandate.check_owner(archive, house)?;
+    let control = &scratch.rooms.control;
+    mandate.check_owner(archive, control)?;
     let failed =
         |error: io::Error| Failure::io(storing(&archive.shown()), &error, "check what is in its place and who owns it");
     // One that cannot be read is not replaced: nobody could say what it is that goes.
-    let (former, _, digest) = read_list(house, &HashSet::new()).map_err(failed)?;
+    let (former, _, digest) = read_list(control, &HashSet::new()).map_err(failed)?;
     // The very list that is there harms nobody, whoever brings it: what it names cannot have been deleted since.
     if digest != *announced {
         mandate.confirm(archive)?;
@@ -110,9 +111,9 @@ fn publish(
         }
     }
     let put = || -> io::Result<()> {
-        scratch.dir.rename("file", house, package_list::FILE)?;
-        scratch.dir.rename("clock", house, "clock")?;
-        house.sync()
+        scratch.dir.rename("file", control, package_list::FILE)?;
+        scratch.dir.rename("clock", control, "clock")?;
+        control.sync()
     };
     put().map_err(failed)?;
     Ok(former)
@@ -149,14 +150,14 @@ const LONGEST_LINE: u64 = 1024;
 
 /// How the PackageList is, those of the packages that it names, and its digest.
 pub(crate) fn read_list(
-    house: &Dir,
+    control: &Dir,
     asked: &HashSet<&PackageId>,
 ) -> io::Result<(Former, HashSet<PackageId>, [u8; 32])> {
     let (mut wanted, mut digest) = (HashSet::new(), Sha256::new());
-    if !has_file(house, package_list::FILE)? {
+    if !has_file(control, package_list::FILE)? {
         return Ok((Former::Missing, wanted, [0; 32]));
     }
-    let file = house.read(package_list::FILE)?;
+    let file = control.read(package_list::FILE)?;
     if file.metadata()?.len() > package_list::LONGEST {
         return Ok((Former::Damaged, wanted, [0; 32]));
     }

@@ -6,7 +6,9 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::PermissionsExt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use blat_domain::archive::CONTROL;
 use blat_domain::archive::package_list::{self, Former};
+use blat_domain::package::DESCPKG;
 use blat_domain::package::name::PackageId;
 use blat_domain::package::tree::file_name;
 use blat_domain::protocol::frames::{Leaving, Retirement};
@@ -16,7 +18,7 @@ use rustix::fs::{FileType, Stat};
 
 use crate::archive::dir::{Dir, kind};
 use crate::archive::locks;
-use crate::archive::{Archive, CHECK_MODES, DESCPKG, HOUSE, mark_name, tree};
+use crate::archive::{Archive, CHECK_MODES, mark_name, tree};
 use crate::failure::Failure;
 use crate::listing::read_mark;
 use crate::owner::mandate::Mandate;
@@ -38,7 +40,7 @@ pub(crate) fn retire(
     scratch.note_batch(archive, packages.iter().map(|leaving| &leaving.package))?;
     let retiring = Retiring { archive, scratch: &scratch, now: now() };
     let lines = locks::publishing(archive, &scratch.rooms, || {
-        mandate.check_owner(archive, &scratch.rooms.house)?;
+        mandate.check_owner(archive, &scratch.rooms.control)?;
         mandate.confirm(archive)?;
         if how != Retirement::Unmark {
             retiring.keep_off_the_source(packages)?;
@@ -63,13 +65,13 @@ struct Retiring<'a> {
 impl Retiring<'_> {
     fn all(&self, how: Retirement, packages: &[Leaving]) -> Result<Vec<String>, Failure> {
         let failed = |error: io::Error| {
-            Failure::io(format!("opening {HOUSE}/aged in {}", self.archive.shown()), &error, CHECK_MODES)
+            Failure::io(format!("opening {CONTROL}/aged in {}", self.archive.shown()), &error, CHECK_MODES)
         };
-        let house = &self.scratch.rooms.house;
+        let control = &self.scratch.rooms.control;
         let aged = match how {
-            Retirement::Mark(_) => Some(house.ensure("aged").map_err(failed)?.0),
+            Retirement::Mark(_) => Some(control.ensure("aged").map_err(failed)?.0),
             Retirement::Unmark | Retirement::DeleteDue | Retirement::Delete => {
-                house.open_if_there("aged").map_err(failed)?
+                control.open_if_there("aged").map_err(failed)?
             }
         };
         let wanted = match how {
@@ -117,9 +119,9 @@ impl Retiring<'_> {
     /// Those of the packages that the PackageList names, which has to be whole and to name something.
     fn wanted(&self, packages: &[Leaving]) -> Result<HashSet<PackageId>, Failure> {
         let what = || format!("deleting in {}", self.archive.shown());
-        let list = format!("{HOUSE}/{}", package_list::FILE);
+        let list = format!("{CONTROL}/{}", package_list::FILE);
         let asked = packages.iter().map(|leaving| &leaving.package).collect();
-        let why = match read_list(&self.scratch.rooms.house, &asked) {
+        let why = match read_list(&self.scratch.rooms.control, &asked) {
             Ok((Former::Whole, wanted, _)) => return Ok(wanted),
             Ok((Former::Missing, ..)) => format!("there is no {list}, so nobody knows what is wanted"),
             Ok((Former::Damaged, ..)) => format!("{list} is empty or cut short"),

@@ -7,6 +7,8 @@ mod files;
 use std::fs::File;
 use std::io;
 
+use blat_domain::archive::CONTROL;
+use blat_domain::package::DESCPKG;
 use blat_domain::package::name::PackageId;
 use blat_domain::package::tree as tree_file;
 use blat_domain::protocol::outcome::Finding;
@@ -14,7 +16,7 @@ use blat_domain::util::text::hex;
 use rustix::fs::FileType;
 
 use crate::archive::dir::{Dir, is_absence, kind};
-use crate::archive::{Archive, DESCPKG, HOUSE, tree};
+use crate::archive::{Archive, tree};
 use crate::wire::inbox::Inbox;
 use crate::wire::replies::line;
 use files::Files;
@@ -41,7 +43,7 @@ const LONGEST_FINDING: usize = 300;
 type Stamp = [Option<(u64, i64, i64, i64)>; 2];
 
 fn stamp_of(archive: &Archive, package: &PackageId) -> Stamp {
-    [package.path(), format!("{HOUSE}/manifests/{}", package.path())].map(|path| {
+    [package.path(), format!("{CONTROL}/manifests/{}", package.path())].map(|path| {
         let stat = archive.root.stat(path.as_str()).ok().flatten()?;
         Some((stat.st_ino, stat.st_mtime, stat.st_ctime, i64::try_from(stat.st_ctime_nsec).unwrap_or(0)))
     })
@@ -72,7 +74,7 @@ fn find(archive: &Archive, package: &PackageId, inbox: &Inbox) -> io::Result<Fin
     if root.stat(DESCPKG)?.is_none_or(|stat| kind(&stat) != FileType::RegularFile) {
         return Ok(absent());
     }
-    let manifest = match record(archive, &format!("{HOUSE}/manifests/{}", package.path())) {
+    let manifest = match record(archive, &format!("{CONTROL}/manifests/{}", package.path())) {
         Ok(Record::File(manifest)) => manifest,
         Ok(Record::Other(place)) => return Ok(Finding::Bad(format!("its manifest {place} is no regular file"))),
         Ok(Record::Nothing) | Err(_) => {
@@ -83,7 +85,7 @@ fn find(archive: &Archive, package: &PackageId, inbox: &Inbox) -> io::Result<Fin
         Ok(files) => files,
         Err(why) => return Ok(Finding::Bad(why)),
     };
-    let path = format!("{HOUSE}/manifests/{}/{}", package.name, tree_file::file_name(&package.version));
+    let path = format!("{CONTROL}/manifests/{}/{}", package.name, tree_file::file_name(&package.version));
     match record(archive, &path)? {
         Record::Other(place) => Ok(Finding::Bad(format!("its tree file {place} is no regular file"))),
         Record::File(file) => with_tree(root, file, files, inbox),

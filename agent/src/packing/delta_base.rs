@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
+use blat_domain::package::DESCPKG;
 use blat_domain::package::ancestry::stem;
 use blat_domain::package::name::{PackageId, Version};
 use blat_domain::protocol::frames::{Base, Copy, MOST_BASE};
@@ -14,7 +15,6 @@ use sha2::{Digest, Sha256};
 use super::tree::Tree;
 use super::walker::{Node, Root, SourceError, WalkOrder};
 use crate::model::item::Fingerprint;
-use crate::packing::DESCPKG;
 
 /// Bytes that are compared at once.
 const BLOCK: usize = 256 << 10;

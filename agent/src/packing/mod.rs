@@ -11,6 +11,3 @@ pub(crate) mod tar;
 pub(crate) mod tree;
 pub(crate) mod walker;
 pub(crate) mod zip;
-
-/// The file that makes a directory a package.
-pub(crate) const DESCPKG: &str = "descpkg";

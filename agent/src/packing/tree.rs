@@ -1,5 +1,7 @@
 //! One walk over a package: how much it is, that all of it can be sent, and what tells it from any other state of itself.
 
+use blat_domain::archive::CONTROL;
+use blat_domain::archive::record::FILE;
 use blat_domain::policy::plan::Size;
 use sha2::{Digest, Sha256};
 
@@ -74,7 +76,8 @@ pub(crate) enum Links {
 
 /// Whether a target would take the directory that this path leads through for an archive in the package.
 fn is_record(path: &[u8]) -> bool {
-    path.strip_suffix(b".dpkg_archive/archive").is_some_and(|above| above.is_empty() || above.ends_with(b"/"))
+    let record = [CONTROL, "/", FILE].concat();
+    path.strip_suffix(record.as_bytes()).is_some_and(|above| above.is_empty() || above.ends_with(b"/"))
 }
 
 /// Adds all that tells an entry from any other state of itself.

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use blat_config::way::{self, Missing};
 use blat_domain::archive::inventory::Inventory;
+use blat_domain::package::DESCPKG;
 use blat_domain::package::links::addressee;
 use blat_domain::package::name::PackageId;
 use blat_domain::policy::follow::{Followed, follow};
@@ -20,7 +21,6 @@ use rustix::fs::{Dir, DirEntry};
 
 use crate::model::item::{Fingerprint, TransferItem};
 use crate::model::outcome::Digests;
-use crate::packing::DESCPKG;
 use crate::packing::tree::{Links, Tree};
 use crate::packing::walker::{Archive, FoundVersion, Root, SourceError, Stat};
 

@@ -4,12 +4,12 @@ use std::os::fd::OwnedFd;
 use std::panic::resume_unwind;
 use std::thread;
 
+use blat_domain::package::DESCPKG;
 use blat_domain::package::name::PackageId;
 use blat_domain::policy::release::WantedSet;
 use rustix::fs::{AtFlags, Dir, FileType, StatxFlags, statx};
 use rustix::io::Result;
 
-use crate::packing::DESCPKG;
 use crate::packing::walker::Archive;
 
 /// Names that are looked at at once: a disk that has to be read answers several questions in the time of one.

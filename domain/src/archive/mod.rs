@@ -1,5 +1,8 @@
 //! What an archive says of itself: whose it is, where it is, and what it holds.
 
+/// The directory in an archive that has what is Blat's own there: stages, manifests, marks, locks, the record of the owner.
+pub const CONTROL: &str = ".dpkg_archive";
+
 pub mod inventory;
 pub mod listing_digest;
 pub mod package_list;

@@ -6,8 +6,10 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
+use blat_domain::archive::CONTROL;
+
 use crate::archive::dir::Dir;
-use crate::archive::{Archive, CHECK_MODES, HOUSE, Rooms};
+use crate::archive::{Archive, CHECK_MODES, Rooms};
 use crate::failure::Failure;
 
 /// How long to wait for whoever publishes at the moment.
@@ -65,8 +67,8 @@ pub(crate) fn publishing<T>(archive: &Archive, rooms: &Rooms, change: impl FnOnc
 }
 
 fn publish_lock(archive: &Archive, rooms: &Rooms) -> Result<Lock, Failure> {
-    let what = || format!("locking {HOUSE}/publish.lock in {}", archive.shown());
-    match wait_lock(&rooms.house, "publish.lock", PATIENCE) {
+    let what = || format!("locking {CONTROL}/publish.lock in {}", archive.shown());
+    match wait_lock(&rooms.control, "publish.lock", PATIENCE) {
         Ok(Some(lock)) => Ok(lock),
         Ok(None) => Err(Failure::busy(what(), format_args!("another process holds it since {} s", PATIENCE.as_secs()))),
         Err(error) => Err(Failure::io(what(), &error, CHECK_MODES)),

@@ -11,6 +11,7 @@ use std::ffi::CStr;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use blat_domain::archive::CONTROL;
 use blat_domain::package::name::PackageId;
 use blat_domain::util::text::printable;
 use blat_paths::{Astray, UNKNOWN, is_open_to_all, is_own};
@@ -20,10 +21,6 @@ use crate::failure::Failure;
 use dir::Dir;
 pub(crate) use resolve::is_plain;
 
-/// Where Blat keeps what is its own.
-pub(crate) const HOUSE: &str = ".dpkg_archive";
-/// The file that makes a directory a package.
-pub(crate) const DESCPKG: &str = "descpkg";
 /// What to look at when the archive refuses something.
 pub(crate) const CHECK_MODES: &str = "check the owner and the modes in the archive";
 
@@ -41,7 +38,7 @@ pub(crate) struct Archive {
 #[derive(Debug)]
 pub(crate) struct Rooms {
     /// All of it.
-    pub(crate) house: Dir,
+    pub(crate) control: Dir,
     /// Packages in the making.
     pub(crate) stage: Dir,
     /// What was taken out and is yet to be deleted.
@@ -115,10 +112,10 @@ impl Archive {
                 Err(error) => Err(Failure::io(what(), &error, CHECK_MODES)),
             }
         };
-        let house = open(&self.root, HOUSE, false)?;
-        let (stage, trash) = (open(&house, "stage", true)?, open(&house, "trash", true)?);
-        let manifests = open(&house, "manifests", false)?;
-        Ok(Rooms { house, stage, trash, manifests })
+        let control = open(&self.root, CONTROL, false)?;
+        let (stage, trash) = (open(&control, "stage", true)?, open(&control, "trash", true)?);
+        let manifests = open(&control, "manifests", false)?;
+        Ok(Rooms { control, stage, trash, manifests })
     }
 
     /// Whether nobody but root, this account and the archive's owner can exchange what lies in a directory of ours.
@@ -141,7 +138,7 @@ fn led_astray(what: &str, astray: &Astray, advice: &str) -> Failure {
     }
 }
 
-/// The mark of a package that is to be deleted, below [`HOUSE`].
+/// The mark of a package that is to be deleted, below [`CONTROL`].
 pub(crate) fn mark_name(package: &PackageId) -> String {
     package.to_string()
 }

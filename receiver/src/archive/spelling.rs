@@ -2,10 +2,11 @@
 
 use std::io;
 
+use blat_domain::archive::CONTROL;
 use blat_domain::util::text::printable;
 
+use super::Archive;
 use super::dir::Dir;
-use super::{Archive, HOUSE};
 
 /// How an archive's file system takes names.
 pub(crate) struct Spelling {
@@ -26,9 +27,9 @@ impl Spelling {
 }
 
 fn folds_case(archive: &Archive) -> io::Result<bool> {
-    let house = archive.root.stat(HOUSE)?;
-    let upper = archive.root.stat(HOUSE.to_ascii_uppercase())?;
-    Ok(house.zip(upper).is_some_and(|(a, b)| (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino)))
+    let control = archive.root.stat(CONTROL)?;
+    let upper = archive.root.stat(CONTROL.to_ascii_uppercase())?;
+    Ok(control.zip(upper).is_some_and(|(a, b)| (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino)))
 }
 
 fn taken_by_another(dir: &Dir, name: &str) -> io::Result<Option<String>> {
@@ -60,18 +61,18 @@ mod tests {
     #[test]
     fn what_a_name_leads_to_has_to_have_that_name() {
         let scratch = tempfile::tempdir().expect("a scratch directory");
-        fs::create_dir(scratch.path().join(HOUSE)).expect("a directory");
+        fs::create_dir(scratch.path().join(CONTROL)).expect("a directory");
         fs::create_dir(scratch.path().join("Core")).expect("a directory");
         let archive = Archive::open(scratch.path()).expect("an archive");
         assert!(!folds_case(&archive).expect("a look"), "tests run where case counts");
-        for fine in ["Core", "core", HOUSE, "none"] {
+        for fine in ["Core", "core", CONTROL, "none"] {
             assert_eq!(taken_by_another(&archive.root, fine).expect("a look"), None, "{fine}");
         }
         // It leads to something, and is not listed: as Core does not where the file system takes it for core.
         let why = taken_by_another(&archive.root, "..").expect("a look").expect("no entry has that name");
         assert!(why.starts_with("the file system there takes .. for another name"), "{why}");
         // Two directories are no sign of such a file system.
-        fs::create_dir(scratch.path().join(HOUSE.to_ascii_uppercase())).expect("a directory");
+        fs::create_dir(scratch.path().join(CONTROL.to_ascii_uppercase())).expect("a directory");
         assert!(!folds_case(&archive).expect("a look"));
     }
 }

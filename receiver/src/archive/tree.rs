@@ -2,11 +2,11 @@
 
 use std::io;
 
+use blat_domain::archive::CONTROL;
 use blat_domain::archive::record::FILE;
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
-use super::HOUSE;
 use super::dir::{Dir, kind, permissions};
 use crate::failure::shown;
 
@@ -230,7 +230,7 @@ fn look_for_foreign(dir: &Dir, name: &[u8], path: &mut Vec<u8>, depth: usize) ->
 fn look_at_entries(inner: &Dir, name: &[u8], path: &mut Vec<u8>, depth: usize) -> io::Result<Option<Foreign>> {
     for found in inner.entries()? {
         let found = found?;
-        if name == HOUSE.as_bytes() && found.name == FILE.as_bytes() {
+        if name == CONTROL.as_bytes() && found.name == FILE.as_bytes() {
             return Ok(Some(Foreign::Archive));
         }
         if inner.kind_of(&found)? == FileType::Directory

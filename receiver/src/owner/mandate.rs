@@ -27,8 +27,8 @@ pub(crate) struct Mandate<'a> {
 
 impl Mandate<'_> {
     /// Fails unless the archive is its owner's.
-    pub(crate) fn check_owner(&self, archive: &Archive, house: &Dir) -> Result<(), Failure> {
-        record::check(archive, house, self.owner)
+    pub(crate) fn check_owner(&self, archive: &Archive, control: &Dir) -> Result<(), Failure> {
+        record::check(archive, control, self.owner)
     }
 
     /// Fails unless the agent says that this is still wanted: it may have waited long for the lock, and whoever asked for it may be gone. A later

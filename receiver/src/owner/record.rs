@@ -4,13 +4,14 @@ use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt;
 
+use blat_domain::archive::CONTROL;
 use blat_domain::archive::record::{Claim, FILE, LONGEST, Record, VISIT};
 use blat_domain::archive::title::{LAST_VISIT, MOST_ABOVE, Place, RECORD};
 use rustix::fs::Stat;
 
 use crate::archive::dir::{Dir, is_absence};
 use crate::archive::locks;
-use crate::archive::{Archive, CHECK_MODES, HOUSE};
+use crate::archive::{Archive, CHECK_MODES};
 use crate::failure::Failure;
 use crate::staging::scratch::Scratch;
 
@@ -21,11 +22,11 @@ const ADOPT: &str = "`blat adopt` takes it over";
 
 /// The lines of an answer: what record and visit say, where there are such, and which directory this is.
 pub(crate) fn lines(archive: &Archive) -> String {
-    let house = archive.root.open_if_there(HOUSE);
+    let control = archive.root.open_if_there(CONTROL);
     let line = |word: &str, file: &str| {
-        let told = match &house {
+        let told = match &control {
             Ok(None) => Ok(None),
-            Ok(Some(house)) => told(house, file).map_err(|error| error.to_string()),
+            Ok(Some(control)) => told(control, file).map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
         };
         let told = told.unwrap_or_else(|why| Some(format!("? it cannot be read: {why}")));
@@ -56,17 +57,17 @@ pub(crate) fn claim(archive: &Archive, how: Claim, record: &str) -> Result<Strin
 }
 
 fn change(scratch: &Scratch, how: Claim, record: Record) -> io::Result<()> {
-    let house = &scratch.rooms.house;
-    match (how, told(house, FILE)) {
+    let control = &scratch.rooms.control;
+    match (how, told(control, FILE)) {
         (Claim::Adopt, _) | (Claim::First, Ok(None)) => {}
         (Claim::Visit, Ok(Some(text))) if loss(&text, &record.owner.to_string()).is_none() => {}
         (Claim::Withdraw, Ok(Some(text))) if Record::parse(&text).is_some_and(|there| there == record) => {
             // An adoption has put it there.
-            if told(house, VISIT)?.is_some() {
-                house.unlink(VISIT)?;
+            if told(control, VISIT)?.is_some() {
+                control.unlink(VISIT)?;
             }
-            house.unlink(FILE)?;
-            return house.sync();
+            control.unlink(FILE)?;
+            return control.sync();
         }
         (_, Err(error)) => return Err(error),
         (Claim::Look | Claim::First | Claim::Withdraw | Claim::Visit, Ok(_)) => return Ok(()),
@@ -83,27 +84,27 @@ fn change(scratch: &Scratch, how: Claim, record: Record) -> io::Result<()> {
         file.write_all(record.render().as_bytes())?;
         file.sync_all()?;
         match how {
-            Claim::First => scratch.dir.rename_new(name, house, name)?,
-            Claim::Look | Claim::Adopt | Claim::Withdraw | Claim::Visit => scratch.dir.rename(name, house, name)?,
+            Claim::First => scratch.dir.rename_new(name, control, name)?,
+            Claim::Look | Claim::Adopt | Claim::Withdraw | Claim::Visit => scratch.dir.rename(name, control, name)?,
         }
     }
-    house.sync()
+    control.sync()
 }
 
 /// Whether `owner` still owns the archive: to be asked under the publish lock, right before something is done that only its owner may do.
-pub(crate) fn check(archive: &Archive, house: &Dir, owner: Option<&str>) -> Result<(), Failure> {
+pub(crate) fn check(archive: &Archive, control: &Dir, owner: Option<&str>) -> Result<(), Failure> {
     let Some(owner) = owner else { return Ok(()) };
     let what = || format!("changing what the archive {} is to hold", archive.shown());
-    let text = told(house, FILE).map_err(|error| Failure::io(what(), &error, CHECK_MODES))?;
+    let text = told(control, FILE).map_err(|error| Failure::io(what(), &error, CHECK_MODES))?;
     let lost = loss(&text.unwrap_or_default(), owner);
     lost.map_or(Ok(()), |(now, advice)| Err(Failure::refused(what(), now, advice)))
 }
 
 /// Why nothing is brought for `owner` to an archive without a record; to be asked under the publish lock. At the first contact the owner's agent
 /// makes one before it sends anything, so another directory may be in the archive's place: a disk that is not mounted, or what somebody put there.
-pub(crate) fn keeps_from_bringing(house: &Dir, owner: Option<&str>) -> io::Result<Option<&'static str>> {
+pub(crate) fn keeps_from_bringing(control: &Dir, owner: Option<&str>) -> io::Result<Option<&'static str>> {
     Ok(match owner {
-        Some(_) if told(house, FILE)?.is_none() => Some(
+        Some(_) if told(control, FILE)?.is_none() => Some(
             "the archive has no record of its owner (.dpkg_archive/archive) any more, so it may be another directory than before; a sync that \
              finds it right writes the record anew, or `blat adopt` does",
         ),
@@ -113,16 +114,16 @@ pub(crate) fn keeps_from_bringing(house: &Dir, owner: Option<&str>) -> io::Resul
 
 /// Why `owner` does not replace what is there, if somebody else may own the archive; to be asked under the publish lock. Where there is no record,
 /// nobody else does.
-pub(crate) fn keeps_from_replacing(house: &Dir, owner: Option<&str>) -> io::Result<Option<String>> {
+pub(crate) fn keeps_from_replacing(control: &Dir, owner: Option<&str>) -> io::Result<Option<String>> {
     let Some(owner) = owner else { return Ok(None) };
-    let lost = told(house, FILE)?.and_then(|text| loss(&text, owner));
+    let lost = told(control, FILE)?.and_then(|text| loss(&text, owner));
     Ok(lost.map(|(now, advice)| ["another one is there, and it is not replaced: ", &now, "; ", advice].concat()))
 }
 
 /// What a record says where it neither names `owner` nor is this one, and what to do.
 fn loss(text: &str, owner: &str) -> Option<(String, &'static str)> {
     let Some(record) = Record::parse(text) else {
-        return Some((format!("{HOUSE}/{FILE} does not name its owner"), ADOPT));
+        return Some((format!("{CONTROL}/{FILE} does not name its owner"), ADOPT));
     };
     let named = record.owner.to_string();
     match owner.strip_suffix(&named) {
@@ -133,8 +134,8 @@ fn loss(text: &str, owner: &str) -> Option<(String, &'static str)> {
 }
 
 /// What the record, or the visit, says in one line; none where there is none.
-fn told(house: &Dir, name: &str) -> io::Result<Option<String>> {
-    let file: File = match house.read(name) {
+fn told(control: &Dir, name: &str) -> io::Result<Option<String>> {
+    let file: File = match control.read(name) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) if is_absence(&error) => return Ok(Some("? it is no regular file".to_owned())),
@@ -172,7 +173,7 @@ fn outer_record(root: &Dir) -> Option<String> {
         } else if found.is_none() {
             found = record_of(here, mine).map(|record| {
                 let whose = Record::parse(&record).map_or("?".to_owned(), |record| record.owner.target.to_string());
-                format!("it lies in the archive of target {whose}, which may delete it: {up} directories above is that one's {HOUSE}/{FILE}")
+                format!("it lies in the archive of target {whose}, which may delete it: {up} directories above is that one's {CONTROL}/{FILE}")
             });
         }
         up += 1;
@@ -182,9 +183,10 @@ fn outer_record(root: &Dir) -> Option<String> {
 
 /// What the record of a directory says, if it and its folder belong to root or `mine`. Where others keep us out, there is none for us.
 fn record_of(dir: &Dir, mine: u32) -> Option<String> {
-    let house = dir.open_if_there(HOUSE).ok()??;
+    let control = dir.open_if_there(CONTROL).ok()??;
     let is_theirs = |stat: &Stat| stat.st_uid == 0 || stat.st_uid == mine;
-    (is_theirs(&house.own_stat().ok()?) && is_theirs(&house.stat(FILE).ok()??)).then(|| told(&house, FILE).ok()?)?
+    (is_theirs(&control.own_stat().ok()?) && is_theirs(&control.stat(FILE).ok()??))
+        .then(|| told(&control, FILE).ok()?)?
 }
 
 /// Calls `see` with a directory and all those above it, as far as others let us.

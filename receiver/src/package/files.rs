@@ -4,6 +4,7 @@ use std::fs::{File, Permissions};
 use std::io::{self, Read as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
+use blat_domain::package::DESCPKG;
 use blat_domain::package::name::PackageId;
 use blat_domain::protocol::frames::{Copy, MOST_BASE, MOST_PIECE, Piece};
 use blat_domain::protocol::outcome::FailedFor;
@@ -11,7 +12,6 @@ use sha2::{Digest as _, Sha256};
 
 use super::sparse::Sparse;
 use super::{Content, Incoming, Outcome, Waiting, memory_of};
-use crate::archive::DESCPKG;
 use crate::archive::dir::timestamps;
 use crate::archive::hash::digest;
 use crate::failure::{Setback, shown};

@@ -15,13 +15,14 @@ pub(crate) mod unpacking;
 
 use std::collections::VecDeque;
 
+use blat_domain::package::DESCPKG;
 use blat_domain::package::name::PackageId;
 use blat_domain::package::tree::Node;
 use blat_domain::protocol::frames::{Copy, Entry, Kind, Part, Rule, Time};
 use blat_domain::protocol::outcome::FailedFor;
 
 use crate::archive::tree::{self, DEEPEST};
-use crate::archive::{Archive, DESCPKG, is_plain};
+use crate::archive::{Archive, is_plain};
 use crate::failure::{Setback, file_limit, shown};
 use crate::package::held::Held;
 use crate::publish::written::Written;

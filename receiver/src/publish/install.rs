@@ -2,6 +2,7 @@
 
 use std::io;
 
+use blat_domain::package::DESCPKG;
 use blat_domain::package::name::{PackageId, Version};
 use blat_domain::package::tree as tree_file;
 use blat_domain::protocol::frames::Rule;
@@ -11,7 +12,7 @@ use rustix::fs::FileType;
 use crate::archive::dir::{Dir, kind};
 use crate::archive::hash::digest;
 use crate::archive::spelling::Spelling;
-use crate::archive::{Archive, DESCPKG, Rooms, mark_name, tree};
+use crate::archive::{Archive, Rooms, mark_name, tree};
 use crate::failure::refused_by_system;
 use crate::owner::record;
 use crate::publish::Whole;
@@ -55,9 +56,9 @@ impl<'a> Installer<'a> {
         inbox: &'a Inbox,
     ) -> io::Result<Self> {
         // Without marks there are none to take away.
-        let aged = rooms.house.open("aged").ok();
+        let aged = rooms.control.open("aged").ok();
         let spelling = Spelling::of(archive);
-        let unowned = record::keeps_from_bringing(&rooms.house, owner)?;
+        let unowned = record::keeps_from_bringing(&rooms.control, owner)?;
         Ok(Self { archive, rooms, owner, unowned, inbox, aged, spelling, changed: Vec::new(), has_new_names: false })
     }
 
@@ -135,7 +136,7 @@ impl<'a> Installer<'a> {
                 }
                 Rule::Replace | Rule::Repair => {
                     // By now it may be somebody else's who adopted the archive a moment ago.
-                    if let Some(why) = record::keeps_from_replacing(&self.rooms.house, self.owner)? {
+                    if let Some(why) = record::keeps_from_replacing(&self.rooms.control, self.owner)? {
                         return failed(FailedFor::Conflict, &why);
                     }
                     if let Some(why) = tree::foreign_part(&of_name, version.as_str().as_bytes())? {

@@ -3,6 +3,7 @@
 
 use std::io;
 
+use blat_domain::package::DESCPKG;
 use blat_domain::package::name::{PackageId, Version};
 use blat_domain::protocol::outcome::{FailedFor, Outcome};
 use rustix::fs::FileType;
@@ -10,7 +11,7 @@ use rustix::fs::FileType;
 use crate::archive::dir::kind;
 use crate::archive::locks;
 use crate::archive::spelling::Spelling;
-use crate::archive::{Archive, DESCPKG, mark_name};
+use crate::archive::{Archive, mark_name};
 use crate::failure::{Failure, refused_by_system};
 use crate::owner::record;
 use crate::staging::scratch::{Scratch, flush};
@@ -25,7 +26,7 @@ pub(crate) fn link(
     let scratch = Scratch::take(archive, "file")?;
     scratch.note_batch(archive, links.iter().map(|(package, _)| package))?;
     // Without marks there are none to take away.
-    let aged = scratch.rooms.house.open("aged").ok();
+    let aged = scratch.rooms.control.open("aged").ok();
     let spelling = Spelling::of(archive);
     let lines = locks::publishing(archive, &scratch.rooms, || -> Vec<String> {
         let put = |(package, to): &(PackageId, Version)| {
@@ -62,7 +63,7 @@ fn decide(
 ) -> io::Result<Outcome> {
     let PackageId { name, version } = package;
     let failed = |class, text: &str| Ok(Outcome::Failed(class, text.to_owned()));
-    if let Some(why) = record::keeps_from_bringing(&scratch.rooms.house, owner)? {
+    if let Some(why) = record::keeps_from_bringing(&scratch.rooms.control, owner)? {
         return failed(FailedFor::Unowned, why);
     }
     let of_name = match archive.root.stat(name.as_str())? {
@@ -95,7 +96,7 @@ fn decide(
         return Ok(Outcome::Already);
     }
     if there.is_some()
-        && let Some(why) = record::keeps_from_replacing(&scratch.rooms.house, owner)?
+        && let Some(why) = record::keeps_from_replacing(&scratch.rooms.control, owner)?
     {
         return failed(FailedFor::Conflict, &why);
     }

@@ -8,13 +8,14 @@ pub(crate) mod written;
 use std::fs::File;
 use std::io;
 
+use blat_domain::archive::CONTROL;
 use blat_domain::archive::record::FILE;
 use blat_domain::package::name::PackageId;
 use blat_domain::protocol::frames::{LANES, Rule};
 
 use crate::archive::dir::Dir;
 use crate::archive::locks;
-use crate::archive::{Archive, CHECK_MODES, HOUSE};
+use crate::archive::{Archive, CHECK_MODES};
 use crate::failure::{Failure, Setback};
 use crate::staging::{PACKAGE, Stage};
 use crate::wire::inbox::Inbox;
@@ -114,13 +115,13 @@ pub(crate) fn publish(
         let installed: Vec<_> = packages.iter().map(|whole| installer.install(whole)).collect();
         Ok((installed, installer.changed()))
     })?;
-    let what = || format!("reading {HOUSE}/{FILE} in {}", archive.shown());
+    let what = || format!("reading {CONTROL}/{FILE} in {}", archive.shown());
     let (installed, changed) = installed.map_err(|error: io::Error| Failure::io(what(), &error, CHECK_MODES))?;
     lines.extend(installed);
     inbox.get_on();
     let durable = match one_by_one {
         true => changed.and_then(|changed| changed.iter().try_for_each(Dir::sync)),
-        false => rooms.house.sync_file_system(),
+        false => rooms.control.sync_file_system(),
     };
     if let Err(error) = durable {
         let what = format!("making the renames in {} durable", archive.shown());

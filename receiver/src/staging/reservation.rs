@@ -3,9 +3,10 @@
 use std::cell::Cell;
 use std::io;
 
+use blat_domain::archive::CONTROL;
 use blat_domain::protocol::frames::Class;
 
-use crate::archive::{Archive, HOUSE};
+use crate::archive::Archive;
 use crate::failure::Failure;
 
 /// Room that was found for announced packages, as far as they have not come. Folders and symbolic links that came are counted on: they are small.
@@ -44,7 +45,7 @@ impl Room {
         let shown = archive.shown();
         let look = |error: io::Error| Failure::io(format!("finding space in {shown}"), &error, "check df -Pk there");
         if rooms.stage.own_stat().map_err(look)?.st_dev != archive.root.own_stat().map_err(look)?.st_dev {
-            let why = format!("{HOUSE}/stage is on another file system");
+            let why = format!("{CONTROL}/stage is on another file system");
             return Err(Failure::refused(format!("staging in {shown}"), why, "make it a plain directory"));
         }
         let free = archive.root.free().map_err(look)? / 1024;

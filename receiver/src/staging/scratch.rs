@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::io::{self, Write as _};
 
+use blat_domain::archive::CONTROL;
 use blat_domain::package::name::PackageId;
 use rustix::fs::FileType;
 
@@ -11,7 +12,7 @@ use super::STAGES;
 use crate::archive::dir::{Dir, kind};
 use crate::archive::locks::{Lock, try_lock};
 use crate::archive::tree::Stuck;
-use crate::archive::{Archive, CHECK_MODES, HOUSE, Rooms, tree};
+use crate::archive::{Archive, CHECK_MODES, Rooms, tree};
 use crate::failure::Failure;
 use crate::staging::leftovers::{Leftovers, clear_hidden};
 
@@ -142,14 +143,15 @@ fn clear_dead(archive: &Archive, rooms: &Rooms, id: &str, leftovers: &mut Leftov
     }
 }
 
-/// Whether a directory below [`HOUSE`] holds a regular file of this name.
-pub(crate) fn has_file(house: &Dir, name: &str) -> io::Result<bool> {
-    Ok(house.stat(name)?.is_some_and(|stat| kind(&stat) == FileType::RegularFile))
+/// Whether a directory below [`CONTROL`] holds a regular file of this name.
+pub(crate) fn has_file(control: &Dir, name: &str) -> io::Result<bool> {
+    Ok(control.stat(name)?.is_some_and(|stat| kind(&stat) == FileType::RegularFile))
 }
 
 /// Makes what changed in the archive durable.
 pub(crate) fn flush(archive: &Archive, rooms: &Rooms, what: &str, advice: &str) -> Result<(), Failure> {
-    let flushed = rooms.house.sync_file_system();
-    flushed
-        .map_err(|error| Failure::io(format!("making {what} in {} durable ({HOUSE})", archive.shown()), &error, advice))
+    let flushed = rooms.control.sync_file_system();
+    flushed.map_err(|error| {
+        Failure::io(format!("making {what} in {} durable ({CONTROL})", archive.shown()), &error, advice)
+    })
 }

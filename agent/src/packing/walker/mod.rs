@@ -20,6 +20,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use blat_config::way::{self, Missing};
+use blat_domain::package::DESCPKG;
 use blat_domain::package::name::PackageId;
 use blat_domain::util::identity::Identity;
 use blat_domain::util::text::printable;
@@ -138,7 +139,7 @@ impl Archive {
     /// Nobody can say what is there.
     pub(crate) fn identities(&self, package: &PackageId) -> Result<Vec<Identity>, SourceError> {
         let version = package.path();
-        let descpkg = format!("{version}/{}", crate::packing::DESCPKG);
+        let descpkg = format!("{version}/{}", DESCPKG);
         let mut found = Vec::new();
         // A file server is asked, whatever it said a minute ago.
         for (path, follows) in [(descpkg, AtFlags::empty()), (version, AtFlags::SYMLINK_NOFOLLOW)] {
@@ -360,6 +361,6 @@ impl Node {
 
     /// Whether it is the file that makes the directory a package.
     pub(crate) fn is_descpkg(&self) -> bool {
-        self.path == crate::packing::DESCPKG.as_bytes()
+        self.path == DESCPKG.as_bytes()
     }
 }

@@ -10,8 +10,9 @@ use std::time::{Duration, SystemTime};
 use sha2::{Digest as _, Sha256};
 use walkdir::WalkDir;
 
+use blat_domain::package::DESCPKG;
+
 use super::*;
-use crate::packing::DESCPKG;
 
 mod library;
 

@@ -6,13 +6,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use blat_config::way::{self, Missing};
+use blat_domain::archive::CONTROL;
 use blat_domain::archive::record::{FILE, LONGEST, Record};
 use blat_domain::archive::title::{MOST_ABOVE, Place};
 use blat_domain::util::random_id::RandomId;
 use rustix::fs::{Mode, OFlags};
 use rustix::process::geteuid;
-
-use super::HOUSE;
 
 /// What is seen of the source.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -75,7 +74,7 @@ impl Around {
 /// The record that is so far above the source, for people.
 pub(super) fn record_above(source: &Path, above: usize) -> PathBuf {
     let real = std::fs::canonicalize(source).unwrap_or_else(|_| source.to_owned());
-    real.ancestors().nth(above).unwrap_or(&real).join(HOUSE).join(FILE)
+    real.ancestors().nth(above).unwrap_or(&real).join(CONTROL).join(FILE)
 }
 
 /// The id of the archive that a directory is, if `counts` says so of the owners of its record and of the folder that holds it; none where it is no
@@ -83,7 +82,7 @@ pub(super) fn record_above(source: &Path, above: usize) -> PathBuf {
 fn read_id(directory: impl AsFd, counts: impl Fn(u32) -> bool) -> io::Result<Option<RandomId>> {
     let owner_counts = |handle: &OwnedFd| Ok::<_, io::Error>(counts(rustix::fs::fstat(handle)?.st_uid));
     let way = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let Some(house) = if_there(rustix::fs::openat(directory, HOUSE, way, Mode::empty()))? else { return Ok(None) };
+    let Some(house) = if_there(rustix::fs::openat(directory, CONTROL, way, Mode::empty()))? else { return Ok(None) };
     if !owner_counts(&house)? {
         return Ok(None);
     }

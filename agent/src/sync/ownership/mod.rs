@@ -10,6 +10,7 @@ use std::mem;
 use std::sync::PoisonError;
 
 use blat_config::{Settings, Transport, home_id};
+use blat_domain::archive::CONTROL;
 use blat_domain::archive::inventory::Inventory;
 use blat_domain::archive::record::{Claim, FILE, Found, Record};
 use blat_domain::archive::title::{Likeness, Title};
@@ -30,8 +31,6 @@ use crate::sync::{Prepared, problem, unreached};
 /// Why an archive may be another one than before.
 const EXCHANGED: &str = "the archive is another directory than the one that had its record, with packages of its own: a wrong disk may be \
                          mounted there, or somebody put it there";
-/// Where Blat keeps what is its own in an archive.
-const HOUSE: &str = ".dpkg_archive";
 
 /// What is known of the archive under one version of the settings.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -240,7 +239,7 @@ impl SyncContext {
     /// Takes a record away again that turned out to lie in the source.
     async fn withdraw(&self, record: &Record) {
         if let Err(error) = self.target.claim(Claim::Withdraw, record).await {
-            tracing::warn!(target_name = %self.settings.name, %error, "cannot remove {HOUSE}/{FILE} from the source again; remove it by hand");
+            tracing::warn!(target_name = %self.settings.name, %error, "cannot remove {CONTROL}/{FILE} from the source again; remove it by hand");
         }
     }
 
@@ -375,7 +374,7 @@ fn place_to_check(settings: &Settings) -> &'static str {
 /// The record of a target's archive for people, and how it is removed.
 fn record_at(settings: &Settings) -> (String, String) {
     let Settings { name, archive, .. } = settings;
-    let file = format!("{archive}/{HOUSE}/{FILE}");
+    let file = format!("{archive}/{CONTROL}/{FILE}");
     match &settings.transport {
         Transport::Openssh(_) | Transport::Libssh2(_) => {
             let removal = format!("by `blat ssh {name} rm {file}`");
@@ -400,7 +399,7 @@ pub(crate) fn shown(found: &Found) -> String {
         Found::Record(Record { owner, .. }) => {
             format!("it belonged to target {} of the home tree {}", owner.target, owner.home)
         }
-        Found::Malformed(why) => format!("its file {HOUSE}/{FILE} did not say whom it belonged to: {why}"),
+        Found::Malformed(why) => format!("its file {CONTROL}/{FILE} did not say whom it belonged to: {why}"),
     }
 }
 

@@ -23,16 +23,16 @@ fn id(byte: u8) -> RandomId {
 
 /// Makes `directory` an archive with this id.
 fn write(directory: &Path, byte: u8) {
-    fs::create_dir_all(directory.join(HOUSE)).expect("a directory");
+    fs::create_dir_all(directory.join(CONTROL)).expect("a directory");
     let text = format!("{}\n{} perth\n", id(byte), id(9));
-    fs::write(directory.join(HOUSE).join(FILE), text).expect("a record");
+    fs::write(directory.join(CONTROL).join(FILE), text).expect("a record");
 }
 
 #[test]
 fn the_source_is_known_by_its_own_record_and_by_those_above_it() {
     let scratch = tempfile::tempdir().expect("a scratch directory");
     let source = scratch.path().join("outer/source");
-    fs::create_dir_all(source.join(HOUSE)).expect("a directory");
+    fs::create_dir_all(source.join(CONTROL)).expect("a directory");
     let around = Around::look(&source).expect("a source");
     assert!(around.ids.is_empty() && around.unsure.is_none(), "{around:?}");
     assert!(around.place.directories.len() > 2 && !around.place.boot.is_empty(), "{around:?}");
@@ -44,11 +44,11 @@ fn the_source_is_known_by_its_own_record_and_by_those_above_it() {
     let ids = || Around::look(&source).expect("a source").ids;
     assert_eq!(ids(), [(id(1), 0), (id(2), 1)]);
     let real = fs::canonicalize(scratch.path()).expect("a path");
-    assert_eq!(record_above(&source, 1), real.join("outer").join(HOUSE).join(FILE));
-    fs::write(source.join(HOUSE).join(FILE), "damaged").expect("a record");
+    assert_eq!(record_above(&source, 1), real.join("outer").join(CONTROL).join(FILE));
+    fs::write(source.join(CONTROL).join(FILE), "damaged").expect("a record");
     assert_eq!(ids(), [(id(2), 1)]);
-    fs::remove_file(source.join(HOUSE).join(FILE)).expect("a record");
-    symlink("/dev/zero", source.join(HOUSE).join(FILE)).expect("a link");
+    fs::remove_file(source.join(CONTROL).join(FILE)).expect("a record");
+    symlink("/dev/zero", source.join(CONTROL).join(FILE)).expect("a link");
     let unsure = Around::look(&source).expect("a source").unsure.expect("what is in its place is not followed");
     assert!(unsure.contains("source/.dpkg_archive/archive"), "{unsure}");
     assert!(Around::look(&scratch.path().join("away")).expect_err("no source").contains("mounted"));
@@ -60,7 +60,7 @@ fn as_root_above_the_source_a_strangers_record_does_not_count() {
     let (outer, source) = (scratch.path().join("outer"), scratch.path().join("outer/source"));
     fs::create_dir_all(&source).expect("a directory");
     write(&outer, 2);
-    let (house, file) = (outer.join(HOUSE), outer.join(HOUSE).join(FILE));
+    let (house, file) = (outer.join(CONTROL), outer.join(CONTROL).join(FILE));
     let ids = || Around::look(&source).expect("a source").ids;
     assert_eq!(ids(), [(id(2), 1)]);
     for strangers in [&house, &file] {
@@ -71,18 +71,18 @@ fn as_root_above_the_source_a_strangers_record_does_not_count() {
     [&source, &house, &file].into_iter().for_each(|path| chown(path, Some(1234), None).expect("root may"));
     assert_eq!(ids(), [(id(2), 1)], "the source's owner may have his archives above it");
     write(&source, 1);
-    chown(source.join(HOUSE).join(FILE), Some(1235), None).expect("root may");
+    chown(source.join(CONTROL).join(FILE), Some(1235), None).expect("root may");
     assert_eq!(ids(), [(id(1), 0), (id(2), 1)], "in the source, any record counts");
 }
 
 /// The source by way of another machine, which cannot tell where it is: only what is written there shows.
 fn mirror(source: PathBuf) -> Fake {
     let claim = move |how, record: &Record| {
-        let file = source.join(HOUSE).join(FILE);
+        let file = source.join(CONTROL).join(FILE);
         match how {
             Claim::Look | Claim::Visit => {}
             Claim::First | Claim::Adopt => {
-                fs::create_dir_all(source.join(HOUSE)).expect("a directory");
+                fs::create_dir_all(source.join(CONTROL)).expect("a directory");
                 fs::write(&file, record.render()).expect("a record");
             }
             Claim::Withdraw => fs::remove_file(&file).expect("a record"),
@@ -128,7 +128,7 @@ async fn an_archive_that_only_its_id_shows_to_be_the_source_is_refused_and_left_
     let sent = context.send_tagged(tagged, &Dropped::new()).await;
     assert!(matches!(&sent[..], [(_, Sent::Failed(problem))] if refused(&problem.text)), "{sent:?}");
     assert!(refused(&context.adopt().await.expect_err("it is refused").text));
-    assert!(!root.join("source").join(HOUSE).join(FILE).exists(), "what was written is taken away again");
+    assert!(!root.join("source").join(CONTROL).join(FILE).exists(), "what was written is taken away again");
     assert_eq!(context.contact(), Contact::None);
     assert_eq!(mirror.changed(), [""; 0], "the source is asked for nothing else");
 }

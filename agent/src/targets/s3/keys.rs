@@ -7,7 +7,7 @@ use object_store::path::Path;
 use crate::model::error::TargetError;
 
 /// Below the prefix, where what is ours and no package lies. No package's name begins with a dot.
-const HOUSE: &str = ".blat";
+const CONTROL: &str = ".blat";
 
 /// The keys of one target: all begin with its prefix.
 #[derive(Debug, Clone)]
@@ -48,7 +48,7 @@ impl ObjectKeys {
 
     /// What all marks begin with.
     pub(super) fn marks(&self) -> String {
-        format!("{}{HOUSE}/marks/", self.prefix)
+        format!("{}{CONTROL}/marks/", self.prefix)
     }
 
     /// A package's ZIP.
@@ -68,17 +68,17 @@ impl ObjectKeys {
 
     /// The record of whose archive it is.
     pub(super) fn record(&self) -> String {
-        format!("{}{HOUSE}/{}", self.prefix, blat_domain::archive::record::FILE)
+        format!("{}{CONTROL}/{}", self.prefix, blat_domain::archive::record::FILE)
     }
 
     /// The number of the last visit.
     pub(super) fn visit(&self) -> String {
-        format!("{}{HOUSE}/{}", self.prefix, blat_domain::archive::record::VISIT)
+        format!("{}{CONTROL}/{}", self.prefix, blat_domain::archive::record::VISIT)
     }
 
     /// What `blat check --connect` writes and takes away again.
     pub(super) fn probe(&self) -> String {
-        format!("{}{HOUSE}/check", self.prefix)
+        format!("{}{CONTROL}/check", self.prefix)
     }
 
     /// What a key in a listing means.
@@ -89,14 +89,14 @@ impl ObjectKeys {
         }
         let parts: Vec<&str> = rest.split('/').collect();
         match parts[..] {
-            [HOUSE, "marks", name, version, mark] => match read_mark(name, version, mark) {
+            [CONTROL, "marks", name, version, mark] => match read_mark(name, version, mark) {
                 // What is not written as we write it (007, +7, -0) would never be removed, since that asks for the key as we write it.
                 Some((package, mark)) if self.mark(&package, mark) == key => Meaning::Mark(package, mark),
                 Some(_) | None => Meaning::Foreign,
             },
-            [HOUSE, blat_domain::archive::record::FILE] => Meaning::Record,
-            [HOUSE, blat_domain::archive::record::VISIT] => Meaning::Visit,
-            [HOUSE, ..] => Meaning::House,
+            [CONTROL, blat_domain::archive::record::FILE] => Meaning::Record,
+            [CONTROL, blat_domain::archive::record::VISIT] => Meaning::Visit,
+            [CONTROL, ..] => Meaning::House,
             [name, file] => match file.strip_suffix(".zip").map(|version| PackageId::new(name, version)) {
                 Some(Ok(package)) => Meaning::Package(package),
                 Some(Err(_)) | None => Meaning::Foreign,
