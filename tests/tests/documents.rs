@@ -196,7 +196,7 @@ fn prose_is_wrapped() {
             }
         }
     }
-    assert_eq!(wide, [String::new(); 0], "wrap these lines at {WIDEST} columns");
+    assert!(wide.is_empty(), "wrap these lines at {WIDEST} columns: {wide:?}");
 }
 
 /// The documents that name a test for each thing they promise.
