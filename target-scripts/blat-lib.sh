@@ -335,13 +335,52 @@ is_closed_to_others() {
     case $1 in ????????w*) return 1 ;; esac
 }
 
-# has_no_modes: a folder that is made here for its owner alone is open to everybody, so the file system holds no modes, and who may write says the mount.
+# has_no_modes: the archive's file system holds no modes, so who may write says the mount: its type is one of those, and the archive, where it is ours, stays
+# open to others though it was closed. Nothing is made for that look: in a folder that everybody may write, somebody else could put another one in its
+# place. It is the working directory, which nobody exchanges.
+no_modes=
 has_no_modes() {
-    probe=./$house-$$
-    mkdir -m 700 "$probe" 2>/dev/null || return 1
-    said=$(stat -c %A "$probe" 2>/dev/null) || said=
-    rmdir "$probe"
-    [ -n "$said" ] && ! is_closed_to_others "$said"
+    [ -n "$no_modes" ] || look_for_modes || no_modes=no
+    [ "$no_modes" = yes ]
+}
+
+look_for_modes() {
+    said=$(stat -c '%d %a %A' . 2>/dev/null) || return 1
+    # shellcheck disable=SC2086 # to be split
+    set -- $said
+    is_open_to_some "${3-}" || return 1
+    case $(type_of_device "$1") in
+    vfat | msdos | exfat | ntfs | ntfs3 | fuseblk | cifs | smb3 | smbfs | vboxsf) ;;
+    *) return 1 ;;
+    esac
+    ! chmod go-w . 2>/dev/null || {
+        said=$(stat -c %A . 2>/dev/null) || said=
+        chmod "$2" . 2>/dev/null
+        [ "$said" = "$3" ] || return 1
+    }
+    no_modes=yes
+}
+
+# is_open_to_some MODE: others than its owner may write it, be it a group.
+is_open_to_some() {
+    case $1 in
+    ?????w* | ????????w*) return 0 ;;
+    esac
+    return 1
+}
+
+# type_of_device NUMBER: of its file system, by what is mounted, where the system tells. NUMBER is as stat says it.
+mount_table=/proc/self/mountinfo
+type_of_device() {
+    # shellcheck disable=SC2016
+    awk -v number="$1" '
+        BEGIN {
+            major = int(number / 256) % 4096 + 4096 * int(number / 17592186044416)
+            device = major ":" number % 256 + 256 * (int(number / 1048576) % 16777216)
+        }
+        $3 == device { for (i = 7; i < NF; i++) if ($i == "-") { type = $(i + 1); break } }
+        END { print type }
+    ' "$mount_table" 2>/dev/null
 }
 
 # expect_own_rooms ROOM...: what a package or a stranger brought to the archive is no room of ours, since all in it is trusted.

@@ -10,17 +10,14 @@
 # the right to write for all but their owner, from the top downwards. Nobody exchanges what lies in a folder that is sealed, also from within, so
 # the path to each further one leads where it seems to; in the end nobody exchanges anything.
 
-# know_keepers: `$me`, and `$keeper`, whose on this file system is what we make. `$has_modes` is empty where a folder that we have closed is open to
-# others: such a file system holds no modes, others may write all of the archive, and there is nothing to seal.
+# know_keepers: `$me`, and `$keeper`, whose on this file system is what we make. `$has_modes` is empty where the file system holds no modes: others may write
+# all of the archive then, and there is nothing to seal.
 know_keepers() {
     [ -z "${me-}" ] || return 0
     me=$(id -u)
     has_modes=yes
-    keeper=$(stat -c '%u %A' "$house/trash" 2>/dev/null)
-    case ${keeper#* } in
-    ?????w* | ????????w*) has_modes= ;;
-    esac
-    keeper=${keeper%% *}
+    ! has_no_modes || has_modes=
+    keeper=$(stat -c %u "$house/trash" 2>/dev/null)
     keeper=${keeper:-$me}
     export me keeper has_modes
 }

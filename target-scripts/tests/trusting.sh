@@ -91,11 +91,15 @@ check_open_archives() {
         receive "$work/odd-replace"
         check 'nor written' ended 1 'everybody may write it'
     done
+    # As a stranger does who exchanges what is made there.
     wrap mkdir 'case "$*" in "-m 700 ./.dpkg_archive-"*) shift 2; exec "$real" -m 777 "$@" ;; esac
         exec "$real" "$@"'
     run get_plist --archive "$arch" </dev/null
+    check 'whatever comes into the place of what a look makes there' ended 1 'everybody may write it'
+    receive "$work/odd-replace"
+    check 'and nothing is made there' [ "$status" -eq 1 -a -z "$(find "$arch" -maxdepth 1 -name '.dpkg_archive-*')" ]
     unwrap
-    check 'but on a file system without modes it is' [ "$status" -eq 0 ]
+    check_modeless vfat
     chmod 755 "$arch"
     for room in .dpkg_archive .dpkg_archive/manifests .dpkg_archive/trash .dpkg_archive/stage; do
         mode=$(stat -c %a "$arch/$room")
@@ -109,6 +113,35 @@ check_open_archives() {
         check 'nor one where they are somebody elses' ended 1 "$room belongs to the account 4711"
     done
     check 'the package is as it was' arrived odd/1
+}
+
+# mounted TYPE: what is mounted seems to be of this type.
+mounted() {
+    sed -i "s,^mount_table=.*,mount_table=$work/mount_table," "$bin/blat-lib.sh"
+    # Its options may have a dash of their own, and what comes later lies on another device.
+    printf '21 1 %s / / rw - %s x rw\n22 1 0:9999 / /y rw - vfat y rw\n' "$(stat -c '%Hd:%Ld' "$arch" 2>/dev/null)" ext4 >"$work/mount_table"
+    printf '23 1 %s / /z rw shared:1 master:2 - %s x rw\n' "$(stat -c '%Hd:%Ld' "$arch")" "$1" >>"$work/mount_table"
+}
+
+check_modeless() {
+    chmod 777 "$arch"
+    mounted "$1"
+    run get_plist --archive "$arch" </dev/null
+    check 'nor by its type alone where it can be closed' ended 1 'everybody may write it'
+    check 'and gets its mode back' [ "$(stat -c %a "$arch")" = 777 ]
+    wrap chmod 'case "$*" in *" .") exit 0 ;; esac
+        exec "$real" "$@"'
+    run get_plist --archive "$arch" </dev/null
+    check 'but on a file system without modes it is' [ "$status" -eq 0 ]
+    chmod 777 "$arch/.dpkg_archive" "$arch/.dpkg_archive/manifests"
+    receive "$work/odd"
+    check 'and written' said 'already odd 1'
+    chmod 755 "$arch/.dpkg_archive" "$arch/.dpkg_archive/manifests"
+    mounted ext4
+    run get_plist --archive "$arch" </dev/null
+    check 'and on no other' ended 1 'everybody may write it'
+    unwrap
+    sed -i 's,^mount_table=.*,mount_table=/proc/self/mountinfo,' "$bin/blat-lib.sh"
 }
 
 check_trusting() {
