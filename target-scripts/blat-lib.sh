@@ -805,6 +805,18 @@ tell_clock() {
     echo "$second ${up:--} ${boot:--}"
 }
 
+# tell_stored: what stands below the clock when a PackageList is stored, and what pkg_purge compares: for whom, the record as `ID HOME-ID TARGET` or `-`
+# where there is none, and where, the archive's `DEVICE:INODE`. To be asked under the publish lock. False where it could not be found out.
+tell_stored() {
+    stored_for=-
+    if exists "$house/archive"; then
+        read_record
+        is_record "$record" || record='?'
+        stored_for=$record
+    fi
+    stored_in=$(stat -c %d:%i . 2>/dev/null) && printf '%s\n' "$stored_for" "$stored_in"
+}
+
 # ---- space
 
 # disk_free PATH...: for each path a line `KIB MOUNT`: what its owner could still write, and where its file system is mounted. The number is

@@ -59,7 +59,7 @@ impl Store {
         match self.to {
             Ok((scratch, file, digest)) => {
                 let came = if digest.finalize()[..] == announced[..] {
-                    make_durable(&scratch, &file).map_err(|error| {
+                    make_durable(&file).map_err(|error| {
                         Failure::io(storing(&self.shown), &error, "check the disk, then send it again")
                     })
                 } else {
@@ -80,13 +80,18 @@ fn storing(archive: &str) -> String {
     format!("storing {} in {archive}", package_list::FILE)
 }
 
-/// Makes the list durable in the stage, with what the clock says.
-fn make_durable(scratch: &Scratch, file: &File) -> io::Result<()> {
+/// Makes the list durable in the stage.
+fn make_durable(file: &File) -> io::Result<()> {
     file.set_permissions(PermissionsExt::from_mode(0o644))?;
-    file.sync_all()?;
+    file.sync_all()
+}
+
+/// Makes durable in the stage what the clock says and, for `pkg_purge` to compare, for whom and where the list is stored: under the publish lock.
+fn note(archive: &Archive, scratch: &Scratch) -> io::Result<()> {
+    let text = tell_clock() + &record::stored_for(archive, &scratch.rooms.control)?;
     let mut clock = scratch.dir.create("clock")?;
     clock.set_permissions(PermissionsExt::from_mode(0o644))?;
-    clock.write_all(tell_clock().as_bytes())?;
+    clock.write_all(text.as_bytes())?;
     clock.sync_all()
 }
 
@@ -111,6 +116,8 @@ fn publish(
         }
     }
     let put = || -> io::Result<()> {
+        note(archive, scratch)?;
+        // The note after the list: what is cut in between leaves a list for which nobody vouches, and `pkg_purge` waits.
         scratch.dir.rename("file", control, package_list::FILE)?;
         scratch.dir.rename("clock", control, "clock")?;
         control.sync()

@@ -6,6 +6,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
+use blat_domain::archive::record::Claim;
 use blat_domain::package::name::PackageId;
 use blat_domain::protocol::frames::{Class, Lane, Leaving, MOST_DATA, Request, Retirement};
 use sha2::{Digest as _, Sha256};
@@ -255,6 +256,8 @@ fn verifying_answers_what_get_plist_does() {
 fn a_stored_list_is_what_receive_file_stores_and_another_digest_stores_nothing() {
     let archive = Archive::new();
     let mut agent = Agent::start(&archive.path);
+    let record = format!("{}\n{} perth\n", "0".repeat(32), "1".repeat(32));
+    agent.ask(Lane::CONTROL, &Request::Claim { how: Claim::First, record: &record }).expect("an answer");
     // They are there, by way of links: so many packages would take long to make.
     archive.put("p0", "1", &[("f", "x")], 5);
     (1..20_000).for_each(|number| symlink("p0", archive.path.join(format!("p{number}"))).expect("a link"));
@@ -270,8 +273,13 @@ fn a_stored_list_is_what_receive_file_stores_and_another_digest_stores_nothing()
     assert_eq!(store(Sha256::digest(&list).into()), Ok(vec!["former missing".to_owned()]));
     assert_eq!(fs::read_to_string(archive.house("PackageList.txt")).expect("a list"), list);
     let clock = fs::read_to_string(archive.house("clock")).expect("a clock");
-    assert_eq!(clock.split_whitespace().count(), 3, "{clock}");
+    let words: Vec<_> = clock.lines().map(|line| line.split(' ').count()).collect();
+    assert_eq!(words, [3, 3, 1], "{clock}");
     assert_eq!(archive.script("pkg_purge", &[], ""), Vec::<String>::new());
+    fs::create_dir_all(archive.house("aged")).expect("a directory");
+    fs::write(archive.house("aged/gone@1"), "1\n1\n").expect("a mark");
+    // The very note of `receive_file`, but for the second.
+    assert_eq!(archive.script("pkg_purge", &["--dry-run"], ""), ["would delete gone 1"]);
 }
 
 #[test]

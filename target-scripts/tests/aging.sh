@@ -22,6 +22,15 @@ synced() {
     read -r up rest </proc/uptime
     read -r boot </proc/sys/kernel/random/boot_id
     echo "$(($(date +%s) - $1)) $((${up%%.*} - ${2-$1})) ${3-$boot}" >"$arch/.dpkg_archive/clock"
+    stored
+}
+
+# stored [RECORD [PLACE]]: for whom and where; by what is there now.
+stored() {
+    head -n 1 "$arch/.dpkg_archive/clock" >"$work/clock"
+    printf '%s\n' "${1:-$(tr '\n' ' ' 2>/dev/null <"$arch/.dpkg_archive/archive" | sed 's/ $//' | grep . || echo -)}" \
+        "${2:-$(stat -c %d:%i "$arch")}" >>"$work/clock"
+    cp "$work/clock" "$arch/.dpkg_archive/clock"
 }
 
 # stamp NAME@VERSION SECONDS WAIT: a mark that was made so long ago.
@@ -197,6 +206,7 @@ check_doubts() {
     unwrap
     check 'nor by a date that says nothing' ended 1
     want even/2.0~rc1+x
+    synced 0
     stamp odd@1 -5000 5
     purge
     check 'nor by a mark from the future' quiet
@@ -209,8 +219,12 @@ check_doubts() {
     rm "$work/held" "$work/held.on"
     wait
     check 'through all of this it stayed' arrived odd/1
+    rm "$arch/.dpkg_archive/clock"
     purge
-    check 'and goes when all is well, by the list alone where no clock was noted' printed 'deleted odd 1'
+    check 'nor where no clock was noted' ended 1 'an older version stored it.* until the next sync; let the archive be synced'
+    synced 0
+    purge
+    check 'and goes when all is well' printed 'deleted odd 1'
     fresh
     receive "$work/odd"
     want even/2.0~rc1+x
@@ -240,7 +254,71 @@ check_doubts() {
     check 'it runs from an empty environment' quiet
 }
 
+# refused PATTERN: nothing goes, nor would, and the complaint says PATTERN and what to do.
+refused() {
+    purge --dry-run
+    ended 1 "$1, so nothing is deleted until the next sync${2-}; let the archive be synced" || return 1
+    purge
+    ended 1 "$1, so nothing is deleted until the next sync${2-}; let the archive be synced" && arrived odd/1 && marked odd@1
+}
+
+# What a former owner marked, and what a copy of the archive or another disk says, is not obeyed.
+check_stored_for_whom() {
+    fresh
+    receive "$work/both"
+    claim first "$id_a $home_a perth"
+    stamp odd@1 5000 5
+    keep='even 2.0~rc1+x
+# end 1
+'
+    store "$home_a perth" "$keep"
+    check 'a stored list says for whom and where' [ "$(sed 1d "$arch/.dpkg_archive/clock")" = "$id_a $home_a perth
+$(stat -c %d:%i "$arch")" ]
+    purge --dry-run
+    check 'by that a purge goes' printed 'would delete odd 1'
+    claim adopt "$id_b $home_b oslo"
+    check 'not once somebody else has adopted the archive' refused 'the archive was adopted, or lost its record, since then' ' of oslo'
+    claim adopt "$id_b $home_a perth"
+    check 'nor after an adoption back' refused 'the archive was adopted, or lost its record, since then' ' of perth'
+    store "$home_a perth" "$keep"
+    purge --dry-run
+    check 'until the next sync' printed 'would delete odd 1'
+    cp -a "$arch" "$arch.copy"
+    mv "$arch" "$arch.lost"
+    mv "$arch.copy" "$arch"
+    check 'nor in a copy of the archive' refused 'it was stored in another directory, so this one may be a copy, or another disk' ' of perth'
+    store "$home_a perth" "$keep"
+    purge --dry-run
+    check 'until that is synced' printed 'would delete odd 1'
+    chmod -R u+w "$arch.lost"
+    rm -rf "$arch.lost"
+    place=$(stat -c %i "$arch")
+    stored '' "4711:$place"
+    check 'nor on another device' refused 'it was stored in another directory, so this one may be a copy, or another disk' ' of perth'
+    synced 0 0 another-boot
+    stored '' "4711:$place"
+    purge --dry-run
+    check 'but its number may change when the system is started' printed 'would delete odd 1'
+    stored '' "4711:4711"
+    check 'and that of its directory does not' refused 'it was stored in another directory, so this one may be a copy, or another disk' ' of perth'
+    synced 0
+    head -n 1 "$arch/.dpkg_archive/clock" >"$work/clock"
+    cp "$work/clock" "$arch/.dpkg_archive/clock"
+    check 'nor by what an older version stored' refused 'an older version stored it, or something cut it short, and nothing says for whom and where' ' of perth'
+    stored
+    : >"$arch/.dpkg_archive/archive"
+    stored '?'
+    check 'nor with a record that names nobody' refused 'does not name its owner, or cannot be read'
+    rm "$arch/.dpkg_archive/archive"
+    stored "$id_b $home_a perth"
+    check 'nor without the record that was there' refused 'the archive was adopted, or lost its record, since then'
+    stored
+    purge
+    check 'by whom nobody owns, as long as that is so' printed 'deleted odd 1'
+}
+
 check_aging() {
+    check_stored_for_whom
     check_marks
     check_due
     check_lists

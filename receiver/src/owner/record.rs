@@ -35,6 +35,17 @@ pub(crate) fn lines(archive: &Archive) -> String {
     line(RECORD, FILE) + &line(LAST_VISIT, VISIT) + &place(&archive.root).render()
 }
 
+/// For whom and where a PackageList is stored, two lines: the record as `ID HOME-ID TARGET`, or `-` where there is none, and the archive's
+/// `DEVICE:INODE`. To be asked under the publish lock.
+pub(crate) fn stored_for(archive: &Archive, control: &Dir) -> io::Result<String> {
+    let record = match told(control, FILE)? {
+        None => "-".to_owned(),
+        Some(text) => Record::parse(&text).map_or("?".to_owned(), |record| record.line()),
+    };
+    let stat = archive.root.own_stat()?;
+    Ok(format!("{record}\n{}:{}\n", stat.st_dev, stat.st_ino))
+}
+
 /// Makes a record, changes its owner, takes it away or notes a visit, as far as that is right under the lock; then tells as [`lines`].
 pub(crate) fn claim(archive: &Archive, how: Claim, record: &str) -> Result<String, Failure> {
     let what = || format!("claiming the archive {}", archive.shown());
