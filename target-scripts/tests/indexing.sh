@@ -127,6 +127,33 @@ check_next_index() {
     unwrap
 }
 
+# What find complains of in the instant after its look, because somebody closes a folder within a package or puts a file in its place.
+check_meddling() {
+    for why in 'Permission denied' 'Not a directory' 'Too many levels of symbolic links' 'No such file or directory'; do
+        for quote in "'" ''; do
+            rm -r "$arch/.dpkg_archive/index"
+            wrap find '"$real" "$@"
+                status=$?
+                case "$*" in *"./b/1 "*) cat "$BLAT_TEST/complaint" >&2; exit 1 ;; esac
+                exit $status'
+            printf '%s\n' "find: $quote./b/1/pub/k4$quote: $why" >"$work/complaint"
+            put "c/${#why}" 5
+            mon
+            unwrap
+            check "what becomes of a folder within a package hinders no index: $why $quote" [ "$status" -eq 0 ]
+            check 'which has all else' grep -q "^c/${#why}/descpkg$" "$arch/.dpkg_archive/dpkg_archive_list.txt"
+        done
+    done
+    rm -r "$arch/.dpkg_archive/index"
+    wrap find '"$real" "$@"
+        case "$*" in *"./b/1 "*) echo "find: ./b/1: Permission denied" >&2; exit 1 ;; esac'
+    mon
+    unwrap
+    check 'what becomes of the package itself does' [ "$status" -eq 1 ]
+    rm -r "$arch/c"
+    mon
+}
+
 check_foreign_folders() {
     fresh
     put a/1 5
@@ -166,6 +193,7 @@ a/@eaDir/x/'
     mon
     mon
     check 'which is not said each night' [ "$status" -eq 0 -a ! -s "$work/err" ]
+    check_meddling
     chmod 755 "$arch/a/1/plain"
     chmod 000 "$arch/b/1"
     mon
