@@ -246,3 +246,21 @@ fn as_root_a_file_of_a_stranger_in_a_package_is_bad_without_being_read() {
     assert!(lines.iter().any(|line| line.starts_with("bad p 1 ") && line.contains('f')), "{lines:?}");
     assert!(lines.iter().any(|line| line.starts_with("good q 1 ")), "{lines:?}");
 }
+
+/// The same of a file of the account's own that everybody may write: holes cost nothing.
+#[test]
+fn a_file_that_everybody_may_write_is_bad_without_being_read_once_it_is_mostly_holes() {
+    let archive = Archive::new();
+    let mut agent = Agent::start(&archive.path);
+    for (number, name) in [(1, "p"), (2, "q")] {
+        let package = Package::new(name, "1").file("f", "x");
+        assert_eq!(package.deliver(&mut agent, &How { number, ..How::default() }), format!("published {name} 1"));
+    }
+    let file = archive.path.join("p/1/f");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).expect("an own file");
+    fs::File::options().write(true).open(&file).and_then(|file| file.set_len(15 << 40)).expect("a sparse file");
+    let packages = ["p@1", "q@1"].map(support::id).to_vec();
+    let lines = agent.ask(Lane::CONTROL, &Request::Verify { packages }).expect("an answer");
+    assert!(lines.iter().any(|line| line.starts_with("bad p 1 ") && line.contains('f')), "{lines:?}");
+    assert!(lines.iter().any(|line| line.starts_with("good q 1 ")), "{lines:?}");
+}

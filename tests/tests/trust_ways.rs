@@ -148,23 +148,49 @@ fn as_root_another_directory_of_the_account_s_is_not_emptied_in_the_archive_s_pl
 /// The root of most file systems has the same inode, so the inode does not tell one disk from another.
 #[test]
 fn a_directory_with_the_same_inode_that_lacks_all_of_blat_s_own_is_not_emptied_nor_sent_to() {
-    let lab = Lab::new("waydisk");
-    lab.package("core", "1", |p| p.file("bin/a", "1"));
-    lab.release(&[("core", "1")]);
-    lab.config("perth", "aging: immediate\nmax_delete: 100%");
-    lab.agent_once("perth").expect_success();
-    let archive = lab.target_archive();
-    fs::remove_dir_all(archive.join(".dpkg_archive")).expect("root may");
-    blat_tests::tree::remove(&archive.join("core"));
-    lab.as_target_user(&["mkdir", "-p", &archive.join("old/1").display().to_string()]).expect_success();
-    lab.as_target_user(&["touch", &archive.join("old/1/descpkg").display().to_string()]).expect_success();
-    lab.package("lib", "1", |p| p.file("run", "1"));
-    lab.release(&[("core", "1"), ("lib", "1")]);
-    for _ in 0..2 {
-        lab.agent_once("perth").expect(1).says("the archive is another directory").says("blat adopt perth");
-        assert!(archive.join("old/1/descpkg").is_file() && !archive.join("lib").exists());
+    for has_what_is_wanted in [false, true] {
+        let lab = Lab::new("waydisk");
+        lab.package("core", "1", |p| p.file("bin/a", "1"));
+        lab.release(&[("core", "1")]);
+        lab.config("perth", "aging: immediate\nmax_delete: 100%");
+        lab.agent_once("perth").expect_success();
+        let archive = lab.target_archive();
+        fs::remove_dir_all(archive.join(".dpkg_archive")).expect("root may");
+        if !has_what_is_wanted {
+            blat_tests::tree::remove(&archive.join("core"));
+        }
+        lab.as_target_user(&["mkdir", "-p", &archive.join("old/1").display().to_string()]).expect_success();
+        lab.as_target_user(&["touch", &archive.join("old/1/descpkg").display().to_string()]).expect_success();
+        lab.package("lib", "1", |p| p.file("run", "1"));
+        lab.release(&[("core", "1"), ("lib", "1")]);
+        for _ in 0..2 {
+            lab.agent_once("perth").expect(1).says("the archive is another directory").says("blat adopt perth");
+            assert!(archive.join("old/1/descpkg").is_file() && !archive.join("lib").exists());
+        }
+        lab.blat(&["adopt", "perth"]).expect_success();
+        lab.agent_once("perth").expect_success();
+        assert!(archive.join("lib/1/run").is_file(), "the operator has seen to it");
     }
-    lab.blat(&["adopt", "perth"]).expect_success();
+}
+
+/// Both are the account's own, and each has the record of its target.
+#[test]
+fn as_root_the_archive_of_another_target_in_the_archive_s_place_is_not_sent_to() {
+    let (mut lab, area) = lab("wayswap", "receiver: auto\naging: immediate\nmax_delete: 100%");
+    lab.as_target_user(&["mkdir", &area.with_file_name("arch2").display().to_string()]).expect_success();
+    fs::rename(area.with_file_name("arch2"), area.join("arch2")).expect("root may");
+    lab.config("sydney", &format!("archive: {}\nreceiver: auto", area.join("arch2").display()));
     lab.agent_once("perth").expect_success();
-    assert!(archive.join("lib/1/run").is_file(), "the operator has seen to it");
+    lab.agent_once("sydney").expect_success();
+    lab.start_master();
+    lab.package("lib", "1", |p| p.file("run", "1"));
+    does(&lab, Account::Stranger, &area, "mv arch .arch; mv arch2 arch; mv .arch arch2");
+    let tag = lab.drop_tag("perth", "lib", "1");
+    lab.wait_for_status("perth", "why nothing is sent", |status| status.to_string().contains("another"));
+    assert!(tag.exists() && !area.join("arch/lib").exists() && !area.join("arch2/lib").exists());
+
+    does(&lab, Account::Stranger, &area, "mv arch .arch; mv arch2 arch; mv .arch arch2");
+    lab.blat(&["sync", "perth", "--wait"]).expect_success();
+    lab.wait_for("the tag to be consumed", || (!tag.exists()).then_some(()));
+    assert!(area.join("arch/lib/1/run").is_file() && !area.join("arch2/lib").exists());
 }

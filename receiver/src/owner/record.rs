@@ -111,15 +111,20 @@ pub(crate) fn check(archive: &Archive, control: &Dir, owner: Option<&str>) -> Re
     lost.map_or(Ok(()), |(now, advice)| Err(Failure::refused(what(), now, advice)))
 }
 
-/// Why nothing is brought for `owner` to an archive without a record; to be asked under the publish lock. At the first contact the owner's agent
-/// makes one before it sends anything, so another directory may be in the archive's place: a disk that is not mounted, or what somebody put there.
-pub(crate) fn keeps_from_bringing(control: &Dir, owner: Option<&str>) -> io::Result<Option<&'static str>> {
-    Ok(match owner {
-        Some(_) if told(control, FILE)?.is_none() => Some(
+/// Why nothing is brought for `owner` to an archive without a record, or with one of somebody else; to be asked under the publish lock. At the first
+/// contact the owner's agent makes one before it sends anything, so another directory may be in the archive's place: a disk that is not mounted, or
+/// what somebody put there. Whoever knows that another one owns the archive names no owner.
+pub(crate) fn keeps_from_bringing(control: &Dir, owner: Option<&str>) -> io::Result<Option<String>> {
+    let Some(owner) = owner else { return Ok(None) };
+    Ok(match told(control, FILE)? {
+        None => Some(
             "the archive has no record of its owner (.dpkg_archive/archive) any more, so it may be another directory than before; a sync that \
-             finds it right writes the record anew, or `blat adopt` does",
+             finds it right writes the record anew, or `blat adopt` does"
+                .to_owned(),
         ),
-        Some(_) | None => None,
+        Some(text) => Record::parse(&text).map(|record| record.owner.to_string()).filter(|named| !owner.ends_with(named)).map(|named| {
+            format!("the archive has the record of another owner by now ({named}), so nothing is brought; the next sync looks again")
+        }),
     })
 }
 

@@ -231,12 +231,16 @@ fn unholdable(wanted: i64, got: i64) -> Setback {
 
 /// Copies a file of this size, or lets the file system share its blocks; gives the new one with the digest of what is in it, none where the
 /// size differs.
-fn copy_bytes(from: &mut File, mut to: File, size: u64, inbox: &Inbox) -> io::Result<Option<(File, [u8; 32])>> {
+fn copy_bytes(from: &mut File, to: File, size: u64, inbox: &Inbox) -> io::Result<Option<(File, [u8; 32])>> {
     if from.metadata()?.len() != size {
         return Ok(None);
     }
     if size > 0 && rustix::fs::ioctl_ficlone(&to, &*from).is_ok() {
-        let digest = digest(&mut to, inbox)?;
+        // It may have grown since.
+        if to.metadata()?.len() != size {
+            return Ok(None);
+        }
+        let digest = digest(&to, inbox)?;
         return Ok(Some((to, digest)));
     }
     let mut to = Sparse::new(to);

@@ -102,7 +102,7 @@ impl Places {
 
     /// The digest of a file that is staged with the right size; what has another size is not worth reading.
     pub(super) fn staged(&mut self, path: &[u8], size: u64, inbox: &Inbox) -> io::Result<Option<[u8; 32]>> {
-        let mut file = match self.open_file(path) {
+        let file = match self.open_file(path) {
             Ok(file) => file,
             Err(error) if is_absence(&error) || error.kind() == io::ErrorKind::PermissionDenied => return Ok(None),
             Err(error) => return Err(error),
@@ -110,7 +110,7 @@ impl Places {
         if file.metadata()?.len() != size {
             return Ok(None);
         }
-        Ok(Some(digest(&mut file, inbox)?))
+        Ok(Some(digest(&file, inbox)?))
     }
 
     /// Gives a directory its last time and mode; gives its handle.

@@ -27,7 +27,7 @@ pub(crate) struct Installer<'a> {
     /// Who may replace what is there, where it was named.
     owner: Option<&'a str>,
     /// Why nothing is to be brought there at all.
-    unowned: Option<&'static str>,
+    unowned: Option<String>,
     inbox: &'a Inbox,
     aged: Option<Dir>,
     spelling: Spelling,
@@ -88,7 +88,7 @@ impl<'a> Installer<'a> {
     fn decide(&mut self, whole: &Whole) -> io::Result<Outcome> {
         let PackageId { name, version } = &whole.package;
         let failed = |class, text: &str| Ok(Outcome::Failed(class, text.to_owned()));
-        if let Some(why) = self.unowned {
+        if let Some(why) = &self.unowned {
             return failed(FailedFor::Unowned, why);
         }
         match self.archive.root.stat(name.as_str())? {
@@ -164,8 +164,8 @@ impl<'a> Installer<'a> {
     /// Whether there is a manifest of the one in place, and it says that its bytes are others.
     fn is_known_to_differ(&self, manifests: Option<&Dir>, whole: &Whole) -> io::Result<bool> {
         let Some(manifests) = manifests else { return Ok(false) };
-        let Ok(mut manifest) = manifests.read(whole.package.version.as_str()) else { return Ok(false) };
-        Ok(digest(&mut manifest, self.inbox)? != whole.digest)
+        let Ok(manifest) = manifests.read(whole.package.version.as_str()) else { return Ok(false) };
+        Ok(digest(&manifest, self.inbox)? != whole.digest)
     }
 
     fn publish(&mut self, whole: &Whole, of_name: Dir) -> io::Result<Outcome> {

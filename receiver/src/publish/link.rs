@@ -64,7 +64,7 @@ fn decide(
     let PackageId { name, version } = package;
     let failed = |class, text: &str| Ok(Outcome::Failed(class, text.to_owned()));
     if let Some(why) = record::keeps_from_bringing(&scratch.rooms.control, owner)? {
-        return failed(FailedFor::Unowned, why);
+        return failed(FailedFor::Unowned, &why);
     }
     let of_name = match archive.root.stat(name.as_str())? {
         Some(stat) if kind(&stat) != FileType::Directory => {

@@ -19,6 +19,13 @@ use crate::wire::inbox::Inbox;
 /// The longest line of a manifest, in bytes: a path, each byte of it escaped, and its digest.
 const LONGEST_LINE: u64 = 16 << 10;
 
+/// Of a mode: everybody may write.
+const OPEN_TO_ALL: u32 = 0o002;
+/// Bytes in what the system counts as a block of a file.
+const BLOCK: u64 = 512;
+/// The most holes, in bytes, of a file that everybody may write. Holes cost a stranger nothing, and hashing them takes as long as anything else.
+const MOST_HOLES: u64 = 1 << 30;
+
 /// What is known once every file that may be read is as its manifest says.
 pub(super) struct Files {
     /// The manifest's own digest, in hexadecimal digits.
@@ -63,18 +70,21 @@ struct Hashed {
 impl Hashed {
     /// The digest of what is in a file. No package that was sent has more files with several names than are remembered; of one that got them
     /// otherwise the rest are hashed for each name.
-    fn digest(&mut self, mut file: File, inbox: &Inbox) -> io::Result<[u8; 32]> {
+    fn digest(&mut self, file: File, inbox: &Inbox) -> io::Result<[u8; 32]> {
         let stat = file.metadata()?;
         if !is_own(stat.uid()) && stat.uid() != self.owner {
             // Whoever put it there may have made it as large as they like.
             return Err(io::Error::other("it is another account's"));
+        }
+        if stat.mode() & OPEN_TO_ALL != 0 && stat.len().saturating_sub(stat.blocks() * BLOCK) > MOST_HOLES {
+            return Err(io::Error::other("everybody may write it, and it is far longer than what is in it"));
         }
         let identity = (stat.dev(), stat.ino());
         if let Some(known) = self.known.get(&identity) {
             inbox.get_on();
             return Ok(*known);
         }
-        let digest = digest(&mut file, inbox)?;
+        let digest = digest(&file, inbox)?;
         if stat.nlink() > 1 && self.known.len() < MOST_SHARED / shared_cost(b"") {
             self.known.insert(identity, digest);
         }

@@ -15,7 +15,6 @@ use blat_domain::archive::inventory::Inventory;
 use blat_domain::archive::record::{Claim, FILE, Found, Record};
 use blat_domain::archive::title::{Likeness, Title};
 use blat_domain::policy::ownership::{Bar, judge};
-use blat_domain::policy::release::WantedSet;
 use blat_domain::policy::retry::Backoff;
 use blat_domain::protocol::history::{HistoryEntry, Operation};
 use blat_domain::util::random_id::RandomId;
@@ -29,8 +28,8 @@ use crate::sync::context::SyncContext;
 use crate::sync::{Prepared, problem, unreached};
 
 /// Why an archive may be another one than before.
-const EXCHANGED: &str = "the archive is another directory than the one that had its record, with packages of its own: a wrong disk may be \
-                         mounted there, or somebody put it there";
+const EXCHANGED: &str = "the archive is another directory than the one that had its record, with packages or a record of its own: a wrong disk \
+                         may be mounted there, or somebody put it there";
 
 /// What is known of the archive under one version of the settings.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -49,23 +48,14 @@ pub(crate) enum Sight {
     None,
     /// There are no packages.
     Bare,
-    /// There are packages, and none that is wanted.
-    Unwanted,
-    /// There is one that is wanted.
-    Wanted,
+    /// There are packages.
+    Packages,
 }
 
 impl Sight {
     /// What this listing shows.
-    pub(crate) fn of(inventory: &Inventory, wanted: &WantedSet) -> Self {
-        let is_there = |package| inventory.packages.contains_key(package) || inventory.links.contains_key(package);
-        if inventory.is_bare() {
-            Self::Bare
-        } else if wanted.keys().any(is_there) {
-            Self::Wanted
-        } else {
-            Self::Unwanted
-        }
+    pub(crate) fn of(inventory: &Inventory) -> Self {
+        if inventory.is_bare() { Self::Bare } else { Self::Packages }
     }
 }
 
@@ -88,7 +78,7 @@ impl SyncContext {
     /// plan was made.
     pub(crate) async fn make_contact(&self, prepared: &mut Prepared) -> Result<(), Problem> {
         let _in_force = self.permit().await?;
-        let sight = Sight::of(&prepared.inventory, &prepared.wanted);
+        let sight = Sight::of(&prepared.inventory);
         let claimed = self.claimed(&prepared.inventory.title, sight).await?;
         let Tenure { bar, owned, begins } = claimed.map_err(|error| unreached("cannot claim the archive", error))?;
         if owned.is_some() && begins && !prepared.begins {
@@ -127,6 +117,7 @@ impl SyncContext {
     async fn claimed(&self, title: &Title, sight: Sight) -> Result<Result<Tenure, TargetError>, Problem> {
         let unsure = self.keep_off_the_source(title).await?;
         if self.is_exchanged(title, sight) {
+            self.look_again();
             let (name, archive) = (&self.settings.name, &self.settings.archive);
             let text = format!(
                 "nothing is sent to the archive {archive}: {EXCHANGED}; put the right one in its place, or take this one over by `blat adopt {name}`"
@@ -192,15 +183,19 @@ impl SyncContext {
         }
     }
 
-    /// Whether the archive is not the directory any more in which this target saw a record of its own last: it has packages and no record, and either
-    /// another inode, or not even the number that was left beside the record and nothing that is wanted. The root of most file systems has the same
-    /// inode. One without packages may be a new disk.
+    /// Whether the archive is not the directory any more in which this target saw a record of its own last. It has packages and no record, and either
+    /// another inode, or not even the number that was left beside the record: the root of most file systems has the same inode. That it has what is
+    /// wanted says nothing: so has an old disk of the same site. Or it has somebody else's record and another inode. One without packages may be a
+    /// new disk.
     fn is_exchanged(&self, title: &Title, sight: Sight) -> bool {
         let known = self.lasting.directory(&place(&self.settings));
         let is_another = known.zip(title.place.inode()).is_some_and(|(known, now)| known != now);
-        let is_strange = title.visit == Found::Nothing && sight != Sight::Wanted;
-        let was_ours = || self.seen().is_some_and(|record| record.owner == self.owner);
-        title.found == Found::Nothing && sight != Sight::Bare && (is_another || is_strange) && was_ours()
+        let is_strange = match &title.found {
+            Found::Nothing => sight != Sight::Bare && (is_another || title.visit == Found::Nothing),
+            Found::Record(record) => is_another && record.owner != self.owner,
+            Found::Malformed(_) => false,
+        };
+        is_strange && self.seen().is_some_and(|record| record.owner == self.owner)
     }
 
     /// Something was not brought there: the archive may not be the one any more that it was at the first contact.
