@@ -82,6 +82,10 @@ check_hanging() {
     once_hashed 'so does a pipe that somebody keeps open' '^bad odd 1 ' \
         'rm -f bin/tool; mkfifo -m 755 bin/tool; sh -c "exec 3<>bin/tool; sleep 20" </dev/null >/dev/null 2>&1 & sleep 1'
     once_hashed 'so does a device' '^bad odd 1 ' 'rm -f bin/tool; ln -s /dev/zero bin/tool'
+    if [ -r /proc/self/pagemap ]; then
+        once_hashed 'so does what lies elsewhere and has no end' '^bad odd 1 ' 'rm -f bin/tool; ln -s /proc/self/pagemap bin/tool'
+    fi
+    once_hashed 'so does a file that others may write and made long without an end' '^bad odd 1 ' 'truncate -s 15T back*; chmod 666 back*'
     once_hashed 'so does a pipe under an odd name' '^bad odd 1 ' 'rm -f back*; mkfifo "back\\slash"'
 
     fresh
