@@ -720,16 +720,23 @@ check_owner() {
     [ -z "$1" ] || is_owned_by "$1" || fail 1 "changing what the archive $archive is to hold failed: $now"
 }
 
-# may_bring OWNER: the archive has a record, and it does not name somebody else, else `$now` says what is wrong; to be asked under the publish lock, before
-# anything is moved. At the first contact the owner's agent makes one before it sends anything, so another directory may be in the archive's place: a disk
-# that is not mounted, or what somebody put there. Whoever works here by hand names no owner, nor does who knows that somebody else owns the archive.
-may_bring() {
+# has_record OWNER: the archive has a record, else `$now` says what is wrong; to be asked under the publish lock, before anything is moved. At the first
+# contact the owner's agent makes one before it sends anything, so another directory may be in the archive's place: a disk that is not mounted, or what
+# somebody put there. Whoever works here by hand names no owner.
+has_record() {
     [ -n "$1" ] || return 0
-    if ! exists "$house/archive"; then
+    exists "$house/archive" || {
         now="the archive has no record of its owner ($house/archive) any more, so it may be another directory than before; a sync that finds it right writes\
  the record anew, or \`blat adopt\` does"
         return 1
-    fi
+    }
+}
+
+# may_bring OWNER: as has_record, and the record does not name somebody else. Who knows that somebody else owns the archive replaces nothing, and names
+# no owner either.
+may_bring() {
+    [ -n "$1" ] || return 0
+    has_record "$1" || return 1
     read_record
     if is_record "$record"; then
         case " $1" in *" ${record#* }") return 0 ;; esac

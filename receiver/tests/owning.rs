@@ -242,7 +242,8 @@ fn only_its_owner_replaces_packages_and_links_also_when_that_changes_in_between(
     }
     assert_eq!(fs::read_to_string(archive.path.join("p/1/f")).expect("a file"), "b");
     let line = link(&mut agent, "1");
-    assert!(line.starts_with("failed p current unowned ") && line.contains(OSLO), "{line}");
+    assert!(line.starts_with("failed p current conflict ") && line.contains(OSLO), "{line}");
+    assert_eq!(link(&mut agent, "2"), "already p current");
     fs::write(archive.house("archive"), "").expect("a record");
     let line = version("c", 2).deliver(&mut agent, &how(Lane::TAGS, Rule::Replace));
     assert!(line.contains("does not name its owner"), "{line}");

@@ -111,21 +111,25 @@ pub(crate) fn check(archive: &Archive, control: &Dir, owner: Option<&str>) -> Re
     lost.map_or(Ok(()), |(now, advice)| Err(Failure::refused(what(), now, advice)))
 }
 
-/// Why nothing is brought for `owner` to an archive without a record, or with one of somebody else; to be asked under the publish lock. At the first
-/// contact the owner's agent makes one before it sends anything, so another directory may be in the archive's place: a disk that is not mounted, or
-/// what somebody put there. Whoever knows that another one owns the archive names no owner.
+/// Why nothing is brought for `owner` to an archive without a record; to be asked under the publish lock. At the first contact the owner's agent
+/// makes one before it sends anything, so another directory may be in the archive's place: a disk that is not mounted, or what somebody put there.
+pub(crate) fn is_missing(control: &Dir, owner: Option<&str>) -> io::Result<Option<String>> {
+    let is_missing = owner.is_some() && told(control, FILE)?.is_none();
+    Ok(is_missing.then(|| {
+        "the archive has no record of its owner (.dpkg_archive/archive) any more, so it may be another directory than before; a sync that finds it \
+         right writes the record anew, or `blat adopt` does"
+            .to_owned()
+    }))
+}
+
+/// As [`is_missing`], and where the record names somebody else. Who knows that another one owns the archive replaces nothing, and names no owner.
 pub(crate) fn keeps_from_bringing(control: &Dir, owner: Option<&str>) -> io::Result<Option<String>> {
-    let Some(owner) = owner else { return Ok(None) };
-    Ok(match told(control, FILE)? {
-        None => Some(
-            "the archive has no record of its owner (.dpkg_archive/archive) any more, so it may be another directory than before; a sync that \
-             finds it right writes the record anew, or `blat adopt` does"
-                .to_owned(),
-        ),
-        Some(text) => Record::parse(&text).map(|record| record.owner.to_string()).filter(|named| !owner.ends_with(named)).map(|named| {
-            format!("the archive has the record of another owner by now ({named}), so nothing is brought; the next sync looks again")
-        }),
-    })
+    let missing = is_missing(control, owner)?;
+    let (None, Some(owner), Some(text)) = (&missing, owner, told(control, FILE)?) else { return Ok(missing) };
+    let named = Record::parse(&text).map(|record| record.owner.to_string()).filter(|named| !owner.ends_with(named));
+    Ok(named.map(|named| {
+        format!("the archive has the record of another owner by now ({named}), so nothing is brought; the next sync looks again")
+    }))
 }
 
 /// Why `owner` does not replace what is there, if somebody else may own the archive; to be asked under the publish lock. Where there is no record,

@@ -14,6 +14,7 @@ use blat_domain::archive::record::{Claim, Owner, Record};
 use blat_domain::archive::title::{TITLE_LINES, Title};
 use blat_domain::package::name::PackageId;
 use blat_domain::policy::plan::{Link, Size};
+use blat_domain::protocol::frames::Rule;
 use blat_domain::protocol::status::Leftover;
 use blat_domain::util::text::hex;
 use sha2::{Digest, Sha256};
@@ -170,9 +171,11 @@ impl Target for ScriptTarget {
         let mut size = Size::default();
         items.iter().for_each(|item| size += item.size);
         let under_way = UnderWay::begin(&self.under_way, size);
+        // Who knows that another one owns the archive replaces nothing, and names no owner.
+        let replaces = items.iter().any(|item| item.rule != Rule::New);
         let arguments = format!(
             "{} --batch {} --compression {} --bytes {} --entries {} --reserve {}",
-            self.owner(),
+            if replaces { self.owner() } else { String::new() },
             self.batch_id(),
             compression.word(),
             size.bytes.min(MOST),
