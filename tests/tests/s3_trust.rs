@@ -42,6 +42,30 @@ fn a_success_that_carries_an_error_deletes_nothing_and_says_so() {
     assert_eq!(bucket.keys(), LEFT);
 }
 
+/// SeaweedFS lists `a/…` before `a-b/…`, and of these keys a page would end among those of `a-b`.
+#[test]
+fn a_bucket_that_is_listed_folder_by_folder_is_seen_whole() {
+    let mut lab = Lab::new("s3order");
+    let bucket = Bucket::new(&mut lab, Store::SeaweedFs);
+    let proxy = Proxy::to(bucket.port());
+    bucket.config_through(proxy.port, &lab, "cloud", &[], DELETING);
+    let versions: Vec<String> = (0..950).map(|number| format!("v{number:03}")).collect();
+    let of = |name, count| versions.iter().take(count).map(move |version: &String| (name, version.as_str()));
+    let all: Vec<(&str, &str)> = of("0x", 950).chain(of("a-b", 90)).chain(of("a", 5)).collect();
+    all.iter().for_each(|(name, version)| drop(lab.package(name, version, |p| p)));
+    lab.release_for_buckets(&all);
+    lab.agent_once("cloud").expect_success();
+    assert!(proxy.count(Asks::Put) > all.len(), "each package is sent: {}", proxy.count(Asks::Put));
+
+    proxy.forget();
+    let wanted: Vec<(&str, &str)> = all.iter().copied().filter(|package| *package != ("a", "v001")).collect();
+    lab.release_for_buckets(&wanted);
+    lab.agent_once("cloud").expect_success().says("1044 of 1044").says("1 deleted");
+
+    assert_eq!(proxy.count(Asks::Put), 1, "nothing but the PackageList is sent again: {:#?}", proxy.log());
+    lab.blat(&["verify", "cloud"]).expect_success().says("1044 good");
+}
+
 /// The agent's file is the very one of before, and only the bucket knows that somebody has worked on it since.
 #[test]
 fn a_memory_that_was_put_back_is_known_by_the_bucket() {

@@ -1,6 +1,7 @@
 //! What is there: the listing, in parts that are asked for at once, and of each object what is remembered or has to be asked for.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -26,16 +27,7 @@ impl S3Target {
     pub(super) async fn take_inventory(&self) -> Result<Arc<Inventory>, TargetError> {
         let bucket = self.bucket().await?;
         let bounds = self.bounds();
-        let (mut listed, clock) = match self.listed(bucket, &bounds).await {
-            // Some servers list in another order, or begin only at the beginning.
-            Err(error @ (TargetError::Refused(_) | TargetError::Operator(_))) if !bounds.is_empty() => {
-                let whole = self.listed(bucket, &[]).await?;
-                tracing::debug!(%error, "the bucket cannot be listed in parts; it is listed page by page from now on");
-                self.lists_otherwise.store(true, Ordering::Relaxed);
-                whole
-            }
-            listed => listed?,
-        };
+        let (mut listed, clock) = self.listed_in_parts(bucket, &bounds).await?;
         let unknown = std::mem::take(&mut listed.unknown);
         listed.objects.extend(self.look_at(bucket, unknown).await?);
         self.known.keep(|package| listed.objects.contains_key(package));
@@ -52,7 +44,30 @@ impl S3Target {
         Ok(Arc::new(inventory))
     }
 
-    /// All keys below a prefix, or those of a range of them, one page after the other. The server's clock comes with the last.
+    /// All that is below the prefix, in parts where those show the whole. Some servers list in another order than that of keys, or begin only
+    /// at the beginning.
+    async fn listed_in_parts(&self, bucket: &Bucket, bounds: &[String]) -> Result<(Listed, Option<i64>), TargetError> {
+        let (seen, why) = match self.listed(bucket, bounds).await {
+            Ok((listed, clock)) if listed.is_proven => return Ok((listed, clock)),
+            // Of these parts only what they saw is kept, which takes no room.
+            Ok((listed, _)) => {
+                (Some(listed.seen), "a part of its listing did not come to the key that ends it".to_owned())
+            }
+            Err(error @ (TargetError::Refused(_) | TargetError::Operator(_))) if !bounds.is_empty() => {
+                (None, error.to_string())
+            }
+            Err(error) => return Err(error),
+        };
+        let (whole, clock) = self.listed(bucket, &[]).await?;
+        // Where both show the same, the key was gone, and the server is in order.
+        if seen != Some(whole.seen) {
+            tracing::debug!(why, "the bucket cannot be listed in parts; it is listed page by page from now on");
+            self.lists_otherwise.store(true, Ordering::Relaxed);
+        }
+        Ok((whole, clock))
+    }
+
+    /// All keys below a prefix, or those of a range of them, one page after the other.
     pub(super) async fn each(
         &self,
         bucket: &Bucket,
@@ -60,12 +75,14 @@ impl S3Target {
         range: Range<'_>,
         limits: &Limits,
         mut each: impl FnMut(listing::Object, Meaning),
-    ) -> Result<Option<i64>, TargetError> {
+    ) -> Result<Part, TargetError> {
         let (mut next, mut last): (Option<String>, Option<String>) = Default::default();
+        let mut part = Part { clock: None, is_proven: range.until.is_none() };
         loop {
             let begin = range.after.map_or(Begin::Start, Begin::Key);
             let from = next.as_deref().map_or(begin, Begin::Page);
             let (page, clock) = limits.in_time(bucket.ask.objects(prefix, from)).await?;
+            part.clock = clock;
             let keys = page.objects.len();
             for object in page.objects {
                 if !range.is_whole() {
@@ -78,14 +95,15 @@ impl S3Target {
                     last = Some(object.key.clone());
                 }
                 if range.until.is_some_and(|until| object.key.as_str() > until) {
-                    return Ok(clock);
+                    return Ok(part);
                 }
+                part.is_proven |= range.until == Some(object.key.as_str());
                 let meaning = self.keys.meaning(&object.key);
                 limits.take(&object.key, &meaning)?;
                 each(object, meaning);
             }
-            let is_done = range.until.is_some() && last.as_deref() == range.until;
-            let Some(token) = page.next.filter(|_| !is_done) else { return Ok(clock) };
+            let is_done = range.until.is_some() && part.is_proven;
+            let Some(token) = page.next.filter(|_| !is_done) else { return Ok(part) };
             limits.take_page(keys, &token)?;
             next = Some(token);
         }
@@ -106,8 +124,10 @@ impl S3Target {
                 listed.lock().unwrap_or_else(PoisonError::into_inner).add(object, meaning, &self.known);
             })
         });
-        let clocks: Vec<Option<i64>> = several(listing, LISTINGS).try_collect().await?;
-        Ok((listed.into_inner().unwrap_or_else(PoisonError::into_inner), clocks.into_iter().max().flatten()))
+        let parts: Vec<Part> = several(listing, LISTINGS).try_collect().await?;
+        let mut listed = listed.into_inner().unwrap_or_else(PoisonError::into_inner);
+        listed.is_proven = parts.iter().all(|part| part.is_proven);
+        Ok((listed, parts.into_iter().filter_map(|part| part.clock).max()))
     }
 
     /// The keys after which pages begin where the bucket is as it is remembered: then no page is asked for in vain.
@@ -201,6 +221,32 @@ impl Range<'_> {
     }
 }
 
+/// How a part of a listing ended.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Part {
+    /// The server's clock, which comes with the last page.
+    pub(super) clock: Option<i64>,
+    /// Whether the key that ends the part was met: then the next one begins where this one has ended, in whatever order the server lists. A
+    /// key behind that one says nothing of what the server lists later.
+    is_proven: bool,
+}
+
+/// Which keys a listing named, in any order: two that named the same come to the same.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Seen {
+    keys: u64,
+    sum: u64,
+}
+
+impl Seen {
+    fn add(&mut self, key: &str) {
+        let mut hasher = DefaultHasher::new();
+        key.hash(&mut hasher);
+        self.keys += 1;
+        self.sum = self.sum.wrapping_add(hasher.finish());
+    }
+}
+
 /// An object in a package's place that nobody remembers, as it was listed.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Unknown {
@@ -219,10 +265,14 @@ pub(super) struct Listed {
     pub(super) record: Option<(String, u64)>,
     visit: Option<(String, u64)>,
     pub(super) inventory: Inventory,
+    seen: Seen,
+    /// Whether all its parts are.
+    is_proven: bool,
 }
 
 impl Listed {
     fn add(&mut self, object: listing::Object, meaning: Meaning, known: &BucketMemory) {
+        self.seen.add(&object.key);
         match meaning {
             Meaning::Package(package) => match known.get(&package, &object.etag, object.size) {
                 Some(what) => drop(self.objects.insert(package, what)),

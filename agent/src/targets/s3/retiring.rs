@@ -68,14 +68,14 @@ impl S3Target {
 
     async fn marks(&self, bucket: &Bucket) -> Result<Marks, TargetError> {
         let mut marks: BTreeMap<PackageId, Vec<Mark>> = BTreeMap::new();
-        let said = self
+        let part = self
             .each(bucket, &self.keys.marks(), Range::default(), &Limits::new(), |_, meaning| {
                 if let Meaning::Mark(package, mark) = meaning {
                     marks.entry(package).or_default().push(mark);
                 }
             })
             .await?;
-        Ok(Marks { marks, said, reckoned: self.reckoned_clock() })
+        Ok(Marks { marks, said: part.clock, reckoned: self.reckoned_clock() })
     }
 
     fn mark_keys(&self, marks: &Marks, package: &PackageId) -> Vec<String> {

@@ -71,6 +71,10 @@ pub(super) struct InMemoryBucket {
     pub(super) stale_records: AtomicUsize,
     /// Whether every listing begins at the beginning, whatever key it should begin after.
     pub(super) starts_at_the_start: AtomicBool,
+    /// Whether listings go folder by folder, as SeaweedFS has them: `a/1` comes before `a-b/1`.
+    pub(super) goes_by_folders: AtomicBool,
+    /// Pages of listings that were asked for.
+    pub(super) pages: AtomicUsize,
     /// Uploads that were begun and neither finished nor given up.
     pub(super) unfinished: Mutex<Vec<Upload>>,
 }
@@ -248,10 +252,15 @@ impl Ask for InMemoryBucket {
     async fn objects(&self, prefix: &str, from: Begin<'_>) -> std::result::Result<(Page, Option<i64>), TargetError> {
         let mut listed: Vec<ObjectMeta> = self.memory.list(None).map(|object| object.expect("memory")).collect().await;
         listed.retain(|object| object.location.as_ref().starts_with(prefix));
-        listed.sort_by(|a, b| a.location.as_ref().cmp(b.location.as_ref()));
+        self.pages.fetch_add(1, Ordering::Relaxed);
+        let goes_by_folders = self.goes_by_folders.load(Ordering::Relaxed);
+        let order = |a: &str, b: &str| {
+            if goes_by_folders { a.split('/').cmp(b.split('/')) } else { a.cmp(b) }
+        };
+        listed.sort_by(|a, b| order(a.location.as_ref(), b.location.as_ref()));
         let start: usize = match from {
             Begin::Key(after) if !self.starts_at_the_start.load(Ordering::Relaxed) => {
-                listed.partition_point(|object| object.location.as_ref() <= after)
+                listed.partition_point(|object| order(object.location.as_ref(), after).is_le())
             }
             Begin::Start | Begin::Key(_) => 0,
             Begin::Page(token) => token.parse().expect("a token of ours"),

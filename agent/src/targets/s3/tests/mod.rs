@@ -2,6 +2,7 @@
 
 mod aging;
 pub(crate) mod in_memory_bucket;
+mod order;
 mod owner;
 mod servers;
 
