@@ -42,6 +42,40 @@ fn a_success_that_carries_an_error_deletes_nothing_and_says_so() {
     assert_eq!(bucket.keys(), LEFT);
 }
 
+/// As where another server answers at the endpoint, or one whose disk is not mounted: what is there is moved away for a while.
+#[test]
+fn no_tag_is_used_up_by_another_bucket_that_answers_at_the_endpoint() {
+    let (mut lab, bucket, _proxy) = lab("s3another");
+    lab.start_master();
+    lab.wait_for_status("cloud", "idle", |s| s["last_sync"]["result"] == "ok" && s["state"] == "idle");
+    ["late", "later"].iter().for_each(|name| drop(lab.package(name, "1", |p| p.file("a", "1"))));
+    let (here, away) = (format!("s3://{BUCKET}/archive"), format!("s3://{BUCKET}/away"));
+    let moves = |from: &str, to: &str| drop(bucket.aws(&["s3", "mv", "--recursive", "--only-show-errors", from, to]));
+    let wait_for_history = |text: &str| {
+        let says = || lab.blat(&["history", "--target", "cloud"]).stdout.contains(text).then_some(());
+        lab.wait_for("an entry of the history", says);
+    };
+
+    moves(&here, &away);
+    let tag = lab.drop_tag("cloud", "late", "1");
+    wait_for_history("no record of its owner");
+    assert!(bucket.objects().keys().all(|key| key.starts_with("away/")) && tag.exists(), "{:?}", bucket.objects());
+    moves(&away, &here);
+    lab.blat(&["sync", "cloud", "--wait"]).expect_success();
+    lab.wait_for("the tag to be removed", || (!tag.exists()).then_some(()));
+    bucket.assert_published(&lab, "late", "1");
+
+    let record = bucket.record().expect("a record");
+    bucket.put("archive/.blat/archive", &record.replace(" cloud", " other"));
+    let tag = lab.drop_tag("cloud", "later", "1");
+    wait_for_history("may be another one");
+    assert!(!bucket.keys().contains(&"archive/later/1.zip".to_owned()) && tag.exists(), "{:?}", bucket.keys());
+    // A full sync judges: the bucket is somebody else's, and is sent to.
+    lab.blat(&["sync", "cloud", "--wait"]).expect(1);
+    lab.wait_for("the tag to be removed", || (!tag.exists()).then_some(()));
+    bucket.assert_published(&lab, "later", "1");
+}
+
 /// SeaweedFS lists `a/…` before `a-b/…`, and of these keys a page would end among those of `a-b`.
 #[test]
 fn a_bucket_that_is_listed_folder_by_folder_is_seen_whole() {
@@ -63,7 +97,6 @@ fn a_bucket_that_is_listed_folder_by_folder_is_seen_whole() {
     lab.agent_once("cloud").expect_success().says("1044 of 1044").says("1 deleted");
 
     assert_eq!(proxy.count(Asks::Put), 1, "nothing but the PackageList is sent again: {:#?}", proxy.log());
-    lab.blat(&["verify", "cloud"]).expect_success().says("1044 good");
 }
 
 /// The agent's file is the very one of before, and only the bucket knows that somebody has worked on it since.

@@ -100,13 +100,36 @@ impl SyncContext {
             return Ok(bar);
         }
         let claimed = match self.target.claim(Claim::Look, &self.new_record()?).await {
-            Ok(title) => self.claimed(&title, Sight::None).await?.map(|tenure| tenure.bar),
+            Ok(title) => {
+                self.keep_tags_from_another_bucket(&title)?;
+                self.claimed(&title, Sight::None).await?.map(|tenure| tenure.bar)
+            }
             Err(error) => Err(error),
         };
         Ok(claimed.unwrap_or_else(|error| {
             tracing::debug!(%error, "the archive cannot be claimed before a tag's packages are sent");
             None
         }))
+    }
+
+    /// Where the endpoint of a bucket that was ours shows one that is not, another server may answer, with a bucket of the same name, and a tag
+    /// must not be used up by that one. A full sync judges.
+    fn keep_tags_from_another_bucket(&self, title: &Title) -> Result<(), Problem> {
+        let was_ours = || self.seen().is_some_and(|record| record.owner == self.owner);
+        let now = match &title.found {
+            Found::Record(record) if record.owner != self.owner => format!("its owner is {} now", record.owner),
+            Found::Malformed(why) => format!("its record does not name its owner: {why}"),
+            // The rest is judged as at any contact.
+            Found::Record(_) | Found::Nothing => return Ok(()),
+        };
+        if !matches!(self.settings.transport, Transport::S3(_)) || !was_ours() {
+            return Ok(());
+        }
+        let text = format!(
+            "nothing is sent to the archive {} by tag before the next sync has looked whose it is: it belonged to this target, and {now}",
+            self.settings.archive
+        );
+        Err(problem(None, text, Backoff::PACKAGE))
     }
 
     fn contact(&self) -> Contact {
@@ -152,6 +175,7 @@ impl SyncContext {
             return Ok(Ok(Tenure { bar, owned: None, begins: false }));
         }
         let bar = judge(&self.owner, &found);
+        self.target.met(&found);
         let made = Contact::Made(bar.clone());
         let former = mem::replace(&mut *self.contact.lock().unwrap_or_else(PoisonError::into_inner), made);
         if bar.is_none() && (begins || former == Contact::None || self.lasting.visit_is_due()) {

@@ -30,13 +30,13 @@ mod wire;
 use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use blat_config::S3Settings;
 use blat_domain::archive::inventory::Inventory;
 use blat_domain::archive::package_list::Former;
-use blat_domain::archive::record::{Claim, Owner, Record};
+use blat_domain::archive::record::{Claim, Found, Owner, Record};
 use blat_domain::archive::title::Title;
 use blat_domain::package::name::PackageId;
 use blat_domain::policy::plan::{Link, Size};
@@ -102,6 +102,8 @@ pub(crate) struct S3Target {
     knows_conditions: AtomicBool,
     /// Whether the server lists in another order than that of keys, or not from within.
     lists_otherwise: AtomicBool,
+    /// What was found in the record's place when that was judged last; none before.
+    contact: Mutex<Option<Found>>,
     /// The PackageList's tag and size in the last listing.
     listed: Mutex<Option<(String, u64)>>,
     /// What the server's clock said in the last listing, less this machine's uptime then, in seconds.
@@ -128,6 +130,7 @@ impl S3Target {
             has_warned: AtomicBool::new(false),
             knows_conditions: AtomicBool::new(true),
             lists_otherwise: AtomicBool::new(false),
+            contact: Mutex::default(),
             listed: Mutex::default(),
             clock: Mutex::default(),
         }
@@ -233,6 +236,10 @@ impl Target for S3Target {
         }
         self.known.save();
         Ok(former)
+    }
+
+    fn met(&self, found: &Found) {
+        *self.contact.lock().unwrap_or_else(PoisonError::into_inner) = Some(found.clone());
     }
 
     async fn claim(&self, how: Claim, record: &Record) -> Result<Title, TargetError> {

@@ -6,6 +6,7 @@ use std::sync::PoisonError;
 use blat_domain::archive::package_list::{self, Former};
 use blat_domain::archive::record::{Claim, Found, LONGEST, Record};
 use blat_domain::archive::title::Title;
+use blat_domain::protocol::outcome::FailedFor;
 use object_store::{GetOptions, PutMode, PutOptions, PutPayload};
 
 use super::bucket::Bucket;
@@ -169,10 +170,55 @@ impl S3Target {
         Err(TargetError::Refused(format!("changing what {} is to hold failed: {now}", bucket.place)))
     }
 
-    /// Why nothing that is there is replaced, if somebody else may own the bucket by now. Where there is no record, nobody else does.
+    /// Why nothing that is there is replaced, if somebody else may own the bucket by now. Where there never was a record, nobody else does.
     pub(super) async fn keeps_from_replacing(&self, bucket: &Bucket) -> Result<Option<String>, TargetError> {
         let found = self.record(bucket).await?;
-        Ok(self.loss(&found).filter(|_| found != Found::Nothing).map(|now| format!("it is not replaced: {now}")))
+        let is_nobodys = found == Found::Nothing && self.last_seen().is_none();
+        Ok(self.loss(&found).filter(|_| !is_nobodys).map(|now| format!("it is not replaced: {now}")))
+    }
+
+    /// What was in the record's place when that was judged last; before that, what an earlier agent saw there, whatever is read since.
+    fn last_seen(&self) -> Option<Found> {
+        let mut contact = self.contact.lock().unwrap_or_else(PoisonError::into_inner);
+        if contact.is_none() {
+            *contact = self.known.record().map(|known| Found::Record(known.record));
+        }
+        contact.clone().filter(|found| *found != Found::Nothing)
+    }
+
+    /// The record, before packages or links go to the bucket; or why none goes there: at the same endpoint another bucket may answer by now, or
+    /// one that has lost everything. Nobody asks where none was ever seen.
+    pub(super) async fn before_sending(&self, bucket: &Bucket) -> Result<Result<Option<Found>, String>, TargetError> {
+        let Some(seen) = self.last_seen() else { return Ok(Ok(None)) };
+        let found = self.record(bucket).await?;
+        // What has belonged to somebody else all the time is sent to.
+        let is_another = found == Found::Nothing || self.loss(&seen).is_none() && self.loss(&found).is_some();
+        Ok(if is_another { Err(self.unowned(&found)) } else { Ok(Some(found)) })
+    }
+
+    /// Why what was sent since counts as not sent: the bucket is another one than `before`.
+    pub(super) async fn after_sending(
+        &self,
+        bucket: &Bucket,
+        before: Option<&Found>,
+    ) -> Result<Option<String>, TargetError> {
+        let Some(before) = before else { return Ok(None) };
+        let found = self.record(bucket).await?;
+        Ok((found != *before).then(|| self.unowned(&found)))
+    }
+
+    fn unowned(&self, found: &Found) -> String {
+        let why = match (found, self.loss(found)) {
+            (Found::Nothing, _) => format!(
+                "the bucket has no record of its owner ({}) any more, so it may be another one than before; a sync that finds it right writes the \
+                 record anew, or `blat adopt {}` does",
+                self.keys.record(),
+                self.owner.target
+            ),
+            (_, Some(now)) => format!("the bucket may be another one than before: {now}"),
+            (_, None) => "the bucket was adopted meanwhile, so what was sent is looked at again".to_owned(),
+        };
+        format!("{why} ({})", FailedFor::Unowned)
     }
 
     /// What is wrong where a record does not name our owner.

@@ -9,6 +9,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use blat_domain::archive::record::Found;
 use blat_domain::package::name::{PackageId, Version};
 use blat_domain::policy::plan::Link;
 use blat_domain::policy::release::Reasons;
@@ -58,6 +59,13 @@ impl S3Target {
         told: &OutcomeSink<'_>,
     ) -> Result<(), TargetError> {
         let bucket = self.bucket().await?;
+        let before = match self.before_sending(bucket).await? {
+            Ok(before) => before,
+            Err(why) => {
+                told(items.iter().map(|item| (item.package.clone(), Delivery::Failed(why.clone()))).collect());
+                return Ok(());
+            }
+        };
         let is_tagged = items.iter().any(|item| item.tagged.is_some());
         let urgency = if is_tagged { Urgency::Tag } else { Urgency::Bulk };
         // It may have been another fault that the server refused a condition for.
@@ -77,11 +85,15 @@ impl S3Target {
             }
         });
         let mut sent = pin!(several(sending, PACKAGES));
-        let mut failed = None;
+        let (mut failed, mut done) = (None, Vec::new());
         while let Some((package, outcome)) = sent.next().await {
             match outcome {
                 None => {}
-                Some(Ok(delivery)) => told(vec![(package.clone(), delivery)]),
+                Some(Ok(delivery @ (Delivery::Failed(_) | Delivery::Differs(_)))) => {
+                    told(vec![(package.clone(), delivery)]);
+                }
+                // Not before it is known which bucket it went to.
+                Some(Ok(delivery)) => done.push((package.clone(), delivery)),
                 Some(Err(TargetError::Refused(why))) => told(vec![(package.clone(), Delivery::Failed(why))]),
                 // What is under way is not cut: it ends well, or gives its upload up.
                 Some(Err(error @ (TargetError::Link(_) | TargetError::Space(_) | TargetError::Operator(_)))) => {
@@ -91,7 +103,27 @@ impl S3Target {
             }
         }
         self.known.save();
+        match self.settled(bucket, before.as_ref(), done).await {
+            Ok(done) => told(done),
+            // Nobody knows what became of them.
+            Err(error) => drop(failed.get_or_insert(error)),
+        }
         failed.map_or(Ok(()), Err)
+    }
+
+    /// What was done, as far as it was done in the bucket that had this record before.
+    async fn settled(
+        &self,
+        bucket: &Bucket,
+        before: Option<&Found>,
+        mut done: Vec<(PackageId, Delivery)>,
+    ) -> Result<Vec<(PackageId, Delivery)>, TargetError> {
+        if !done.is_empty()
+            && let Some(why) = self.after_sending(bucket, before).await?
+        {
+            done.iter_mut().for_each(|(_, delivery)| *delivery = Delivery::Failed(why.clone()));
+        }
+        Ok(done)
     }
 
     /// What tags ask for does not queue behind a full sync.
@@ -252,6 +284,13 @@ impl S3Target {
     /// Makes versions copies of what they address, each with the card of a link.
     pub(super) async fn put_links(&self, links: &[Link]) -> Result<Vec<(PackageId, Delivery)>, TargetError> {
         let bucket = self.bucket().await?;
+        let before = match self.before_sending(bucket).await? {
+            Ok(before) => before,
+            Err(why) => {
+                let unsent = |link: &Link| (link.package.clone(), Delivery::Failed(why.clone()));
+                return Ok(links.iter().map(unsent).collect());
+            }
+        };
         let mut deliveries = Vec::new();
         for link in links {
             let delivery = match contained(self.put_link(bucket, link)).await {
@@ -262,7 +301,7 @@ impl S3Target {
             deliveries.push((link.package.clone(), delivery));
         }
         self.known.save();
-        Ok(deliveries)
+        self.settled(bucket, before.as_ref(), deliveries).await
     }
 
     async fn put_link(&self, bucket: &Bucket, link: &Link) -> Result<Delivery, TargetError> {

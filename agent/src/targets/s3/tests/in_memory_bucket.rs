@@ -67,6 +67,8 @@ pub(super) struct InMemoryBucket {
     pub(super) skew: AtomicI64,
     /// Whether the bytes of objects have no end.
     pub(super) is_endless: AtomicBool,
+    /// Questions for the record.
+    pub(super) records: AtomicUsize,
     /// Questions for the record that are still answered as before it was there.
     pub(super) stale_records: AtomicUsize,
     /// Whether every listing begins at the beginning, whatever key it should begin after.
@@ -177,9 +179,9 @@ impl ObjectStore for InMemoryBucket {
             return Err(object_store::Error::Generic { store: "shelf", source: "no answer".into() });
         }
         let less = |left: usize| left.checked_sub(1);
-        if at.as_ref().ends_with("/.blat/archive")
-            && self.stale_records.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
-        {
+        let is_record = at.as_ref().ends_with("/.blat/archive");
+        self.records.fetch_add(usize::from(is_record), Ordering::Relaxed);
+        if is_record && self.stale_records.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok() {
             return Err(object_store::Error::NotFound { path: at.to_string(), source: "an old answer".into() });
         }
         let is_head = options.head;

@@ -1,6 +1,7 @@
 //! The whole target on a bucket in memory: what it asks, what it writes, and what it leaves alone.
 
 mod aging;
+mod another;
 pub(crate) mod in_memory_bucket;
 mod order;
 mod owner;
