@@ -52,3 +52,71 @@ fn the_package_list_is_replaced_atomically() {
     assert_eq!(std::io::read_to_string(reader).expect("the old list"), "core 1\ncore 2\ntools 1\n# end 3\n");
     assert_eq!(lab.package_list(), ["core 1", "tools 1"]);
 }
+
+/// A target whose list another master might go by: it holds core@1 and tools@1, which two releases want.
+fn master(name: &str, aging: &str) -> Lab {
+    let lab = Lab::new(name);
+    lab.package("core", "1", |p| p.file("a", "1"));
+    lab.package("tools", "1", |p| p.file("a", "1"));
+    releases(&lab, "core@1", "tools@1");
+    lab.config("perth", aging);
+    lab.agent_once("perth").expect_success();
+    assert_eq!(lab.package_list(), BOTH);
+    lab
+}
+
+const BOTH: [&str; 2] = ["core 1", "tools 1"];
+
+/// What the two releases have.
+fn releases(lab: &Lab, first: &str, second: &str) {
+    let release = |id: u8, packages: &str| format!("{{id: {id}, name: Lab {id}, state: open, packages: [{packages}]}}");
+    lab.replace_releases(&format!(
+        "projects:\n  - name: Lab\n    releases: [{}, {}]\n",
+        release(1, first),
+        release(2, second)
+    ));
+}
+
+#[test]
+fn what_a_sync_holds_back_stays_in_the_list_until_that_is_over() {
+    let lab = master("listheld", "aging: immediate\nmax_delete: 100%");
+    for (first, second) in [("core@1", ""), ("core@1", "../x@1"), ("core@1", "../x@1, ../y@1")] {
+        releases(&lab, first, second);
+        lab.agent_once("perth");
+        assert_eq!(lab.package_list(), BOTH, "{second}: another master would delete it");
+    }
+    // A tag's package was never listed, and is not now.
+    lab.package("tagged", "1", |p| p.file("a", "1"));
+    lab.drop_tag("perth", "tagged", "1");
+    lab.agent_once("perth");
+    assert_eq!(lab.package_list(), BOTH);
+    releases(&lab, "core@1", "core@1");
+    lab.agent_once("perth").expect_success();
+    assert_eq!((lab.package_list(), lab.visible().contains(&"tools@1".to_owned())), (vec!["core 1".to_owned()], false));
+}
+
+#[test]
+fn what_max_delete_holds_back_stays_in_the_list_until_it_is_confirmed() {
+    let lab = master("listlimit", "aging: immediate\nmax_delete: 10%");
+    releases(&lab, "core@1", "core@1");
+    for _ in 0..2 {
+        lab.agent_once("perth").expect(1);
+        assert_eq!(lab.package_list(), BOTH);
+    }
+    lab.config("perth", "aging: immediate\nmax_delete: 100%");
+    lab.agent_once("perth").expect_success();
+    assert_eq!((lab.package_list(), lab.visible()), (vec!["core 1".to_owned()], vec!["core@1".to_owned()]));
+}
+
+#[test]
+fn a_target_that_deletes_nothing_keeps_listed_what_a_doubtful_answer_leaves_out() {
+    let lab = master("listnone", "");
+    for second in ["", "../x@1"] {
+        releases(&lab, "core@1", second);
+        lab.agent_once("perth").expect_success();
+        assert_eq!(lab.package_list(), BOTH, "{second}");
+    }
+    releases(&lab, "core@1", "core@1");
+    lab.agent_once("perth").expect_success();
+    assert_eq!((lab.package_list(), lab.visible().len()), (vec!["core 1".to_owned()], 2));
+}

@@ -122,3 +122,48 @@ fn a_mysql_server_that_leaves_out_what_is_damaged_takes_nothing_until_it_is_put_
     lab.agent_once("perth").expect_success();
     assert_eq!(lab.visible(), ["core@1.1"]);
 }
+
+/// What is changed in steps, below a lock, while a sync begins.
+fn nothing_goes_while(lab: &Lab, database: &Database, statements: &str) {
+    std::thread::scope(|scope| {
+        let changing = scope.spawn(|| database.sql(statements));
+        std::thread::sleep(std::time::Duration::from_secs(1));
+        lab.agent_once("perth").expect_success();
+        changing.join().expect("the statements succeed");
+    });
+    assert_eq!(lab.visible(), ["core@1.1", "core@1.2"], "both were wanted before and after it");
+    assert_eq!(lab.package_list(), ["core 1.1", "core 1.2"]);
+}
+
+#[test]
+fn a_mysql_transaction_that_waited_for_a_lock_takes_nothing_that_the_writer_put_back() {
+    let (lab, database) = lab("mylocks", Kind::MariaDb, &["1.1", "1.2"]);
+    let row = "INSERT INTO release_package VALUES (10, 'core', '1.1')";
+    let delete = "DELETE FROM release_package WHERE package_version = '1.1'";
+    let statements = format!("LOCK TABLES release_package WRITE; {delete}; SELECT SLEEP(4); {row}; UNLOCK TABLES;");
+    nothing_goes_while(&lab, &database, &statements);
+    database.sql(delete);
+    lab.agent_once("perth").expect_success();
+    assert_eq!((lab.visible(), lab.package_list()), (vec!["core@1.2".to_owned()], vec!["core 1.2".to_owned()]));
+}
+
+#[test]
+fn a_postgres_transaction_that_waited_for_a_lock_takes_nothing_that_the_writer_put_back() {
+    let (lab, database) = lab("pglocks", Kind::Postgres, &["1.1", "1.2"]);
+    database.sql(
+        "ALTER TABLE release_package RENAME TO first_package; CREATE TABLE third_package (LIKE first_package);
+         WITH moved AS (DELETE FROM first_package WHERE package_version = '1.1' RETURNING *)
+         INSERT INTO third_package SELECT * FROM moved;
+         CREATE VIEW release_package AS SELECT * FROM first_package UNION ALL SELECT * FROM third_package;
+         GRANT SELECT ON release_package TO blat;",
+    );
+    let statements = "BEGIN; TRUNCATE third_package; INSERT INTO third_package VALUES (10, 'core', '1.1'); \
+                      SELECT pg_sleep(4); COMMIT;";
+    nothing_goes_while(&lab, &database, statements);
+    // A site's own query is locked by nobody beforehand.
+    configure(&lab, &database, "SELECT release_id, package_name, package_version FROM release_package");
+    nothing_goes_while(&lab, &database, statements);
+    database.sql("TRUNCATE third_package");
+    lab.agent_once("perth").expect_success();
+    assert_eq!((lab.visible(), lab.package_list()), (vec!["core@1.2".to_owned()], vec!["core 1.2".to_owned()]));
+}

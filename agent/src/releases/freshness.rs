@@ -17,6 +17,9 @@ const TRAILS: i64 = 86_400;
 /// A file that stayed the same for so long after it was read is not being written any more, as with tags.
 pub(super) const QUIET: Duration = Duration::from_secs(2);
 
+/// A query that takes longer may have waited for somebody's lock.
+const PROMPT: Duration = Duration::from_secs(1);
+
 /// To look at a file takes longer only where its server hangs, and tags do not wait for that.
 const LOOK: Duration = Duration::from_secs(2);
 
@@ -112,6 +115,32 @@ impl FileReading {
             (Some(state), Ok(Ok((_, now)))) => state == FileState::of(&now),
             (None, _) | (_, Ok(Err(_)) | Err(_)) => false,
         }
+    }
+}
+
+/// A reading of a server or of a command's output, which has no file that could be looked at again.
+#[derive(Debug, Clone)]
+pub(crate) struct ServedReading {
+    /// When it ended, by the clock of [`FileReading`].
+    ended: Instant,
+    /// The longest time that one of its queries took; none of a command's are known.
+    slowest: Duration,
+}
+
+impl ServedReading {
+    /// What was read up to now.
+    pub(super) fn new(slowest: Duration) -> Self {
+        Self { ended: Instant::now(), slowest }
+    }
+
+    /// Waits until [`QUIET`] has passed: a lock that this reading waited for is gone then.
+    pub(crate) async fn wait(&self) {
+        sleep_until(self.ended + QUIET).await;
+    }
+
+    /// Whether one of its queries took so long that it may have waited for a lock itself.
+    pub(crate) fn may_have_waited(&self) -> bool {
+        self.slowest > PROMPT
     }
 }
 

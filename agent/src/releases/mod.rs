@@ -16,6 +16,7 @@ mod unchanged;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use blat_config::{Home, Mode, ReleaseManager, ReleaseSource};
 use blat_domain::package::name::TargetName;
@@ -26,7 +27,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use database::create as create_database;
-pub(crate) use freshness::{ContentTime, FileReading, trailing, written_at};
+pub(crate) use freshness::{ContentTime, FileReading, ServedReading, trailing, written_at};
 pub(crate) use keeper::keep_instead;
 pub(crate) use reader::read_instead;
 use reader::{ReadCatalog, Reader};
@@ -95,6 +96,7 @@ impl Purpose {
 struct Loaded {
     catalog: Arc<Catalog>,
     reading: Option<FileReading>,
+    served: Option<ServedReading>,
     is_for_looking: bool,
 }
 
@@ -105,8 +107,10 @@ pub(crate) struct CatalogAnswer {
     pub(crate) known: Option<Recollection>,
     /// The file that it was read from, where that may have been half-written: whatever else gives releases says by itself when it is whole.
     pub(crate) reading: Option<FileReading>,
+    /// How a server or a command was read.
+    pub(crate) served: Option<ServedReading>,
     /// Nothing may go by it: nothing was read for it, since its file looks as it did when it was read for an earlier one, or its database was not
-    /// looked over for damage.
+    /// looked over for damage, or it is the first one that a server or a command gave.
     pub(crate) is_for_looking: bool,
     fresh: Option<Snapshot>,
 }
@@ -152,15 +156,22 @@ impl CatalogLoader {
             }
             // The config selects nothing: no row says whether a release is still there.
             let resolution = resolve(&Catalog::default(), selection, &KnownReleases::default());
-            return Ok(CatalogAnswer { resolution, known: None, reading: None, is_for_looking: false, fresh: None });
+            return Ok(CatalogAnswer {
+                resolution,
+                known: None,
+                reading: None,
+                served: None,
+                is_for_looking: false,
+                fresh: None,
+            });
         };
         match self.load(manager, selection, purpose).await {
-            Ok(Loaded { catalog, reading, is_for_looking }) => {
+            Ok(Loaded { catalog, reading, served, is_for_looking }) => {
                 let (manager, selection, known) = (manager.clone(), selection.clone(), known.clone());
                 let understanding =
                     tokio::task::spawn_blocking(move || understood(&manager, &selection, &known, catalog));
                 let answer = understanding.await.map_err(|error| ReleaseError::NotUnderstood(error.to_string()))?;
-                Ok(CatalogAnswer { reading, is_for_looking, ..answer })
+                Ok(CatalogAnswer { reading, served, is_for_looking, ..answer })
             }
             Err(unreadable) => match manager.mode {
                 Mode::Strict => Err(unreadable),
@@ -194,7 +205,7 @@ impl CatalogLoader {
             if let ReleaseSource::File { path } = source
                 && let Some((catalog, reading)) = self.unchanged.look(path, selection).await
             {
-                return Ok(Loaded { catalog, reading: Some(reading), is_for_looking: true });
+                return Ok(Loaded { catalog, reading: Some(reading), served: None, is_for_looking: true });
             }
             // They may have been changed since the config was read.
             let (judged, root) = (manager.clone(), self.root.clone());
@@ -203,28 +214,35 @@ impl CatalogLoader {
             if let Some((_, why)) = distrusted.into_iter().next() {
                 return Err(why);
             }
-            let read = |catalog, reading| Loaded { catalog, reading, is_for_looking: false };
+            let read = |catalog, reading| Loaded { catalog, reading, served: None, is_for_looking: false };
+            // Nothing goes by the first one alone.
+            let served = |catalog, slowest| {
+                let served = Some(ServedReading::new(slowest));
+                Loaded { catalog, reading: None, served, is_for_looking: !purpose.is_taking() }
+            };
             let reader = Reader::start(source, selection, *timeout, purpose, &self.place).await?;
             match source {
                 ReleaseSource::File { path } => {
-                    let ReadCatalog { catalog, state } = reader.finish().await?;
+                    let ReadCatalog { catalog, state, .. } = reader.finish().await?;
                     let (catalog, reading) = (Arc::new(catalog), FileReading::new(path, state));
                     self.unchanged.keep(path, selection, &catalog, &reading);
                     Ok(read(catalog, Some(reading)))
                 }
                 ReleaseSource::Command { argv } => {
                     let catalog = command::load(argv, &self.root, reader).await?;
-                    Ok(read(Arc::new(catalog), None))
+                    Ok(served(Arc::new(catalog), Duration::ZERO))
                 }
                 ReleaseSource::Sqlite { path, .. } => {
-                    let ReadCatalog { catalog, state } = reader.finish().await?;
+                    let ReadCatalog { catalog, state, .. } = reader.finish().await?;
                     // Without a state, its writers change it in a file beside it, or were kept from that.
                     let reading = state.map(|state| FileReading::new(path, Some(state)));
-                    Ok(Loaded { catalog: Arc::new(catalog), reading, is_for_looking: !purpose.is_taking() })
+                    Ok(Loaded { is_for_looking: !purpose.is_taking(), ..read(Arc::new(catalog), reading) })
                 }
-                ReleaseSource::PackageList { .. } | ReleaseSource::Postgres(_) | ReleaseSource::MySql(_) => {
-                    Ok(read(Arc::new(reader.finish().await?.catalog), None))
+                ReleaseSource::Postgres(_) | ReleaseSource::MySql(_) => {
+                    let ReadCatalog { catalog, slowest, .. } = reader.finish().await?;
+                    Ok(served(Arc::new(catalog), slowest))
                 }
+                ReleaseSource::PackageList { .. } => Ok(read(Arc::new(reader.finish().await?.catalog), None)),
             }
         };
         let loaded = tokio::time::timeout(*timeout, asking).await.unwrap_or_else(|_| {
@@ -245,7 +263,14 @@ impl CatalogLoader {
                 tracing::warn!("{unreadable}; going by its answer of {taken:.0}: nothing is deleted or marked");
                 let nothing = KnownReleases::default();
                 let resolution = Resolution { snapshot: Some(taken), ..resolve(&catalog, selection, &nothing) };
-                Ok(CatalogAnswer { resolution, known: None, reading: None, is_for_looking: false, fresh: None })
+                Ok(CatalogAnswer {
+                    resolution,
+                    known: None,
+                    reading: None,
+                    served: None,
+                    is_for_looking: false,
+                    fresh: None,
+                })
             }
             Err(why) => Err(ReleaseError::NoFallback { unreadable: Box::new(unreadable), why }),
         }
@@ -298,13 +323,11 @@ fn understood(
         let question = snapshot::question(&manager.source, selection);
         Snapshot::new(Timestamp::now(), question, Arc::unwrap_or_clone(catalog))
     });
-    CatalogAnswer { resolution, known: Some(recollection), reading: None, is_for_looking: false, fresh }
+    CatalogAnswer { resolution, known: Some(recollection), reading: None, served: None, is_for_looking: false, fresh }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use blat_config::{Database, Queries};
 
     use super::*;

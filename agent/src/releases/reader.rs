@@ -55,6 +55,8 @@ pub(super) struct ReadCatalog {
     pub(super) catalog: Catalog,
     /// How the file was from before that until after it; none where there is no file, or it changed, or it says by itself when it is whole.
     pub(super) state: Option<FileState>,
+    /// The longest time that a query of a database took.
+    pub(super) slowest: Duration,
 }
 
 /// A process that reads, which ends when nobody waits for it any longer.
@@ -209,6 +211,7 @@ async fn read_all(
 ) -> Result<ReadCatalog, String> {
     // Whoever waits for its turn holds a short text at most.
     let turn = |bytes| turns::turn(place, bytes, limit);
+    let mut slowest = Duration::ZERO;
     let (mut catalog, state, _turn) = match source {
         ReleaseSource::File { path } => {
             let opened = file::open(path).await?;
@@ -230,14 +233,15 @@ async fn read_all(
         }
         // These have less memory.
         ReleaseSource::Sqlite { .. } | ReleaseSource::Postgres(_) | ReleaseSource::MySql(_) => {
-            let (catalog, state) = database::load(source, selection, limit, place, purpose).await?;
-            (catalog, state, None)
+            let read = database::load(source, selection, limit, place, purpose).await?;
+            slowest = read.slowest;
+            (read.catalog, read.state, None)
         }
     };
     let chosen: BTreeSet<i64> = catalog.chosen(selection).map(|release| release.id).collect();
     let releases = catalog.projects.iter_mut().flat_map(|project| &mut project.releases);
     releases.filter(|release| !chosen.contains(&release.id)).for_each(|release| release.packages = Vec::new());
-    Ok(ReadCatalog { catalog, state })
+    Ok(ReadCatalog { catalog, state, slowest })
 }
 
 /// What a command prints next, up to so many bytes.

@@ -2,5 +2,6 @@
 
 pub(crate) mod history;
 pub(crate) mod lasting;
+pub(crate) mod listed;
 pub(crate) mod memory;
 pub(crate) mod unanswered;

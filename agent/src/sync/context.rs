@@ -19,6 +19,7 @@ use crate::releases::CatalogLoader;
 use crate::source::SourceArchive;
 use crate::state::history::History;
 use crate::state::lasting::LastingMemory;
+use crate::state::listed::FormerList;
 use crate::state::memory::Memory;
 use crate::state::unanswered::Unanswered;
 use crate::state::{memory, unanswered};
@@ -58,6 +59,8 @@ pub(crate) struct SyncContext {
     pub(crate) lasting: Arc<LastingMemory>,
     /// The generation of the settings.
     pub(crate) orders: Orders,
+    /// What the PackageList names that was stored last.
+    pub(crate) former_list: FormerList,
     /// Time since the start of the machine, while it slept as well.
     pub(crate) uptime: fn() -> Duration,
     /// This target of this home tree.
@@ -103,6 +106,7 @@ impl SyncContext {
         let source = SourceArchive::new(settings.source.clone(), settings.writable, links(&settings));
         let (catalog, history) = (CatalogLoader::new(home, &settings.name), History::new(home, &settings.name));
         let already = History::already(home, &settings.name);
+        let former_list = FormerList::new(home.target_state_dir(&settings.name));
         let memory = Arc::new(Memory::load(home.target_state_dir(&settings.name).join(memory::FILE)));
         let unanswered = Arc::new(Unanswered::load(home.target_state_dir(&settings.name).join(unanswered::FILE)));
         let (home, progress, settings) = (home.clone(), Arc::default(), Arc::new(settings));
@@ -121,6 +125,7 @@ impl SyncContext {
             unanswered,
             memory,
             lasting,
+            former_list,
             owner,
             contact: Arc::default(),
             settings,

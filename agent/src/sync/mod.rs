@@ -4,6 +4,7 @@
 
 pub(crate) mod context;
 mod deliver;
+mod list;
 pub(crate) mod outcome;
 pub(crate) mod ownership;
 pub(crate) mod peers;
@@ -18,7 +19,6 @@ use std::time::Duration;
 
 use blat_config::ReleaseSource;
 use blat_domain::archive::inventory::Inventory;
-use blat_domain::archive::package_list::{self, Former};
 use blat_domain::archive::record::Record;
 use blat_domain::package::name::PackageId;
 use blat_domain::policy::capacity::Capacity;
@@ -268,44 +268,6 @@ impl SyncContext {
             self.lasting.note_releases(&known.origin, releases)
         });
         forgotten.and(confirmed).and(noted).err().map(|why| problem(None, why, Backoff::PACKAGE))
-    }
-
-    /// What only the archive's owner does, after a sync in which everything else succeeded.
-    async fn list_and_age(&self, prepared: &Prepared, outcome: &mut SyncOutcome) -> Option<Problem> {
-        let Prepared { plan, wanted, owned, .. } = prepared;
-        let former = match self.list(owned.as_ref(), wanted).await {
-            Ok(former) => former,
-            Err(problem) => return Some(problem),
-        };
-        if former != Former::Whole && plan.upkeep.takes_something() {
-            let text = "nothing is marked or deleted in this sync: the target had no whole PackageList, so it may not be the archive that it was; a \
-                        new one is stored, and the next sync goes by it";
-            return Some(problem(None, text.to_owned(), Backoff::PACKAGE));
-        }
-        let aged = self.age(prepared, outcome).await;
-        let is_confirmed = plan.upkeep.is_confirmed && aged.is_none();
-        if is_confirmed {
-            outcome.held_back = Some(HeldBack::default());
-        }
-        let forgotten = self.recollect(prepared, is_confirmed);
-        aged.or(forgotten)
-    }
-
-    /// Replaces the PackageList, and gives what was in its place.
-    async fn list(&self, owned: Option<&Record>, wanted: &WantedSet) -> Result<Former, Problem> {
-        let owned = owned.ok_or_else(|| not_owned("store the PackageList"))?;
-        let list = package_list::render(wanted.keys());
-        if list.len() as u64 > package_list::LONGEST {
-            let text = format!(
-                "cannot store the PackageList: its {} bytes are more than the {} that one may have; select fewer releases",
-                list.len(),
-                package_list::LONGEST
-            );
-            return Err(problem(None, text, Backoff::NEXT_SYNC));
-        }
-        let _in_force = self.permit().await?;
-        let stored = self.target.store_list(owned, &list).await;
-        stored.map_err(|error| unreached("cannot store the PackageList", error))
     }
 
     /// Drops what interrupted tries left of packages that are not sent now, nor by a tag. They may take the very space that a held one lacks.

@@ -4,7 +4,9 @@
 //! minutes, the releases are asked for again, and only what goes by both answers goes. Where that fails, nothing more goes. The same where the
 //! answer came from a file that changed within two seconds after it was read: it may have been half-written then. And the same where nothing was
 //! read for the answer, since the file looks as it did before, or where it came from a SQLite database: only what something goes by is looked over for
-//! damage, since that may take long.
+//! damage, since that may take long. And the same where it came from a server or a command: a transaction that waited for somebody's lock sees what
+//! was there before that, and misses what the other one put in place of it, with no error. So a second one begins two seconds after the first one
+//! ended, and where one of its queries took long, it may have waited too, and there is a third.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -22,7 +24,7 @@ use blat_domain::policy::retry::Backoff;
 use jiff::Timestamp;
 
 use crate::model::problem::Problem;
-use crate::releases::{FileReading, Purpose};
+use crate::releases::{CatalogAnswer, FileReading, Purpose, ServedReading};
 use crate::state::lasting::Noted;
 use crate::sync::context::SyncContext;
 use crate::sync::{Prepared, SyncOutcome, problem};
@@ -124,15 +126,38 @@ pub(crate) struct Recheck {
     asked: Option<Duration>,
     /// The file that gave the last answer, until it has stayed the same for long enough.
     unsettled: Option<FileReading>,
+    /// When the last answer ended, where it came from a server or a command.
+    served: Option<ServedReading>,
     /// What goes by the later answers too; none before there was one.
     goes: Option<BTreeSet<PackageId>>,
+    /// What the PackageList would not name any more by the first answer.
+    left_out: Arc<BTreeSet<PackageId>>,
+    /// Those of them that a later answer wants.
+    stays: BTreeSet<PackageId>,
+}
+
+/// What would become of extra packages by a later answer.
+struct Later {
+    upkeep: Upkeep,
+    resolution: Resolution,
+    reading: Option<FileReading>,
+    served: Option<ServedReading>,
+    /// What it wants of what the PackageList would not name any more.
+    wanted: BTreeSet<PackageId>,
 }
 
 impl Recheck {
-    /// As it was planned.
-    pub(crate) fn of(prepared: &Prepared) -> Self {
-        let asked = (!prepared.answer.is_for_looking).then_some(prepared.asked);
-        Self { asked, unsettled: prepared.answer.reading.clone(), goes: None }
+    /// As it was planned; the PackageList would not name what is `left_out` any more.
+    pub(crate) fn of(prepared: &Prepared, left_out: BTreeSet<PackageId>) -> Self {
+        let CatalogAnswer { is_for_looking, reading, served, .. } = &prepared.answer;
+        let asked = (!is_for_looking).then_some(prepared.asked);
+        let (unsettled, served) = (reading.clone(), served.clone());
+        Self { asked, unsettled, served, goes: None, left_out: left_out.into(), stays: BTreeSet::new() }
+    }
+
+    /// What the PackageList goes on naming, since a later answer wants it.
+    pub(crate) fn stays(&self) -> &BTreeSet<PackageId> {
+        &self.stays
     }
 
     /// Whether this step holds by all answers.
@@ -161,28 +186,31 @@ impl Recheck {
             self.unsettled = None;
             return Ok(());
         }
-        let (upkeep, resolution) = context.decide_when_settled(prepared).await?;
-        if upkeep.distrust.is_some() || upkeep.refusal.is_some() {
+        for later in context.decide_when_settled(prepared, &mut self.served, &self.left_out).await? {
+            self.follow(later, prepared, outcome)?;
+        }
+        (self.asked, self.unsettled) = (Some(now), None);
+        Ok(())
+    }
+
+    /// Lets only that go which goes by this answer as well.
+    fn follow(&mut self, later: Later, prepared: &Prepared, outcome: &mut SyncOutcome) -> Result<(), Problem> {
+        let Later { upkeep, resolution, wanted, .. } = later;
+        if upkeep.keeps_listed() {
             let report = &mut outcome.report;
             report.snapshot = report.snapshot.or(resolution.snapshot);
             report.held_back = upkeep.held_back();
             outcome.held_back.clone_from(&upkeep.confirmable);
-            let retry = if upkeep.distrust.is_some() { Backoff::PACKAGE } else { Backoff::NEXT_SYNC };
-            let distrust = upkeep.distrust.as_ref().map(ToString::to_string).unwrap_or_default();
-            let why = upkeep.held_back().unwrap_or_else(|| format!("nothing more is marked or deleted: {distrust}"));
+            let retry = if upkeep.doubt.is_some() { Backoff::PACKAGE } else { Backoff::NEXT_SYNC };
+            let doubt = upkeep.doubt.as_ref().map(ToString::to_string).unwrap_or_default();
+            let why = upkeep.held_back().unwrap_or_else(|| format!("nothing more is marked or deleted: {doubt}"));
             return Err(problem(None, why, retry));
         }
         let goes: BTreeSet<PackageId> = upkeep.steps.into_iter().filter(is_taking).map(|step| step.package).collect();
-        let spared: Vec<&PackageId> = prepared
-            .plan
-            .upkeep
-            .steps
-            .iter()
-            .filter(|step| is_taking(step))
-            .map(|step| &step.package)
+        let taken = prepared.plan.upkeep.steps.iter().filter(|step| is_taking(step)).map(|step| &step.package);
+        let spared = taken
             .filter(|package| self.goes.as_ref().is_none_or(|goes| goes.contains(package)))
-            .filter(|package| !goes.contains(package))
-            .collect();
+            .filter(|package| !goes.contains(package));
         for package in spared {
             tracing::info!(%package, "stays: it became wanted while the sync ran");
         }
@@ -190,7 +218,7 @@ impl Recheck {
             Some(before) => &before & &goes,
             None => goes,
         });
-        (self.asked, self.unsettled) = (Some(now), None);
+        self.stays.extend(wanted);
         Ok(())
     }
 }
@@ -203,17 +231,31 @@ fn is_taking(step: &AgingStep) -> bool {
 }
 
 impl SyncContext {
-    /// As [`Self::decide_again`], by an answer that nobody was writing meanwhile.
-    async fn decide_when_settled(&self, prepared: &Prepared) -> Result<(Upkeep, Resolution), Problem> {
+    /// As [`Self::decide_again`], by an answer that nobody was writing meanwhile; by two where one of a server may not do.
+    async fn decide_when_settled(
+        &self,
+        prepared: &Prepared,
+        served: &mut Option<ServedReading>,
+        left_out: &Arc<BTreeSet<PackageId>>,
+    ) -> Result<Vec<Later>, Problem> {
+        let mut answers = Vec::new();
         for reading in 0..READINGS {
             let purpose = if reading < PATIENT { Purpose::Taking } else { Purpose::TakingHeld };
-            let (upkeep, resolution, reading) = self.decide_again(prepared, purpose).await?;
-            let is_settled = match &reading {
+            if let Some(served) = &served {
+                served.wait().await;
+            }
+            let later = self.decide_again(prepared, purpose, left_out).await?;
+            let is_settled = match &later.reading {
                 None => true,
                 Some(reading) => self.has_stayed(reading).await,
             };
             if is_settled {
-                return Ok((upkeep, resolution));
+                served.clone_from(&later.served);
+                let may_have_waited = later.served.as_ref().is_some_and(ServedReading::may_have_waited);
+                answers.push(later);
+                if !may_have_waited || answers.len() > 1 {
+                    return Ok(answers);
+                }
             }
         }
         let text = "the file of releases is being written all the time, so nothing is marked or deleted; write it aside and rename it";
@@ -226,22 +268,27 @@ impl SyncContext {
         reading.has_stayed(manager.map_or(Duration::ZERO, |manager| manager.timeout)).await
     }
 
-    /// What would become of extra packages by what Release Manager says now, and the file that says it.
+    /// What would become of extra packages by what Release Manager says now.
     async fn decide_again(
         &self,
         prepared: &Prepared,
         purpose: Purpose,
-    ) -> Result<(Upkeep, Resolution, Option<FileReading>), Problem> {
+        left_out: &Arc<BTreeSet<PackageId>>,
+    ) -> Result<Later, Problem> {
         self.catalog.forget();
         let (mut answer, quick_scan) = self.ask(purpose).await?;
         let (source, inventory, facts) = (self.source.clone(), prepared.inventory.clone(), prepared.facts.clone());
+        let left_out = left_out.clone();
         let deciding = tokio::task::spawn_blocking(move || {
             let resolution = &mut answer.resolution;
             let wanted = std::mem::take(&mut resolution.wanted);
             let Followed { wanted, .. } = source.survey(wanted, &quick_scan, &inventory);
             let inventory: &Arc<Inventory> = &inventory;
             let is_complete = resolution.unknown.is_empty();
-            (facts.upkeep(&wanted, inventory, resolution, is_complete), answer.resolution, answer.reading)
+            let upkeep = facts.upkeep(&wanted, inventory, resolution, is_complete);
+            let wanted = left_out.iter().filter(|package| wanted.contains_key(package)).cloned().collect();
+            let CatalogAnswer { resolution, reading, served, .. } = answer;
+            Later { upkeep, resolution, reading, served, wanted }
         });
         deciding
             .await

@@ -42,11 +42,15 @@ impl SyncContext {
 
     /// Marks and deletes, after a sync in which everything else succeeded. What a tag brought since Release Manager was asked stays, and an
     /// answer that is too old by now is asked for again.
-    pub(crate) async fn age(&self, prepared: &Prepared, outcome: &mut SyncOutcome) -> Option<Problem> {
+    pub(crate) async fn age(
+        &self,
+        prepared: &Prepared,
+        mut recheck: Recheck,
+        outcome: &mut SyncOutcome,
+    ) -> Option<Problem> {
         let (upkeep, known_up_to) = (&prepared.plan.upkeep, &prepared.facts.known_up_to);
         self.say_why_nothing_goes(upkeep);
         let mut first_problem = None;
-        let mut recheck = Recheck::of(prepared);
         for (how, steps) in groups(&upkeep.steps) {
             for steps in steps.chunks(AT_ONCE) {
                 if let Err(problem) = recheck.renew(self, prepared, outcome).await {

@@ -5,6 +5,7 @@ pub mod clock;
 pub mod confirmation;
 pub mod follow;
 pub mod guard;
+pub mod listing;
 pub mod ownership;
 pub mod plan;
 pub mod release;

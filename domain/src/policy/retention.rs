@@ -160,6 +160,9 @@ pub struct Upkeep {
     pub spared: Vec<PackageId>,
     /// Why nothing is marked or deleted although the policy would have it: the cycle.
     pub distrust: Option<Distrust>,
+    /// What is wrong with the cycle, whatever the policy: others may mark and delete by its PackageList.
+    #[serde(skip)]
+    pub doubt: Option<Distrust>,
     /// The rows or releases for which the cycle is distrusted, fit for printing.
     #[serde(default)]
     pub because: Vec<String>,
@@ -188,6 +191,11 @@ impl Upkeep {
     /// Whether anything is to be marked or deleted.
     pub fn takes_something(&self) -> bool {
         self.steps.iter().any(|step| step.action != AgingAction::Unmark)
+    }
+
+    /// Whether the PackageList goes on naming what it named: what must not go here must not go by it elsewhere.
+    pub fn keeps_listed(&self) -> bool {
+        self.doubt.is_some() || self.distrust.is_some() || self.refusal.is_some() || self.unconfirmed.is_some()
     }
 
     /// Leaves everything to the archive's owner.
@@ -251,7 +259,7 @@ impl Upkeep {
     /// What of it an operator may confirm, by the resolution that it was decided by. `is_memory_new`: whether nobody knows what tags brought until
     /// shortly ago. None where it says nothing of that.
     pub fn held(&self, resolution: &Resolution, is_memory_new: bool) -> Option<HeldBack> {
-        let releases: &[&Vec<String>] = match &self.distrust {
+        let releases: &[&Vec<String>] = match &self.doubt {
             _ if self.bar.is_some() => return None,
             None => &[],
             Some(distrust) if distrust.is_confirmable() => &[&resolution.vanished, &resolution.emptied],
@@ -259,7 +267,7 @@ impl Upkeep {
         };
         let releases = releases.iter().flat_map(|releases| releases.iter().cloned());
         let held_back = HeldBack::new(releases, self.withheld.iter().map(PackageId::to_string), self.refusal.is_some());
-        Some(if is_memory_new && self.distrust.is_some() { held_back.by_new_memory() } else { held_back })
+        Some(if is_memory_new && self.doubt.is_some() { held_back.by_new_memory() } else { held_back })
     }
 
     /// The same where somebody has to look, so that the sync counts as failed.
@@ -445,6 +453,8 @@ impl Circumstances<'_> {
 
     /// Leaves only what may be done: in a cycle that is not trusted, or past the guard's limit, marks are only taken away.
     fn restrain(&self, upkeep: &mut Upkeep) {
+        let nothing_wanted = self.wanted.is_empty().then_some(Distrust::NothingWanted);
+        upkeep.doubt = nothing_wanted.or_else(|| self.distrust.clone());
         if self.aging == Aging::None {
             return;
         }
@@ -460,11 +470,7 @@ impl Circumstances<'_> {
             AgingAction::Delete { .. } => true,
         };
         let touched = upkeep.steps.iter().filter(taking).count() as u64;
-        if self.wanted.is_empty() {
-            upkeep.distrust = Some(Distrust::NothingWanted);
-        } else {
-            upkeep.distrust = self.distrust.clone();
-        }
+        upkeep.distrust.clone_from(&upkeep.doubt);
         // An operator confirms all at once, so that all is shown at once.
         if !self.is_confirmed && upkeep.distrust.as_ref().is_none_or(Distrust::is_confirmable) {
             let held = (self.inventory.packages.len() + self.inventory.links.len()) as u64;

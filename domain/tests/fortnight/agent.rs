@@ -10,6 +10,7 @@ use blat_domain::policy::capacity::Capacity;
 use blat_domain::policy::clock::{Doubt, MOST_APART, MOST_GAINED, Reading, doubt};
 use blat_domain::policy::follow::{Followed, follow};
 use blat_domain::policy::guard::MaxDelete;
+use blat_domain::policy::listing::{self, left_out};
 use blat_domain::policy::plan::{Action as Send, Plan, plan};
 use blat_domain::policy::release::{Catalog, KnownReleases, Reason, Resolution, Selection, WantedSet, resolve};
 use blat_domain::policy::retention::{
@@ -162,10 +163,20 @@ impl Site {
         if !is_good || !prepared.plan.is_complete() || weather.list_fails {
             return false;
         }
-        let text = package_list::render(prepared.wanted.keys());
+        let former = self.machine.list.clone().unwrap_or_default();
+        let mut stays = left_out(former.clone(), &prepared.wanted, &prepared.inventory);
+        if !prepared.plan.upkeep.keeps_listed() {
+            stays.clear();
+        }
+        let text = package_list::render(listing::listed(&prepared.wanted, &stays));
         let listed = package_list::parse(&text).expect("a whole list");
         assert!(listed.packages.is_sorted(), "the PackageList is not sorted");
-        self.machine.store_list(listed.packages.into_iter().collect(), now);
+        let listed: BTreeSet<PackageId> = listed.packages.into_iter().collect();
+        let lost = former.iter().find(|package| {
+            truth.contains(package) && !listed.contains(package) && prepared.inventory.packages.contains_key(package)
+        });
+        assert!(lost.is_none(), "{}: its PackageList lost {lost:?}, which is wanted", self.name);
+        self.machine.store_list(listed, now);
         let by_release = |reason: &Reason| matches!(reason, Reason::Release { .. });
         let wanted = &prepared.wanted;
         let is_listed = |package: &PackageId| wanted.get(package).is_some_and(|why| why.iter().any(by_release));

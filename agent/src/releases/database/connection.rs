@@ -106,6 +106,23 @@ impl DatabaseConnection {
         begun.map_err(|error| format!("cannot begin to read: {}", said(&error)))
     }
 
+    /// Waits for whoever changes these tables, before the transaction's first query decides which moment it sees: to PostgreSQL a table that was
+    /// emptied and filled anew after that moment has no rows. What may not be locked, such as a table that is another server's, is read as it is.
+    pub(super) async fn lock_tables(&mut self, tables: &[&str]) -> Result<(), DatabaseError> {
+        let Self::Postgres(connection) = self else { return Ok(()) };
+        for table in tables {
+            let lock = format!("SAVEPOINT blat; LOCK TABLE \"{table}\" IN ACCESS SHARE MODE; RELEASE SAVEPOINT blat");
+            let locked = sqlx::raw_sql(AssertSqlSafe(lock)).execute(&mut *connection).await;
+            let Err(Error::Database(_)) = locked else {
+                locked.map_err(|error| DatabaseError { text: said(&error), is_passing: is_passing(&error) })?;
+                continue;
+            };
+            let back = sqlx::raw_sql("ROLLBACK TO SAVEPOINT blat").execute(&mut *connection).await;
+            back.map_err(|error| DatabaseError { text: said(&error), is_passing: is_passing(&error) })?;
+        }
+        Ok(())
+    }
+
     /// A name as this database's SQL has it, whatever word it is.
     pub(super) fn quoted(&self, name: &str) -> String {
         match self {

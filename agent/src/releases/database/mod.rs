@@ -13,7 +13,7 @@ mod sqlite;
 mod value;
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use blat_config::{Queries, ReleaseSource};
 use blat_domain::policy::release::{Catalog, Selection};
@@ -25,6 +25,7 @@ pub(crate) use schema::create;
 
 use super::Purpose;
 use super::freshness::FileState;
+use super::reader::ReadCatalog;
 
 /// So often all is read anew where a replica gave way to its primary.
 const MOST_CONFLICTS: usize = 5;
@@ -40,15 +41,16 @@ pub(super) async fn load(
     limit: Duration,
     place: &Path,
     purpose: Purpose,
-) -> Result<(Catalog, Option<FileState>), String> {
+) -> Result<ReadCatalog, String> {
     let mut conflicts = 0;
     for _ in 0..sqlite::TRIES {
         let mut connection = DatabaseConnection::open(source, limit, place).await?;
         connection.begin(limit).await?;
         let statements = Statements::of(&connection, source);
         let begun = connection.begin_reading(purpose, &statements).await;
+        let mut slowest = Duration::ZERO;
         let catalog = match begun {
-            Ok(()) => read(&mut connection, &statements, selection).await,
+            Ok(()) => read(&mut connection, &statements, selection, &mut slowest).await,
             Err(trouble) => Err(trouble),
         };
         let was_still = purpose == Purpose::TakingHeld && catalog.is_ok() && connection.hold_still().await;
@@ -59,7 +61,7 @@ pub(super) async fn load(
             Err(DatabaseError { is_passing: true, .. }) if conflicts < MOST_CONFLICTS => conflicts += 1,
             // Why it failed says more than how the connection ended after that.
             Err(DatabaseError { text, .. }) if is_whole => return Err(text),
-            Ok(catalog) if is_whole => return closed.map(|()| (catalog, state)),
+            Ok(catalog) if is_whole => return closed.map(|()| ReadCatalog { catalog, state, slowest }),
             Ok(_) | Err(_) => {}
         }
     }
@@ -74,7 +76,10 @@ impl DatabaseConnection {
                 let queries = [&*statements.projects, &*statements.releases, &*statements.packages];
                 opened.begin_reading(purpose.is_taking(), &queries).await.map_err(DatabaseError::from)
             }
-            Self::Postgres(_) | Self::MySql(_) => self.expect_no_rescue().await,
+            Self::Postgres(_) | Self::MySql(_) => {
+                self.lock_tables(&statements.tables).await?;
+                self.expect_no_rescue().await
+            }
         }
     }
 
@@ -102,6 +107,8 @@ struct Statements {
     /// Whether the queries for projects and for releases are ours. A site's need not be one that can stand in another; the one for packages stands in
     /// ours anyway.
     are_ours: [bool; 2],
+    /// The tables of the queries that are ours.
+    tables: Vec<&'static str>,
 }
 
 impl Statements {
@@ -110,6 +117,9 @@ impl Statements {
         // A word that MySQL keeps for itself.
         let release = connection.quoted("release");
         let are_ours = [queries.projects.is_none(), queries.releases.is_none()];
+        let asked =
+            [(are_ours[0], "project"), (are_ours[1], "release"), (queries.packages.is_none(), "release_package")];
+        let tables = asked.into_iter().filter(|(is_ours, _)| *is_ours).map(|(_, table)| table).collect();
         let projects = queries.projects.unwrap_or_else(|| "SELECT project_id, project_name FROM project".into());
         let releases = queries
             .releases
@@ -117,7 +127,7 @@ impl Statements {
         let packages = queries
             .packages
             .unwrap_or_else(|| "SELECT release_id, package_name, package_version FROM release_package".into());
-        Self { projects, releases, packages, are_ours }
+        Self { projects, releases, packages, are_ours, tables }
     }
 }
 
@@ -136,11 +146,19 @@ async fn read(
     connection: &mut DatabaseConnection,
     statements: &Statements,
     selection: &Selection,
+    slowest: &mut Duration,
 ) -> Result<Catalog, DatabaseError> {
-    let Statements { projects, releases, packages, are_ours } = statements;
+    let Statements { projects, releases, packages, are_ours, .. } = statements;
     let mut builder = CatalogBuilder::default();
+    let mut begun = Instant::now();
+    let mut time = || {
+        *slowest = (*slowest).max(begun.elapsed());
+        begun = Instant::now();
+    };
     connection.rows("projects", projects, are_ours[0], &rows::PROJECT, |row| builder.project(row)).await?;
+    time();
     connection.rows("releases", releases, are_ours[1], &rows::RELEASE, |row| builder.release(row)).await?;
+    time();
     for chosen in builder.chosen(selection).chunks(AT_ONCE) {
         // The line's end keeps a comment that ends the site's query from swallowing the parenthesis.
         let query = format!(
@@ -148,6 +166,7 @@ async fn read(
             connection.is_among("release_id", chosen)
         );
         connection.rows("packages", &query, true, &rows::PACKAGE, |row| builder.package(chosen, row)).await?;
+        time();
     }
     Ok(builder.catalog())
 }

@@ -57,7 +57,7 @@ mod tests {
     async fn ask(path: &Path, queries: Queries, selection: &Selection) -> Result<Catalog, String> {
         let place = path.with_extension("state");
         let source = ReleaseSource::Sqlite { path: path.into(), queries };
-        load(&source, selection, Duration::from_secs(60), &place, Purpose::Looking).await.map(|(catalog, _)| catalog)
+        load(&source, selection, Duration::from_secs(60), &place, Purpose::Looking).await.map(|read| read.catalog)
     }
 
     fn wanted(catalog: &Catalog, selection: &Selection) -> Vec<String> {

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::fs;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Mutex, Once};
 
 use blat_config::{Home, load_target};
 use blat_domain::archive::record::{Found, Owner};
@@ -59,13 +59,18 @@ async fn sync_from(
     );
     fs::write(home.target_config(&name), config).expect("a config");
     let settings = load_target(&home, &name).expect("valid settings");
+    let happens = Once::new();
     let slow = Arc::new(Fake {
         packages: &["a@1", "b@1", "c@1"],
-        claim: Box::new(|_, record| Found::Record(record.clone())),
-        during: Box::new(move || {
-            UPTIME.set(UPTIME.get() + seconds);
-            during(&releases);
+        // After the first answer, and before the PackageList.
+        claim: Box::new(move |_, record| {
+            happens.call_once(|| {
+                UPTIME.set(UPTIME.get() + seconds);
+                during(&releases);
+            });
+            Found::Record(record.clone())
         }),
+        during: Box::new(|| ()),
         changed: Mutex::default(),
     });
     let owner = Owner { home: RandomId::from_random([1; 16]), target: name };
@@ -83,12 +88,32 @@ async fn what_became_wanted_while_a_long_sync_ran_stays() {
     assert_eq!(deleted, ["c@1"]);
 }
 
+/// A command that gives what lies in `releases.yaml`, and notes when it was asked.
+fn asked_anew(releases: &Path) {
+    release(releases, "a@1");
+    fs::write(releases.with_file_name("ask"), "date +%s%N >>asked; cat releases.yaml").expect("a file");
+}
+
 #[tokio::test]
-async fn a_short_sync_goes_by_the_answer_that_it_has() {
-    let begin = |releases: &Path| release(releases, "a@1");
+async fn nothing_goes_by_the_first_answer_of_a_command_alone() {
+    let during = |releases: &Path| release(releases, "a@1, b@1");
+    let begun = std::time::Instant::now();
+    let (report, problem, deleted) = sync_from("{command: [sh, ask]}", asked_anew, 0, during).await;
+    assert_eq!((problem, report.result), (None, SyncResult::Ok));
+    assert_eq!(deleted, ["c@1"]);
+    assert!(begun.elapsed() >= Duration::from_secs(2), "a lock that the first one waited for may still be held");
+}
+
+#[tokio::test]
+async fn a_sync_that_lets_nothing_go_asks_once() {
+    let begin = |releases: &Path| {
+        asked_anew(releases);
+        release(releases, "a@1, b@1, c@1");
+    };
     let during = |releases: &Path| fs::remove_file(releases).expect("a file");
-    let (report, _, deleted) = sync_from("{command: [cat, releases.yaml]}", begin, 299, during).await;
-    assert_eq!((report.result, deleted.len()), (SyncResult::Ok, 2));
+    let (report, problem, deleted) = sync_from("{command: [sh, ask]}", begin, 299, during).await;
+    // The source lacks b@1 and c@1, which are there.
+    assert_eq!((problem, report.result, deleted.len()), (None, SyncResult::Ok, 0));
 }
 
 #[tokio::test]

@@ -58,7 +58,7 @@ async fn load_from(source: &ReleaseSource) -> Result<Catalog, String> {
     let selection = Selection { projects: vec!["Perth".into()], ..Selection::default() };
     load(source, &selection, Duration::from_secs(60), &std::env::temp_dir(), Purpose::Looking)
         .await
-        .map(|(catalog, _)| catalog)
+        .map(|read| read.catalog)
 }
 
 #[tokio::test]
