@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use blat_domain::util::text::printable;
 
+use crate::database::hides;
+
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Complaint {
@@ -108,11 +110,15 @@ fn without_passwords(line: &str) -> String {
     // arguments mean is its own matter.
     for colon in (0..chars.len()).filter(|index| chars[*index] == ':') {
         let name = name_before(&chars, colon);
-        if is_secret(&name) || name == "command" {
+        if is_secret(&name) || name == "command" || hides(&name, &line_from(&chars, colon + 1)) {
             shown[colon + 1..].fill('*');
         }
     }
     shown.into_iter().collect()
+}
+
+fn line_from(chars: &[char], from: usize) -> String {
+    chars[from..].iter().collect()
 }
 
 /// The text with stars in place of what may be a secret in an address or a parameter.
@@ -318,6 +324,11 @@ mod tests {
             "  - --password=secret",
             "  - --key=a,secret",
             "password-hash: secret",
+            "mysql: \"blat/secret@h/rm\"",
+            "mysql: \"-ublat -psecret -hh rm\"",
+            "  release_manager: {mysql: \"mysql --user blat --password secret\", mode: strict}",
+            "postgres: 'postgres://h/rm?sslmode=require;password:secret'",
+            "postgres: secret",
         ] {
             for column in 1..line.len() {
                 assert!(!about(line, column, 3).to_string().contains("secret"), "{line}");

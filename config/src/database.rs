@@ -65,6 +65,23 @@ impl Server {
         }
     }
 
+    /// The same for the operator.
+    fn known(self) -> &'static str {
+        match self {
+            Self::Postgres => "sslmode, sslrootcert, sslcert, sslkey, host or application_name",
+            Self::MySql => "ssl-mode, ssl-ca, ssl-cert, ssl-key or socket",
+        }
+    }
+
+    /// The kind of database that has this key in the configuration.
+    fn of_key(key: &str) -> Option<Self> {
+        match key {
+            "postgres" => Some(Self::Postgres),
+            "mysql" => Some(Self::MySql),
+            _ => None,
+        }
+    }
+
     /// The parameters that name files, each with the variable that does where the parameter is not there.
     fn files(self) -> &'static [(&'static str, Option<&'static str>)] {
         match self {
@@ -88,13 +105,29 @@ impl Server {
     }
 }
 
+/// Whether this is the text behind such a key, up to the end of its line, and may hold anything: what is no good URL is not shown.
+pub(crate) fn hides(key: &str, rest: &str) -> bool {
+    let Some(server) = Server::of_key(key) else { return false };
+    // The colon of the URL itself.
+    if rest.starts_with("//") {
+        return false;
+    }
+    let rest = rest.trim_start_matches([' ', '\t', '\'', '"']);
+    // A value in the lines below, and a mapping or a list.
+    if rest.is_empty() || rest.starts_with(['|', '>', '#']) {
+        return false;
+    }
+    let value = rest.split(['\'', '"', ' ', '\t', ',', '}']).next().unwrap_or_default();
+    url(server)(value).is_err()
+}
+
 /// A URL without a password. What is wrong with one is said without showing it.
 pub(crate) fn url(server: Server) -> impl Fn(&str) -> Result<String, Wrong> {
     move |text| {
         let wrong = |message: String| Wrong { message, expected: Some(server.form()) };
         let url = Url::parse(text).map_err(|error| wrong(format!("this is not a URL: {error}")))?;
         if !server.schemes().contains(&url.scheme()) {
-            return Err(wrong(format!("this URL is for \"{}\"", printable(url.scheme()))));
+            return Err(wrong("this URL is not for this database, by what it begins with".to_owned()));
         }
         let named = url.query_pairs().any(|(key, _)| key.to_ascii_lowercase().contains("pass"));
         // `blat%3APASSWORD@` is a name with a colon to the driver, and a password to whoever wrote it.
@@ -109,15 +142,16 @@ pub(crate) fn url(server: Server) -> impl Fn(&str) -> Result<String, Wrong> {
         }
         for (key, value) in url.query_pairs() {
             let Some((_, values)) = server.parameters().iter().find(|(known, _)| *known == key) else {
-                return Err(wrong(format!("this URL has the unknown parameter \"{}\"", printable(&key))));
+                let message = "this URL has a parameter that is not known".to_owned();
+                return Err(Wrong { message, expected: Some(server.known()) });
             };
             if !values.is_empty() && !values.contains(&value.to_ascii_lowercase().as_str()) {
-                let message = format!("{key} is \"{}\", and can be {}", printable(&value), values.join(", "));
+                let message = format!("{key} can be {}, and is none of these", values.join(", "));
                 return Err(Wrong { message, expected: None });
             }
             let is_path = key == "socket" || server.files().iter().any(|(known, _)| *known == key);
             if is_path && !value.starts_with('/') {
-                let message = format!("{key} is \"{}\", which is no absolute path", printable(&value));
+                let message = format!("{key} is no absolute path");
                 return Err(Wrong { message, expected: Some("a path from the root on") });
             }
         }

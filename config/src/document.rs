@@ -99,12 +99,12 @@ impl Document {
     /// A complaint about a place in this file.
     pub(crate) fn complain(&self, place: Place, message: String, expected: Option<String>) -> Complaint {
         let line = self.line(place.line);
-        // What a command's arguments mean is its own matter, and may be secret.
+        // What a command's arguments mean is its own matter, and may be secret. What stands for a URL may be anything.
         let hidden = self.is_in_command(place.line).then(|| without_words(line));
         Complaint::at(self.path.clone(), place, hidden.as_deref().unwrap_or(line), message, expected)
     }
 
-    /// Whether a line is one of those below the key `command`.
+    /// Whether a line is one of those below the key `command`, or below that of a database's URL.
     fn is_in_command(&self, number: usize) -> bool {
         let indent = |line: &str| line.len() - line.trim_start().len();
         let line = self.line(number);
@@ -116,7 +116,7 @@ impl Document {
             if !is_key || said.is_empty() || said.starts_with('#') {
                 continue;
             }
-            if said.contains("command") {
+            if ["command", "postgres:", "mysql:"].iter().any(|key| said.contains(key)) {
                 return true;
             }
             (least, is_item) = (indent(above), false);
