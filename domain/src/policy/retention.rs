@@ -456,6 +456,8 @@ impl Circumstances<'_> {
         let nothing_wanted = self.wanted.is_empty().then_some(Distrust::NothingWanted);
         upkeep.doubt = nothing_wanted.or_else(|| self.distrust.clone());
         if self.aging == Aging::None {
+            // That is about what tags brought, which nothing endangers here, and not about the answer.
+            upkeep.doubt.take_if(|doubt| *doubt == Distrust::NewMemory);
             return;
         }
         if let Aging::After { .. } = self.aging {
