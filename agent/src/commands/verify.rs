@@ -8,6 +8,7 @@ use std::fmt;
 
 use blat_domain::package::name::PackageId;
 use blat_domain::policy::ownership::Bar;
+use blat_domain::policy::release::WantedSet;
 use blat_domain::util::text::printable;
 
 use crate::model::item::TransferItem;
@@ -86,7 +87,7 @@ impl SyncContext {
         let inventory = self.target.inventory().await;
         let inventory = inventory.map_err(|error| unreached("cannot list the target's packages", error))?;
         let unsure = self.keep_off_the_source(&inventory.title).await?;
-        let sight = Sight::of(&inventory);
+        let sight = Sight::of(&inventory, &WantedSet::new());
         let bar = self.foreseen_bar(&inventory.title, sight, unsure).filter(Bar::is_about_owner);
         let packages: Vec<(PackageId, i64)> =
             inventory.packages.iter().map(|(package, time)| (package.clone(), *time)).collect();

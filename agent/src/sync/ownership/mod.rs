@@ -15,6 +15,7 @@ use blat_domain::archive::inventory::Inventory;
 use blat_domain::archive::record::{Claim, FILE, Found, Record};
 use blat_domain::archive::title::{Likeness, Title};
 use blat_domain::policy::ownership::{Bar, judge};
+use blat_domain::policy::release::WantedSet;
 use blat_domain::policy::retry::Backoff;
 use blat_domain::protocol::history::{HistoryEntry, Operation};
 use blat_domain::util::random_id::RandomId;
@@ -48,14 +49,23 @@ pub(crate) enum Sight {
     None,
     /// There are no packages.
     Bare,
+    /// There are packages, and all of them are wanted, in an archive without a record.
+    Wanted,
     /// There are packages.
     Packages,
 }
 
 impl Sight {
     /// What this listing shows.
-    pub(crate) fn of(inventory: &Inventory) -> Self {
-        if inventory.is_bare() { Self::Bare } else { Self::Packages }
+    pub(crate) fn of(inventory: &Inventory, wanted: &WantedSet) -> Self {
+        let mut versions = inventory.packages.keys().chain(inventory.links.keys());
+        if inventory.is_bare() {
+            Self::Bare
+        } else if inventory.title.found == Found::Nothing && versions.all(|version| wanted.contains_key(version)) {
+            Self::Wanted
+        } else {
+            Self::Packages
+        }
     }
 }
 
@@ -78,7 +88,7 @@ impl SyncContext {
     /// plan was made.
     pub(crate) async fn make_contact(&self, prepared: &mut Prepared) -> Result<(), Problem> {
         let _in_force = self.permit().await?;
-        let sight = Sight::of(&prepared.inventory);
+        let sight = Sight::of(&prepared.inventory, &prepared.wanted);
         let claimed = self.claimed(&prepared.inventory.title, sight).await?;
         let Tenure { bar, owned, begins } = claimed.map_err(|error| unreached("cannot claim the archive", error))?;
         if owned.is_some() && begins && !prepared.begins {
@@ -208,14 +218,15 @@ impl SyncContext {
     }
 
     /// Whether the archive is not the directory any more in which this target saw a record of its own last. It has packages and no record, and either
-    /// another inode, or not even the number that was left beside the record: the root of most file systems has the same inode. That it has what is
-    /// wanted says nothing: so has an old disk of the same site. Or it has somebody else's record and another inode. One without packages may be a
-    /// new disk.
+    /// another inode, or not even the number that was left beside the record: the root of most file systems has the same inode. That one of them is
+    /// wanted says nothing: so it is on an old disk of the same site. Or it has somebody else's record and another inode. One without packages may be
+    /// a new disk, and where all are wanted, there is nothing to lose.
     fn is_exchanged(&self, title: &Title, sight: Sight) -> bool {
         let known = self.lasting.directory(&place(&self.settings));
         let is_another = known.zip(title.place.inode()).is_some_and(|(known, now)| known != now);
         let is_strange = match &title.found {
-            Found::Nothing => sight != Sight::Bare && (is_another || title.visit == Found::Nothing),
+            Found::Nothing if is_another => sight != Sight::Bare,
+            Found::Nothing => title.visit == Found::Nothing && !matches!(sight, Sight::Bare | Sight::Wanted),
             Found::Record(record) => is_another && record.owner != self.owner,
             Found::Malformed(_) => false,
         };
