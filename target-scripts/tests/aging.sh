@@ -254,8 +254,8 @@ check_doubts() {
     check 'it runs from an empty environment' quiet
 }
 
-# refused PATTERN: nothing goes, nor would, and the complaint says PATTERN and what to do.
-refused() {
+# keeps_all PATTERN: nothing goes, nor would, and the complaint says PATTERN and what to do.
+keeps_all() {
     purge --dry-run
     ended 1 "$1, so nothing is deleted until the next sync${2-}; let the archive be synced" || return 1
     purge
@@ -277,16 +277,16 @@ $(stat -c %d:%i "$arch")" ]
     purge --dry-run
     check 'by that a purge goes' printed 'would delete odd 1'
     claim adopt "$id_b $home_b oslo"
-    check 'not once somebody else has adopted the archive' refused 'the archive was adopted, or lost its record, since then' ' of oslo'
+    check 'not once somebody else has adopted the archive' keeps_all 'the archive was adopted, or lost its record, since then' ' of oslo'
     claim adopt "$id_b $home_a perth"
-    check 'nor after an adoption back' refused 'the archive was adopted, or lost its record, since then' ' of perth'
+    check 'nor after an adoption back' keeps_all 'the archive was adopted, or lost its record, since then' ' of perth'
     store "$home_a perth" "$keep"
     purge --dry-run
     check 'until the next sync' printed 'would delete odd 1'
     cp -a "$arch" "$arch.copy"
     mv "$arch" "$arch.lost"
     mv "$arch.copy" "$arch"
-    check 'nor in a copy of the archive' refused 'it was stored in another directory, so this one may be a copy, or another disk' ' of perth'
+    check 'nor in a copy of the archive' keeps_all 'it was stored in another directory, so this one may be a copy, or another disk' ' of perth'
     store "$home_a perth" "$keep"
     purge --dry-run
     check 'until that is synced' printed 'would delete odd 1'
@@ -294,24 +294,24 @@ $(stat -c %d:%i "$arch")" ]
     rm -rf "$arch.lost"
     place=$(stat -c %i "$arch")
     stored '' "4711:$place"
-    check 'nor on another device' refused 'it was stored in another directory, so this one may be a copy, or another disk' ' of perth'
+    check 'nor on another device' keeps_all 'it was stored in another directory, so this one may be a copy, or another disk' ' of perth'
     synced 0 0 another-boot
     stored '' "4711:$place"
     purge --dry-run
     check 'but its number may change when the system is started' printed 'would delete odd 1'
     stored '' "4711:4711"
-    check 'and that of its directory does not' refused 'it was stored in another directory, so this one may be a copy, or another disk' ' of perth'
+    check 'and that of its directory does not' keeps_all 'it was stored in another directory, so this one may be a copy, or another disk' ' of perth'
     synced 0
     head -n 1 "$arch/.dpkg_archive/clock" >"$work/clock"
     cp "$work/clock" "$arch/.dpkg_archive/clock"
-    check 'nor by what an older version stored' refused 'an older version stored it, or something cut it short, and nothing says for whom and where' ' of perth'
+    check 'nor by what an older version stored' keeps_all 'an older version stored it, or something cut it short, and nothing says for whom and where' ' of perth'
     stored
     : >"$arch/.dpkg_archive/archive"
     stored '?'
-    check 'nor with a record that names nobody' refused 'does not name its owner, or cannot be read'
+    check 'nor with a record that names nobody' keeps_all 'does not name its owner, or cannot be read'
     rm "$arch/.dpkg_archive/archive"
     stored "$id_b $home_a perth"
-    check 'nor without the record that was there' refused 'the archive was adopted, or lost its record, since then'
+    check 'nor without the record that was there' keeps_all 'the archive was adopted, or lost its record, since then'
     stored
     purge
     check 'by whom nobody owns, as long as that is so' printed 'deleted odd 1'
