@@ -134,7 +134,8 @@ fn who_lost_the_archive_replaces_nothing_by_tag_from_then_on() {
         let tag = lab.drop_tag("perth", "core", "1");
         let status = lab.wait_for_status("perth", "a conflict", |s| {
             let text = s["last_error"]["text"].as_str().unwrap_or_default();
-            s["last_error"]["package"] == "core@1" && text.contains("it is not replaced: the archive belongs to target sydney")
+            s["last_error"]["package"] == "core@1"
+                && text.contains("it is not replaced: the archive belongs to target sydney")
         });
         let content = || fs::read_to_string(lab.on_target("core", "1").join("bin/a")).expect("a package");
         assert!(tag.exists() && content() == "core", "{served}: {status:#}");
