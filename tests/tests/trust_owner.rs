@@ -139,7 +139,9 @@ fn who_lost_the_archive_replaces_nothing_by_tag_from_then_on() {
         });
         let content = || fs::read_to_string(lab.on_target("core", "1").join("bin/a")).expect("a package");
         assert!(tag.exists() && content() == "core", "{served}: {status:#}");
+        // The first one meets another owner's record; a full sync looks at it again, and tags go on.
         lab.drop_tag("perth", "later", "1");
+        lab.blat(&["sync", "perth", "--wait"]).expect(1);
         lab.wait_until_published("later", "1");
         lab.blat(&["adopt", "perth"]).expect_success();
         lab.blat(&["sync", "perth", "--wait"]).expect_success();
@@ -172,7 +174,7 @@ fn who_lost_the_archive_does_not_get_it_back_by_a_backup_of_it() {
         second().expect(1).says("the archive is another directory").says("blat adopt sydney");
         for _ in 0..2 {
             first().expect(1).says(older).says("target sydney of another home tree").says("blat adopt perth");
-            assert_eq!(lab.visible(), ["core@1", "tools@1"], "{served}: the present owner's packages stay");
+            assert_eq!(lab.visible(), ["core@1"], "{served}: what the copy had stays");
         }
         lab.blat(&["plan", "perth"]).expect_success().says(older);
         assert_eq!(record_text(&lab), text, "{served}: that is for an operator to say");
