@@ -206,7 +206,7 @@ impl SyncContext {
                 Some((place, record)) => found.clone().beside(&place, &record, &self.owner),
                 None => found.clone(),
             },
-            Ok(Some(_)) if self.is_exchanged(title, sight) => {
+            Ok(Some(_)) if *found == Found::Nothing && self.is_exchanged(title, sight) => {
                 Found::Malformed(format!("it is not there, and {EXCHANGED}"))
             }
             Ok(seen) => found.clone().after(seen.as_ref(), &self.owner, title.is_adopted()),
