@@ -138,6 +138,9 @@ fn to_an_archive_with_the_record_of_another_nothing_is_brought_for_an_owner() {
     let line = Package::new("q", "1").deliver(&mut agent, &How { number: 2, ..How::default() });
     assert!(line.starts_with("failed q 1 unowned the archive has the record of another owner by now ("), "{line}");
     assert!(!archive.path.join("q").exists());
+    agent.send(Lane::BULK, &Request::Own { owner: "" });
+    let line = Package::new("r", "1").deliver(&mut agent, &How { number: 3, ..How::default() });
+    assert_eq!(line, "published r 1", "nor does who says so later on the same lane name an owner");
     let line = Package::new("q", "1").deliver(&mut Agent::start(&archive.path), &How::default());
     assert_eq!(line, "published q 1", "who knows that it is another one's may still send");
 }

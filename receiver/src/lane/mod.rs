@@ -188,7 +188,7 @@ impl Worker {
                 self.door = Door::Open;
                 self.replies()?.end(self.lane, &Ok(()))?;
             }
-            Request::Own { owner } => self.owner = Some(owner.to_owned()),
+            Request::Own { owner } => self.owner = (!owner.is_empty()).then(|| owner.to_owned()),
             Request::Claim { how, record } => {
                 let ended = match record::claim(&self.archive, how, record) {
                     Ok(lines) => self.replies()?.lines(self.lane, &[lines]).map(Ok)?,

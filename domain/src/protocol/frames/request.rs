@@ -113,9 +113,9 @@ pub enum Request<'a> {
     /// Nothing, on the control lane: bytes that fill a packet. Not answered.
     Padding(#[serde(borrow, serialize_with = "bytes::serialize")] &'a [u8]),
     /// From now on `Store` and `Retire` on this lane are done only while the archive's record names this owner, or is this one (see
-    /// [`crate::policy::ownership`]), and packages and links replace others only while it names nobody else. Not answered.
+    /// [`crate::policy::ownership`]), packages come only under such a record, and links replace others only while it names nobody else. Not answered.
     Own {
-        /// `HOME-ID TARGET`, or a whole record, `ID HOME-ID TARGET`.
+        /// `HOME-ID TARGET`, or a whole record, `ID HOME-ID TARGET`; nobody where it is empty.
         owner: &'a str,
     },
     /// Looks at the archive's record, or changes it. Answered by the lines `archive …`, `visit …` and `place …` of a listing, as they are then, and `Done`.

@@ -103,9 +103,10 @@ impl LaneTransfer<'_> {
     ) -> Result<Vec<u32>, TargetError> {
         let mut size = Size::default();
         attempts.iter().for_each(|attempt| size += attempt.item.size);
-        if attempts.iter().any(|attempt| attempt.item.rule != Rule::New) {
-            guard.say(&Request::Own { owner: &self.owner.to_string() }).await?;
-        }
+        // Who knows that another one owns the archive replaces nothing, and names nobody: the lane still has whom it was told last.
+        let replaces = attempts.iter().any(|attempt| attempt.item.rule != Rule::New);
+        let owner = if replaces { self.owner.to_string() } else { String::new() };
+        guard.say(&Request::Own { owner: &owner }).await?;
         guard.say(&Request::Begin { bytes: size.bytes, entries: size.entries, reserve: self.reserve }).await?;
 
         let expected = attempts.iter().map(|attempt| (attempt.number, attempt.item.package.clone())).collect();
