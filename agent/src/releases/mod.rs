@@ -115,6 +115,13 @@ pub(crate) struct CatalogAnswer {
     fresh: Option<Snapshot>,
 }
 
+impl CatalogAnswer {
+    /// What follows where Release Manager was not asked, or did not answer.
+    fn unasked(resolution: Resolution) -> Self {
+        Self { resolution, known: None, reading: None, served: None, is_for_looking: false, fresh: None }
+    }
+}
+
 /// The releases that brought packages, by one answer.
 pub(crate) struct Recollection {
     /// Where they are looked up.
@@ -156,14 +163,7 @@ impl CatalogLoader {
             }
             // The config selects nothing: no row says whether a release is still there.
             let resolution = resolve(&Catalog::default(), selection, &KnownReleases::default());
-            return Ok(CatalogAnswer {
-                resolution,
-                known: None,
-                reading: None,
-                served: None,
-                is_for_looking: false,
-                fresh: None,
-            });
+            return Ok(CatalogAnswer::unasked(resolution));
         };
         match self.load(manager, selection, purpose).await {
             Ok(Loaded { catalog, reading, served, is_for_looking }) => {
@@ -263,14 +263,7 @@ impl CatalogLoader {
                 tracing::warn!("{unreadable}; going by its answer of {taken:.0}: nothing is deleted or marked");
                 let nothing = KnownReleases::default();
                 let resolution = Resolution { snapshot: Some(taken), ..resolve(&catalog, selection, &nothing) };
-                Ok(CatalogAnswer {
-                    resolution,
-                    known: None,
-                    reading: None,
-                    served: None,
-                    is_for_looking: false,
-                    fresh: None,
-                })
+                Ok(CatalogAnswer::unasked(resolution))
             }
             Err(why) => Err(ReleaseError::NoFallback { unreadable: Box::new(unreadable), why }),
         }
@@ -323,7 +316,7 @@ fn understood(
         let question = snapshot::question(&manager.source, selection);
         Snapshot::new(Timestamp::now(), question, Arc::unwrap_or_clone(catalog))
     });
-    CatalogAnswer { resolution, known: Some(recollection), reading: None, served: None, is_for_looking: false, fresh }
+    CatalogAnswer { known: Some(recollection), fresh, ..CatalogAnswer::unasked(resolution) }
 }
 
 #[cfg(test)]
