@@ -740,10 +740,10 @@ may_bring() {
     read_record
     if is_record "$record"; then
         case " $1" in *" ${record#* }") return 0 ;; esac
-        now="the archive has the record of another owner by now (${record#* }), so nothing is brought; the next sync looks again"
+        now="the archive has the record of another owner by now (${record#* }), so nothing is brought; the next try looks again"
         return 1
     elif [ -z "$record" ] && ! is_small "$house/archive" 0; then
-        now="its record of its owner ($house/archive) could not be read, so nothing is brought; the next sync looks again"
+        now="its record of its owner ($house/archive) could not be read, so nothing is brought; the next try looks again"
         return 1
     fi
 }

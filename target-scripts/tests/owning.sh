@@ -170,7 +170,7 @@ check_replacing() {
     fresh
     receive "$work/odd"
     claim first "$id_a $home_a perth"
-    other="the archive has the record of another owner by now ($home_a perth), so nothing is brought; the next sync looks again"
+    other="the archive has the record of another owner by now ($home_a perth), so nothing is brought; the next try looks again"
     mkdir -p "$arch/.dpkg_archive/aged"
     for mark in odd@1 even@2.0~rc1+x; do printf '1\n2\n' >"$arch/.dpkg_archive/aged/$mark"; done
     check 'whoever does not own the archive replaces nothing' unowned "$home_b oslo" "$other" receive "$work/odd-replace"

@@ -128,7 +128,7 @@ pub(crate) fn keeps_from_bringing(control: &Dir, owner: Option<&str>) -> io::Res
     let (None, Some(owner), Some(text)) = (&missing, owner, told(control, FILE)?) else { return Ok(missing) };
     let named = Record::parse(&text).map(|record| record.owner.to_string()).filter(|named| !owner.ends_with(named));
     Ok(named.map(|named| {
-        format!("the archive has the record of another owner by now ({named}), so nothing is brought; the next sync looks again")
+        format!("the archive has the record of another owner by now ({named}), so nothing is brought; the next try looks again")
     }))
 }
 

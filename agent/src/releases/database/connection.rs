@@ -114,11 +114,11 @@ impl DatabaseConnection {
             let lock = format!("SAVEPOINT blat; LOCK TABLE \"{table}\" IN ACCESS SHARE MODE; RELEASE SAVEPOINT blat");
             let locked = sqlx::raw_sql(AssertSqlSafe(lock)).execute(&mut *connection).await;
             let Err(Error::Database(_)) = locked else {
-                locked.map_err(|error| DatabaseError { text: said(&error), is_passing: is_passing(&error) })?;
+                locked.map_err(failed)?;
                 continue;
             };
             let back = sqlx::raw_sql("ROLLBACK TO SAVEPOINT blat").execute(&mut *connection).await;
-            back.map_err(|error| DatabaseError { text: said(&error), is_passing: is_passing(&error) })?;
+            back.map_err(failed)?;
         }
         Ok(())
     }
@@ -230,6 +230,11 @@ where
     connection.close().await
 }
 
+/// What a query's failure comes to.
+fn failed(error: Error) -> DatabaseError {
+    DatabaseError { text: said(&error), is_passing: is_passing(&error) }
+}
+
 /// What went wrong: in the server's own words where it has any, else in the driver's; and what to do about it, where that is known.
 pub(super) fn said(error: &Error) -> String {
     let text = printable(&match error {
@@ -256,9 +261,7 @@ where
 {
     let mut rows = sqlx::raw_sql(AssertSqlSafe(query.to_owned())).fetch(connection);
     let (mut count, mut bytes) = (0, 0);
-    while let Some(row) =
-        rows.try_next().await.map_err(|error| DatabaseError { text: said(&error), is_passing: is_passing(&error) })?
-    {
+    while let Some(row) = rows.try_next().await.map_err(failed)? {
         count += 1;
         if count > MOST_ROWS {
             return Err(format!("it gives more than {MOST_ROWS} rows").into());
