@@ -124,7 +124,11 @@ impl FarEnd {
                 }
                 Request::Piece(piece) => uses_held |= !piece.base.is_empty(),
                 Request::Publish => return (numbers, uses_held),
-                Request::Begin { .. } | Request::Data(_) | Request::Whole { .. } | Request::Forget => {}
+                Request::Own { .. }
+                | Request::Begin { .. }
+                | Request::Data(_)
+                | Request::Whole { .. }
+                | Request::Forget => {}
                 other => panic!("{other:?} is no part of sending"),
             }
         }
