@@ -128,7 +128,11 @@ before_purge() {
     synced 100
     stamp odd@1 5000 5
 }
-step_purge() { run_victim pkg_purge --archive "$arch" </dev/null; }
+# The copy is in a directory of its own, and a purge goes only by what was stored there.
+step_purge() {
+    stored
+    run_victim pkg_purge --archive "$arch" </dev/null
+}
 after_purge() {
     absent odd/1 || intact odd/1 || return 1
     eventually purged_odd
