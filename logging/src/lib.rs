@@ -52,8 +52,8 @@ impl Log {
     /// Opens `path` (making its directory if need be) and sends everything that this process logs from now on there.
     ///
     /// The file is rolled to `.1`, `.2` … before it would exceed `max` bytes (0: never), and `keep` old ones are kept.
-    /// `verbose` is as in [`LogHandle::set_verbose`]. Dropping the guard writes what is still queued, so it must live
-    /// as long as the process.
+    /// `verbose` is as in [`LogHandle::set_verbose`]. Dropping the guard writes what is still queued, as far as that
+    /// takes no more than a second, so it must live as long as the process.
     ///
     /// # Errors
     /// When the file cannot be opened at all, or a process calls this twice.

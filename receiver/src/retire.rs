@@ -6,8 +6,8 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::PermissionsExt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use blat_domain::archive::CONTROL;
 use blat_domain::archive::package_list::{self, Former};
+use blat_domain::archive::{CONTROL, MARKS};
 use blat_domain::package::DESCPKG;
 use blat_domain::package::name::PackageId;
 use blat_domain::package::tree::file_name;
@@ -65,13 +65,13 @@ struct Retiring<'a> {
 impl Retiring<'_> {
     fn all(&self, how: Retirement, packages: &[Leaving]) -> Result<Vec<String>, Failure> {
         let failed = |error: io::Error| {
-            Failure::io(format!("opening {CONTROL}/aged in {}", self.archive.shown()), &error, CHECK_MODES)
+            Failure::io(format!("opening {CONTROL}/{MARKS} in {}", self.archive.shown()), &error, CHECK_MODES)
         };
         let control = &self.scratch.rooms.control;
         let aged = match how {
-            Retirement::Mark(_) => Some(control.ensure("aged").map_err(failed)?.0),
+            Retirement::Mark(_) => Some(control.ensure(MARKS).map_err(failed)?.0),
             Retirement::Unmark | Retirement::DeleteDue | Retirement::Delete => {
-                control.open_if_there("aged").map_err(failed)?
+                control.open_if_there(MARKS).map_err(failed)?
             }
         };
         let wanted = match how {

@@ -52,8 +52,11 @@ fn a_record_is_made_adopted_and_taken_away_as_the_scripts_do_it() {
     let other = format!("{}\n{OSLO}\n", ID.replace('0', "f"));
     assert_eq!(claim(&mut agent, Claim::Withdraw, &other), format!("{ID} {PERTH}"), "another record stays");
     let adopted = other.trim_end().replace('\n', " ");
+    fs::create_dir(archive.house("aged")).expect("marks");
+    fs::write(archive.house("aged/p@1"), "1\n1\n").expect("a mark");
     assert_eq!(claim(&mut agent, Claim::Adopt, &other), adopted, "the record is the one that the adoption brings");
     assert_eq!(fs::read_to_string(archive.house("visit")).expect("a visit"), other, "nobody has visited it since");
+    assert!(!archive.house("aged").exists(), "what the former owner marked waits anew");
     assert_eq!(claim(&mut agent, Claim::Withdraw, &record(OSLO)), adopted, "another record stays");
     assert_eq!(claim(&mut agent, Claim::Withdraw, &other), "none");
     assert!(!archive.house("visit").exists(), "what the adoption left goes as well");

@@ -1,5 +1,5 @@
 # shellcheck shell=sh disable=SC2154,SC2034,SC2016 # the harness is what sets and reads the names
-# Killing the scripts: at every step, and in the middle of a stream. Whatever the instant: nothing partial is visible, and the next run
+# Killing the scripts: at every step, and in the middle of a stream. `run` says which steps are this shell's. Whatever the instant: nothing partial is visible, and the next run
 # finishes the work and leaves nothing lying about.
 
 # set_traps [TOOL]: from now on every tool takes a number, and the script is killed just before the one whose number is in steps/deadly, which is also
@@ -162,31 +162,32 @@ indexed_again() {
     all_indexed && nothing_staged
 }
 
-# killed_everywhere WHAT [TOOL]: at every step until one run gets through. It begins anew from a copy each time, which is what takes least.
+# killed_everywhere WHAT [TOOL]: at every step until one run gets through, or where STEPS says so at those of this shell alone. It begins anew from a
+# copy each time, which is what takes least.
 killed_everywhere() {
     set_traps "${2-}"
     "before_$1"
     [ ! -e "$work/begin" ] || chmod -R u+rwx "$work/begin"
     rm -rf "$work/begin"
     cp -a "$arch" "$work/begin"
-    steps=0
+    deadly_step=$first_step
     while :; do
-        steps=$((steps + 1))
         fresh
         cp -a "$work/begin/." "$arch"
-        count_to "$steps"
+        count_to "$deadly_step"
         before=$traps
         "step_$1"
         before=
         if ! "after_$1"; then
-            echo "      at step $steps"
+            echo "      at step $deadly_step"
             return 1
         fi
         # Nobody took that number: the script got through.
-        [ -e "$work/steps/$steps" ] || break
+        [ -e "$work/steps/$deadly_step" ] || break
+        deadly_step=$((deadly_step + stride))
     done
     unwrap
-    [ "$steps" -gt 10 ]
+    [ "$deadly_step" -gt 10 ]
 }
 
 swept_by_next() { receive "$work/odd" && nothing_staged; }

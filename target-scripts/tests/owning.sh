@@ -61,9 +61,11 @@ $home_b oslo"
     claim withdraw "$id_b
 $home_a perth"
     check 'another record is not taken away' owned "$id_a $home_a perth"
+    stamp odd@1 5000 5
     claim adopt "$id_b
 $home_b oslo"
     check 'an adoption brings another record' owned "$id_b $home_b oslo"
+    check 'and what the former owner marked waits anew' unmarked odd@1
     check 'and says that nobody has visited it since' cmp -s "$arch/.dpkg_archive/visit" "$arch/.dpkg_archive/archive"
     claim withdraw "$id_a
 $home_b oslo"

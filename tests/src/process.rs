@@ -55,7 +55,7 @@ pub fn poll<T>(longest: Duration, mut look: impl FnMut() -> Option<T>) -> Option
         if start.elapsed() > longest {
             return None;
         }
-        thread::sleep(Duration::from_millis(10).max(2 * began.elapsed()));
+        thread::sleep(Duration::from_millis(10).max(4 * began.elapsed()));
     }
 }
 

@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use super::WAY;
 
 /// How often each kind of participant is killed, where `BLAT_ROUNDS` says nothing else: the dice are cast anew in each run.
-const ROUNDS: u64 = 4;
+const ROUNDS: u64 = 2;
 /// So many syncs at most for each time: one that ended before it was its turn killed nobody.
 const MOST_TRIES: u64 = 3;
 /// Earlier ones are for measuring.

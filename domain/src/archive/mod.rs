@@ -2,6 +2,8 @@
 
 /// The directory in an archive that has what is Blat's own there: stages, manifests, marks, locks, the record of the owner.
 pub const CONTROL: &str = ".dpkg_archive";
+/// In it, a file for each package that is marked for deletion.
+pub const MARKS: &str = "aged";
 
 pub mod inventory;
 pub mod listing_digest;

@@ -9,9 +9,9 @@ use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use blat_domain::archive::CONTROL;
 use blat_domain::archive::inventory::{Mark, link_line, mark_line, package_line};
 use blat_domain::archive::listing_digest::{Buckets, MOST, bucket};
+use blat_domain::archive::{CONTROL, MARKS};
 use blat_domain::package::DESCPKG;
 use blat_domain::package::name::{PackageId, PackageName, Version};
 use blat_domain::protocol::frames::Reply;
@@ -193,7 +193,7 @@ impl Walk<'_> {
     /// The marks. One that vanishes meanwhile, or is none, is left out.
     fn marks(&self, tell: &mut dyn FnMut(&str, &str)) -> Result<(), Failure> {
         let failed = |error: io::Error| self.failed("its marks", &error);
-        let Some(aged) = self.archive.root.open_if_there(format!("{CONTROL}/aged")).map_err(failed)? else {
+        let Some(aged) = self.archive.root.open_if_there(format!("{CONTROL}/{MARKS}")).map_err(failed)? else {
             return Ok(());
         };
         for found in aged.entries().map_err(failed)? {

@@ -4,9 +4,9 @@ use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt;
 
-use blat_domain::archive::CONTROL;
 use blat_domain::archive::record::{Claim, FILE, LONGEST, Record, VISIT};
 use blat_domain::archive::title::{LAST_VISIT, MOST_ABOVE, Place, RECORD};
+use blat_domain::archive::{CONTROL, MARKS};
 use rustix::fs::Stat;
 
 use crate::archive::dir::{Dir, is_absence};
@@ -82,6 +82,13 @@ fn change(scratch: &Scratch, how: Claim, record: Record) -> io::Result<()> {
         }
         (_, Err(error)) => return Err(error),
         (Claim::Look | Claim::First | Claim::Withdraw | Claim::Visit, Ok(_)) => return Ok(()),
+    }
+    if how == Claim::Adopt {
+        // What the former owner marked waits anew once its new one marks it.
+        match control.rename(MARKS, &scratch.dir, MARKS) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
     }
     // The record before the visit: an adoption that is cut in between has to be asked for again.
     let files: &[&str] = match how {

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use blat_domain::archive::MARKS;
 use blat_domain::package::DESCPKG;
 use blat_domain::package::name::{PackageId, Version};
 use blat_domain::package::tree as tree_file;
@@ -56,7 +57,7 @@ impl<'a> Installer<'a> {
         inbox: &'a Inbox,
     ) -> io::Result<Self> {
         // Without marks there are none to take away.
-        let aged = rooms.control.open("aged").ok();
+        let aged = rooms.control.open(MARKS).ok();
         let spelling = Spelling::of(archive);
         let unowned = record::keeps_from_bringing(&rooms.control, owner)?;
         Ok(Self { archive, rooms, owner, unowned, inbox, aged, spelling, changed: Vec::new(), has_new_names: false })

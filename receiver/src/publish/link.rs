@@ -3,6 +3,7 @@
 
 use std::io;
 
+use blat_domain::archive::MARKS;
 use blat_domain::package::DESCPKG;
 use blat_domain::package::name::{PackageId, Version};
 use blat_domain::protocol::outcome::{FailedFor, Outcome};
@@ -26,7 +27,7 @@ pub(crate) fn link(
     let scratch = Scratch::take(archive, "file")?;
     scratch.note_batch(archive, links.iter().map(|(package, _)| package))?;
     // Without marks there are none to take away.
-    let aged = scratch.rooms.control.open("aged").ok();
+    let aged = scratch.rooms.control.open(MARKS).ok();
     let spelling = Spelling::of(archive);
     let lines = locks::publishing(archive, &scratch.rooms, || -> Vec<String> {
         let put = |(package, to): &(PackageId, Version)| {

@@ -22,8 +22,10 @@ impl S3Target {
         let bucket = self.bucket().await?;
         let found = self.changed(bucket, how, record).await?;
         match (how, &found) {
+            // The visit last: an adoption that is cut before it has to be asked for again.
             (Claim::Adopt, Found::Record(there)) if there.owner == record.owner => {
-                self.put_visit(bucket, there).await?
+                self.drop_marks(bucket, there).await?;
+                self.put_visit(bucket, there).await?;
             }
             (Claim::Visit, Found::Record(there)) if there.owner == record.owner => {
                 self.put_visit(bucket, record).await?;

@@ -78,6 +78,16 @@ impl S3Target {
         Ok(Marks { marks, said: part.clock, reckoned: self.reckoned_clock() })
     }
 
+    /// Takes all marks away: what the former owner of a bucket marked waits anew once its new one marks it.
+    pub(super) async fn drop_marks(&self, bucket: &Bucket, owned: &Record) -> Result<(), TargetError> {
+        let marks = self.marks(bucket).await?;
+        let keys = marks.marks.keys().flat_map(|package| self.mark_keys(&marks, package)).collect();
+        let failed = remove(bucket, keys, Some((self, owned))).await?;
+        failed.into_iter().next().map_or(Ok(()), |(key, why)| {
+            Err(TargetError::Refused(format!("removing the mark {key} of the former owner failed: {why}")))
+        })
+    }
+
     fn mark_keys(&self, marks: &Marks, package: &PackageId) -> Vec<String> {
         let those = marks.marks.get(package).into_iter().flatten();
         those.map(|mark| self.keys.mark(package, *mark)).collect()

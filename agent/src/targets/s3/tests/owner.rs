@@ -80,8 +80,12 @@ async fn the_owner_notes_its_visit_beside_the_record_and_an_adoption_replaces_it
     world.shelf.put_foreign("p/.blat/visit").await;
     assert!(matches!(inventory(&target).await.title.visit, Found::Malformed(_)), "another object is read again");
 
+    let marked = target.retire(&record("perth"), Retirement::Mark(5), &[Leaving::new(id("core@1"), Some(100))]).await;
+    assert_eq!(marked.expect("memory")[0].1, Retired::Done);
+    assert_eq!(inventory(&target).await.marks.len(), 1);
     let other = S3Target { owner: record("oslo").owner, ..world.target() };
     let title = other.claim(Claim::Adopt, &record("oslo")).await.expect("memory");
+    assert_eq!(inventory(&other).await.marks, Default::default(), "what the former owner marked waits anew");
     assert!(title.is_adopted() && title.found == Found::Record(record("oslo")), "{title:?}");
     let title = other.claim(Claim::Withdraw, &record("oslo")).await.expect("memory");
     assert_eq!(title, Title::default(), "what the adoption left goes as well");
