@@ -83,8 +83,8 @@ has_file_limit() {
     esac
 }
 
-# name_limit TEXT: true where a tool complained of a limit of this account; `limit` names it, and says what to do. No process is started for it:
-# none may be left. blat-agent knows the same words.
+# name_limit TEXT: true where a tool complained of a limit of this account, or of its disk; `limit` names it, and says what to do. No process is
+# started for it: none may be left. blat-agent knows the same words.
 name_limit() {
     case $1 in
     *'Wrote only '*)
@@ -102,6 +102,8 @@ name_limit() {
     *'annot allocate memory'* | *'emory exhausted'* | *'ut of memory'*)
         limit="the target's account gets no more memory (ulimit -v, or what the host has); raise that limit"
         ;;
+    *'ead-only file system'*) limit='the file system there is mounted read-only; mount it for writing, or repair it' ;;
+    *'nput/output error'* | *'I/O error'*) limit='the disk there reports errors; check it' ;;
     *) return 1 ;;
     esac
 }
@@ -209,8 +211,10 @@ enter_archive() {
     /*) archive=$1 from= ;;
     *) archive=./$1 from=$(pwd -P)/ ;;
     esac
-    [ -d "$archive" ] ||
+    [ -d "$archive" ] || {
+        ! said=$(stat -L -c %F "$archive" 2>&1) && name_limit "$said" && fail 1 "entering the archive $1 failed: $said; $limit"
         fail 1 "entering the archive $1 failed: there is no such directory; create it or mount it, for no script makes it"
+    }
     # With so few, some tools find nothing, and do not say that they looked at nothing.
     # shellcheck disable=SC3045 # where there is none, nothing is said
     files=$(ulimit -n 2>/dev/null) || files=

@@ -56,8 +56,11 @@ fn better_advice(error: &io::Error) -> Option<&'static str> {
         io::ErrorKind::ReadOnlyFilesystem => {
             return Some("the file system there is mounted read-only; mount it for writing, or repair it");
         }
-        _ if Errno::from_io_error(error) == Some(Errno::MFILE) => Limit::OpenFiles,
-        _ => return None,
+        _ => match Errno::from_io_error(error) {
+            Some(Errno::MFILE) => Limit::OpenFiles,
+            Some(Errno::IO) => return Some("the disk there reports errors; check it"),
+            _ => return None,
+        },
     };
     Some(limit.words())
 }
@@ -126,6 +129,7 @@ mod tests {
             (Errno::NOMEM, "io", "(ulimit -v, or what the host has); raise that limit"),
             (Errno::DQUOT, "space", "the disk quota of the target's account is used up; make space in it, or raise it"),
             (Errno::NAMETOOLONG, "io", "; the file system there takes no name that long; choose a shorter one"),
+            (Errno::IO, "io", "; the disk there reports errors; check it"),
             (Errno::ROFS, "io", "; the file system there is mounted read-only; mount it for writing, or repair it"),
             (Errno::NOSPC, "space", "check owners, modes and space there"),
             (Errno::ACCESS, "io", "check owners, modes and space there"),

@@ -89,11 +89,13 @@ already even 2.0~rc1+x'
 
     for complaint in 'Cannot write: File too large=takes no file that large (ulimit -f); raise' \
         'Cannot open: Too many open files=may not open more files (ulimit -n); raise' \
-        'Cannot fork=may not start more processes (ulimit -u); raise'; do
+        'Cannot fork=may not start more processes (ulimit -u); raise' \
+        'Cannot mkdir: Read-only file system=the file system there is mounted read-only; mount it' \
+        'Cannot write: Input/output error=the disk there reports errors; check it'; do
         wrap tar "cat >/dev/null; echo 'tar: first' >&2; echo 'tar: x: ${complaint%=*}' >&2; exit 2"
         receive "$work/both"
         unwrap
-        check "a limit of the account is named: ${complaint%=*}" ended 1 "${complaint%=*}; the target's account.* ${complaint#*=}"
+        check "a limit of the account or the disk is named: ${complaint%=*}" ended 1 "${complaint%=*}; .*${complaint#*=}"
     done
     [ -e "$work/large" ] || {
         make_package large 1 1600000200 "$(head -c 50000 /dev/zero | tr '\0' x)"

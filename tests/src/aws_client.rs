@@ -1,15 +1,18 @@
 //! The AWS command-line client as a lasting process, so that each question costs a request and not a start.
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use crate::process::Outcome;
 
 /// One client, which ends with this.
 pub(crate) struct AwsClient {
-    child: Child,
-    answers: BufReader<ChildStdout>,
+    /// None where the client is the one that all tests share.
+    child: Option<Child>,
+    requests: Option<Box<dyn Write + Send>>,
+    answers: Box<dyn BufRead + Send>,
 }
 
 impl AwsClient {
@@ -17,14 +20,22 @@ impl AwsClient {
     pub(crate) fn start(mut command: Command) -> Self {
         let mut child =
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the lab's client can be started");
+        let requests = child.stdin.take().expect("a piped stream");
         let answers = BufReader::new(child.stdout.take().expect("a piped stream"));
-        Self { child, answers }
+        Self { child: Some(child), requests: Some(Box::new(requests)), answers: Box::new(answers) }
+    }
+
+    /// The one that answers on this socket.
+    pub(crate) fn connect(socket: &Path) -> Self {
+        let requests = UnixStream::connect(socket).expect("the lab's client answers");
+        let answers = BufReader::new(requests.try_clone().expect("a socket"));
+        Self { child: None, requests: Some(Box::new(requests)), answers: Box::new(answers) }
     }
 
     /// How the client ended, run with these arguments.
     pub(crate) fn ask(&mut self, arguments: &[&str], lab: &Path) -> Outcome {
         let request = serde_json::to_string(arguments).expect("only text");
-        let requests = self.child.stdin.as_mut().expect("a piped stream");
+        let requests = self.requests.as_mut().expect("it is there until this ends");
         writeln!(requests, "{request}").expect("a client that reads");
         let mut answer = String::new();
         self.answers.read_line(&mut answer).expect("a client that answers");
@@ -37,8 +48,8 @@ impl AwsClient {
 impl Drop for AwsClient {
     fn drop(&mut self) {
         // It ends with its input.
-        self.child.stdin.take();
+        self.requests.take();
         // What it leaves the lab finds and ends.
-        let _ = self.child.wait();
+        let _ = self.child.as_mut().map(Child::wait);
     }
 }

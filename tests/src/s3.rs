@@ -1,14 +1,16 @@
-//! A bucket on a real S3 server, which the test starts and which ends with it, looked at with the AWS command-line client.
+//! A bucket on a real S3 server, looked at with the AWS command-line client.
 
 use std::collections::BTreeMap;
+use std::os::unix::process::parent_id;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
-use std::{fmt, fs};
+use std::{fmt, fs, thread};
 
 use serde_json::Value;
 
 use crate::aws_client::AwsClient;
+use crate::dice::Dice;
 use crate::lab::Lab;
 use crate::process::{self, Outcome};
 use crate::tree;
@@ -67,10 +69,13 @@ impl AccessKey {
     }
 }
 
-/// A server with one empty bucket.
+/// An empty bucket.
 pub struct Bucket {
     /// Which server it is on.
     pub store: Store,
+    /// What it is called there.
+    pub name: String,
+    /// What the lab's tool has of the server.
     dir: PathBuf,
     lab: PathBuf,
     /// Started when it is first asked.
@@ -81,34 +86,31 @@ pub struct Bucket {
 const RECORD: &str = "/.blat/archive";
 /// That of the last visit.
 const VISIT: &str = "/.blat/visit";
-/// The bucket's name.
-pub const BUCKET: &str = "example-packages";
+
+fn tool(verb: &str) -> Command {
+    let mut tool = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("lab/s3"));
+    tool.arg(verb);
+    tool
+}
 
 impl Bucket {
-    /// Starts a server in the lab, and has the lab's commands find the owner's keys in their environment.
+    /// Makes it, and has the lab's commands find the owner's keys in their environment. All tests of a run share one SeaweedFS, where each has
+    /// a bucket; moto knows all accounts of all buckets, and is started for each.
     pub fn new(lab: &mut Lab, store: Store) -> Self {
-        let dir = lab.home().parent().expect("the lab's folder").to_owned();
-        let bucket = Self { store, dir: dir.join("s3"), lab: dir, client: Mutex::default() };
-        bucket.start();
-        bucket.aws(&["s3api", "create-bucket", "--bucket", BUCKET]);
+        let lab_dir = lab.home().parent().expect("the lab's folder").to_owned();
+        let (dir, name) = if store == Store::SeaweedFs {
+            let shared = process::run(tool("share").arg(parent_id().to_string()), &lab_dir);
+            shared.expect_success();
+            (PathBuf::from(shared.stdout.trim()), format!("packages-{:016x}", Dice::cast().number()))
+        } else {
+            let own = lab_dir.join("s3");
+            process::run(tool("start").arg(store.to_string()).arg(&own), &lab_dir).expect_success();
+            (own, "example-packages".to_owned())
+        };
+        let bucket = Self { store, name, dir, lab: lab_dir, client: Mutex::default() };
+        bucket.aws(&["s3api", "create-bucket", "--bucket", &bucket.name]);
         lab.set_environment(bucket.owner().environment());
         bucket
-    }
-
-    /// Starts the server, on the data it had.
-    pub fn start(&self) {
-        process::run(self.tool("start").arg(self.store.to_string()).arg(&self.dir), &self.lab).expect_success();
-    }
-
-    /// Stops the server.
-    pub fn stop(&self) {
-        process::run(self.tool("stop").arg(&self.dir), &self.lab).expect_success();
-    }
-
-    fn tool(&self, verb: &str) -> Command {
-        let mut tool = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("lab/s3"));
-        tool.arg(verb);
-        tool
     }
 
     /// Who may do everything.
@@ -155,7 +157,7 @@ impl Bucket {
     /// As [`Self::config`], by another port.
     pub fn config_through(&self, port: u16, lab: &Lab, target: &str, s3: &[&str], more: &str) {
         let own = [
-            format!("bucket: {BUCKET}"),
+            format!("bucket: {}", self.name),
             "prefix: archive".into(),
             "region: us-east-1".into(),
             format!("endpoint: http://127.0.0.1:{port}"),
@@ -184,11 +186,13 @@ impl Bucket {
     pub fn try_aws(&self, arguments: &[&str]) -> Outcome {
         let mut client = self.client.lock().expect("no test that failed here goes on");
         let client = client.get_or_insert_with(|| {
-            let mut command = self.tool("client");
+            if self.store == Store::SeaweedFs {
+                return AwsClient::connect(&self.dir.join("aws.sock"));
+            }
+            let mut command = tool("client");
             command.arg(&self.dir);
             AwsClient::start(command)
         });
-        // After a restart the server may answer on another port.
         let endpoint = format!("http://127.0.0.1:{}", self.port());
         client.ask(&[&["--endpoint-url", &endpoint], arguments].concat(), &self.lab)
     }
@@ -196,7 +200,7 @@ impl Bucket {
     fn asked(&self, arguments: &[&str]) -> Value {
         let mut all = vec!["s3api"];
         all.extend_from_slice(arguments);
-        all.extend_from_slice(&["--bucket", BUCKET, "--output", "json"]);
+        all.extend_from_slice(&["--bucket", &self.name, "--output", "json"]);
         let text = self.aws(&all);
         if text.trim().is_empty() {
             return Value::Null;
@@ -236,18 +240,23 @@ impl Bucket {
         keys
     }
 
+    /// An object, or what all keys of some begin with, as the AWS client wants it.
+    pub fn url(&self, key: &str) -> String {
+        format!("s3://{}/{key}", self.name)
+    }
+
     /// Puts an object of another's making.
     pub fn put(&self, key: &str, content: &str) {
         let path = self.lab.join("to-put");
         fs::write(&path, content).expect("an own folder");
-        let (path, url) = (path.display().to_string(), format!("s3://{BUCKET}/{key}"));
+        let (path, url) = (path.display().to_string(), self.url(key));
         self.aws(&["s3", "cp", "--only-show-errors", &path, &url]);
     }
 
     /// Fetches an object into a file of the lab.
     pub fn fetch(&self, key: &str) -> PathBuf {
         let path = self.lab.join("fetched");
-        let (to, url) = (path.display().to_string(), format!("s3://{BUCKET}/{key}"));
+        let (to, url) = (path.display().to_string(), self.url(key));
         self.aws(&["s3", "cp", "--only-show-errors", &url, &to]);
         path
     }
@@ -274,7 +283,14 @@ impl Bucket {
 impl Drop for Bucket {
     fn drop(&mut self) {
         // Nothing of it is looked at any more.
-        let stopped = self.tool("kill").arg(&self.dir).status();
+        if self.store == Store::SeaweedFs {
+            // A failed test may have been waiting for the client, and the server ends with the run.
+            if !thread::panicking() {
+                drop(self.try_aws(&["s3api", "delete-bucket", "--bucket", &self.name]));
+            }
+            return;
+        }
+        let stopped = tool("kill").arg(&self.dir).status();
         if !stopped.is_ok_and(|status| status.success()) {
             eprintln!("could not stop the {} of {}", self.store, self.dir.display());
         }

@@ -6,7 +6,6 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
 use blat_tests::process;
-use blat_tests::s3::BUCKET;
 use blat_tests::s3_proxy::{Asks, Proxy};
 use blat_tests::{Bucket, Lab, Store, tree};
 
@@ -86,7 +85,7 @@ fn a_first_sync_fills_the_bucket_and_every_package_comes_back_as_it_is() {
         assert_eq!(bucket.unfinished(), [] as [&str; 0]);
         let last = proxy.log().into_iter().rfind(|request| !request.starts_with("GET ")).unwrap_or_default();
         assert!(
-            last.starts_with(&format!("PUT /{BUCKET}/archive/PackageList.txt")),
+            last.starts_with(&format!("PUT /{}/archive/PackageList.txt", bucket.name)),
             "the PackageList goes last, not {last}"
         );
     }
@@ -249,7 +248,7 @@ fn the_master_marks_waits_and_unmarks_in_the_bucket() {
     let (at, wait) = times.split_once('+').expect("a moment and a wait");
     let at: u64 = at.parse().expect("a number");
     bucket.put(&format!("{before}/{}+{wait}", at - 31 * 86_400), "");
-    bucket.aws(&["s3", "rm", &format!("s3://{BUCKET}/{}", left[0])]);
+    bucket.aws(&["s3", "rm", &bucket.url(&left[0])]);
     lab.agent_once("cloud").expect_success().says("1 deleted");
     assert_eq!(bucket.keys(), keys(&["PackageList.txt", "core/1.zip", "core/2.zip"]));
 }
@@ -333,7 +332,7 @@ fn a_bucket_that_demands_encryption_class_and_list_is_told_them_with_every_objec
 fn verify_finds_an_object_that_rotted_and_repairs_it() {
     let (lab, bucket) = filled("s3verify", Store::SeaweedFs, "");
     lab.blat(&["verify", "cloud"]).expect_success();
-    let (zip, url) = (bucket.fetch("archive/core/1.zip"), format!("s3://{BUCKET}/archive/core/1.zip"));
+    let (zip, url) = (bucket.fetch("archive/core/1.zip"), bucket.url("archive/core/1.zip"));
     let metadata = bucket.head("archive/core/1.zip")["Metadata"].to_string();
     let mut bytes = fs::read(&zip).expect("a fetched file");
     bytes[40] ^= 1;

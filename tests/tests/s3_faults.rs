@@ -2,7 +2,7 @@
 //! whole, nothing is deleted on a listing that is not whole, and what only a person can mend is named.
 
 use blat_tests::process;
-use blat_tests::s3::{AccessKey, BUCKET};
+use blat_tests::s3::AccessKey;
 use blat_tests::s3_proxy::{Asks, Proxy, RequestFault};
 use blat_tests::{Bucket, Lab, Store};
 use rustix::process::Signal;
@@ -254,7 +254,7 @@ fn an_agent_that_dies_in_the_midst_of_an_upload_leaves_nothing_for_long() {
 fn an_upload_of_somebody_else_is_left_alone() {
     let (lab, bucket, _proxy) = lab("s3theirs", Store::SeaweedFs, "");
     for key in ["elsewhere/1.zip", "archive/notes.bin"] {
-        bucket.aws(&["s3api", "create-multipart-upload", "--bucket", BUCKET, "--key", key]);
+        bucket.aws(&["s3api", "create-multipart-upload", "--bucket", &bucket.name, "--key", key]);
     }
     lab.agent_once("cloud").expect_success();
     assert_eq!(bucket.unfinished(), ["archive/notes.bin", "elsewhere/1.zip"]);

@@ -2,7 +2,6 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use blat_tests::s3::BUCKET;
 use blat_tests::s3_proxy::{Asks, Proxy, RequestFault};
 use blat_tests::{Bucket, Lab, Store, process, tree};
 use rustix::process::Signal;
@@ -49,7 +48,7 @@ fn no_tag_is_used_up_by_another_bucket_that_answers_at_the_endpoint() {
     lab.start_master();
     lab.wait_for_status("cloud", "idle", |s| s["last_sync"]["result"] == "ok" && s["state"] == "idle");
     ["late", "later"].iter().for_each(|name| drop(lab.package(name, "1", |p| p.file("a", "1"))));
-    let (here, away) = (format!("s3://{BUCKET}/archive"), format!("s3://{BUCKET}/away"));
+    let (here, away) = (bucket.url("archive"), bucket.url("away"));
     let moves = |from: &str, to: &str| drop(bucket.aws(&["s3", "mv", "--recursive", "--only-show-errors", from, to]));
     let wait_for_history = |text: &str| {
         let says = || lab.blat(&["history", "--target", "cloud"]).stdout.contains(text).then_some(());
@@ -193,7 +192,7 @@ fn packages_called_like_errors_come_and_go() {
 fn an_unfinished_upload_of_somebody_else_is_left_alone_even_where_a_package_goes() {
     let (lab, bucket, _proxy) = lab("s3others");
     for key in ["archive/big/1.zip", "archive/stays/1.zip", "archive/.blat/check"] {
-        bucket.aws(&["s3api", "create-multipart-upload", "--bucket", BUCKET, "--key", key]);
+        bucket.aws(&["s3api", "create-multipart-upload", "--bucket", &bucket.name, "--key", key]);
     }
     lab.package("big", "1", |p| p.noise("data", 20 << 20));
     lab.release_for_buckets(&[("big", "1"), ("stays", "1")]);
@@ -214,7 +213,7 @@ fn an_upload_of_somebody_else_is_left_alone_where_an_agent_died_while_it_began_o
     process::signal(agent.pid(), Signal::KILL);
     agent.finish();
     proxy.heals();
-    bucket.aws(&["s3api", "create-multipart-upload", "--bucket", BUCKET, "--key", "archive/big/1.zip"]);
+    bucket.aws(&["s3api", "create-multipart-upload", "--bucket", &bucket.name, "--key", "archive/big/1.zip"]);
     lab.agent_once("cloud").expect_success();
     bucket.assert_published(&lab, "big", "1");
     assert_eq!(bucket.unfinished(), ["archive/big/1.zip"]);
@@ -223,7 +222,7 @@ fn an_upload_of_somebody_else_is_left_alone_where_an_agent_died_while_it_began_o
 /// The server kept another number of bytes than were sent: its listing says so, and nobody relies on such an object.
 #[test]
 fn packages_that_are_listed_with_another_size_are_sent_again() {
-    let (lab, _bucket, proxy) = lab("s3size");
+    let (lab, bucket, proxy) = lab("s3size");
     lab.release_for_buckets(&["a", "b", "c", "stays"].map(|name| (name, "1")));
     lab.agent_once("cloud").expect_success();
     let otherwise = |text: String| text.replace("<Size>", "<Size>1");
@@ -231,7 +230,7 @@ fn packages_that_are_listed_with_another_size_are_sent_again() {
     proxy.forget();
     lab.agent_once("cloud").expect_success().says("another size than was sent");
     let sent = |name: &str| {
-        proxy.log().iter().any(|request| request.starts_with(&format!("PUT /{BUCKET}/archive/{name}/1.zip")))
+        proxy.log().iter().any(|request| request.starts_with(&format!("PUT /{}/archive/{name}/1.zip", bucket.name)))
     };
     assert!(["a", "b", "c", "stays"].iter().all(|name| sent(name)), "{:#?}", proxy.log());
     proxy.forget();
@@ -301,9 +300,9 @@ fn a_mark_that_is_not_written_as_blat_writes_it_is_foreign_and_hurries_no_deleti
 #[test]
 fn a_copy_that_somebody_made_of_a_package_is_theirs_and_stays() {
     let (lab, bucket, _proxy) = lab("s3copies");
-    let from = format!("s3://{BUCKET}/archive/stays/1.zip");
+    let from = bucket.url("archive/stays/1.zip");
     for copy in ["archive/stays/1-keep.zip", "archive/mine/1.zip"] {
-        bucket.aws(&["s3", "cp", &from, &format!("s3://{BUCKET}/{copy}")]);
+        bucket.aws(&["s3", "cp", &from, &bucket.url(copy)]);
         assert_eq!(bucket.head(copy)["Metadata"]["blat-package"], "stays@1", "the tool copies what it says");
     }
     lab.agent_once("cloud").expect_success().says("3 deleted").says("not ours").says("stays/1-keep.zip");

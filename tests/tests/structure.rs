@@ -21,7 +21,7 @@ const CRATES: [(&str, &[&str]); 9] = [
 
 /// Folders of a crate from top to bottom: each imports only what stands in rows below its own. The files beside them, such as
 /// `main.rs`, may import everything.
-const FOLDERS: [(&str, &[&[&str]]); 3] = [
+const FOLDERS: [(&str, &[&[&str]]); 4] = [
     ("domain/src", &[&["policy"], &["protocol"], &["archive"], &["package"], &["flow"], &["util"]]),
     (
         "receiver/src",
@@ -50,6 +50,7 @@ const FOLDERS: [(&str, &[&[&str]]); 3] = [
             &["model"],
         ],
     ),
+    ("supervisor/src", &[&["watching"], &["agent", "fleet"]]),
 ];
 
 fn repository() -> PathBuf {
