@@ -7,7 +7,6 @@ mod commands;
 mod daemon;
 mod flow;
 mod model;
-mod packing;
 mod releases;
 mod session;
 mod source;

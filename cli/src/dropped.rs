@@ -10,10 +10,10 @@ use std::time::Instant;
 
 use blat_config::Home;
 use blat_config::home_id::random;
-use blat_config::way::{self, Missing};
 use blat_domain::package::name::{PackageId, TargetName};
 use blat_domain::package::tag::{BAD, FAILED, file_name, line};
 use blat_domain::util::text::printable;
+use blat_paths::{Missing, way};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::geteuid;

@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use blat_domain::util::text::printable;
+use blat_paths::namespace;
 use rustix::process::geteuid;
 
-use crate::namespace;
 use crate::trust::{self, Distrust};
 
 /// Why this process may not work in a home tree.

@@ -8,8 +8,7 @@ use blat_domain::archive::CONTROL;
 use blat_domain::package::DESCPKG;
 use blat_domain::package::name::{NameError, TargetName};
 use blat_domain::util::text::printable;
-
-use crate::private;
+use blat_paths::private;
 
 /// The root of a home tree, as an absolute path.
 #[derive(Debug, Clone, PartialEq, Eq)]

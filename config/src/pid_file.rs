@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
-use crate::private;
+use blat_paths::private;
 
 /// A locked pid file. Dropping it removes the file and gives the lock back.
 #[derive(Debug)]

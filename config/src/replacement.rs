@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 use std::time::Duration;
 
-use crate::private;
+use blat_paths::private;
 
 /// What a new file outlives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

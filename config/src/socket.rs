@@ -10,7 +10,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-use crate::{Home, private};
+use blat_paths::private;
+
+use crate::Home;
 
 /// Makes the socket, which only its owner may use, in place of one that a former master left behind; also says which file it is.
 ///

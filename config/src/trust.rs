@@ -16,10 +16,9 @@ use std::path::{Component, Path, PathBuf};
 
 use blat_domain::util::text::{printable, typed};
 use blat_paths::MOST_LINKS;
+use blat_paths::namespace;
 use rustix::fs::{CWD, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat};
 use rustix::process::geteuid;
-
-use crate::namespace;
 
 /// Why a file is not obeyed.
 #[derive(Debug, thiserror::Error)]

@@ -5,6 +5,10 @@
 //! link on it counts only where root or this account made it, in a folder of root's or this account's that not everybody may write. Nor may any
 //! folder before that be a stranger's: they can move a whole folder of this account's into it, with the link inside.
 
+pub mod namespace;
+pub mod private;
+pub mod way;
+
 use std::ffi::OsStr;
 use std::fmt;
 use std::io;

@@ -7,15 +7,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// What each crate may know of ours. Tests may know more.
-const CRATES: [(&str, &[&str]); 9] = [
+const CRATES: [(&str, &[&str]); 10] = [
     ("blat-domain", &[]),
     ("blat-paths", &["blat-domain"]),
     ("blat-config", &["blat-domain", "blat-paths"]),
     ("blat-logging", &["blat-domain"]),
+    ("blat-packing", &["blat-domain", "blat-paths"]),
     ("blat-receiver", &["blat-domain", "blat-paths"]),
     ("blatd", &["blat-config", "blat-domain", "blat-logging"]),
-    ("blat-agent", &["blat-config", "blat-domain", "blat-logging"]),
-    ("blat-cli", &["blat-config", "blat-domain", "blat-logging"]),
+    ("blat-agent", &["blat-config", "blat-domain", "blat-logging", "blat-packing", "blat-paths"]),
+    ("blat-cli", &["blat-config", "blat-domain", "blat-logging", "blat-paths"]),
     ("blat-tests", &[]),
 ];
 
@@ -45,7 +46,7 @@ const FOLDERS: [(&str, &[&[&str]]); 4] = [
             &["releases", "session"],
             &["targets"],
             &["source"],
-            &["packing", "transport"],
+            &["transport"],
             &["ui", "flow"],
             &["model"],
         ],

@@ -10,9 +10,9 @@ use blat_domain::archive::record::Owner;
 use blat_domain::policy::release::KnownReleases;
 use blat_domain::util::text::{printable, typed};
 use blat_domain::util::units::show_size;
+use blat_packing::attributes;
 
 use crate::flow::rate_limit::RateLimiter;
-use crate::packing::attributes;
 use crate::releases::{CatalogLoader, Purpose};
 use crate::sync::context;
 use crate::targets::host::install::shell_word;

@@ -10,11 +10,12 @@ use blat_domain::package::name::PackageId;
 use blat_domain::policy::ownership::Bar;
 use blat_domain::policy::release::WantedSet;
 use blat_domain::util::text::printable;
+use blat_packing::item::TransferItem;
+use blat_packing::tree::Digests;
+use blat_packing::walker::Root;
 
-use crate::model::item::TransferItem;
-use crate::model::outcome::{Digests, Verdict};
+use crate::model::outcome::Verdict;
 use crate::model::problem::Problem;
-use crate::packing::walker::Root;
 use crate::session::Sent;
 use crate::sync::context::SyncContext;
 use crate::sync::ownership::Sight;

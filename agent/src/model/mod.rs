@@ -1,8 +1,7 @@
-//! What is sent, by whose orders, and how far it is: what every part speaks of.
+//! By whose orders something is sent, how much at once, and what became of it: what every part speaks of.
 
+pub(crate) mod batch_limits;
 pub(crate) mod error;
-pub(crate) mod item;
 pub(crate) mod orders;
 pub(crate) mod outcome;
 pub(crate) mod problem;
-pub(crate) mod progress;

@@ -51,6 +51,12 @@ pub(crate) struct Orders {
     last_read: Arc<LastRead>,
 }
 
+impl blat_packing::item::Orders for Orders {
+    fn superseded(&self) -> Option<String> {
+        self.are_superseded().then(|| Self::problem().text)
+    }
+}
+
 /// While this is held, no other settings come into force.
 pub(crate) type Permit = OwnedRwLockReadGuard<()>;
 

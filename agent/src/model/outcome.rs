@@ -1,6 +1,7 @@
 //! What became of packages at a target.
 
 use blat_domain::package::name::PackageId;
+use blat_packing::tree::Digests;
 
 /// What became of a item.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,12 +50,3 @@ pub(crate) enum Verdict {
 
 /// OutcomeSink what became of items, as soon as it is known.
 pub(crate) type OutcomeSink<'a> = dyn Fn(Vec<(PackageId, Delivery)>) + Sync + 'a;
-
-/// What tells a package's content from any other.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Digests {
-    /// Of its manifest, or of what else stands for all its bytes there.
-    pub(crate) bytes: String,
-    /// Of its tree file; none where there is none.
-    pub(crate) tree: Option<String>,
-}

@@ -5,8 +5,8 @@ use std::fs::File;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use blat_config::private;
 use blat_domain::util::units::show_duration;
+use blat_paths::private;
 
 /// Long texts that are read at once.
 const AT_ONCE: usize = 2;

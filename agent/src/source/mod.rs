@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use blat_config::way::{self, Missing};
 use blat_domain::archive::inventory::Inventory;
 use blat_domain::package::DESCPKG;
 use blat_domain::package::links::addressee;
@@ -17,12 +16,12 @@ use blat_domain::policy::plan::{Blocker, Size, Source};
 use blat_domain::policy::release::WantedSet;
 use blat_domain::protocol::frames::Leaving;
 use blat_domain::protocol::frames::Rule;
+use blat_packing::item::{Fingerprint, TransferItem};
+use blat_packing::tree::Digests;
+use blat_packing::tree::{Links, Tree};
+use blat_packing::walker::{Archive, FoundVersion, Root, SourceError, Stat};
+use blat_paths::{Missing, way};
 use rustix::fs::{Dir, DirEntry};
-
-use crate::model::item::{Fingerprint, TransferItem};
-use crate::model::outcome::Digests;
-use crate::packing::tree::{Links, Tree};
-use crate::packing::walker::{Archive, FoundVersion, Root, SourceError, Stat};
 
 /// A version that is to leave a target, with what the source has of it now; or why nobody can say what it has.
 type Compared = Result<Leaving, (PackageId, SourceError)>;

@@ -7,10 +7,9 @@ use std::thread;
 use blat_domain::package::DESCPKG;
 use blat_domain::package::name::PackageId;
 use blat_domain::policy::release::WantedSet;
+use blat_packing::walker::Archive;
 use rustix::fs::{AtFlags, Dir, FileType, StatxFlags, statx};
 use rustix::io::Result;
-
-use crate::packing::walker::Archive;
 
 /// Names that are looked at at once: a disk that has to be read answers several questions in the time of one.
 const AT_ONCE: usize = 4;

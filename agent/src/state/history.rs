@@ -7,9 +7,10 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use blat_config::{Home, private};
+use blat_config::Home;
 use blat_domain::package::name::TargetName;
 use blat_domain::protocol::history::HistoryEntry;
+use blat_paths::private;
 
 /// The file is rolled to `.1` at this size; one old one is kept.
 const LARGEST: u64 = 8 << 20;

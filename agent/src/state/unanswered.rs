@@ -11,10 +11,10 @@ use std::io::{self, Read as _, Write as _};
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use blat_config::private;
 use blat_config::replacement::{Outlives, replace};
 use blat_domain::package::name::PackageId;
 use blat_domain::protocol::history::Operation;
+use blat_paths::private;
 
 /// The file is written anew once it has so many bytes, and one that has more than twice as many is not read: that none of ours has.
 const LARGEST: u64 = 8 << 20;

@@ -6,15 +6,15 @@ use std::time::Duration;
 use blat_config::{Home, Kind, S3Settings, Settings};
 use blat_domain::archive::record::Owner;
 use blat_domain::policy::capacity::MOST_IN_OBJECT;
+use blat_packing::cache::PackCache;
+use blat_packing::progress::Progress;
+use blat_packing::tree::Links;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::peers;
 use crate::flow::rate_limit::RateLimiter;
 use crate::model::orders::{Orders, Permit};
 use crate::model::problem::Problem;
-use crate::model::progress::Progress;
-use crate::packing::cache::PackCache;
-use crate::packing::tree::Links;
 use crate::releases::CatalogLoader;
 use crate::source::SourceArchive;
 use crate::state::history::History;

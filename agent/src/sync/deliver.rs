@@ -6,10 +6,10 @@ use std::sync::{Mutex, PoisonError};
 use blat_domain::package::name::PackageId;
 use blat_domain::policy::plan::{Link, Size, Step};
 use blat_domain::protocol::history::Operation;
+use blat_packing::item::TransferItem;
 use futures_util::StreamExt;
 
 use super::unreached;
-use crate::model::item::TransferItem;
 use crate::model::orders::Orders;
 use crate::model::outcome::Delivery;
 use crate::session::Sent;
@@ -76,7 +76,7 @@ impl SyncContext {
         let mut waiting = vec![items];
         let mut done = Vec::new();
         while let Some(items) = waiting.pop() {
-            if items.first().is_some_and(TransferItem::is_superseded) {
+            if items.first().is_some_and(|item| item.superseded().is_some()) {
                 self.progress.finish(items.len() as u64);
                 done.extend(items.into_iter().map(|item| (item, Sent::Failed(Orders::problem()))));
                 continue;

@@ -238,7 +238,7 @@ impl SyncContext {
             Action::Replace => Rule::Replace,
         };
         let mut items = self.items(&plan.steps, rule);
-        items.iter_mut().for_each(|item| item.orders = Some(self.orders.clone()));
+        items.iter_mut().for_each(|item| item.orders = Some(Arc::new(self.orders.clone())));
         let sent = self.deliver(items).await;
         let sent = sent.into_iter().map(|(item, sent)| (item.package, item.size.bytes, sent));
         if self.orders.are_superseded() {

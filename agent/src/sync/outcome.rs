@@ -8,9 +8,9 @@ use blat_domain::package::name::PackageId;
 use blat_domain::policy::plan::{Link, Plan};
 use blat_domain::policy::retry::Backoff;
 use blat_domain::protocol::history::{HistoryEntry, Operation};
+use blat_packing::item::TransferItem;
 use jiff::Timestamp;
 
-use crate::model::item::TransferItem;
 use crate::model::orders::Orders;
 use crate::model::outcome::Delivery;
 use crate::model::problem::Problem;
@@ -34,7 +34,7 @@ impl SyncContext {
         let (mut kept, mut dropped) = (Vec::new(), Dropped::new());
         for item in items {
             let Some(delivery) = deliveries.remove(&item.package) else { continue };
-            if matches!(delivery, Delivery::Failed(_)) && item.is_superseded() {
+            if matches!(delivery, Delivery::Failed(_)) && item.superseded().is_some() {
                 // No failure of the package, and not lost: the sync that follows sends it, if it is wanted still.
                 tracing::debug!(package = %item.package, "left to the next sync: the config changed");
                 settled.push((item, Sent::Failed(Orders::problem())));

@@ -9,12 +9,13 @@ use blat_domain::archive::record::{Claim, Found, Record};
 use blat_domain::archive::title::Title;
 use blat_domain::package::name::PackageId;
 use blat_domain::policy::plan::{Link, Size};
+use blat_packing::item::TransferItem;
+use blat_packing::progress::Progress;
 
 use super::{Leaving, Retirement, Target};
+use crate::model::batch_limits::BatchLimits;
 use crate::model::error::TargetError;
-use crate::model::item::{BatchLimits, TransferItem};
 use crate::model::outcome::{Delivery, OutcomeSink, Retired, Verdict};
-use crate::model::progress::Progress;
 
 /// What becomes of a claim.
 type Claimed = dyn Fn(Claim, &Record) -> Found + Send + Sync;

@@ -23,13 +23,15 @@ use blat_domain::package::name::PackageId;
 use blat_domain::policy::plan::Link;
 pub(crate) use blat_domain::protocol::frames::{Leaving, Retirement, Rule};
 use blat_domain::protocol::status::{FarEnd, Leftover};
+use blat_packing::item::TransferItem;
+use blat_packing::progress::Progress;
+use blat_packing::tar;
+use blat_packing::tree::Digests;
+use blat_packing::walker::Root;
 
+use crate::model::batch_limits::BatchLimits;
 use crate::model::error::TargetError;
-use crate::model::item::{BatchLimits, TransferItem};
-use crate::model::outcome::{Delivery, Digests, OutcomeSink, Retired, Verdict};
-use crate::model::progress::Progress;
-use crate::packing::tar;
-use crate::packing::walker::Root;
+use crate::model::outcome::{Delivery, OutcomeSink, Retired, Verdict};
 
 /// A remote archive.
 #[async_trait]

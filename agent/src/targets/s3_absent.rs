@@ -11,13 +11,14 @@ use blat_domain::archive::record::{Claim, Owner, Record};
 use blat_domain::archive::title::Title;
 use blat_domain::package::name::PackageId;
 use blat_domain::policy::plan::Link;
+use blat_packing::item::TransferItem;
+use blat_packing::progress::Progress;
 
 use super::{Leaving, Retirement, Target};
 use crate::flow::rate_limit::RateLimiter;
+use crate::model::batch_limits::BatchLimits;
 use crate::model::error::TargetError;
-use crate::model::item::{BatchLimits, TransferItem};
 use crate::model::outcome::{Delivery, OutcomeSink, Retired, Verdict};
-use crate::model::progress::Progress;
 
 // Callers name the real one.
 pub(crate) use self::UnservedBucket as S3Target;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use blat_config::private;
+use blat_paths::private;
 use tokio::sync::oneshot;
 
 /// How many logins may run at once.

@@ -8,7 +8,8 @@ use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use blat_config::{Home, private, trust};
+use blat_config::{Home, trust};
+use blat_paths::private;
 use tempfile::TempDir;
 
 /// A fresh directory that only this account can enter or exchange: where `TMPDIR` says, or in `state/` where others can exchange what lies there.

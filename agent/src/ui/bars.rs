@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use blat_domain::protocol::status::{SyncReport, SyncResult};
 use blat_domain::util::units::{show_duration, show_size};
+use blat_packing::progress::Progress;
 use indicatif::{ProgressBar, ProgressStyle};
-
-use crate::model::progress::Progress;
 
 /// How often the bar is brought up to date.
 const REDRAW: Duration = Duration::from_millis(100);

@@ -8,8 +8,9 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use blat_config::{Home, private};
+use blat_config::Home;
 use blat_domain::util::text::printable;
+use blat_paths::private;
 
 use crate::args::DETACH;
 use crate::failure::{Exit, Failure, Outcome};

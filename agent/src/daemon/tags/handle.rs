@@ -9,9 +9,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use blat_config::way::{self, Missing};
 use blat_domain::package::tag::LONGEST;
 use blat_domain::util::text::printable;
+use blat_paths::{Missing, way};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
 use rustix::process::geteuid;

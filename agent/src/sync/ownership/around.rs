@@ -5,11 +5,11 @@ use std::io::{self, ErrorKind, Read as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use blat_config::way::{self, Missing};
 use blat_domain::archive::CONTROL;
 use blat_domain::archive::record::{FILE, LONGEST, Record};
 use blat_domain::archive::title::{MOST_ABOVE, Place};
 use blat_domain::util::random_id::RandomId;
+use blat_paths::{Missing, way};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::geteuid;
 

@@ -14,13 +14,14 @@ use blat_domain::archive::record::{Claim, Found, Owner, Record};
 use blat_domain::archive::title::Title;
 use blat_domain::policy::plan::{Link, Size};
 use blat_domain::util::random_id::RandomId;
+use blat_packing::item::TransferItem;
+use blat_packing::progress::Progress;
 use jiff::Timestamp;
 use tokio::sync::Notify;
 
 use super::*;
-use crate::model::item::{BatchLimits, TransferItem};
+use crate::model::batch_limits::BatchLimits;
 use crate::model::outcome::{Delivery, OutcomeSink, Verdict};
-use crate::model::progress::Progress;
 use crate::releases::ContentTime;
 use crate::session::Sent;
 use crate::state::lasting::LastingMemory;

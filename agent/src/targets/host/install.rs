@@ -8,11 +8,11 @@ use std::sync::LazyLock;
 
 use blat_domain::util::text::hex;
 use blat_domain::util::text::printable;
+use blat_packing::tar::encoder::Compression;
 use sha2::{Digest, Sha256};
 
 use super::place::{self, Unsafe};
 use crate::model::error::TargetError;
-use crate::packing::tar::encoder::Compression;
 use crate::transport::Transport;
 use crate::transport::answer::{CommandInput, ask};
 use crate::transport::bounded::Bounds;

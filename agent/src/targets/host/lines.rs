@@ -6,9 +6,10 @@ use blat_domain::package::name::PackageId;
 use blat_domain::protocol::outcome::{FailedFor, Finding, Line, Outcome};
 use blat_domain::util::limits::named;
 use blat_domain::util::text::printable;
+use blat_packing::tree::Digests;
 
 use super::leftovers::Leftovers;
-use crate::model::outcome::{Delivery, Digests, Retired, Verdict};
+use crate::model::outcome::{Delivery, Retired, Verdict};
 
 /// Adds a failure for each package of which the target said nothing.
 pub(crate) fn with_silent_ones<'a>(

@@ -20,17 +20,18 @@ use blat_domain::archive::title::Title;
 use blat_domain::package::name::PackageId;
 use blat_domain::policy::plan::Link;
 use blat_domain::protocol::status::{FarEnd, Leftover};
+use blat_packing::cache::PackCache;
+use blat_packing::item::TransferItem;
+use blat_packing::progress::Progress;
 
 use receiver::ReceiverTarget;
 use remote::{RemoteState, Serves};
 use scripts::ScriptTarget;
 
 use super::{Leaving, Retirement, Target};
+use crate::model::batch_limits::BatchLimits;
 use crate::model::error::TargetError;
-use crate::model::item::{BatchLimits, TransferItem};
 use crate::model::outcome::{Delivery, OutcomeSink, Retired, Verdict};
-use crate::model::progress::Progress;
-use crate::packing::cache::PackCache;
 
 /// A target that asks, once a connection, who serves it.
 pub(crate) struct ServedTarget {

@@ -17,19 +17,22 @@ use blat_domain::policy::plan::{Link, Size};
 use blat_domain::protocol::frames::Rule;
 use blat_domain::protocol::status::Leftover;
 use blat_domain::util::text::hex;
+use blat_packing::item::TransferItem;
+use blat_packing::progress::Progress;
+use blat_packing::tar;
+use blat_packing::tar::encoder::Compression;
 use sha2::{Digest, Sha256};
+use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
 
 use super::install::shell_word;
 use super::leftovers::Leftovers;
 use super::lines::{delivery, retired, verdict, with_silent_ones};
 use crate::flow::rate_limit::Urgency;
 use crate::flow::reservation::UnderWay;
+use crate::model::batch_limits::BatchLimits;
 use crate::model::error::TargetError;
-use crate::model::item::{BatchLimits, TransferItem};
 use crate::model::outcome::{Delivery, OutcomeSink, Retired, Verdict};
-use crate::model::progress::Progress;
-use crate::packing::tar;
-use crate::packing::tar::encoder::Compression;
 use crate::targets::host::lines::Awaited;
 use crate::targets::host::remote::RemoteState;
 use crate::targets::{Leaving, Retirement, Target};
@@ -39,6 +42,8 @@ use crate::transport::bounded::Bounds;
 /// A stream is closed at 64 MiB or 8,000 files, so that what it brought becomes visible and a cut link costs little. Two are under way at
 /// once: while one is verified and made durable on the target, the next is already on the link.
 const APPETITE: BatchLimits = BatchLimits { size: Size { bytes: 64 << 20, entries: 8_000 }, streams: 2 };
+/// Pieces of a stream that may wait for the link: reading ahead without holding packages in memory.
+const AHEAD: usize = 8;
 /// What only the owner of the archive does is asked back about under its lock, and left undone where no answer comes in so many seconds: whoever
 /// asked for it may be gone, and a later sync may know nothing of it.
 const CONFIRM: &str = " --confirm 30";
@@ -182,7 +187,10 @@ impl Target for ScriptTarget {
             size.entries.min(MOST),
             self.reserve.saturating_add(under_way.before()).min(MOST)
         );
-        let (chunks, packing) = tar::start(items.to_vec(), compression, progress.clone(), self.place.clone());
+        let (sender, chunks) = mpsc::channel(AHEAD);
+        let (packed, watched, place) = (items.to_vec(), progress.clone(), self.place.clone());
+        let sink = Box::new(move |piece| sender.blocking_send(piece).is_ok());
+        let packing = spawn_blocking(move || tar::pack(&packed, compression, &watched, &place, sink));
         let tagged = items.iter().any(|item| item.tagged.is_some());
         let urgency = if tagged { Urgency::Tag } else { Urgency::Bulk };
         let input = CommandInput::Stream { chunks, limiter: self.remote_state.limiter().clone(), urgency };

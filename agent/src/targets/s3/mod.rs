@@ -41,6 +41,10 @@ use blat_domain::archive::title::Title;
 use blat_domain::package::name::PackageId;
 use blat_domain::policy::plan::{Link, Size};
 use blat_domain::util::text::hex;
+use blat_packing::item::TransferItem;
+use blat_packing::progress::Progress;
+use blat_packing::tree::Digests;
+use blat_packing::walker::Root;
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use object_store::{GetOptions, PutMode, PutOptions, PutPayload};
 use sha2::{Digest, Sha256};
@@ -55,11 +59,9 @@ use tries::RetryBudget;
 
 use super::{Leaving, Retirement, Target};
 use crate::flow::rate_limit::{RateLimiter, Urgency};
+use crate::model::batch_limits::BatchLimits;
 use crate::model::error::TargetError;
-use crate::model::item::{BatchLimits, TransferItem};
-use crate::model::outcome::{Delivery, Digests, OutcomeSink, Retired, Verdict};
-use crate::model::progress::Progress;
-use crate::packing::walker::Root;
+use crate::model::outcome::{Delivery, OutcomeSink, Retired, Verdict};
 
 /// A stream is what one call takes. Two are under way at once, so that the last packages of one are not sent alone.
 const APPETITE: BatchLimits = BatchLimits { size: Size { bytes: 256 << 20, entries: 50_000 }, streams: 2 };
@@ -191,7 +193,7 @@ impl Target for S3Target {
     }
 
     fn digests(&self, root: &Root) -> Result<Digests, String> {
-        let zipped = crate::packing::zip::zip(root, &Progress::default(), &self.spool, std::io::sink())
+        let zipped = blat_packing::zip::zip(root, &Progress::default(), &self.spool, std::io::sink())
             .map_err(|error| error.to_string())?;
         Ok(of_zip(hex(&zipped.digest)))
     }

@@ -2,9 +2,8 @@
 
 use blat_domain::package::name::{PackageId, Version};
 use blat_domain::util::text::hex;
+use blat_packing::zip::Zipped;
 use object_store::{Attribute, Attributes};
-
-use crate::packing::zip::Zipped;
 
 /// Names of the metadata, which clients see as `x-amz-meta-blat-…`.
 const TIME: &str = "blat-time";

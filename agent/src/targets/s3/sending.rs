@@ -14,6 +14,9 @@ use blat_domain::package::name::{PackageId, Version};
 use blat_domain::policy::plan::Link;
 use blat_domain::policy::release::Reasons;
 use blat_domain::protocol::frames::Rule;
+use blat_packing::progress::Progress;
+use blat_packing::walker::Root;
+use blat_packing::zip::{ZipError, Zipped, zip};
 use futures_util::{FutureExt as _, StreamExt};
 
 use super::bucket::Bucket;
@@ -22,10 +25,6 @@ use super::tries::RetryBudget;
 use super::upload::{Shipment, Spooled};
 use super::{Delivery, OutcomeSink, PACKAGES, S3Target, TargetError, TransferItem, fault, keys, listing, several};
 use crate::flow::rate_limit::Urgency;
-use crate::model::orders::Orders;
-use crate::model::progress::Progress;
-use crate::packing::walker::Root;
-use crate::packing::zip::{ZipError, Zipped, zip};
 use crate::targets::s3::object_metadata::ObjectMetadata;
 
 /// A ZIP of at most so many bytes waits in memory.
@@ -39,8 +38,8 @@ struct WhileWanted<'a, W> {
 
 impl<W: Write> Write for WhileWanted<'_, W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.item.is_superseded() {
-            return Err(io::Error::other(Orders::problem().text));
+        if let Some(why) = self.item.superseded() {
+            return Err(io::Error::other(why));
         }
         self.out.write(bytes)
     }
@@ -76,10 +75,10 @@ impl S3Target {
             let (is_over, item) = (&is_over, &items[number]);
             async move {
                 let _turn = self.turn(urgency).await;
-                let outcome = match is_over.load(Ordering::Relaxed) {
-                    true => None,
-                    false if item.is_superseded() => Some(Ok(Delivery::Failed(Orders::problem().text))),
-                    false => Some(contained(self.send(bucket, item, urgency, progress)).await),
+                let outcome = match (is_over.load(Ordering::Relaxed), item.superseded()) {
+                    (true, _) => None,
+                    (false, Some(why)) => Some(Ok(Delivery::Failed(why))),
+                    (false, None) => Some(contained(self.send(bucket, item, urgency, progress)).await),
                 };
                 (&item.package, outcome)
             }
@@ -272,10 +271,9 @@ impl S3Target {
             std::fs::create_dir_all(&place).map_err(unusable)?;
             let mut spool = tempfile::spooled_tempfile_in(IN_MEMORY, &place);
             match zip(&root, &progress, &place, WhileWanted { item: &item, out: &mut spool }) {
-                Err(_) if item.is_superseded() => Err(Orders::problem().text),
                 Ok(zipped) => Ok((Spooled::new(spool, zipped.bytes), zipped)),
-                Err(ZipError::Package(why)) => Err(why),
-                Err(ZipError::Stream(error)) => Err(unusable(error)),
+                Err(ZipError::Package(why)) => Err(item.superseded().unwrap_or(why)),
+                Err(ZipError::Stream(error)) => Err(item.superseded().unwrap_or_else(|| unusable(error))),
             }
         });
         packing.await.map_err(|error| TargetError::Refused(format!("packing failed: {error}")))
@@ -395,13 +393,23 @@ mod tests {
     use blat_domain::policy::plan::Size;
 
     use super::*;
+    use crate::model::orders::Orders;
 
     #[test]
     fn packing_ends_once_other_settings_are_in_force() {
         let (package, orders) = ("core@1".parse().expect("a package"), Orders::default());
         let (size, rule, tagged, print) = (Size::default(), Rule::New, None, None);
         let archive = std::path::Path::new("/").into();
-        let item = TransferItem { package, archive, time: 0, size, rule, tagged, print, orders: Some(orders.clone()) };
+        let item = TransferItem {
+            package,
+            archive,
+            time: 0,
+            size,
+            rule,
+            tagged,
+            print,
+            orders: Some(Arc::new(orders.clone())),
+        };
         let mut packed = WhileWanted { item: &item, out: Vec::new() };
         packed.write_all(b"PK").expect("they are in force");
         orders.announce();

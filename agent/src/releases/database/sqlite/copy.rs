@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use blat_config::private;
+use blat_paths::private;
 
 use super::look::{Database, DatabaseFiles, PERMISSIONS, SqliteFileState, open, shown, state_of};
 use super::{BUSY, PAUSE};

@@ -10,18 +10,19 @@ use blat_domain::package::ancestry::nearest;
 use blat_domain::package::name::{PackageId, PackageName, Version};
 use blat_domain::policy::plan::Size;
 use blat_domain::protocol::frames::{Lane, Reply, Request, Rule};
+use blat_packing::cache::PackCache;
+use blat_packing::delta_base::DeltaBase;
+use blat_packing::frames;
+use blat_packing::frames::{Attempt, Codec, FrameSink, Offer, Outlet};
+use blat_packing::item::{Fingerprint, TransferItem};
+use blat_packing::progress::Progress;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
 use super::conversation::{Conversation, LaneGuard, take_lines};
 use super::{out_of_turn, understand};
 use crate::model::error::TargetError;
-use crate::model::item::{Fingerprint, TransferItem};
 use crate::model::outcome::{Delivery, OutcomeSink};
-use crate::model::progress::Progress;
-use crate::packing::cache::PackCache;
-use crate::packing::delta_base::DeltaBase;
-use crate::packing::frames;
-use crate::packing::frames::{Attempt, Codec, Outlet};
 use crate::targets::host::leftovers::Leftovers;
 use crate::targets::host::lines::{Awaited, delivery};
 use crate::transport::bounded::Bounds;
@@ -117,7 +118,7 @@ impl LaneTransfer<'_> {
         let in_vain = Arc::new(AtomicBool::new(false));
         let told_so = in_vain.clone();
         let packing = apart(lane, move || {
-            frames::pack(attempts, codec, Outlet::new(lane, &frames, &told_so), &cache, &watched, &answers)
+            frames::pack(attempts, codec, Outlet::new(lane, &FrameQueue(frames), &told_so), &cache, &watched, &answers)
         })?;
         let sender = guard.sender();
         // It owns the frames: when it ends early, the packing thread ends at its next frame.
@@ -138,6 +139,31 @@ impl LaneTransfer<'_> {
         }
         told(given_up.into_iter().map(|(package, why)| (package, Delivery::Failed(why))).collect());
         Ok(lacking)
+    }
+}
+
+/// Frames on their way from the packing thread.
+struct FrameQueue(mpsc::Sender<Vec<u8>>);
+
+impl FrameSink for FrameQueue {
+    fn send(&self, frame: Vec<u8>) -> bool {
+        self.0.blocking_send(frame).is_ok()
+    }
+
+    fn offer(&self, frame: Vec<u8>) -> Offer {
+        match self.0.try_send(frame) {
+            Ok(()) => Offer::Taken,
+            Err(TrySendError::Full(_)) => Offer::Full,
+            Err(TrySendError::Closed(_)) => Offer::Closed,
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.0.capacity() > 0
+    }
+
+    fn is_closed(&self) -> bool {
+        self.0.is_closed()
     }
 }
 

@@ -13,6 +13,7 @@ mod tests;
 use blat_config::Receiver;
 use blat_domain::protocol::status;
 use blat_domain::util::limits::named;
+use blat_packing::tar::encoder::Compression;
 use tokio::sync::Mutex;
 
 use self::builds::Build;
@@ -20,7 +21,6 @@ pub(crate) use self::builds::long_version;
 pub(crate) use self::remote_state::RemoteState;
 use super::install::{EXECUTABLE, Installed, Probe, Ran, ensure_installed, run_probe, shell_word};
 use crate::model::error::TargetError;
-use crate::packing::tar::encoder::Compression;
 use crate::transport::Transport;
 
 /// What our own receiver says of its version.
