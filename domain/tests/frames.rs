@@ -2,6 +2,7 @@
 //!
 //! `domain/tests/frames/requests` and `replies` have a line `NAME HEX` for each sample, the hex being a whole frame.
 
+use blat_domain::archive::package_list::Purge;
 use blat_domain::archive::record::Claim;
 use blat_domain::package::name::{PackageId, Version};
 use blat_domain::protocol::frames::{
@@ -65,7 +66,7 @@ fn requests() -> Vec<(&'static str, Request<'static>)> {
         ("ping", Request::Ping { beat: 300 }),
         ("list-nothing-known", Request::List { buckets: vec![], installed: vec![] }),
         ("list", Request::List { buckets: vec![[1; 16], [2; 16]], installed: vec![("pkg_mon", [0x44; 32])] }),
-        ("store", Request::Store { bytes: 1 << 20, digest: [0xef; 32] }),
+        ("store", Request::Store { bytes: 1 << 20, digest: [0xef; 32], purge: Purge::Held }),
         ("link", Request::Link { links: vec![(id("tools@current"), version("1.3.0"))] }),
         ("retire-unmark", retire(Retirement::Unmark)),
         ("retire-mark", retire(Retirement::Mark(86_400))),

@@ -6,7 +6,7 @@ use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::PermissionsExt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use blat_domain::archive::package_list::{self, Former};
+use blat_domain::archive::package_list::{self, Former, Purge};
 use blat_domain::package::DESCPKG;
 use blat_domain::package::name::PackageId;
 use rustix::fs::FileType;
@@ -24,18 +24,19 @@ use crate::staging::scratch::{Scratch, has_file};
 pub(crate) struct Store {
     shown: String,
     bytes: u64,
+    purge: Purge,
     to: Result<(Scratch, File, Sha256), Failure>,
 }
 
 impl Store {
     /// Makes a stage for it.
-    pub(crate) fn begin(archive: &Archive, bytes: u64) -> Self {
+    pub(crate) fn begin(archive: &Archive, bytes: u64, purge: Purge) -> Self {
         let what = || storing(&archive.shown());
         let to = Scratch::take(archive, "file").and_then(|scratch| {
             let file = scratch.dir.create("file").map_err(|error| Failure::io(what(), &error, "send it again"))?;
             Ok((scratch, file, Sha256::new()))
         });
-        Self { shown: archive.shown(), bytes, to }
+        Self { shown: archive.shown(), bytes, purge, to }
     }
 
     /// Takes its next bytes.
@@ -67,7 +68,9 @@ impl Store {
                     Err(Failure::refused(storing(&self.shown), why, "send it again"))
                 };
                 let stored = came.and_then(|()| {
-                    locks::publishing(archive, &scratch.rooms, || publish(archive, mandate, &scratch, announced))?
+                    locks::publishing(archive, &scratch.rooms, || {
+                        publish(archive, mandate, &scratch, announced, self.purge)
+                    })?
                 });
                 (stored, Some(scratch))
             }
@@ -86,9 +89,9 @@ fn make_durable(file: &File) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Makes durable in the stage what the clock says and, for `pkg_purge` to compare, for whom and where the list is stored: under the publish lock.
-fn note(archive: &Archive, scratch: &Scratch) -> io::Result<()> {
-    let text = tell_clock() + &record::stored_for(archive, &scratch.rooms.control)?;
+/// Makes durable in the stage what the clock says and, for `pkg_purge` to compare, for whom and where the list is stored and whether it may delete by it: under the publish lock.
+fn note(archive: &Archive, scratch: &Scratch, purge: Purge) -> io::Result<()> {
+    let text = tell_clock() + &record::stored_for(archive, &scratch.rooms.control)? + "purge " + purge.word() + "\n";
     let mut clock = scratch.dir.create("clock")?;
     clock.set_permissions(PermissionsExt::from_mode(0o644))?;
     clock.write_all(text.as_bytes())?;
@@ -100,6 +103,7 @@ fn publish(
     mandate: &mut Mandate<'_>,
     scratch: &Scratch,
     announced: &[u8; 32],
+    purge: Purge,
 ) -> Result<Former, Failure> {
     let control = &scratch.rooms.control;
     mandate.check_owner(archive, control)?;
@@ -116,7 +120,11 @@ fn publish(
         }
     }
     let put = || -> io::Result<()> {
-        note(archive, scratch)?;
+        note(archive, scratch, purge)?;
+        // The former clock vouches for the former list alone, and may allow what this sync does not.
+        if control.stat("clock")?.is_some() {
+            control.unlink("clock")?;
+        }
         // The note after the list: what is cut in between leaves a list for which nobody vouches, and `pkg_purge` waits.
         scratch.dir.rename("file", control, package_list::FILE)?;
         scratch.dir.rename("clock", control, "clock")?;

@@ -6,6 +6,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
+use blat_domain::archive::package_list::Purge;
 use blat_domain::archive::record::Claim;
 use blat_domain::package::name::PackageId;
 use blat_domain::protocol::frames::{Class, Lane, Leaving, MOST_DATA, Request, Retirement};
@@ -263,7 +264,7 @@ fn a_stored_list_is_what_receive_file_stores_and_another_digest_stores_nothing()
     (1..20_000).for_each(|number| symlink("p0", archive.path.join(format!("p{number}"))).expect("a link"));
     let list: String = (0..20_000).map(|number| format!("p{number} 1\n")).collect::<String>() + "# end 20000\n";
     let mut store = |digest: [u8; 32]| {
-        agent.send(Lane::CONTROL, &Request::Store { bytes: list.len() as u64, digest });
+        agent.send(Lane::CONTROL, &Request::Store { bytes: list.len() as u64, digest, purge: Purge::Allowed });
         list.as_bytes().chunks(MOST_DATA).for_each(|data| agent.send(Lane::CONTROL, &Request::Data(data)));
         agent.lines(Lane::CONTROL)
     };
@@ -274,7 +275,8 @@ fn a_stored_list_is_what_receive_file_stores_and_another_digest_stores_nothing()
     assert_eq!(fs::read_to_string(archive.house("PackageList.txt")).expect("a list"), list);
     let clock = fs::read_to_string(archive.house("clock")).expect("a clock");
     let words: Vec<_> = clock.lines().map(|line| line.split(' ').count()).collect();
-    assert_eq!(words, [3, 3, 1], "{clock}");
+    assert_eq!(words, [3, 3, 1, 2], "{clock}");
+    assert!(clock.ends_with("\npurge yes\n"), "{clock}");
     assert_eq!(archive.script("pkg_purge", &[], ""), Vec::<String>::new());
     fs::create_dir_all(archive.house("aged")).expect("a directory");
     fs::write(archive.house("aged/gone@1"), "1\n1\n").expect("a mark");

@@ -7,6 +7,7 @@ use std::os::unix::fs::chown;
 use std::path::Path;
 use std::process::Command;
 
+use blat_domain::archive::package_list::Purge;
 use blat_domain::protocol::frames::{Lane, Leaving, Request, Retirement, Rule};
 use rustix::fs::{CWD, Mode, OFlags};
 use sha2::{Digest as _, Sha256};
@@ -46,7 +47,10 @@ impl Drop for Cleared<'_> {
 /// Stores a PackageList; what it names as left over.
 fn store(agent: &mut Agent) -> Vec<String> {
     let list = b"# end 0\n";
-    agent.send(Lane::CONTROL, &Request::Store { bytes: list.len() as u64, digest: Sha256::digest(list).into() });
+    agent.send(
+        Lane::CONTROL,
+        &Request::Store { bytes: list.len() as u64, digest: Sha256::digest(list).into(), purge: Purge::Allowed },
+    );
     agent.send(Lane::CONTROL, &Request::Data(list));
     let mut lines = agent.lines(Lane::CONTROL).expect("it is stored");
     lines.retain(|line| line.starts_with("leftover "));

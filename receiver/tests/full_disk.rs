@@ -6,6 +6,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
+use blat_domain::archive::package_list::Purge;
 use blat_domain::protocol::frames::{Class, Lane, Request, Rule};
 use sha2::{Digest as _, Sha256};
 use support::package::{How, Package, noise};
@@ -61,7 +62,10 @@ fn as_root_what_will_not_fit_is_refused_beforehand_and_a_list_that_does_not_leav
     }
     fs::write(archive.house("PackageList.txt"), "# end 0\n").expect("a list");
     let list = vec![b'x'; 3 << 20];
-    agent.send(Lane::BULK, &Request::Store { bytes: list.len() as u64, digest: Sha256::digest(&list).into() });
+    agent.send(
+        Lane::BULK,
+        &Request::Store { bytes: list.len() as u64, digest: Sha256::digest(&list).into(), purge: Purge::Allowed },
+    );
     list.chunks(60_000).for_each(|data| agent.send(Lane::BULK, &Request::Data(data)));
     let failure = agent.lines(Lane::BULK).expect_err("a failure");
     assert_eq!(failure.0, Class::Space, "{failure:?}");

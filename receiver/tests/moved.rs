@@ -6,6 +6,7 @@ use std::fs;
 use std::os::unix::fs::{chown, lchown, symlink};
 use std::path::{Path, PathBuf};
 
+use blat_domain::archive::package_list::Purge;
 use blat_domain::archive::record::Claim;
 use blat_domain::protocol::frames::{Lane, Leaving, Request, Retirement};
 use sha2::{Digest as _, Sha256};
@@ -44,7 +45,7 @@ fn assert_ends(agent: &mut Agent, lane: Lane, what: &str) {
 
 fn store(agent: &mut Agent) {
     let digest = Sha256::digest(OTHER_LIST).into();
-    agent.send(Lane::BULK, &Request::Store { bytes: OTHER_LIST.len() as u64, digest });
+    agent.send(Lane::BULK, &Request::Store { bytes: OTHER_LIST.len() as u64, digest, purge: Purge::Allowed });
     agent.send(Lane::BULK, &Request::Data(OTHER_LIST.as_bytes()));
 }
 

@@ -6,6 +6,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::Path;
 
+use blat_domain::archive::package_list::Purge;
 use blat_domain::archive::record::Claim;
 use blat_domain::protocol::frames::{Class, Lane, Leaving, MOST_DATA, Request, Retirement, Rule};
 use blat_domain::util::identity::Identity;
@@ -31,7 +32,7 @@ fn retire(agent: &mut Agent, how: Retirement) -> Result<Vec<String>, (Class, Str
 
 fn store(agent: &mut Agent, list: &str) -> Result<Vec<String>, (Class, String)> {
     let digest = Sha256::digest(list).into();
-    agent.send(Lane::CONTROL, &Request::Store { bytes: list.len() as u64, digest });
+    agent.send(Lane::CONTROL, &Request::Store { bytes: list.len() as u64, digest, purge: Purge::Allowed });
     list.as_bytes().chunks(MOST_DATA).for_each(|data| agent.send(Lane::CONTROL, &Request::Data(data)));
     agent.lines(Lane::CONTROL)
 }
@@ -146,6 +147,50 @@ fn to_an_archive_with_the_record_of_another_nothing_is_brought_for_an_owner() {
     assert_eq!(line, "published r 1", "nor does who says so later on the same lane name an owner");
     let line = Package::new("q", "1").deliver(&mut Agent::start(&archive.path), &How::default());
     assert_eq!(line, "published q 1", "who knows that it is another one's may still send");
+}
+
+/// A torn copy of the archive, which somebody put in its place.
+#[test]
+fn to_an_archive_whose_record_names_nobody_nothing_is_brought_for_an_owner() {
+    for torn in ["", "0123", ID] {
+        let archive = Archive::new();
+        let mut agent = Agent::start(&archive.path);
+        claim(&mut agent, Claim::First, &format!("{ID}\n{PERTH}\n"));
+        fs::write(archive.house("archive"), torn).expect("a record");
+        agent.send(Lane::BULK, &Request::Own { owner: PERTH });
+        let line = Package::new("p", "1").deliver(&mut agent, &How::default());
+        assert!(line.starts_with("failed p 1 unowned the archive's record "), "{torn:?}: {line}");
+        assert!(!archive.path.join("p").exists());
+    }
+}
+
+/// Whoever names a whole record saw it, and another directory is in the archive's place. Who names an owner alone knows that it is another one's.
+#[test]
+fn links_come_under_the_record_that_was_seen_alone() {
+    let archive = Archive::new();
+    let mut agent = Agent::start(&archive.path);
+    let theirs = format!("{}\n{OSLO}\n", ID.replace('0', "f"));
+    claim(&mut agent, Claim::First, &theirs);
+    assert_eq!(Package::new("p", "1").deliver(&mut agent, &How::default()), "published p 1");
+    let mut link = |owner: &str| {
+        agent.send(Lane::BULK, &Request::Own { owner });
+        agent.send(Lane::BULK, &Request::Link { links: vec![(id("p@2"), "1".parse().expect("a version"))] });
+        agent.lines(Lane::BULK).expect("an answer").remove(0)
+    };
+    let line = link(&format!("{ID} {PERTH}"));
+    assert!(line.starts_with("failed p 2 unowned the archive has the record of another owner by now ("), "{line}");
+    assert!(!archive.path.join("p/2").exists());
+    assert_eq!(link(PERTH), "linked p 2");
+}
+
+#[test]
+fn a_first_claim_drops_the_marks_of_whoever_had_it_before() {
+    let archive = Archive::new();
+    let mut agent = Agent::start(&archive.path);
+    fs::create_dir_all(archive.house("aged")).expect("marks");
+    fs::write(archive.house("aged/p@1"), "1\n1\n").expect("a mark");
+    claim(&mut agent, Claim::First, &format!("{ID}\n{PERTH}\n"));
+    assert!(!archive.house("aged").exists());
 }
 
 #[test]
@@ -389,7 +434,10 @@ fn nothing_is_listed_marked_or_deleted_for_an_agent_that_does_not_say_go_under_t
     assert!(refused.is_err_and(|(class, why)| class == Class::Busy && why.contains("nothing was changed")));
     assert_eq!(retire(&mut agent, Retirement::Delete), Ok(vec!["deleted p 1".to_owned()]), "and it goes on");
     let list = "q 1\n# end 1\n";
-    agent.send(Lane::CONTROL, &Request::Store { bytes: list.len() as u64, digest: Sha256::digest(list).into() });
+    agent.send(
+        Lane::CONTROL,
+        &Request::Store { bytes: list.len() as u64, digest: Sha256::digest(list).into(), purge: Purge::Allowed },
+    );
     agent.send(Lane::CONTROL, &Request::Data(list.as_bytes()));
     let said = (agent.hear(Lane::CONTROL), agent.hear(Lane::CONTROL));
     let unasked = (Some(support::Said::Lines("former whole\n".to_owned())), Some(support::Said::Done));

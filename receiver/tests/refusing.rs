@@ -5,6 +5,7 @@ mod support;
 use std::fs;
 use std::os::unix::fs::symlink;
 
+use blat_domain::archive::package_list::Purge;
 use blat_domain::protocol::frames::{
     Class, Copy, Entry, FIRST_CREDIT, Kind, LONGEST_BODY, Lane, MOST_DATA, Part, Piece, Request, Rule, Time,
 };
@@ -167,7 +168,10 @@ fn messages_out_of_their_order_end_the_conversation() {
         (std::slice::from_ref(&plain), "without its package"),
         (&[whole], "without it"),
         (&[Request::Forget], "did not send"),
-        (&[Request::Store { bytes: 5, digest: [0; 32] }, Request::Publish], "where data were announced"),
+        (
+            &[Request::Store { bytes: 5, digest: [0; 32], purge: Purge::Allowed }, Request::Publish],
+            "where data were announced",
+        ),
     ];
     for (requests, words) in cases {
         let archive = Archive::new();

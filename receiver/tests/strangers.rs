@@ -8,6 +8,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
 
+use blat_domain::archive::package_list::Purge;
 use blat_domain::protocol::frames::{Lane, Request};
 use sha2::{Digest as _, Sha256};
 use support::package::{How, Package};
@@ -23,7 +24,10 @@ fn mode(path: &Path) -> u32 {
 /// Stores a PackageList; the lines of the answer.
 fn store(agent: &mut Agent) -> Vec<String> {
     let list = b"# end 0\n";
-    agent.send(Lane::CONTROL, &Request::Store { bytes: list.len() as u64, digest: Sha256::digest(list).into() });
+    agent.send(
+        Lane::CONTROL,
+        &Request::Store { bytes: list.len() as u64, digest: Sha256::digest(list).into(), purge: Purge::Allowed },
+    );
     agent.send(Lane::CONTROL, &Request::Data(list));
     let mut lines = agent.lines(Lane::CONTROL).expect("it is stored");
     lines.retain(|line| !line.starts_with("former "));

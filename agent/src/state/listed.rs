@@ -1,6 +1,7 @@
 //! `state/TARGET/PackageList.txt`: what the PackageList named that the target was given last.
 //!
-//! A target need not tell what its list names. Where this is missing or torn, nobody knows, and a new list names what is wanted and no more.
+//! A target need not tell what its list names. Where this is missing or cannot be read, nobody knows, and a new list names all that is there for as long
+//! as it is not clear what may go.
 
 use std::io::{self, Write as _};
 use std::path::PathBuf;
@@ -22,16 +23,16 @@ impl FormerList {
         Self { path: place.join(package_list::FILE) }
     }
 
-    /// What it named; nothing where nobody knows. That is handed to `choose`, off the threads that wait for others.
+    /// What it named; none where nobody knows. That is handed to `choose`, off the threads that wait for others.
     pub(crate) async fn read<T: Send + Default + 'static>(
         &self,
-        choose: impl FnOnce(Vec<PackageId>) -> T + Send + 'static,
+        choose: impl FnOnce(Option<Vec<PackageId>>) -> T + Send + 'static,
     ) -> T {
         let path = self.path.clone();
         let reading = spawn_blocking(move || {
             let is_short = std::fs::metadata(&path).is_ok_and(|found| found.is_file() && found.len() <= LONGEST);
             let text = is_short.then(|| std::fs::read_to_string(&path).ok()).flatten();
-            choose(text.and_then(|text| parse(&text).ok()).unwrap_or_default().packages)
+            choose(text.and_then(|text| parse(&text).ok()).map(|list| list.packages))
         });
         reading.await.unwrap_or_default()
     }
@@ -60,12 +61,13 @@ mod tests {
         let scratch = tempfile::tempdir().expect("a scratch directory");
         let place = scratch.path().join("perth");
         let former = FormerList::new(place.clone());
-        assert!(former.read(|packages| packages).await.is_empty());
+        assert_eq!(former.read(|packages| packages).await, None);
         former.note("a 1\nb 2\n# end 2\n").await.expect("written");
         former.note("a 1\nb 2\n# end 2\n").await.expect("the same");
-        let named: Vec<String> = former.read(|packages| packages.iter().map(ToString::to_string).collect()).await;
+        let named: Vec<String> =
+            former.read(|packages| packages.expect("noted").iter().map(ToString::to_string).collect()).await;
         assert_eq!(named, ["a@1", "b@2"]);
         std::fs::write(place.join(package_list::FILE), "a 1\n").expect("an own file");
-        assert!(former.read(|packages| packages).await.is_empty());
+        assert_eq!(former.read(|packages| packages).await, None);
     }
 }

@@ -5,12 +5,13 @@
 
 use std::collections::BTreeSet;
 
-use blat_domain::archive::package_list::{self, Former};
+use blat_domain::archive::package_list::{self, Former, Purge};
 use blat_domain::archive::record::Record;
 use blat_domain::package::name::PackageId;
 use blat_domain::policy::confirmation::HeldBack;
 use blat_domain::policy::listing::{left_out, listed};
 use blat_domain::policy::release::WantedSet;
+use blat_domain::policy::retention::{Aging, Deleter};
 use blat_domain::policy::retry::Backoff;
 
 use super::context::SyncContext;
@@ -38,7 +39,10 @@ impl SyncContext {
             let packages = stays.len();
             tracing::warn!(target_name = %self.settings.name, packages, "the PackageList still names what is not wanted now{why}");
         }
-        let former = match self.list(owned.as_ref(), wanted, &stays).await {
+        let is_of_target = matches!(self.settings.aging, Aging::After { by: Deleter::Target, .. });
+        let is_held = upkeep.keeps_listed() || upkeep.clock_doubt.is_some() || unsure.is_some();
+        let purge = if is_of_target && !is_held { Purge::Allowed } else { Purge::Held };
+        let former = match self.list(owned.as_ref(), (wanted, &stays), purge).await {
             Ok(former) => former,
             Err(problem) => return Some(problem),
         };
@@ -59,7 +63,7 @@ impl SyncContext {
         aged.or(forgotten)
     }
 
-    /// What a list of what is wanted would name no more.
+    /// What a list of what is wanted would name no more: all that is there and unwanted, where nobody knows what the former list named.
     async fn left_out(&self, prepared: &Prepared) -> BTreeSet<PackageId> {
         let Prepared { plan, wanted, inventory, .. } = prepared;
         if plan.excess.is_empty() && inventory.links.keys().all(|link| wanted.contains_key(link)) {
@@ -68,18 +72,19 @@ impl SyncContext {
         // Only names go to another thread.
         let extra_links = inventory.links.keys().filter(|link| !wanted.contains_key(link));
         let extra: BTreeSet<PackageId> = plan.excess.iter().chain(extra_links).cloned().collect();
-        let chosen = self
-            .former_list
-            .read(move |former| former.into_iter().filter(|package| extra.contains(package)).collect::<Vec<_>>());
-        left_out(chosen.await, wanted, inventory)
+        let choose = move |former: Option<Vec<PackageId>>| match former {
+            Some(former) => former.into_iter().filter(|package| extra.contains(package)).collect::<Vec<_>>(),
+            None => extra.into_iter().collect(),
+        };
+        left_out(self.former_list.read(choose).await, wanted, inventory)
     }
 
     /// Replaces the PackageList by what is wanted and what `stays` listed, and gives what was in its place.
     async fn list(
         &self,
         owned: Option<&Record>,
-        wanted: &WantedSet,
-        stays: &BTreeSet<PackageId>,
+        (wanted, stays): (&WantedSet, &BTreeSet<PackageId>),
+        purge: Purge,
     ) -> Result<Former, Problem> {
         let owned = owned.ok_or_else(|| not_owned("store the PackageList"))?;
         let list = package_list::render(listed(wanted, stays));
@@ -101,7 +106,7 @@ impl SyncContext {
             );
             problem(None, text, Backoff::PACKAGE)
         })?;
-        let stored = self.target.store_list(owned, &list).await;
+        let stored = self.target.store_list(owned, &list, purge).await;
         stored.map_err(|error| unreached("cannot store the PackageList", error))
     }
 }

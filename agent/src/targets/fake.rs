@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use blat_domain::archive::inventory::Inventory;
-use blat_domain::archive::package_list::Former;
+use blat_domain::archive::package_list::{Former, Purge};
 use blat_domain::archive::record::{Claim, Found, Record};
 use blat_domain::archive::title::Title;
 use blat_domain::package::name::PackageId;
@@ -78,7 +78,7 @@ impl Target for Fake {
         Ok(packages.iter().map(|leaving| (leaving.package.clone(), Retired::Done)).collect())
     }
 
-    async fn store_list(&self, _: &Record, _: &str) -> Result<Former, TargetError> {
+    async fn store_list(&self, _: &Record, _: &str, _: Purge) -> Result<Former, TargetError> {
         self.note(["list".to_owned()]);
         (self.during)();
         Ok(Former::Whole)

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use blat_domain::archive::inventory::Inventory;
-use blat_domain::archive::package_list::Former;
+use blat_domain::archive::package_list::{Former, Purge};
 use blat_domain::archive::record::{Claim, Found, Record};
 use blat_domain::archive::title::Title;
 use blat_domain::package::name::PackageId;
@@ -89,7 +89,7 @@ pub(crate) trait Target: Send + Sync {
 
     /// Replaces the PackageList, and says what was in its place. Only the archive's owner may: as with [`Target::retire`], whether
     /// the record still is `owned` is looked at right before.
-    async fn store_list(&self, owned: &Record, list: &str) -> Result<Former, TargetError>;
+    async fn store_list(&self, owned: &Record, list: &str, purge: Purge) -> Result<Former, TargetError>;
 
     /// What was found in the record's place was judged. A target that has no far end of its own to look after that tells the archive by it from
     /// another one that answers in its place later.

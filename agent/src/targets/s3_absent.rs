@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use blat_config::S3Settings;
 use blat_domain::archive::inventory::Inventory;
-use blat_domain::archive::package_list::Former;
+use blat_domain::archive::package_list::{Former, Purge};
 use blat_domain::archive::record::{Claim, Owner, Record};
 use blat_domain::archive::title::Title;
 use blat_domain::package::name::PackageId;
@@ -70,7 +70,7 @@ impl Target for UnservedBucket {
         Err(absent())
     }
 
-    async fn store_list(&self, _: &Record, _: &str) -> Result<Former, TargetError> {
+    async fn store_list(&self, _: &Record, _: &str, _: Purge) -> Result<Former, TargetError> {
         Err(absent())
     }
 

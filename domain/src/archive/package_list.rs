@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use serde::{Deserialize, Serialize};
+
 use crate::archive::inventory::ListingBudget;
 use crate::package::name::PackageId;
 use crate::util::text::printable;
@@ -36,6 +38,25 @@ pub struct Listed {
 
 /// The most lines whose names are not valid that are kept.
 const MOST_REJECTED: usize = 100;
+
+/// Whether `pkg_purge` may delete by a list that a sync stores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Purge {
+    /// It deletes what the list does not name once its mark has waited.
+    Allowed,
+    /// The sync held deletions back, or the master deletes by itself.
+    Held,
+}
+
+impl Purge {
+    /// How `clock` has it, after `purge `, and `receive_file` after `--purge`.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Allowed => "yes",
+            Self::Held => "no",
+        }
+    }
+}
 
 /// What was in a PackageList's place before it was replaced. Where that was no whole list, nobody knows what the target was meant to hold, and
 /// whether this is the archive that it was: nothing is marked or deleted until another sync has found the new one.

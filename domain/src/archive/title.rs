@@ -54,6 +54,11 @@ impl Place {
         self.directories.first().map(|(_, inode)| *inode)
     }
 
+    /// Whether a file system begins here.
+    pub fn is_root_of_file_system(&self) -> bool {
+        matches!(self.directories[..], [(here, _), (above, _), ..] if here != above)
+    }
+
     /// Takes what another line goes on with.
     fn add(&mut self, more: Self) {
         if self.directories.is_empty() {

@@ -10,9 +10,9 @@ use crate::wire::inbox::Inbox;
 /// Bytes that are hashed at once.
 const READ: usize = 128 << 10;
 
-/// The SHA-256 of a file, up to the length that it has now: others may make it longer meanwhile, again and again.
-pub(crate) fn digest(file: &File, inbox: &Inbox) -> io::Result<[u8; 32]> {
-    let mut file = file.take(file.metadata()?.len());
+/// The SHA-256 of a file, up to the length that it was seen to have: others may make it longer meanwhile, again and again.
+pub(crate) fn digest(file: &File, length: u64, inbox: &Inbox) -> io::Result<[u8; 32]> {
+    let mut file = file.take(length);
     let mut digest = Sha256::new();
     let mut buffer = vec![0; READ];
     loop {

@@ -6,6 +6,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use blat_domain::archive::package_list::Purge;
 use blat_domain::package::name::PackageId;
 use blat_domain::protocol::frames::{self, Lane, Piece, Reply, Request};
 
@@ -159,7 +160,7 @@ impl Worker {
                 })?;
                 self.replies()?.end(self.lane, &listed)?;
             }
-            Request::Store { bytes, digest } => self.store(bytes, digest)?,
+            Request::Store { bytes, digest, purge } => self.store(bytes, digest, purge)?,
             Request::Link { links } => {
                 let linked = link::link(&self.archive, &links, self.owner.as_deref());
                 self.answer(linked)?;
@@ -231,8 +232,8 @@ impl Worker {
         Ok(self.replies()?.end(self.lane, &ended)?)
     }
 
-    fn store(&mut self, bytes: u64, digest: [u8; 32]) -> Result<(), Ending> {
-        let mut store = Store::begin(&self.archive, bytes);
+    fn store(&mut self, bytes: u64, digest: [u8; 32], purge: Purge) -> Result<(), Ending> {
+        let mut store = Store::begin(&self.archive, bytes, purge);
         let mut left = bytes;
         let mut body = Vec::new();
         while left > 0 {
@@ -390,8 +391,8 @@ impl Worker {
             incoming.discard();
         }
         self.on_disk = 0;
-        let what = format!("writing what is staged in {} to the disk", self.archive.shown());
-        Ok(self.replies()?.end(self.lane, &Err(Failure::io(what, error, "all of it is discarded; check the disk")))?)
+        let what = format!("writing what is staged in {} to the disk (all of it is discarded)", self.archive.shown());
+        Ok(self.replies()?.end(self.lane, &Err(Failure::io(what, error, "check the disk")))?)
     }
 
     /// What the packages that are not published are for a disk, in bytes.

@@ -83,8 +83,8 @@ fn change(scratch: &Scratch, how: Claim, record: Record) -> io::Result<()> {
         (_, Err(error)) => return Err(error),
         (Claim::Look | Claim::First | Claim::Withdraw | Claim::Visit, Ok(_)) => return Ok(()),
     }
-    if how == Claim::Adopt {
-        // What the former owner marked waits anew once its new one marks it.
+    if matches!(how, Claim::Adopt | Claim::First) {
+        // What a former owner marked waits anew once its new one marks it.
         match control.rename(MARKS, &scratch.dir, MARKS) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             Ok(()) | Err(_) => {}
@@ -120,7 +120,7 @@ pub(crate) fn check(archive: &Archive, control: &Dir, owner: Option<&str>) -> Re
 
 /// Why nothing is brought for `owner` to an archive without a record; to be asked under the publish lock. At the first contact the owner's agent
 /// makes one before it sends anything, so another directory may be in the archive's place: a disk that is not mounted, or what somebody put there.
-pub(crate) fn is_missing(control: &Dir, owner: Option<&str>) -> io::Result<Option<String>> {
+fn is_missing(control: &Dir, owner: Option<&str>) -> io::Result<Option<String>> {
     let is_missing = owner.is_some() && told(control, FILE)?.is_none();
     Ok(is_missing.then(|| {
         "the archive has no record of its owner (.dpkg_archive/archive) any more, so it may be another directory than before; a sync that finds it \
@@ -133,10 +133,23 @@ pub(crate) fn is_missing(control: &Dir, owner: Option<&str>) -> io::Result<Optio
 pub(crate) fn keeps_from_bringing(control: &Dir, owner: Option<&str>) -> io::Result<Option<String>> {
     let missing = is_missing(control, owner)?;
     let (None, Some(owner), Some(text)) = (&missing, owner, told(control, FILE)?) else { return Ok(missing) };
-    let named = Record::parse(&text).map(|record| record.owner.to_string()).filter(|named| !owner.ends_with(named));
-    Ok(named.map(|named| {
+    let Some(record) = Record::parse(&text) else {
+        let why = "the archive's record (.dpkg_archive/archive) does not name its owner, so nothing is brought; the next try looks again";
+        return Ok(Some(why.to_owned()));
+    };
+    let named = record.owner.to_string();
+    Ok((!owner.ends_with(&named)).then(|| {
         format!("the archive has the record of another owner by now ({named}), so nothing is brought; the next try looks again")
     }))
+}
+
+/// Why `owner` makes no link. Who names a whole record saw it, and links under no other one; who names an owner alone knows that somebody else owns
+/// the archive, and replaces no link there.
+pub(crate) fn keeps_from_linking(control: &Dir, owner: Option<&str>) -> io::Result<Option<String>> {
+    match owner {
+        Some(named) if named.split(' ').count() == 3 => keeps_from_bringing(control, owner),
+        Some(_) | None => is_missing(control, owner),
+    }
 }
 
 /// Why `owner` does not replace what is there, if somebody else may own the archive; to be asked under the publish lock. Where there is no record,

@@ -240,7 +240,7 @@ fn copy_bytes(from: &mut File, to: File, size: u64, inbox: &Inbox) -> io::Result
         if to.metadata()?.len() != size {
             return Ok(None);
         }
-        let digest = digest(&to, inbox)?;
+        let digest = digest(&to, size, inbox)?;
         return Ok(Some((to, digest)));
     }
     let mut to = Sparse::new(to);

@@ -110,7 +110,7 @@ impl Places {
         if file.metadata()?.len() != size {
             return Ok(None);
         }
-        Ok(Some(digest(&file, inbox)?))
+        Ok(Some(digest(&file, size, inbox)?))
     }
 
     /// Gives a directory its last time and mode; gives its handle.

@@ -64,7 +64,7 @@ fn decide(
 ) -> io::Result<Outcome> {
     let PackageId { name, version } = package;
     let failed = |class, text: &str| Ok(Outcome::Failed(class, text.to_owned()));
-    if let Some(why) = record::is_missing(&scratch.rooms.control, owner)? {
+    if let Some(why) = record::keeps_from_linking(&scratch.rooms.control, owner)? {
         return failed(FailedFor::Unowned, &why);
     }
     let of_name = match archive.root.stat(name.as_str())? {

@@ -153,8 +153,8 @@ fn sync_together(archive: &Archive, packages: Vec<Whole>) -> Result<Vec<Whole>, 
         Ok(()) => Ok(packages),
         Err(error) => {
             packages.into_iter().for_each(Whole::clear_away);
-            let what = format!("making the stage in {} durable", archive.shown());
-            Err(Failure::io(what, &error, "all of it is discarded; check the disk"))
+            let what = format!("making the stage in {} durable (all of it is discarded)", archive.shown());
+            Err(Failure::io(what, &error, "check the disk"))
         }
     }
 }

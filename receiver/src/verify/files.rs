@@ -21,10 +21,9 @@ const LONGEST_LINE: u64 = 16 << 10;
 
 /// Of a mode: everybody may write.
 const OPEN_TO_ALL: u32 = 0o002;
-/// Bytes in what the system counts as a block of a file.
-const BLOCK: u64 = 512;
-/// The most holes, in bytes, of a file that everybody may write. Holes cost a stranger nothing, and hashing them takes as long as anything else.
-const MOST_HOLES: u64 = 1 << 30;
+/// The longest file, in bytes, that is hashed where everybody may write it and it was changed since it came. Holes and blocks that several files
+/// share cost a stranger nothing, and hashing them takes as long as anything else.
+const MOST_CHANGED: u64 = 1 << 30;
 
 /// What is known once every file that may be read is as its manifest says.
 pub(super) struct Files {
@@ -38,9 +37,11 @@ pub(super) struct Files {
 
 /// Hashes all files that a manifest names; else says what is wrong with it or with the first file that differs.
 pub(super) fn check(root: &Dir, manifest: File, inbox: &Inbox) -> io::Result<Result<Files, String>> {
+    let stat = manifest.metadata()?;
+    let came = (stat.ctime(), stat.ctime_nsec());
     let mut lines = BufReader::new(manifest);
     let (mut whole, mut listed, mut line) = (Sha256::new(), 0, Vec::new());
-    let (mut closed, mut hashed) = (None, Hashed { owner: root.own_stat()?.st_uid, known: HashMap::new() });
+    let (mut closed, mut hashed) = (None, Hashed { owner: root.own_stat()?.st_uid, came, known: HashMap::new() });
     loop {
         line.clear();
         if io::Read::take(&mut lines, LONGEST_LINE).read_until(b'\n', &mut line)? == 0 {
@@ -64,6 +65,8 @@ pub(super) fn check(root: &Dir, manifest: File, inbox: &Inbox) -> io::Result<Res
 struct Hashed {
     /// Whose the package is.
     owner: u32,
+    /// When its manifest came, which nobody can set back.
+    came: (i64, i64),
     known: HashMap<(u64, u64), [u8; 32]>,
 }
 
@@ -76,15 +79,16 @@ impl Hashed {
             // Whoever put it there may have made it as large as they like.
             return Err(io::Error::other("it is another account's"));
         }
-        if stat.mode() & OPEN_TO_ALL != 0 && stat.len().saturating_sub(stat.blocks() * BLOCK) > MOST_HOLES {
-            return Err(io::Error::other("everybody may write it, and it is far longer than what is in it"));
+        let is_changed = (stat.ctime(), stat.ctime_nsec()) > self.came;
+        if stat.mode() & OPEN_TO_ALL != 0 && is_changed && stat.len() > MOST_CHANGED {
+            return Err(io::Error::other("everybody may write it, and it was changed since it came"));
         }
         let identity = (stat.dev(), stat.ino());
         if let Some(known) = self.known.get(&identity) {
             inbox.get_on();
             return Ok(*known);
         }
-        let digest = digest(&file, inbox)?;
+        let digest = digest(&file, stat.len(), inbox)?;
         if stat.nlink() > 1 && self.known.len() < MOST_SHARED / shared_cost(b"") {
             self.known.insert(identity, digest);
         }

@@ -9,6 +9,7 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+use blat_domain::archive::package_list::Purge;
 use blat_domain::package::manifest;
 use blat_domain::package::name::PackageId;
 use blat_domain::protocol::frames::{
@@ -187,7 +188,7 @@ pub fn conversation(paths: &[&[u8]]) -> Vec<Vec<u8>> {
         Request::Data(&bytes),
         Request::Whole { entries: count, manifest: digest(&lines) },
         Request::Publish,
-        Request::Store { bytes: LIST.len() as u64, digest: digest(LIST) },
+        Request::Store { bytes: LIST.len() as u64, digest: digest(LIST), purge: Purge::Allowed },
         Request::Data(LIST),
         Request::Go,
         Request::Link { links: vec![(id("p@current"), version("3")), (id("away@current"), version("1"))] },

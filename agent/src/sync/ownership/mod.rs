@@ -217,18 +217,21 @@ impl SyncContext {
         }
     }
 
-    /// Whether the archive is not the directory any more in which this target saw a record of its own last. It has packages and no record, and either
-    /// another inode, or not even the number that was left beside the record: the root of most file systems has the same inode. That one of them is
-    /// wanted says nothing: so it is on an old disk of the same site. Or it has somebody else's record and another inode. One without packages may be
-    /// a new disk, and where all are wanted, there is nothing to lose.
+    /// Whether the archive may not be the directory any more in which this target saw a record of its own last. It has packages and no record: it may
+    /// be a copy, or an old disk of the same site, even where the number of a visit is there. Or it has another inode, and a record that is somebody
+    /// else's or names nobody; or the record of another target of this home, and is the root of a file system, which has the same inode as any other:
+    /// two disks changed places. One without packages may be a new disk, and where all are wanted, there is nothing to lose.
     fn is_exchanged(&self, title: &Title, sight: Sight) -> bool {
         let known = self.lasting.directory(&place(&self.settings));
         let is_another = known.zip(title.place.inode()).is_some_and(|(known, now)| known != now);
         let is_strange = match &title.found {
             Found::Nothing if is_another => sight != Sight::Bare,
-            Found::Nothing => title.visit == Found::Nothing && !matches!(sight, Sight::Bare | Sight::Wanted),
-            Found::Record(record) => is_another && record.owner != self.owner,
-            Found::Malformed(_) => false,
+            Found::Nothing => !matches!(sight, Sight::Bare | Sight::Wanted),
+            Found::Record(record) if record.owner == self.owner => false,
+            Found::Record(record) => {
+                is_another || (record.owner.home == self.owner.home && title.place.is_root_of_file_system())
+            }
+            Found::Malformed(_) => is_another,
         };
         is_strange && self.seen().is_some_and(|record| record.owner == self.owner)
     }

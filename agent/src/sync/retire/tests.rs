@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use blat_config::{Home, load_target};
 use blat_domain::archive::inventory::{Inventory, Mark};
-use blat_domain::archive::package_list::Former;
+use blat_domain::archive::package_list::{Former, Purge};
 use blat_domain::archive::record::{Claim, Found, Owner, Record};
 use blat_domain::archive::title::Title;
 use blat_domain::policy::plan::{Link, Size};
@@ -119,7 +119,7 @@ impl Target for Held {
         Err(TargetError::Link("the link is broken".into()))
     }
 
-    async fn store_list(&self, _: &Record, _: &str) -> Result<Former, TargetError> {
+    async fn store_list(&self, _: &Record, _: &str, _: Purge) -> Result<Former, TargetError> {
         if let Some((listed, _)) = &self.listed {
             listed.notified().await;
         }

@@ -14,8 +14,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use blat_domain::archive::inventory::Inventory;
-use blat_domain::archive::package_list::Former;
-use blat_domain::archive::record::{Claim, Owner, Record};
+use blat_domain::archive::package_list::{Former, Purge};
+use blat_domain::archive::record::{Claim, Found, Owner, Record};
 use blat_domain::archive::title::Title;
 use blat_domain::package::name::PackageId;
 use blat_domain::policy::plan::Link;
@@ -107,8 +107,12 @@ impl Target for ServedTarget {
         self.target().await?.sweep(keep).await
     }
 
-    async fn store_list(&self, owned: &Record, list: &str) -> Result<Former, TargetError> {
-        self.target().await?.store_list(owned, list).await
+    async fn store_list(&self, owned: &Record, list: &str, purge: Purge) -> Result<Former, TargetError> {
+        self.target().await?.store_list(owned, list, purge).await
+    }
+
+    fn met(&self, found: &Found) {
+        self.remote_state.met(found);
     }
 
     async fn claim(&self, how: Claim, record: &Record) -> Result<Title, TargetError> {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use blat_domain::archive::inventory::{Inventory, Listing};
-use blat_domain::archive::package_list::{FILE, Former};
+use blat_domain::archive::package_list::{FILE, Former, Purge};
 use blat_domain::archive::record;
 use blat_domain::archive::record::{Claim, Owner, Record};
 use blat_domain::archive::title::{TITLE_LINES, Title};
@@ -134,11 +134,6 @@ impl ScriptTarget {
         format!(" --name {name} --bytes {} --sha256 {digest}", content.len())
     }
 
-    /// The argument that names our owner.
-    fn owner(&self) -> String {
-        named(&self.owner.to_string())
-    }
-
     /// A name for one batch's stage, not used before by anybody.
     fn batch_id(&self) -> String {
         let number = self.batches.fetch_add(1, Ordering::Relaxed);
@@ -176,11 +171,11 @@ impl Target for ScriptTarget {
         let mut size = Size::default();
         items.iter().for_each(|item| size += item.size);
         let under_way = UnderWay::begin(&self.under_way, size);
-        // Who knows that another one owns the archive replaces nothing, and names no owner.
         let replaces = items.iter().any(|item| item.rule != Rule::New);
+        let owner = self.remote_state.brings_for(&self.owner, replaces);
         let arguments = format!(
             "{} --batch {} --compression {} --bytes {} --entries {} --reserve {}",
-            if replaces { self.owner() } else { String::new() },
+            if owner.is_empty() { owner } else { named(&owner) },
             self.batch_id(),
             compression.word(),
             size.bytes.min(MOST),
@@ -207,7 +202,7 @@ impl Target for ScriptTarget {
         let line = |link: &Link| format!("{} {} {}\n", link.package.name, link.package.version, link.to);
         let lines: String = links.iter().map(line).collect();
         self.compression().await?;
-        let arguments = Self::file_arguments("links", &lines) + &self.owner();
+        let arguments = Self::file_arguments("links", &lines) + &named(&self.remote_state.links_for(&self.owner));
         let input = CommandInput::Bytes(lines.into_bytes());
         let packages: Vec<&PackageId> = links.iter().map(|link| &link.package).collect();
         let deliveries = self.outcomes("receive_file", &arguments, input, &packages, delivery).await?;
@@ -267,9 +262,9 @@ impl Target for ScriptTarget {
         self.leftovers.shown()
     }
 
-    async fn store_list(&self, owned: &Record, list: &str) -> Result<Former, TargetError> {
+    async fn store_list(&self, owned: &Record, list: &str, purge: Purge) -> Result<Former, TargetError> {
         self.compression().await?;
-        let arguments = Self::file_arguments(FILE, list) + &named(&owned.line()) + CONFIRM;
+        let arguments = Self::file_arguments(FILE, list) + &named(&owned.line()) + " --purge " + purge.word() + CONFIRM;
         let input = CommandInput::Confirmed(list.as_bytes().to_vec());
         let mut former = None;
         let each = |line: &str| match Former::read(line).filter(|_| former.is_none()) {

@@ -35,7 +35,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use blat_config::S3Settings;
 use blat_domain::archive::inventory::Inventory;
-use blat_domain::archive::package_list::Former;
+use blat_domain::archive::package_list::{Former, Purge};
 use blat_domain::archive::record::{Claim, Found, Owner, Record};
 use blat_domain::archive::title::Title;
 use blat_domain::package::name::PackageId;
@@ -222,7 +222,7 @@ impl Target for S3Target {
         self.sweep_uploads().await
     }
 
-    async fn store_list(&self, owned: &Record, list: &str) -> Result<Former, TargetError> {
+    async fn store_list(&self, owned: &Record, list: &str, _: Purge) -> Result<Former, TargetError> {
         let bucket = self.bucket().await?;
         let digest = hex(&Sha256::digest(list));
         let listed = self.last_listed();

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 /// The line after which a receiver speaks in frames. Whatever comes before it is a login shell's noise.
 pub const MARKER: &str = "# blat-receiver 1";
 /// The version of what follows the marker. Ends with different ones do not talk.
-pub const PROTOCOL: u16 = 6;
+pub const PROTOCOL: u16 = 7;
 /// Bytes of a frame's header.
 pub const HEADER: usize = 5;
 /// The longest body, in bytes: what a frame of another lane may have to wait for.

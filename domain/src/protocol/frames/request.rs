@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{bytes, packed};
+use crate::archive::package_list::Purge;
 use crate::archive::record::Claim;
 use crate::package::name::{PackageId, Version};
 use crate::util::identity::Identity;
@@ -39,6 +40,8 @@ pub enum Request<'a> {
         bytes: u64,
         /// Their digest.
         digest: [u8; 32],
+        /// Whether `pkg_purge` may delete by it.
+        purge: Purge,
     },
     /// Makes versions symbolic links to others of the same name, in this order. Answered by a line each, then `Done`.
     Link {

@@ -16,14 +16,14 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use blat_domain::archive::inventory::{Inventory, Listing};
-use blat_domain::archive::package_list::Former;
+use blat_domain::archive::package_list::{Former, Purge};
 use blat_domain::archive::record::{Claim, Owner, Record};
 use blat_domain::archive::title::{TITLE_LINES, Title};
 use blat_domain::flow::throughput::Throughput;
 use blat_domain::package::ancestry::natural_order;
 use blat_domain::package::name::PackageId;
 use blat_domain::policy::plan::{Link, Size};
-use blat_domain::protocol::frames::{Class, FrameError, Lane, MOST_DATA, Reply, Request, decode};
+use blat_domain::protocol::frames::{Class, FrameError, Lane, MOST_DATA, Reply, Request, Rule, decode};
 use blat_domain::protocol::status::Leftover;
 use blat_domain::util::text::printable;
 use blat_packing::cache::PackCache;
@@ -257,7 +257,9 @@ impl Target for ReceiverTarget {
             told(news);
         };
         let on = |lane, items: Vec<TransferItem>| {
-            let (cache, leftovers, owner) = (&self.cache, &self.leftovers, &self.owner);
+            let (cache, leftovers) = (&self.cache, &self.leftovers);
+            let replaces = items.iter().any(|item| item.rule != Rule::New);
+            let owner = self.remote_state.brings_for(&self.owner, replaces);
             let transfer = LaneTransfer {
                 conversation: &conversation,
                 lane,
@@ -278,7 +280,7 @@ impl Target for ReceiverTarget {
     }
 
     async fn link(&self, links: &[Link]) -> Result<Vec<(PackageId, Delivery)>, TargetError> {
-        let (owner, mut deliveries) = (self.owner.to_string(), Vec::new());
+        let (owner, mut deliveries) = (self.remote_state.links_for(&self.owner), Vec::new());
         for links in links.chunks(AT_ONCE) {
             let request =
                 Request::Link { links: links.iter().map(|link| (link.package.clone(), link.to.clone())).collect() };
@@ -333,12 +335,12 @@ impl Target for ReceiverTarget {
         self.leftovers.shown()
     }
 
-    async fn store_list(&self, owned: &Record, list: &str) -> Result<Former, TargetError> {
+    async fn store_list(&self, owned: &Record, list: &str, purge: Purge) -> Result<Former, TargetError> {
         let conversation = self.conversation().await?;
         let mut guard = conversation.lane(Lane::CONTROL).await;
         let digest = Sha256::digest(list).into();
         guard.say(&Request::Own { owner: &owned.line() }).await?;
-        guard.say(&Request::Store { bytes: list.len() as u64, digest }).await?;
+        guard.say(&Request::Store { bytes: list.len() as u64, digest, purge }).await?;
         for chunk in list.as_bytes().chunks(MOST_DATA) {
             guard.say(&Request::Data(chunk)).await?;
         }

@@ -5,11 +5,10 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use blat_domain::archive::record::Owner;
 use blat_domain::package::ancestry::nearest;
 use blat_domain::package::name::{PackageId, PackageName, Version};
 use blat_domain::policy::plan::Size;
-use blat_domain::protocol::frames::{Lane, Reply, Request, Rule};
+use blat_domain::protocol::frames::{Lane, Reply, Request};
 use blat_packing::cache::PackCache;
 use blat_packing::delta_base::DeltaBase;
 use blat_packing::frames;
@@ -47,8 +46,8 @@ pub(super) struct LaneTransfer<'a> {
     pub(super) cache: &'a Arc<PackCache>,
     /// What the target cannot remove.
     pub(super) leftovers: &'a Leftovers,
-    /// On whose behalf packages replace what is there.
-    pub(super) owner: &'a Owner,
+    /// On whose behalf packages are brought; nobody where it is empty.
+    pub(super) owner: String,
 }
 
 /// Versions that a target holds, with the times of their `descpkg`.
@@ -104,10 +103,8 @@ impl LaneTransfer<'_> {
     ) -> Result<Vec<u32>, TargetError> {
         let mut size = Size::default();
         attempts.iter().for_each(|attempt| size += attempt.item.size);
-        // Who knows that another one owns the archive replaces nothing, and names nobody: the lane still has whom it was told last.
-        let replaces = attempts.iter().any(|attempt| attempt.item.rule != Rule::New);
-        let owner = if replaces { self.owner.to_string() } else { String::new() };
-        guard.say(&Request::Own { owner: &owner }).await?;
+        // Also where that is nobody: the lane still has whom it was told last.
+        guard.say(&Request::Own { owner: &self.owner }).await?;
         guard.say(&Request::Begin { bytes: size.bytes, entries: size.entries, reserve: self.reserve }).await?;
 
         let expected = attempts.iter().map(|attempt| (attempt.number, attempt.item.package.clone())).collect();

@@ -360,7 +360,7 @@ async fn sent(answer: impl AsyncFnOnce(&mut FarEnd)) -> (Result<(), TargetError>
         held: &held,
         cache: &cache,
         leftovers: &Leftovers::default(),
-        owner: &owner(),
+        owner: owner().to_string(),
     };
     let told = Mutex::new(Vec::new());
     let tell = |news: Vec<_>| told.lock().expect("a list").extend(news);

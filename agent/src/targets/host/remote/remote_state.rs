@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, PoisonError};
 
+use blat_domain::archive::record::{Found, Owner};
 use blat_domain::protocol::status;
 use tokio::sync::Mutex;
 
@@ -25,6 +26,8 @@ pub(crate) struct RemoteState {
     shown: std::sync::Mutex<Option<status::FarEnd>>,
     /// Conversations that broke before their greeting since the last one that did not.
     broken: std::sync::Mutex<Broken>,
+    /// Whose the archive was when it was looked at last; none before that.
+    met: std::sync::Mutex<Option<Found>>,
 }
 
 /// Conversations that broke before their greeting, in a row and over one connection.
@@ -46,6 +49,31 @@ impl RemoteState {
             found: Mutex::new(None),
             shown: std::sync::Mutex::default(),
             broken: std::sync::Mutex::default(),
+            met: std::sync::Mutex::default(),
+        }
+    }
+
+    /// What was found in the record's place was judged.
+    pub(crate) fn met(&self, found: &Found) {
+        *self.met.lock().unwrap_or_else(PoisonError::into_inner) = Some(found.clone());
+    }
+
+    /// On whose behalf packages are brought: nothing where it is known that somebody else owns the archive, which replaces nothing. `replaces` says
+    /// what was planned, for an archive that could not be looked at.
+    pub(crate) fn brings_for(&self, owner: &Owner, replaces: bool) -> String {
+        let is_ours = match &*self.met.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(Found::Record(record)) => record.owner == *owner,
+            Some(Found::Malformed(_)) => false,
+            Some(Found::Nothing) | None => replaces,
+        };
+        if is_ours { owner.to_string() } else { String::new() }
+    }
+
+    /// On whose behalf links are made: by the record that was seen, where that is ours.
+    pub(crate) fn links_for(&self, owner: &Owner) -> String {
+        match &*self.met.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(Found::Record(record)) if record.owner == *owner => record.line(),
+            Some(_) | None => owner.to_string(),
         }
     }
 

@@ -7,7 +7,7 @@ async fn a_wrong_time_in_one_answer_makes_no_mark_older_and_nothing_due() {
     const MONTH: i64 = 30 * 86_400;
     let world = World::new();
     let target = world.filled().await;
-    target.store_list(&record("perth"), "other 1\n# end 1\n").await.expect("memory");
+    target.store_list(&record("perth"), "other 1\n# end 1\n", Purge::Held).await.expect("memory");
     let retire = async |how, skew: i64| {
         world.shelf.skew.store(skew, Ordering::Relaxed);
         target
@@ -35,7 +35,7 @@ async fn a_wrong_time_in_one_answer_makes_no_mark_older_and_nothing_due() {
 async fn a_package_that_could_not_be_deleted_keeps_its_mark() {
     let world = World::new();
     let target = world.filled().await;
-    target.store_list(&record("perth"), "other 1\n# end 1\n").await.expect("memory");
+    target.store_list(&record("perth"), "other 1\n# end 1\n", Purge::Held).await.expect("memory");
     let packages = ["core@1", "core@2"].map(|package| Leaving::new(id(package), Some(100)));
     let marked = target.retire(&record("perth"), Retirement::Mark(0), &packages).await.expect("memory");
     assert!(marked.iter().all(|(_, retired)| *retired == Retired::Done));

@@ -13,6 +13,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use blat_domain::archive::inventory::Mark;
+use blat_domain::archive::package_list::Purge;
 use blat_domain::archive::record::Found;
 use blat_domain::flow::bandwidth::Bandwidth;
 use blat_domain::protocol::frames::Rule;
@@ -396,7 +397,7 @@ async fn a_package_list_that_is_there_already_is_not_sent_again() {
     let list = "core 1\n# end 1\n";
     let store = async |target: &S3Target, list: &str| {
         inventory(target).await;
-        target.store_list(&record("perth"), list).await.expect("memory");
+        target.store_list(&record("perth"), list, Purge::Held).await.expect("memory");
         world.shelf.puts.swap(0, Ordering::Relaxed)
     };
     let target = world.owning().await;
@@ -423,7 +424,7 @@ async fn marks_keep_their_time_and_only_what_is_due_unlisted_and_unchanged_goes(
     assert_eq!(inventory(&target).await.marks[&id("core@1")], Mark { at: NOW, wait: 50 });
     let unlisted = target.retire(&record("perth"), Retirement::Delete, &[Leaving::new(id("core@1"), Some(100))]).await;
     assert!(matches!(unlisted, Err(TargetError::Refused(why)) if why.contains("nobody knows what is wanted")));
-    assert_eq!(target.store_list(&record("perth"), "other 1\n# end 1\n").await, Ok(Former::Missing));
+    assert_eq!(target.store_list(&record("perth"), "other 1\n# end 1\n", Purge::Held).await, Ok(Former::Missing));
     assert!(matches!(retire(Retirement::DeleteDue, "core@1", Some(100)).await, Retired::Kept(_)), "it has not waited");
 
     // As if it had been marked before, and now the time to wait is another.
@@ -437,15 +438,15 @@ async fn marks_keep_their_time_and_only_what_is_due_unlisted_and_unchanged_goes(
     assert_eq!(retire(Retirement::Mark(60), "core@1", None).await, Retired::Done);
     assert_eq!(inventory(&target).await.marks[&id("core@1")], Mark { at: NOW - 60, wait: 60 });
 
-    assert_eq!(target.store_list(&record("perth"), "core 1\n# end 1\n").await, Ok(Former::Whole));
+    assert_eq!(target.store_list(&record("perth"), "core 1\n# end 1\n", Purge::Held).await, Ok(Former::Whole));
     assert!(
         matches!(retire(Retirement::DeleteDue, "core@1", Some(100)).await, Retired::Kept(why) if why.contains("PackageList"))
     );
-    target.store_list(&record("perth"), "# end 0\n").await.expect("memory");
+    target.store_list(&record("perth"), "# end 0\n", Purge::Held).await.expect("memory");
     let by_nothing =
         target.retire(&record("perth"), Retirement::Delete, &[Leaving::new(id("core@1"), Some(100))]).await;
     assert!(matches!(by_nothing, Err(TargetError::Refused(why)) if why.contains("empty or cut short")));
-    assert_eq!(target.store_list(&record("perth"), "other 1\n# end 1\n").await, Ok(Former::Damaged));
+    assert_eq!(target.store_list(&record("perth"), "other 1\n# end 1\n", Purge::Held).await, Ok(Former::Damaged));
     assert!(
         matches!(retire(Retirement::DeleteDue, "core@1", Some(101)).await, Retired::Kept(why) if why.contains("replaced"))
     );

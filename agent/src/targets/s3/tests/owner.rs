@@ -6,7 +6,7 @@ use super::*;
 async fn a_bucket_has_one_owner_and_whoever_else_sends_to_it_neither_lists_nor_deletes() {
     let world = World::new();
     let target = world.filled().await;
-    target.store_list(&record("perth"), "core 1\n# end 1\n").await.expect("memory");
+    target.store_list(&record("perth"), "core 1\n# end 1\n", Purge::Held).await.expect("memory");
     let other = S3Target { owner: record("oslo").owner, ..world.target() };
     let theirs = Record { archive: RandomId::from_random([8; 16]), ..record("oslo") };
     let title = other.claim(Claim::First, &theirs).await.expect("memory");
@@ -18,7 +18,7 @@ async fn a_bucket_has_one_owner_and_whoever_else_sends_to_it_neither_lists_nor_d
         let refused = other.retire(&theirs, how, &[Leaving::new(id("core@2"), Some(100))]).await;
         assert!(matches!(refused, Err(TargetError::Refused(why)) if why.contains("blat adopt oslo")), "{how:?}");
     }
-    assert!(matches!(other.store_list(&theirs, "# end 0\n").await, Err(TargetError::Refused(_))));
+    assert!(matches!(other.store_list(&theirs, "# end 0\n", Purge::Held).await, Err(TargetError::Refused(_))));
 
     let title = other.claim(Claim::Adopt, &theirs).await.expect("memory");
     assert_eq!(title.found, Found::Record(theirs.clone()), "the record is the one that the adoption brings");
@@ -45,7 +45,7 @@ async fn what_was_planned_before_an_adoption_is_not_done_after_it_by_the_same_ow
     let world = World::new();
     let target = world.filled().await;
     let before = record("perth");
-    target.store_list(&before, "other 1\n# end 1\n").await.expect("memory");
+    target.store_list(&before, "other 1\n# end 1\n", Purge::Held).await.expect("memory");
     let after = Record { archive: RandomId::from_random([8; 16]), ..before.clone() };
     target.claim(Claim::Adopt, &record("oslo")).await.expect("memory");
     assert_eq!(target.claim(Claim::Adopt, &after).await.expect("memory").found, Found::Record(after.clone()));
@@ -56,7 +56,7 @@ async fn what_was_planned_before_an_adoption_is_not_done_after_it_by_the_same_ow
         assert!(matches!(&retired, Err(TargetError::Refused(why)) if refused(why)), "{how:?}: {retired:?}");
     }
     for list in ["other 1\n# end 1\n", "core 1\n# end 1\n"] {
-        let stored = target.store_list(&before, list).await;
+        let stored = target.store_list(&before, list, Purge::Held).await;
         assert!(matches!(&stored, Err(TargetError::Refused(why)) if refused(why)), "{stored:?}");
     }
     assert_eq!(target.retire(&after, Retirement::Delete, &leaving()).await.expect("memory")[0].1, Retired::Done);
@@ -96,7 +96,7 @@ async fn whoever_loses_the_bucket_in_the_midst_of_deleting_makes_no_further_requ
     for at_head in [true, false] {
         let world = World::new();
         let target = world.filled().await;
-        target.store_list(&record("perth"), "other 1\n# end 1\n").await.expect("memory");
+        target.store_list(&record("perth"), "other 1\n# end 1\n", Purge::Held).await.expect("memory");
         let theirs = Some(record("oslo").render());
         let when = if at_head { &world.shelf.put_at_next_head } else { &world.shelf.put_at_next_delete };
         *when.lock().expect("one thread") = theirs;
@@ -160,12 +160,12 @@ async fn whoever_lost_the_bucket_hears_of_it_also_where_its_list_is_there_alread
     let world = World::new();
     let target = world.filled().await;
     let list = "core 1\n# end 1\n";
-    target.store_list(&record("perth"), list).await.expect("memory");
+    target.store_list(&record("perth"), list, Purge::Held).await.expect("memory");
     inventory(&target).await;
-    target.store_list(&record("perth"), list).await.expect("memory");
+    target.store_list(&record("perth"), list, Purge::Held).await.expect("memory");
     *world.shelf.put_at_next_head.lock().expect("one thread") = Some(record("oslo").render());
     seen(&target, "p/core/1.zip").await;
-    let stored = target.store_list(&record("perth"), list).await;
+    let stored = target.store_list(&record("perth"), list, Purge::Held).await;
     assert!(matches!(&stored, Err(TargetError::Refused(why)) if why.contains("blat adopt perth")), "{stored:?}");
 }
 
@@ -177,7 +177,7 @@ async fn a_record_that_is_none_is_never_overwritten_but_by_an_adoption() {
     let title = target.claim(Claim::First, &record("perth")).await.expect("memory");
     assert!(matches!(&title.found, Found::Malformed(why) if why.contains("theirs")), "{title:?}");
     assert_eq!(inventory(&target).await.title, title);
-    assert!(target.store_list(&record("perth"), "# end 0\n").await.is_err());
+    assert!(target.store_list(&record("perth"), "# end 0\n", Purge::Held).await.is_err());
     assert_eq!(world.shelf.bytes("p/.blat/archive").await, b"theirs");
     let title = target.claim(Claim::Adopt, &record("perth")).await.expect("memory");
     assert_eq!(title.found, Found::Record(record("perth")));
@@ -213,7 +213,7 @@ async fn replacements(world: &World, target: &S3Target, number: usize) -> Result
             return Ok(format!("{:?}", linked[0].1));
         }
         3 => {
-            let stored = target.store_list(&record("perth"), "core 2\n# end 1\n").await;
+            let stored = target.store_list(&record("perth"), "core 2\n# end 1\n", Purge::Held).await;
             return stored.map(|former| format!("{former:?}")).map_err(|error| error.to_string());
         }
         4 => {
@@ -236,7 +236,7 @@ async fn whoever_loses_the_bucket_between_two_tries_of_a_write_replaces_nothing(
             let world = World::new();
             let target = world.filled().await;
             target.link(&[link("core@now", "1")]).await.expect("memory");
-            target.store_list(&record("perth"), "core 1\n# end 1\n").await.expect("memory");
+            target.store_list(&record("perth"), "core 1\n# end 1\n", Purge::Held).await.expect("memory");
             let keys = ["p/core/1.zip", "p/core/2.zip", "p/core/now.zip", "p/PackageList.txt"];
             let all = async || {
                 let mut all = Vec::new();
@@ -270,6 +270,6 @@ async fn whoever_loses_the_bucket_while_the_list_is_stored_does_not_say_ok() {
     let world = World::new();
     let target = world.filled().await;
     *world.shelf.put_after_next_write.lock().expect("one thread") = Some(record("oslo").render());
-    let stored = target.store_list(&record("perth"), "core 1\n# end 1\n").await;
+    let stored = target.store_list(&record("perth"), "core 1\n# end 1\n", Purge::Held).await;
     assert!(matches!(&stored, Err(TargetError::Refused(why)) if why.contains("blat adopt perth")), "{stored:?}");
 }

@@ -123,7 +123,7 @@ async fn send_next(conversation: &Conversation) {
         held: &held,
         cache: &Arc::new(PackCache::new(scratch.path().join("store"))),
         leftovers: &Leftovers::default(),
-        owner: &owner(),
+        owner: owner().to_string(),
     };
     let told = Mutex::new(Vec::new());
     let tell = |news: Vec<_>| told.lock().expect("a list").extend(news);
