@@ -277,8 +277,10 @@ $(stat -c %d:%i "$arch")" ]
     purge --dry-run
     check 'by that a purge goes' printed 'would delete odd 1'
     claim adopt "$id_b $home_b oslo"
+    stamp odd@1 5000 5
     check 'not once somebody else has adopted the archive' keeps_all 'the archive was adopted, or lost its record, since then' ' of oslo'
     claim adopt "$id_b $home_a perth"
+    stamp odd@1 5000 5
     check 'nor after an adoption back' keeps_all 'the archive was adopted, or lost its record, since then' ' of perth'
     store "$home_a perth" "$keep"
     purge --dry-run
