@@ -25,11 +25,11 @@ synced() {
     stored
 }
 
-# stored [RECORD [PLACE]]: for whom and where; by what is there now.
+# stored [RECORD [PLACE [PURGE]]]: for whom and where, and whether the target itself may purge; by what is there now.
 stored() {
     head -n 1 "$arch/.dpkg_archive/clock" >"$work/clock"
     printf '%s\n' "${1:-$(tr '\n' ' ' 2>/dev/null <"$arch/.dpkg_archive/archive" | sed 's/ $//' | grep . || echo -)}" \
-        "${2:-$(stat -c %d:%i "$arch")}" >>"$work/clock"
+        "${2:-$(stat -c %d:%i "$arch")}" "${3-purge yes}" >>"$work/clock"
     cp "$work/clock" "$arch/.dpkg_archive/clock"
 }
 
@@ -273,7 +273,8 @@ check_stored_for_whom() {
 '
     store "$home_a perth" "$keep"
     check 'a stored list says for whom and where' [ "$(sed 1d "$arch/.dpkg_archive/clock")" = "$id_a $home_a perth
-$(stat -c %d:%i "$arch")" ]
+$(stat -c %d:%i "$arch")
+purge yes" ]
     purge --dry-run
     check 'by that a purge goes' printed 'would delete odd 1'
     claim adopt "$id_b $home_b oslo"
@@ -319,7 +320,50 @@ $(stat -c %d:%i "$arch")" ]
     check 'by whom nobody owns, as long as that is so' printed 'deleted odd 1'
 }
 
+# not_left: nothing goes, nor would, and the complaint says that the last sync did not leave it to the target.
+not_left() {
+    for how in --dry-run ''; do
+        purge $how
+        ended 1 'the last sync held deletions back, or the master deletes by itself, so nothing is deleted until a sync of perth allows it; ' || return 1
+    done
+    arrived odd/1 && marked odd@1
+}
+
+# Marks of earlier syncs are there while a later one holds deletions back, or after the master took over.
+check_held_back() {
+    fresh
+    receive "$work/both"
+    claim first "$id_a $home_a perth"
+    stamp odd@1 5000 5
+    keep='even 2.0~rc1+x
+# end 1
+'
+    store_with "$home_a perth" "$keep"
+    check 'a sync that says nothing of purging leaves nothing to the target' not_left
+    store_with "$home_a perth" "$keep" --purge yes
+    purge --dry-run
+    check 'one that leaves it to the target does' printed 'would delete odd 1'
+    store_with "$home_a perth" "$keep" --purge no
+    check 'until a later one holds it back' not_left
+    for line in 'purge' 'purge yes no' 'purge yess' ' ' 'yes'; do
+        stored '' '' "$line"
+        check "nor does any other word allow it: $line" not_left
+    done
+    head -n 3 "$arch/.dpkg_archive/clock" >"$work/clock"
+    cp "$work/clock" "$arch/.dpkg_archive/clock"
+    check 'nor what an older version stored' not_left
+    store_with "$home_a perth" "$keep" --purge maybe
+    check 'another word is wrong usage' ended 2 'yes or no'
+    store_with "$home_a perth" "$keep" --purge yes
+    wrap mv 'case "$*" in *"/clock "*) kill -9 $PPID; exit 1 ;; esac; exec "$real" "$@"'
+    store_with "$home_a perth" "$keep" --purge no
+    unwrap
+    check 'one that is cut between the list and its word leaves no former word' keeps_all \
+        'an older version stored it, or something cut it short, and nothing says for whom and where' ' of perth'
+}
+
 check_aging() {
+    check_held_back
     check_stored_for_whom
     check_marks
     check_due

@@ -34,11 +34,16 @@ as() {
     run "$verb_as" --archive "$arch" --owner "$owner" "$@" <"$work/list"
 }
 
-# store OWNER TEXT
-store() {
+# store OWNER TEXT: by a sync that leaves deletions to the target.
+store() { store_with "$@" --purge yes; }
+
+# store_with OWNER TEXT [ARGUMENT...]
+store_with() {
     printf '%s' "$2" >"$work/list"
-    run receive_file --archive "$arch" --name PackageList.txt --owner "$1" --bytes "$(wc -c <"$work/list")" \
-        --sha256 "$(sha256sum <"$work/list" | cut -d ' ' -f 1)" <"$work/list"
+    lister=$1
+    shift 2
+    run receive_file --archive "$arch" --name PackageList.txt --owner "$lister" --bytes "$(wc -c <"$work/list")" \
+        --sha256 "$(sha256sum <"$work/list" | cut -d ' ' -f 1)" "$@" <"$work/list"
 }
 
 check_owning() {
