@@ -191,6 +191,9 @@ check_doubts() {
     synced -5000
     purge
     check 'nor by one that is behind the last sync' ended 1 'behind the last sync'
+    synced 200000
+    purge
+    check 'nor by a sync of days ago, for a disk that is put back within one boot looks as it did then' ended 1 'the last sync was 2 days ago'
     synced 31536000 5 another-boot
     purge
     check 'nor by one that gained a year while the host was off' ended 1 '365 days ago'
@@ -304,7 +307,17 @@ purge yes" ]
     check 'but its number may change when the system is started' printed 'would delete odd 1'
     stored '' "4711:4711"
     check 'and that of its directory does not' keeps_all 'it was stored in another directory, so this one may be a copy, or another disk' ' of perth'
+    changed='the list, or clock beside it, was changed after it was stored, so it may be a backup that was put back'
+    synced 700
+    check 'nor by a backup that was put back into the very directory' keeps_all "$changed" ' of perth'
     synced 0
+    wrap stat 'case "$*" in "-c %Z "*/PackageList.txt) "$real" "$@" | { read -r a; read -r b; echo "$a"; echo $((b + 700)); } ;; *) exec "$real" "$@" ;; esac'
+    check 'be it of the list alone' keeps_all "$changed" ' of perth'
+    wrap stat 'case "$*" in "-c %Z "*) "$real" -c %Z "$3" ;; *) exec "$real" "$@" ;; esac'
+    check 'nor where their last change is not known' keeps_all "$changed" ' of perth'
+    unwrap
+    purge --dry-run
+    check 'but by one that was stored and left alone' printed 'would delete odd 1'
     head -n 1 "$arch/.dpkg_archive/clock" >"$work/clock"
     cp "$work/clock" "$arch/.dpkg_archive/clock"
     check 'nor by what an older version stored' keeps_all 'an older version stored it, or something cut it short, and nothing says for whom and where' ' of perth'
