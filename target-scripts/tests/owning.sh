@@ -79,6 +79,17 @@ $home_b oslo"
 $home_b oslo"
     check 'the very record is taken away' owned ''
     check 'and what the adoption left' [ ! -e "$arch/.dpkg_archive/visit" ]
+    stamp odd@1 5000 5
+    claim first "$id_a
+$home_a perth"
+    check 'who comes first after that gets it' owned "$id_a $home_a perth"
+    check 'without the marks of whoever had it' unmarked odd@1
+    stamp odd@1 5000 5
+    claim first "$id_a
+$home_a perth"
+    check 'and keeps its own when it asks again' marked odd@1
+    claim withdraw "$id_a
+$home_a perth"
     for bad in '' 'x' "$id_a" "$id_a $home_a" "$id_a $home_a ../x" "$id_a $home_a a b" "$(echo $id_a | tr a-f A-F) $home_a perth"; do
         claim first "$bad"
         check "no record is wrong usage: $bad" ended 2 'record'
