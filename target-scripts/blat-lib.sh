@@ -736,8 +736,8 @@ has_record() {
     }
 }
 
-# may_bring OWNER: as has_record, and the record does not name somebody else. Who knows that somebody else owns the archive replaces nothing, and names
-# no owner either.
+# may_bring OWNER: as has_record, and the record names OWNER. Who knows that somebody else owns the archive replaces nothing, and names no owner either. A
+# record that says nothing, empty or torn as it may be, is nobody's: another directory may be here as well.
 may_bring() {
     [ -n "$1" ] || return 0
     has_record "$1" || return 1
@@ -745,11 +745,11 @@ may_bring() {
     if is_record "$record"; then
         case " $1" in *" ${record#* }") return 0 ;; esac
         now="the archive has the record of another owner by now (${record#* }), so nothing is brought; the next try looks again"
-        return 1
-    elif [ -z "$record" ] && ! is_small "$house/archive" 0; then
-        now="its record of its owner ($house/archive) could not be read, so nothing is brought; the next try looks again"
-        return 1
+    else
+        now="its record ($house/archive) does not name its owner, or could not be read, so nothing is brought; the next try looks again, and \`blat adopt\`\
+ writes a damaged one anew"
     fi
+    return 1
 }
 
 # may_replace OWNER: OWNER owns the archive, else `$now` says why not; to be asked under the publish lock. Whoever works here by hand names none.

@@ -207,8 +207,19 @@ check_replacing() {
     check 'which stays' [ "$(readlink "$arch/odd/current")" = 1 ]
     send_links "$home_a perth"
     check 'its owner does' said 'linked odd current'
-    : >"$arch/.dpkg_archive/archive"
-    check 'nor does anybody where the record is damaged' kept "$home_a perth" 'does not name its owner'
+    printf 'odd new 1\n' >"$work/links"
+    damaged='its record (.dpkg_archive/archive) does not name its owner, or could not be read, so nothing is brought; .*blat adopt'
+    for torn in '' "${id_a%?????}" "$id_a
+" "$id_a
+$home_a" "$id_a
+${home_a%?} perth" '\0\0\0\0\0\0\0\0'; do
+        printf '%b' "$torn" >"$arch/.dpkg_archive/archive"
+        check "nor does anybody where the record is damaged, with ${#torn} characters" unowned "$home_a perth" "$damaged" receive "$work/odd-replace"
+        check 'nor brings anything new' unowned "$home_a perth" "$damaged" receive "$work/both"
+    done
+    receive "$work/odd-replace" --owner ''
+    check 'who names no owner brings and replaces, as where there is none' said 'replaced odd 1'
+    receive "$work/odd-same-time" --owner ''
     rm "$arch/.dpkg_archive/archive"
     claim adopt "$id_a $home_a perth"
     receive "$work/odd-replace" --owner "$home_a perth"
