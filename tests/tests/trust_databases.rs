@@ -147,16 +147,37 @@ fn a_mysql_transaction_that_waited_for_a_lock_takes_nothing_that_the_writer_put_
     assert_eq!((lab.visible(), lab.package_list()), (vec!["core@1.2".to_owned()], vec!["core 1.2".to_owned()]));
 }
 
+/// A job that goes round and round, so that a second answer comes in step with it, two seconds after the first.
+fn in_step(round: &str) -> String {
+    round.repeat(5)
+}
+
+#[test]
+fn no_mysql_answer_that_waited_for_a_lock_counts_whichever_it_is() {
+    let (lab, database) = lab("mysteps", Kind::MariaDb, &["1.1", "1.2"]);
+    configure(&lab, &database, "SELECT release_id, package_name, package_version FROM release_package");
+    nothing_goes_while(
+        &lab,
+        &database,
+        &in_step(
+            "LOCK TABLES release_package WRITE; DELETE FROM release_package WHERE package_version = '1.1'; SELECT SLEEP(2); \
+             INSERT INTO release_package VALUES (10, 'core', '1.1'); UNLOCK TABLES; SELECT SLEEP(1);",
+        ),
+    );
+}
+
+/// Blat may read the view, and not the tables.
+const IN_TWO_TABLES: &str = "\
+    ALTER TABLE release_package RENAME TO first_package; CREATE TABLE third_package (LIKE first_package);
+    WITH moved AS (DELETE FROM first_package WHERE package_version = '1.1' RETURNING *)
+    INSERT INTO third_package SELECT * FROM moved;
+    CREATE VIEW release_package AS SELECT * FROM first_package UNION ALL SELECT * FROM third_package;
+    GRANT SELECT ON release_package TO blat;";
+
 #[test]
 fn a_postgres_transaction_that_waited_for_a_lock_takes_nothing_that_the_writer_put_back() {
     let (lab, database) = lab("pglocks", Kind::Postgres, &["1.1", "1.2"]);
-    database.sql(
-        "ALTER TABLE release_package RENAME TO first_package; CREATE TABLE third_package (LIKE first_package);
-         WITH moved AS (DELETE FROM first_package WHERE package_version = '1.1' RETURNING *)
-         INSERT INTO third_package SELECT * FROM moved;
-         CREATE VIEW release_package AS SELECT * FROM first_package UNION ALL SELECT * FROM third_package;
-         GRANT SELECT ON release_package TO blat;",
-    );
+    database.sql(IN_TWO_TABLES);
     let statements = "BEGIN; TRUNCATE third_package; INSERT INTO third_package VALUES (10, 'core', '1.1'); \
                       SELECT pg_sleep(4); COMMIT;";
     nothing_goes_while(&lab, &database, statements);

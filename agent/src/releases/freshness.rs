@@ -10,6 +10,7 @@ use blat_domain::policy::clock::FileTime;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::database::random_part;
 use super::file;
 
 /// A database may come to know a package this many seconds after its tag was dropped.
@@ -19,6 +20,8 @@ pub(super) const QUIET: Duration = Duration::from_secs(2);
 
 /// A query that takes longer may have waited for somebody's lock.
 const PROMPT: Duration = Duration::from_secs(1);
+/// Where queries always take longer, so many readings say how long.
+const SAYS_HOW_LONG: usize = 3;
 
 /// To look at a file takes longer only where its server hangs, and tags do not wait for that.
 const LOOK: Duration = Duration::from_secs(2);
@@ -121,8 +124,8 @@ impl FileReading {
 /// A reading of a server or of a command's output, which has no file that could be looked at again.
 #[derive(Debug, Clone)]
 pub(crate) struct ServedReading {
-    /// When it ended, by the clock of [`FileReading`].
-    ended: Instant,
+    /// From when on another one may begin, by the clock of [`FileReading`].
+    next: Instant,
     /// The longest time that one of its queries took; none of a command's are known.
     slowest: Duration,
 }
@@ -130,18 +133,26 @@ pub(crate) struct ServedReading {
 impl ServedReading {
     /// What was read up to now.
     pub(super) fn new(slowest: Duration) -> Self {
-        Self { ended: Instant::now(), slowest }
+        Self { next: Instant::now() + QUIET + random_part(QUIET), slowest }
     }
 
-    /// Waits until [`QUIET`] has passed: a lock that this reading waited for is gone then.
+    /// Waits until [`QUIET`] has passed, and a part of it that differs each time: a lock that this reading waited for is gone then, and a job that
+    /// goes round and round does not meet the next one as it met this one.
     pub(crate) async fn wait(&self) {
-        sleep_until(self.ended + QUIET).await;
+        sleep_until(self.next).await;
     }
 
-    /// Whether one of its queries took so long that it may have waited for a lock itself.
-    pub(crate) fn may_have_waited(&self) -> bool {
-        self.slowest > PROMPT
+    /// How long its slowest query took.
+    pub(crate) fn slowest(&self) -> Duration {
+        self.slowest
     }
+}
+
+/// Whether the last one of these times is none in which a query may have waited for a lock: it is short, or not much longer than the shortest of
+/// several. A slow database is slow each time.
+pub(crate) fn is_prompt(slowest: &[Duration]) -> bool {
+    let (Some(last), Some(least)) = (slowest.last(), slowest.iter().min()) else { return true };
+    *last <= PROMPT || (slowest.len() >= SAYS_HOW_LONG && *last <= *least * 2)
 }
 
 #[cfg(test)]
@@ -152,6 +163,37 @@ mod tests {
     use super::*;
     use blat_config::Queries;
     use jiff::Timestamp;
+
+    #[test]
+    fn a_reading_that_took_much_longer_than_others_may_have_waited_for_a_lock() {
+        for (times, prompt) in [
+            (&[][..], true),
+            (&[0], true),
+            (&[9_000, 1_000], true),
+            (&[1_100], false),
+            (&[1_100, 1_100], false),
+            (&[1_100, 1_100, 1_100], true),
+            (&[5_000, 4_000, 8_000], true),
+            (&[5_000, 4_000, 8_100], false),
+            (&[100, 200, 1_100], false),
+            (&[100, 9_000, 9_000, 9_000], false),
+        ] {
+            let times: Vec<Duration> = times.iter().map(|time| Duration::from_millis(*time)).collect();
+            assert_eq!(is_prompt(&times), prompt, "{times:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_reads_a_server_again_comes_after_two_seconds_and_never_in_step() {
+        let mut waits = std::collections::BTreeSet::new();
+        for _ in 0..40 {
+            let begun = Instant::now();
+            ServedReading::new(Duration::ZERO).wait().await;
+            assert!(begun.elapsed() >= QUIET && begun.elapsed() <= QUIET * 2 + Duration::from_millis(10));
+            waits.insert(begun.elapsed().as_millis());
+        }
+        assert!(waits.len() > 5, "{waits:?}");
+    }
 
     fn touch(path: &Path, second: u64) {
         let file = fs::File::create(path).expect("a file");

@@ -27,7 +27,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use database::create as create_database;
-pub(crate) use freshness::{ContentTime, FileReading, ServedReading, trailing, written_at};
+pub(crate) use freshness::{ContentTime, FileReading, ServedReading, is_prompt, trailing, written_at};
 pub(crate) use keeper::keep_instead;
 pub(crate) use reader::read_instead;
 use reader::{ReadCatalog, Reader};

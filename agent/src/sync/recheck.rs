@@ -6,7 +6,7 @@
 //! read for the answer, since the file looks as it did before, or where it came from a SQLite database: only what something goes by is looked over for
 //! damage, since that may take long. And the same where it came from a server or a command: a transaction that waited for somebody's lock sees what
 //! was there before that, and misses what the other one put in place of it, with no error. So a second one begins two seconds after the first one
-//! ended, and where one of its queries took long, it may have waited too, and there is a third.
+//! ended, or somewhat later, and where one of its queries took long, it may have waited too: more follow, until one was prompt.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use blat_domain::policy::retry::Backoff;
 use jiff::Timestamp;
 
 use crate::model::problem::Problem;
-use crate::releases::{CatalogAnswer, FileReading, Purpose, ServedReading};
+use crate::releases::{CatalogAnswer, FileReading, Purpose, ServedReading, is_prompt};
 use crate::state::lasting::Noted;
 use crate::sync::context::SyncContext;
 use crate::sync::{Prepared, SyncOutcome, problem};
@@ -33,6 +33,12 @@ use crate::sync::{Prepared, SyncOutcome, problem};
 const READINGS: u32 = 15;
 /// After so many readings of a SQLite database that changes each time, its writers are kept waiting: no database is too busy for deletions.
 const PATIENT: u32 = 3;
+/// So often a server is read again until a reading was prompt.
+const MOST_SERVED: usize = 6;
+
+/// Why nothing goes where none was.
+const WAITED: &str = "the database takes much longer for a query at one time than at another, so that what it answers may have waited for somebody's lock: \
+                      nothing is marked or deleted; look for what locks its tables or slows it down";
 
 /// What decides about extra packages, beside what is wanted and what is there.
 #[derive(Debug, Clone)]
@@ -231,7 +237,7 @@ fn is_taking(step: &AgingStep) -> bool {
 }
 
 impl SyncContext {
-    /// As [`Self::decide_again`], by an answer that nobody was writing meanwhile; by two where one of a server may not do.
+    /// As [`Self::decide_again`], by an answer that nobody was writing meanwhile; by more where one of a server may have waited.
     async fn decide_when_settled(
         &self,
         prepared: &Prepared,
@@ -239,6 +245,7 @@ impl SyncContext {
         left_out: &Arc<BTreeSet<PackageId>>,
     ) -> Result<Vec<Later>, Problem> {
         let mut answers = Vec::new();
+        let mut slowest: Vec<Duration> = served.iter().map(ServedReading::slowest).collect();
         for reading in 0..READINGS {
             let purpose = if reading < PATIENT { Purpose::Taking } else { Purpose::TakingHeld };
             if let Some(served) = &served {
@@ -251,10 +258,13 @@ impl SyncContext {
             };
             if is_settled {
                 served.clone_from(&later.served);
-                let may_have_waited = later.served.as_ref().is_some_and(ServedReading::may_have_waited);
+                slowest.extend(later.served.as_ref().map(ServedReading::slowest));
                 answers.push(later);
-                if !may_have_waited || answers.len() > 1 {
+                if is_prompt(&slowest) {
                     return Ok(answers);
+                }
+                if answers.len() == MOST_SERVED {
+                    return Err(problem(None, WAITED.to_owned(), Backoff::PACKAGE));
                 }
             }
         }

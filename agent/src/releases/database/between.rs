@@ -17,13 +17,22 @@ mod tests;
 pub(super) struct DatabaseError {
     /// What went wrong, fit for printing.
     pub(super) text: String,
-    /// Whether it is gone when all is read anew.
-    pub(super) is_passing: bool,
+    /// Why it may be gone when all is read anew; none where it stays.
+    pub(super) passing: Option<Passing>,
+}
+
+/// What goes by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Passing {
+    /// A replica gave way to its primary, for an instant.
+    GaveWay,
+    /// Somebody keeps a table locked, for as long as it takes.
+    Locked,
 }
 
 impl From<String> for DatabaseError {
     fn from(text: String) -> Self {
-        Self { text, is_passing: false }
+        Self { text, passing: None }
     }
 }
 
@@ -38,6 +47,8 @@ enum Code<'a> {
 
 const GAVE_WAY: &str = "this server is a replica, and the query gave way to what came from its primary: set hot_standby_feedback = on or a longer \
                         max_standby_streaming_delay there, or name the primary in the URL";
+const LOCKED: &str = "somebody keeps a table locked that Blat reads, and what it sees of such a table may be half a change: end what holds the lock, or \
+                      raise timeout";
 const ONLY_READS: &str =
     "Blat only reads: let each query be a SELECT that locks no rows (no FOR UPDATE) and calls no function that writes";
 const FULL: &str = "all connections that the server or a pooler before it allows are taken: raise that limit (max_connections, the size of the \
@@ -75,9 +86,13 @@ pub(super) fn remedy(error: &Error) -> Option<&'static str> {
     }
 }
 
-/// Whether it is gone when all is read anew: a replica gives way to its primary for an instant.
-pub(super) fn is_passing(error: &Error) -> bool {
-    code(error).is_some_and(is_conflict)
+/// Why it may be gone when all is read anew.
+pub(super) fn passing(error: &Error) -> Option<Passing> {
+    match code(error)? {
+        code if is_conflict(code) => Some(Passing::GaveWay),
+        code if is_lock(code) => Some(Passing::Locked),
+        _ => None,
+    }
 }
 
 fn code(error: &Error) -> Option<Code<'_>> {
@@ -93,13 +108,19 @@ fn code(error: &Error) -> Option<Code<'_>> {
 
 /// A transaction that only reads meets no other conflict than that of a replica with its primary.
 fn is_conflict(code: Code<'_>) -> bool {
-    matches!(code, Code::Postgres("40001" | "40P01") | Code::MySql(1213))
+    matches!(code, Code::Postgres("40001" | "40P01"))
+}
+
+/// MySQL has whoever only reads give way where two wait for each other.
+fn is_lock(code: Code<'_>) -> bool {
+    matches!(code, Code::MySql(1205 | 1213))
 }
 
 fn remedy_of(code: Code<'_>, message: &str) -> Option<&'static str> {
     let says = |words: &[&str]| words.iter().any(|words| message.contains(words));
     match code {
-        Code::Postgres(_) if is_conflict(code) => Some(GAVE_WAY),
+        _ if is_conflict(code) => Some(GAVE_WAY),
+        _ if is_lock(code) => Some(LOCKED),
         Code::Postgres("25006") => Some(ONLY_READS),
         Code::Postgres("42501") if says(&["row-level security"]) => Some(FILTERED),
         Code::Postgres("53300") => Some(FULL),

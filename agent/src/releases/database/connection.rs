@@ -15,7 +15,7 @@ use sqlx::{
     PgConnection, Postgres, Sqlite,
 };
 
-use super::between::{CUT_SHORT, DatabaseError, is_passing, remedy};
+use super::between::{CUT_SHORT, DatabaseError, passing, remedy};
 use super::rows::Cells;
 use super::sqlite::{self, Opened};
 use super::{password, value};
@@ -74,7 +74,8 @@ impl DatabaseConnection {
         }
     }
 
-    /// Begins one read-only transaction for all queries, so that a release never appears half-changed.
+    /// Begins one read-only transaction for all queries, so that a release never appears half-changed. Which moment it sees is decided by its first
+    /// query, after its tables are locked.
     pub(super) async fn begin(&mut self, limit: Duration) -> Result<(), String> {
         let milliseconds = limit.as_millis();
         let begun = match self {
@@ -95,32 +96,14 @@ impl DatabaseConnection {
                      /*M!100202 SESSION max_recursive_iterations = 4294967295, */ \
                      /*M!100304 SESSION system_versioning_asof = DEFAULT, */ \
                      SESSION sql_select_limit = 18446744073709551615, SESSION group_concat_max_len = 1073741824, \
-                     SESSION net_write_timeout = 60; \
-                     SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; \
-                     START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY",
+                     SESSION net_write_timeout = 60, SESSION lock_wait_timeout = 1; \
+                     SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; START TRANSACTION READ ONLY",
                     limit.as_secs().max(1)
                 );
                 sqlx::raw_sql(AssertSqlSafe(begin)).execute(connection).await.map(|_| ())
             }
         };
         begun.map_err(|error| format!("cannot begin to read: {}", said(&error)))
-    }
-
-    /// Waits for whoever changes these tables, before the transaction's first query decides which moment it sees: to PostgreSQL a table that was
-    /// emptied and filled anew after that moment has no rows. What may not be locked, such as a table that is another server's, is read as it is.
-    pub(super) async fn lock_tables(&mut self, tables: &[&str]) -> Result<(), DatabaseError> {
-        let Self::Postgres(connection) = self else { return Ok(()) };
-        for table in tables {
-            let lock = format!("SAVEPOINT blat; LOCK TABLE \"{table}\" IN ACCESS SHARE MODE; RELEASE SAVEPOINT blat");
-            let locked = sqlx::raw_sql(AssertSqlSafe(lock)).execute(&mut *connection).await;
-            let Err(Error::Database(_)) = locked else {
-                locked.map_err(failed)?;
-                continue;
-            };
-            let back = sqlx::raw_sql("ROLLBACK TO SAVEPOINT blat").execute(&mut *connection).await;
-            back.map_err(failed)?;
-        }
-        Ok(())
     }
 
     /// A name as this database's SQL has it, whatever word it is.
@@ -192,9 +175,9 @@ impl DatabaseConnection {
             Self::Postgres(connection) => read::<Postgres, N>(connection, query, columns, each).await,
             Self::MySql(connection) => read::<MySql, N>(connection, query, columns, each).await,
         };
-        read.map_err(|DatabaseError { text, is_passing }| DatabaseError {
+        read.map_err(|DatabaseError { text, passing }| DatabaseError {
             text: format!("the query for {what} failed: {text}"),
-            is_passing,
+            passing,
         })
     }
 
@@ -231,8 +214,8 @@ where
 }
 
 /// What a query's failure comes to.
-fn failed(error: Error) -> DatabaseError {
-    DatabaseError { text: said(&error), is_passing: is_passing(&error) }
+pub(super) fn failed(error: Error) -> DatabaseError {
+    DatabaseError { text: said(&error), passing: passing(&error) }
 }
 
 /// What went wrong: in the server's own words where it has any, else in the driver's; and what to do about it, where that is known.

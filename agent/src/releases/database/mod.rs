@@ -5,6 +5,7 @@
 
 mod between;
 mod connection;
+mod locks;
 mod password;
 mod rescue;
 mod rows;
@@ -20,6 +21,8 @@ use blat_domain::policy::release::{Catalog, Selection};
 
 use between::DatabaseError;
 use connection::DatabaseConnection;
+use locks::Retries;
+pub(super) use locks::random_part;
 use rows::CatalogBuilder;
 pub(crate) use schema::create;
 
@@ -42,8 +45,8 @@ pub(super) async fn load(
     place: &Path,
     purpose: Purpose,
 ) -> Result<ReadCatalog, String> {
-    let mut conflicts = 0;
-    for _ in 0..sqlite::TRIES {
+    let (mut retries, mut tries) = (Retries::within(limit), 0);
+    while tries < sqlite::TRIES {
         let mut connection = DatabaseConnection::open(source, limit, place).await?;
         connection.begin(limit).await?;
         let statements = Statements::of(&connection, source);
@@ -58,11 +61,11 @@ pub(super) async fn load(
         let is_whole = connection.is_whole()?;
         let closed = connection.close(catalog.is_ok()).await;
         match catalog {
-            Err(DatabaseError { is_passing: true, .. }) if conflicts < MOST_CONFLICTS => conflicts += 1,
+            Err(DatabaseError { passing: Some(passing), .. }) if retries.allow(passing).await => {}
             // Why it failed says more than how the connection ended after that.
             Err(DatabaseError { text, .. }) if is_whole => return Err(text),
             Ok(catalog) if is_whole => return closed.map(|()| ReadCatalog { catalog, state, slowest }),
-            Ok(_) | Err(_) => {}
+            Ok(_) | Err(_) => tries += 1,
         }
     }
     Err(sqlite::CHANGES.into())
@@ -77,7 +80,7 @@ impl DatabaseConnection {
                 opened.begin_reading(purpose.is_taking(), &queries).await.map_err(DatabaseError::from)
             }
             Self::Postgres(_) | Self::MySql(_) => {
-                self.lock_tables(&statements.tables).await?;
+                self.lock(statements).await?;
                 self.expect_no_rescue().await
             }
         }
