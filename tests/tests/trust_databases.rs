@@ -188,3 +188,11 @@ fn a_postgres_transaction_that_waited_for_a_lock_takes_nothing_that_the_writer_p
     lab.agent_once("perth").expect_success();
     assert_eq!((lab.visible(), lab.package_list()), (vec!["core@1.2".to_owned()], vec!["core 1.2".to_owned()]));
 }
+
+/// Blat held one table, and waited for another that an administrator held, who wanted the first.
+#[test]
+fn no_transaction_of_postgres_is_rolled_back_for_blat() {
+    let (lab, database) = lab("pgdeadlock", Kind::Postgres, &["1.1", "1.2"]);
+    let statements = "BEGIN; LOCK TABLE release_package; SELECT pg_sleep(3); LOCK TABLE project; COMMIT;";
+    nothing_goes_while(&lab, &database, statements);
+}

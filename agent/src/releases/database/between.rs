@@ -111,9 +111,10 @@ fn is_conflict(code: Code<'_>) -> bool {
     matches!(code, Code::Postgres("40001" | "40P01"))
 }
 
-/// MySQL has whoever only reads give way where two wait for each other.
+/// MySQL has whoever only reads give way where two wait for each other. PostgreSQL does not, so that Blat never waits there for long enough to be one
+/// of two.
 fn is_lock(code: Code<'_>) -> bool {
-    matches!(code, Code::MySql(1205 | 1213))
+    matches!(code, Code::Postgres("55P03") | Code::MySql(1205 | 1213))
 }
 
 fn remedy_of(code: Code<'_>, message: &str) -> Option<&'static str> {

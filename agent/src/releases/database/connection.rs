@@ -81,9 +81,11 @@ impl DatabaseConnection {
         let begun = match self {
             Self::Sqlite(opened) => sqlx::raw_sql("BEGIN").execute(&mut opened.connection).await.map(|_| ()),
             Self::Postgres(connection) => {
-                // Rows that a policy hides, or that an index leaves out, would be taken for rows that are gone.
+                // Rows that a policy hides, or that an index leaves out, would be taken for rows that are gone. Whoever waits for a lock of Blat's looks
+                // for a deadlock after a second (deadlock_timeout), and is rolled back where Blat waits too.
                 let begin = format!(
                     "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = {milliseconds}; \
+                     SET LOCAL lock_timeout = 300; \
                      SET LOCAL row_security = off; SET LOCAL gin_fuzzy_search_limit = 0"
                 );
                 sqlx::raw_sql(AssertSqlSafe(begin)).execute(connection).await.map(|_| ())

@@ -41,16 +41,20 @@ async fn open_tables(connection: &mut MySqlConnection, statements: &Statements) 
     Ok(())
 }
 
-/// Waits for whoever changes these tables. What may not be locked, such as a table that is another server's, is read as it is.
+/// Locks these tables, where nobody changes them: it waits for none while it has another. What may not be locked, such as a table that is another
+/// server's, is read as it is.
 async fn lock_tables(connection: &mut PgConnection, tables: &[&str]) -> Result<(), DatabaseError> {
     for table in tables {
-        let lock = format!("SAVEPOINT blat; LOCK TABLE \"{table}\" IN ACCESS SHARE MODE; RELEASE SAVEPOINT blat");
+        let lock =
+            format!("SAVEPOINT blat; LOCK TABLE \"{table}\" IN ACCESS SHARE MODE NOWAIT; RELEASE SAVEPOINT blat");
         let locked = sqlx::raw_sql(AssertSqlSafe(lock)).execute(&mut *connection).await;
-        let Err(Error::Database(_)) = locked else {
-            locked.map_err(failed)?;
-            continue;
-        };
-        sqlx::raw_sql("ROLLBACK TO SAVEPOINT blat").execute(&mut *connection).await.map_err(failed)?;
+        match locked.map_err(|error| (matches!(error, Error::Database(_)), failed(error))) {
+            Ok(_) => {}
+            Err((true, DatabaseError { passing: None, .. })) => {
+                sqlx::raw_sql("ROLLBACK TO SAVEPOINT blat").execute(&mut *connection).await.map_err(failed)?;
+            }
+            Err((_, trouble)) => return Err(trouble),
+        }
     }
     Ok(())
 }

@@ -227,6 +227,8 @@ fn what_poolers_proxies_and_replicas_refuse_comes_with_what_to_do() {
         (Code::Postgres("53300"), "sorry, too many clients already", "max_connections"),
         (Code::Postgres("57P03"), "the database system is starting up", "hot_standby = on"),
         (Code::Postgres("40001"), "terminating connection due to conflict with recovery", "name the primary"),
+        (Code::Postgres("55P03"), "could not obtain lock on relation \"project\"", "end what holds the lock"),
+        (Code::MySql(1205), "Lock wait timeout exceeded; try restarting transaction", "end what holds the lock"),
         (Code::Postgres("25006"), "cannot execute SELECT FOR UPDATE in a read-only transaction", "no FOR UPDATE"),
         (
             Code::Postgres("42501"),
