@@ -196,3 +196,21 @@ fn no_transaction_of_postgres_is_rolled_back_for_blat() {
     let statements = "BEGIN; LOCK TABLE release_package; SELECT pg_sleep(3); LOCK TABLE project; COMMIT;";
     nothing_goes_while(&lab, &database, statements);
 }
+
+#[test]
+fn a_postgres_index_that_lacks_rows_hides_none() {
+    let (lab, database) = lab("pgindex", Kind::Postgres, &["1.1", "1.2"]);
+    let ready = |is_ready: bool| {
+        database.sql(&format!("UPDATE pg_index SET indisready = {is_ready} WHERE indexrelid = 'lacking'::regclass"));
+    };
+    database.sql("CREATE INDEX lacking ON release_package (release_id)");
+    ready(false);
+    database.sql("INSERT INTO release_package SELECT * FROM release_package; ALTER ROLE blat SET enable_seqscan = off");
+    ready(true);
+    // The row of 1.1 that the index knows goes.
+    database.sql("DELETE FROM release_package WHERE ctid = (SELECT min(ctid) FROM release_package WHERE package_version = '1.1')");
+    let query = "SELECT release_id, package_name, package_version FROM release_package WHERE release_id = 10";
+    configure(&lab, &database, query);
+    lab.agent_once("perth").expect_success();
+    assert_eq!(lab.visible(), ["core@1.1", "core@1.2"]);
+}

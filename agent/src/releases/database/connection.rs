@@ -81,12 +81,13 @@ impl DatabaseConnection {
         let begun = match self {
             Self::Sqlite(opened) => sqlx::raw_sql("BEGIN").execute(&mut opened.connection).await.map(|_| ()),
             Self::Postgres(connection) => {
-                // Rows that a policy hides, or that an index leaves out, would be taken for rows that are gone. Whoever waits for a lock of Blat's looks
-                // for a deadlock after a second (deadlock_timeout), and is rolled back where Blat waits too.
+                // Rows that a policy hides, or that an index leaves out, as one that is damaged does, would be taken for rows that are gone.
+                // Whoever waits for a lock of Blat's looks for a deadlock after a second (deadlock_timeout), and is rolled back where Blat waits too.
                 let begin = format!(
                     "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = {milliseconds}; \
                      SET LOCAL lock_timeout = 300; \
-                     SET LOCAL row_security = off; SET LOCAL gin_fuzzy_search_limit = 0"
+                     SET LOCAL row_security = off; SET LOCAL gin_fuzzy_search_limit = 0; SET LOCAL enable_seqscan = on; \
+                     SET LOCAL enable_indexscan = off; SET LOCAL enable_indexonlyscan = off; SET LOCAL enable_bitmapscan = off"
                 );
                 sqlx::raw_sql(AssertSqlSafe(begin)).execute(connection).await.map(|_| ())
             }
