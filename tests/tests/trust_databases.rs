@@ -189,6 +189,21 @@ fn a_postgres_transaction_that_waited_for_a_lock_takes_nothing_that_the_writer_p
     assert_eq!((lab.visible(), lab.package_list()), (vec!["core@1.2".to_owned()], vec!["core 1.2".to_owned()]));
 }
 
+#[test]
+fn no_postgres_answer_that_waited_for_a_lock_counts_whichever_it_is() {
+    let (lab, database) = lab("pgsteps", Kind::Postgres, &["1.1", "1.2"]);
+    database.sql(IN_TWO_TABLES);
+    configure(&lab, &database, "SELECT release_id, package_name, package_version FROM release_package");
+    nothing_goes_while(
+        &lab,
+        &database,
+        &in_step(
+            "BEGIN; TRUNCATE third_package; INSERT INTO third_package VALUES (10, 'core', '1.1'); SELECT pg_sleep(2); COMMIT; \
+             SELECT pg_sleep(1);",
+        ),
+    );
+}
+
 /// Blat held one table, and waited for another that an administrator held, who wanted the first.
 #[test]
 fn no_transaction_of_postgres_is_rolled_back_for_blat() {

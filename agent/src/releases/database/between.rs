@@ -28,6 +28,8 @@ pub(super) enum Passing {
     GaveWay,
     /// Somebody keeps a table locked, for as long as it takes.
     Locked,
+    /// A table was read that had not been locked before that.
+    Unlocked,
 }
 
 impl From<String> for DatabaseError {

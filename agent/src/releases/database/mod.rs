@@ -21,8 +21,8 @@ use blat_domain::policy::release::{Catalog, Selection};
 
 use between::DatabaseError;
 use connection::DatabaseConnection;
-use locks::Retries;
 pub(super) use locks::random_part;
+use locks::{Relations, Retries};
 use rows::CatalogBuilder;
 pub(crate) use schema::create;
 
@@ -45,16 +45,20 @@ pub(super) async fn load(
     place: &Path,
     purpose: Purpose,
 ) -> Result<ReadCatalog, String> {
-    let (mut retries, mut tries) = (Retries::within(limit), 0);
+    let (mut retries, mut tries, mut relations) = (Retries::within(limit), 0, Relations::default());
     while tries < sqlite::TRIES {
         let mut connection = DatabaseConnection::open(source, limit, place).await?;
         connection.begin(limit).await?;
         let statements = Statements::of(&connection, source);
-        let begun = connection.begin_reading(purpose, &statements).await;
+        let begun = connection.begin_reading(purpose, &statements, &mut relations).await;
         let mut slowest = Duration::ZERO;
         let catalog = match begun {
             Ok(()) => read(&mut connection, &statements, selection, &mut slowest).await,
             Err(trouble) => Err(trouble),
+        };
+        let catalog = match catalog {
+            Ok(catalog) if purpose.is_taking() => connection.expect_locked(&mut relations).await.map(|()| catalog),
+            other => other,
         };
         let was_still = purpose == Purpose::TakingHeld && catalog.is_ok() && connection.hold_still().await;
         let state = connection.state().filter(|_| !was_still);
@@ -73,14 +77,19 @@ pub(super) async fn load(
 
 impl DatabaseConnection {
     /// See [`sqlite::Opened::begin_reading`]. Servers see to their files themselves, unless they were told not to.
-    async fn begin_reading(&mut self, purpose: Purpose, statements: &Statements) -> Result<(), DatabaseError> {
+    async fn begin_reading(
+        &mut self,
+        purpose: Purpose,
+        statements: &Statements,
+        relations: &mut Relations,
+    ) -> Result<(), DatabaseError> {
         match self {
             Self::Sqlite(opened) => {
                 let queries = [&*statements.projects, &*statements.releases, &*statements.packages];
                 opened.begin_reading(purpose.is_taking(), &queries).await.map_err(DatabaseError::from)
             }
             Self::Postgres(_) | Self::MySql(_) => {
-                self.lock(statements).await?;
+                self.lock(statements, relations).await?;
                 self.expect_no_rescue().await
             }
         }

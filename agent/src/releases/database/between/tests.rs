@@ -140,6 +140,9 @@ async fn serve(mut stream: TcpStream, pooler: &Mutex<Pooler>) -> std::io::Result
             (b'Q', settings) if settings.starts_with("SELECT 'zero_damaged_pages'") => {
                 row(&[("variable_name", "zero_damaged_pages"), ("value", Pooler::of(pooler).damaged)])
             }
+            (b'Q', locked) if locked.starts_with("SELECT pg_catalog.format") => {
+                row(&[("relation", "public.project"), ("kind", "lockable")])
+            }
             (b'Q', projects) if projects.starts_with("SELECT project_id, project_name") => {
                 row(&[("project_id", "1"), ("project_name", "Perth")])
             }
