@@ -229,3 +229,26 @@ fn a_postgres_index_that_lacks_rows_hides_none() {
     lab.agent_once("perth").expect_success();
     assert_eq!(lab.visible(), ["core@1.1", "core@1.2"]);
 }
+
+/// A crash empties such a table, and no query fails by that.
+fn what_a_crash_empties_takes_nothing(kind: Kind, alter: [&str; 2], says: &str) {
+    let (lab, database) = lab("crashes", kind, &["1.1", "1.10"]);
+    let [lost, kept] = alter.map(|how| format!("ALTER TABLE release_package {how}"));
+    database.sql(&lost);
+    database.sql("DELETE FROM release_package WHERE package_version = '1.10'");
+    lab.agent_once("perth").expect(1).says("release_package").says(says).says("loses all rows in a crash");
+    assert_eq!(lab.visible(), ["core@1.1", "core@1.10"]);
+    database.sql(&kept);
+    lab.agent_once("perth").expect_success();
+    assert_eq!(lab.visible(), ["core@1.1"]);
+}
+
+#[test]
+fn an_unlogged_table_of_postgres_takes_nothing() {
+    what_a_crash_empties_takes_nothing(Kind::Postgres, ["SET UNLOGGED", "SET LOGGED"], "UNLOGGED");
+}
+
+#[test]
+fn a_table_of_mysql_in_memory_takes_nothing() {
+    what_a_crash_empties_takes_nothing(Kind::MariaDb, ["ENGINE = MEMORY", "ENGINE = InnoDB"], "MEMORY");
+}

@@ -19,7 +19,7 @@ const COLUMNS: [&str; 2] = ["relation", "kind"];
 /// What PostgreSQL has locked for this transaction: all that it reads, also below views and in functions, and in no catalog of its own. A view is
 /// locked with what is below it, in its owner's name.
 const RELATIONS: &str = "\
-    SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) AS relation, CASE \
+    SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) AS relation, CASE WHEN c.relpersistence = 'u' THEN 'unlogged' \
     WHEN c.relkind IN ('r', 'p', 'v') AND pg_catalog.has_table_privilege(c.oid, 'SELECT') THEN 'lockable' ELSE 'other' END AS kind \
     FROM pg_catalog.pg_locks AS l JOIN pg_catalog.pg_class AS c ON c.oid = l.relation \
     JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace \
@@ -77,7 +77,7 @@ impl DatabaseConnection {
     }
 
     /// What PostgreSQL has locked for this transaction, and of which kind it is.
-    async fn relations(&mut self) -> Result<BTreeMap<String, String>, DatabaseError> {
+    pub(super) async fn relations(&mut self) -> Result<BTreeMap<String, String>, DatabaseError> {
         let mut found = BTreeMap::new();
         let each = |row: [Cell; 2]| {
             if let [Cell::Text(name), Cell::Text(kind)] = row {

@@ -5,6 +5,7 @@
 
 mod between;
 mod connection;
+mod lasting;
 mod locks;
 mod password;
 mod rescue;
@@ -53,7 +54,7 @@ pub(super) async fn load(
         let begun = connection.begin_reading(purpose, &statements, &mut relations).await;
         let mut slowest = Duration::ZERO;
         let catalog = match begun {
-            Ok(()) => read(&mut connection, &statements, selection, &mut slowest).await,
+            Ok(()) => read_lasting(&mut connection, &statements, selection, &mut slowest).await,
             Err(trouble) => Err(trouble),
         };
         let catalog = match catalog {
@@ -152,6 +153,17 @@ fn queries(source: &ReleaseSource) -> Queries {
             Queries::default()
         }
     }
+}
+
+/// As [`read`], where nothing of it is lost in a crash.
+async fn read_lasting(
+    connection: &mut DatabaseConnection,
+    statements: &Statements,
+    selection: &Selection,
+    slowest: &mut Duration,
+) -> Result<Catalog, DatabaseError> {
+    let catalog = read(connection, statements, selection, slowest).await?;
+    connection.expect_lasting(statements).await.map(|()| catalog)
 }
 
 async fn read(
