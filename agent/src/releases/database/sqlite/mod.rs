@@ -5,6 +5,8 @@
 //!
 //! | state | way |
 //! | --- | --- |
+//! | no bytes at all | refused: SQLite takes it for an empty database, and whoever may write removes what lies beside it |
+//! | no WAL mode, and a `-wal` that is not empty | refused: it is another database's, and SQLite would read it as a part of this one |
 //! | no WAL mode | read-only, under SQLite's locks |
 //! | WAL mode, `-wal` missing or empty, no `-shm` | as a file that nobody changes; a change is seen afterwards, and all is read again |
 //! | WAL mode, `-wal` and `-shm` there | read-only, with a `-shm` that is never written |
@@ -49,6 +51,10 @@ const MOST_HEAP: u64 = 64 << 20;
 const READS: &str = "SELECT 1 FROM sqlite_schema LIMIT 1";
 /// SQLite's code for a journal that a reader without permission to write cannot roll back by.
 const READONLY_ROLLBACK: &str = "776";
+
+/// How a database comes to another's files.
+const EXCHANGE: &str =
+    "to exchange a database, end its application, and remove -wal, -shm and -journal with the old file";
 
 /// How the files' state has them read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,6 +154,10 @@ async fn try_open(path: &Path, limit: Duration, place: &Path) -> Result<Option<O
         return Ok(None);
     }
     let is_wal = database.is_wal()?;
+    if let Some(why) = odd(is_wal, &look, &database) {
+        // A writer may be about to leave WAL mode.
+        return if database.look()? == look { Err(why) } else { Ok(None) };
+    }
     let has_journal = is_wal && database.has_journal(&look)?;
     let mode = mode(is_wal, has_journal, &look);
     let real = &database.path;
@@ -171,6 +181,18 @@ async fn try_open(path: &Path, limit: Duration, place: &Path) -> Result<Option<O
     };
     let unchanged = (mode == SqliteMode::Alone).then_some(look);
     Ok(Some(Opened { connection, database, mode, unchanged, locked: None, _copy: None }))
+}
+
+/// Why SQLite would see another database than the one that was put there, where it would.
+fn odd(is_wal: bool, look: &DatabaseFiles, database: &Database) -> Option<String> {
+    if look.database.is_some_and(|found| found.size == 0) {
+        return Some(format!("it has 0 bytes, so it is no database: put the right one there; {EXCHANGE}"));
+    }
+    let has_wal = look.wal.is_some_and(|wal| wal.size > 0);
+    (!is_wal && has_wal).then(|| {
+        let wal = look::shown(&database.beside("-wal"));
+        format!("{wal} is not of this database, which is not in WAL mode, and SQLite would read it as a part of it: remove {wal}; {EXCHANGE}")
+    })
 }
 
 fn mode(is_wal: bool, has_journal: bool, look: &DatabaseFiles) -> SqliteMode {

@@ -98,6 +98,36 @@ async fn a_database_in_wal_mode_is_read_in_every_state_and_nothing_beside_it_cha
     assert_eq!(world.read(&world.crashed(&["-wal"])).await.expect("a -shm that is left"), ["first", "second"]);
 }
 
+/// As an exchanged database leaves them: SQLite would read the old one's `-wal` as a part of the new one.
+#[tokio::test]
+async fn what_lies_beside_a_database_that_is_not_in_wal_mode_is_refused_by_name_and_stays() {
+    let mut old = World::new("wal").await;
+    old.write("INSERT INTO t VALUES ('second')").await;
+    let mut new = World::new("delete").await;
+    new.write("INSERT INTO t VALUES ('new')").await;
+    for without in [&[][..], &["-shm"]] {
+        let folder = old.crashed(without);
+        fs::copy(new.live().join("r.db"), folder.join("r.db")).expect("a copy");
+        let why = old.read(&folder).await.expect_err("another's -wal");
+        let wal = folder.join("r.db-wal");
+        assert!(why.contains(&format!("remove {}", wal.display())) && why.contains("not in WAL mode"), "{why}");
+        fs::write(&wal, "").expect("an own file");
+        assert_eq!(old.read(&folder).await.expect("an empty -wal says nothing"), ["first", "new"]);
+    }
+}
+
+#[tokio::test]
+async fn a_database_of_no_bytes_is_an_error_and_what_lies_beside_it_stays() {
+    for without in [&[][..], &["-shm"], &["-wal", "-shm"]] {
+        let mut world = World::new("wal").await;
+        world.write("INSERT INTO t VALUES ('second')").await;
+        let folder = world.crashed(without);
+        fs::write(folder.join("r.db"), "").expect("an own file");
+        let why = world.read(&folder).await.expect_err("no database");
+        assert!(why.contains("it has 0 bytes"), "{why}");
+    }
+}
+
 /// SQLite removes neither `-wal` nor `-shm` while anybody has a lock on the database: a reader that has looked never meets a state in which
 /// it would make them.
 #[tokio::test]
