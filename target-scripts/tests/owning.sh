@@ -197,12 +197,13 @@ check_replacing() {
     mkdir -p "$arch/odd/3"
     : >"$arch/odd/3/descpkg"
     printf 'odd current 1\n' >"$work/links"
-    check 'nor a link' unowned "$home_b oslo" "$other" send_links_as
-    check 'nor does a former owner of the same name link' unowned "$home_b perth" "$other" send_links_as
-    send_links_as
-    check 'a new link comes from who names nobody' said 'linked odd current'
+    check 'nor a link, for who names the record that it saw' unowned "$id_b $home_b oslo" "$other" send_links_as
+    check 'nor does a former owner of the same name link' unowned "$id_b $home_b perth" "$other" send_links_as
+    send_links "$home_b oslo"
+    check 'a new link comes from who knows that somebody else owns it' said 'linked odd current'
     printf 'odd current 3\n' >"$work/links"
-    check 'one that is there is not replaced either' unowned "$home_b oslo" "$other" send_links_as
+    send_links "$home_b oslo"
+    check 'but it replaces none' grep -q "^failed odd current conflict another one is there, and it is not replaced: its owner is $home_a perth" "$work/out"
     receive "$work/even"
     check 'who knows that somebody else owns it names no owner, and sends what is not there' said 'published even 2.0~rc1+x'
     check 'which stays' [ "$(readlink "$arch/odd/current")" = 1 ]
@@ -217,7 +218,7 @@ ${home_a%?} perth" '\0\0\0\0\0\0\0\0'; do
         printf '%b' "$torn" >"$arch/.dpkg_archive/archive"
         check "nor does anybody where the record is damaged, with ${#torn} characters" unowned "$home_a perth" "$damaged" receive "$work/odd-replace"
         check 'nor brings anything new' unowned "$home_a perth" "$damaged" receive "$work/both"
-        check 'nor links' unowned "$home_a perth" "$damaged" send_links_as
+        check 'nor links' unowned "$id_a $home_a perth" "$damaged" send_links_as
     done
     receive "$work/odd-replace" --owner ''
     check 'who names no owner brings and replaces, as where there is none' said 'replaced odd 1'
