@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use blat_tests::Lab;
 
@@ -106,6 +107,50 @@ fn what_max_delete_holds_back_stays_in_the_list_until_it_is_confirmed() {
     lab.config("perth", "aging: immediate\nmax_delete: 100%");
     lab.agent_once("perth").expect_success();
     assert_eq!((lab.package_list(), lab.visible()), (vec!["core 1".to_owned()], vec!["core@1".to_owned()]));
+}
+
+#[test]
+fn where_nobody_knows_what_was_listed_all_that_is_there_stays_in_the_list_while_anything_is_held_back() {
+    let lab = master("listunknown", "aging: immediate\nmax_delete: 100%");
+    releases(&lab, "core@1", "");
+    let note = lab.home().join("state/perth/PackageList.txt");
+    for lose in [|note: &Path| fs::remove_file(note), |note: &Path| fs::write(note, "core 1\n")] {
+        lose(&note).expect("an own file");
+        lab.agent_once("perth");
+        assert_eq!(lab.package_list(), BOTH, "another master would delete it");
+    }
+    // A new owner knows of neither.
+    fs::remove_dir_all(lab.home().join("state")).expect("an own folder");
+    fs::remove_dir_all(lab.home().join("config/.known")).expect("an own folder");
+    fs::remove_file(lab.home().join("config/home-id")).expect("an own file");
+    lab.blat(&["adopt", "perth"]).expect_success();
+    releases(&lab, "core@1", "core@1");
+    lab.agent_once("perth").expect_success().says("does not know what tags brought before");
+    assert_eq!(lab.package_list(), BOTH);
+}
+
+/// `pkg_purge` deletes by itself what has waited; `clock` says whether it may.
+#[test]
+fn a_target_may_purge_only_by_what_a_sync_that_holds_nothing_back_has_stored() {
+    let by = |deleter: &str| format!("aging: {{by: {deleter}, after: 30d}}\nmax_delete: 100%");
+    let lab = master("listpurge", &by("target"));
+    let clock = || fs::read_to_string(lab.target_archive().join(".dpkg_archive/clock")).expect("a clock");
+    let says = |word: &str| assert!(clock().ends_with(&format!("\npurge {word}\n")), "{}", clock());
+    says("yes");
+    releases(&lab, "core@1", "../x@1");
+    lab.agent_once("perth");
+    says("no");
+    releases(&lab, "core@1", "core@1");
+    lab.agent_once("perth").expect_success();
+    says("yes");
+    for other in ["", &by("master"), "aging: immediate"] {
+        lab.config("perth", other);
+        lab.agent_once("perth").expect_success();
+        says("no");
+    }
+    lab.config("perth", &format!("{}\nreceiver: never", by("target")));
+    lab.agent_once("perth").expect_success();
+    says("yes");
 }
 
 #[test]

@@ -92,3 +92,17 @@ fn lines_that_make_no_sense_say_nothing() {
     assert!(matches!(&title.found, Found::Malformed(why) if why.contains("no regular file")));
     assert!(!title.add_line("archives x"));
 }
+
+/// Every one of them has the same inode, so that another disk in its place does not show by that.
+#[test]
+fn the_root_of_a_file_system_is_known_by_the_device_above_it() {
+    let place = |line: &str| {
+        let mut title = Title::default();
+        assert!(title.add_line(&format!("place boot {line}")));
+        title.place
+    };
+    assert!(place("8:2 1:77 1:2").is_root_of_file_system());
+    assert!(!place("1:99 1:77 8:2").is_root_of_file_system());
+    assert!(!place("1:2").is_root_of_file_system(), "nobody knows what is above");
+    assert!(!Place::default().is_root_of_file_system());
+}
