@@ -79,12 +79,15 @@ impl SyncContext {
 
     async fn plan_for_tags(&self, packages: &BTreeSet<PackageId>) -> Result<TagPlan, Problem> {
         // What only the owner replaces.
-        let bar = self.make_first_contact().await?.filter(Bar::is_about_owner);
+        let bar = self.make_first_contact().await?;
         let (source, max_size, package) = (self.source.clone(), self.settings.max_size, self.most_of_a_package());
-        let needs_no_list = max_size == 0 && bar.is_none();
+        let needs_no_list = max_size == 0 && !bar.as_ref().is_some_and(Bar::is_about_owner);
         let inventory = if needs_no_list { Ok(Arc::default()) } else { self.target.inventory().await };
         let mut inventory: Arc<Inventory> =
             inventory.map_err(|error| unreached("cannot list the target's packages", error))?;
+        // Another archive may be in its place since it was looked at, and what it holds serves no tag.
+        let bar = if needs_no_list { bar } else { self.judge_listing(&inventory.title).await? };
+        let bar = bar.filter(Bar::is_about_owner);
         if bar.is_none() {
             // The target takes the mark away from what it is offered again, before somebody there deletes by it.
             let marked = |package: &&PackageId| inventory.marks.contains_key(package);

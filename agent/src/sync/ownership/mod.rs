@@ -122,21 +122,34 @@ impl SyncContext {
         }))
     }
 
-    /// Where the endpoint of a bucket that was ours shows one that is not, another server may answer, with a bucket of the same name, and a tag
-    /// must not be used up by that one. A full sync judges.
+    /// As [`Self::make_first_contact`], by what a listing shows: what a tag asks for may be in it, and counts as there only where this is the archive
+    /// that it was. What the packages are proves nothing here, since nobody has asked what is wanted.
+    pub(crate) async fn judge_listing(&self, title: &Title) -> Result<Option<Bar>, Problem> {
+        self.keep_tags_from_another_bucket(title)?;
+        let claimed = self.claimed(title, Sight::None).await?;
+        claimed.map(|tenure| tenure.bar).map_err(|error| unreached("cannot claim the archive", error))
+    }
+
+    /// Where the endpoint of a bucket shows another one than was seen there last, another server may answer, with a bucket of the same name, and a
+    /// tag must not be used up by that one. A full sync judges. Of somebody else's bucket, any other record is another bucket's.
     fn keep_tags_from_another_bucket(&self, title: &Title) -> Result<(), Problem> {
-        let was_ours = || self.seen().is_some_and(|record| record.owner == self.owner);
+        let Some(seen) = self.seen().filter(|_| matches!(self.settings.transport, Transport::S3(_))) else {
+            return Ok(());
+        };
+        let was_ours = seen.owner == self.owner;
         let now = match &title.found {
-            Found::Record(record) if record.owner != self.owner => format!("its owner is {} now", record.owner),
+            Found::Record(record) if record.owner == self.owner || *record == seen => return Ok(()),
+            Found::Record(record) => format!("its owner is {} now, or it was adopted", record.owner),
+            // What a sync has judged needs no other one.
+            Found::Malformed(_) if self.contact() == Contact::Made(judge(&self.owner, &title.found)) => return Ok(()),
             Found::Malformed(why) => format!("its record does not name its owner: {why}"),
             // The rest is judged as at any contact.
-            Found::Record(_) | Found::Nothing => return Ok(()),
+            Found::Nothing if was_ours => return Ok(()),
+            Found::Nothing => "its record is gone".to_owned(),
         };
-        if !matches!(self.settings.transport, Transport::S3(_)) || !was_ours() {
-            return Ok(());
-        }
+        let whose = if was_ours { "this target".to_owned() } else { seen.owner.to_string() };
         let text = format!(
-            "nothing is sent to the archive {} by tag before the next sync has looked whose it is: it belonged to this target, and {now}",
+            "nothing is sent to the archive {} by tag before the next sync has looked whose it is: it belonged to {whose}, and {now}",
             self.settings.archive
         );
         Err(problem(None, text, Backoff::PACKAGE))

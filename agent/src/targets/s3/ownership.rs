@@ -193,8 +193,9 @@ impl S3Target {
     pub(super) async fn before_sending(&self, bucket: &Bucket) -> Result<Result<Option<Found>, String>, TargetError> {
         let Some(seen) = self.last_seen() else { return Ok(Ok(None)) };
         let found = self.record(bucket).await?;
-        // What has belonged to somebody else all the time is sent to.
-        let is_another = found == Found::Nothing || self.loss(&seen).is_none() && self.loss(&found).is_some();
+        // What has belonged to somebody else all the time is sent to. Of such a bucket nothing but its record tells it from another one.
+        let is_ours = self.loss(&seen).is_none();
+        let is_another = if is_ours { self.loss(&found).is_some() } else { found != seen };
         Ok(if is_another { Err(self.unowned(&found)) } else { Ok(Some(found)) })
     }
 

@@ -74,3 +74,22 @@ async fn what_was_sent_while_another_bucket_came_counts_as_not_sent() {
         }
     }
 }
+
+/// Of a bucket that always was somebody else's, nothing but its record tells it from another one.
+#[tokio::test]
+async fn whoever_only_sends_sends_nothing_to_a_bucket_with_another_record() {
+    let newer = Record { archive: RandomId::from_random([8; 16]), ..record("oslo") };
+    for other in [record("bergen"), newer] {
+        let world = World::new();
+        exchange(&world, Some(&record("oslo"))).await;
+        let target = world.target();
+        target.met(&Found::Record(record("oslo")));
+        let send = async |id| world.send(&target, &[world.item(id, b"x", 100, Rule::New)]).await.remove(0);
+        assert_eq!(send("core@1").await, Delivery::Published);
+        exchange(&world, Some(&other)).await;
+        let sent = send("core@2").await;
+        assert!(matches!(&sent, Delivery::Failed(why) if why.ends_with("(unowned)")), "{sent:?}");
+        target.met(&Found::Record(other));
+        assert_eq!(send("core@2").await, Delivery::Published);
+    }
+}

@@ -6,6 +6,7 @@ pub(crate) mod in_memory_bucket;
 mod order;
 mod owner;
 mod servers;
+mod serving;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

@@ -1,0 +1,90 @@
+//! A bucket that an agent serves: what its tags bring, and how it takes a bucket over.
+
+use blat_config::{Home, load_target};
+
+use super::*;
+use crate::session::Sent;
+use crate::sync::Synced;
+use crate::sync::context::SyncContext;
+use crate::sync::outcome::Dropped;
+
+/// An agent of perth that serves the world's bucket, which wants core@1, with `more` in its config.
+fn agent(world: &World, more: &str) -> SyncContext {
+    let root = world.scratch.path();
+    ["core@1", "core@3"].iter().for_each(|id| drop(world.item(id, id.as_bytes(), 100, Rule::New)));
+    fs::create_dir_all(root.join("config")).expect("an own folder");
+    let home = Home::at(root).expect("a path");
+    let name = "perth".parse().expect("a name");
+    let config = format!(
+        "type: s3Sync\ns3: {{bucket: abc, prefix: p, region: x}}\nsource: {}/source\npkg: {{core: 1}}\n\
+         aging: {{by: master, after: 30d}}\nwritable: 0\n{more}\n",
+        root.display()
+    );
+    fs::write(home.target_config(&name), config).expect("a config");
+    let settings = load_target(&home, &name).expect("valid settings");
+    let mut context = SyncContext::new(&home, settings, record("perth").owner);
+    context.target = Arc::new(world.target());
+    context
+}
+
+/// Puts an object as somebody else would, or takes it away.
+async fn exchange(world: &World, key: &str, text: Option<String>) {
+    let path = keys::path(key).expect("a key");
+    match text {
+        Some(text) => drop(world.shelf.memory.put(&path, text.into()).await.expect("memory")),
+        None => world.shelf.memory.delete(&path).await.expect("memory"),
+    }
+}
+
+async fn tag(agent: &SyncContext) -> Sent {
+    agent.send_tagged([id("core@3")].into(), &Dropped::new()).await.remove(0).1
+}
+
+async fn sync(agent: &SyncContext) {
+    let Synced::Ended(..) = agent.sync(None).await else { panic!("no other settings are there") };
+}
+
+fn waits(sent: &Sent) -> bool {
+    matches!(sent, Sent::Failed(problem) if problem.text.starts_with("nothing is sent to the archive"))
+}
+
+/// The bucket that answers by now has the tag's package, and the right one lacks it.
+#[tokio::test]
+async fn no_tag_is_used_up_by_what_a_listing_shows_of_another_bucket() {
+    for other in [None, Some(record("oslo").render())] {
+        let world = World::new();
+        let agent = agent(&world, "max_size: 1g");
+        sync(&agent).await;
+        assert_eq!(world.send(&world.target(), &[world.item("core@3", b"3", 100, Rule::New)]).await.len(), 1);
+        assert!(world.shelf.keys().await.contains(&"p/core/3.zip".to_owned()));
+        assert_eq!(tag(&agent).await, Sent::Done, "in the right one it is there");
+        exchange(&world, "p/.blat/archive", other.clone()).await;
+        exchange(&world, "p/.blat/visit", None).await;
+        let sent = tag(&agent).await;
+        assert!(waits(&sent), "{other:?}: {sent:?}");
+        let sent = tag(&agent).await;
+        assert!(waits(&sent), "{other:?}: {sent:?}");
+    }
+}
+
+#[tokio::test]
+async fn no_tag_of_a_home_that_only_sends_is_used_up_by_another_bucket() {
+    let broken = || Some("theirs".to_owned());
+    for other in [None, broken(), Some(record("bergen").render())] {
+        let world = World::new();
+        exchange(&world, "p/.blat/archive", Some(record("oslo").render())).await;
+        let agent = agent(&world, "");
+        sync(&agent).await;
+        assert!(world.shelf.keys().await.contains(&"p/core/1.zip".to_owned()), "it sends");
+        let elsewhere = S3Target { owner: record("oslo").owner, ..world.target() };
+        world.send(&elsewhere, &[world.item("core@3", b"3", 100, Rule::New)]).await;
+        assert_eq!(tag(&agent).await, Sent::Done, "in the right one it is there");
+        exchange(&world, "p/.blat/archive", other.clone()).await;
+        let sent = tag(&agent).await;
+        assert!(waits(&sent), "{other:?}: {sent:?}");
+        // Once a full sync has judged it, it is sent to like any bucket of somebody else.
+        sync(&agent).await;
+        let sent = tag(&agent).await;
+        assert!(if other.is_none() { waits(&sent) } else { sent == Sent::Done }, "{other:?}: {sent:?}");
+    }
+}
