@@ -9,7 +9,7 @@ use blat_domain::policy::capacity::Capacity;
 use blat_domain::policy::follow::Followed;
 use blat_domain::policy::ownership::Bar;
 use blat_domain::policy::plan::{Blocker, Plan, plan};
-use blat_domain::policy::release::Reason;
+use blat_domain::policy::release::{Reason, WantedSet};
 use blat_domain::policy::retry::Backoff;
 use jiff::Timestamp;
 
@@ -88,21 +88,13 @@ impl SyncContext {
         // Another archive may be in its place since it was looked at, and what it holds serves no tag.
         let bar = if needs_no_list { bar } else { self.judge_listing(&inventory.title).await? };
         let bar = bar.filter(Bar::is_about_owner);
-        if bar.is_none() {
-            // The target takes the mark away from what it is offered again, before somebody there deletes by it.
-            let marked = |package: &&PackageId| inventory.marks.contains_key(package);
-            let marked: Vec<&PackageId> = packages.iter().filter(marked).collect();
-            if !marked.is_empty() {
-                let Inventory { packages, links, .. } = Arc::make_mut(&mut inventory);
-                marked.into_iter().for_each(|package| {
-                    packages.remove(package);
-                    links.remove(package);
-                });
-            }
-        }
-        let wanted = packages.iter().map(|package| (package.clone(), [Reason::Tag].into())).collect();
+        let wanted: WantedSet = packages.iter().map(|package| (package.clone(), [Reason::Tag].into())).collect();
         let looking = tokio::task::spawn_blocking(move || {
-            let Followed { wanted, survey } = source.survey(wanted, &[], &inventory);
+            let mut followed = source.survey(wanted.clone(), &[], &inventory);
+            if bar.is_none() && offer_marked_again(&mut inventory, &followed.wanted) {
+                followed = source.survey(wanted, &[], &inventory);
+            }
+            let Followed { wanted, survey } = followed;
             let mut plan = plan(&wanted, &inventory, &survey, Vec::new());
             bar.iter().for_each(|bar| plan.leave_to_owner(bar));
             plan.fit(Capacity { disk: None, archive: source.left_below(max_size, &inventory), package });
@@ -112,4 +104,21 @@ impl SyncContext {
         let failed = |error| format!("looking at the source failed: {error}; report this as a bug");
         looking.await.map_err(|error| problem(None, failed(error), Backoff::PACKAGE))
     }
+}
+
+/// Takes what is marked and asked for out of a listing, and says whether there is any: the target takes the mark away from what it is offered
+/// again, before somebody there deletes by it.
+fn offer_marked_again(inventory: &mut Arc<Inventory>, wanted: &WantedSet) -> bool {
+    let is_there =
+        |package: &&PackageId| inventory.packages.contains_key(*package) || inventory.links.contains_key(*package);
+    let marked = inventory.marks.keys().filter(|package| wanted.contains_key(*package)).filter(is_there);
+    let marked: Vec<PackageId> = marked.cloned().collect();
+    if !marked.is_empty() {
+        let Inventory { packages, links, .. } = Arc::make_mut(inventory);
+        marked.iter().for_each(|package| {
+            packages.remove(package);
+            links.remove(package);
+        });
+    }
+    !marked.is_empty()
 }

@@ -17,7 +17,7 @@ use super::inventory::Range;
 use super::keys::Meaning;
 use super::limits::Limits;
 use super::tries::{FIRST_WAIT, MOST as TRIES, RetryBudget};
-use super::{LOOKS, Retired, Retirement, S3Target, TargetError, deleting, fault, keys, several};
+use super::{Delivery, LOOKS, Retired, Retirement, S3Target, TargetError, deleting, fault, keys, several};
 use crate::flow::rate_limit::Urgency;
 
 /// The marks that stand now, with their keys.
@@ -86,6 +86,32 @@ impl S3Target {
         failed.into_iter().next().map_or(Ok(()), |(key, why)| {
             Err(TargetError::Refused(format!("removing the mark {key} of the former owner failed: {why}")))
         })
+    }
+
+    /// Takes the marks of packages away that have come, or were there when they were offered: somebody wants them, whoever owns the bucket. Where a
+    /// mark stays, its package would be deleted by it, and counts as not sent.
+    pub(super) async fn unmark_arrived(
+        &self,
+        bucket: &Bucket,
+        arrived: &mut [(PackageId, Delivery)],
+    ) -> Result<(), TargetError> {
+        let is_there = |delivery: &Delivery| !matches!(delivery, Delivery::Failed(_) | Delivery::Differs(_));
+        if !arrived.iter().any(|(_, delivery)| is_there(delivery)) {
+            return Ok(());
+        }
+        let marks = self.marks(bucket).await?;
+        let there = arrived.iter().filter(|(_, delivery)| is_there(delivery));
+        let keys = there.flat_map(|(package, _)| self.mark_keys(&marks, package)).collect();
+        let left = remove(bucket, keys, None).await?;
+        if left.is_empty() {
+            return Ok(());
+        }
+        for (package, delivery) in arrived.iter_mut().filter(|(_, delivery)| is_there(delivery)) {
+            if let Some(why) = self.mark_keys(&marks, package).iter().find_map(|key| left.get(key)) {
+                *delivery = Delivery::Failed(format!("it is there, and its mark cannot be taken away: {why}"));
+            }
+        }
+        Ok(())
     }
 
     fn mark_keys(&self, marks: &Marks, package: &PackageId) -> Vec<String> {

@@ -110,7 +110,7 @@ impl S3Target {
         failed.map_or(Ok(()), Err)
     }
 
-    /// What was done, as far as it was done in the bucket that had this record before.
+    /// What was done, as far as it was done in the bucket that had this record before. It is wanted, so that no mark may outlive that.
     async fn settled(
         &self,
         bucket: &Bucket,
@@ -122,6 +122,7 @@ impl S3Target {
         {
             done.iter_mut().for_each(|(_, delivery)| *delivery = Delivery::Failed(why.clone()));
         }
+        self.unmark_arrived(bucket, &mut done).await?;
         Ok(done)
     }
 

@@ -2,6 +2,7 @@
 
 mod aging;
 mod another;
+mod arriving;
 pub(crate) mod in_memory_bucket;
 mod order;
 mod owner;

@@ -1,5 +1,7 @@
 //! A bucket that an agent serves: what its tags bring, and how it takes a bucket over.
 
+use std::path::Path;
+
 use blat_config::{Home, load_target};
 
 use super::*;
@@ -87,4 +89,26 @@ async fn no_tag_of_a_home_that_only_sends_is_used_up_by_another_bucket() {
         let sent = tag(&agent).await;
         assert!(if other.is_none() { waits(&sent) } else { sent == Sent::Done }, "{other:?}: {sent:?}");
     }
+}
+
+/// What is in a listing is offered again with what it addresses, so that neither is deleted by its mark.
+#[tokio::test]
+async fn what_a_tagged_link_addresses_loses_its_mark_though_a_listing_shows_it() {
+    let world = World::new();
+    let agent = agent(&world, "max_size: 1g");
+    let now = world.scratch.path().join("source/core/now");
+    std::os::unix::fs::symlink(Path::new("3"), now).expect("a link");
+    sync(&agent).await;
+    let brought = [id("core@now")].into();
+    agent.send_tagged(brought, &Dropped::new()).await;
+    let target = world.target();
+    inventory(&target).await;
+    let owned = target.claim(Claim::Look, &record("perth")).await.expect("memory").found;
+    let Found::Record(owned) = owned else { panic!("it is claimed") };
+    let leaving = [Leaving::new(id("core@3"), Some(100))];
+    let marked = target.retire(&owned, Retirement::Mark(5), &leaving).await.expect("memory");
+    assert_eq!(marked[0].1, Retired::Done);
+    let sent = agent.send_tagged([id("core@now")].into(), &Dropped::new()).await;
+    assert!(sent.iter().all(|(_, sent)| *sent == Sent::Done), "{sent:?}");
+    assert_eq!(inventory(&target).await.marks, BTreeMap::new());
 }
