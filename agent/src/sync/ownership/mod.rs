@@ -344,7 +344,9 @@ impl SyncContext {
             return Err(problem(None, text, Backoff::PACKAGE));
         }
         let before = self.remembering(&looked, Sight::None);
-        if before != Found::Nothing && judge(&self.owner, &before).is_none() {
+        // One that was cut ends here: where the number of a visit is still somebody else's, so may be what is marked.
+        let is_cut = matches!(&looked.visit, Found::Record(visit) if visit.owner != self.owner);
+        if before != Found::Nothing && judge(&self.owner, &before).is_none() && !is_cut {
             return Ok((before.clone(), before));
         }
         let how = if before == Found::Nothing { Claim::First } else { Claim::Adopt };

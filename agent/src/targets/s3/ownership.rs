@@ -20,11 +20,15 @@ impl S3Target {
     /// As [`super::Target::claim`].
     pub(super) async fn change_record(&self, how: Claim, record: &Record) -> Result<Title, TargetError> {
         let bucket = self.bucket().await?;
+        if how == Claim::Adopt {
+            // Before the bucket is ours: whoever ends in the midst of it has not made the former owner's marks its own.
+            self.drop_marks(bucket, None).await?;
+        }
         let found = self.changed(bucket, how, record).await?;
         match (how, &found) {
-            // The visit last: an adoption that is cut before it has to be asked for again.
+            // What the former owner marked meanwhile. The visit last: an adoption that is cut before it has to be asked for again.
             (Claim::Adopt, Found::Record(there)) if there.owner == record.owner => {
-                self.drop_marks(bucket, there).await?;
+                self.drop_marks(bucket, Some(there)).await?;
                 self.put_visit(bucket, there).await?;
             }
             (Claim::Visit, Found::Record(there)) if there.owner == record.owner => {

@@ -78,11 +78,12 @@ impl S3Target {
         Ok(Marks { marks, said: part.clock, reckoned: self.reckoned_clock() })
     }
 
-    /// Takes all marks away: what the former owner of a bucket marked waits anew once its new one marks it.
-    pub(super) async fn drop_marks(&self, bucket: &Bucket, owned: &Record) -> Result<(), TargetError> {
+    /// Takes all marks away: what the former owner of a bucket marked waits anew once its new one marks it. As `owned` says, only while the bucket
+    /// has this record.
+    pub(super) async fn drop_marks(&self, bucket: &Bucket, owned: Option<&Record>) -> Result<(), TargetError> {
         let marks = self.marks(bucket).await?;
         let keys = marks.marks.keys().flat_map(|package| self.mark_keys(&marks, package)).collect();
-        let failed = remove(bucket, keys, Some((self, owned))).await?;
+        let failed = remove(bucket, keys, owned.map(|owned| (self, owned))).await?;
         failed.into_iter().next().map_or(Ok(()), |(key, why)| {
             Err(TargetError::Refused(format!("removing the mark {key} of the former owner failed: {why}")))
         })

@@ -51,6 +51,8 @@ pub(super) struct InMemoryBucket {
     pub(super) put_at_next_delete: Mutex<Option<String>>,
     /// An object that somebody puts while the next part is sent, while the server ends the next conditional upload, or while it copies.
     pub(super) put_at_next_part: Mutex<Option<(&'static str, String)>>,
+    /// The same while the next object is put that may replace something.
+    pub(super) put_at_next_put: Mutex<Option<(&'static str, String)>>,
     pub(super) put_at_next_complete: Mutex<Option<(&'static str, String)>>,
     pub(super) put_at_next_copy: Mutex<Option<(&'static str, String)>>,
     /// Uploads whose end is conditional.
@@ -161,6 +163,7 @@ impl ObjectStore for InMemoryBucket {
             return self.memory.put_opts(at, payload, options).await;
         }
         self.may_arrive().await?;
+        self.play(&self.put_at_next_put).await;
         let put = self.memory.put_opts(at, payload, options).await?;
         self.usurp(&self.put_after_next_write).await;
         Ok(put)

@@ -91,6 +91,26 @@ async fn the_owner_notes_its_visit_beside_the_record_and_an_adoption_replaces_it
     assert_eq!(title, Title::default(), "what the adoption left goes as well");
 }
 
+/// An adoption that is cut must not make the former owner's marks the new one's, whenever they were made.
+#[tokio::test]
+async fn an_adoption_takes_the_former_owners_marks_away_before_its_record_and_after_it() {
+    let world = World::new();
+    let target = world.filled().await;
+    let mark = |at| target.keys.mark(&id("core@1"), Mark { at, wait: 5 });
+    world.shelf.put_foreign(&mark(1)).await;
+    world.shelf.stuck.lock().expect("one thread").push(mark(1));
+    let oslo = S3Target { owner: record("oslo").owner, ..world.target() };
+    let cut = oslo.claim(Claim::Adopt, &record("oslo")).await;
+    assert!(matches!(&cut, Err(TargetError::Refused(why)) if why.contains("former owner")), "{cut:?}");
+    let title = target.claim(Claim::Look, &record("perth")).await.expect("memory");
+    assert_eq!(title.found, Found::Record(record("perth")), "it is not ours while there are marks");
+
+    world.shelf.stuck.lock().expect("one thread").clear();
+    *world.shelf.put_at_next_put.lock().expect("one thread") = Some(("p/.blat/marks/core/1/2+5", String::new()));
+    oslo.claim(Claim::Adopt, &record("oslo")).await.expect("memory");
+    assert_eq!(inventory(&oslo).await.marks, BTreeMap::new(), "also what came while the record was written");
+}
+
 #[tokio::test]
 async fn whoever_loses_the_bucket_in_the_midst_of_deleting_makes_no_further_request() {
     for at_head in [true, false] {

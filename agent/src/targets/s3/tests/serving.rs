@@ -112,3 +112,19 @@ async fn what_a_tagged_link_addresses_loses_its_mark_though_a_listing_shows_it()
     assert!(sent.iter().all(|(_, sent)| *sent == Sent::Done), "{sent:?}");
     assert_eq!(inventory(&target).await.marks, BTreeMap::new());
 }
+
+#[tokio::test]
+async fn an_adoption_that_was_cut_is_taken_up_where_the_last_visit_is_somebody_elses() {
+    let world = World::new();
+    let agent = agent(&world, "");
+    let mark = ObjectKeys::below("p").mark(&id("core@1"), Mark { at: NOW - 60, wait: 5 });
+    exchange(&world, "p/.blat/archive", Some(record("perth").render())).await;
+    exchange(&world, "p/.blat/visit", Some(record("oslo").render())).await;
+    world.shelf.put_foreign(&mark).await;
+    let (before, after) = agent.adopt().await.expect("memory");
+    assert!(before == Found::Record(record("perth")) && after != before, "{before:?}, {after:?}");
+    assert!(!world.shelf.keys().await.contains(&mark), "the former owner's mark is gone");
+    let title = world.target().claim(Claim::Look, &record("perth")).await.expect("memory");
+    assert!(title.is_adopted() && title.found == after, "{title:?}");
+    assert_eq!(agent.adopt().await.expect("memory"), (after.clone(), after), "and that is its end");
+}
