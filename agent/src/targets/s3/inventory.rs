@@ -147,10 +147,21 @@ impl S3Target {
 
     /// Asks for the objects that nobody remembers, several at once.
     async fn look_at(&self, bucket: &Bucket, unknown: Vec<Unknown>) -> Result<Vec<(PackageId, What)>, TargetError> {
-        let room = &Mutex::new(ListingBudget::default());
+        let (room, closed) = (&Mutex::new(ListingBudget::default()), &Mutex::new(None));
         let looking = unknown.into_iter().map(|unknown| async move {
             let package = &unknown.package;
-            let Some(seen) = self.look(bucket, &self.keys.package(package)).await? else { return Ok(None) };
+            let seen = match self.look(bucket, &self.keys.package(package)).await {
+                Err(TargetError::Refused(why) | TargetError::Operator(why)) => {
+                    // Where nothing at all may be looked at, nobody knows whose anything is.
+                    self.record(bucket).await?;
+                    let mut closed = closed.lock().unwrap_or_else(PoisonError::into_inner);
+                    closed.get_or_insert(format!("{package}: {why}"));
+                    // It is not remembered as such: it is asked for again.
+                    return Ok(Some((unknown.package, What::Foreign)));
+                }
+                looked => looked?,
+            };
+            let Some(seen) = seen else { return Ok(None) };
             let (what, size) = self.judged(&unknown, &seen);
             if let What::Link { to, .. } = &what {
                 let mut room = room.lock().unwrap_or_else(PoisonError::into_inner);
@@ -161,6 +172,9 @@ impl S3Target {
         });
         let looked = several(looking, LOOKS);
         let looked: Vec<_> = looked.try_filter_map(|seen| std::future::ready(Ok(seen))).try_collect().await?;
+        if let Some(first) = closed.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            tracing::warn!(bucket = %self.settings.bucket, first, "objects in the bucket are listed and cannot be looked at; they count as not ours");
+        }
         let mut damaged = looked.iter().filter(|(_, what)| *what == What::Damaged).map(|(package, _)| package);
         if let Some(first) = damaged.next() {
             let count = damaged.count() + 1;

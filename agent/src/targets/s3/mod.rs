@@ -201,7 +201,7 @@ impl Target for S3Target {
     async fn verify(&self, packages: &[PackageId]) -> Result<Vec<(PackageId, Verdict)>, TargetError> {
         let bucket = self.bucket().await?;
         let reading =
-            packages.iter().map(|package| async move { Ok((package.clone(), self.read_back(bucket, package).await?)) });
+            packages.iter().map(|package| async move { Ok((package.clone(), self.verdict(bucket, package).await?)) });
         several(reading.collect::<Vec<_>>(), READS).try_collect().await
     }
 
@@ -270,6 +270,16 @@ impl S3Target {
         let etag = listing::bare(&etag).to_owned();
         self.known.note_list(List { etag, size: list.len() as u64, digest });
         Ok(())
+    }
+
+    /// As [`Self::read_back`]; what cannot be read is that package's alone.
+    async fn verdict(&self, bucket: &Bucket, package: &PackageId) -> Result<Verdict, TargetError> {
+        match self.read_back(bucket, package).await {
+            Err(TargetError::Refused(why) | TargetError::Operator(why)) => {
+                Ok(Verdict::Unknown(format!("its object cannot be read: {why}")))
+            }
+            read => read,
+        }
     }
 
     /// Reads an object and compares it with its card.

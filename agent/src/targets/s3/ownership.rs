@@ -118,7 +118,7 @@ impl S3Target {
     }
 
     /// The record as it is now.
-    async fn record(&self, bucket: &Bucket) -> Result<Found, TargetError> {
+    pub(super) async fn record(&self, bucket: &Bucket) -> Result<Found, TargetError> {
         self.owned(bucket, &self.keys.record(), |record| self.known.note_record(record)).await
     }
 

@@ -151,8 +151,13 @@ impl S3Target {
     ) -> Result<Vec<(PackageId, Retired)>, TargetError> {
         let (_, now) = marks.now()?;
         let marking = packages.iter().map(|(package, _)| async move {
-            if self.look(bucket, &self.keys.package(package)).await?.is_none_or(|seen| seen.card.is_none()) {
-                return Ok::<_, TargetError>((package.clone(), Retired::Absent, Vec::new()));
+            let retired = match self.look(bucket, &self.keys.package(package)).await {
+                Ok(seen) if seen.as_ref().is_some_and(|seen| seen.card.is_some()) => None,
+                Ok(_) => Some(Retired::Absent),
+                Err(error) => Some(Retired::Failed(unseen(error)?)),
+            };
+            if let Some(retired) = retired {
+                return Ok::<_, TargetError>((package.clone(), retired, Vec::new()));
             }
             // A mark that is there keeps its time, unless that has not come yet.
             let at = marks.latest(package).map(|mark| mark.at).filter(|at| *at <= now).unwrap_or(now);
@@ -241,8 +246,10 @@ impl S3Target {
                 return kept("its mark is gone or has not waited long enough");
             }
         }
-        let Some(seen) = self.look(bucket, &self.keys.package(package)).await? else {
-            return Ok(Some(Retired::Absent));
+        let seen = match self.look(bucket, &self.keys.package(package)).await {
+            Ok(Some(seen)) => seen,
+            Ok(None) => return Ok(Some(Retired::Absent)),
+            Err(error) => return Ok(Some(Retired::Failed(unseen(error)?))),
         };
         let Some(card) = seen.card else { return kept("its object is not one of ours") };
         match (time, &card.link) {
@@ -250,6 +257,14 @@ impl S3Target {
             (None, Some(_)) => Ok(None),
             (Some(_), _) | (None, None) => kept("it was replaced since it was listed"),
         }
+    }
+}
+
+/// Why one object cannot be looked at, where that is its own fault: the others go on.
+fn unseen(error: TargetError) -> Result<String, TargetError> {
+    match error {
+        TargetError::Refused(why) | TargetError::Operator(why) => Ok(format!("its object cannot be looked at: {why}")),
+        TargetError::Link(_) | TargetError::Space(_) => Err(error),
     }
 }
 

@@ -65,6 +65,12 @@ pub(super) struct InMemoryBucket {
     pub(super) lists_otherwise: Mutex<Option<(&'static str, u64)>>,
     /// The page that cannot be had, from 1; 0: none.
     pub(super) bad_page: AtomicUsize,
+    /// Objects that are listed, and of which nothing else is said.
+    pub(super) closed: Mutex<Vec<&'static str>>,
+    /// Keys that nothing is put to, whatever comes.
+    pub(super) full: Mutex<Vec<String>>,
+    /// Whether conditional writes replace what is there.
+    pub(super) ignores_conditions: AtomicBool,
     /// How far the clock is off in a listing of marks, in seconds.
     pub(super) skew: AtomicI64,
     /// Whether the bytes of objects have no end.
@@ -142,6 +148,12 @@ impl InMemoryBucket {
     }
 }
 
+/// An answer of this status that says nothing else.
+fn answered(status: u16) -> object_store::Error {
+    let answer = ErrorResponse { status, ..ErrorResponse::default() };
+    object_store::Error::Generic { store: "shelf", source: Fault::Answered(answer).into() }
+}
+
 fn path(key: &str) -> Path {
     Path::parse(key).expect("a key")
 }
@@ -155,6 +167,16 @@ impl fmt::Display for InMemoryBucket {
 #[async_trait]
 impl ObjectStore for InMemoryBucket {
     async fn put_opts(&self, at: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        if self.full.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|full| at.as_ref().starts_with(&**full))
+        {
+            return Err(answered(403));
+        }
+        let ignores = self.ignores_conditions.load(Ordering::Relaxed);
+        let is_check = at.as_ref().ends_with("/.blat/check");
+        if is_check || ignores && options.mode == PutMode::Create {
+            let mode = if ignores { PutMode::Overwrite } else { options.mode.clone() };
+            return self.memory.put_opts(at, payload, PutOptions { mode, ..options }).await;
+        }
         self.puts.fetch_add(1, Ordering::Relaxed);
         let panics_at = *self.panics_at.lock().unwrap_or_else(PoisonError::into_inner);
         assert_ne!(panics_at, Some(at.as_ref()), "as a library's");
@@ -177,6 +199,9 @@ impl ObjectStore for InMemoryBucket {
         self.heads.fetch_add(usize::from(options.head), Ordering::Relaxed);
         if options.head {
             self.usurp(&self.put_at_next_head).await;
+        }
+        if self.closed.lock().unwrap_or_else(PoisonError::into_inner).contains(&at.as_ref()) {
+            return Err(answered(403));
         }
         if options.head && self.heads_fail.load(Ordering::Relaxed) {
             return Err(object_store::Error::Generic { store: "shelf", source: "no answer".into() });
@@ -292,7 +317,7 @@ impl Ask for InMemoryBucket {
     }
 
     async fn delete(&self, keys: &[String]) -> std::result::Result<BTreeMap<String, ErrorResponse>, TargetError> {
-        self.deletes.fetch_add(1, Ordering::Relaxed);
+        self.deletes.fetch_add(usize::from(keys != ["p/.blat/check"]), Ordering::Relaxed);
         if self.usurp(&self.put_at_next_delete).await {
             return Err(TargetError::Link("the answer got lost".into()));
         }

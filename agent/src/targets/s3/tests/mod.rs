@@ -3,6 +3,7 @@
 mod aging;
 mod another;
 mod arriving;
+mod closed;
 pub(crate) mod in_memory_bucket;
 mod order;
 mod owner;
