@@ -3,6 +3,7 @@
 use blat_domain::package::name::{PackageId, Version};
 use object_store::{PutMultipartOptions, PutOptions, PutPayload};
 
+use super::bucket::Bucket;
 use super::inventory::Range;
 use super::limits::Limits;
 use super::tries::RetryBudget;
@@ -35,6 +36,15 @@ impl S3Target {
         );
         tell("cannot send in parts", self.probe_parts().await.map(|()| "sending in parts is allowed".to_owned()));
         (well, wrong)
+    }
+
+    /// Writes something in our own corner and takes it away again.
+    pub(super) async fn try_house(&self, bucket: &Bucket) -> Result<(), TargetError> {
+        // Another key than that of a condition under trial, which nobody else may take away.
+        let (key, payload) = (format!("{}-again", self.keys.probe()), PutPayload::from_static(b"blat"));
+        let put = bucket.store(Urgency::Tag).put_opts(&keys::path(&key)?, payload, PutOptions::default()).await;
+        put.map_err(|error| fault::sorted(&error))?;
+        super::retiring::remove(bucket, vec![key], None).await.map(drop)
     }
 
     async fn probe_object(&self) -> Result<(), TargetError> {

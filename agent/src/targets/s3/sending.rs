@@ -78,7 +78,10 @@ impl S3Target {
                 let outcome = match (is_over.load(Ordering::Relaxed), item.superseded()) {
                     (true, _) => None,
                     (false, Some(why)) => Some(Ok(Delivery::Failed(why))),
-                    (false, None) => Some(contained(self.send(bucket, item, urgency, progress)).await),
+                    (false, None) => {
+                        let sent = contained(self.send(bucket, item, urgency, progress)).await;
+                        Some(self.of_one(bucket, sent).await)
+                    }
                 };
                 (&item.package, outcome)
             }
@@ -108,6 +111,20 @@ impl S3Target {
             Err(error) => drop(failed.get_or_insert(error)),
         }
         failed.map_or(Ok(()), Err)
+    }
+
+    /// An error at one package is that package's, as long as the server takes something else: else those that it never takes would keep all
+    /// others from their turn.
+    async fn of_one(&self, bucket: &Bucket, outcome: Result<Delivery, TargetError>) -> Result<Delivery, TargetError> {
+        match outcome {
+            Err(error @ (TargetError::Link(_) | TargetError::Space(_) | TargetError::Operator(_))) => {
+                match self.try_house(bucket).await {
+                    Ok(()) => Ok(Delivery::Failed(error.to_string())),
+                    Err(_) => Err(error),
+                }
+            }
+            outcome => outcome,
+        }
     }
 
     /// What was done, as far as it was done in the bucket that had this record before. It is wanted, so that no mark may outlive that.
@@ -292,7 +309,7 @@ impl S3Target {
         };
         let mut deliveries = Vec::new();
         for link in links {
-            let delivery = match contained(self.put_link(bucket, link)).await {
+            let delivery = match self.of_one(bucket, contained(self.put_link(bucket, link)).await).await {
                 Ok(delivery) => delivery,
                 Err(TargetError::Refused(why)) => Delivery::Failed(why),
                 Err(error) => return Err(error),

@@ -1,4 +1,4 @@
-//! Objects that the server lists and shows nobody.
+//! Objects that the server lists and shows nobody, and packages that it does not take.
 
 use super::*;
 
@@ -32,4 +32,23 @@ async fn an_object_that_nobody_may_look_at_is_foreign_and_stops_nothing_else() {
     world.shelf.put_foreign("p/core/4.zip").await;
     world.shelf.closed.lock().expect("one thread").extend(["p/core/4.zip", "p/.blat/archive"]);
     assert!(matches!(target.inventory().await, Err(TargetError::Operator(_))));
+}
+
+#[tokio::test]
+async fn packages_that_the_server_does_not_take_keep_no_other_from_its_turn() {
+    let world = World::new();
+    let target = world.owning().await;
+    world.shelf.full.lock().expect("one thread").push("p/bad/".into());
+    let names: Vec<String> = (0..10).map(|number| format!("bad@{number}")).chain(["good@1".to_owned()]).collect();
+    let items: Vec<_> = names.iter().map(|id| world.item(id, b"x", 100, Rule::New)).collect();
+    let sent = world.send(&target, &items).await;
+    assert!(sent[..10].iter().all(|sent| matches!(sent, Delivery::Failed(why) if why.contains("403"))), "{sent:?}");
+    assert_eq!(sent[10..], [Delivery::Published]);
+    assert_eq!(world.shelf.keys().await, ["p/.blat/archive", "p/good/1.zip"], "nothing is left behind");
+
+    // A server that takes nothing at all is not asked for each of them.
+    world.shelf.full.lock().expect("one thread").push("p/".into());
+    let told = |news: Vec<_>| assert!(news.is_empty(), "{news:?}");
+    let error = target.receive(&items[..1], &Arc::default(), &told).await;
+    assert!(matches!(&error, Err(TargetError::Operator(why)) if why.contains("403")), "{error:?}");
 }
