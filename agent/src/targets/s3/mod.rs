@@ -102,6 +102,8 @@ pub(crate) struct S3Target {
     has_warned: AtomicBool,
     /// Whether the server knows writes that replace nothing; found out anew with each call that sends packages.
     knows_conditions: AtomicBool,
+    /// Whether the server ignores the conditions of such writes, once that was found out.
+    ignores: OnceCell<bool>,
     /// Whether the server lists in another order than that of keys, or not from within.
     lists_otherwise: AtomicBool,
     /// What was found in the record's place when that was judged last; none before.
@@ -131,6 +133,7 @@ impl S3Target {
             is_unswept: AtomicBool::new(true),
             has_warned: AtomicBool::new(false),
             knows_conditions: AtomicBool::new(true),
+            ignores: OnceCell::new(),
             lists_otherwise: AtomicBool::new(false),
             contact: Mutex::default(),
             listed: Mutex::default(),

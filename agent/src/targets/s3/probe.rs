@@ -1,7 +1,7 @@
 //! What `blat check --connect` finds out about a bucket: every right that serving it takes is tried, on an object of its own.
 
 use blat_domain::package::name::{PackageId, Version};
-use object_store::{PutMultipartOptions, PutOptions, PutPayload};
+use object_store::{PutMode, PutMultipartOptions, PutOptions, PutPayload};
 
 use super::bucket::Bucket;
 use super::inventory::Range;
@@ -45,6 +45,41 @@ impl S3Target {
         let put = bucket.store(Urgency::Tag).put_opts(&keys::path(&key)?, payload, PutOptions::default()).await;
         put.map_err(|error| fault::sorted(&error))?;
         super::retiring::remove(bucket, vec![key], None).await.map(drop)
+    }
+
+    /// Whether the server takes `If-None-Match` and replaces nevertheless what is there: then it is looked before each write. It is found out in our
+    /// own corner, before the first new package. A server that refuses the condition ignores nothing.
+    pub(super) async fn ignores_conditions(&self, bucket: &Bucket) -> bool {
+        let tried = self.ignores.get_or_try_init(|| async {
+            let (key, store) = (self.keys.probe(), bucket.once(Urgency::Tag));
+            let path = keys::path(&key)?;
+            let put = || async {
+                let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+                match store.put_opts(&path, PutPayload::from_static(b"blat"), options).await {
+                    Ok(_) => Ok(true),
+                    Err(error) => match fault::sorted(&error) {
+                        error @ TargetError::Link(_) => Err(error),
+                        TargetError::Space(_) | TargetError::Refused(_) | TargetError::Operator(_) => Ok(false),
+                    },
+                }
+            };
+            // Where it is there already, somebody else finds out the same just now: it is his to take away.
+            if !put().await? {
+                return Ok(false);
+            }
+            let again = put().await;
+            super::retiring::remove(bucket, vec![key], None).await?;
+            again
+        });
+        // Where nobody knows, the condition is said, as to any server.
+        let ignores = *tried.await.unwrap_or_else(|error: TargetError| {
+            tracing::debug!(%error, "it cannot be found out whether the server knows conditional writes");
+            &false
+        });
+        if ignores {
+            tracing::debug!("the server ignores conditional writes; it is looked first");
+        }
+        ignores
     }
 
     async fn probe_object(&self) -> Result<(), TargetError> {

@@ -68,7 +68,7 @@ impl S3Target {
         let is_tagged = items.iter().any(|item| item.tagged.is_some());
         let urgency = if is_tagged { Urgency::Tag } else { Urgency::Bulk };
         // It may have been another fault that the server refused a condition for.
-        self.knows_conditions.store(true, Ordering::Relaxed);
+        self.knows_conditions.store(self.ignores.get() != Some(&true), Ordering::Relaxed);
         let is_over = AtomicBool::new(false);
         // By their numbers, so that none is begun before its turn: a stream may have many thousand.
         let sending = (0..items.len()).map(|number| {
@@ -172,6 +172,9 @@ impl S3Target {
         let card = ObjectMetadata::of(&zipped, &item.package, item.time);
         let path = keys::path(&key)?;
         let shipment = Shipment { bucket, path: &path, spooled: &spooled, card: &card, urgency };
+        if is_new && self.ignores_conditions(bucket).await {
+            self.knows_conditions.store(false, Ordering::Relaxed);
+        }
         let etag = match self.put(&shipment, is_new).await {
             Ok(etag) => etag,
             Err(error) => match self.against(bucket, &key, &card, &error).await? {

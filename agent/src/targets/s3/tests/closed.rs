@@ -1,4 +1,4 @@
-//! Objects that the server lists and shows nobody, and packages that it does not take.
+//! Objects that the server lists and shows nobody, packages that it does not take, and conditions that it does not heed.
 
 use super::*;
 
@@ -51,4 +51,22 @@ async fn packages_that_the_server_does_not_take_keep_no_other_from_its_turn() {
     let told = |news: Vec<_>| assert!(news.is_empty(), "{news:?}");
     let error = target.receive(&items[..1], &Arc::default(), &told).await;
     assert!(matches!(&error, Err(TargetError::Operator(why)) if why.contains("403")), "{error:?}");
+}
+
+#[tokio::test]
+async fn where_the_server_ignores_conditions_what_came_meanwhile_stays() {
+    for ignores in [true, false] {
+        let world = World::new();
+        world.shelf.ignores_conditions.store(ignores, Ordering::Relaxed);
+        let target = world.owning().await;
+        world.heads();
+        world.shelf.put_foreign("p/core/1.zip").await;
+        let items = ["core@1", "core@2"].map(|id| world.item(id, b"x", 100, Rule::New));
+        let sent = world.send(&target, &items).await;
+        assert!(matches!(&sent[0], Delivery::Failed(why) if why.contains("left alone")), "{ignores}: {sent:?}");
+        assert_eq!(sent[1], Delivery::Published);
+        assert_eq!(world.shelf.bytes("p/core/1.zip").await, b"theirs", "{ignores}");
+        assert_eq!(world.shelf.keys().await, ["p/.blat/archive", "p/core/1.zip", "p/core/2.zip"]);
+        assert_eq!(world.shelf.conditions.load(Ordering::Relaxed), if ignores { 0 } else { 3 });
+    }
 }
