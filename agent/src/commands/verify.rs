@@ -88,7 +88,7 @@ impl SyncContext {
         let inventory = self.target.inventory().await;
         let inventory = inventory.map_err(|error| unreached("cannot list the target's packages", error))?;
         let unsure = self.keep_off_the_source(&inventory.title).await?;
-        let sight = Sight::of(&inventory, &WantedSet::new());
+        let sight = Sight::of(&inventory, &WantedSet::new(), &[]);
         let bar = self.foreseen_bar(&inventory.title, sight, unsure).filter(Bar::is_about_owner);
         let packages: Vec<(PackageId, i64)> =
             inventory.packages.iter().map(|(package, time)| (package.clone(), *time)).collect();

@@ -126,7 +126,7 @@ impl SyncContext {
             began: began.filter(|began| is_newer(*began, known_for_sure)),
             forgotten,
         };
-        let sight = Sight::of(&inventory, &answer.resolution.wanted);
+        let sight = Sight::of(&inventory, &answer.resolution.wanted, &quick_scan);
         let bar = self.foreseen_bar(&inventory.title, sight, unsure);
         let surveying = tokio::task::spawn_blocking(move || {
             let resolution = &mut answer.resolution;

@@ -49,19 +49,25 @@ pub(crate) enum Sight {
     None,
     /// There are no packages.
     Bare,
-    /// There are packages, and all of them are wanted, in an archive without a record.
+    /// There are packages, and all of them are wanted as they are, in an archive without a record.
     Wanted,
     /// There are packages.
     Packages,
 }
 
 impl Sight {
-    /// What this listing shows.
-    pub(crate) fn of(inventory: &Inventory, wanted: &WantedSet) -> Self {
-        let mut versions = inventory.packages.keys().chain(inventory.links.keys());
+    /// What this listing shows. `times`: those of `descpkg` of what is wanted, in its order, as far as the source tells them. A name alone says
+    /// nothing: an old disk of the same site has the same ones.
+    pub(crate) fn of(inventory: &Inventory, wanted: &WantedSet, times: &[Option<i64>]) -> Self {
+        let is_wanted = || {
+            let is_same =
+                |(package, time): (_, &Option<i64>)| time.is_some() && inventory.packages.get(package) == time.as_ref();
+            let same = wanted.keys().zip(times).filter(|both| is_same(*both)).count();
+            same == inventory.packages.len() && inventory.links.keys().all(|link| wanted.contains_key(link))
+        };
         if inventory.is_bare() {
             Self::Bare
-        } else if inventory.title.found == Found::Nothing && versions.all(|version| wanted.contains_key(version)) {
+        } else if inventory.title.found == Found::Nothing && is_wanted() {
             Self::Wanted
         } else {
             Self::Packages
@@ -88,7 +94,7 @@ impl SyncContext {
     /// plan was made.
     pub(crate) async fn make_contact(&self, prepared: &mut Prepared) -> Result<(), Problem> {
         let _in_force = self.permit().await?;
-        let sight = Sight::of(&prepared.inventory, &prepared.wanted);
+        let sight = self.sight_of(prepared).await?;
         let claimed = self.claimed(&prepared.inventory.title, sight).await?;
         let Tenure { bar, owned, begins } = claimed.map_err(|error| unreached("cannot claim the archive", error))?;
         if owned.is_some() && begins && !prepared.begins {
@@ -98,6 +104,18 @@ impl SyncContext {
         prepared.owned = owned;
         bar.into_iter().for_each(|bar| prepared.plan.bar(bar));
         Ok(())
+    }
+
+    /// What the listing of a plan shows.
+    async fn sight_of(&self, prepared: &Prepared) -> Result<Sight, Problem> {
+        let Prepared { inventory, wanted, .. } = prepared;
+        if inventory.title.found != Found::Nothing {
+            return Ok(Sight::of(inventory, wanted, &[]));
+        }
+        let (source, inventory, wanted) = (self.source.clone(), inventory.clone(), wanted.clone());
+        let looking = tokio::task::spawn_blocking(move || Sight::of(&inventory, &wanted, &source.quick_scan(&wanted)));
+        let failed = |error| problem(None, format!("looking at the source failed: {error}"), Backoff::PACKAGE);
+        looking.await.map_err(failed)
     }
 
     /// As [`Self::make_contact`], once under these settings and without a listing: before a tag's packages are sent. A target that does not

@@ -132,3 +132,20 @@ async fn an_archive_that_only_its_id_shows_to_be_the_source_is_refused_and_left_
     assert_eq!(context.contact(), Contact::None);
     assert_eq!(mirror.changed(), [""; 0], "the source is asked for nothing else");
 }
+
+/// An old disk of the same site has packages of the same names, and none of them is what is wanted.
+#[test]
+fn packages_are_wanted_as_they_are_only_by_their_times() {
+    let package = |text: &str| text.parse::<PackageId>().expect("a package");
+    let wanted: WantedSet = ["a@1", "b@1", "b@now"].map(|text| (package(text), Default::default())).into();
+    let links = [(package("b@now"), "1".to_owned())].into();
+    let inventory =
+        Inventory { packages: [(package("a@1"), 5), (package("b@1"), 6)].into(), links, ..Inventory::default() };
+    let sight = |times: &[Option<i64>]| Sight::of(&inventory, &wanted, times);
+    assert_eq!(sight(&[Some(5), Some(6), None]), Sight::Wanted);
+    for times in [&[Some(5), Some(7), None][..], &[Some(5), None, None], &[]] {
+        assert_eq!(sight(times), Sight::Packages, "{times:?}");
+    }
+    let more = WantedSet::from([(package("a@1"), Default::default()), (package("b@1"), Default::default())]);
+    assert_eq!(Sight::of(&inventory, &more, &[Some(5), Some(6)]), Sight::Packages, "the link is not wanted");
+}
