@@ -128,6 +128,16 @@ check_next_index() {
 }
 
 # What find complains of in the instant after its look, because somebody closes a folder within a package or puts a file in its place.
+# all_but_b: all is in the index, of b/1 perhaps itself alone, which is named then.
+all_but_b() {
+    [ "$status" -eq 0 ] || return 1
+    if [ "$ended" = always ]; then
+        [ "$(index | tr '\n' ' ')" = 'a/ a/1/ a/1/descpkg b/ b/1/ c/ c/1/ c/1/descpkg d/ d/1/ d/1/descpkg ' ] && grep -q 'the first is b/1/$' "$work/err"
+    else
+        all_indexed
+    fi
+}
+
 check_meddling() {
     for why in 'Permission denied' 'Not a directory' 'Too many levels of symbolic links' 'No such file or directory'; do
         for quote in "'" ''; do
@@ -144,14 +154,50 @@ check_meddling() {
             check 'which has all else' grep -q "^c/${#why}/descpkg$" "$arch/.dpkg_archive/dpkg_archive_list.txt"
         done
     done
-    rm -r "$arch/.dpkg_archive/index"
-    wrap find '"$real" "$@"
-        case "$*" in *"./b/1 "*) echo "find: ./b/1: Permission denied" >&2; exit 1 ;; esac'
-    mon
-    unwrap
-    check 'what becomes of the package itself does' [ "$status" -eq 1 ]
     rm -r "$arch/c"
     mon
+}
+
+# What ends find in the middle of its work.
+check_ended_walk() {
+    fresh
+    for place in a/1 b/1 c/1 d/1; do put "$place" 5; done
+    # By such words GNU find ends, and says nothing of what it has seen so far.
+    for why in "find: failed to read file names from file system at or below './b/1': No such file or directory" \
+        "find: failed to read file names from file system at or below './b/1': File name too long" \
+        "find: './b/1': Permission denied" ''; do
+        printf '%s\n' "$why" | grep . >"$work/complaint"
+        for ended in only_together always; do
+            [ "$ended$why" != always ] || continue
+            rm -r "$arch/.dpkg_archive/index" 2>/dev/null
+            wrap find 'case "$*" in *"./b/1 -type"*) [ '"$ended"' = only_together ] || { cat "$BLAT_TEST/complaint" >&2; exit 1; } ;; esac
+                case "$*" in *"./b/1 ./"*) cat "$BLAT_TEST/complaint" >&2; exit 1 ;; esac
+                exec "$real" "$@"'
+            mon
+            unwrap
+            check "what ends find keeps nothing else from the index, $ended: $why" all_but_b
+        done
+    done
+    eventually all_settled
+    echo 'find: ./b/1: Permission denied' >"$work/complaint"
+    rm -r "$arch/.dpkg_archive/index"
+    ended=always
+    wrap find 'case "$*" in *"./b/1 "*) cat "$BLAT_TEST/complaint" >&2; exit 1 ;; esac
+        exec "$real" "$@"'
+    mon
+    unwrap
+    check 'a version at which find fails is named' all_but_b
+    mon
+    check 'and walked anew the next time' all_indexed
+    for why in 'Input/output error' 'Cannot allocate memory' 'No space left on device'; do
+        : >"$arch/b/1/${why%%/*}"
+        index >"$work/before"
+        wrap find 'case "$*" in *"./b/1 "*) echo "find: '"'./b/1/x': $why"'" >&2; exit 1 ;; esac
+            exec "$real" "$@"'
+        mon
+        unwrap
+        check "what is wrong with the disk or the host leaves the index: $why" eval '[ "$status" -ne 0 ] && index | cmp -s - "$work/before"'
+    done
 }
 
 check_foreign_folders() {
@@ -281,5 +327,6 @@ check_indexing() {
     check_whose_jobs
     check_next_index
     check_foreign_folders
+    check_ended_walk
     check_index_troubles
 }
