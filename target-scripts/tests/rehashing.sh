@@ -86,6 +86,13 @@ check_hanging() {
         once_hashed 'so does what lies elsewhere and has no end' '^bad odd 1 ' 'rm -f bin/tool; ln -s /proc/self/pagemap bin/tool'
     fi
     once_hashed 'so does a file that others may write and made long without an end' '^bad odd 1 ' 'truncate -s 15T back*; chmod 666 back*'
+    # A process that is called `\nPID (x`.
+    wrap cat '"$real" "$@"
+        status=$?
+        case $* in */stat*) [ ! -s "$BLAT_TEST/hasher" ] || printf "1 (\\n%s (x) S 1 1 1 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 77 1 1 1 1 1 1 1 1\\n" "$("$real" "$BLAT_TEST/hasher")" ;; esac
+        exit $status'
+    once_hashed 'whatever name another process has' '^bad odd 1 ' 'echo $$ >"$BLAT_TEST/hasher"; rm -f bin/tool; ln -s /dev/zero bin/tool'
+    rm -f "$work/hasher"
     once_hashed 'so does a pipe under an odd name' '^bad odd 1 ' 'rm -f back*; mkfifo "back\\slash"'
 
     fresh
