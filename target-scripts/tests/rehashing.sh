@@ -76,7 +76,38 @@ check_strangers() {
     check 'so is one that is hashed without end' grep -q '^bad odd 1 ' "$work/out"
 }
 
+# What everybody may write may be long without a hole: a piece of another file stands in it any number of times.
+check_changed() {
+    fresh
+    receive "$work/both"
+    printf 'odd 1\neven 2.0~rc1+x\n' >"$work/named"
+    chmod 666 "$arch/odd/1/back\\slash"
+    tree=$arch/.dpkg_archive/manifests/odd/.1.tree
+    chmod u+w "$tree"
+    sed 's/^file 664\(.back\)/file 666\1/' "$tree" >"$work/tree"
+    cat "$work/tree" >"$tree"
+    sleep 1.1
+    chmod 600 "$arch/.dpkg_archive/manifests/odd/1"
+    chmod 644 "$arch/.dpkg_archive/manifests/odd/1"
+    run get_plist --archive "$arch" --verify <"$work/named"
+    check 'what everybody may write is good as it came' [ "$(grep -c ^good "$work/out")" -eq 2 ]
+    sleep 1.1
+    : >>"$arch/odd/1/back\\slash"
+    touch -d @1500000000 "$arch/odd/1/back\\slash"
+    wrap sha256sum 'case "$(pwd -P)" in */odd/1) [ "$1" != -c ] || : >"$BLAT_TEST/hashed" ;; esac; exec "$real" "$@"'
+    rm -f "$work/hashed"
+    run get_plist --archive "$arch" --verify <"$work/named"
+    unwrap
+    check 'and bad once it was changed, whatever time it has' grep -q '^bad odd 1 back.slash: everybody may write it, and it was changed since it came$' "$work/out"
+    check 'and nothing of its package is hashed' [ ! -e "$work/hashed" ]
+    check 'the others are' grep -q '^good even' "$work/out"
+    chmod 664 "$arch/odd/1/back\\slash"
+    run get_plist --archive "$arch" --verify <"$work/named"
+    check 'what not everybody may write is hashed' grep -q '^bad odd 1 back.*slash: is file 664, was sent as file 666$' "$work/out"
+}
+
 check_hanging() {
+    check_changed
     check_strangers
     once_hashed 'a pipe that comes in the place of a file ends the hashing' '^bad odd 1 ' 'rm -f bin/tool; mkfifo -m 755 bin/tool'
     once_hashed 'so does a pipe that somebody keeps open' '^bad odd 1 ' \
