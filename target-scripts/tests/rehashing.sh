@@ -92,7 +92,7 @@ check_changed() {
     run get_plist --archive "$arch" --verify <"$work/named"
     check 'what everybody may write is good as it came' [ "$(grep -c ^good "$work/out")" -eq 2 ]
     sleep 1.1
-    : >>"$arch/odd/1/back\\slash"
+    truncate -s 1100M "$arch/odd/1/back\\slash"
     touch -d @1500000000 "$arch/odd/1/back\\slash"
     wrap sha256sum 'case "$(pwd -P)" in */odd/1) [ "$1" != -c ] || : >"$BLAT_TEST/hashed" ;; esac; exec "$real" "$@"'
     rm -f "$work/hashed"
@@ -101,6 +101,7 @@ check_changed() {
     check 'and bad once it was changed, whatever time it has' grep -q '^bad odd 1 back.slash: everybody may write it, and it was changed since it came$' "$work/out"
     check 'and nothing of its package is hashed' [ ! -e "$work/hashed" ]
     check 'the others are' grep -q '^good even' "$work/out"
+    truncate -s 2 "$arch/odd/1/back\\slash"
     chmod 664 "$arch/odd/1/back\\slash"
     run get_plist --archive "$arch" --verify <"$work/named"
     check 'what not everybody may write is hashed' grep -q '^bad odd 1 back.*slash: is file 664, was sent as file 666$' "$work/out"

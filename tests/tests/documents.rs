@@ -242,7 +242,7 @@ fn every_fault_has_a_row_and_the_tests_that_rows_name_exist() {
     let without: Vec<u32> = (1..=LAST_FAULT).filter(|number| !numbers.contains(number)).collect();
     assert!(without.is_empty(), "{FAULTS} has no row for {without:?}");
 
-    let crates = ["agent", "cli", "config", "domain", "logging", "paths", "receiver", "supervisor", "tests"];
+    let crates = ["agent", "cli", "config", "domain", "logging", "packing", "paths", "receiver", "supervisor", "tests"];
     let source: String = crates.iter().map(|name| source_below(&repository().join(name))).collect();
     // Names of tests have several words; those that end in "_…" are cut.
     let is_name = |word: &&str| word.matches('_').count() > 2 && !word.contains(['`', '/', '\u{2026}']);

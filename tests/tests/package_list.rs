@@ -143,7 +143,7 @@ fn a_target_may_purge_only_by_what_a_sync_that_holds_nothing_back_has_stored() {
     releases(&lab, "core@1", "core@1");
     lab.agent_once("perth").expect_success();
     says("yes");
-    for other in ["", &by("master"), "aging: immediate"] {
+    for other in ["", &by("master"), "aging: immediate\nmax_delete: 100%"] {
         lab.config("perth", other);
         lab.agent_once("perth").expect_success();
         says("no");

@@ -112,7 +112,11 @@ fn a_sync_that_finds_all_there_costs_only_the_listing() {
     wanted.iter().for_each(|(name, version)| drop(lab.package(name, version, |p| p)));
     lab.release_for_buckets(&wanted);
     lab.agent_once("cloud").expect_success();
-    assert_eq!(proxy.count(Asks::Put), PACKAGES + 2, "each package once, the PackageList, and whose archive it is");
+    assert_eq!(
+        proxy.count(Asks::Put),
+        PACKAGES + 4,
+        "each package once, the PackageList, whose archive it is, and whether it knows conditions"
+    );
 
     proxy.forget();
     lab.agent_once("cloud").expect_success();

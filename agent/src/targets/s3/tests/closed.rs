@@ -13,7 +13,7 @@ async fn an_object_that_nobody_may_look_at_is_foreign_and_stops_nothing_else() {
         assert_eq!((listed.packages.len(), listed.foreign.count), (2, 1));
         assert!(listed.foreign.examples.join(" ").contains("core/3.zip"), "{:?}", listed.foreign);
     }
-    target.store_list(&record("perth"), "other 1\n# end 1\n").await.expect("memory");
+    target.store_list(&record("perth"), "other 1\n# end 1\n", Purge::Held).await.expect("memory");
     let leaving = ["core@2", "core@3"].map(|package| Leaving::new(id(package), Some(100)));
     for how in [Retirement::Mark(0), Retirement::Delete] {
         let mut retired = target.retire(&record("perth"), how, &leaving).await.expect("memory");
