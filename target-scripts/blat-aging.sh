@@ -224,7 +224,8 @@ take_out() {
     elif vanish "$1" "$2"; then
         echo "deleted $1 $2"
     else
-        printf '%s\n' "failed $1 $2 io taking it away failed: $why; check owners and modes there"
+        advise "$why" "check owners and modes there"
+        printf '%s\n' "failed $1 $2 io taking it away failed: $why; $advice"
         return 0
     fi
     # By now there is no package that they could belong to.

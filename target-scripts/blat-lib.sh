@@ -108,6 +108,12 @@ name_limit() {
     esac
 }
 
+# advise TEXT ADVICE: `$advice` becomes what to do about TEXT, a tool's complaint; ADVICE where it is of no limit.
+advise() {
+    advice=$2
+    ! name_limit "$1" || advice=$limit
+}
+
 # broken WHAT WHY ADVICE: fails, with status 28 where space ran out. A limit of this account is named instead of ADVICE.
 broken() {
     limit='make space on this host'

@@ -75,6 +75,41 @@ unmarked none 7'
     receive "$work/odd"
     check 'a package that is sent again is marked no more' unmarked odd@1
     check 'nothing is left' nothing_staged
+    check_advice
+}
+
+# A disk that is read-only, or ails, is no matter of owners and modes, whichever line says so.
+check_advice() {
+    stamp odd@1 5 5
+    for tool in mv ln rm; do
+        wrap "$tool" 'case "$*" in *trash*|*.lock*) ;; *odd*) echo "$0: it failed: Read-only file system" >&2; exit 1 ;; esac; exec "$real" "$@"'
+        case $tool in
+        mv) feed 'odd 1' --mark 5 ;;
+        ln)
+            printf 'odd now 1\n' >"$work/links"
+            send_links_as
+            ;;
+        rm) feed 'odd 1' --unmark ;;
+        esac
+        unwrap
+        check "a read-only disk is named where $tool fails" grep -q '^failed odd .*Read-only file system; the file system there is mounted read-only; mount it' "$work/out"
+    done
+    want even/1
+    wrap mv 'case "$*" in *" odd/1 "*|"odd/1 "*) echo "mv: it failed: Input/output error" >&2; exit 1 ;; esac; exec "$real" "$@"'
+    feed 'odd 1' --unlisted
+    check 'so is one that ails, where a package cannot be taken away' grep -q '^failed odd 1 io .*; the disk there reports errors; check it' "$work/out"
+    unwrap
+    wrap find 'case "$*" in *maxdepth\ 2*type\ d*) echo "find: ./odd: Input/output error" >&2; exit 1 ;; esac; exec "$real" "$@"'
+    run get_plist --archive "$arch" </dev/null
+    unwrap
+    check 'or all cannot be listed' ended 1 'nput/output error; the disk there reports errors; check it'
+    wrap mv 'case "$*" in *"even/2.0"*) echo "mv: it failed: Read-only file system" >&2; exit 1 ;; esac; exec "$real" "$@"'
+    wrap perl 'exit 1'
+    chmod -R u+w "$arch/even"
+    rm -r "$arch/even"
+    receive "$work/even"
+    unwrap
+    check 'or one that comes cannot be put in its place' grep -q '^failed even 2.0~rc1+x io .*; the file system there is mounted read-only; mount it' "$work/out"
 }
 
 check_due() {
