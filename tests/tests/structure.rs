@@ -22,7 +22,7 @@ const CRATES: [(&str, &[&str]); 10] = [
 
 /// Folders of a crate from top to bottom: each imports only what stands in rows below its own. The files beside them, such as
 /// `main.rs`, may import everything.
-const FOLDERS: [(&str, &[&[&str]]); 4] = [
+const FOLDERS: [(&str, &[&[&str]]); 3] = [
     ("domain/src", &[&["policy"], &["protocol"], &["archive"], &["package"], &["flow"], &["util"]]),
     (
         "receiver/src",
@@ -51,7 +51,6 @@ const FOLDERS: [(&str, &[&[&str]]); 4] = [
             &["model"],
         ],
     ),
-    ("supervisor/src", &[&["watching"], &["agent", "fleet"]]),
 ];
 
 fn repository() -> PathBuf {

@@ -45,18 +45,24 @@ pub(crate) fn run(home: &Home, args: &LogsArgs) -> Outcome {
     }
 }
 
-/// The log, once there is one where an agent runs that writes it.
+/// The log, once there is one where an agent runs that writes it. One without a line was made a moment ago.
 fn find(home: &Home, target: &TargetName, path: &Path) -> Result<Log, Failure> {
     let deadline = Instant::now() + REOPENED;
     loop {
-        match Log::open(path) {
+        let empty = match Log::open(path) {
+            Ok(log) if log.is_empty => Some(log),
             Ok(log) => return Ok(log),
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
             Err(error) => return Err(cannot_read(path, &error)),
-        }
+        };
         targets::known(home, target)?;
         let pid_file = home.agent_pid(target);
         let holder = PidFile::holder(&pid_file).map_err(|error| cannot_read(&pid_file, &error))?;
+        if let Some(log) = empty
+            && (holder.is_none() || Instant::now() > deadline)
+        {
+            return Ok(log);
+        }
         let Some(pid) = holder else {
             return Err(Failure::failed(format!("target {target} has no log, and no agent runs that writes one"))
                 .hint("its agent writes it as soon as the master runs: `blat start`"));
@@ -80,6 +86,8 @@ fn cannot_read(path: &Path, error: &io::Error) -> Failure {
 struct Log {
     reader: BufReader<File>,
     inode: (u64, u64),
+    /// Whether nothing was in it when it was opened.
+    is_empty: bool,
     /// A last line without its end: the rest of it is still being written.
     begun: Vec<u8>,
 }
@@ -88,7 +96,8 @@ impl Log {
     fn open(path: &Path) -> io::Result<Self> {
         let file = File::open(path)?;
         let metadata = file.metadata()?;
-        Ok(Self { reader: BufReader::new(file), inode: (metadata.dev(), metadata.ino()), begun: Vec::new() })
+        let inode = (metadata.dev(), metadata.ino());
+        Ok(Self { reader: BufReader::new(file), inode, is_empty: metadata.len() == 0, begun: Vec::new() })
     }
 
     /// The log that stands in this one's place, once it was rolled. Between the two steps of a roll there is none.
