@@ -207,6 +207,9 @@ fn two_targets_that_name_one_archive_differently_never_delete_each_others_packag
     // The agents that run find it out at their next syncs.
     lab.blat(&["adopt", "sydney"]).expect_success().says("it belonged to target perth");
     lab.blat(&["sync", "perth", "--wait"]).expect(1).says("belongs to target sydney");
+    // It only shows what it would delete, and lists that as long.
+    lab.blat(&["sync", "sydney", "--wait", "--allow-delete"]).expect_success();
+    assert_eq!(lab.package_list(), ["core 1", "later 1", "tools 1"]);
     lab.blat(&["sync", "sydney", "--wait", "--allow-delete"]).expect_success();
     assert_eq!(lab.package_list(), ["core 1", "later 1"]);
 }

@@ -191,13 +191,16 @@ fn an_archive_in_a_package_does_not_go_with_it() {
     for served in ["receiver: auto", "receiver: never"] {
         let lab = lab("innerfirst", served);
         let inner = lab.target_archive().join("core/1/inner");
-        let make = "chmod u+w \"${1%/*}\" && mkdir \"$1\" && rm \"$2\"";
+        let make = "chmod u+w \"${1%/*}\" && mkdir \"$1\"";
         let record = lab.target_archive().join(".dpkg_archive/archive").display().to_string();
-        lab.as_target_user(&["sh", "-c", make, "sh", inner.to_str().expect("text"), &record]).expect_success();
+        let aside = lab.target_archive().with_file_name("record").display().to_string();
+        lab.as_target_user(&["sh", "-c", make, "sh", inner.to_str().expect("text")]).expect_success();
+        lab.as_target_user(&["mv", &record, &aside]).expect_success();
         let link = lab.target_archive().with_file_name("link");
         lab.as_target_user(&["ln", "-s", "dpkg_archive", link.to_str().expect("text")]).expect_success();
         lab.config("sydney", &format!("{served}\narchive: {}", link.join("core/1/inner").display()));
         lab.agent_once("sydney").expect_success().says("1 sent");
+        lab.as_target_user(&["mv", &aside, &record]).expect_success();
         config(&lab, served, EAGER);
         for _ in 0..2 {
             lab.agent_once("perth").expect(1).says("another archive is in it, which would go with it").says("core@1");
@@ -248,6 +251,7 @@ fn as_root_what_lies_in_a_closed_folder_of_a_package_does_not_go_with_it() {
 #[test]
 fn as_root_a_purge_removes_nothing_that_is_mounted_from_the_source_or_to_it() {
     let lab = lab("purge", SERVED[0]);
+    config(&lab, SERVED[0], "aging: {by: target, after: 30d}\nmax_delete: 100%");
     lab.agent_once("perth").expect_success();
     let (archive, source) = (lab.target_archive(), lab.source());
     let purge = lab.target_bin().join("pkg_purge").display().to_string();
