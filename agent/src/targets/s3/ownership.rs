@@ -43,7 +43,11 @@ impl S3Target {
     async fn changed(&self, bucket: &Bucket, how: Claim, record: &Record) -> Result<Found, TargetError> {
         let found = self.record(bucket).await?;
         let mode = match (how, &found) {
-            (Claim::First, Found::Nothing) => PutMode::Create,
+            (Claim::First, Found::Nothing) => {
+                // Marks without a record are those of a former owner.
+                self.drop_marks(bucket, None).await?;
+                PutMode::Create
+            }
             (Claim::Adopt, _) => PutMode::Overwrite,
             (Claim::Withdraw, Found::Record(there)) if there == record => {
                 // The visit is what an adoption has put there.

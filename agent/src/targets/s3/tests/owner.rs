@@ -87,8 +87,13 @@ async fn the_owner_notes_its_visit_beside_the_record_and_an_adoption_replaces_it
     let title = other.claim(Claim::Adopt, &record("oslo")).await.expect("memory");
     assert_eq!(inventory(&other).await.marks, Default::default(), "what the former owner marked waits anew");
     assert!(title.is_adopted() && title.found == Found::Record(record("oslo")), "{title:?}");
+    let marked = other.retire(&record("oslo"), Retirement::Mark(5), &[Leaving::new(id("core@1"), Some(100))]).await;
+    assert_eq!(marked.expect("memory")[0].1, Retired::Done);
     let title = other.claim(Claim::Withdraw, &record("oslo")).await.expect("memory");
     assert_eq!(title, Title::default(), "what the adoption left goes as well");
+    assert_eq!(inventory(&other).await.marks.len(), 1);
+    target.claim(Claim::First, &record("perth")).await.expect("memory");
+    assert_eq!(inventory(&target).await.marks, Default::default(), "marks without a record are a former owner's");
 }
 
 /// An adoption that is cut must not make the former owner's marks the new one's, whenever they were made.
