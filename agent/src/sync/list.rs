@@ -42,7 +42,7 @@ impl SyncContext {
         let is_of_target = matches!(self.settings.aging, Aging::After { by: Deleter::Target, .. });
         let is_held = upkeep.keeps_listed() || upkeep.clock_doubt.is_some() || unsure.is_some();
         let purge = if is_of_target && !is_held { Purge::Allowed } else { Purge::Held };
-        let former = match self.list(owned.as_ref(), (wanted, &stays), purge).await {
+        let former = match self.list(owned.as_ref(), wanted, &stays, purge).await {
             Ok(former) => former,
             Err(problem) => return Some(problem),
         };
@@ -83,7 +83,8 @@ impl SyncContext {
     async fn list(
         &self,
         owned: Option<&Record>,
-        (wanted, stays): (&WantedSet, &BTreeSet<PackageId>),
+        wanted: &WantedSet,
+        stays: &BTreeSet<PackageId>,
         purge: Purge,
     ) -> Result<Former, Problem> {
         let owned = owned.ok_or_else(|| not_owned("store the PackageList"))?;
